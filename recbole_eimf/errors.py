@@ -1,0 +1,38 @@
+"""Errors that a user can act on.
+
+Every message names the place (file, line, column or configuration key), the bad value and the remedy. The command
+line prints them without a traceback; as exceptions they are ordinary ``ValueError`` s.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input: the message names the place, the value and the remedy."""
+
+
+class ConfigError(UserError):
+    """A configuration key that is unknown, or has a value that is not allowed."""
+
+
+class DataError(UserError):
+    """A data file that is missing, broken or does not fit the others."""
+
+
+class InterestSourceError(UserError):
+    """An interest source (LLM endpoint, reply file) that cannot deliver."""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest known word, or ``""``.
+
+    >>> suggestion("preferense", ["preference", "damping"])
+    " Did you mean 'preference'?"
+    >>> suggestion("zzz", ["preference"])
+    ''
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f" Did you mean '{close[0]}'?" if close else ""
