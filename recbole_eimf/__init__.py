@@ -1,3 +1,25 @@
-"""LLM-assisted sequential recommendation as a plugin for RecBole 1.2.1."""
+"""LLM-assisted sequential recommendation as a plugin for RecBole 1.2.1.
+
+``register()`` makes RecBole find our models; ``run()`` is the front door as a function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["register", "run"]
+
+
+def register() -> None:
+    """Register our models with RecBole (see :func:`recbole_eimf.plugin.register`)."""
+    from recbole_eimf import plugin
+
+    plugin.register()
+
+
+def run(model: str, dataset: str, **overrides: Any):
+    """Train and evaluate one model (see :func:`recbole_eimf.quick_start.run`)."""
+    from recbole_eimf import quick_start
+
+    return quick_start.run(model, dataset, **overrides)

@@ -1,1 +1,1 @@
-
+"""RecBole's trainer with resume at every epoch."""

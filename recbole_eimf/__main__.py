@@ -1,0 +1,88 @@
+"""Command line: ``python -m recbole_eimf {run, prepare, interests} ...``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from recbole_eimf.errors import ConfigError, UserError, suggestion
+
+USAGE = """usage: python -m recbole_eimf COMMAND ...
+
+commands:
+  run        train and evaluate a model: run --model=EIMF --dataset=ml-100k [--key=value ...]
+  prepare    write atomic files from raw data: prepare csv|amazon-2014|amazon-2018|amazon-2023|movielens|mind-news ...
+  interests  the LLM stage alone: interests --dataset=NAME --interest_source=openai|file|batch|keywords
+             [--dry-run | --yes] [--key=value ...]
+"""
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run ``--key=value`` arguments: ``--model`` (default EIMF), ``--dataset``, ``--config_files``, any RecBole key."""
+    return _guarded(_run, arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    from recbole_eimf import quick_start
+    from recbole_eimf.config import parse_command_line
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(
+            "usage: python run_recbole_eimf.py --model=EIMF --dataset=ml-100k [--config_files=a.yaml] [--key=value ...]"
+        )
+        return 0
+    values = parse_command_line(arguments)
+    if not values.get("dataset"):
+        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
+    files = values.pop("config_files", None)
+    model = str(values.pop("model", "EIMF"))
+    dataset = str(values.pop("dataset"))
+    result = quick_start.run(model, dataset, str(files).split() if files else None, **values)
+    print("\n" + quick_start.summary(result))
+    if values.get("output_dir"):
+        print(f"written: {values['output_dir']}/result.json")
+    return 0
+
+
+def _prepare(arguments: list[str]) -> int:
+    from recbole_eimf.data import prepare
+
+    return prepare.main(arguments)
+
+
+def _interests(arguments: list[str]) -> int:
+    from recbole_eimf.semantic import command
+
+    return command.main(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "prepare": _prepare, "interests": _interests}
+
+
+def _guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a command; a user's error is a message and exit code 2, an interruption 130."""
+    try:
+        return command(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Dispatch to a command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}.{suggestion(name, COMMANDS)}\n{USAGE}", file=sys.stderr)
+        return 2
+    return _guarded(COMMANDS[name], rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

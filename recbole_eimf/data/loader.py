@@ -1,0 +1,77 @@
+"""RecBole data loaders over lazy rows: length-sorted training batches, many targets per user in evaluation."""
+
+from __future__ import annotations
+
+from logging import getLogger
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+
+from recbole_eimf.errors import ConfigError
+
+
+class SequenceTrainDataLoader(TrainDataLoader):
+    """Training batches in random order; rows of like length share a batch, so that little of it is padding.
+
+    Every epoch draws a fresh permutation, sorts pieces of ``batches_sorted_together`` batches by length, and shuffles
+    the batches. Rows are gathered for a whole batch at once, in this process.
+    """
+
+    batches_sorted_together = 32
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        self.sort_by_length = shuffle and dataset.view_name in ("sequence", "random_cut") and dataset._trims_batches
+        if config["worker"]:
+            raise ConfigError(f"worker={config['worker']}: rows are gathered in the main process; use worker=0.")
+
+    def __len__(self) -> int:
+        return -(-self.sample_size // self.step)
+
+    def __iter__(self):
+        draw = torch.randint(2**62, (1,), generator=self.generator).item()
+        rng = np.random.default_rng(draw)
+        order = rng.permutation(self.sample_size) if self.shuffle else np.arange(self.sample_size)
+        batches = self._batches(order, rng)
+        for batch in batches:
+            rows = self._dataset.rows(batch, rng)
+            yield self._neg_sampling(self.transform(self._dataset, rows))
+
+    def _batches(self, order: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        if not self.sort_by_length:
+            return np.split(order, np.arange(self.step, len(order), self.step))
+        size = self._dataset.view.size
+        piece = self.step * self.batches_sorted_together
+        batches = []
+        for begin in range(0, len(order), piece):
+            part = order[begin : begin + piece]
+            part = part[np.argsort(size[part], kind="stable")]
+            batches += np.split(part, np.arange(self.step, len(part), self.step))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class RankingEvalDataLoader(FullSortEvalDataLoader):
+    """Full-catalogue evaluation with any number of targets per user, through RecBole's own trainer and collector.
+
+    With ``mask_history`` the items a user already had are ranked last; a target among them is then a forced miss.
+    """
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        self.logger = getLogger()
+        self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
+        self.sample_size = len(dataset)
+        self.mask_history = bool(config["mask_history"])
+        AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
+
+    def _init_batch_size_and_step(self):
+        # eval_batch_size counts users whatever the model's type: RecBole counts (user, item) pairs for some types
+        self.step = self.config["eval_batch_size"]
+        self.set_batch_size(self.step)
+
+    def collate_fn(self, index):
+        index = np.asarray(index)
+        rows = self.transform(self._dataset, self._dataset.rows(index))
+        history = self._dataset.history(index) if self.mask_history else None
+        return rows, history, *self._dataset.targets(index)

@@ -1,0 +1,107 @@
+"""Which interactions train a model and which ones test it.
+
+Two protocols (``--protocol``), both on sequences that are sorted by (user, order):
+
+``leave_one_out``
+    RecBole's and PAD's: the last item of every user is the test target, the one before it the validation target. Users
+    too short for both keep as much as RecBole gives them: with three items there is no validation target, with two or
+    one nothing is held out.
+``user_split``
+    ComiRec's, REMI's and EIMF's (section 4.1.1): 80 % of the *users* train with their whole sequences; of the other
+    users the first 80 % of the sequence is the input and the last 20 % are the targets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recbole_eimf.errors import ConfigError
+
+PROTOCOLS = ("leave_one_out", "user_split")
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Pieces of users' sequences, as positions in the flat item array; row r belongs to ``user[r]``.
+
+    ``start[r]:middle[r]`` is the history. For evaluation ``middle[r]:end[r]`` are the targets; for training
+    ``middle == end``.
+    """
+
+    user: np.ndarray  # int64 [R]
+    start: np.ndarray  # int64 [R]
+    middle: np.ndarray  # int64 [R]
+    end: np.ndarray  # int64 [R]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three parts of a data set."""
+
+    train: Spans
+    valid: Spans
+    test: Spans
+
+
+def leave_one_out(offsets: np.ndarray) -> Split:
+    """Hold out the last two items of every user.
+
+    Args:
+        offsets: int64 [U + 1]; user u owns ``offsets[u]:offsets[u + 1]`` of the flat arrays. Row 0 (padding) is empty.
+    """
+    start, end = offsets[:-1], offsets[1:]
+    length = end - start
+    user = np.arange(len(length), dtype=np.int64)
+    held_out = np.clip(length - 2, 0, 2)  # as RecBole: never leaves a user without a training target
+    train_end = end - held_out
+    some = length > 0
+    train = Spans(user[some], start[some], train_end[some], train_end[some])
+    both, tested = held_out == 2, held_out >= 1
+    valid = Spans(user[both], start[both], end[both] - 2, end[both] - 1)
+    test = Spans(user[tested], start[tested], end[tested] - 1, end[tested])
+    return Split(train, valid, test)
+
+
+def user_split(
+    offsets: np.ndarray, seed: int, ratios: tuple[float, float, float] = (0.8, 0.1, 0.1), history: float = 0.8
+) -> Split:
+    """Split by user: training users keep everything, the others are asked for the last part of their sequence.
+
+    Args:
+        offsets: int64 [U + 1], as in :func:`leave_one_out`.
+        seed: decides which users go where; it is not the training seed, so that seeds share one split.
+        ratios: shares of users for training, validation, test; they sum to 1.
+        history: share of a held-out user's sequence that is input; the rest are targets.
+
+    Raises:
+        ConfigError: the ratios do not sum to 1, or a part would be empty.
+    """
+    if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
+        raise ConfigError(
+            f"split_ratios={list(ratios)}: three shares >= 0 that sum to 1 are needed, e.g. [0.8,0.1,0.1]."
+        )
+    start, end = offsets[:-1], offsets[1:]
+    length = end - start
+    users = np.flatnonzero(length >= 2)  # one item gives neither a training target nor an input with a target
+    shuffled = np.random.default_rng(seed).permutation(users)
+    n_train, n_valid = int(len(users) * ratios[0]), int(len(users) * ratios[1])
+    parts = np.split(shuffled, [n_train, n_train + n_valid])
+    for name, part in zip(("train", "valid", "test"), parts):
+        if len(part) == 0:
+            raise ConfigError(
+                f"protocol=user_split leaves no user for {name}: {len(users)} users have two or more items, "
+                f"split_ratios={list(ratios)}. Use more data, other ratios, or protocol=leave_one_out."
+            )
+    train_users = np.sort(parts[0])
+    train = Spans(train_users, start[train_users], end[train_users], end[train_users])
+    held = []
+    for part in parts[1:]:
+        chosen = np.sort(part)
+        middle = start[chosen] + np.maximum((length[chosen] * history).astype(np.int64), 1)
+        held.append(Spans(chosen, start[chosen], middle, end[chosen]))
+    return Split(train, *held)

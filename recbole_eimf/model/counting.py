@@ -1,0 +1,133 @@
+"""Counting floors: models without training that a neural one must beat to be worth its price."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from scipy import sparse
+from torch import Tensor, nn
+
+
+class CountingModel(SequentialRecommender):
+    """Base of the floors: counts are taken from the training part when the model is made, and saved with it."""
+
+    recbole_eimf_model = True
+    trims_batches = True
+    input_type = InputType.POINTWISE
+    counting = True
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.fake = nn.Parameter(torch.zeros(1))  # RecBole's trainer wants something to optimise
+        if config["inference_only"] and not hasattr(dataset, "item_counts"):
+            counts = np.zeros(self.n_items)
+        else:
+            counts = dataset.item_counts()
+        self.register_buffer("popularity", torch.from_numpy(counts.astype(np.float32)))
+
+    @classmethod
+    def choose_training_view(cls, config) -> str:
+        return "interactions"
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """Zero: there is nothing to train."""
+        return self.fake.sum() * 0
+
+    def _scores(self, interaction) -> Tensor:
+        """[B, N] counts or weights; popularity breaks ties and fills what is unseen."""
+        raise NotImplementedError
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """[B, N]"""
+        small = self.popularity / (self.popularity.max() + 1)
+        return self._scores(interaction) + small * 1e-4
+
+    def predict(self, interaction) -> Tensor:
+        """[B]"""
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+
+    def _register_matrix(self, matrix: sparse.csr_matrix) -> None:
+        matrix = matrix.tocsr()
+        matrix.sort_indices()
+        self.register_buffer("row_pointer", torch.from_numpy(matrix.indptr.astype(np.int64)))
+        self.register_buffer("column", torch.from_numpy(matrix.indices.astype(np.int64)))
+        self.register_buffer("value", torch.from_numpy(matrix.data.astype(np.float32)))
+
+    def _matrix(self) -> sparse.csr_matrix:
+        parts = (self.value.cpu().numpy(), self.column.cpu().numpy(), self.row_pointer.cpu().numpy())
+        return sparse.csr_matrix(parts, shape=(self.n_items, self.n_items))
+
+
+class Popularity(CountingModel):
+    """Every user gets the most frequent training items.
+
+    RecBole's Pop adds one per *batch* in which an item occurs (its indexed addition keeps one of several equal ids), so
+    its order depends on the batch size; this counts interactions.
+    """
+
+    def _scores(self, interaction) -> Tensor:
+        return self.popularity.expand(len(interaction[self.ITEM_SEQ_LEN]), -1)
+
+
+class Markov(CountingModel):
+    """First-order Markov chain: how often an item followed the user's last one in training."""
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        flat, spans = dataset.flat.numpy(), dataset.spans
+        inside = np.ones(max(len(flat) - 1, 0), dtype=bool)
+        last = spans.middle[spans.middle > spans.start] - 1
+        inside[last[last < len(inside)]] = False  # a user's last item is not followed by the next user's first
+        pair = np.flatnonzero(inside)
+        counts = sparse.coo_matrix(
+            (np.ones(len(pair)), (flat[pair], flat[pair + 1])), shape=(self.n_items, self.n_items)
+        )
+        self._register_matrix(counts.tocsr())
+
+    def _scores(self, interaction) -> Tensor:
+        sequence, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        last = sequence[torch.arange(len(sequence)), length - 1].cpu().numpy()
+        return torch.from_numpy(self._matrix()[last].toarray()).to(sequence.device)
+
+
+class DecayedItemKNN(CountingModel):
+    """Item-to-item cosine over users, summed over the history with weights that decay with recency.
+
+    ``score(i) = sum_t knn_decay^t sim(item t steps back, i)``; ``sim = co-occurrences / sqrt(count · count)``, shrunk
+    by ``knn_shrink`` added to the denominator; each row keeps its ``knn_neighbours`` largest.
+    """
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.decay = config["knn_decay"]
+        flat, spans = dataset.flat.numpy(), dataset.spans
+        user = np.repeat(np.arange(len(spans)), spans.middle - spans.start)
+        bought = sparse.coo_matrix((np.ones(len(flat)), (user, flat)), shape=(len(spans), self.n_items)).tocsr()
+        bought.data[:] = 1  # a repeat buys the same relation once
+        together = (bought.T @ bought).tocsr()
+        count = together.diagonal()
+        together.setdiag(0)
+        together.eliminate_zeros()
+        row = np.repeat(np.arange(self.n_items), np.diff(together.indptr))
+        together.data /= np.sqrt(count[row] * count[together.indices]) + config["knn_shrink"]
+        self._register_matrix(_largest_per_row(together, config["knn_neighbours"]))
+
+    def _scores(self, interaction) -> Tensor:
+        sequence, length = interaction[self.ITEM_SEQ].cpu().numpy(), interaction[self.ITEM_SEQ_LEN].cpu().numpy()
+        row, column = sequence.nonzero()
+        weight = self.decay ** (length[row] - 1 - column)
+        history = sparse.coo_matrix((weight, (row, sequence[row, column])), shape=(len(sequence), self.n_items))
+        scores = (history.tocsr() @ self._matrix()).toarray().astype(np.float32)
+        return torch.from_numpy(scores).to(interaction[self.ITEM_SEQ].device)
+
+
+def _largest_per_row(matrix: sparse.csr_matrix, keep: int) -> sparse.csr_matrix:
+    """Keep the ``keep`` largest entries of every row."""
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((-matrix.data, row))
+    rank = np.arange(len(order)) - matrix.indptr[row[order]]
+    chosen = order[rank < keep]
+    return sparse.coo_matrix((matrix.data[chosen], (row[chosen], matrix.indices[chosen])), shape=matrix.shape).tocsr()

@@ -1,0 +1,155 @@
+"""EIMF (arXiv 2411.09410): explicit semantic interests train a behaviour-only multi-interest model.
+
+**Decisions** where the paper is silent or contradicts itself: eq. 13 prints h_ex, but serving uses behaviour alone and
+the text says "user behavior interest representation", so it is h_im; cosine and softmax between d_t and d need a
+projection the paper does not have: one learned linear map, shared by interests and item text; rows of a batch that
+share what they align are not negatives of each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor, nn
+
+from recbole_eimf import settings
+from recbole_eimf.errors import ConfigError
+from recbole_eimf.model import loss
+from recbole_eimf.model.backbone import TrainingStates
+from recbole_eimf.model.ibim import IBIM
+from recbole_eimf.model.layer import MaskedSelfAttention, target_attention
+from recbole_eimf.settings import EIMFSettings
+
+
+class ExplicitInterests(nn.Module):
+    """The training-only half of EIMF: projected LLM interests and item text, attended by the target (eq. 7-8).
+
+    Nothing here is needed to score, and the side-loaded tensors are not saved with a checkpoint.
+
+    Args:
+        side: side-loaded tensors (:class:`~recbole_eimf.semantic.side_load.SideInformation`).
+        transform: the text transform fitted on item text, applied to the interests too.
+        dimension: d.
+    """
+
+    def __init__(self, side, transform, dimension: int) -> None:
+        super().__init__()
+        keep = {"persistent": False}
+        self.register_buffer("item_text", transform(side.item_text), **keep)  # [N, d_t]
+        self.register_buffer("item_has_text", side.item_has_text, **keep)  # [N]
+        self.register_buffer("interests", transform(side.interests), **keep)  # [C, M, d_t]
+        self.register_buffer("interest_mask", side.interest_mask, **keep)  # [C, M]
+        self.register_buffer("user_exemplar", side.user_exemplar, **keep)  # [U], -1 where there is none
+        self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
+        self.attention = MaskedSelfAttention(dimension)
+
+    def known(self, user: Tensor, target: Tensor) -> Tensor:
+        """[R] bool: the user has interests and the target has text."""
+        return (self.user_exemplar[user] >= 0) & self.item_has_text[target]
+
+    def forward(self, user: Tensor, target: Tensor) -> Tensor:
+        """h_ex of users for targets (eq. 7-8): [R], [R] -> [R, d]. Every user must have interests."""
+        exemplar = self.user_exemplar[user]
+        # users of one exemplar share H_ex: attend once per exemplar
+        distinct, inverse = exemplar.unique(return_inverse=True)
+        mask = self.interest_mask[distinct]
+        attended = self.attention(self.projection(self.interests[distinct]), mask)
+        query = self.projection(self.item_text[target])
+        return target_attention(query, attended[inverse], mask[inverse], scale=query.shape[-1] ** -0.5)
+
+
+class EIMF(IBIM):
+    """IBIM trained jointly with semantic prediction and modality alignment (eq. 15).
+
+    ``calculate_loss`` returns (L_R, gamma L_S, gamma L_A), whose sum is trained. With ``auxiliary_targets=one`` the
+    auxiliary losses take one random target of each row (a user is visited with another one every epoch); with ``all``
+    they take every target.
+    """
+
+    def __init__(self, config, dataset) -> None:
+        self.eimf = settings.read(EIMFSettings, config)
+        super().__init__(config, dataset)
+        self.esim = None
+        if self.inference_only:
+            return
+        side = getattr(dataset, "side", None)
+        if side is None or side.interests is None:
+            raise ConfigError(
+                "model=EIMF trains with side-loaded interests and the data set has none: build it with "
+                "recbole_eimf (register() first), or set inference_only=True to score only."
+            )
+        dimension = self.backbone.item_embedding.embedding.embedding_dim
+        self.esim = ExplicitInterests(side, self.transform, dimension)
+
+    @classmethod
+    def needs_side_information(cls, config) -> str | None:
+        return "interests"
+
+    # ------------------------------------------------------------------ training
+    def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
+        states, vectors, readout = self._forward(interaction)
+        recommendation = self._recommendation_loss(readout, states.target, vectors) + states.penalty
+        semantic, alignment = self._auxiliary_losses(interaction, states, readout)
+        return recommendation, self.eimf.gamma * semantic, self.eimf.gamma * alignment
+
+    def _auxiliary_losses(
+        self, interaction: Interaction, states: TrainingStates, readout: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(L_S, L_A) of eq. 9 and 12."""
+        zero = readout.new_zeros(())
+        chosen = self._auxiliary_rows(states.row)
+        user, target = interaction[self.USER_ID][states.row[chosen]], states.target[chosen]
+        known = self.esim.known(user, target)
+        user, target, implicit = user[known], target[known], readout[chosen][known]
+        semantic = alignment = zero
+        if len(target):
+            explicit = self.esim(user, target)
+            if self.eimf.use_prediction:
+                semantic = self._semantic_prediction(explicit, target)
+            if self.eimf.use_alignment:
+                exemplar = self.esim.user_exemplar[user]
+                same = (target[:, None] == target) & (exemplar[:, None] == exemplar)
+                alignment = self._aligned(explicit, implicit, same)
+        if self.eimf.use_alignment:
+            alignment = alignment + self._item_alignment(interaction, target)
+        return semantic, alignment
+
+    def _auxiliary_rows(self, row: Tensor) -> Tensor:
+        """Indices of the targets that enter the auxiliary losses; with ``one``, a random one of each batch row."""
+        if self.eimf.auxiliary_targets == "all":
+            return torch.arange(len(row), device=row.device)
+        order = torch.argsort(row.double() + torch.rand(len(row), dtype=torch.float64, device=row.device) * 0.999)
+        ordered = row[order]
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        return order[first]
+
+    def _semantic_prediction(self, explicit: Tensor, target: Tensor) -> Tensor:
+        """Eq. 9: cross entropy of the target among all items that have text."""
+        logits = loss.catalogue_logits(explicit, self.esim.projection(self.esim.item_text), dtype=self.logits_dtype)
+        logits = logits.masked_fill(~self.esim.item_has_text[None, 1:], -torch.inf)
+        return loss.full_softmax_loss(logits, target)
+
+    def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
+        """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""
+        items = target
+        if self.eimf.item_alignment == "batch_items":
+            items = torch.cat([interaction[self.ITEM_SEQ].flatten(), interaction[self.ITEM_ID].flatten()])
+        items = items.unique()  # an item is not a negative of itself
+        items = items[self.esim.item_has_text[items]]
+        if not len(items):
+            return self.esim.projection.weight.new_zeros(())
+        return self._aligned(self.esim.projection(self.esim.item_text[items]), self.backbone.item_embedding(items))
+
+    def _aligned(self, first: Tensor, second: Tensor, same: Tensor | None = None) -> Tensor:
+        contrast = loss.info_nce(first, second, self.eimf.tau, same)
+        return self.eimf.alpha * contrast + self.eimf.beta * loss.cosine_distance(first, second)
+
+    # ------------------------------------------------------------------ checkpoints
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if self.inference_only:
+            for key in [k for k in state_dict if k.startswith(prefix + "esim.")]:
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,162 @@
+"""IBIM: a backbone trained on behaviour alone (EIMF section 3.3), the base of EIMF and its own baseline.
+
+``--model=IBIM --backbone=SASRec`` is EIMF without any text or LLM: same rows, same loss, same scores. ``REMI`` and
+``ComiRecSA`` are IBIM with that backbone.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor
+
+from recbole_eimf import settings
+from recbole_eimf.model import loss
+from recbole_eimf.model.backbone import TrainingStates, backbone_class
+from recbole_eimf.model.item_table import ItemTable, TextTransform
+from recbole_eimf.model.layer import hard_readout, target_attention
+from recbole_eimf.settings import InterestModelSettings, ItemSettings
+
+
+class IBIM(SequentialRecommender):
+    """A backbone, an item table, a readout and a softmax over the catalogue.
+
+    Args:
+        config: RecBole's configuration.
+        dataset: the training part; ``dataset.side`` holds item text where the keys ask for it.
+
+    Raises:
+        ConfigError: unknown backbone, or keys that need text where there is none.
+    """
+
+    recbole_eimf_model = True
+    trims_batches = True
+    input_type = InputType.POINTWISE
+    fixed_backbone: str | None = None
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.item_settings = settings.read(ItemSettings, config)
+        self.interest_settings = settings.read(InterestModelSettings, config)
+        self.inference_only = bool(config["inference_only"])
+        self.logits_dtype = getattr(torch, self.item_settings.logits_dtype)
+        side = None if self.inference_only else getattr(dataset, "side", None)
+        self.transform = None
+        self._text = self._has_text = None
+        if side is not None:
+            self.transform = TextTransform(side.item_text, side.item_has_text, self.item_settings)
+            self._has_text = side.item_has_text
+            self._text = self.transform(side.item_text) * self._has_text[:, None]
+        self.backbone = backbone_class(self.backbone_name(config))(config, dataset, self._make_table)
+
+    # ------------------------------------------------------------------ what configuration and data set ask the class
+    @classmethod
+    def backbone_name(cls, config) -> str:
+        """The backbone of a configuration."""
+        return cls.fixed_backbone or config["backbone"]
+
+    @classmethod
+    def choose_training_view(cls, config) -> str:
+        """The rows this model trains on, where ``training_view`` does not say."""
+        return backbone_class(cls.backbone_name(config)).view
+
+    @classmethod
+    def needs_side_information(cls, config) -> str | None:
+        """``"text"`` if keys ask for item text, None otherwise."""
+        wants = settings.read(ItemSettings, config)
+        return "text" if wants.item_init == "pca_text" or wants.item_text != "none" else None
+
+    def _make_table(self, dimension: int, extra_rows: int) -> ItemTable:
+        return ItemTable(
+            self.n_items,
+            dimension,
+            self.item_settings,
+            self._text,
+            self._has_text,
+            extra_rows,
+            self.inference_only,
+        )
+
+    # ------------------------------------------------------------------ training
+    def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
+        """The recommendation loss (eq. 13-14) plus the backbone's own penalty."""
+        states, vectors, readout = self._forward(interaction)
+        return self._recommendation_loss(readout, states.target, vectors) + states.penalty
+
+    def _forward(self, interaction: Interaction) -> tuple[TrainingStates, Tensor, Tensor]:
+        """(states, scored item vectors [N, d], readout [P, d]) of a batch."""
+        self.backbone.item_embedding.refresh()
+        states = self.backbone.training_states(interaction)
+        vectors = self.scored_vectors()
+        interests = self._scored_states(states.interests)
+        return states, vectors, self._readout(interests, vectors[states.target])
+
+    def _readout(self, interests: Tensor, query: Tensor) -> Tensor:
+        """Target-aware attention over the interests (eq. 6): [P, K, d], [P, d] -> [P, d]."""
+        if interests.shape[1] == 1:
+            return interests[:, 0]
+        if self.interest_settings.readout == "hard":
+            return hard_readout(query, interests)
+        return target_attention(query, interests, scale=1 / self.interest_settings.readout_temperature)
+
+    def _recommendation_loss(self, readout: Tensor, target: Tensor, vectors: Tensor) -> Tensor:
+        beta, count = self.backbone.hard_negative_beta, self.item_settings.num_negatives
+        bias = self.backbone.item_bias
+        if count:
+            negatives = torch.randint(1, self.n_items, (count,), device=target.device)
+            positive, negative = loss.sampled_softmax_logits(readout, vectors, target, negatives, bias)
+            return loss.interest_aware_loss(positive, negative, beta or 0.0)
+        logits = loss.catalogue_logits(readout, vectors, bias, self.logits_dtype)
+        if not beta:
+            return loss.full_softmax_loss(logits, target)
+        index = target[:, None] - 1
+        positive = logits.gather(1, index).squeeze(1)
+        return loss.interest_aware_loss(positive, logits.scatter(1, index, -torch.inf), beta)
+
+    # ------------------------------------------------------------------ scoring
+    def scored_vectors(self) -> Tensor:
+        """[N, d]: the vectors whose inner product with a state is the score."""
+        vectors = self.backbone.item_embedding.weight[: self.n_items]
+        return F.normalize(vectors, dim=-1) if self.item_settings.score == "cosine" else vectors
+
+    def _scored_states(self, states: Tensor) -> Tensor:
+        if self.item_settings.score == "cosine":
+            return F.normalize(states, dim=-1) * self.item_settings.score_scale
+        return states
+
+    def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """[B, L], [B] -> [B, K, d]: a user's interests, ready for an inner-product index over ``scored_vectors``."""
+        return self._scored_states(self.backbone.interests(item_seq, item_seq_len))
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """[B, N]: score(i) = max over k of h_k · e_i (EIMF section 3.4.3, serving). Behaviour alone."""
+        interests = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        vectors = self.scored_vectors()
+        scores = interests[:, 0] @ vectors.T
+        for k in range(1, interests.shape[1]):  # one interest at a time: [B, K, N] would be K times the memory
+            scores = torch.maximum(scores, interests[:, k] @ vectors.T)
+        bias = self.backbone.item_bias
+        return scores if bias is None else scores + bias
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """[B]: the score of the row's ``item_id``."""
+        interests = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        items = interaction[self.ITEM_ID]
+        scores = torch.einsum("bkd,bd->bk", interests, self.scored_vectors()[items]).amax(1)
+        bias = self.backbone.item_bias
+        return scores if bias is None else scores + bias[items]
+
+
+class ComiRecSA(IBIM):
+    """ComiRec-SA (Cen et al. 2020)."""
+
+    fixed_backbone = "ComiRecSA"
+
+
+class REMI(IBIM):
+    """REMI (Xie et al. 2023)."""
+
+    fixed_backbone = "REMI"

@@ -1,0 +1,112 @@
+"""Losses, each written once and checked against a loop in tests/model/test_loss.py.
+
+Shapes: P targets of a batch, N items (row 0 is padding and never a candidate), d dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def catalogue_logits(
+    states: Tensor, vectors: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Scores of every item but padding, in float32 whatever ``dtype`` the product is taken in.
+
+    Args:
+        states: [P, d]; vectors: [N, d]; bias: [N] or None.
+
+    Returns:
+        [P, N - 1]; column j is item j + 1.
+    """
+    candidates = vectors[1:]
+    logits = (states.to(dtype) @ candidates.to(dtype).T).float()
+    return logits if bias is None else logits + bias[1:]
+
+
+def full_softmax_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy over the catalogue (EIMF eq. 13-14).
+
+    Args:
+        logits: [P, N - 1] from :func:`catalogue_logits`; target: [P] item ids, 1-based.
+    """
+    return F.cross_entropy(logits, target - 1)
+
+
+def sampled_softmax_logits(
+    states: Tensor, vectors: Tensor, target: Tensor, negatives: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Scores of the targets and of uniformly drawn shared negatives, corrected for the sampling rate (log Q).
+
+    With M of the N - 1 items drawn, each negative stands for (N - 1) / M items: log((N - 1) / M) is added to its
+    score, so that the sampled partition sum estimates the full one. A negative that is the row's own target counts
+    as absent.
+
+    Args:
+        states: [P, d]; vectors: [N, d]; target: [P]; negatives: [M] item ids; bias: [N] or None.
+
+    Returns:
+        (positive [P], negative [P, M]).
+    """
+    positive = (states * vectors[target]).sum(-1)
+    negative = states @ vectors[negatives].T
+    if bias is not None:
+        positive, negative = positive + bias[target], negative + bias[negatives]
+    negative = negative + torch.log(torch.tensor((len(vectors) - 1) / len(negatives)))
+    return positive, negative.masked_fill(negatives[None, :] == target[:, None], -torch.inf)
+
+
+def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
+    """REMI's loss with interest-aware hard negatives (Xie et al. 2023, section 3.2), averaged over rows.
+
+    ``-log(e^p / (e^p + sum_j w_j e^(n_j)))`` with ``w_j`` proportional to ``e^(beta n_j)`` and of mean one over the
+    row's negatives. In logarithms the second term is ``logsumexp((1 + beta) n) - logsumexp(beta n) + log(count)``.
+    ``beta = 0`` is the plain sampled softmax.
+
+    Args:
+        positive: [P]; negative: [P, M], ``-inf`` where a negative is absent.
+    """
+    count = torch.isfinite(negative).sum(-1).clamp(min=1)
+    # beta * -inf is nan for beta = 0: absent negatives get weight zero explicitly
+    weighted = torch.where(torch.isfinite(negative), beta * negative, negative)
+    mass = torch.logsumexp(negative + weighted, -1) - torch.logsumexp(weighted, -1) + count.log()
+    return (torch.logaddexp(positive, mass) - positive).mean()
+
+
+def info_nce(first: Tensor, second: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:
+    """Contrastive loss between paired rows (EIMF eq. 10).
+
+    Args:
+        first, second: [R, d], row k of one is the positive of row k of the other.
+        same: [R, R] bool, True where rows k and j hold the same thing; such rows are not negatives of each other.
+            The diagonal is ignored.
+    """
+    logits = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / temperature
+    if same is not None:
+        off_diagonal = ~torch.eye(len(first), dtype=torch.bool, device=first.device)
+        logits = logits.masked_fill(same & off_diagonal, -torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(first), device=first.device))
+
+
+def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Mean of ``1 - cos`` over paired rows [R, d] (EIMF eq. 11)."""
+    return (1 - F.cosine_similarity(first, second, dim=-1)).mean()
+
+
+def routing_penalty(attention: Tensor, mask: Tensor) -> Tensor:
+    """REMI's routing regularisation (Xie et al. 2023, eq. 10), as a mean over the batch.
+
+    The squared norm of the diagonal of the centred attention's covariance: large when an interest's attention sits on
+    one item. Means are over real items only; padding takes no part. REMI's code sums over the batch and divides by d:
+    its weight lambda equals ``lambda * B / d`` here.
+
+    Args:
+        attention: [B, K, L], each row sums to one over real positions; mask: [B, L] bool, True at real items.
+    """
+    real = mask[:, None, :].to(attention.dtype)
+    mean = (attention * real).sum(-1, keepdim=True) / real.sum(-1, keepdim=True).clamp(min=1)
+    centred = (attention - mean) * real
+    variance = centred.square().sum(-1)  # diagonal of the K x K covariance, [B, K]
+    return variance.square().sum(-1).mean()

@@ -1,0 +1,286 @@
+"""One run from configuration to result: what the command line, tuning and comparisons all call."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import init_logger, init_seed, set_color
+
+from recbole_eimf import __version__, plugin, settings
+from recbole_eimf.config import EIMFConfig, is_ours
+from recbole_eimf.data.dataset import LazySequenceDataset
+from recbole_eimf.errors import ConfigError
+from recbole_eimf.semantic.store import write_json, write_tensors
+from recbole_eimf.settings import RunSettings
+from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer
+
+
+@dataclass
+class RunResult:
+    """What a run found.
+
+    Metrics are fractions. ``epochs`` counts trained epochs, ``best_epoch`` (from 0) is the one that was tested;
+    ``train_seconds`` is training alone, validation not counted; ``parameters`` are the trained ones; ``side_load`` is
+    the coverage of text and interests; ``config`` holds every setting; ``compared`` the runs made beside this one.
+    """
+
+    model: str
+    backbone: str | None
+    dataset: str
+    protocol: str
+    mask_history: bool
+    seed: int
+    valid: dict[str, float]
+    test: dict[str, float]
+    epochs: int
+    best_epoch: int
+    train_seconds: float
+    seconds_per_epoch: float
+    parameters: int
+    side_load: dict[str, Any] | None
+    version: str = __version__
+    config: dict[str, Any] = field(default_factory=dict)
+    compared: list[RunResult] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """``EIMF(SASRec)``, ``SASRec`` for IBIM, the model's name otherwise; a placebo says so."""
+        if self.model == "IBIM":
+            return self.backbone or "IBIM"
+        if self.model != "EIMF":
+            return self.model
+        placebo = bool(self.side_load) and str(self.side_load.get("source", "")).startswith("shuffled")
+        return f"EIMF({self.backbone}){' placebo' if placebo else ''}"
+
+
+def run(
+    model: str | type,
+    dataset: str,
+    config_file_list: list[str] | None = None,
+    **overrides: Any,
+) -> RunResult:
+    """Train a model on a data set and evaluate its best epoch.
+
+    Args:
+        model: a name of ours or RecBole's, ``package.module:Class``, or a class.
+        dataset: the name of a folder of atomic files under ``data_path``, or of RecBole's download list.
+        config_file_list: YAML files, the later ones stronger.
+        overrides: any configuration key; strongest.
+
+    Returns:
+        The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.pth``,
+        ``history.json`` and ``test_ranks.safetensors`` (per user: which of the top places were hits).
+
+    Raises:
+        UserError: bad keys, files or sources, before any long work.
+    """
+    plugin.register_models()
+    import_path = model if isinstance(model, str) and ":" in model else None
+    config = EIMFConfig(model, dataset, config_file_list, {**overrides, "model_import": import_path})
+    wanted = settings.read(RunSettings, config.final_config_dict)
+    if import_path:
+        plugin.register_model(config.model_class)
+    result, parts = _run_one(config, wanted)
+    # a data set's YAML may ask for company beside EIMF; for other models only an explicit wish counts
+    asked = config["model"] == "EIMF" or "compare_with" in config.external_config_dict
+    for other in wanted.compare_with if asked else ():
+        result.compared.append(_run_compared(other, config, config_file_list, overrides, parts))
+    if wanted.output_dir:
+        write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
+    return result
+
+
+def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDataset]]:
+    """Load a configuration's data set and split it: (whole, [train, valid, test])."""
+    whole = _dataset_class(config)(config)
+    return whole, whole.build()
+
+
+def _dataset_class(config) -> type:
+    return getattr(config.model_class, "dataset_class", LazySequenceDataset)
+
+
+def _run_one(config: EIMFConfig, wanted: RunSettings) -> tuple[RunResult, tuple]:
+    if wanted.num_threads:
+        torch.set_num_threads(wanted.num_threads)
+    if wanted.output_dir:
+        config["checkpoint_dir"] = wanted.output_dir
+    init_seed(config["seed"], config["reproducibility"])
+    _start_logging(config)
+    logger = getLogger()
+    loaders = _loaders(config)
+    train_data, valid_data, test_data = loaders
+    train = train_data._dataset
+
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    model = config.model_class(config, train).to(config["device"])
+    logger.info(model)
+    trainer = _trainer(config, model)
+    if wanted.resume:
+        if not wanted.output_dir:
+            raise ConfigError("resume=True: output_dir is not set; it names the folder of the run to go on with.")
+        trainer.resume(train_data)
+    saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
+    try:
+        _, valid = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
+    except KeyboardInterrupt:
+        if wanted.output_dir and trainer.history:
+            logger.warning(f"interrupted after epoch {trainer.history[-1]['epoch']}; go on with --resume=True")
+        raise
+    test = trainer.evaluate(test_data, load_best_model=saved, show_progress=False)
+    result = _result(config, model, trainer, valid or {}, test, train)
+    if wanted.output_dir:
+        _write_ranks(Path(wanted.output_dir), trainer, test_data._dataset)
+    logger.info(set_color("best valid ", "yellow") + f": {result.valid}")
+    logger.info(set_color("test result", "yellow") + f": {result.test}")
+    return result, (config, loaders)
+
+
+def _loaders(config: EIMFConfig) -> tuple:
+    # RecBole's own path, told which data set class a stock model gets here
+    import recbole.data.dataset as known
+
+    name = f"{config['model']}Dataset"
+    before = getattr(known, name, None)
+    setattr(known, name, _dataset_class(config))
+    try:
+        dataset = create_dataset(config)
+        getLogger().info(dataset)
+        return data_preparation(config, dataset)
+    finally:
+        if before is None:
+            delattr(known, name)
+        else:
+            setattr(known, name, before)
+
+
+def _trainer(config: EIMFConfig, model: torch.nn.Module) -> InterestTrainer:
+    from recbole.utils import ModelType, get_trainer
+
+    if is_ours(config.model_class):
+        return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    stock = get_trainer(config["MODEL_TYPE"], config["model"])
+    if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
+        return CountingTrainer(config, model)
+    if stock.__name__ not in ("Trainer", "TraditionalTrainer"):
+        return stock(config, model)  # a model with phases of its own keeps its trainer
+    return InterestTrainer(config, model)
+
+
+def _start_logging(config: EIMFConfig) -> None:
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
+        root.removeHandler(handler)  # the file of an earlier run in this process
+        handler.close()
+    quiet = [h for h in root.handlers if not isinstance(h, logging.FileHandler)]
+    if quiet and any(type(h).__name__ == "StreamHandler" for h in quiet):
+        for handler in [h for h in quiet if type(h).__name__ == "StreamHandler"]:
+            root.removeHandler(handler)
+    init_logger(config)
+    getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
+
+
+def _result(config, model, trainer, valid, test, train) -> RunResult:
+    history = getattr(trainer, "history", [])
+    seconds = sum(epoch["train_seconds"] for epoch in history)
+    backbone = model.backbone_name(config) if hasattr(model, "backbone_name") else None
+    side = getattr(train, "side", None)
+    return RunResult(
+        model=config["model"],
+        backbone=backbone,
+        dataset=config["dataset"],
+        protocol=config["protocol"],
+        mask_history=bool(config["mask_history"]),
+        seed=config["seed"],
+        valid={k: float(v) for k, v in valid.items()},
+        test={k: float(v) for k, v in test.items()},
+        epochs=len(history),
+        best_epoch=getattr(trainer, "best_epoch", -1),
+        train_seconds=round(seconds, 3),
+        seconds_per_epoch=round(seconds / max(len(history), 1), 4),
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        side_load=side.report if side is not None else None,
+        config=_plain(config.final_config_dict),
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON values; nothing in a configuration of ours is secret (keys are named, never held)."""
+    plain = (str, int, float, bool, list, dict, type(None))
+    return {k: v if isinstance(v, plain) else str(v) for k, v in sorted(values.items())}
+
+
+def _write_ranks(folder: Path, trainer, test: LazySequenceDataset) -> None:
+    """Per test user: hits among the top places, number of targets; for slices and paired significance."""
+    struct = getattr(trainer.evaluator, "last", None)
+    if struct is None or "rec.topk" not in struct:
+        return
+    table = struct.get("rec.topk").numpy().astype("int32")
+    tensors = {"hits": table[:, :-1].astype("uint8"), "targets": table[:, -1], "user": test.spans.user}
+    write_tensors(folder / "test_ranks.safetensors", tensors, {"rows": "test users, in the split's order"})
+
+
+# ---------------------------------------------------------------------- floors and the backbone beside a model
+def _run_compared(
+    name: str, config: EIMFConfig, files: list[str] | None, overrides: dict[str, Any], parts: tuple
+) -> RunResult:
+    """Train ``name`` (a model, or ``backbone``: the model's own backbone alone) with the same data and effort."""
+    if name == "backbone":
+        model = "IBIM"
+        given = {**overrides, "backbone": config.model_class.backbone_name(config)}
+        # settings of the model's YAML that concern training apply to its backbone too
+        shared = [f.name for part in (settings.ItemSettings, settings.DataSettings) for f in dataclasses.fields(part)]
+        given |= {key: config[key] for key in [*shared, "train_batch_size", "learning_rate", "epochs", "stopping_step"]}
+    else:
+        model, given = name, {k: v for k, v in overrides.items() if k != "backbone"}
+    given |= {"compare_with": [], "state": "WARNING"}
+    if config["output_dir"]:
+        given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
+    print(f"\n{name}, for comparison:")
+    other = EIMFConfig(model, config["dataset"], files, given)
+    return _run_one(other, settings.read(RunSettings, other.final_config_dict))[0]
+
+
+def table(results: list[RunResult], metrics: list[str] | None = None) -> str:
+    """A small text table of test metrics, in percent; the best of each column is marked with ``*``."""
+    metrics = metrics or [m for m in results[0].test if m.endswith(("@10", "@50"))]
+    best = {m: max(r.test.get(m, float("nan")) for r in results) for m in metrics}
+    head = ["model", *metrics, "epochs", "s/epoch", "parameters"]
+    rows = [
+        [
+            r.name,
+            *(f"{100 * r.test[m]:.2f}{'*' if r.test[m] == best[m] else ' '}" for m in metrics),
+            str(r.epochs),
+            f"{r.seconds_per_epoch:.1f}",
+            f"{r.parameters:,}",
+        ]
+        for r in results
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+             for row in [head, *rows]]  # fmt: skip
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def summary(result: RunResult) -> str:
+    """What a user wants to read at the end of a run."""
+    first = (
+        f"{result.dataset}, {result.protocol}, history {'masked' if result.mask_history else 'not masked'}, "
+        f"test, %, seed {result.seed}"
+    )
+    lines = [first, table([result, *result.compared])]
+    side = result.side_load
+    if side and "source" in side:
+        used = "an LLM's replies" if side["llm_used"] else "NO LLM: keywords of the clusters' titles"
+        lines.append(
+            f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
+            f"{side['training_users']} training users covered"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,130 @@
+"""Aligning text and interests, which are keyed by tokens, to RecBole's internal ids: the one place where it happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_eimf import settings
+from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.semantic.interests import Corpus, Interests, Pipeline
+from recbole_eimf.semantic.item_text import read_item_text
+from recbole_eimf.settings import SemanticSettings
+
+
+@dataclass(frozen=True)
+class SideInformation:
+    """Side-loaded tensors in RecBole's ids; row 0 of items and users is padding.
+
+    item_text: float32 [N, d_t], zero where an item has no text; item_has_text: bool [N]; interests: float32
+    [C, M, d_t] or None; interest_mask: bool [C, M]; user_exemplar: int64 [U], -1 where a user has none; report:
+    coverage, source and seconds, for the log and result.json.
+    """
+
+    item_text: Tensor
+    item_has_text: Tensor
+    interests: Tensor | None
+    interest_mask: Tensor | None
+    user_exemplar: Tensor | None
+    report: dict[str, Any]
+
+
+def corpus_of(config, train) -> Corpus:
+    """The training part of a data set as tokens, with the text of every item of the catalogue.
+
+    Args:
+        config: RecBole's configuration.
+        train: the training part (:class:`~recbole_eimf.data.dataset.LazySequenceDataset`).
+    """
+    wanted = settings.read(SemanticSettings, config)
+    user_field, item_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
+    path = Path(config["data_path"]) / f"{config['dataset']}.item"
+    texts = read_item_text(path, item_field, wanted.text_fields, config["field_separator"])
+    tokens = train.field2id_token[item_field]
+    catalogue = {token: texts[token] for token in tokens[1:] if token in texts}
+    if not catalogue:
+        raise DataError(
+            f"{path}: not one of the {len(tokens) - 1} items of {config['dataset']} has text in "
+            f"{', '.join(wanted.text_fields)}. Choose other text_fields, or a model that needs no text."
+        )
+    users, histories = train.sequences()
+    user_tokens = train.field2id_token[user_field]
+    return Corpus([user_tokens[u] for u in users], [[tokens[i] for i in h] for h in histories], catalogue)
+
+
+def pipeline_of(config, train) -> Pipeline:
+    """The ESIM pipeline of a configuration over a training part."""
+    wanted = settings.read(SemanticSettings, config)
+    return Pipeline(corpus_of(config, train), wanted, config["dataset"], str(config["device"]))
+
+
+def load_side_information(config, train, interests: bool) -> SideInformation:
+    """Run (or read from the cache) the off-line stage and align it to RecBole's ids.
+
+    Args:
+        config: RecBole's configuration.
+        train: the training part; nothing else of the data is seen.
+        interests: whether LLM interests are wanted, or item text alone.
+
+    Raises:
+        UserError: missing text, an interest source that cannot deliver, files that do not fit.
+    """
+    pipeline = pipeline_of(config, train)
+    rows, vectors = pipeline.item_vectors
+    tokens = train.field2id_token[config["ITEM_ID_FIELD"]]
+    item_text = torch.zeros(len(tokens), vectors.shape[1])
+    has_text = torch.zeros(len(tokens), dtype=torch.bool)
+    known = [(i, rows[token]) for i, token in enumerate(tokens) if token in rows]
+    ids, where = (list(column) for column in zip(*known))
+    item_text[ids] = torch.from_numpy(vectors[where])
+    has_text[ids] = True
+    report: dict[str, Any] = {
+        "text_encoder": pipeline.settings.text_encoder,
+        "items": len(tokens) - 1,
+        "items_with_text": len(ids),
+    }
+    if not interests:
+        report["seconds"] = {k: round(v, 2) for k, v in pipeline.seconds.items()}
+        return SideInformation(item_text, has_text, None, None, None, report)
+    found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]))
+    return _with_interests(config, train, pipeline, found, item_text, has_text, report)
+
+
+def _with_interests(
+    config, train, pipeline: Pipeline, found: Interests, item_text: Tensor, has_text: Tensor, report: dict[str, Any]
+) -> SideInformation:
+    texts = sorted({text for row in found.texts for text in row})
+    vectors = torch.from_numpy(pipeline.encode(texts, "encode_interests"))
+    row_of = {text: i for i, text in enumerate(texts)}
+    width = max(len(row) for row in found.texts)
+    embedded = torch.zeros(len(found.texts), width, item_text.shape[1])
+    mask = torch.zeros(len(found.texts), width, dtype=torch.bool)
+    for c, row in enumerate(found.texts):
+        if row:
+            embedded[c, : len(row)] = vectors[[row_of[text] for text in row]]
+            mask[c, : len(row)] = True
+    ids = train.field2token_id[config["USER_ID_FIELD"]]
+    user_exemplar = torch.full((train.user_num,), -1, dtype=torch.int64)
+    for user, exemplar in found.assignment.items():
+        user_exemplar[ids[user]] = exemplar
+    covered = int((user_exemplar >= 0).sum())
+    if not covered:
+        raise ConfigError(f"interest_source={pipeline.settings.interest_source}: no training user has interests.")
+    report |= {
+        "source": found.source,
+        "llm_used": found.llm_used,
+        "training_users": len(pipeline.corpus.users),
+        "training_users_with_interests": covered,
+        **found.report,
+        "seconds": {stage: round(seconds, 2) for stage, seconds in pipeline.seconds.items()},
+    }
+    getLogger().info(
+        f"side-loaded: {report['items_with_text']}/{report['items']} items with text, "
+        f"{covered}/{report['training_users']} training users with interests; the others are masked out"
+    )
+    return SideInformation(item_text, has_text, embedded, mask, user_exemplar, report)

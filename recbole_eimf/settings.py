@@ -1,0 +1,200 @@
+"""Typed settings of our parts, built from RecBole's untyped configuration.
+
+Each dataclass names the configuration keys one part reads, with type, default and allowed values. A key of ours that
+is mistyped, or has a value outside what is allowed, is an error before any work starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from recbole_eimf.errors import ConfigError
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Sequences, split and rows (:mod:`recbole_eimf.data`)."""
+
+    ORDER_FIELD: str | None = "order"  # column that orders a user's interactions; TIME_FIELD where it is absent
+    protocol: Literal["leave_one_out", "user_split"] = "leave_one_out"
+    split_seed: int = 2024
+    split_ratios: tuple[float, ...] = (0.8, 0.1, 0.1)
+    mask_history: bool = False
+    # None: what the model needs
+    training_view: Literal["prefix", "sequence", "random_cut", "interactions"] | None = None
+    visits_per_epoch: int = 1  # random_cut: visits of each user in an epoch
+    min_history: int = 4  # random_cut: earliest cut
+
+
+@dataclass(frozen=True)
+class ItemSettings:
+    """Item vectors, scores and the recommendation loss (:mod:`recbole_eimf.model.item_table`)."""
+
+    item_init: Literal["xavier", "normal", "pca_text"] = "normal"
+    item_init_std: float = 0.02
+    item_text: Literal["none", "add", "concat"] = "none"
+    text_whitening: Literal["none", "center", "half", "full"] = "none"
+    text_dimension: int = 0  # keep this many principal components of the text vectors; 0 keeps the vectors as they are
+    score: Literal["dot", "cosine"] = "dot"
+    score_scale: float = 14.0  # multiplies cosine scores
+    num_negatives: int = 0  # shared negatives of a sampled softmax; 0 is the full softmax
+    logits_dtype: Literal["float32", "bfloat16"] = "float32"  # of the catalogue matrix product while training
+
+
+@dataclass(frozen=True)
+class InterestModelSettings:
+    """The behaviour module: backbone and readout (EIMF section 3.3)."""
+
+    backbone: str = "SASRec"
+    readout: Literal["soft", "hard"] = "hard"
+    readout_temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class EIMFSettings:
+    """Joint training (EIMF section 3.4)."""
+
+    gamma: float = 0.1
+    alpha: float = 0.4
+    beta: float = 0.1
+    tau: float = 0.1
+    use_alignment: bool = True
+    use_prediction: bool = True
+    item_alignment: Literal["target", "batch_items"] = "target"
+    auxiliary_targets: Literal["one", "all"] = "one"  # targets of a row that enter the auxiliary losses
+
+
+@dataclass(frozen=True)
+class SemanticSettings:
+    """The off-line stage (EIMF section 3.2): text, clusters, interests (:mod:`recbole_eimf.semantic`)."""
+
+    text_fields: tuple[str, ...] = ("title",)
+    text_encoder: str = "minilm"
+    text_batch_size: int = 64
+    text_max_length: int = 128
+    text_pooling: str = "mean"
+    semantic_cache: str = ".cache/recbole_eimf"
+    sequence_text: Literal["pooled", "joined"] = "pooled"
+    clustering: Literal["auto", "dense", "sparse", "none"] = "auto"
+    preference: float | None = None
+    exemplar_ratio: float | None = 0.03
+    damping: float = 0.9
+    cluster_neighbours: int = 50
+    interest_source: Literal["file", "openai", "batch", "keywords", "shuffled"] = "keywords"
+    interest_file: str | None = None
+    assignment_file: str | None = None
+    max_interests: int = 20
+    prompt_file: str | None = None
+    prompt_items: int = 20
+    llm_model: str = "qwen-turbo"
+    llm_base_url: str | None = None
+    llm_api_key_env: str = "OPENAI_API_KEY"
+    llm_api_key_file: str | None = None
+    llm_concurrency: int = 8
+    llm_max_retries: int = 6
+    llm_timeout: float = 60.0
+    llm_temperature: float = 0.0
+    llm_max_tokens: int = 1024
+    llm_structured: Literal["auto", "on", "off"] = "auto"
+    llm_price_in: float | None = None
+    llm_price_out: float | None = None
+    batch_file: str | None = None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One run of :func:`recbole_eimf.quick_start.run`."""
+
+    output_dir: str | None = None
+    resume: bool = False
+    yes: bool = False
+    compare_with: tuple[str, ...] = ()
+    inference_only: bool = False
+    allow_unknown_keys: bool = False
+    config_files: str | None = None
+    model_import: str | None = None  # set by the program: import path of a model that is not ours
+    num_threads: int | None = None
+
+
+ALL_SETTINGS = (DataSettings, ItemSettings, InterestModelSettings, EIMFSettings, SemanticSettings, RunSettings)
+
+
+def known_keys() -> dict[str, dataclasses.Field]:
+    """Every configuration key of ours, by name."""
+    return {field.name: field for cls in ALL_SETTINGS for field in dataclasses.fields(cls)}
+
+
+def defaults() -> dict[str, Any]:
+    """The default of every key of ours, as plain values that fit a YAML file."""
+    return {
+        name: list(field.default) if isinstance(field.default, tuple) else field.default
+        for name, field in known_keys().items()
+    }
+
+
+def read(cls: type[Settings], config: Mapping[str, Any] | Any) -> Settings:
+    """Build ``cls`` from a configuration, checking type and allowed values of each key.
+
+    Raises:
+        ConfigError: naming the key, the value and what is allowed.
+    """
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for field in dataclasses.fields(cls):
+        present = field.name in config
+        values[field.name] = _checked(field.name, config[field.name], hints[field.name]) if present else field.default
+    return cls(**values)
+
+
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if is_union else (hint,)
+    for option in options:
+        accepted, result = _fits(value, option)
+        if accepted:
+            return result
+    raise ConfigError(f"{key}={value!r}: allowed is {_described(options)}.")
+
+
+def _fits(value: Any, hint: Any) -> tuple[bool, Any]:
+    if hint is type(None):
+        return value is None, None
+    if typing.get_origin(hint) is Literal:
+        # YAML reads a bare none, on, off as null or a boolean: take the word that is meant
+        names = {None: "none", True: "on", False: "off"}
+        word = names.get(value, value) if isinstance(value, bool | None) else value
+        return word in typing.get_args(hint), word
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            return False, None
+        checked = [_fits(item.strip() if isinstance(item, str) else item, inner) for item in items]
+        return all(ok for ok, _ in checked), tuple(item for _, item in checked)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool), value
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return True, str(value)  # a file or model called 123
+    return isinstance(value, hint), value
+
+
+def _described(options: tuple[Any, ...]) -> str:
+    words = []
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            words += [str(choice) for choice in typing.get_args(option)]
+        elif typing.get_origin(option) is tuple:
+            words.append(f"a list of {typing.get_args(option)[0].__name__}")
+        else:
+            names = {int: "a whole number", float: "a number", str: "text", bool: "True or False", type(None): "None"}
+            words.append(names.get(option, str(option)))
+    return " or ".join(words) if len(words) < 3 else ", ".join(words[:-1]) + " or " + words[-1]

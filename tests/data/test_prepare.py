@@ -1,0 +1,692 @@
+"""prepare: every raw source, every fault, every filter, and what RecBole itself makes of the files."""
+
+import csv
+import gzip
+import json
+import random
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_eimf.data import prepare as prepare_module
+from recbole_eimf.data.interaction_log import Filters, k_core
+from recbole_eimf.data.prepare import (
+    CsvColumns,
+    clean_text,
+    main,
+    prepare_amazon,
+    prepare_csv,
+    prepare_mind,
+    prepare_movielens,
+)
+from recbole_eimf.errors import DataError
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "datasets"
+HEADER = "user_id,item_id,timestamp\n"
+
+
+def write(path, text, encoding="utf-8"):
+    """Write raw text as it is, gzipped if the name says so."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wb") as stream:
+        stream.write(text.encode(encoding))
+    return path
+
+
+def read(path):
+    """Read an atomic file the way our own reader does: (column names, rows), split on tabs alone."""
+    header, *rows = path.read_bytes().decode("utf-8").rstrip("\n").split("\n")
+    rows = [tuple(row.split("\t")) for row in rows]
+    assert {len(row) for row in rows} == {header.count("\t") + 1}
+    return header.split("\t"), rows
+
+
+def inter(out, name="d"):
+    return read(out / name / f"{name}.inter")[1]
+
+
+def item(out, name="d"):
+    return {row[0]: row[1:] for row in read(out / name / f"{name}.item")[1]}
+
+
+def pairs(out):
+    """{user: items in order}, checking that order counts 1..n for each user."""
+    found = {}
+    for row in inter(out):
+        items = found.setdefault(row[0], [])
+        items.append(row[1])
+        assert row[-1] == str(len(items))
+    return found
+
+
+def run_csv(tmp_path, text, items=None, **options):
+    """prepare_csv on texts."""
+    path = write(tmp_path / "in.csv", text)
+    if items is not None:
+        options["items"] = write(tmp_path / "items.csv", items)
+    return prepare_csv(path, tmp_path / "out", "d", **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------- csv
+
+
+def test_csv_writes_headers_order_and_text(tmp_path):
+    interactions = write(tmp_path / "i.csv.gz", "user_id,item_id,timestamp,rating\nu,b,20,4\nu,a,10,3.5\nv,a,5,1\n")
+    items = write(tmp_path / "t.csv", 'item_id,title,brand,other\na,"A &amp; ""B""\n two",Acme,x\nz,unused,,\nb,,,\n')
+    assert (
+        main(["csv", "--interactions", str(interactions), "--items", str(items), "--name", "d", "--out", str(tmp_path)])
+        == 0
+    )
+    assert (tmp_path / "d" / "d.inter").read_text() == (
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\torder:float\n"
+        "u\ta\t3.5\t10\t1\nu\tb\t4\t20\t2\nv\ta\t1\t5\t1\n"
+    )
+    assert (tmp_path / "d" / "d.item").read_text() == (
+        'item_id:token\ttitle:token_seq\tbrand:token_seq\na\tA & "B" two\tAcme\nb\t\t\n'
+    )
+    record = json.loads((tmp_path / "d" / "prepare.json").read_text())
+    assert record["files"] == ["i.csv.gz", "t.csv"]
+    assert record["counts"]["kept: interactions"] == 3
+    assert record["counts"]["items read without interactions"] == 1
+    assert record["counts"]["items without text"] == 1
+    assert record["places"]["items without text"] == [f"{items}, line 5: 'b'"]
+    assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["d.inter", "d.item", "prepare.json"]
+
+
+def test_table_is_printed(tmp_path, capsys):
+    path = write(tmp_path / "i.csv", HEADER + "u,a,1\nu,b\nu,c,x\nu,,4\n,c,1\n")
+    main(["csv", "--interactions", str(path), "--name", "d", "--out", str(tmp_path), "--on-broken-line", "skip"])
+    printed = capsys.readouterr().out
+    assert f"{path}, line 3: 2 fields where the header has 3" in printed
+    assert f"{path}, line 4: the time 'x'" in printed
+    assert f"{path}, line 5: the item id is empty" in printed
+    assert "line 6" not in printed
+    assert "... and 1 more" in printed
+
+
+def test_order_is_time_then_order_column_then_place(tmp_path):
+    text = "user_id,item_id,timestamp,order\nu,late,9,1\nu,third,5,7\nu,second,5,2\nu,fourth,5,7\nu,first,4,9\n"
+    run_csv(tmp_path, text)
+    assert pairs(tmp_path / "out") == {"u": ["first", "second", "third", "fourth", "late"]}
+    run_csv(tmp_path, text.replace("order", "rank"), columns=CsvColumns(order="rank"))
+    assert pairs(tmp_path / "out") == {"u": ["first", "second", "third", "fourth", "late"]}
+    run_csv(tmp_path, text.replace("order", "rank"))
+    assert pairs(tmp_path / "out") == {"u": ["first", "third", "second", "fourth", "late"]}
+
+
+def test_equal_times_keep_the_order_of_the_file(tmp_path):
+    rows = [f"u{n % 3},i{n},7" for n in range(300)]
+    run_csv(tmp_path, HEADER + "\n".join(rows))
+    assert pairs(tmp_path / "out") == {f"u{k}": [f"i{n}" for n in range(k, 300, 3)] for k in range(3)}
+
+
+def test_times_stay_exact(tmp_path):
+    nano = 1_600_000_000_000_000_001
+    run_csv(tmp_path, HEADER + f"u,b,{nano + 1}\nu,a,{nano}\n")
+    assert [row[2] for row in inter(tmp_path / "out")] == [str(nano), str(nano + 1)]
+    run_csv(tmp_path, HEADER + "u,c,7.25\nu,b,1970-01-01 00:00:07\nu,a,1970-01-01T00:00:00+00:00\n")
+    assert [row[1:3] for row in inter(tmp_path / "out")] == [("a", "0.0"), ("b", "7.0"), ("c", "7.25")]
+
+
+def test_no_time_uses_the_place_in_the_file(tmp_path):
+    run_csv(tmp_path, "user_id,item_id\nu,z\nv,y\nu,a\n", no_time=True)
+    assert inter(tmp_path / "out") == [("u", "z", "1", "1"), ("u", "a", "2", "2"), ("v", "y", "1", "1")]
+
+
+def test_column_options(tmp_path):
+    interactions = write(tmp_path / "i.tsv", "who\twhat\twhen\tstars\nu\ta\t3\t5\nu\tb\t1\t2\n")
+    items = write(tmp_path / "t.tsv", "sku\tname\tshop\ta b\na\tTable\tIkea\tx\nb\tBed\t\ty\n")
+    columns = "--user-column who --item-column what --time-column when --rating-column stars --items-item-column sku"
+    arguments = [
+        "csv",
+        "--interactions",
+        str(interactions),
+        "--items",
+        str(items),
+        "--out",
+        str(tmp_path),
+        "--name",
+        "d",
+    ]
+    main([*arguments, *columns.split(), "--title-column", "name", "--text-columns", "brand=shop,a b"])
+    assert read(tmp_path / "d" / "d.item") == (
+        ["item_id:token", "title:token_seq", "brand:token_seq", "a_b:token_seq"],
+        [("a", "Table", "Ikea", "x"), ("b", "Bed", "", "y")],
+    )
+    assert inter(tmp_path) == [("u", "b", "2", "1", "1"), ("u", "a", "5", "3", "2")]
+    main([*arguments, *columns.split(), "--delimiter", "tab"])
+    assert item(tmp_path) == {"a": (), "b": ()}
+
+
+def test_an_order_column_in_the_second_file_only(tmp_path):
+    first = write(tmp_path / "1.csv", HEADER + "u,a,1\nu,b,1\n")
+    second = write(tmp_path / "2.csv", "user_id,item_id,timestamp,order\nu,d,1,2\nu,c,1,1\nu,e,1,-1\n")
+    prepare_csv([first, second, first], tmp_path, "d")
+    assert pairs(tmp_path) == {"u": ["e", "a", "b", "a", "b", "c", "d"]}
+
+
+def test_several_files_and_a_byte_order_mark(tmp_path):
+    first = write(tmp_path / "1.csv", "\ufeff" + HEADER + "u,a,1\n")
+    second = write(tmp_path / "2.csv", "item_id,timestamp,user_id\r\nb,0,u\r\n")
+    prepare_csv([first, second], tmp_path, "d")
+    assert pairs(tmp_path) == {"u": ["b", "a"]}
+
+
+# ------------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ["in.csv", "is empty"]),
+        (HEADER, ["in.csv", "no interaction"]),
+        ("\n", ["in.csv, line 1", "column names"]),
+        ("user_id,item_id,timestamp,item_id\n", ["line 1", "'item_id' appears twice"]),
+        ("user_id,item_idd,timestamp\nu,a,1\n", ["line 1", "'item_id'", "Did you mean 'item_idd'", "--item-column"]),
+        ("user_id;item_id;timestamp\nu;a;1\n", ["--delimiter"]),
+        ("user_id,item_id\nu,a\n", ["'timestamp'", "--time-column", "--no-time"]),
+        (HEADER + "u,a,1\nu,b,1,9\n", ["in.csv, line 3", "4 fields", "3", "'u,b,1,9'", "--on-broken-line skip"]),
+        (HEADER + '"u\n1",a,1\n', ["line 2", "control character"]),
+        (HEADER + 'u,a,1\n"u" x,b,2\n', ["line 3", "not csv"]),
+        (HEADER + 'u,a,1\nu,"b,2\n', ["line 3", "not csv"]),
+        (HEADER + "u,a,yesterday\n", ["line 2", "'yesterday'", "ISO 8601"]),
+        (HEADER + "u,a,\n", ["line 2", "the time ''"]),
+        (HEADER + "u,a,nan\n", ["line 2", "'nan'"]),
+        (HEADER + "u,a,1_000\n", ["line 2", "'1_000'"]),
+        (HEADER + "u,a,1e300\n", ["line 2", "'1e300'"]),
+        (HEADER + " ,a,1\n", ["line 2", "the user id is empty"]),
+        (HEADER + "u,NA,1\n", ["line 2", "item id 'NA'", "missing value"]),
+        (HEADER + "u,[PAD],1\n", ["line 2", "[PAD]"]),
+        (HEADER + 'u,"a\tb",1\n', ["line 2", "a tab"]),
+        (HEADER + 'u,"""a",1\n', ["line 2", "double quote"]),
+        ("user_id,item_id,timestamp,rating\nu,a,1,good\n", ["line 2", "rating 'good'"]),
+        ("user_id,item_id,timestamp,order\nu,a,1,x\n", ["line 2", "order 'x'"]),
+    ],
+)
+def test_faults_name_place_and_value(tmp_path, text, said):
+    with pytest.raises(DataError) as caught:
+        run_csv(tmp_path, text)
+    for part in said:
+        assert part in str(caught.value)
+    assert not (tmp_path / "out" / "d").exists()
+
+
+def test_broken_lines_can_be_left_out(tmp_path):
+    text = HEADER + 'u,a,1\nu,b\n"u" x,b,2\nNA,a,1\n\nu,c,3\n'
+    report = run_csv(tmp_path, text, on_broken_line="skip")
+    assert pairs(tmp_path / "out") == {"u": ["a", "c"]}
+    assert report.counts["interactions read"] == 2
+    assert report.counts["interactions: broken lines left out"] == 3
+    assert [place.split(": ")[0][-6:] for place in report.places["interactions: broken lines left out"]] == [
+        "line 3",
+        "line 4",
+        "line 5",
+    ]
+    with pytest.raises(DataError, match=r"no interaction in it.*line 2"):
+        run_csv(tmp_path, HEADER + "u,b\n", on_broken_line="skip")
+
+
+def test_missing_rating_is_counted_and_stays_empty(tmp_path):
+    text = "user_id,item_id,timestamp,rating\nu,a,1,4\nu,b,2,\n"
+    assert run_csv(tmp_path, text).counts["interactions without a rating"] == 1
+    assert [row[2] for row in inter(tmp_path / "out")] == ["4", ""]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_wrong_encoding_names_the_line(tmp_path, zipped):
+    # far enough down that the decoder meets it in another block than the file's start
+    text = HEADER + "".join(f"u,i{n},{n}\n" for n in range(3000)) + "u,café,1\n"
+    path = write(tmp_path / ("i.csv.gz" if zipped else "i.csv"), text, "latin-1")
+    with pytest.raises(DataError, match=r"line 3002: byte 0xe9 \(column 6\) is not utf-8.*--encoding"):
+        prepare_csv(path, tmp_path, "d")
+    prepare_csv(path, tmp_path, "d", encoding="latin-1")
+    assert "café" in {row[1] for row in inter(tmp_path)}
+    with pytest.raises(DataError, match="'latin-none' is not an encoding"):
+        prepare_csv(path, tmp_path, "d", encoding="latin-none")
+
+
+def test_gzip_faults(tmp_path):
+    rng = random.Random(0)
+    whole = write(tmp_path / "w.csv.gz", HEADER + "".join(f"u,{rng.random()},1\n" for _ in range(3000))).read_bytes()
+    (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
+    damaged = bytearray(whole)
+    damaged[-8] ^= 1  # the checksum
+    (tmp_path / "damaged.csv.gz").write_bytes(damaged)
+    (tmp_path / "plain.csv.gz").write_text(HEADER + "u,a,1\n")
+    with pytest.raises(DataError, match=r"cut.csv.gz, after line \d{3,}: the gzip data"):
+        prepare_csv(tmp_path / "cut.csv.gz", tmp_path, "d")
+    with pytest.raises(DataError, match=r"damaged.csv.gz, after line 3001: the gzip data"):
+        prepare_csv(tmp_path / "damaged.csv.gz", tmp_path, "d")
+    with pytest.raises(DataError, match="named .gz but not gzip"):
+        prepare_csv(tmp_path / "plain.csv.gz", tmp_path, "d")
+    (tmp_path / "w.csv").write_bytes(whole)
+    prepare_csv(tmp_path / "w.csv", tmp_path, "d")
+    assert len(inter(tmp_path)) == 3000
+
+
+def test_missing_file_suggests(tmp_path):
+    write(tmp_path / "ratings.csv", HEADER)
+    with pytest.raises(DataError, match=r"rating\.csv: no such file. Did you mean 'ratings.csv'"):
+        prepare_csv(tmp_path / "rating.csv", tmp_path, "d")
+    with pytest.raises(DataError, match="not a file"):
+        prepare_csv(tmp_path, tmp_path, "d")
+
+
+def test_items_faults(tmp_path):
+    text = HEADER + "u,a,1\nu,b,2\n"
+    with pytest.raises(DataError, match=r"items.csv, line 1: no column 'item_id'.*--items-item-column"):
+        run_csv(tmp_path, text, "id,title\na,A\n")
+    with pytest.raises(DataError, match=r"items.csv, line 3: 1 fields where the header has 2"):
+        run_csv(tmp_path, text, "item_id,title\na,A\nb\n")
+    with pytest.raises(DataError, match=r"names none of the 2 items .* 'a'"):
+        run_csv(tmp_path, text, "item_id,title\nx,A\n")
+    assert not (tmp_path / "out" / "d").exists()
+    report = run_csv(tmp_path, text, "item_id,title,brand\nb,,\nb,B,\nb,C,\n,x,y\nb\n", on_broken_line="skip")
+    assert item(tmp_path / "out") == {"a": ("", ""), "b": ("B", "")}
+    assert report.counts["items: broken lines left out"] == 2
+    assert report.counts["items named again (the first text stays)"] == 1
+    assert report.counts["items not in the items' file"] == 1
+    assert "items without text" not in report.counts
+    with pytest.raises(DataError, match="from an earlier run"):
+        run_csv(tmp_path, text)
+
+
+def test_columns_and_names_that_clash(tmp_path):
+    text = HEADER + "u,a,1\n"
+    with pytest.raises(DataError, match="two columns would be written as 'brand'"):
+        run_csv(tmp_path, text, "item_id,brand,x\na,A,B\n", columns=CsvColumns(text=["brand", "brand=x"]))
+    with pytest.raises(DataError, match=r"no column 'brnd'.*Did you mean 'brand'.*--text-columns"):
+        run_csv(tmp_path, text, "item_id,brand\na,A\n", columns=CsvColumns(text=["brnd"]))
+    with pytest.raises(DataError, match="not a plain name"):
+        prepare_csv(tmp_path / "in.csv", tmp_path, "../d")
+    with pytest.raises(DataError, match="--delimiter"):
+        prepare_csv(tmp_path / "in.csv", tmp_path, "d", delimiter="||")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
+def test_a_stop_leaves_no_half_written_files(tmp_path, monkeypatch, stop):
+    run_csv(tmp_path, HEADER + "u,a,1\n", "item_id,title\na,A\n")
+    folder = tmp_path / "out" / "d"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def stopped(path, *_):
+        path.write_text("half")
+        raise stop
+
+    monkeypatch.setattr(prepare_module, "_write_items", stopped)
+    with pytest.raises(DataError if stop is OSError else stop):
+        run_csv(tmp_path, HEADER + "u,b,1\n", "item_id,title\nb,B\n")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    with pytest.raises(DataError if stop is OSError else stop):
+        prepare_csv(tmp_path / "in.csv", tmp_path / "out", "new", items=tmp_path / "items.csv")
+    assert not (tmp_path / "out" / "new").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ filters
+
+
+def slow_core(rows, min_user, min_item):
+    """The k-core one user or item at a time, as the definition has it."""
+    rows = list(rows)
+    while True:
+        for side, least in ((0, min_user), (1, min_item)):
+            few = [r[side] for r in rows if sum(r[side] == other[side] for other in rows) < least]
+            if few:
+                rows = [r for r in rows if r[side] != few[0]]
+                break
+        else:
+            return rows
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_k_core_is_the_slow_loops(seed):
+    rng = np.random.default_rng(seed)
+    user, item = rng.geometric(0.12, 150) - 1, rng.geometric(0.12, 150) - 1
+    least = [(2, 2), (3, 2), (4, 5), (0, 6), (5, 0), (30, 30)][seed]
+    mask, rounds = k_core(user, item, *least)
+    expected = slow_core(zip(user.tolist(), item.tolist()), *least)
+    assert list(zip(user[mask].tolist(), item[mask].tolist())) == expected
+    assert rounds >= 1
+    assert (seed == 5) == (not expected)
+
+
+def test_k_core_repeats_until_stable(tmp_path):
+    # c goes (one user), then w (one item left), then nothing more: two rounds
+    text = HEADER + "u,a,1\nu,b,2\nv,a,1\nv,b,2\nw,a,1\nw,c,2\n"
+    report = run_csv(tmp_path, text, filters=Filters(k_core=2))
+    assert pairs(tmp_path / "out") == {"u": ["a", "b"], "v": ["a", "b"]}
+    assert report.counts["  rounds of that"] == 2
+    assert report.counts["  users dropped by it"] == report.counts["  items dropped by it"] == 1
+    run_csv(tmp_path, text, filters=Filters(min_item=3))
+    assert pairs(tmp_path / "out") == {"u": ["a"], "v": ["a"], "w": ["a"]}
+    with pytest.raises(DataError, match=r"6 before this step .*users below 4.*--k-core"):
+        run_csv(tmp_path, text, filters=Filters(k_core=4))
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [("keep", ["a", "b", "a", "c", "a"]), ("first", ["a", "b", "c"]), ("last", ["b", "c", "a"])],
+)
+def test_duplicates(tmp_path, which, expected):
+    text = HEADER + "u,a,9\nu,b,2\nu,a,1\nu,a,3\nu,c,4\nv,a,1\n"
+    report = run_csv(tmp_path, text, filters=Filters(duplicates=which))
+    assert pairs(tmp_path / "out") == {"u": expected, "v": ["a"]}
+    assert report.counts["kept: interactions"] == len(expected) + 1
+
+
+def test_min_rating_and_max_history(tmp_path):
+    text = "user_id,item_id,timestamp,rating\n" + "".join(f"u,i{n},{n},{n % 5 + 1}\n" for n in range(20)) + "v,i1,1,\n"
+    report = run_csv(tmp_path, text, filters=Filters(min_rating=3.5, max_history=3))
+    assert pairs(tmp_path / "out") == {"u": ["i14", "i18", "i19"]}
+    assert report.counts["dropped: rated below 3.5"] == 13
+    assert report.counts["dropped: older than the latest 3"] == 5
+    with pytest.raises(DataError, match="0 after.*Lower --min-rating"):
+        run_csv(tmp_path, text, filters=Filters(min_rating=9))
+    with pytest.raises(DataError, match="no interaction has a rating"):
+        run_csv(tmp_path, HEADER + "u,a,1\n", filters=Filters(min_rating=3))
+
+
+@pytest.mark.parametrize("bad", [{"duplicates": "none"}, {"k_core": -1}, {"min_item": -2}, {"max_history": 0}])
+def test_filter_values_are_checked(bad):
+    with pytest.raises(DataError, match="--" + next(iter(bad)).replace("_", "-")):
+        Filters(**bad)
+
+
+# ------------------------------------------------------------------------------------------------------------- amazon
+
+
+def review(release, user, item, time, rating=5.0):
+    if release == "2023":
+        return {
+            "rating": rating,
+            "title": "Five",
+            "text": "ok",
+            "parent_asin": item,
+            "user_id": user,
+            "timestamp": time,
+        }
+    return {
+        "reviewerID": user,
+        "asin": item,
+        "reviewerName": 'J. "JJ"',
+        "helpful": [0, 0],
+        "reviewText": "it's a 7\" \u2013 fine",
+        "overall": rating,
+        "unixReviewTime": time,
+        "reviewTime": "11 4, 2013",
+    }
+
+
+@pytest.mark.parametrize(
+    ("release", "dump"), [("2014", repr), ("2014", json.dumps), ("2018", json.dumps), ("2023", json.dumps)]
+)
+def test_amazon_reviews(tmp_path, release, dump):
+    rows = [review(release, f"A{u}", f"B{i}", 100 - i) for u in range(5) for i in range(5)]
+    rows.append(review(release, "A0", "B9", 1))
+    lines = [dump(row) for row in rows]
+    lines[3:3] = ['{"cut', "[1, 2]", dump({**review(release, None, "B1", 7)}), '{"asin": __import__("os")}']
+    reviews = write(tmp_path / "r.json.gz", "\n".join(lines) + "\n")
+    metas = {
+        "2014": [
+            {"asin": "B0", "title": "Mr &amp; Mrs \\d", "categories": [["Toys", "Dolls"], ["Gifts"]], "brand": "Acme"},
+            {"asin": "0000", "title": "never bought", "description": "x"},
+            {"asin": "B1", "description": "It's 7\" wide", "price": 1.5},
+        ],
+        "2018": [
+            {"category": ["Toys", "Dolls"], "description": ["It's 7\" wide", "twice"], "title": "T", "asin": "B0"},
+            {"category": [], "title": "never bought", "asin": "0000"},
+        ],
+        "2023": [
+            {"title": "T", "description": [], "store": "Acme", "categories": ["Toys", "Dolls"], "parent_asin": "B0"},
+            {"title": None, "parent_asin": "B1", "store": None, "categories": [], "description": []},
+        ],
+    }[release]
+    meta = write(tmp_path / "m.json.gz", "\n".join(map(dump, metas)) + "\n")
+    report = prepare_amazon(release, reviews, tmp_path, "d", meta=meta)
+    assert pairs(tmp_path) == {f"A{u}": ["B4", "B3", "B2", "B1", "B0"] for u in range(5)}
+    assert inter(tmp_path)[0] == ("A0", "B4", "5", "96", "1")
+    assert report.counts["interactions: broken lines left out"] == 4
+    assert report.places["interactions: broken lines left out"][0].startswith(f"{reviews}, line 4: neither JSON nor")
+    texts = item(tmp_path)
+    assert (
+        texts["B0"]
+        == {
+            "2014": ("Mr & Mrs \\d", "Acme", "Toys > Dolls | Gifts", ""),
+            "2018": ("T", "", "Toys > Dolls", "It's 7\" wide twice"),
+            "2023": ("T", "Acme", "Toys > Dolls", ""),
+        }[release]
+    )
+    assert sorted(texts) == ["B0", "B1", "B2", "B3", "B4"]
+    if release == "2014":
+        assert texts["B1"] == ("", "", "", "It's 7\" wide")
+        assert report.counts["items without a title"] == 1
+    with pytest.raises(DataError, match=r"line 4: neither JSON"):
+        prepare_amazon(release, reviews, tmp_path, "d", meta=meta, on_broken_line="error")
+
+
+@pytest.mark.parametrize(
+    ("release", "text"),
+    [
+        ("2014", "A,B,5.0,9\nA,C,4.0,8\n"),
+        ("2018", "B,A,5.0,9\nC,A,4.0,8\n"),
+        ("2023", "user_id,parent_asin,rating,timestamp\nA,B,5.0,9\nA,C,4.0,8\n"),
+    ],
+)
+def test_amazon_ratings_only(tmp_path, release, text):
+    path = write(tmp_path / "r.csv", text)
+    main([f"amazon-{release}", "--reviews", str(path), "--k-core", "0", "--name", "d", "--out", str(tmp_path)])
+    assert inter(tmp_path) == [("A", "C", "4", "8", "1"), ("A", "B", "5", "9", "2")]
+    with pytest.raises(DataError, match="users below 5"):
+        main([f"amazon-{release}", "--reviews", str(path), "--name", "d", "--out", str(tmp_path)])
+
+
+def test_amazon_text_columns_and_wrong_file(tmp_path):
+    reviews = write(tmp_path / "r.jsonl", json.dumps(review("2023", "A", "B", 1700000000123)))
+    meta = write(
+        tmp_path / "m.jsonl", json.dumps({"parent_asin": "B", "title": "T", "features": ["a", "b"], "store": "S"})
+    )
+    arguments = ["amazon-2023", "--reviews", str(reviews), "--meta", str(meta), "--k-core", "0"]
+    main([*arguments, "--text-columns", "title,features,brand", "--name", "d", "--out", str(tmp_path)])
+    assert item(tmp_path) == {"B": ("T", "a b", "S")}
+    assert inter(tmp_path)[0][3] == "1700000000123"
+    with pytest.raises(DataError, match=r"no interaction in it.*line 1: the user id is missing.*amazon-2018"):
+        prepare_amazon("2018", reviews, tmp_path, "e")
+    csv_file = write(tmp_path / "r.csv", "user,parent_asin,rating,timestamp\nA,B,5,1\n")
+    with pytest.raises(DataError, match=r"no column 'user_id'.*Is it the right file"):
+        prepare_amazon("2023", csv_file, tmp_path, "e")
+    with pytest.raises(DataError, match="'2020' is not known"):
+        prepare_amazon("2020", reviews, tmp_path, "e")
+
+
+# --------------------------------------------------------------------------------------------------- movielens, mind
+
+
+@pytest.mark.parametrize("form", ["100k", "1m", "10m", "25m"])
+def test_movielens(tmp_path, form):
+    ratings, movies, encoding = {
+        "100k": (
+            "1\t7\t5\t900\n1\t8\t3\t100\n",
+            "7|Misérables, Les (1995)|01-Jan-1995||http://x|" + "|".join("0" * 8 + "1" + "0" * 9 + "1") + "\n",
+            "latin-1",
+        ),
+        "1m": ("1::7::5::900\n1::8::3::100\n", "7::Misérables, Les (1995)::Drama|Western\n", "latin-1"),
+        "10m": ("1::7::5::900\n1::8::3::100\n", "7::Misérables, Les (1995)::Drama|Western\n", "utf-8"),
+        "25m": (
+            "userId,movieId,rating,timestamp\n1,7,5.0,900\n1,8,3.0,100\n",
+            'movieId,title,genres\n7,"Misérables, Les (1995)",Drama|Western\n',
+            "utf-8",
+        ),
+    }[form]
+    path = write(tmp_path / "ratings", ratings)
+    films = write(tmp_path / "movies", movies, encoding)
+    main(["movielens", "--ratings", str(path), "--movies", str(films), "--name", "d", "--out", str(tmp_path)])
+    assert inter(tmp_path) == [("1", "8", "3", "100", "1"), ("1", "7", "5", "900", "2")]
+    assert item(tmp_path) == {"7": ("Misérables, Les (1995)", "Drama | Western"), "8": ("", "")}
+    if form != "25m":
+        write(path, ratings + "1,9,9,9\n")
+        with pytest.raises(DataError, match=r"ratings, line 3: 1 fields where 4 belong: '1,9,9,9'"):
+            prepare_movielens(path, tmp_path, "e")
+
+
+def test_mind(tmp_path):
+    behaviors = write(
+        tmp_path / "behaviors.tsv",
+        "1\tU1\t11/13/2019 8:00:00 AM\tN1 N2 N3\tN9-0 N6-1\n"
+        "2\tU1\t11/11/2019 9:05:58 PM\tN1 N2\tN3-1 N4-0 N5-1\n"
+        "3\tU2\t11/11/2019 12:05:58 AM\t\tN4-0\n"
+        "4\tU3\t11/12/2019 6:00:00 AM\tN4\tN5-0 N6\n"
+        "5\tU3\t2019-11-12\tN4\tN5-1\n"
+        "6\tU3\n",
+    )
+    news = write(
+        tmp_path / "news.tsv",
+        'N1\tsports\tnfl\t"The Best" of\t"Abstract\thttps://x\t[{"a": 1}]\t[]\nN2\tnews\tworld\tSecond\t\tu\t[]\t[]\n',
+    )
+    report = prepare_mind(behaviors, tmp_path, "d", news=news)
+    # the earliest line's history, then clicks by time; N3 came from a later history too and is not repeated
+    assert pairs(tmp_path) == {"U1": ["N1", "N2", "N3", "N5", "N6"], "U3": ["N4"]}
+    assert [row[2] for row in inter(tmp_path)] == ["1573506358"] * 4 + ["1573632000", "1573538400"]
+    assert item(tmp_path)["N1"] == ("''The Best'' of", "sports > nfl", "''Abstract")
+    assert report.counts["clicks from histories"] == 3
+    assert report.counts["impressions without a label 0 or 1"] == 1
+    assert report.counts["interactions: broken lines left out"] == 2
+    assert report.counts["impression lines with another history of that user (not taken)"] == 1
+    main(["mind-news", "--behaviors", str(behaviors), "--no-history", "--name", "e", "--out", str(tmp_path)])
+    assert [row[1] for row in inter(tmp_path, "e")] == ["N3", "N5", "N6"]
+
+
+# ------------------------------------------------------------------------------------- RecBole's reader, memory, real
+
+
+@pytest.fixture
+def recbole_dataset(monkeypatch):
+    """Load an atomic data set with RecBole's own reader."""
+    pytest.importorskip("recbole")
+    from recbole.config import Config
+    from recbole.data.dataset import Dataset
+
+    monkeypatch.setattr("sys.argv", ["pytest"])
+
+    def load(folder, name, item_columns):
+        columns = {"inter": ["user_id", "item_id", "timestamp", "order"], "item": item_columns}
+        settings = {"data_path": str(folder), "load_col": columns, "TIME_FIELD": "order", "train_neg_sample_args": None}
+        return Dataset(Config(model="SASRec", dataset=name, config_dict=settings))
+
+    return load
+
+
+def loaded_titles(dataset):
+    """{item token: title's words} as RecBole holds them."""
+    feat = dataset.item_feat
+    words, ids = dataset.field2id_token["title"], dataset.field2id_token["item_id"]
+    return {
+        str(ids[item]): [str(words[word]) for word in title if word]
+        for item, title in zip(np.asarray(feat["item_id"]), list(feat["title"]))
+        if item
+    }
+
+
+AWKWARD = [
+    '"Quoted" at the start',
+    'stray 24" Long',
+    '"never closed',
+    "'single' #hash",
+    "tab\there",
+    "two\nlines\r\n",
+    "&quot;entity&quot; &lt;b&gt;",
+    "next\x85line \u2028 sep \x00 nul \x1c fs",
+    "",
+    "N/A",
+    "\\ back\\slash \\",
+    'end"',
+    "x" * 300_000,
+    "naïve 東京 😀",
+]
+
+
+def test_recbole_loads_exactly_what_was_written(tmp_path, recbole_dataset):
+    users = ["user 1", " lead", "naïve", "007", "o'brien", 'in"side', "#1", "1e5"]
+    with open(tmp_path / "i.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["user_id", "item_id", "timestamp"])
+        for user in users:
+            for n in range(len(AWKWARD)):
+                writer.writerow([user, f"item {n}", 1_600_000_000 + n])
+    with open(tmp_path / "t.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["item_id", "title", "brand"])
+        for n, title in enumerate(AWKWARD):
+            writer.writerow([f"item {n}", title, '"' if n % 2 else 'a "b"'])
+    report = prepare_csv(tmp_path / "i.csv", tmp_path, "d", items=tmp_path / "t.csv")
+    dataset = recbole_dataset(tmp_path, "d", ["item_id", "title", "brand"])
+    assert set(dataset.field2id_token["user_id"]) == {"[PAD]", *users}
+    assert set(dataset.field2id_token["item_id"]) == {"[PAD]", *(f"item {n}" for n in range(len(AWKWARD)))}
+    assert len(dataset.inter_feat) == len(users) * len(AWKWARD)
+    raw = {key: texts[0].split() for key, texts in item(tmp_path).items()}
+    assert loaded_titles(dataset) == raw
+    assert raw["item 0"] == ["''Quoted''", "at", "the", "start"]
+    assert raw["item 1"] == ["stray", '24"', "Long"]
+    assert raw["item 6"] == ["''entity''", "<b>"]
+    assert raw["item 7"] == ["next", "line", "sep", "nul", "fs"]
+    assert raw["item 8"] == raw["item 9"] == []
+    assert report.counts["texts cut to 100,000 characters"] == 1
+
+
+def test_recbole_would_swallow_lines_without_the_cleaning(tmp_path, recbole_dataset, monkeypatch):
+    """The reason for clean_text: fails when RecBole's reader no longer minds quotes, and the cleaning can go."""
+    monkeypatch.setattr(prepare_module, "clean_text", lambda text: text)
+    run_csv(tmp_path, HEADER + "u,a,1\nu,b,2\nu,c,3\n", 'item_id,title\na,"""x"\nb,y\nc,"z"""\n')
+    assert len(recbole_dataset(tmp_path / "out", "d", ["item_id", "title"]).field2id_token["title"]) == 2
+
+
+def test_recbole_loads_items_without_text_columns(tmp_path, recbole_dataset):
+    run_csv(tmp_path, HEADER + "u,a,1\nu,b,2\n", "item_id\nb\n")
+    dataset = recbole_dataset(tmp_path / "out", "d", ["item_id"])
+    assert set(dataset.field2id_token["item_id"]) == {"[PAD]", "a", "b"}
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_clean_text_is_stable(text):
+    once = clean_text(text)
+    assert clean_text(once) == once or "&" in once
+    assert not once.startswith('"')
+    assert "\t" not in once
+    assert len(once.splitlines()) <= 1
+
+
+def test_memory_grows_with_the_interactions_not_with_the_file(tmp_path):
+    rows, items = 150_000, 1_000
+    with open(tmp_path / "i.csv", "w") as stream:
+        stream.write("user_id,item_id,timestamp,review\n")
+        text = "x" * 400
+        stream.writelines(f"u{n % 5000},i{n * 7 % items},{n},{text}\n" for n in range(rows))
+    with open(tmp_path / "t.csv", "w") as stream:
+        stream.write("item_id,title\n")
+        stream.writelines(f"i{n},{'y' * 50_000}\n" for n in range(items))
+    size = (tmp_path / "i.csv").stat().st_size + (tmp_path / "t.csv").stat().st_size
+    tracemalloc.start()
+    prepare_csv(tmp_path / "i.csv", tmp_path, "d", items=tmp_path / "t.csv")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # a list of dicts would take some 500 bytes a row, all texts together 100 MB
+    assert size > 100e6
+    assert peak < 100 * rows
+    assert len(inter(tmp_path)) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "items", "interactions"),
+    [("amazon-office", 4905, 2420, 53258), ("amazon-prime-pantry", 12871, 8347, 115004)],
+)
+def test_real_data_has_the_papers_counts(tmp_path, recbole_dataset, name, users, items, interactions):
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: real data is not part of the repository")
+    report = prepare_csv(folder / "interactions.csv.gz", tmp_path, name, items=folder / "items.csv.gz")
+    found = [report.counts[f"kept: {kind}"] for kind in ("users", "items", "interactions")]
+    assert found == [users, items, interactions]
+    dataset = recbole_dataset(tmp_path, name, ["item_id", "title"])
+    assert [dataset.user_num - 1, dataset.item_num - 1, len(dataset.inter_feat)] == found
+    assert loaded_titles(dataset) == {key: texts[0].split() for key, texts in item(tmp_path, name).items()}
