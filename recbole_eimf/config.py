@@ -94,9 +94,18 @@ def recbole_keys() -> frozenset[str]:
     return frozenset(keys)
 
 
+@cache
+def shipped_keys() -> frozenset[str]:
+    """Every key of ours: the typed settings, and what the shipped YAML files set for a model."""
+    keys = set(settings.known_keys())
+    for path in properties_folder().rglob("*.yaml"):
+        keys.update(read_yaml(path))
+    return frozenset(keys)
+
+
 def check_keys(given: Mapping[str, Any], also_known: Iterable[str] = ()) -> None:
     """Raise ConfigError for a key that neither RecBole nor we know, with the closest one that exists."""
-    known = recbole_keys() | set(settings.known_keys()) | set(also_known)
+    known = recbole_keys() | shipped_keys() | set(also_known)
     for key in given:
         if key not in known:
             raise ConfigError(

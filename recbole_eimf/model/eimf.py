@@ -100,9 +100,10 @@ class EIMF(IBIM):
         """(L_S, L_A) of eq. 9 and 12."""
         zero = readout.new_zeros(())
         chosen = self._auxiliary_rows(states.row)
-        user, target = interaction[self.USER_ID][states.row[chosen]], states.target[chosen]
-        known = self.esim.known(user, target)
-        user, target, implicit = user[known], target[known], readout[chosen][known]
+        targets = states.target[chosen]
+        user = interaction[self.USER_ID][states.row[chosen]]
+        known = self.esim.known(user, targets)
+        user, target, implicit = user[known], targets[known], readout[chosen][known]
         semantic = alignment = zero
         if len(target):
             explicit = self.esim(user, target)
@@ -113,7 +114,7 @@ class EIMF(IBIM):
                 same = (target[:, None] == target) & (exemplar[:, None] == exemplar)
                 alignment = self._aligned(explicit, implicit, same)
         if self.eimf.use_alignment:
-            alignment = alignment + self._item_alignment(interaction, target)
+            alignment = alignment + self._item_alignment(interaction, targets)
         return semantic, alignment
 
     def _auxiliary_rows(self, row: Tensor) -> Tensor:
@@ -128,9 +129,10 @@ class EIMF(IBIM):
 
     def _semantic_prediction(self, explicit: Tensor, target: Tensor) -> Tensor:
         """Eq. 9: cross entropy of the target among all items that have text."""
-        logits = loss.catalogue_logits(explicit, self.esim.projection(self.esim.item_text), dtype=self.logits_dtype)
+        vectors = self.esim.projection(self.esim.item_text)
+        logits = loss.catalogue_logits(explicit, vectors, dtype=self.logits_dtype)
         logits = logits.masked_fill(~self.esim.item_has_text[None, 1:], -torch.inf)
-        return loss.full_softmax_loss(logits, target)
+        return loss.full_softmax_loss(logits, loss.target_score(explicit, vectors, target))
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""

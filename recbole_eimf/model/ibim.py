@@ -110,11 +110,10 @@ class IBIM(SequentialRecommender):
             positive, negative = loss.sampled_softmax_logits(readout, vectors, target, negatives, bias)
             return loss.interest_aware_loss(positive, negative, beta or 0.0)
         logits = loss.catalogue_logits(readout, vectors, bias, self.logits_dtype)
+        positive = loss.target_score(readout, vectors, target, bias)
         if not beta:
-            return loss.full_softmax_loss(logits, target)
-        index = target[:, None] - 1
-        positive = logits.gather(1, index).squeeze(1)
-        return loss.interest_aware_loss(positive, logits.scatter(1, index, -torch.inf), beta)
+            return loss.full_softmax_loss(logits, positive)
+        return loss.interest_aware_loss(positive, logits.scatter(1, target[:, None] - 1, -torch.inf), beta)
 
     # ------------------------------------------------------------------ scoring
     def scored_vectors(self) -> Tensor:

@@ -5,6 +5,8 @@ Shapes: P targets of a batch, N items (row 0 is padding and never a candidate), 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch import Tensor
 def catalogue_logits(
     states: Tensor, vectors: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Scores of every item but padding, in float32 whatever ``dtype`` the product is taken in.
+    """Scores of every item but padding, in the states' type whatever ``dtype`` the product is taken in.
 
     Args:
         states: [P, d]; vectors: [N, d]; bias: [N] or None.
@@ -22,17 +24,26 @@ def catalogue_logits(
         [P, N - 1]; column j is item j + 1.
     """
     candidates = vectors[1:]
-    logits = (states.to(dtype) @ candidates.to(dtype).T).float()
+    logits = (states.to(dtype) @ candidates.to(dtype).T).to(states.dtype)
     return logits if bias is None else logits + bias[1:]
 
 
-def full_softmax_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy over the catalogue (EIMF eq. 13-14).
+def full_softmax_loss(logits: Tensor, positive: Tensor) -> Tensor:
+    """Cross entropy over the catalogue (EIMF eq. 13-14), averaged over rows.
+
+    The target's score comes apart from the matrix: picking it out of the [P, N] logits would cost a matrix of zeros
+    in the backward pass.
 
     Args:
-        logits: [P, N - 1] from :func:`catalogue_logits`; target: [P] item ids, 1-based.
+        logits: [P, N - 1] from :func:`catalogue_logits`; positive: [P], the target's score.
     """
-    return F.cross_entropy(logits, target - 1)
+    return (torch.logsumexp(logits, -1) - positive).mean()
+
+
+def target_score(states: Tensor, vectors: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Score of each row's own target: [P, d], [N, d], [P], [N] or None -> [P]."""
+    score = (states * vectors[target]).sum(-1)
+    return score if bias is None else score + bias[target]
 
 
 def sampled_softmax_logits(
@@ -50,11 +61,11 @@ def sampled_softmax_logits(
     Returns:
         (positive [P], negative [P, M]).
     """
-    positive = (states * vectors[target]).sum(-1)
+    positive = target_score(states, vectors, target, bias)
     negative = states @ vectors[negatives].T
     if bias is not None:
-        positive, negative = positive + bias[target], negative + bias[negatives]
-    negative = negative + torch.log(torch.tensor((len(vectors) - 1) / len(negatives)))
+        negative = negative + bias[negatives]
+    negative = negative + math.log((len(vectors) - 1) / len(negatives))
     return positive, negative.masked_fill(negatives[None, :] == target[:, None], -torch.inf)
 
 
@@ -68,7 +79,7 @@ def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float) -> Tens
     Args:
         positive: [P]; negative: [P, M], ``-inf`` where a negative is absent.
     """
-    count = torch.isfinite(negative).sum(-1).clamp(min=1)
+    count = torch.isfinite(negative).sum(-1).clamp(min=1).to(positive.dtype)
     # beta * -inf is nan for beta = 0: absent negatives get weight zero explicitly
     weighted = torch.where(torch.isfinite(negative), beta * negative, negative)
     mass = torch.logsumexp(negative + weighted, -1) - torch.logsumexp(weighted, -1) + count.log()

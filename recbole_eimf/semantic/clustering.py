@@ -35,8 +35,10 @@ DENSE_UP_TO = 3000
 _RATIO_TOLERANCE = 0.05
 _MOST_TRIALS = 16
 _CALIBRATION = 1500
-_MOST_REGRET = 1e-3
-_SAME_NET = 5e-4
+_MOST_REGRET = 1e-4
+_TOLERABLE_REGRET = 1e-3  # where nothing wider may be tried
+_SAME_NET = 2e-4
+_FAR_TOO_NARROW = 1e-2
 _MOST_DAMPING = 0.98
 _DENSE_BYTES = 4 * 8  # similarities, responsibilities, availabilities and one work array, float64
 _EDGE_BYTES = 2 * 100  # both directions; measured peak, graph building included
@@ -51,7 +53,7 @@ class ClusterSettings:
     ``neighbours``: width of the sparse graph to begin with. ``memory_limit_mb``: what all pairs, or a widened graph,
     may take. ``on_nonconvergence``: what to do when messages do not settle or the graph is too narrow.
 
-    * ``widen``: double the neighbours or raise the damping, all pairs where they fit, an error at the end
+    * ``widen``: two or four times the neighbours, or raise the damping, all pairs where they fit, an error at the end
     * ``dense``: all pairs at once where they fit, else as ``widen``
     * ``accept``: take the result as it is, with a warning; clusters without an exemplar get their middlemost member
     * ``error``: no second attempt
@@ -234,6 +236,10 @@ class _Solver:
                 self.note(f"{complaint} Accepted as it is (on_nonconvergence: accept).")
                 return solution
             remedy = self._remedy(solution)
+            if remedy is None and solution.converged and solution.regret <= _TOLERABLE_REGRET:
+                self._most_regret = _TOLERABLE_REGRET
+                self.note(f"{complaint} Tolerated, as no wider one is allowed.")
+                return solution
             if remedy is None:
                 raise UserError(
                     f"{complaint} Raise damping (now {self.damping:g}) or max_iter (now {self.max_iter}), change "
@@ -259,8 +265,8 @@ class _Solver:
             reasons.append(f"exemplars still change after {solution.iterations} iterations")
         if self.narrow(solution):
             reasons.append(
-                f"without superfluous exemplars the net similarity would be up to {solution.regret:.1%} better, the graph "
-                "is too narrow for this preference"
+                f"without superfluous exemplars the net similarity would be up to {solution.regret:.2%} better, the "
+                "graph is too narrow for this preference"
             )
         if not reasons:
             return None
@@ -289,8 +295,10 @@ class _Solver:
         if choice in ("error", "accept"):
             return None
         narrow, sparse = self.narrow(solution), self.method == "sparse"
-        wide = min(2 * self.neighbours, n - 1)
-        may_widen = sparse and wide > self.neighbours and n * wide * _EDGE_BYTES <= self.settings.memory_limit_mb * 1e6
+        most = int(min(n - 1, self.settings.memory_limit_mb * 1e6 / (n * _EDGE_BYTES)))
+        # where much is lost, twice the width never was enough
+        wide = min(most, self.neighbours * (4 if solution.regret > _FAR_TOO_NARROW else 2))
+        may_widen = sparse and wide > self.neighbours
         may_calm = self.damping < _MOST_DAMPING
         stuck = narrow or not may_calm  # more damping will not do
         # a graph of a quarter of all pairs costs as much as all of them

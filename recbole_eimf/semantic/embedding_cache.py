@@ -11,7 +11,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -81,15 +81,12 @@ class EmbeddingCache:
         connection = None
         try:
             connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
-            owner = connection.execute("PRAGMA application_id").fetchone()[0]
-            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if owner != _APPLICATION_ID and tables:
-                raise self._damaged("a SQLite file of another program")
-            if owner != _APPLICATION_ID:
-                # write-ahead log: readers never wait for the writer, and a kill in the middle is rolled back
+            if _owner(connection) != _APPLICATION_ID:
+                self._create(connection)
+            # write-ahead log: readers never wait for the writer. The switch needs the file for itself; where another
+            # process is at it, the old journal is as safe, and a later call switches
+            with suppress(sqlite3.OperationalError):
                 connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("CREATE TABLE IF NOT EXISTS embedding (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
-                connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             connection.execute("PRAGMA synchronous=NORMAL")
             yield connection
         except sqlite3.OperationalError as error:
@@ -102,6 +99,20 @@ class EmbeddingCache:
         finally:
             if connection is not None:
                 connection.close()
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        """Make the table in an empty file, in one transaction: of several processes the first does it."""
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if _owner(connection) != _APPLICATION_ID:
+                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    raise self._damaged("a SQLite file of another program")
+                connection.execute("CREATE TABLE embedding (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+                connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
 
     def _lookup(self, connection: sqlite3.Connection, keys: list[bytes]) -> list[np.ndarray | None]:
         """Return the stored vector of every key, or None."""
@@ -132,6 +143,10 @@ class EmbeddingCache:
             f"{self.path}: not a readable embedding cache ({why}). Delete the file (and {self.path.name}-wal, "
             f"{self.path.name}-shm beside it) to have the vectors made again."
         )
+
+
+def _owner(connection: sqlite3.Connection) -> int:
+    return connection.execute("PRAGMA application_id").fetchone()[0]
 
 
 def _key(identity: str, text: str) -> bytes:

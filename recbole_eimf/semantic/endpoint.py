@@ -32,7 +32,7 @@ LONGEST_BACKOFF_SECONDS = 30.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 _RETRIED_STATUS = frozenset({408, 409, 425, 429})
 # 400s that are about one prompt, not about the set-up: the other prompts go on
-_PROMPT_ERRORS = ("content_filter", "content_policy_violation", "data_inspection_failed", "context_length_exceeded")
+_PROMPT_ERRORS = frozenset({"contentfilter", "contentpolicyviolation", "datainspectionfailed", "contextlengthexceeded"})
 _ABOUT_FORMAT = re.compile(r"response_format|json_schema|json_object|json mode|structured output|word 'json'", re.I)
 _JSON_OBJECT = {"type": "json_object"}
 # the paper's shape, "interest sequence number: interest content", for endpoints that know schemas only
@@ -165,6 +165,10 @@ class _Problem:
             self.status is None or self.status in _RETRIED_STATUS or self.status >= 500
         )
 
+    @property
+    def about_prompt(self) -> bool:
+        return self.status == 400 and self.code.lower().replace("_", "") in _PROMPT_ERRORS
+
 
 class Endpoint:
     """Chat completions from one endpoint, for use within one event loop.
@@ -182,8 +186,8 @@ class Endpoint:
         self.dialect = _Dialect(formats[settings.structured], temperature=settings.temperature)
         self.random = random.Random()  # its own: back-off must not disturb a seeded experiment
         self.stopping, self.settled = asyncio.Event(), asyncio.Event()
-        # they log every URL at INFO: hundreds of lines into the progress bar, and a query may hold a key
-        for name in ("httpx", "httpx2"):
+        # httpx logs every URL at INFO, all through the progress bar; the others do at DEBUG. A URL may hold a key.
+        for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
             if logging.getLogger(name).level == logging.NOTSET:
                 logging.getLogger(name).setLevel(logging.WARNING)
         self.client: Any = None
@@ -218,11 +222,12 @@ class Endpoint:
                 return outcome
             if outcome.status in (400, 422) and self._adapt(options, outcome):
                 continue
-            self.settled.set()
-            if outcome.status == 400 and outcome.code.lower() in _PROMPT_ERRORS:
-                raise GaveUpError(f"The endpoint rejects this prompt: {outcome.text}", endpoint_down=False)
-            if not outcome.passing:
+            if not outcome.passing and not outcome.about_prompt:
+                self.stopping.set()  # before the other workers wake up to make the same call
                 raise self._fatal(outcome, options)
+            self.settled.set()
+            if outcome.about_prompt:
+                raise GaveUpError(f"The endpoint rejects this prompt: {outcome.text}", endpoint_down=False)
             if retries >= self.settings.max_retries or (outcome.retry_after or 0) > LONGEST_RETRY_AFTER_SECONDS:
                 wait = f", asks to wait {outcome.retry_after:.0f} s" if outcome.retry_after else ""
                 raise GaveUpError(f"{outcome.text} ({retries + 1} tries{wait})", endpoint_down=True)

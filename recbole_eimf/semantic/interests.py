@@ -255,7 +255,7 @@ class Pipeline:
         if not s.interest_file:
             raise ConfigError("interest_source=file: interest_file is not set; give a JSONL file of user_id, response.")
         begin = time.perf_counter()
-        replies = llm.fetch_file(None, Path(s.interest_file), s.max_interests)
+        replies = batch.fetch_file(None, Path(s.interest_file), s.max_interests)
         training = set(self.corpus.users)
         exemplars = [user for user in replies if user in training]
         if not exemplars:

@@ -357,7 +357,8 @@ class _Run:
         if not error.endpoint_down:
             return
         self.given_up_in_a_row += 1
-        if self.given_up_in_a_row >= min(max(3, self.settings.concurrency), self.total):
+        if self.given_up_in_a_row == min(max(3, self.settings.concurrency), self.total):
+            self.stopping.set()
             raise self.endpoint.error(
                 f"{self.given_up_in_a_row} prompts in a row got no answer: {error}",
                 "Check the network and the endpoint, then run again: what has arrived is kept.",
@@ -382,8 +383,8 @@ def _run_in_thread(run: _Run) -> None:
     try:
         _wait(outcome)
     except KeyboardInterrupt:
-        logger.warning("Stopping: keeping the replies under way (Ctrl-C again drops them).")
         try:
+            logger.warning("Stopping: keeping the replies under way (Ctrl-C again drops them).")
             _tell(run, run.stopping.set)
             _wait(outcome)
         except KeyboardInterrupt:

@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.owner.respond(Asked(body, self.headers.get("Authorization", ""), self.path))
         payload = answer.body(body["model"])
         self.send_response(answer.status)
-        self.send_header("Content-Type", "application/json" if answer.raw is None else "text/html")
+        self.send_header("Content-Type", "text/html" if (answer.raw or "").startswith("<") else "application/json")
         self.send_header("Content-Length", str(len(payload)))
         for name, value in answer.headers.items():
             self.send_header(name, value)

@@ -1,0 +1,121 @@
+"""Shared data and helpers of the tests. Nothing here needs a network or files outside the repository."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _registered():
+    from recbole_eimf import plugin
+
+    plugin.register_models()
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """RecBole writes log/ and saved/ where it stands; each test stands in its own folder, and handlers stay its own."""
+    monkeypatch.chdir(tmp_path)
+    before = list(logging.getLogger().handlers)
+    yield
+    for handler in [h for h in logging.getLogger().handlers if h not in before]:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the checkout; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("needs real data in ../shared, which is not here")
+    return SHARED
+
+
+TITLES = ["red nail polish", "blue nail polish", "glitter nail polish", "nail file", "nail polish remover",
+          "dry hair shampoo", "curly hair shampoo", "hair conditioner", "hair dryer", "hair brush"]  # fmt: skip
+
+
+def write_atomic(folder: Path, name: str, sequences: list[list[int]], titles: list[str] | None = None) -> Path:
+    """Write atomic files of ``sequences`` (item numbers from 0) as users u0, u1, ... and items i0, i1, ...
+
+    Rows are shuffled and times are all equal: only the ``order`` column knows the order.
+    """
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    rows = [f"u{u}\ti{i}\t0\t{n}" for u, sequence in enumerate(sequences) for n, i in enumerate(sequence)]
+    np.random.default_rng(0).shuffle(rows)
+    header = "user_id:token\titem_id:token\ttimestamp:float\torder:float"
+    (target / f"{name}.inter").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    if titles is not None:
+        lines = [f"i{i}\t{title}" for i, title in enumerate(titles)]
+        (target / f"{name}.item").write_text(
+            "\n".join(["item_id:token\ttitle:token_seq", *lines]) + "\n", encoding="utf-8"
+        )
+    return folder
+
+
+def planted_sequences(users: int = 120, seed: int = 0) -> list[list[int]]:
+    """Users of two interests: items 0-4 and 5-9, each a cycle; a user alternates between cycles from random starts."""
+    rng = np.random.default_rng(seed)
+    sequences = []
+    for _ in range(users):
+        nail, hair = rng.integers(5), rng.integers(5)
+        length = int(rng.integers(6, 14))
+        sequence = []
+        for _ in range(length):
+            if rng.random() < 0.5:
+                sequence.append(int(nail))
+                nail = (nail + 1) % 5
+            else:
+                sequence.append(5 + int(hair))
+                hair = (hair + 1) % 5
+        sequences.append(sequence)
+    return sequences
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory) -> Path:
+    """Folder with the data set ``planted``: two interests per user, titles that tell them apart."""
+    return write_atomic(tmp_path_factory.mktemp("data"), "planted", planted_sequences(), TITLES)
+
+
+@pytest.fixture(scope="session")
+def semantic_cache(tmp_path_factory) -> Path:
+    """One cache of embeddings for the whole session."""
+    return tmp_path_factory.mktemp("semantic")
+
+
+@pytest.fixture
+def make_config(planted, semantic_cache):
+    """``make_config(model, dataset="planted", **keys)``: a configuration over small data, quiet and quick."""
+    from recbole_eimf.config import EIMFConfig
+
+    def make(model, dataset="planted", **keys):
+        small = {
+            "data_path": str(planted),
+            "semantic_cache": str(semantic_cache),
+            "text_encoder": "tfidf-svd",
+            "MAX_ITEM_LIST_LENGTH": 8,
+            "hidden_size": 16,
+            "embedding_size": 16,
+            "inner_size": 32,
+            "show_progress": False,
+            "state": "ERROR",
+            "topk": [1, 3, 5],
+            "valid_metric": "NDCG@5",
+            "compare_with": [],
+        }
+        if dataset == "ml-100k":
+            small.pop("data_path")
+        return EIMFConfig(model, dataset, None, {**small, **keys})
+
+    return make

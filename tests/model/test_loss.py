@@ -1,0 +1,135 @@
+"""Every loss against a loop written from its formula, in float64."""
+
+import math
+
+import pytest
+import torch
+
+from recbole_eimf.model import loss
+
+torch.manual_seed(0)
+P, N, D, M = 7, 12, 5, 6
+
+
+def doubles(*shape):
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(3)
+    return doubles(P, D), doubles(N, D), torch.randint(1, N, (P,)), doubles(N)
+
+
+def score(h, v, i, bias=None):
+    return sum(float(h[j]) * float(v[i, j]) for j in range(D)) + (float(bias[i]) if bias is not None else 0.0)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_full_softmax_is_cross_entropy_over_items_without_padding(batch, with_bias):
+    h, v, target, bias = batch
+    bias = bias if with_bias else None
+    total = 0.0
+    for p in range(P):
+        exps = [math.exp(score(h[p], v, i, bias)) for i in range(1, N)]
+        total -= math.log(math.exp(score(h[p], v, int(target[p]), bias)) / sum(exps))
+    logits = loss.catalogue_logits(h, v, bias, torch.float64)
+    got = loss.full_softmax_loss(logits.double(), loss.target_score(h, v, target, bias))
+    assert got.item() == pytest.approx(total / P, abs=1e-6)
+
+
+def test_bfloat16_logits_are_close_and_differentiable(batch):
+    h, v, target, _ = (x.float() if x.is_floating_point() else x for x in batch)
+    h.requires_grad_()
+    exact = loss.catalogue_logits(h, v)
+    rough = loss.catalogue_logits(h, v, dtype=torch.bfloat16)
+    assert rough.dtype == torch.float32
+    assert torch.allclose(exact, rough, atol=0.1)
+    rough.sum().backward()
+    assert h.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.7, 2.0])
+def test_interest_aware_loss_weights_have_mean_one(beta):
+    positive, negative = doubles(P), doubles(P, M)
+    negative[2, 4] = -math.inf  # an absent negative
+    total = 0.0
+    for p in range(P):
+        present = [float(n) for n in negative[p] if math.isfinite(n)]
+        raw = [math.exp(beta * n) for n in present]
+        mean = sum(raw) / len(raw)
+        weights = [r / mean for r in raw]
+        assert sum(weights) / len(weights) == pytest.approx(1)
+        mass = sum(w * math.exp(n) for w, n in zip(weights, present))
+        e = math.exp(float(positive[p]))
+        total -= math.log(e / (e + mass))
+    assert loss.interest_aware_loss(positive, negative, beta).item() == pytest.approx(total / P, abs=1e-9)
+
+
+def test_interest_aware_loss_without_hardness_is_the_sampled_softmax():
+    positive, negative = doubles(P), doubles(P, M)
+    plain = torch.nn.functional.cross_entropy(torch.cat([positive[:, None], negative], 1), torch.zeros(P).long())
+    assert loss.interest_aware_loss(positive, negative, 0.0).item() == pytest.approx(plain.item(), abs=1e-9)
+
+
+def test_sampled_softmax_with_every_item_drawn_is_the_full_softmax(batch):
+    h, v, target, bias = batch
+    positive, negative = loss.sampled_softmax_logits(h, v, target, torch.arange(1, N), bias)
+    sampled = loss.interest_aware_loss(positive, negative.double(), 0.0)
+    full = loss.full_softmax_loss(loss.catalogue_logits(h, v, bias, torch.float64), positive)
+    assert sampled.item() == pytest.approx(full.item(), abs=1e-6)
+
+
+def test_log_q_correction_estimates_the_full_partition_sum(batch):
+    h, v, target, _ = batch
+    generator = torch.Generator().manual_seed(0)
+    full = torch.exp(loss.catalogue_logits(h, v, dtype=torch.float64)).sum(1)
+    sums = []
+    for _ in range(4000):
+        negatives = torch.randint(1, N, (4,), generator=generator)
+        positive, negative = loss.sampled_softmax_logits(h, v, target, negatives)
+        sums.append(positive.exp() + negative.exp().sum(1))
+    assert torch.allclose(torch.stack(sums).mean(0), full, rtol=0.1)
+
+
+def test_info_nce_masks_rows_that_share_what_they_hold():
+    a, b, tau = doubles(5, D), doubles(5, D), 0.3
+    same = torch.zeros(5, 5, dtype=torch.bool)
+    same[0, 3] = same[3, 0] = same[1, 1] = True
+
+    def cosine(x, y):
+        return float((x * y).sum() / (x.norm() * y.norm()))
+
+    total = 0.0
+    for k in range(5):
+        terms = [math.exp(cosine(a[k], b[j]) / tau) for j in range(5) if j == k or not same[k, j]]
+        total -= math.log(math.exp(cosine(a[k], b[k]) / tau) / sum(terms))
+    assert loss.info_nce(a, b, tau, same).item() == pytest.approx(total / 5, abs=1e-9)
+    assert loss.info_nce(a, b, tau).item() > loss.info_nce(a, b, tau, same).item()
+
+
+def test_cosine_distance_is_the_mean_of_one_minus_cosine():
+    a, b = doubles(4, D), doubles(4, D)
+    expected = sum(1 - float((x * y).sum() / (x.norm() * y.norm())) for x, y in zip(a, b)) / 4
+    assert loss.cosine_distance(a, b).item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_routing_penalty_ignores_padding_and_is_a_batch_mean():
+    attention = torch.softmax(doubles(2, 3, 4), -1)
+    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    attention[1] = torch.softmax(doubles(3, 4).masked_fill(~mask[1], -math.inf), -1)
+    total = 0.0
+    for b in range(2):
+        real = [j for j in range(4) if mask[b, j]]
+        for k in range(3):
+            values = [float(attention[b, k, j]) for j in real]
+            mean = sum(values) / len(values)
+            total += sum((v - mean) ** 2 for v in values) ** 2
+    assert loss.routing_penalty(attention, mask).item() == pytest.approx(total / 2, abs=1e-12)
+    # the fault of counting padding: it would see the zeros of row 1 as attention
+    everything = torch.ones_like(mask)
+    assert loss.routing_penalty(attention, everything).item() != pytest.approx(total / 2, abs=1e-6)
+    collapsed = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]])
+    even = torch.full((1, 1, 4), 0.25)
+    one = torch.ones(1, 4, dtype=torch.bool)
+    assert loss.routing_penalty(collapsed, one) > loss.routing_penalty(even, one)
