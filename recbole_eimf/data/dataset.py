@@ -54,7 +54,7 @@ class LazySequenceDataset(SequentialDataset):
         """Let RecBole download the data set, or raise DataError that says every way to get it."""
         ways = (
             f"{folder / (token + '.inter')}: no such file. Two ways to get the data set '{token}':\n"
-            f"  1. python -m recbole_eimf prepare --help  (writes it from raw files; then --data_path={folder.parent})\n"
+            f"  1. write it from raw files: python -m recbole_eimf prepare --help; then --data_path={folder.parent}\n"
             f"  2. a data set of RecBole's list is downloaded when the network allows"
         )
         url = self._get_download_url("url", allow_none=True)

@@ -2,8 +2,9 @@
 
 **Decisions** where the paper is silent or contradicts itself: eq. 13 prints h_ex, but serving uses behaviour alone and
 the text says "user behavior interest representation", so it is h_im; cosine and softmax between d_t and d need a
-projection the paper does not have: one learned linear map, shared by interests and item text; rows of a batch that
-share what they align are not negatives of each other.
+projection the paper does not have: one learned linear map, shared by interests and item text; semantic scores (eq. 9)
+take the form of the model's own scores (``score``: dot or scaled cosine), because products of projected unit vectors
+are too flat for a softmax to learn from; rows of a batch that share what they align are not negatives of each other.
 """
 
 from __future__ import annotations
@@ -128,11 +129,11 @@ class EIMF(IBIM):
         return order[first]
 
     def _semantic_prediction(self, explicit: Tensor, target: Tensor) -> Tensor:
-        """Eq. 9: cross entropy of the target among all items that have text."""
-        vectors = self.esim.projection(self.esim.item_text)
-        logits = loss.catalogue_logits(explicit, vectors, dtype=self.logits_dtype)
+        """Eq. 9: cross entropy of the target among all items that have text; scores as in the recommendation task."""
+        states, vectors = self._scored_states(explicit), self._scored(self.esim.projection(self.esim.item_text))
+        logits = loss.catalogue_logits(states, vectors, dtype=self.logits_dtype)
         logits = logits.masked_fill(~self.esim.item_has_text[None, 1:], -torch.inf)
-        return loss.full_softmax_loss(logits, loss.target_score(explicit, vectors, target))
+        return loss.full_softmax_loss(logits, loss.target_score(states, vectors, target))
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""

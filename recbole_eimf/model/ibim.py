@@ -118,7 +118,9 @@ class IBIM(SequentialRecommender):
     # ------------------------------------------------------------------ scoring
     def scored_vectors(self) -> Tensor:
         """[N, d]: the vectors whose inner product with a state is the score."""
-        vectors = self.backbone.item_embedding.weight[: self.n_items]
+        return self._scored(self.backbone.item_embedding.weight[: self.n_items])
+
+    def _scored(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.item_settings.score == "cosine" else vectors
 
     def _scored_states(self, states: Tensor) -> Tensor:

@@ -1,0 +1,257 @@
+"""Lazy sequences: the same rows as RecBole's augmentation, split as the protocols say, and no leakage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data.dataset import SequentialDataset
+
+from recbole_eimf import quick_start
+from recbole_eimf.data import protocol, views
+from recbole_eimf.data.dataset import TARGET_LIST
+from recbole_eimf.errors import ConfigError, DataError
+from tests.conftest import TITLES, planted_sequences, write_atomic
+
+SIZES = [0, 1, 2, 3, 4, 9, 23]
+
+
+@pytest.fixture
+def spans():
+    offsets = np.concatenate([[0], np.cumsum(SIZES)])
+    return offsets, protocol.leave_one_out(offsets)
+
+
+def test_leave_one_out_holds_out_the_last_two(spans):
+    offsets, split = spans
+    for user, size in enumerate(SIZES):
+        held = {0: 0, 1: 0, 2: 0, 3: 1}.get(size, 2)
+        rows = np.flatnonzero(split.train.user == user)
+        assert len(rows) == (size > 0)
+        if size:
+            assert split.train.middle[rows[0]] == offsets[user + 1] - held
+        for part, back, needed in ((split.valid, 2, 2), (split.test, 1, 1)):
+            row = np.flatnonzero(part.user == user)
+            assert len(row) == (held >= needed)
+            if len(row):
+                target = offsets[user + 1] - back
+                assert (part.start[row[0]], part.middle[row[0]], part.end[row[0]]) == (offsets[user], target, target + 1)
+
+
+def test_user_split_is_by_user_seeded_and_80_20_within_a_user():
+    offsets = np.concatenate([[0, 0], np.cumsum(np.random.default_rng(0).integers(1, 30, 200))])
+    split = protocol.user_split(offsets, seed=5)
+    length = np.diff(offsets)
+    parts = [set(p.user.tolist()) for p in (split.train, split.valid, split.test)]
+    assert set.union(*parts) == set(np.flatnonzero(length >= 2).tolist())
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert len(parts[0]) == int(0.8 * len(set.union(*parts)))
+    for part in (split.valid, split.test):
+        size = part.end - part.start
+        assert (part.middle - part.start == np.maximum((size * 0.8).astype(int), 1)).all()
+        assert (part.end > part.middle).all()
+    assert (protocol.user_split(offsets, seed=5).test.user == split.test.user).all()
+    assert set(protocol.user_split(offsets, seed=6).test.user) != set(split.test.user)
+
+
+def test_user_split_says_when_a_part_would_be_empty():
+    with pytest.raises(ConfigError, match="no user for valid"):
+        protocol.user_split(np.array([0, 3, 6]), seed=0)
+    with pytest.raises(ConfigError, match="sum to 1"):
+        protocol.user_split(np.array([0, 3, 6]), seed=0, ratios=(0.5, 0.1, 0.1))
+
+
+@pytest.mark.parametrize("max_length", [1, 3, 50])
+def test_sequence_and_prefix_views_have_the_same_targets(spans, max_length):
+    _, split = spans
+    flat = torch.arange(1, sum(SIZES) + 1)
+    rng = np.random.default_rng(0)
+    targets = {}
+    for name in ("sequence", "prefix"):
+        view = views.training_view(name, flat, split.train, max_length)
+        span, start, end = view.rows(np.arange(len(view)), rng)
+        assert (end - start <= max_length).all()
+        assert (end > start).all()
+        assert (view.size == end - start).all()
+        assert (start >= split.train.start[span]).all()
+        assert (end < split.train.middle[span]).all()
+        positions = [range(a + 1, b + 1) for a, b in zip(start, end)] if name == "sequence" else [[b] for b in end]
+        targets[name] = sorted(p for row in positions for p in row)
+    assert targets["sequence"] == targets["prefix"]
+    assert len(set(targets["prefix"])) == len(targets["prefix"])
+
+
+def test_random_cuts_stay_inside_and_reach_every_target_from_min_history_on(spans):
+    _, split = spans
+    flat = torch.arange(1, sum(SIZES) + 1)
+    view = views.training_view("random_cut", flat, split.train, 5, min_history=4, visits=2)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        span, start, end = view.rows(np.arange(len(view)), rng)
+        first, stop = split.train.start[span], split.train.middle[span]
+        assert (end < stop).all()
+        assert (start >= first).all()
+        assert ((end - first >= 4) | (end == stop - 1)).all()
+        assert (end - start <= 5).all()
+        seen |= set(end.tolist())
+    long_user = np.flatnonzero(split.train.user == 6)[0]
+    expected = set(range(split.train.start[long_user] + 4, split.train.middle[long_user]))
+    assert expected <= seen
+
+
+def test_gather_rows_pads_on_the_right():
+    flat = torch.tensor([5, 6, 7, 8])
+    got = views.gather_rows(flat, np.array([0, 2, 3]), np.array([3, 4, 3]), None)
+    assert got.tolist() == [[5, 6, 7], [7, 8, 0], [0, 0, 0]]
+
+
+def build(make_config, model="IBIM", **keys):
+    config = make_config(model, **keys)
+    whole, parts = quick_start.build(config)
+    return config, whole, parts
+
+
+@pytest.mark.parametrize("max_length", [3, 50])
+def test_rows_are_those_of_recboles_own_augmentation_and_split(tmp_path, make_config, max_length):
+    """Independent check: RecBole's SequentialDataset on the same file (times made distinct, so that it can sort)."""
+    rng = np.random.default_rng(1)
+    sequences = [rng.integers(0, 12, size).tolist() for size in (1, 2, 3, 4, 5, 9, 20)]
+    write_atomic(tmp_path, "tiny", sequences)
+    path = tmp_path / "tiny" / "tiny.inter"
+    lines = path.read_text().splitlines()
+    rows = [line.split("\t") for line in lines[1:]]
+    path.write_text("\n".join([lines[0], *("\t".join([u, i, o, o]) for u, i, _, o in rows)]) + "\n")
+    keys = {"data_path": str(tmp_path), "MAX_ITEM_LIST_LENGTH": max_length}
+    _, _, ours = build(make_config, model="SASRec", dataset="tiny", training_view="prefix", **keys)
+    stock_keys = {**keys, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "train_neg_sample_args": None}
+    theirs = SequentialDataset(Config("SASRec", "tiny", None, stock_keys)).build()
+
+    def as_set(part, index):
+        found = part[index]
+        return sorted(
+            (int(u), tuple(s[:n].tolist()), int(t))
+            for u, s, n, t in zip(found["user_id"], found["item_id_list"], found["item_length"], found["item_id"])
+        )
+
+    for mine, stock in zip(ours, theirs):
+        assert len(mine) == len(stock)
+        assert as_set(mine, np.arange(len(mine))) == as_set(stock, np.arange(len(stock)))
+
+
+def test_order_column_decides_where_float32_times_cannot(tmp_path, make_config):
+    folder = tmp_path / "close"
+    folder.mkdir()
+    times = [1318896000 + n for n in range(8)]  # float32 holds these to about a minute
+    assert len({np.float32(t) for t in times}) == 1
+    rows = [f"u\ti{n}\t{t}" for n, t in enumerate(times)]
+    np.random.default_rng(0).shuffle(rows)
+    (folder / "close.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "\n".join(rows) + "\n")
+    config, _, (train, valid, test) = build(make_config, dataset="close", data_path=str(tmp_path))
+    names = train.field2id_token["item_id"]
+    assert [names[i] for i in train.sequences()[1][0]] == [f"i{n}" for n in range(6)]
+    assert names[int(valid[0]["item_id"])] == "i6"
+    assert names[int(test[0]["item_id"])] == "i7"
+
+
+def test_sequence_rows_carry_the_next_item_at_every_position(make_config):
+    _, _, (train, _, _) = build(make_config)
+    rows = train.rows(np.arange(len(train)))
+    for items, targets, length in zip(rows["item_id_list"], rows[TARGET_LIST], rows["item_length"]):
+        assert items[1:length].tolist() == targets[: length - 1].tolist()
+        assert (items[length:] == 0).all()
+        assert (targets[length:] == 0).all()
+    assert int((rows[TARGET_LIST] != 0).sum()) == sum(len(s) - 2 - 1 for s in planted_sequences())
+
+
+def test_memory_is_one_row_per_interaction(make_config):
+    _, whole, parts = build(make_config, MAX_ITEM_LIST_LENGTH=500)
+    for part in (whole, *parts):
+        assert all(value.dim() == 1 for value in part.inter_feat.interaction.values())
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_visits_every_row_once(make_config, shuffle):
+    config = make_config("IBIM", train_batch_size=16, shuffle=shuffle)
+    train, _, _ = quick_start._loaders(config)
+    batches = list(train)
+    assert len(batches) == len(train)
+    users = torch.cat([b["user_id"] for b in batches])
+    expected = torch.from_numpy(train._dataset.spans.user[train._dataset.view.span])
+    assert sorted(users.tolist()) == sorted(expected.tolist())
+    again = torch.cat([b["user_id"] for b in train])
+    assert torch.equal(users, again) != shuffle
+
+
+def test_mask_history_hides_everything_before_the_target(make_config):
+    config = make_config("IBIM", mask_history=True)
+    _, _, test_data = quick_start._loaders(config)
+    _, (row, item), positive_row, positive_item = next(iter(test_data))
+    part = test_data._dataset
+    for r in range(5):
+        history = part.flat[part.spans.start[r] : part.spans.middle[r]]
+        assert item[row == r].tolist() == history.tolist()
+        assert positive_item[positive_row == r].tolist() == [int(part.flat[part.spans.middle[r]])]
+
+
+def tokens(part):
+    users, sequences = part.sequences()
+    names, items = part.field2id_token["user_id"], part.field2id_token["item_id"]
+    return {names[u]: [items[i] for i in s] for u, s in zip(users, sequences)}
+
+
+@pytest.mark.parametrize("chosen", ["leave_one_out", "user_split"])
+def test_nothing_held_out_reaches_training_or_esim(tmp_path, make_config, chosen):
+    """Change every held-out item, and under a user split everything of held-out users: training sees no difference."""
+    from recbole_eimf.semantic.side_load import corpus_of
+
+    sequences = planted_sequences(60)
+    write_atomic(tmp_path / "a", "x", sequences, TITLES)
+    keys = {"dataset": "x", "protocol": chosen, "interest_source": "keywords"}
+    config, _, (train, valid, test) = build(make_config, "EIMF", data_path=str(tmp_path / "a"), **keys)
+    held = {part.field2id_token["user_id"][u] for part in (valid, test) for u in part.spans.user}
+
+    rng = np.random.default_rng(9)
+    changed = []
+    for u, sequence in enumerate(sequences):
+        if chosen == "leave_one_out":
+            changed.append([*sequence[:-2], *rng.integers(0, 10, 2).tolist()])
+        else:
+            changed.append(rng.integers(0, 10, len(sequence)).tolist() if f"u{u}" in held else sequence)
+    assert changed != sequences
+    write_atomic(tmp_path / "b", "x", changed, TITLES)
+    other_config, _, (other, _, _) = build(make_config, "EIMF", data_path=str(tmp_path / "b"), **keys)
+
+    assert tokens(train) == tokens(other)
+    one, two = corpus_of(config, train), corpus_of(other_config, other)
+    assert dict(zip(one.users, one.histories)) == dict(zip(two.users, two.histories))
+    if chosen == "user_split":
+        assert not held & set(one.users)
+    names, other_names = train.field2id_token["user_id"], other.field2id_token["user_id"]
+
+    def interests(part, named):
+        found = {}
+        for u, exemplar in enumerate(part.side.user_exemplar.tolist()):
+            if exemplar >= 0:
+                vectors = part.side.interests[exemplar][part.side.interest_mask[exemplar]]
+                found[named[u]] = vectors.double().sum(0)
+        return found
+
+    mine, theirs = interests(train, names), interests(other, other_names)
+    assert mine.keys() == theirs.keys() == tokens(train).keys()
+    assert all(torch.allclose(mine[u], theirs[u], atol=1e-5) for u in mine)
+    counts = dict(zip(train.field2id_token["item_id"], train.item_counts()))
+    assert counts == dict(zip(other.field2id_token["item_id"], other.item_counts()))
+
+
+def test_missing_data_set_says_both_ways_at_once(make_config, tmp_path):
+    with pytest.raises(DataError, match=r"(?s)nowhere.*prepare.*not on the list"):
+        build(make_config, dataset="nowhere", data_path=str(tmp_path))
+
+
+def test_unknown_protocol_and_view_are_errors(make_config):
+    with pytest.raises(ConfigError, match="protocol='leave_two_out'.*leave_one_out"):
+        make_config("IBIM", protocol="leave_two_out")
+    with pytest.raises(ConfigError, match="training_view"):
+        make_config("IBIM", training_view="rows")

@@ -1,0 +1,213 @@
+"""What every model of ours must do, whatever its backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_eimf import quick_start
+from recbole_eimf.model.backbone import BACKBONES
+from recbole_eimf.registry import MODELS
+from tests.conftest import write_atomic
+
+NEURAL = [("IBIM", name) for name in BACKBONES] + [("EIMF", name) for name in BACKBONES]
+COUNTING = [(name, None) for name in ("Popularity", "Markov", "DecayedItemKNN")]
+TEXT_KEYS = [{}, {"item_text": "add", "score": "cosine"}, {"item_text": "concat", "item_init": "pca_text"}]
+
+
+def test_every_registered_model_is_under_contract():
+    fixed = {"REMI", "ComiRecSA"}  # IBIM with that backbone
+    assert set(MODELS) == {model for model, _ in NEURAL + COUNTING} | fixed
+
+
+@pytest.fixture
+def built(make_config):
+    def make(model, backbone, **keys):
+        torch.manual_seed(0)
+        config = make_config(model, **({"backbone": backbone} if backbone else {}), **keys)
+        loaders = quick_start._loaders(config)
+        return config, config.model_class(config, loaders[0]._dataset), loaders
+
+    return make
+
+
+def rows(sequences, width=None):
+    width = width or max(map(len, sequences))
+    table = torch.zeros(len(sequences), width, dtype=torch.long)
+    for r, sequence in enumerate(sequences):
+        table[r, : len(sequence)] = torch.tensor(sequence)
+    return Interaction(
+        {"user_id": torch.ones(len(sequences), dtype=torch.long), "item_id_list": table,
+         "item_length": torch.tensor([len(s) for s in sequences]), "item_id": torch.ones(len(sequences)).long()}
+    )  # fmt: skip
+
+
+SEQUENCES = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 1, 2], [3, 3]]
+
+
+@pytest.mark.parametrize(("model", "backbone"), NEURAL + COUNTING)
+class TestEveryModel:
+    def test_scores_every_item_of_every_row(self, built, model, backbone):
+        _, net, _ = built(model, backbone)
+        net.eval()
+        scores = net.full_sort_predict(rows(SEQUENCES))
+        assert scores.shape == (4, net.n_items)
+        assert torch.isfinite(scores).all()
+
+    def test_predict_agrees_with_full_scores(self, built, model, backbone):
+        _, net, _ = built(model, backbone)
+        net.eval()
+        batch = rows(SEQUENCES)
+        scores = net.full_sort_predict(batch)
+        for item in (1, 4, 10):
+            batch.update(Interaction({"item_id": torch.full((4,), item)}))
+            assert torch.allclose(net.predict(batch), scores[:, item], atol=1e-5)
+
+    def test_one_row_alone_scores_as_in_a_batch_and_padding_changes_nothing(self, built, model, backbone):
+        _, net, _ = built(model, backbone)
+        net.eval()
+        together = net.full_sort_predict(rows(SEQUENCES))
+        for r, sequence in enumerate(SEQUENCES):
+            assert torch.allclose(net.full_sort_predict(rows([sequence]))[0], together[r], atol=1e-5)
+        assert torch.allclose(net.full_sort_predict(rows(SEQUENCES[:2], width=8)), together[:2], atol=1e-5)
+
+    def test_inference_is_deterministic(self, built, model, backbone):
+        _, net, _ = built(model, backbone)
+        net.eval()
+        assert torch.equal(net.full_sort_predict(rows(SEQUENCES)), net.full_sort_predict(rows(SEQUENCES)))
+
+
+@pytest.mark.parametrize(("model", "backbone"), NEURAL)
+class TestEveryTrainedModel:
+    def test_interests_have_the_shape_of_the_contract(self, built, model, backbone):
+        config, net, _ = built(model, backbone)
+        many = backbone in ("ComiRecSA", "REMI")
+        batch = rows(SEQUENCES)
+        interests = net.eval().interests(batch["item_id_list"], batch["item_length"])
+        assert interests.shape == (4, config["interest_num"] if many else 1, 16)
+
+    def test_training_lowers_the_loss(self, built, model, backbone):
+        _, net, (train, _, _) = built(model, backbone, train_batch_size=16, hidden_dropout_prob=0.0)
+        net.train()
+        # RecBole's post-norm BERT4Rec stands still at a higher rate
+        optimiser = torch.optim.Adam(net.parameters(), lr=0.003 if backbone == "BERT4Rec" else 0.01)
+        torch.manual_seed(0)
+
+        def epoch():
+            total = 0.0
+            for batch in train:
+                losses = net.calculate_loss(batch)
+                loss = sum(losses) if isinstance(losses, tuple) else losses
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                total += float(loss.detach())
+            return total / len(train)
+
+        first = epoch()
+        # a cloze task of ten items gives little to learn from per epoch
+        last = [epoch() for _ in range(40 if backbone == "BERT4Rec" else 8)][-1]
+        assert last < first - 0.05
+
+    def test_every_parameter_learns(self, built, model, backbone):
+        _, net, (train, _, _) = built(model, backbone, item_text="add")
+        net.train()
+        losses = net.calculate_loss(next(iter(train)))
+        (sum(losses) if isinstance(losses, tuple) else losses).backward()
+        idle = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert idle == []
+
+    @pytest.mark.parametrize("keys", TEXT_KEYS)
+    def test_a_checkpoint_scores_without_any_side_file(self, built, make_config, model, backbone, keys):
+        _, net, (train, _, _) = built(model, backbone, **keys)
+        net.train()
+        optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+        losses = net.calculate_loss(next(iter(train)))
+        (sum(losses) if isinstance(losses, tuple) else losses).backward()
+        optimiser.step()  # untrained text projections would not show a wrong fold
+        net.eval()
+        expected = net.full_sort_predict(rows(SEQUENCES))
+        state = {name: value.clone() for name, value in net.state_dict().items()}
+        assert not any("item_text" in name or name.endswith(".text") or "esim.interests" in name for name in state)
+
+        config = make_config(model, backbone=backbone, inference_only=True, text_fields=["nothing_there"], **keys)
+        bare_data = quick_start._loaders(config)[0]._dataset
+        assert bare_data.side is None
+        served = config.model_class(config, bare_data)
+        served.load_state_dict(state)
+        assert torch.allclose(served.eval().full_sort_predict(rows(SEQUENCES)), expected, atol=1e-6)
+
+    def test_a_saved_state_goes_back_into_a_training_model(self, built, model, backbone):
+        _, net, _ = built(model, backbone, item_text="concat")
+        state = net.state_dict()
+        _, other, _ = built(model, backbone, item_text="concat", seed=1)
+        other.load_state_dict(state)
+        got, expected = (m.eval().full_sort_predict(rows(SEQUENCES)) for m in (other, net))
+        assert torch.allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec"])
+def test_a_causal_backbone_sees_no_future(built, backbone):
+    _, net, _ = built("IBIM", backbone)
+    net.eval()
+    one, other = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 9, 7]])
+    a, b = net.backbone.positions(one), net.backbone.positions(other)
+    assert torch.allclose(a[:, :2], b[:, :2], atol=1e-6)
+    assert not torch.allclose(a[:, 2:], b[:, 2:], atol=1e-3)
+
+
+def test_wrapped_sasrec_is_recboles_sasrec(built, make_config):
+    """The wrapper changes the rows and the table, not the network: same weights, same scores as RecBole's class."""
+    from recbole.model.sequential_recommender.sasrec import SASRec
+
+    config, net, (train, _, _) = built("IBIM", "SASRec", score="dot")
+    torch.manual_seed(1)
+    stock = SASRec(config, train._dataset)
+    state = {k.removeprefix("backbone.net."): v for k, v in net.state_dict().items()}
+    state["item_embedding.weight"] = state.pop("item_embedding.embedding.weight")
+    stock.load_state_dict(state)
+    batch = rows(SEQUENCES, width=8)
+    assert torch.allclose(stock.eval().full_sort_predict(batch), net.eval().full_sort_predict(batch), atol=1e-5)
+
+
+def test_bert4rec_keeps_the_oldest_item_of_a_short_sequence(built):
+    """RecBole's own evaluation drops the first item of every sequence to make room for the mask token."""
+    _, net, _ = built("IBIM", "BERT4Rec")
+    masked, position = net.backbone._append_mask(rows(SEQUENCES, width=8)["item_id_list"], torch.tensor([3, 1, 8, 2]))
+    mask = net.backbone.mask_token
+    assert masked[0, :4].tolist() == [1, 2, 3, mask]
+    assert position.tolist() == [3, 1, 7, 2]
+    assert masked[2].tolist() == [6, 7, 8, 9, 10, 1, 2, mask]
+
+
+def test_multi_interest_model_ranks_both_planted_interests(built, tmp_path):
+    """Users buy from two of six groups of items: items of both groups must be on top, not of one of them."""
+    rng = np.random.default_rng(0)
+    groups = np.arange(30).reshape(6, 5)
+    sequences = []
+    for _ in range(300):
+        two = rng.permutation(6)[:2]
+        sequences.append([int(rng.choice(groups[rng.choice(two)])) for _ in range(10)])
+    write_atomic(tmp_path, "groups", sequences)
+    torch.manual_seed(0)
+    keys = {"interest_num": 2, "hidden_dropout_prob": 0.1, "visits_per_epoch": 4, "MAX_ITEM_LIST_LENGTH": 10}
+    _, net, (train, _, _) = built("IBIM", "ComiRecSA", dataset="groups", data_path=str(tmp_path), **keys)
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    net.train()
+    for _ in range(25):
+        for batch in train:
+            optimiser.zero_grad()
+            net.calculate_loss(batch).backward()
+            optimiser.step()
+    net.eval()
+    token = train._dataset.field2token_id["item_id"]
+    shares = []
+    for one in range(6):
+        for other in range(one + 1, 6):
+            history = [token[f"i{groups[g, j]}"] for j in range(2) for g in (one, other)]
+            top = set(net.full_sort_predict(rows([history]))[0].topk(10).indices.tolist())
+            found = [len({token[f"i{i}"] for i in groups[g]} & top) / 5 for g in (one, other)]
+            shares.append(min(found))  # the interest that is served worse
+    assert np.mean(shares) > 0.8
