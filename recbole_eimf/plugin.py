@@ -176,8 +176,11 @@ def _patch_quick_start() -> None:
     package = importlib.import_module("recbole.quick_start")
     module = importlib.import_module("recbole.quick_start.quick_start")
     _patch(module, "load_data_and_model", _loading_without_side_files)
-    # processes that RecBole spawns start without us: the function they run must be one that registers first
-    _patch(module, "run_recboles", lambda original: run_recboles)
+    # Processes that RecBole spawns start without us and find their function by its import path: it must be this
+    # module's, whose import registers.
+    if module.run_recboles is not run_recboles:
+        setattr(run_recboles, _PATCHED, module.run_recboles)
+        module.run_recboles = run_recboles
     package.load_data_and_model = module.load_data_and_model
 
 
@@ -209,5 +212,4 @@ def _loading_without_side_files(original: Any) -> Any:
 def run_recboles(rank, *args):
     """RecBole's worker function for several processes, which registers our models first."""
     register()
-    module = importlib.import_module("recbole.quick_start.quick_start")
-    return getattr(module.run_recboles, _PATCHED)(rank, *args)
+    return getattr(run_recboles, _PATCHED)(rank, *args)

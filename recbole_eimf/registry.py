@@ -42,7 +42,7 @@ def load_model_class(name: str) -> type:
 
     try:
         return get_model(name)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, ImportError) as error:  # an unknown name makes RecBole import lightgbm
         from recbole_eimf.config import known_model_names
 
         known = known_model_names()

@@ -89,6 +89,16 @@ def planted(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide(tmp_path_factory) -> Path:
+    """Folder with the data set ``wide``: 60 items, so that nobody has them all."""
+    rng = np.random.default_rng(1)
+    sequences = [
+        ((rng.integers(60) + np.cumsum(rng.integers(1, 4, rng.integers(5, 15)))) % 60).tolist() for _ in range(100)
+    ]
+    return write_atomic(tmp_path_factory.mktemp("wide"), "wide", sequences, [f"thing number {i}" for i in range(60)])
+
+
+@pytest.fixture(scope="session")
 def semantic_cache(tmp_path_factory) -> Path:
     """One cache of embeddings for the whole session."""
     return tmp_path_factory.mktemp("semantic")

@@ -91,7 +91,7 @@ class EIMF(IBIM):
     # ------------------------------------------------------------------ training
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         states, vectors, readout = self._forward(interaction)
-        recommendation = self._recommendation_loss(readout, states.target, vectors) + states.penalty
+        recommendation = self._recommendation_loss(readout, states.target, vectors, interaction) + states.penalty
         semantic, alignment = self._auxiliary_losses(interaction, states, readout)
         return recommendation, self.eimf.gamma * semantic, self.eimf.gamma * alignment
 

@@ -14,6 +14,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_eimf import settings
+from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.model import loss
 from recbole_eimf.model.backbone import TrainingStates, backbone_class
 from recbole_eimf.model.item_table import ItemTable, TextTransform
@@ -51,6 +52,8 @@ class IBIM(SequentialRecommender):
             self._has_text = side.item_has_text
             self._text = self.transform(side.item_text) * self._has_text[:, None]
         self.backbone = backbone_class(self.backbone_name(config))(config, dataset, self._make_table)
+        view = getattr(dataset, "view", None)
+        self.mean_length = float(view.size.mean()) if view is not None and len(view) else 1.0
 
     # ------------------------------------------------------------------ what configuration and data set ask the class
     @classmethod
@@ -84,7 +87,7 @@ class IBIM(SequentialRecommender):
     def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
         """The recommendation loss (eq. 13-14) plus the backbone's own penalty."""
         states, vectors, readout = self._forward(interaction)
-        return self._recommendation_loss(readout, states.target, vectors) + states.penalty
+        return self._recommendation_loss(readout, states.target, vectors, interaction) + states.penalty
 
     def _forward(self, interaction: Interaction) -> tuple[TrainingStates, Tensor, Tensor]:
         """(states, scored item vectors [N, d], readout [P, d]) of a batch."""
@@ -102,7 +105,20 @@ class IBIM(SequentialRecommender):
             return hard_readout(query, interests)
         return target_attention(query, interests, scale=1 / self.interest_settings.readout_temperature)
 
-    def _recommendation_loss(self, readout: Tensor, target: Tensor, vectors: Tensor) -> Tensor:
+    def _recommendation_loss(
+        self, readout: Tensor, target: Tensor, vectors: Tensor, interaction: Interaction
+    ) -> Tensor:
+        """Eq. 13-14, every target of an epoch weighing the same."""
+        return self._softmax_loss(readout, target, vectors) * self._batch_weight(interaction)
+
+    def _batch_weight(self, interaction: Interaction) -> Tensor | float:
+        """Rows of like length share a batch, so a mean over a batch of long rows would count each of its targets for
+        less than one of short rows: a batch weighs by its length, in units of the mean length of all rows."""
+        if TARGET_LIST not in interaction:
+            return 1.0
+        return interaction[self.ITEM_SEQ_LEN].float().mean() / self.mean_length
+
+    def _softmax_loss(self, readout: Tensor, target: Tensor, vectors: Tensor) -> Tensor:
         beta, count = self.backbone.hard_negative_beta, self.item_settings.num_negatives
         bias = self.backbone.item_bias
         if count:

@@ -36,7 +36,11 @@ def test_leave_one_out_holds_out_the_last_two(spans):
             assert len(row) == (held >= needed)
             if len(row):
                 target = offsets[user + 1] - back
-                assert (part.start[row[0]], part.middle[row[0]], part.end[row[0]]) == (offsets[user], target, target + 1)
+                assert (part.start[row[0]], part.middle[row[0]], part.end[row[0]]) == (
+                    offsets[user],
+                    target,
+                    target + 1,
+                )
 
 
 def test_user_split_is_by_user_seeded_and_80_20_within_a_user():

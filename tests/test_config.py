@@ -1,0 +1,83 @@
+"""Keys: what is unknown, mistyped or out of range is an error that names key, value and remedy."""
+
+import pytest
+
+from recbole_eimf import settings
+from recbole_eimf.config import EIMFConfig, parse_command_line, parse_value
+from recbole_eimf.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("1e-4", 1e-4), ("true", True), ("False", False), ("None", None), ("[1,2]", [1, 2]), ("a,b", "a,b"),
+     ("{'LS': 'valid_and_test'}", {"LS": "valid_and_test"}), ("http://x/v1?a=b", "http://x/v1?a=b"),
+     ("2024-01-01", "2024-01-01"), ("__import__('os')", "__import__('os')"), ("[Recall,NDCG]", ["Recall", "NDCG"])],
+)  # fmt: skip
+def test_values_are_read_without_evaluating_them(text, value):
+    assert parse_value(text) == value
+
+
+def test_command_line_takes_equals_signs_in_values_and_refuses_other_forms():
+    assert parse_command_line(["--a=x=y", "--b=1"]) == {"a": "x=y", "b": 1}
+    with pytest.raises(ConfigError, match="'model'.*--key=value"):
+        parse_command_line(["model"])
+    with pytest.raises(ConfigError, match="given twice"):
+        parse_command_line(["--a=1", "--a=2"])
+
+
+def test_a_mistyped_key_is_an_error_with_a_suggestion(make_config):
+    with pytest.raises(ConfigError, match="'gama'.*Did you mean 'gamma'"):
+        make_config("EIMF", gama=0.2)
+    with pytest.raises(ConfigError, match="'learning_rat'.*Did you mean 'learning_rate'"):
+        make_config("EIMF", learning_rat=0.2)
+    assert make_config("EIMF", my_own_key=3, allow_unknown_keys=True)["my_own_key"] == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [("item_text", "mul", "none or|none, add"), ("gamma", "big", "a number"), ("mask_history", 3, "True or False"),
+     ("num_negatives", 2.5, "a whole number"), ("score", None, "dot or cosine"), ("text_fields", 3, "list of str")],
+)  # fmt: skip
+def test_a_value_out_of_range_names_key_value_and_what_is_allowed(make_config, key, value, match):
+    with pytest.raises(ConfigError, match=f"(?s){key}=.*({match})"):
+        make_config("EIMF", **{key: value})
+
+
+def test_words_that_yaml_reads_as_something_else_are_understood(make_config):
+    config = make_config("EIMF", item_text=None, llm_structured=True)
+    assert settings.read(settings.ItemSettings, config).item_text == "none"
+    assert settings.read(settings.SemanticSettings, config).llm_structured == "on"
+
+
+def test_strength_of_sources(tmp_path, make_config, planted):
+    file = tmp_path / "mine.yaml"
+    file.write_text("gamma: 0.7\ntau: 0.2\n")
+    config = EIMFConfig("EIMF", "planted", [str(file)], {"data_path": str(planted), "tau": 0.5})
+    assert (config["gamma"], config["tau"], config["alpha"]) == (0.7, 0.5, 0.4)
+    assert config["n_layers"] == 2  # RecBole's SASRec.yaml: the backbone's
+    assert config["score"] == "cosine"  # our backbone/SASRec.yaml
+    assert EIMFConfig("EIMF", "planted", None, {"data_path": str(planted), "backbone": "REMI"})["routing_weight"] > 0
+
+
+def test_a_broken_yaml_file_is_named_with_its_line(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("gamma: 0.7\ntau: [1,\n")
+    with pytest.raises(ConfigError, match=r"bad.yaml, line \d"):
+        EIMFConfig("EIMF", "planted", [str(file)], {})
+    with pytest.raises(ConfigError, match="missing.yaml: no such"):
+        EIMFConfig("EIMF", "planted", [str(tmp_path / "missing.yaml")], {})
+
+
+def test_unknown_models_and_backbones_get_suggestions(make_config):
+    with pytest.raises(ConfigError, match="Did you mean 'EIMF'"):
+        make_config("EIMFF")
+    with pytest.raises(ConfigError, match="nowhere"):
+        make_config("nowhere.module:Class")
+    config = make_config("IBIM", backbone="SASrec")
+    with pytest.raises(ConfigError, match="Did you mean 'SASRec'"):
+        config.model_class.choose_training_view(config)
+
+
+def test_recbole_keys_pass(make_config):
+    config = make_config("SASRec", clip_grad_norm={"max_norm": 5}, user_inter_num_interval="[3,inf)", loss_type="CE")
+    assert config["user_inter_num_interval"] == "[3,inf)"

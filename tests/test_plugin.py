@@ -1,0 +1,152 @@
+"""RecBole's own doors, and a run end to end on real data (ml-100k, which ships inside the recbole package)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from recbole_eimf import plugin, quick_start
+from tests.conftest import REPOSITORY
+
+SMALL = {"epochs": 2, "show_progress": False, "state": "ERROR", "MAX_ITEM_LIST_LENGTH": 10, "hidden_size": 16,
+         "inner_size": 16, "text_encoder": "tfidf-svd", "compare_with": []}  # fmt: skip
+
+
+def test_register_is_idempotent_and_stops_anomaly_detection():
+    from recbole.trainer.trainer import Trainer
+
+    torch.autograd.set_detect_anomaly(True)
+    plugin.register_models()
+    first = Trainer.evaluate
+    plugin.register_models()
+    assert Trainer.evaluate is first
+    assert not torch.is_anomaly_enabled()
+
+
+def test_get_model_finds_ours():
+    from recbole.utils import get_model
+
+    from recbole_eimf.model.eimf import EIMF
+
+    assert get_model("EIMF") is EIMF
+    assert get_model("SASRec").__module__ == "recbole.model.sequential_recommender.sasrec"
+
+
+def test_torch_load_is_only_trusting_inside():
+    original = torch.load
+    with plugin.trusted_checkpoints():
+        assert torch.load is not original
+    assert torch.load is original
+
+
+def test_recboles_own_run_works_for_our_models_and_checkpoints_load_without_text(semantic_cache):
+    import recbole_eimf
+
+    recbole_eimf.register()
+    from recbole.quick_start import load_data_and_model, run_recbole
+
+    config = {**SMALL, "semantic_cache": str(semantic_cache), "checkpoint_dir": "saved", "item_text": "add"}
+    result = run_recbole(model="EIMF", dataset="ml-100k", config_dict=dict(config))
+    assert result["best_valid_result"]["ndcg@10"] > 0.01
+    (path,) = (f for f in __import__("pathlib").Path("saved").glob("EIMF-*.pth"))
+    loaded, model, dataset, train, valid, test = load_data_and_model(str(path))
+    assert loaded["inference_only"] is True
+    assert model.esim is None
+    from recbole.utils import get_trainer
+
+    trainer = get_trainer(loaded["MODEL_TYPE"], loaded["model"])(loaded, model)
+    trainer.eval_collector.data_collect(train)
+    again = trainer.evaluate(test, load_best_model=False)
+    assert dict(again) == pytest.approx(dict(result["test_result"]))
+
+
+def test_recboles_own_sasrec_finishes(tmp_path):
+    """Stock RecBole 1.2.1 trains and then dies in torch.load on these versions."""
+    code = (
+        "import recbole_eimf; recbole_eimf.register()\n"
+        "from recbole.quick_start import run_recbole\n"
+        "r = run_recbole(model='SASRec', dataset='ml-100k', config_dict=dict(epochs=1, train_neg_sample_args=None,"
+        "MAX_ITEM_LIST_LENGTH=3, hidden_size=8, inner_size=8, n_layers=1, show_progress=False, state='ERROR',"
+        "user_inter_num_interval='[200,inf)'))\n"
+        "print('test', r['test_result']['recall@10'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "test 0." in done.stdout
+
+
+def test_spawned_processes_register_first(tmp_path):
+    """RecBole spawns workers by a function's import path: it must be ours, so that a bare process knows our models."""
+    code = (
+        "import pickle, recbole_eimf\nrecbole_eimf.register()\n"
+        "import recbole.quick_start.quick_start as q\nprint(pickle.dumps(q.run_recboles).hex())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    blob = done.stdout.strip().splitlines()[-1]
+    check = (
+        f"import pickle\nworker = pickle.loads(bytes.fromhex('{blob}'))\n"
+        "import recbole.quick_start.quick_start as q\n"
+        "try:\n    worker(0)\nexcept Exception as error:\n    print(type(error).__name__)\n"
+        "from recbole.utils import get_model\nprint(get_model('EIMF'))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "EIMF" in done.stdout, done.stderr[-2000:]
+
+
+def test_front_door_writes_a_full_result(tmp_path, semantic_cache):
+    arguments = ["--model=EIMF", "--dataset=ml-100k", f"--semantic_cache={semantic_cache}", "--epochs=1",
+                 "--text_encoder=tfidf-svd", "--hidden_size=16", "--inner_size=16", "--MAX_ITEM_LIST_LENGTH=10",
+                 "--output_dir=out"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "run_recbole_eimf.py"), *arguments],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    for row in ("EIMF(SASRec)", "\nSASRec ", "Popularity", "Markov", "NO LLM"):
+        assert row in done.stdout
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    for key in ("model", "backbone", "dataset", "protocol", "seed", "valid", "test", "epochs", "train_seconds",
+                "parameters", "side_load", "config"):  # fmt: skip
+        assert result[key] not in (None, {}), key
+    assert result["side_load"]["training_users_with_interests"] == 943
+    assert result["side_load"]["llm_used"] is False
+    assert result["config"]["gamma"] == 0.1
+    assert {r["model"] for r in result["compared"]} == {"IBIM", "Popularity", "Markov"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--dataset=ml-100k", "--gama=1"], ["--dataset=no-such"], ["--model=Nope", "--dataset=ml-100k"], ["x"]],
+)
+def test_user_errors_are_a_line_not_a_traceback(arguments, capsys):
+    from recbole_eimf.__main__ import run_command
+
+    assert run_command(arguments) == 2
+    shown = capsys.readouterr().err
+    assert "error:" in shown
+    assert "Traceback" not in shown
+
+
+class MyOwnIBIM(__import__("recbole_eimf.model.ibim", fromlist=["IBIM"]).IBIM):
+    """A third party's model."""
+
+
+def test_a_third_partys_model_runs_by_import_path(make_config, planted, semantic_cache):
+    result = quick_start.run(
+        "tests.test_plugin:MyOwnIBIM", "planted", data_path=str(planted), backbone="SASRec", topk=[1, 5],
+        valid_metric="NDCG@5", **{k: v for k, v in SMALL.items() if k != "compare_with"},
+    )  # fmt: skip
+    assert result.model == "MyOwnIBIM"
+    assert result.backbone == "SASRec"
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "BERT4Rec", "Caser", "SINE", "Pop"])
+def test_recboles_models_run_as_they_are_on_lazy_sequences(model, wide):
+    keys = {k: v for k, v in SMALL.items() if k not in ("compare_with", "text_encoder")}
+    extra = {"SINE": {"prototype_size": 5, "interest_size": 2, "embedding_size": 16}}.get(model, {})
+    result = quick_start.run(model, "wide", data_path=str(wide), topk=[1, 5], valid_metric="NDCG@5", **keys, **extra)
+    assert 0 < result.test["hit@5"] <= 1

@@ -1,0 +1,209 @@
+"""Runs: resume, several targets per user through RecBole's evaluator, side-loaded interests, the placebo."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_eimf import quick_start
+from recbole_eimf.errors import ConfigError, DataError, InterestSourceError
+from recbole_eimf.semantic.interests import read_assignment
+from recbole_eimf.semantic.store import read_tensors
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def keys(planted, semantic_cache):
+    return {"data_path": str(planted), "semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd",
+            "topk": [1, 5], "valid_metric": "NDCG@5", "hidden_size": 16, "inner_size": 16, "epochs": 6,
+            "MAX_ITEM_LIST_LENGTH": 8, "show_progress": False, "state": "ERROR", "compare_with": [], "train_batch_size": 32}  # fmt: skip
+
+
+def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path):
+    whole = quick_start.run("EIMF", "planted", output_dir=str(tmp_path / "whole"), **keys)
+    half = {**keys, "output_dir": str(tmp_path / "half")}
+    quick_start.run("EIMF", "planted", **{**half, "epochs": 3})
+    # what a kill leaves: a state that is not finished
+    path = tmp_path / "half" / "last.pth"
+    state = torch.load(path, weights_only=False)
+    assert state["epoch"] == 2
+    torch.save({**state, "finished": False}, path)
+    gone_on = quick_start.run("EIMF", "planted", resume=True, **half)
+    assert gone_on.epochs == 6
+    assert gone_on.test == whole.test
+    assert gone_on.valid == whole.valid
+    losses = [json.loads((tmp_path / n / "history.json").read_text()) for n in ("whole", "half")]
+    assert [e["losses"] for e in losses[0]] == [e["losses"] for e in losses[1]]
+
+
+def test_a_killed_run_goes_on(keys, tmp_path):
+    """kill -9 in the middle; the same command with --resume=True ends like a run that was never killed."""
+    out = tmp_path / "out"
+    arguments = [f"--{k}={v}" for k, v in {**keys, "epochs": 40, "stopping_step": 100, "output_dir": out}.items()]
+    command = [sys.executable, str(REPOSITORY / "run_recbole_eimf.py"), "--model=IBIM", "--dataset=planted", *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        history = out / "history.json"
+        if history.is_file() and len(json.loads(history.read_text())) >= 3:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "result.json").exists()
+    subprocess.run([*command, "--resume=True"], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    whole = quick_start.run("IBIM", "planted", **{**keys, "epochs": 40, "stopping_step": 100})
+    assert json.loads((out / "result.json").read_text())["test"] == whole.test
+
+
+def test_resume_of_another_model_is_refused(keys, tmp_path):
+    quick_start.run("IBIM", "planted", output_dir=str(tmp_path), **keys)
+    with pytest.raises(DataError, match="last.pth"):
+        quick_start.run("IBIM", "planted", output_dir=str(tmp_path), resume=True, **{**keys, "hidden_size": 8})
+    with pytest.raises(ConfigError, match="output_dir"):
+        quick_start.run("IBIM", "planted", resume=True, **keys)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_user_split_metrics_agree_with_a_slow_count(keys, wide, tmp_path, mask):
+    """Recall, Hit and NDCG of several targets per user, from RecBole's evaluator, against loops over ranked lists."""
+    keys = {**keys, "data_path": str(wide), "epochs": 2}
+    result = quick_start.run("IBIM", "wide", output_dir=str(tmp_path), protocol="user_split", mask_history=mask, **keys)
+    config = quick_start.EIMFConfig(
+        "IBIM", "wide", None, {**keys, "protocol": "user_split", "mask_history": mask, "inference_only": True}
+    )
+    train, _, test_data = quick_start._loaders(config)
+    model = config.model_class(config, train._dataset)
+    from recbole_eimf.plugin import trusted_checkpoints
+
+    with trusted_checkpoints():
+        model.load_state_dict(torch.load(tmp_path / "model.pth")["state_dict"])
+    model.eval()
+    part = test_data._dataset
+    recall, hit, ndcg = [], [], []
+    for r in range(len(part)):
+        history = part.flat[part.spans.start[r] : part.spans.middle[r]].tolist()
+        targets = set(part.flat[part.spans.middle[r] : part.spans.end[r]].tolist())
+        scores = model.full_sort_predict(part.rows(np.array([r])))[0].tolist()
+        allowed = [i for i in range(1, part.item_num) if not (mask and i in history)]
+        ranked = sorted(allowed, key=lambda i: -scores[i])[:5]
+        found = [i in targets for i in ranked]
+        recall.append(sum(found) / len(targets))
+        hit.append(float(any(found)))
+        gain = sum(1 / np.log2(n + 2) for n, ok in enumerate(found) if ok)
+        ndcg.append(gain / sum(1 / np.log2(n + 2) for n in range(min(5, len(targets)))))
+    assert max(len(set(part.flat[a:b].tolist())) for a, b in zip(part.spans.middle, part.spans.end)) > 1
+    assert result.test["recall@5"] == pytest.approx(np.mean(recall), abs=1e-5)
+    assert result.test["hit@5"] == pytest.approx(np.mean(hit), abs=1e-5)
+    assert result.test["ndcg@5"] == pytest.approx(np.mean(ndcg), abs=1e-5)
+    kept = read_tensors(tmp_path / "test_ranks.safetensors")
+    assert (kept["hits"][:, :5].any(1) == np.array(hit, dtype=bool)).all()
+    assert kept["user"].tolist() == part.spans.user.tolist()
+
+
+# ---------------------------------------------------------------------- side-loading
+@pytest.fixture
+def side_files(tmp_path):
+    replies = [{"user_id": f"u{u}", "response": json.dumps({"1": f"nail polish {u}", "2": "hair"})} for u in (0, 1, 2)]
+    (tmp_path / "interests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in replies))
+    rows = [f"u{u},u{u % 3}" for u in range(118)]  # u118 and u119 have no exemplar
+    (tmp_path / "assignment.csv").write_text("user_id,exemplar_user_id\n" + "\n".join(rows) + "\n")
+    return {
+        "interest_source": "file",
+        "interest_file": str(tmp_path / "interests.jsonl"),
+        "assignment_file": str(tmp_path / "assignment.csv"),
+    }
+
+
+def side_of(config):
+    _, parts = quick_start.build(config)
+    return parts[0], parts[0].side
+
+
+def test_side_loaded_interests_arrive_at_the_right_users(make_config, side_files):
+    train, side = side_of(make_config("EIMF", **side_files))
+    names = train.field2id_token["user_id"]
+    exemplar = dict(zip(names, side.user_exemplar.tolist()))
+    assert exemplar["[PAD]"] == exemplar["u118"] == exemplar["u119"] == -1
+    assert exemplar["u4"] == exemplar["u1"] != exemplar["u2"]
+    assert side.report["training_users_with_interests"] == 118
+    assert side.report["users_without_assignment"] == 2
+    assert side.interest_mask.sum(1).tolist() == [2, 2, 2]
+
+
+def test_under_a_user_split_only_training_exemplars_are_used(make_config, side_files):
+    config = make_config("EIMF", protocol="user_split", split_seed=2, **side_files)
+    train, side = side_of(config)
+    names = train.field2id_token["user_id"]
+    training = {names[u] for u in train.spans.user}
+    out = {"u0", "u1", "u2"} - training
+    assert out, "choose another split_seed: this one trains on every exemplar"
+    assert len(side.interests) == 3 - len(out)
+    moved = [u for u in training if u[1:].isdigit() and int(u[1:]) < 118 and f"u{int(u[1:]) % 3}" in out]
+    exemplar = dict(zip(names, side.user_exemplar.tolist()))
+    assert moved
+    assert all(exemplar[u] >= 0 for u in moved)
+    assert side.report["users_moved_to_nearest_exemplar"] == len(moved)
+
+
+def test_the_placebo_keeps_interests_and_shuffles_users(make_config, side_files):
+    _, real = side_of(make_config("EIMF", **side_files))
+    _, placebo = side_of(make_config("EIMF", **{**side_files, "interest_source": "shuffled"}))
+    assert torch.equal(real.interests, placebo.interests)
+    assert ((real.user_exemplar >= 0) == (placebo.user_exemplar >= 0)).all()
+    known = real.user_exemplar >= 0
+    agreement = (real.user_exemplar[known] == placebo.user_exemplar[known]).float().mean()
+    assert agreement < 0.6
+    _, again = side_of(make_config("EIMF", **{**side_files, "interest_source": "shuffled", "seed": 7}))
+    assert not torch.equal(again.user_exemplar, placebo.user_exemplar)
+
+
+def test_files_that_do_not_fit_are_named(make_config, side_files, tmp_path):
+    with pytest.raises(ConfigError, match="interest_file"):
+        side_of(make_config("EIMF", interest_source="file"))
+    wrong = tmp_path / "other.jsonl"
+    wrong.write_text('{"user_id": "stranger", "response": "{}"}\n')
+    with pytest.raises(DataError, match="none of its 1 users.*stranger"):
+        side_of(make_config("EIMF", **{**side_files, "interest_file": str(wrong)}))
+    broken = tmp_path / "broken.csv"
+    broken.write_text("user_id,exemplar_user_id\nu1\n")
+    with pytest.raises(DataError, match="broken.csv, line 2"):
+        read_assignment(broken)
+    with pytest.raises(DataError, match="no column 'titel'.*Did you mean 'title'"):
+        side_of(make_config("EIMF", text_fields=["titel"]))
+
+
+def test_paid_calls_need_agreement(make_config, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    with pytest.raises(InterestSourceError, match="paid calls.*--yes"):
+        side_of(make_config("EIMF", interest_source="openai", llm_base_url="http://127.0.0.1:9/v1"))
+
+
+def test_batch_source_asks_for_its_file(make_config):
+    with pytest.raises(ConfigError, match="batch_file"):
+        side_of(make_config("EIMF", interest_source="batch"))
+
+
+def test_real_replies_cover_every_training_user(shared, make_config, tmp_path):
+    from recbole_eimf.data.prepare import main
+
+    source, replies = shared / "datasets" / "amazon-office", shared / "interests" / "amazon-office"
+    main(["csv", f"--interactions={source / 'interactions.csv.gz'}", f"--items={source / 'items.csv.gz'}",
+          "--name=amazon-office", f"--out={tmp_path}"])  # fmt: skip
+    config = make_config(
+        "EIMF", dataset="amazon-office", data_path=str(tmp_path), protocol="user_split", interest_source="file",
+        interest_file=str(replies / "interests.jsonl"), assignment_file=str(replies / "assignment.csv.gz"),
+    )  # fmt: skip
+    train, side = side_of(config)
+    assert side.report["training_users_with_interests"] == len(train.spans) == 3924
+    assert side.report["items_with_text"] == 2417
+    assert side.report["users_without_assignment"] == 0
