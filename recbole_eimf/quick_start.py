@@ -19,6 +19,7 @@ from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.errors import ConfigError
 from recbole_eimf.semantic.store import write_json, write_tensors
 from recbole_eimf.settings import RunSettings
+from recbole_eimf.trainer.memory import keep_freed_memory
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer
 
 
@@ -108,6 +109,7 @@ def _dataset_class(config) -> type:
 
 
 def _run_one(config: EIMFConfig, wanted: RunSettings) -> tuple[RunResult, tuple]:
+    keep_freed_memory()
     if wanted.num_threads:
         torch.set_num_threads(wanted.num_threads)
     if wanted.output_dir:

@@ -22,9 +22,10 @@ from tests.conftest import REPOSITORY
 
 @pytest.fixture
 def keys(planted, semantic_cache):
-    return {"data_path": str(planted), "semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd",
-            "topk": [1, 5], "valid_metric": "NDCG@5", "hidden_size": 16, "inner_size": 16, "epochs": 6,
-            "MAX_ITEM_LIST_LENGTH": 8, "show_progress": False, "state": "ERROR", "compare_with": [], "train_batch_size": 32}  # fmt: skip
+    sizes = {"hidden_size": 16, "inner_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "train_batch_size": 32, "epochs": 6}
+    quiet = {"show_progress": False, "state": "ERROR", "compare_with": []}
+    text = {"semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd"}
+    return {"data_path": str(planted), "topk": [1, 5], "valid_metric": "NDCG@5", **text, **sizes, **quiet}
 
 
 def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path):
