@@ -1,6 +1,6 @@
 """Measure ESIM's offline stages on real data: seconds, peak memory and what the clustering found.
 
-    python benchmarks/esim_stages.py --data ../shared/datasets/amazon-office --out benchmarks/results/esim_stages.json
+    python benchmarks/esim_stages.py --data DATA/amazon-office --out benchmarks/results/esim_stages.json
 
 A data folder holds ``interactions.csv.gz`` (user_id, item_id, order) and ``items.csv.gz`` (item_id, title). Every stage
 runs in a process of its own, so that its peak memory is its own too (libraries included). Stages: encode the titles

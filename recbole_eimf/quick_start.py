@@ -98,6 +98,33 @@ def run(
     return result
 
 
+def evaluate(checkpoint: str | Path, **overrides: Any) -> dict[str, float]:
+    """Score a saved model on the test part, from behaviour alone: no text, no interests, no LLM.
+
+    Args:
+        checkpoint: a ``model.pth`` of :func:`run`. It can run code when it is loaded: load only files you trust.
+        overrides: keys that change the evaluation (``mask_history``, ``topk``, ``metrics``, ``data_path``, ...).
+
+    Returns:
+        Test metrics, fractions.
+    """
+    plugin.register_models()
+    with plugin.trusted_checkpoints():
+        saved = torch.load(checkpoint, map_location="cpu")
+    old = saved["config"]
+    given = {**old.external_config_dict, **overrides, "inference_only": True, "compare_with": [], "output_dir": None}
+    model = old["model_import"] or old["model"]
+    config = EIMFConfig(model, old["dataset"], None, {k: v for k, v in given.items() if k not in ("model", "dataset")})
+    train_data, _, test_data = _loaders(config)
+    net = config.model_class(config, train_data._dataset).to(config["device"])
+    net.load_state_dict(saved["state_dict"])
+    net.load_other_parameter(saved.get("other_parameter"))
+    trainer = _trainer(config, net)
+    trainer.eval_collector.data_collect(train_data)
+    found = trainer.evaluate(test_data, load_best_model=False)
+    return {name: float(value) for name, value in found.items()}
+
+
 def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDataset]]:
     """Load a configuration's data set and split it: (whole, [train, valid, test])."""
     whole = _dataset_class(config)(config)

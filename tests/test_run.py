@@ -74,6 +74,15 @@ def test_resume_of_another_model_is_refused(keys, tmp_path):
         quick_start.run("IBIM", "planted", resume=True, **keys)
 
 
+def test_a_checkpoint_is_evaluated_without_text_and_with_other_settings(keys, tmp_path):
+    result = quick_start.run("EIMF", "planted", output_dir=str(tmp_path), item_text="add", **keys)
+    nowhere = {"text_fields": ["gone"], "semantic_cache": str(tmp_path / "empty")}
+    assert quick_start.evaluate(tmp_path / "model.pth", **nowhere) == pytest.approx(result.test)
+    masked = quick_start.evaluate(tmp_path / "model.pth", mask_history=True, **nowhere)
+    assert masked != result.test
+    assert not (tmp_path / "empty").exists()
+
+
 @pytest.mark.parametrize("mask", [False, True])
 def test_user_split_metrics_agree_with_a_slow_count(keys, wide, tmp_path, mask):
     """Recall, Hit and NDCG of several targets per user, from RecBole's evaluator, against loops over ranked lists."""
