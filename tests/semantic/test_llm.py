@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
-from llm_server import GOOD, Answer, LLMServer
 
 from recbole_eimf.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.semantic import endpoint, llm
 from recbole_eimf.semantic.endpoint import Secret, read_key
 from recbole_eimf.semantic.llm import Estimate, OpenAISettings, answered_users, estimate, fetch_openai
 from recbole_eimf.semantic.prompt import PromptRequest
+from tests.semantic.llm_server import GOOD, Answer, LLMServer
 
 KEY = "sk-test-3f9a1c77d2e84b06"
 
