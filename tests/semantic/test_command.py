@@ -1,0 +1,130 @@
+"""``python -m recbole_eimf interests`` as a user types it, against a loopback endpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from recbole_eimf import quick_start
+from recbole_eimf.__main__ import main
+from tests.conftest import REPOSITORY
+from tests.semantic.llm_server import Answer, LLMServer
+
+
+@pytest.fixture
+def arguments(planted, tmp_path):
+    return [
+        "interests", "--dataset=planted", f"--data_path={planted}", "--text_encoder=tfidf-svd", "--exemplar_ratio=0.1",
+        f"--semantic_cache={tmp_path / 'cache'}", f"--output_dir={tmp_path / 'out'}", "--interest_source=openai",
+        "--llm_price_in=1", "--llm_price_out=2",
+    ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+
+
+def test_dry_run_shows_prompt_and_price_and_calls_nobody(arguments, capsys):
+    with LLMServer() as server:
+        assert main([*arguments, f"--llm_base_url={server.url}", "--dry-run"]) == 0
+        assert server.asked == []
+    shown = capsys.readouterr().out
+    assert "The user's historical click sequence is as follows" in shown
+    assert "nail polish (i" in shown
+    assert "calls" in shown
+    assert "$" in shown or "USD" in shown
+
+
+def test_without_a_terminal_it_does_not_spend(arguments, capsys):
+    with LLMServer() as server:
+        assert main([*arguments, f"--llm_base_url={server.url}"]) == 2
+        assert server.asked == []
+    assert "--yes" in capsys.readouterr().err
+
+
+def test_a_missing_key_is_an_error_before_any_work(arguments, monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert main([*arguments, "--yes"]) == 2
+    assert "OPENAI_API_KEY" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_its_files_side_load_into_training(arguments, planted, semantic_cache, tmp_path, capsys):
+    with LLMServer() as server:
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 0
+        asked = len(server.asked)
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 0
+        assert len(server.asked) == asked  # everything was answered: nothing is paid twice
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["llm_used"] is True
+    assert report["exemplars"] == asked
+    result = quick_start.run(
+        "EIMF", "planted", data_path=str(planted), semantic_cache=str(semantic_cache), text_encoder="tfidf-svd",
+        interest_source="file", interest_file=str(tmp_path / "out" / "interests.jsonl"),
+        assignment_file=str(tmp_path / "out" / "assignment.csv.gz"), epochs=1, topk=[5], valid_metric="NDCG@5",
+        show_progress=False, state="ERROR", compare_with=[], MAX_ITEM_LIST_LENGTH=8,
+    )  # fmt: skip
+    assert result.side_load["training_users_with_interests"] == 120
+    written = "".join(p.read_text(errors="ignore") for p in tmp_path.rglob("*") if p.is_file())
+    assert "sk-secret-of-the-test" not in written + capsys.readouterr().out
+
+
+def test_failed_replies_are_reported_and_asked_again(arguments, tmp_path, capsys):
+    with LLMServer(lambda asked, n: Answer(content="no interests here")) as server:
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 2
+    assert "none of" in capsys.readouterr().err
+    bad = "(i3)"
+    with LLMServer(lambda asked, n: Answer(content="nothing" if bad in asked.prompt else Answer().content)) as server:
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 3
+        failing = {p for p in server.prompts() if bad in p}
+    assert failing
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["exemplars_without_interests"] == len(failing)
+    with LLMServer() as server:
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 0
+        assert set(server.prompts()) == failing  # the answered ones are not asked again
+
+
+def test_kill_9_resumes_where_it_was(arguments, tmp_path):
+    command = [sys.executable, "-m", "recbole_eimf", *arguments, "--yes", "--llm_concurrency=1"]
+    with LLMServer(lambda asked, n: Answer(delay=0.15)) as server:
+        command.append(f"--llm_base_url={server.url}")
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        journal = tmp_path / "cache" / "replies-planted.jsonl"
+        deadline = time.time() + 120
+        while time.time() < deadline and not (journal.is_file() and journal.read_text().count("\n") >= 4):
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kept = {json.loads(line)["user_id"] for line in journal.read_text().splitlines()}
+        before = len(server.asked)
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 0
+        again = server.prompts()[before:]
+    exemplars = json.loads((tmp_path / "out" / "report.json").read_text())["exemplars"]
+    assert 4 <= len(kept) < exemplars
+    assert len(again) == exemplars - len(kept)
+
+
+def test_batch_requests_and_answers(arguments, tmp_path, capsys):
+    words = [a for a in arguments if "interest_source" not in a]
+    assert main([*words, "--interest_source=batch"]) == 0
+    requests = [json.loads(line) for line in (tmp_path / "out" / "batch_requests.jsonl").read_text().splitlines()]
+    assert all(r["url"] == "/v1/chat/completions" for r in requests)
+    answers = tmp_path / "answers.jsonl"
+    with open(answers, "w") as stream:
+        for request in requests:
+            body = json.loads(Answer().body("m"))
+            line = {"custom_id": request["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
+            stream.write(json.dumps(line) + "\n")
+    assert main([*words, "--interest_source=batch", f"--batch_file={answers}"]) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["interests"] == 2 * len(requests)
