@@ -79,7 +79,7 @@ def test_its_files_side_load_into_training(arguments, planted, semantic_cache, t
 def test_failed_replies_are_reported_and_asked_again(arguments, tmp_path, capsys):
     with LLMServer(lambda asked, n: Answer(content="no interests here")) as server:
         assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 2
-    assert "none of" in capsys.readouterr().err
+    assert "not one of" in capsys.readouterr().err
     bad = "(i3)"
     with LLMServer(lambda asked, n: Answer(content="nothing" if bad in asked.prompt else Answer().content)) as server:
         assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 3
