@@ -69,6 +69,7 @@ class EIMFSettings:
     use_prediction: bool = True
     item_alignment: Literal["target", "batch_items"] = "target"
     auxiliary_targets: Literal["one", "all"] = "one"  # targets of a row that enter the auxiliary losses
+    semantic_negatives: int = 0  # eq. 9 among this many drawn items instead of all; 0 is all
 
 
 @dataclass(frozen=True)

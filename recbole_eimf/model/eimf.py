@@ -9,6 +9,7 @@ are too flat for a softmax to learn from; rows of a batch that share what they a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class ExplicitInterests(nn.Module):
         self.register_buffer("interests", transform(side.interests), **keep)  # [C, M, d_t]
         self.register_buffer("interest_mask", side.interest_mask, **keep)  # [C, M]
         self.register_buffer("user_exemplar", side.user_exemplar, **keep)  # [U], -1 where there is none
+        self.register_buffer("items_with_text", side.item_has_text.nonzero().squeeze(1), **keep)
         self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
         self.attention = MaskedSelfAttention(dimension)
 
@@ -129,11 +131,24 @@ class EIMF(IBIM):
         return order[first]
 
     def _semantic_prediction(self, explicit: Tensor, target: Tensor) -> Tensor:
-        """Eq. 9: cross entropy of the target among all items that have text; scores as in the recommendation task."""
-        states, vectors = self._scored_states(explicit), self._scored(self.esim.projection(self.esim.item_text))
+        """Eq. 9: cross entropy of the target among all items that have text; scores as in the recommendation task.
+
+        With ``semantic_negatives`` the sum over items is estimated from that many drawn ones (log-Q corrected).
+        """
+        states, count = self._scored_states(explicit), self.eimf.semantic_negatives
+        if count:
+            known = self.esim.items_with_text
+            drawn = known[torch.randint(len(known), (count,), device=known.device)]
+            positive = (states * self._text_vectors(target)).sum(-1)
+            negative = states @ self._text_vectors(drawn).T + math.log(len(known) / count)
+            return loss.interest_aware_loss(positive, negative.masked_fill(drawn == target[:, None], -torch.inf), 0.0)
+        vectors = self._scored(self.esim.projection(self.esim.item_text))
         logits = loss.catalogue_logits(states, vectors, dtype=self.logits_dtype)
         logits = logits.masked_fill(~self.esim.item_has_text[None, 1:], -torch.inf)
         return loss.full_softmax_loss(logits, loss.target_score(states, vectors, target))
+
+    def _text_vectors(self, items: Tensor) -> Tensor:
+        return self._scored(self.esim.projection(self.esim.item_text[items]))
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""

@@ -79,10 +79,11 @@ def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float) -> Tens
     Args:
         positive: [P]; negative: [P, M], ``-inf`` where a negative is absent.
     """
-    count = torch.isfinite(negative).sum(-1).clamp(min=1).to(positive.dtype)
-    # beta * -inf is nan for beta = 0: absent negatives get weight zero explicitly
-    weighted = torch.where(torch.isfinite(negative), beta * negative, negative)
-    mass = torch.logsumexp(negative + weighted, -1) - torch.logsumexp(weighted, -1) + count.log()
+    if not beta:  # beta * -inf would be nan
+        mass = torch.logsumexp(negative, -1)
+    else:
+        count = (negative > -torch.inf).sum(-1).clamp(min=1).to(positive.dtype)
+        mass = torch.logsumexp((1 + beta) * negative, -1) - torch.logsumexp(beta * negative, -1) + count.log()
     return (torch.logaddexp(positive, mass) - positive).mean()
 
 

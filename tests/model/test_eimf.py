@@ -1,0 +1,179 @@
+"""EIMF's joint training against loops written from the paper's equations, on a real batch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from recbole_eimf import quick_start
+
+
+@pytest.fixture
+def built(make_config):
+    def make(**keys):
+        torch.manual_seed(0)
+        config = make_config("EIMF", backbone="ComiRecSA", auxiliary_targets="all", hidden_dropout_prob=0.0, **keys)
+        train, _, _ = quick_start._loaders(config)
+        net = config.model_class(config, train._dataset).double()
+        net.train()
+        return net, train
+
+    return make
+
+
+def cosine(a, b):
+    return float((a @ b) / (a.norm() * b.norm()))
+
+
+def softmax(values):
+    top = max(values)
+    exps = [math.exp(v - top) for v in values]
+    return [e / sum(exps) for e in exps]
+
+
+def explicit_by_hand(net, user, target):
+    """Eq. 7 and 8 for one user and one target."""
+    esim = net.esim
+    exemplar = int(esim.user_exemplar[user])
+    real = [m for m in range(esim.interest_mask.shape[1]) if esim.interest_mask[exemplar, m]]
+    h = [esim.projection.weight @ esim.interests[exemplar, m].double() for m in real]
+    d = len(h[0])
+    att = esim.attention
+    attended = []
+    for x in h:
+        weight = softmax([float((att.query.weight @ x) @ (att.key.weight @ y)) / math.sqrt(d) for y in h])
+        attended.append(x + sum(w * (att.value.weight @ y) for w, y in zip(weight, h)))
+    query = esim.projection.weight @ esim.item_text[target].double()
+    weight = softmax([float(query @ x) / math.sqrt(d) for x in attended])
+    return sum(w * x for w, x in zip(weight, attended))
+
+
+def test_losses_follow_the_equations(built):
+    net, train = built()
+    batch = train._dataset.rows(torch.arange(12).numpy())
+    with torch.no_grad():
+        recommendation, semantic, alignment = net.calculate_loss(batch)
+        states, vectors, readout = net._forward(batch)
+        users, targets = batch["user_id"], batch["item_id"]
+        size, table, esim = len(users), vectors, net.esim
+
+        # eq. 6: hard readout; eq. 13-14
+        expected = 0.0
+        for r in range(size):
+            interests = states.interests[r]
+            best = max(interests, key=lambda h: float(h @ table[targets[r]]))  # noqa: B023
+            assert torch.allclose(best, readout[r])
+            logits = [float(best @ table[i]) for i in range(1, net.n_items)]
+            expected -= math.log(softmax(logits)[int(targets[r]) - 1])
+        assert float(recommendation) == pytest.approx(expected / size, abs=1e-6)
+
+        # eq. 7-9
+        explicit = [explicit_by_hand(net, int(u), int(t)) for u, t in zip(users, targets)]
+        text = [esim.projection.weight @ row.double() for row in esim.item_text]
+        expected = 0.0
+        for r in range(size):
+            logits = [float(explicit[r] @ text[i]) for i in range(1, net.n_items)]
+            expected -= math.log(softmax(logits)[int(targets[r]) - 1])
+        assert float(semantic) == pytest.approx(net.eimf.gamma * expected / size, abs=1e-6)
+
+        # eq. 10-12: the user pair, then the item pair over distinct targets
+        tau, alpha, beta = net.eimf.tau, net.eimf.alpha, net.eimf.beta
+        exemplar = esim.user_exemplar[users]
+        contrast = distance = 0.0
+        for k in range(size):
+            alone = [
+                j for j in range(size)
+                if j == k or not (targets[j] == targets[k] and exemplar[j] == exemplar[k])
+            ]  # fmt: skip
+            logits = [cosine(explicit[k], readout[j]) / tau for j in alone]
+            contrast -= math.log(softmax(logits)[alone.index(k)])
+            distance += 1 - cosine(explicit[k], readout[k])
+        total = alpha * contrast / size + beta * distance / size
+        items = sorted(set(targets.tolist()))
+        ids = net.backbone.item_embedding.embedding.weight
+        contrast = distance = 0.0
+        for k in items:
+            logits = [cosine(text[k], ids[j]) / tau for j in items]
+            contrast -= math.log(softmax(logits)[items.index(k)])
+            distance += 1 - cosine(text[k], ids[k])
+        total += alpha * contrast / len(items) + beta * distance / len(items)
+        assert float(alignment) == pytest.approx(net.eimf.gamma * total, abs=1e-6)
+    assert len(items) < size, "the batch must repeat a target for the masks to matter"
+
+
+def test_ablations_switch_their_losses_off(built):
+    batch_of = lambda train: train._dataset.rows(torch.arange(12).numpy())  # noqa: E731
+    net, train = built(use_prediction=False)
+    assert [float(x) == 0 for x in net.calculate_loss(batch_of(train))] == [False, True, False]
+    net, train = built(use_alignment=False)
+    assert [float(x) == 0 for x in net.calculate_loss(batch_of(train))] == [False, False, True]
+
+
+def test_batch_items_align_more_items_than_targets(built):
+    net, train = built(item_alignment="batch_items")
+    batch = train._dataset.rows(torch.arange(3).numpy())
+    seen = []
+    net._aligned = lambda first, second, same=None: seen.append(len(first)) or first.sum() * 0
+    net._item_alignment(batch, batch["item_id"])
+    items = set(batch["item_id_list"].flatten().tolist()) | set(batch["item_id"].tolist())
+    assert seen == [len(items - {0})]
+    assert seen[0] > len(set(batch["item_id"].tolist()))
+
+
+def test_users_and_items_without_side_information_take_no_part(built):
+    net, train = built()
+    batch = train._dataset.rows(torch.arange(12).numpy())
+    before = net.calculate_loss(batch)
+    stranger = int(batch["user_id"][0])
+    net.esim.user_exemplar[stranger] = -1
+    after = net.calculate_loss(batch)
+    assert float(after[0]) == pytest.approx(float(before[0]))
+    keep = batch["user_id"] != stranger
+    alone = net.calculate_loss(batch[keep])
+    assert float(after[1]) == pytest.approx(float(alone[1]), abs=1e-7)
+    net.esim.user_exemplar[:] = -1
+    _, semantic, alignment = net.calculate_loss(batch)
+    assert float(semantic) == 0
+    assert float(alignment) > 0  # the item pair needs no user
+
+
+def test_one_auxiliary_target_per_row_is_drawn_evenly(make_config):
+    torch.manual_seed(0)
+    config = make_config("EIMF", backbone="SASRec")
+    train, _, _ = quick_start._loaders(config)
+    net = config.model_class(config, train._dataset)
+    row = torch.tensor([0, 0, 0, 1, 2, 2])
+    counts = torch.zeros(6)
+    for _ in range(3000):
+        chosen = net._auxiliary_rows(row)
+        assert row[chosen].tolist() == [0, 1, 2]
+        counts[chosen] += 1
+    assert torch.allclose(counts / 3000, torch.tensor([1 / 3, 1 / 3, 1 / 3, 1, 0.5, 0.5]), atol=0.05)
+
+
+def test_drawn_semantic_negatives_estimate_the_full_loss(built):
+    net, train = built()
+    batch = train._dataset.rows(torch.arange(12).numpy())
+    with torch.no_grad():
+        full = float(net.calculate_loss(batch)[1])
+        object.__setattr__(net.eimf, "semantic_negatives", 5000)
+        drawn = float(net.calculate_loss(batch)[1])
+    assert drawn == pytest.approx(full, rel=0.02)
+
+
+def test_targets_weigh_the_same_whatever_their_batch(make_config):
+    """One epoch's weighted losses sum to the plain mean over all targets, for any batching."""
+    totals = []
+    for size in (8, 200):
+        torch.manual_seed(0)
+        config = make_config(
+            "IBIM", backbone="SASRec", train_batch_size=size, hidden_dropout_prob=0.0, attn_dropout_prob=0.0
+        )
+        train, _, _ = quick_start._loaders(config)
+        net = config.model_class(config, train._dataset).train()
+        with torch.no_grad():
+            losses, rows = zip(*((float(net.calculate_loss(b)), len(b["item_id"])) for b in train))
+        totals.append(sum(x * n for x, n in zip(losses, rows)) / sum(rows))
+    assert totals[0] == pytest.approx(totals[1], abs=1e-5)
