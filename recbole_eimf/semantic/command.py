@@ -13,7 +13,6 @@ from typing import Any
 
 from recbole_eimf.errors import ConfigError, InterestSourceError
 from recbole_eimf.semantic import batch, llm
-from recbole_eimf.semantic.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.interests import Interests, Pipeline
 from recbole_eimf.semantic.store import atomic_path, write_json
 
@@ -47,14 +46,15 @@ def main(arguments: Sequence[str]) -> int:
     values = parse_command_line([a for a in arguments if a not in flags])
     if values.pop("yes", False):
         flags.add("--yes")
-    if values.get("interest_source") == "openai" and "--dry-run" not in flags:
-        _key_is_there(values)
     pipeline, folder, seed = _prepared(values)
     source = pipeline.settings.interest_source
+    writes_requests = source == "batch" and not pipeline.settings.batch_file
+    if "--dry-run" not in flags and not writes_requests:
+        pipeline.check_source()
     if source == "shuffled":
         raise ConfigError("interest_source=shuffled is the placebo of training; there is nothing to run for it here.")
     if source in ("openai", "batch"):
-        if source == "batch" and not pipeline.settings.batch_file:
+        if writes_requests:
             return _write_batch(pipeline, folder)
         if source == "openai" and not _agreed(pipeline, flags):
             return 0 if "--dry-run" in flags else 1
@@ -64,12 +64,6 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     found = pipeline.run(seed=seed, agreed=True)
     return _written(found, pipeline, folder)
-
-
-def _key_is_there(values: dict[str, Any]) -> None:
-    """A missing key is an error now, not after the clustering."""
-    wanted = {key.removeprefix("llm_"): value for key, value in values.items() if key.startswith("llm_api_key_")}
-    read_key(OpenAISettings(model=str(values.get("llm_model", "")) or "?", **wanted))
 
 
 def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:

@@ -23,7 +23,7 @@ from recbole_eimf.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.semantic import batch, keywords, llm
 from recbole_eimf.semantic.clustering import ClusterSettings, cluster_users
 from recbole_eimf.semantic.embedding_cache import EmbeddingCache
-from recbole_eimf.semantic.endpoint import OpenAISettings
+from recbole_eimf.semantic.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.prompt import Exemplar, PromptRequest, build_prompt, load_template
 from recbole_eimf.semantic.reply import Reply
 from recbole_eimf.semantic.store import fingerprint, read_tensors, write_tensors
@@ -78,6 +78,24 @@ class Pipeline:
         self.folder = Path(settings.semantic_cache)
         self.cache = EmbeddingCache(self.folder / "embeddings.sqlite")
         self.seconds: dict[str, float] = {}
+
+    def check_source(self) -> None:
+        """Raise what is known to fail before anything is encoded: a file that is not there, a key that is not set."""
+        s = self.settings
+        source = s.interest_source
+        if source == "file" and not s.interest_file:
+            raise ConfigError("interest_source=file: interest_file is not set; give a JSONL file of user_id, response.")
+        if source == "batch" and not s.batch_file:
+            raise ConfigError(
+                "interest_source=batch: batch_file is not set; give the answers' JSONL file. "
+                "`python -m recbole_eimf interests --interest_source=batch` writes the requests."
+            )
+        for key in ("interest_file", "assignment_file", "batch_file", "prompt_file"):
+            path = getattr(s, key)
+            if path and not Path(path).is_file():
+                raise DataError(f"{key}={path}: no such file.")
+        if source == "openai":
+            read_key(self.llm_settings())
 
     # ------------------------------------------------------------------ eq. 1
     @cached_property
@@ -213,11 +231,6 @@ class Pipeline:
         if source == "keywords":
             replies = keywords.keyword_replies(self._cluster_titles(exemplars, assignment))
         elif source == "batch":
-            if not self.settings.batch_file:
-                raise ConfigError(
-                    "interest_source=batch: batch_file is not set; give the answers' JSONL file. "
-                    "`python -m recbole_eimf interests --interest_source=batch` writes the requests."
-                )
             requests = self.requests(exemplars)
             replies = batch.read_batch(requests, Path(self.settings.batch_file), self.settings.max_interests)
         else:
@@ -252,8 +265,6 @@ class Pipeline:
     def _from_file(self) -> tuple[list[str], dict[str, int], dict[str, Reply], dict[str, Any]]:
         """Side-load replies. Exemplars that are not training users are not used: their members move to the nearest."""
         s = self.settings
-        if not s.interest_file:
-            raise ConfigError("interest_source=file: interest_file is not set; give a JSONL file of user_id, response.")
         begin = time.perf_counter()
         replies = batch.fetch_file(None, Path(s.interest_file), s.max_interests)
         training = set(self.corpus.users)
@@ -309,6 +320,7 @@ class Pipeline:
         Raises:
             UserError: a source that cannot deliver, a file that does not fit.
         """
+        self.check_source()
         source = self.settings.interest_source
         placebo = source == "shuffled"
         if placebo:

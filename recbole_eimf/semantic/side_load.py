@@ -75,6 +75,8 @@ def load_side_information(config, train, interests: bool) -> SideInformation:
         UserError: missing text, an interest source that cannot deliver, files that do not fit.
     """
     pipeline = pipeline_of(config, train)
+    if interests:
+        pipeline.check_source()
     rows, vectors = pipeline.item_vectors
     tokens = train.field2id_token[config["ITEM_ID_FIELD"]]
     item_text = torch.zeros(len(tokens), vectors.shape[1])
