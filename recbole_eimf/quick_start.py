@@ -278,8 +278,16 @@ def _run_compared(
 
 
 def table(results: list[RunResult], metrics: list[str] | None = None) -> str:
-    """A small text table of test metrics, in percent; the best of each column is marked with ``*``."""
-    metrics = metrics or [m for m in results[0].test if m.endswith(("@10", "@50"))]
+    """A small text table of test metrics, in percent; the best of each column is marked with ``*``.
+
+    Without ``metrics``: those at the smallest and the largest k; with one target per user recall is the hit rate, and
+    one of them is enough.
+    """
+    if metrics is None:
+        places = sorted({int(m.split("@")[1]) for m in results[0].test})
+        kinds = ("hit", "ndcg") if results[0].protocol == "leave_one_out" else ("recall", "hit", "ndcg")
+        shown = [f"{kind}@{k}" for k in dict.fromkeys((places[0], places[-1])) for kind in kinds]
+        metrics = [m for m in shown if m in results[0].test] or list(results[0].test)
     best = {m: max(r.test.get(m, float("nan")) for r in results) for m in metrics}
     head = ["model", *metrics, "epochs", "s/epoch", "parameters"]
     rows = [
