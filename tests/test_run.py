@@ -17,6 +17,7 @@ from recbole_eimf import quick_start
 from recbole_eimf.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.semantic.interests import read_assignment
 from recbole_eimf.semantic.store import read_tensors
+from recbole_eimf.trainer.state import read_state, write_state
 from tests.conftest import REPOSITORY
 
 
@@ -33,10 +34,10 @@ def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path):
     half = {**keys, "output_dir": str(tmp_path / "half")}
     quick_start.run("EIMF", "planted", **{**half, "epochs": 3})
     # what a kill leaves: a state that is not finished
-    path = tmp_path / "half" / "last.pth"
-    state = torch.load(path, weights_only=False)
-    assert state["epoch"] == 2
-    torch.save({**state, "finished": False}, path)
+    path = tmp_path / "half" / "last.safetensors"
+    tensors, values = read_state(path)
+    assert values["epoch"] == 2
+    write_state(path, tensors, {**values, "finished": False})
     gone_on = quick_start.run("EIMF", "planted", resume=True, **half)
     assert gone_on.epochs == 6
     assert gone_on.test == whole.test
@@ -68,7 +69,7 @@ def test_a_killed_run_goes_on(keys, tmp_path):
 
 def test_resume_of_another_model_is_refused(keys, tmp_path):
     quick_start.run("IBIM", "planted", output_dir=str(tmp_path), **keys)
-    with pytest.raises(DataError, match="last.pth"):
+    with pytest.raises(DataError, match="last.safetensors"):
         quick_start.run("IBIM", "planted", output_dir=str(tmp_path), resume=True, **{**keys, "hidden_size": 8})
     with pytest.raises(ConfigError, match="output_dir"):
         quick_start.run("IBIM", "planted", resume=True, **keys)

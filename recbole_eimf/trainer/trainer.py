@@ -14,6 +14,10 @@ from recbole.trainer import Trainer
 
 from recbole_eimf.errors import DataError
 from recbole_eimf.semantic.store import atomic_path, write_json
+from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
+
+STATE_FILE = "last.safetensors"
+_KEPT = ("cur_step", "best_valid_score", "best_valid_result", "best_epoch", "history", "finished")
 
 
 class _KeepingEvaluator(Evaluator):
@@ -30,7 +34,8 @@ class InterestTrainer(Trainer):
     """RecBole's trainer plus: a checkpoint at every evaluation from which a run goes on, and a history in JSON.
 
     With ``output_dir`` set, ``<output_dir>/model.pth`` is the best model (RecBole's checkpoint format),
-    ``last.pth`` the latest state with optimiser and random states, ``history.json`` the losses and validation metrics.
+    ``last.safetensors`` the latest state with optimiser and random states, ``history.json`` the losses and validation
+    metrics.
     """
 
     def __init__(self, config, model) -> None:
@@ -107,29 +112,22 @@ class InterestTrainer(Trainer):
             write_json(self.folder / "history.json", self.history)
 
     def _save_state(self, epoch: int) -> None:
-        state = {
-            "epoch": epoch,
-            "state_dict": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "cur_step": self.cur_step,
-            "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": dict(self.best_valid_result) if self.best_valid_result else None,
-            "best_epoch": self.best_epoch,
-            "history": self.history,
-            "finished": self.finished,
-            "random": {
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                "loader": self._loader.generator.get_state(),
-                "numpy": list(np.random.get_state()[1:]),
-                "python": list(random.getstate()[1]),
-            },
-        }
-        with atomic_path(self.folder / "last.pth") as temporary:
-            torch.save(state, temporary)
+        tensors, groups = optimiser_parts(self.optimizer)
+        tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {"random.torch": torch.get_rng_state(), "random.loader": self._loader.generator.get_state()}
+        if torch.cuda.is_available():
+            states = torch.cuda.get_rng_state_all()
+            tensors |= {f"random.cuda.{device}": state for device, state in enumerate(states)}
+        _, keys, *rest = np.random.get_state()
+        tensors["random.numpy"] = torch.from_numpy(keys.astype(np.int64))
+        kept = {name: getattr(self, name) for name in _KEPT}
+        kept["best_valid_score"] = float(self.best_valid_score)
+        kept["best_valid_result"] = {k: float(v) for k, v in (self.best_valid_result or {}).items()}
+        values = {**kept, "epoch": epoch, "groups": groups, "numpy": rest, "python": random.getstate()[1]}
+        write_state(self.folder / STATE_FILE, tensors, values)
 
     def resume(self, train_data) -> bool:
-        """Go on from ``<output_dir>/last.pth``.
+        """Go on from the state in ``output_dir``.
 
         Returns:
             Whether there was a state to go on from.
@@ -137,29 +135,30 @@ class InterestTrainer(Trainer):
         Raises:
             DataError: the file is broken, or belongs to a model of other shapes.
         """
-        path = self.folder / "last.pth" if self.folder is not None else None
+        path = self.folder / STATE_FILE if self.folder is not None else None
         if path is None or not path.is_file():
             return False
         try:
-            state = torch.load(path, map_location=self.device, weights_only=False)
-            self.model.load_state_dict(state["state_dict"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            tensors, values = read_state(path)
+            model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+            self.model.load_state_dict(model)
+            restore_optimiser(self.optimizer, tensors, values["groups"])
         except Exception as error:
             raise DataError(
                 f"{path}: cannot go on from this state ({error}). Run with the settings it was made with, "
                 f"another output_dir, or without --resume=True."
             ) from error
-        self.start_epoch = state["epoch"] + 1
-        for name in ("cur_step", "best_valid_score", "best_valid_result", "best_epoch", "history", "finished"):
-            setattr(self, name, state[name])
-        drawn = state["random"]
-        torch.set_rng_state(drawn["torch"].cpu())
-        for device, generator_state in enumerate(drawn["cuda"]):
-            torch.cuda.set_rng_state(generator_state.cpu(), device)
-        train_data.generator.set_state(drawn["loader"].cpu())
-        np.random.set_state(("MT19937", *drawn["numpy"]))
-        random.setstate((3, tuple(drawn["python"]), None))
-        self.logger.info(f"going on after epoch {state['epoch']} of {path}")
+        self.start_epoch = values["epoch"] + 1
+        for name in _KEPT:
+            setattr(self, name, values[name])
+        torch.set_rng_state(tensors["random.torch"])
+        for key, state in tensors.items():
+            if key.startswith("random.cuda.") and torch.cuda.is_available():
+                torch.cuda.set_rng_state(state, int(key.rsplit(".", 1)[1]))
+        train_data.generator.set_state(tensors["random.loader"])
+        np.random.set_state(("MT19937", tensors["random.numpy"].numpy().astype(np.uint32), *values["numpy"]))
+        random.setstate((3, tuple(values["python"]), None))
+        self.logger.info(f"going on after epoch {values['epoch']} of {path}")
         return True
 
 

@@ -1,0 +1,53 @@
+"""The state of a running training as one safetensors file: tensors by name, everything else as JSON in its header."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from recbole_eimf.semantic.store import atomic_path
+
+
+def write_state(path: str | os.PathLike, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Write tensors and JSON values atomically: a kill leaves the previous file."""
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(plain, metadata={"values": json.dumps(values)}))
+
+
+def read_state(path: str | os.PathLike, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_state` wrote. Raises safetensors' and JSON's errors for a file that is something else."""
+    with safe_open(Path(path), framework="pt", device=device) as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+        return tensors, json.loads(stored.metadata()["values"])
+
+
+def optimiser_parts(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimiser's state: tensors named ``optimiser.<parameter>.<name>``, and its parameter groups as plain values."""
+    state = optimiser.state_dict()
+    tensors = {
+        f"optimiser.{index}.{name}": torch.as_tensor(value)
+        for index, entries in state["state"].items()
+        for name, value in entries.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """Put back what :func:`optimiser_parts` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
