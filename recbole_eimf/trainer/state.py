@@ -31,7 +31,7 @@ def read_state(path: str | os.PathLike, device: str = "cpu") -> tuple[dict[str, 
 
 
 def optimiser_parts(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimiser's state: tensors named ``optimiser.<parameter>.<name>``, and its parameter groups as plain values."""
+    """An optimiser's state: tensors called ``optimiser.<parameter>.<name>``, and its groups as plain values."""
     state = optimiser.state_dict()
     tensors = {
         f"optimiser.{index}.{name}": torch.as_tensor(value)
