@@ -178,6 +178,29 @@ def test_the_placebo_keeps_interests_and_shuffles_users(make_config, side_files)
     assert not torch.equal(again.user_exemplar, placebo.user_exemplar)
 
 
+def test_without_an_assignment_everyone_joins_the_nearest_exemplar(make_config, side_files):
+    from recbole_eimf.semantic.side_load import pipeline_of
+
+    config = make_config("EIMF", **{**side_files, "assignment_file": None})
+    train, side = side_of(config)
+    assert side.report["training_users_with_interests"] == 120
+    vectors, _ = pipeline_of(config, train).user_vectors
+    users = [train.field2id_token["user_id"][u] for u in train.spans.user]
+    rows = [users.index(f"u{n}") for n in range(3)]
+    exemplar = dict(zip(train.field2id_token["user_id"], side.user_exemplar.tolist()))
+    for u, user in enumerate(users):
+        if user not in ("u0", "u1", "u2"):
+            distances = [float(((vectors[u] - vectors[r]) ** 2).sum()) for r in rows]
+            assert distances[exemplar[user]] == pytest.approx(min(distances), abs=1e-6)
+
+
+def test_without_clustering_every_user_is_its_own_exemplar(make_config):
+    """The paper's p = None (figure 4)."""
+    _, side = side_of(make_config("EIMF", clustering="none"))
+    assert len(side.interests) == 120
+    assert sorted(side.user_exemplar[side.user_exemplar >= 0].tolist()) == list(range(120))
+
+
 def test_files_that_do_not_fit_are_named(make_config, side_files, tmp_path):
     with pytest.raises(ConfigError, match="interest_file"):
         side_of(make_config("EIMF", interest_source="file"))
