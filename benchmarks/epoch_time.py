@@ -72,7 +72,8 @@ def main() -> None:
     plugin.register_models()
     keep_freed_memory()
     logging.disable(logging.WARNING)
-    report = {"dataset": arguments.dataset, "threads": torch.get_num_threads(), "keys": keys}
+    shown = {k: v for k, v in keys.items() if not k.endswith(("_path", "_file", "_cache"))}  # settings, not places
+    report = {"dataset": arguments.dataset, "threads": torch.get_num_threads(), "keys": shown}
     report["SASRec"] = seconds_per_epoch("IBIM", arguments.dataset, arguments.epochs, {"backbone": "SASRec", **keys})
     report["EIMF(SASRec)"] = seconds_per_epoch(
         "EIMF", arguments.dataset, arguments.epochs, {"backbone": "SASRec", **keys}
