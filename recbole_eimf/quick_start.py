@@ -260,13 +260,20 @@ def _write_ranks(folder: Path, trainer, test: LazySequenceDataset) -> None:
 def _run_compared(
     name: str, config: EIMFConfig, files: list[str] | None, overrides: dict[str, Any], parts: tuple
 ) -> RunResult:
-    """Train ``name`` (a model, or ``backbone``: the model's own backbone alone) with the same data and effort."""
+    """Train ``name`` with the same data and effort.
+
+    ``name`` is a model, ``backbone`` (the model's own backbone alone) or ``placebo`` (the model with every user's
+    interests replaced by a random exemplar's).
+    """
     if name == "backbone":
         model = "IBIM"
         given = {**overrides, "backbone": config.model_class.backbone_name(config)}
         # settings of the model's YAML that concern training apply to its backbone too
         shared = [f.name for part in (settings.ItemSettings, settings.DataSettings) for f in dataclasses.fields(part)]
         given |= {key: config[key] for key in [*shared, "train_batch_size", "learning_rate", "epochs", "stopping_step"]}
+    elif name == "placebo":
+        model = config["model"]
+        given = {**overrides, "interest_source": "shuffled", "shuffled_source": config["interest_source"]}
     else:
         model, given = name, {k: v for k, v in overrides.items() if k != "backbone"}
     given |= {"compare_with": [], "state": "WARNING"}

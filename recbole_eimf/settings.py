@@ -89,6 +89,8 @@ class SemanticSettings:
     damping: float = 0.9
     cluster_neighbours: int = 50
     interest_source: Literal["file", "openai", "batch", "keywords", "shuffled"] = "keywords"
+    # what the placebo shuffles; None: file where interest_file is set, else keywords
+    shuffled_source: Literal["file", "openai", "batch", "keywords"] | None = None
     interest_file: str | None = None
     assignment_file: str | None = None
     max_interests: int = 20

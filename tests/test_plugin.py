@@ -106,7 +106,7 @@ def test_front_door_writes_a_full_result(tmp_path, semantic_cache):
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    for row in ("EIMF(SASRec)", "\nSASRec ", "Popularity", "Markov", "NO LLM"):
+    for row in ("EIMF(SASRec) ", "EIMF(SASRec) placebo", "\nSASRec ", "Popularity", "Markov", "NO LLM"):
         assert row in done.stdout
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     for key in ("model", "backbone", "dataset", "protocol", "seed", "valid", "test", "epochs", "train_seconds",
@@ -115,7 +115,7 @@ def test_front_door_writes_a_full_result(tmp_path, semantic_cache):
     assert result["side_load"]["training_users_with_interests"] == 943
     assert result["side_load"]["llm_used"] is False
     assert result["config"]["gamma"] == 0.1
-    assert {r["model"] for r in result["compared"]} == {"IBIM", "Popularity", "Markov"}
+    assert {r["model"] for r in result["compared"]} == {"EIMF", "IBIM", "Popularity", "Markov"}
 
 
 @pytest.mark.parametrize(

@@ -324,7 +324,7 @@ class Pipeline:
         source = self.settings.interest_source
         placebo = source == "shuffled"
         if placebo:
-            source = "file" if self.settings.interest_file else "keywords"
+            source = self.settings.shuffled_source or ("file" if self.settings.interest_file else "keywords")
         exemplars, assignment, replies, report = self._fetched(source, agreed)
         texts = [replies[user].interests if user in replies else () for user in exemplars]
         answered = [c for c, text in enumerate(texts) if text]
