@@ -88,11 +88,11 @@ def run(
     wanted = settings.read(RunSettings, config.final_config_dict)
     if import_path:
         plugin.register_model(config.model_class)
-    result, parts = _run_one(config, wanted)
+    result = _run_one(config, wanted)
     # a data set's YAML may ask for company beside EIMF; for other models only an explicit wish counts
     asked = config["model"] == "EIMF" or "compare_with" in config.external_config_dict
     for other in wanted.compare_with if asked else ():
-        result.compared.append(_run_compared(other, config, config_file_list, overrides, parts))
+        result.compared.append(_run_compared(other, config, config_file_list, overrides))
     if wanted.output_dir:
         write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
     return result
@@ -135,7 +135,9 @@ def _dataset_class(config) -> type:
     return getattr(config.model_class, "dataset_class", LazySequenceDataset)
 
 
-def _run_one(config: EIMFConfig, wanted: RunSettings) -> tuple[RunResult, tuple]:
+def _run_one(config: EIMFConfig, wanted: RunSettings) -> RunResult:
+    if wanted.resume and not wanted.output_dir:
+        raise ConfigError("resume=True: output_dir is not set; it names the folder of the run to go on with.")
     keep_freed_memory()
     if wanted.num_threads:
         torch.set_num_threads(wanted.num_threads)
@@ -144,8 +146,7 @@ def _run_one(config: EIMFConfig, wanted: RunSettings) -> tuple[RunResult, tuple]
     init_seed(config["seed"], config["reproducibility"])
     _start_logging(config)
     logger = getLogger()
-    loaders = _loaders(config)
-    train_data, valid_data, test_data = loaders
+    train_data, valid_data, test_data = _loaders(config)
     train = train_data._dataset
 
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -153,8 +154,6 @@ def _run_one(config: EIMFConfig, wanted: RunSettings) -> tuple[RunResult, tuple]
     logger.info(model)
     trainer = _trainer(config, model)
     if wanted.resume:
-        if not wanted.output_dir:
-            raise ConfigError("resume=True: output_dir is not set; it names the folder of the run to go on with.")
         trainer.resume(train_data)
     saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
     try:
@@ -169,7 +168,7 @@ def _run_one(config: EIMFConfig, wanted: RunSettings) -> tuple[RunResult, tuple]
         _write_ranks(Path(wanted.output_dir), trainer, test_data._dataset)
     logger.info(set_color("best valid ", "yellow") + f": {result.valid}")
     logger.info(set_color("test result", "yellow") + f": {result.test}")
-    return result, (config, loaders)
+    return result
 
 
 def _loaders(config: EIMFConfig) -> tuple:
@@ -208,10 +207,8 @@ def _start_logging(config: EIMFConfig) -> None:
     for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
         root.removeHandler(handler)  # the file of an earlier run in this process
         handler.close()
-    quiet = [h for h in root.handlers if not isinstance(h, logging.FileHandler)]
-    if quiet and any(type(h).__name__ == "StreamHandler" for h in quiet):
-        for handler in [h for h in quiet if type(h).__name__ == "StreamHandler"]:
-            root.removeHandler(handler)
+    for handler in [h for h in root.handlers if type(h) is logging.StreamHandler]:
+        root.removeHandler(handler)
     init_logger(config)
     getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
 
@@ -257,9 +254,7 @@ def _write_ranks(folder: Path, trainer, test: LazySequenceDataset) -> None:
 
 
 # ---------------------------------------------------------------------- floors and the backbone beside a model
-def _run_compared(
-    name: str, config: EIMFConfig, files: list[str] | None, overrides: dict[str, Any], parts: tuple
-) -> RunResult:
+def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overrides: dict[str, Any]) -> RunResult:
     """Train ``name`` with the same data and effort.
 
     ``name`` is a model, ``backbone`` (the model's own backbone alone) or ``placebo`` (the model with every user's
@@ -281,7 +276,7 @@ def _run_compared(
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
     print(f"\n{name}, for comparison:")
     other = EIMFConfig(model, config["dataset"], files, given)
-    return _run_one(other, settings.read(RunSettings, other.final_config_dict))[0]
+    return _run_one(other, settings.read(RunSettings, other.final_config_dict))
 
 
 def table(results: list[RunResult], metrics: list[str] | None = None) -> str:

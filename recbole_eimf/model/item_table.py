@@ -6,7 +6,6 @@ a checkpoint carries the folded table, so that serving needs no text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -192,8 +191,3 @@ class ItemTable(nn.Module):
             for key in [k for k in state_dict if k.startswith((prefix + "projection.", prefix + "mix."))]:
                 del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def folded_vectors(state_dict: Mapping[str, Tensor], prefix: str) -> Tensor:
-    """The scored item table of a checkpoint, [rows, d], from its state dict alone."""
-    return state_dict.get(prefix + "folded", state_dict[prefix + "embedding.weight"])
