@@ -13,6 +13,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_eimf.data import protocol, views
+from recbole_eimf.data.split_file import read_split, write_split
 from recbole_eimf.errors import ConfigError, DataError
 
 #: Interaction field: the item that follows each position of ``item_id_list``, zero where padded. [b, l]
@@ -102,13 +103,21 @@ class LazySequenceDataset(SequentialDataset):
         """Split by ``protocol`` and return the training, validation and test parts.
 
         Raises:
-            ConfigError: ``protocol`` or ``training_view`` is not one of those that exist.
+            ConfigError: ``protocol`` or ``training_view`` is not one of those that exist, or a key of the user split is
+                set without it.
+            DataError: nobody has a test target, or ``split_file`` does not fit the data.
         """
         self._change_feat_format()
         config = self.config
         name = config["protocol"] or "leave_one_out"
+        for key in ("split_file", "save_split") if name == "leave_one_out" else ():
+            if config[key]:
+                raise ConfigError(f"{key}={config[key]}: users are split under protocol=user_split only.")
+        tokens = self.field2id_token[self.uid_field]
         if name == "leave_one_out":
             split = protocol.leave_one_out(self.offsets)
+        elif name == "user_split" and config["split_file"]:
+            split = read_split(config["split_file"], tokens, self.offsets)
         elif name == "user_split":
             split = protocol.user_split(self.offsets, config["split_seed"] or 0, tuple(config["split_ratios"]))
         else:
@@ -118,6 +127,8 @@ class LazySequenceDataset(SequentialDataset):
                 f"{self.dataset_name}: no user has enough interactions for a test target under protocol={name}. "
                 f"Use more data or looser filters (user_inter_num_interval, item_inter_num_interval)."
             )
+        if config["save_split"]:
+            write_split(config["save_split"], split, tokens)
         train = self._part(split.train, self._training_view_name())
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)

@@ -8,7 +8,8 @@ Two protocols (``--protocol``), both on sequences that are sorted by (user, orde
     one nothing is held out.
 ``user_split``
     ComiRec's, REMI's and EIMF's (section 4.1.1): 80 % of the *users* train with their whole sequences; of the other
-    users the first 80 % of the sequence is the input and the last 20 % are the targets.
+    users the first 80 % of the sequence is the input and the last 20 % are the targets. Which users are where is drawn
+    with a seed, or read from a file (:mod:`recbole_eimf.data.split_file`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import numpy as np
 from recbole_eimf.errors import ConfigError
 
 PROTOCOLS = ("leave_one_out", "user_split")
+PARTS = ("train", "valid", "test")
+_HISTORY = 0.8  # share of a held-out user's sequence that is input; the rest are targets
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,13 @@ def leave_one_out(offsets: np.ndarray) -> Split:
     return Split(train, valid, test)
 
 
-def user_split(
-    offsets: np.ndarray, seed: int, ratios: tuple[float, float, float] = (0.8, 0.1, 0.1), history: float = 0.8
-) -> Split:
+def user_split(offsets: np.ndarray, seed: int, ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Split:
     """Split by user: training users keep everything, the others are asked for the last part of their sequence.
 
     Args:
         offsets: int64 [U + 1], as in :func:`leave_one_out`.
         seed: decides which users go where; it is not the training seed, so that seeds share one split.
         ratios: shares of users for training, validation, test; they sum to 1.
-        history: share of a held-out user's sequence that is input; the rest are targets.
 
     Raises:
         ConfigError: the ratios do not sum to 1, or a part would be empty.
@@ -85,23 +85,29 @@ def user_split(
         raise ConfigError(
             f"split_ratios={list(ratios)}: three shares >= 0 that sum to 1 are needed, e.g. [0.8,0.1,0.1]."
         )
-    start, end = offsets[:-1], offsets[1:]
-    length = end - start
-    users = np.flatnonzero(length >= 2)  # one item gives neither a training target nor an input with a target
+    users = np.flatnonzero(np.diff(offsets) >= 2)  # one item gives neither a training target nor an input with a target
     shuffled = np.random.default_rng(seed).permutation(users)
     n_train, n_valid = int(len(users) * ratios[0]), int(len(users) * ratios[1])
     parts = np.split(shuffled, [n_train, n_train + n_valid])
-    for name, part in zip(("train", "valid", "test"), parts):
+    for name, part in zip(PARTS, parts):
         if len(part) == 0:
             raise ConfigError(
                 f"protocol=user_split leaves no user for {name}: {len(users)} users have two or more items, "
                 f"split_ratios={list(ratios)}. Use more data, other ratios, or protocol=leave_one_out."
             )
-    train_users = np.sort(parts[0])
-    train = Spans(train_users, start[train_users], end[train_users], end[train_users])
-    held = []
-    for part in parts[1:]:
-        chosen = np.sort(part)
-        middle = start[chosen] + np.maximum((length[chosen] * history).astype(np.int64), 1)
-        held.append(Spans(chosen, start[chosen], middle, end[chosen]))
-    return Split(train, *held)
+    return split_of_users(offsets, *parts)
+
+
+def split_of_users(offsets: np.ndarray, train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> Split:
+    """The user split with these users, in ascending order.
+
+    Args:
+        offsets: int64 [U + 1], as in :func:`leave_one_out`.
+        train, valid, test: disjoint user ids, those of ``valid`` and ``test`` with two or more interactions.
+    """
+    train = np.sort(train)
+    spans = [Spans(train, offsets[train], offsets[train + 1], offsets[train + 1])]
+    for part in (np.sort(valid), np.sort(test)):
+        start, end = offsets[part], offsets[part + 1]
+        spans.append(Spans(part, start, start + np.maximum(((end - start) * _HISTORY).astype(np.int64), 1), end))
+    return Split(*spans)

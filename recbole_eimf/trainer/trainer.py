@@ -13,6 +13,7 @@ from recbole.evaluator import Evaluator
 from recbole.trainer import Trainer
 
 from recbole_eimf.errors import DataError
+from recbole_eimf.evaluator.collector import RankingCollector
 from recbole_eimf.semantic.store import atomic_path, write_json
 from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
 
@@ -30,6 +31,12 @@ class _KeepingEvaluator(Evaluator):
         return super().evaluate(dataobject)
 
 
+def rank_reproducibly(trainer: Trainer) -> None:
+    """Let a trainer, RecBole's too, rank with a defined order among equal scores and keep what it ranked."""
+    trainer.eval_collector = RankingCollector(trainer.config)
+    trainer.evaluator = _KeepingEvaluator(trainer.config)
+
+
 class InterestTrainer(Trainer):
     """RecBole's trainer plus: a checkpoint at every evaluation from which a run goes on, and a history in JSON.
 
@@ -40,7 +47,7 @@ class InterestTrainer(Trainer):
 
     def __init__(self, config, model) -> None:
         super().__init__(config, model)
-        self.evaluator = _KeepingEvaluator(config)
+        rank_reproducibly(self)
         self.folder = Path(config["output_dir"]) if config["output_dir"] else None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +80,8 @@ class InterestTrainer(Trainer):
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         if "saved_model_file" in kwargs or not self.config["single_spec"]:
             return super()._save_checkpoint(epoch, verbose=verbose, **kwargs)
+        if epoch < 0 and self.best_valid_result:
+            return None  # RecBole saves a resumed run that has no epochs left: over its best one
         with atomic_path(self.saved_model_file) as temporary:  # a kill while saving keeps the previous best
             super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
         self.best_epoch = epoch

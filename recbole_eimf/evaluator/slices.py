@@ -1,0 +1,57 @@
+"""Slices of the test targets by how often training saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recbole_eimf.errors import ConfigError
+
+#: A slice: the smallest and the largest training frequency of its targets; ``None`` is no upper end.
+Range = tuple[int, int | None]
+
+
+def frequency_slices(counts: np.ndarray, bounds: Sequence[int] = ()) -> dict[str, Range]:
+    """Name the slices of a training part.
+
+    ``unseen`` is frequency 0. ``cold``, ``median`` and ``warm`` hold a third of the training *interactions* each: items
+    are sorted by frequency, and the items of one frequency, which belong together, go where the middle of their
+    interactions lies. ``bounds`` adds fixed ranges: ``[1, 5, 20]`` gives ``0``, ``1-5``, ``6-20`` and ``>20``.
+
+    Args:
+        counts: training interactions of every item, int [N].
+        bounds: increasing; the first is where the first range begins, the others are the ends of ranges.
+
+    Returns:
+        Slice name -> range of frequencies. The terciles do not overlap; one may be empty.
+
+    >>> frequency_slices(np.array([0, 0, 1, 1, 1, 1, 2, 2, 4]), [1, 5, 20])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'unseen': (0, 0), 'cold': (1, 1), 'median': (2, 2), 'warm': (3, None),
+     '0': (0, 0), '1-5': (1, 5), '6-20': (6, 20), '>20': (21, None)}
+    """
+    frequency, items = np.unique(counts[counts > 0], return_counts=True)
+    mass = frequency * items
+    tercile = 3 * (np.cumsum(mass) - mass / 2) // max(mass.sum(), 1)
+    first, second = (int(frequency[tercile <= t].max(initial=0)) for t in (0, 1))
+    slices: dict[str, Range] = {"unseen": (0, 0), "cold": (1, first), "median": (first + 1, second)}
+    slices["warm"] = (second + 1, None)
+    if bounds:
+        ends = [bounds[0] - 1, *bounds[1:]]
+        begins = [0, bounds[0], *(end + 1 for end in bounds[1:-1])]
+        slices |= {str(a) if a == b else f"{a}-{b}": (a, b) for a, b in zip(begins, ends)}
+        slices[f">{ends[-1]}"] = (ends[-1] + 1, None)
+    return slices
+
+
+def check_bounds(bounds: Sequence[int]) -> None:
+    """Raise ConfigError unless ``slice_bounds`` are increasing frequencies from 1 on."""
+    if any(bound < 1 for bound in bounds) or any(b <= a for a, b in zip(bounds, bounds[1:])):
+        raise ConfigError(f"slice_bounds={list(bounds)}: increasing whole numbers from 1 on are needed, e.g. [1,5,20].")
+
+
+def inside(counts: np.ndarray, limits: Range) -> np.ndarray:
+    """Which of ``counts`` lie in a range, bool of their shape."""
+    low, high = limits
+    return (counts >= low) & (counts <= (np.iinfo(np.int64).max if high is None else high))

@@ -1,0 +1,115 @@
+"""Agreement of two models' distances: pairs, Kendall's tau and spreads against slow counts, and the command."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from recbole_eimf import quick_start
+from recbole_eimf.__main__ import main
+from recbole_eimf.evaluator import agreement
+from recbole_eimf.evaluator.agreement import RunVectors
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def slow_tau(first, second):
+    """Eq. 13: concordant minus discordant pairs over all pairs (no ties)."""
+    agree = total = 0
+    for i in range(len(first)):
+        for j in range(i):
+            agree += 1 if (first[i] - first[j]) * (second[i] - second[j]) > 0 else -1
+            total += 1
+    return agree / total
+
+
+def test_tau_of_each_bucket_is_eq_13(rng):
+    first, bucket = rng.random(60), rng.integers(1, 4, 60)
+    second = first + rng.normal(0, 0.3, 60)
+    bucket[bucket == 3] = 4  # bucket 3 is empty
+    got = agreement.tau_by_bucket(first, second, bucket, 4)
+    for number in (1, 2, 4):
+        inside = bucket == number
+        assert got[number - 1] == pytest.approx(slow_tau(first[inside], second[inside]), abs=1e-12)
+    assert got[2] is None
+
+
+def test_pairs_are_every_behaviour_before_its_target_once():
+    histories = [np.array([1, 2, 3, 1]), np.array([2, 3]), np.array([4])]
+    expected = set()
+    for history in histories:
+        for t in range(len(history)):
+            expected |= {(int(history[b]), int(history[t])) for b in range(max(t - 2, 0), t)}
+    got = agreement.behaviour_target_pairs(histories, max_length=2)
+    assert {tuple(pair) for pair in got.tolist()} == {pair for pair in expected if pair[0] != pair[1]}
+    assert len(got) == len(set(map(tuple, got.tolist())))
+    assert [1, 1] not in agreement.behaviour_target_pairs(histories, 3).tolist(), "an item is at no distance to itself"
+
+
+def test_near_and_far_tell_related_vectors_from_unrelated_ones(rng):
+    by_ids = rng.random(5000)
+    same = agreement.near_and_far(by_ids, by_ids * 3 + 1)
+    assert same["overlap"] == 0
+    other = agreement.near_and_far(by_ids, rng.random(5000))
+    assert other["overlap"] > 0.8
+    assert sum(other["near"]) == pytest.approx(1)
+    nearest = np.sort(by_ids)[:500] * 3 + 1
+    assert same["near"][1] == pytest.approx(((nearest >= same["edges"][1]) & (nearest < same["edges"][2])).mean())
+
+
+def runs(rng, noise):
+    ids = rng.normal(size=(40, 6)).astype(np.float32)
+    counts = np.concatenate([[0], rng.integers(1, 30, 39)])
+    histories = [rng.integers(1, 40, 8) for _ in range(60)]
+    tokens = np.array([str(i) for i in range(40)])
+    other = np.concatenate([ids + rng.normal(0, noise, ids.shape), np.zeros((40, 3))], 1)  # another dimension
+    return [
+        RunVectors(n, v, tokens, histories, counts, 5) for n, v in (("a", {"id": ids}), ("b", {"aligned.id": other}))
+    ]
+
+
+def test_the_less_a_model_moved_the_more_it_agrees(rng):
+    near, far = (agreement.compare(*runs(np.random.default_rng(0), noise), 500, 3, 0) for noise in (0.1, 2.0))
+    (row,) = near["tau"]
+    assert (row["first"], row["second"], row["side"]) == ("id", "aligned.id", "ids")
+    assert all(a > b for a, b in zip(row["tau"], far["tau"][0]["tau"]))
+    assert min(row["tau"]) > 0.8
+    assert max(near["pairs"]) <= 500
+
+
+def test_runs_on_other_items_are_refused(rng):
+    first, second = runs(rng, 0.1)
+    with pytest.raises(agreement.DataError, match="same items"):
+        agreement.compare(first, RunVectors("c", second.vectors, second.tokens[::-1], [], second.counts, 5), 10, 3, 0)
+
+
+def test_the_command_reads_two_runs_and_writes_json_and_figures(planted, semantic_cache, tmp_path, capsys):
+    text = {"semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd"}
+    sizes = {"n_layers": 1, "hidden_size": 16, "inner_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "epochs": 1, "topk": [5]}
+    quiet = {"show_progress": False, "state": "ERROR", "phase_cache": False, "valid_metric": "NDCG@5"}
+    keys = {"data_path": str(planted), "align_epochs": 1, **text, **sizes, **quiet}
+    for model in ("IBIM", "PAD"):
+        quick_start.run(model, "planted", output_dir=str(tmp_path / model), **keys)
+    out = tmp_path / "found"
+    assert main(["agreement", str(tmp_path / "IBIM"), str(tmp_path / "PAD"), f"--out={out}", "--pairs=50"]) == 0
+    found = json.loads((out / "agreement.json").read_text())
+    assert {(row["first"], row["second"]) for row in found["tau"]} == {("id", "id"), ("id", "aligned.id")}
+    assert len(found["pairs"]) == 10
+    assert set(found["near_and_far"]["cold"][1]) == {"titles", "id", "text", "aligned", "aligned.id", "aligned.text"}
+    for name in ("agreement_tau.png", "agreement_distances.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert "aligned.id" in capsys.readouterr().out
+
+
+def test_wrong_arguments_are_named(tmp_path, capsys):
+    assert main(["agreement", str(tmp_path)]) == 2
+    assert "two runs" in capsys.readouterr().err
+    assert main(["agreement", str(tmp_path), str(tmp_path), "--pair=3"]) == 2
+    assert "Did you mean 'pairs'" in capsys.readouterr().err
+    assert main(["agreement", str(tmp_path), str(tmp_path)]) == 2
+    assert "model.pth" in capsys.readouterr().err

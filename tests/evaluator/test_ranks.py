@@ -1,0 +1,117 @@
+"""Places of test targets on disk, and metrics from them by slice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from recbole_eimf import quick_start
+from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.evaluator.ranks import check_same_users, read_ranks
+from recbole_eimf.semantic.store import read_tensors, write_tensors
+from tests.evaluator import slow
+
+
+@pytest.fixture
+def small(wide):
+    return {"data_path": str(wide), "topk": [3, 10], "valid_metric": "NDCG@10", "MAX_ITEM_LIST_LENGTH": 8, "epochs": 1,
+            "hidden_size": 16, "inner_size": 16, "show_progress": False, "state": "ERROR", "compare_with": [],
+            "protocol": "user_split"}  # fmt: skip
+
+
+def test_a_run_keeps_every_target_and_its_slices(small, tmp_path):
+    metrics = ["Recall", "Hit", "NDCG", "NDCG_hits", "MRR"]
+    keys = {**small, "metrics": metrics, "valid_metric": "NDCG_hits@3"}
+    result = quick_start.run("IBIM", "wide", output_dir=str(tmp_path), **keys)
+    ranks = read_ranks(tmp_path)
+    assert set(result.test) == {f"{name.lower()}@{k}" for name in metrics for k in (3, 10)}
+    for name, value in result.test.items():
+        assert ranks.mean(name) == pytest.approx(value, abs=2e-6), name
+    train, _, test = quick_start.build(quick_start.EIMFConfig("IBIM", "wide", None, keys))[1]
+    flat, spans = test.flat.tolist(), test.spans
+    wanted = [(r, i) for r in range(len(test)) for i in sorted(set(flat[spans.middle[r] : spans.end[r]]))]
+    assert list(zip(ranks.target_row.tolist(), ranks.target_item.tolist())) == wanted
+    seen = train.flat.tolist()
+    assert ranks.target_count.tolist() == [seen.count(item) for _, item in wanted]
+    assert ranks.user.tolist() == spans.user.tolist()
+    for row, rank in zip(ranks.target_row, ranks.target_rank):
+        assert rank == -1 or ranks.hits[row, rank] == 1
+    assert ranks.hits.sum() == (ranks.target_rank >= 0).sum() > 0
+    assert result.slices == json.loads((tmp_path / "result.json").read_text())["slices"] == ranks.by_slice([3, 10])
+    assert quick_start.run("IBIM", "wide", **keys).slices == result.slices
+    masked = quick_start.evaluate(tmp_path / "model.pth", ranks_folder=tmp_path / "masked", mask_history=True)
+    other = read_ranks(tmp_path / "masked")
+    check_same_users(ranks, other)
+    assert other.mean("ndcg@10") == pytest.approx(masked["ndcg@10"], abs=2e-6)
+    assert masked != result.test
+
+
+def test_a_slice_counts_its_own_targets_at_their_places_in_the_whole_ranking(make_bench):
+    bench = make_bench("wide", protocol="user_split", topk=[1, 3, 5, 20])
+    counts = np.bincount(bench.train.flat.numpy(), minlength=bench.shape[1])
+    rng = np.random.default_rng(5)
+    partial = 0
+    for _ in range(4):
+        table = rng.integers(0, 9, bench.shape).astype(np.float32)
+        _, ranks = bench.evaluate(table.copy())
+        report = ranks.by_slice([5])
+        assert len(ranks.slices) == 8
+        for name, (low, high) in ranks.slices.items():
+            expected, targets_in = {}, 0
+            for user, _, targets in bench.users():
+                inside = {t for t in targets if low <= counts[t] <= (high if high is not None else 10**9)}
+                targets_in += len(inside)
+                partial += 0 < len(inside) < len(targets)
+                ranked = slow.ranking(table[user].tolist(), user, set())
+                for k in (1, 5, 20):
+                    values = slow.metrics(ranked, inside, k) if inside else dict.fromkeys(slow.metrics([], {0}, k))
+                    for metric, value in values.items():
+                        expected.setdefault(metric, []).append(np.nan if value is None else value)
+            assert report[name]["targets"] == targets_in
+            for metric, values in expected.items():
+                np.testing.assert_allclose(ranks.per_user(metric, name), values, atol=1e-12, err_msg=f"{metric} {name}")
+            if targets_in:
+                assert report[name]["ndcg@5"] == pytest.approx(np.nanmean(expected["ndcg@5"]), abs=1e-6)
+                assert report[name]["users"] == np.isfinite(expected["ndcg@5"]).sum()
+            else:
+                assert report[name] == {"targets": 0, "users": 0}
+    assert partial > 0
+
+
+def test_runs_on_other_users_or_targets_are_not_compared(make_bench, tmp_path):
+    def ranks(**keys):
+        bench = make_bench("wide", **{"protocol": "user_split", **keys})
+        return bench.evaluate(np.random.default_rng(0).normal(size=bench.shape).astype(np.float32))[1]
+
+    first = ranks()
+    assert first.identity == ranks(mask_history=True).identity
+    check_same_users(first, ranks(MAX_ITEM_LIST_LENGTH=3))
+    for other in (ranks(split_seed=3), ranks(protocol="leave_one_out")):
+        with pytest.raises(DataError, match="A and B were not tested on the same users"):
+            check_same_users(first, other, ("A", "B"))
+    first.write(tmp_path)
+    again = read_ranks(tmp_path)
+    for entry in dataclasses.fields(first):
+        assert np.array_equal(getattr(again, entry.name), getattr(first, entry.name)), entry.name
+
+
+def test_wrong_questions_and_files_are_named(make_bench, small, tmp_path):
+    bench = make_bench("wide", topk=[5])
+    _, ranks = bench.evaluate(np.zeros(bench.shape, np.float32))
+    for metric in ("recall", "recall@0", "recall@6", "precision@5", "recall@x"):
+        with pytest.raises(ConfigError, match=f"metric='{metric}'.*recall, hit, ndcg, ndcg_hits, mrr.*1 to 5"):
+            ranks.per_user(metric)
+    with pytest.raises(ConfigError, match="slice='cald'.*Did you mean 'cold'"):
+        ranks.mean("recall@5", "cald")
+    with pytest.raises(DataError, match="test_ranks.safetensors: no such file"):
+        read_ranks(tmp_path)
+    ranks.write(tmp_path)
+    tensors = read_tensors(tmp_path / "test_ranks.safetensors")
+    write_tensors(tmp_path / "test_ranks.safetensors", {"hits": tensors["hits"]}, {"rows": "as version 0.1 wrote it"})
+    with pytest.raises(DataError, match="test_ranks.safetensors: lacks"):
+        read_ranks(tmp_path)
+    with pytest.raises(ConfigError, match=r"slice_bounds=\[5, 5\]"):
+        quick_start.run("Popularity", "wide", **{**small, "slice_bounds": [5, 5]})

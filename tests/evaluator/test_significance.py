@@ -1,0 +1,83 @@
+"""The paired test and Holm's correction against slow versions."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recbole_eimf.errors import DataError
+from recbole_eimf.evaluator.significance import holm, paired_test
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_users_are_tested_over_every_assignment_of_signs(seed):
+    rng = np.random.default_rng(seed)
+    first, second = rng.integers(0, 4, (2, 11)) / 3  # thirds: sums that are equal only up to rounding
+    difference = first - second
+    reached = [abs(np.dot(signs, difference)) >= abs(difference.sum()) - 1e-9
+               for signs in itertools.product((-1, 1), repeat=11)]  # fmt: skip
+    found = paired_test(first, second, seed)
+    assert found.p_value == pytest.approx(np.mean(reached))
+    assert found.difference == pytest.approx(difference.mean())
+    t = stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert found.confidence_interval == pytest.approx((t.low, t.high))
+
+
+def test_many_users_agree_with_scipys_permutation_test():
+    rng = np.random.default_rng(1)
+    first = (rng.random(400) < 0.30).astype(float)
+    second = np.where(rng.random(400) < 0.3, (rng.random(400) < 0.15).astype(float), first)
+    slow = stats.permutation_test((first, second), lambda a, b, axis: (a - b).mean(axis), permutation_type="samples",
+                                  vectorized=True, n_resamples=9999, random_state=0)  # fmt: skip
+    found = paired_test(first, second, 0)
+    assert 0.001 < slow.pvalue < 0.5
+    assert found.p_value == pytest.approx(slow.pvalue, abs=0.02)
+    assert found == paired_test(first, second, 0)
+    assert found.p_value == paired_test(second, first, 0).p_value
+
+
+def test_equal_models_are_rarely_called_different_and_a_gain_is_seen():
+    rng = np.random.default_rng(2)
+    p_values = [paired_test(*rng.random((2, 60)), seed).p_value for seed in range(100)]
+    assert 0 <= np.mean(np.array(p_values) < 0.05) < 0.13
+    base = rng.random(500)
+    better = paired_test(base + rng.normal(0.05, 0.1, 500), base, 0)
+    assert better.p_value == pytest.approx(1 / 10_001)
+    assert better.confidence_interval[0] > 0
+    same = paired_test(base, base, 0)
+    assert (same.difference, same.p_value, same.confidence_interval) == (0, 1, (0, 0))
+
+
+def test_seeds_are_averaged_per_user_and_users_without_a_target_dropped():
+    rng = np.random.default_rng(3)
+    first, second = rng.random((3, 40)), rng.random((2, 40))
+    first[:, 7] = np.nan
+    second[:, [7, 9]] = np.nan
+    kept = [u for u in range(40) if u not in (7, 9)]
+    found = paired_test(first, second, 4)
+    assert found == paired_test(first.mean(0)[kept], second.mean(0)[kept], 4)
+    assert found.users == 38
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(DataError, match="3 users on one side, 2"):
+        paired_test(np.zeros(3), np.zeros(2), 0)
+    with pytest.raises(DataError, match="no user"):
+        paired_test(np.array([np.nan, 1.0]), np.array([1.0, np.nan]), 0)
+    assert paired_test(np.array([1.0]), np.array([0.5]), 0).p_value == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_holm_agrees_with_stepping_down_by_hand(seed):
+    p_values = np.random.default_rng(seed).random(9).round(1) / 20
+    adjusted = holm(p_values)
+    for level in np.linspace(0.001, 0.7, 200):
+        rejected, left = set(), sorted(range(9), key=lambda i: p_values[i])
+        while left and p_values[left[0]] <= level / len(left) + 1e-15:  # Holm's procedure at this level
+            rejected.add(left.pop(0))
+        assert set(np.flatnonzero(adjusted <= level + 1e-12)) == rejected
+    assert holm(np.array([0.9, 0.8])).max() <= 1
+    assert len(holm(np.array([]))) == 0
