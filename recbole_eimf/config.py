@@ -132,22 +132,51 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def plugin_defaults(model: str, dataset: str, external: Mapping[str, Any]) -> dict[str, Any]:
-    """What our YAML says, weakest first: settings, overall, the backbone's (RecBole's and ours), model, data set."""
+def plugin_defaults(model_class: type | None, model: str, dataset: str, external: Mapping[str, Any]) -> dict[str, Any]:
+    """What our YAML says, weakest first: settings, overall, the backbone's (RecBole's, ours), those of the model's
+    ancestors and its own, the form of EIMF (``esim``), the data set's, the recipe's.
+
+    Args:
+        model_class: the model's class; None is a model that is not ours.
+        model, dataset: names; external: the user's keys.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
     folder = properties_folder()
     values: dict[str, Any] = settings.defaults()
-    own = folder / "model" / f"{model}.yaml"
-    model_values = read_yaml(own) if own.is_file() else {}
+    # a subclass of ours in anybody's module starts from what it derives from
+    family = [cls.__name__ for cls in reversed(model_class.__mro__) if is_ours(cls)] if model_class else [model]
+    own = [path for name in family if (path := folder / "model" / f"{name}.yaml").is_file()]
+    model_values = {key: value for path in own for key, value in read_yaml(path).items()}
     files = [folder / "overall.yaml"]
+    recipe = external.get("recipe")
+    recipes = _recipe_files(folder / "recipe", model, str(recipe)) if recipe else []
     backbone = external.get("backbone", model_values.get("backbone"))
     if isinstance(backbone, str):
         files.append(Path(recbole.__file__).parent / "properties" / "model" / f"{backbone}.yaml")
         files.append(folder / "backbone" / f"{backbone}.yaml")
-    files += [own, folder / "dataset" / f"{dataset}.yaml"]
+    files += own
+    form = external.get("esim", model_values.get("esim"))
+    if form is not None:
+        files.append(folder / "esim" / f"{form}.yaml")
+    files += [folder / "dataset" / f"{dataset}.yaml", *recipes]
     for path in files:
         if path.is_file():
             values.update(read_yaml(path))
     return values
+
+
+def _recipe_files(folder: Path, model: str, recipe: str) -> list[Path]:
+    """``<recipe>.yaml``, for every model, and over it ``<Model>-<recipe>.yaml``; one of them must exist."""
+    files = [path for path in (folder / f"{recipe}.yaml", folder / f"{model}-{recipe}.yaml") if path.is_file()]
+    if not files:
+        known = {name for path in folder.glob("*.yaml") for name in [path.stem.removeprefix(f"{model}-")]}
+        known = sorted(name for name in known if "-" not in name)
+        raise ConfigError(
+            f"recipe={recipe}: no such recipe of {model}.{suggestion(recipe, known)} There are: {', '.join(known)}."
+        )
+    return files
 
 
 class EIMFConfig(Config):
@@ -187,7 +216,7 @@ class EIMFConfig(Config):
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)
         if not is_ours(model_class):  # register() adds our YAML for our models whoever makes the Config
-            self.internal_config_dict.update(plugin_defaults(model, dataset, self.external_config_dict))
+            self.internal_config_dict.update(plugin_defaults(None, model, dataset, self.external_config_dict))
 
 
 def is_ours(model_class: type) -> bool:

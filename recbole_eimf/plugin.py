@@ -47,6 +47,7 @@ def register_models() -> None:
     _trust_own_checkpoints()
     _load_plugin_yaml_for_our_models()
     _use_our_loaders_for_our_datasets()
+    _add_metrics()
     for name, module in MODELS.items():
         register_model(getattr(importlib.import_module(module), name))
 
@@ -138,7 +139,8 @@ def _load_plugin_yaml_for_our_models() -> None:
         def load(self, model, model_class, dataset):
             original(self, model, model_class, dataset)
             if is_ours(model_class):
-                self.internal_config_dict.update(plugin_defaults(model, dataset, self.external_config_dict))
+                given = self.external_config_dict
+                self.internal_config_dict.update(plugin_defaults(model_class, model, dataset, given))
             self.model_class = model_class
 
         return load
@@ -172,6 +174,18 @@ def _use_our_loaders_for_our_datasets() -> None:
     _patch(recbole.data.utils, "get_dataloader", make)
 
 
+def _add_metrics() -> None:
+    """RecBole's registry of metrics is made once from its own module; Config, Collector and Evaluator read it."""
+    from recbole.evaluator import register as registry
+
+    from recbole_eimf.evaluator.metrics import METRICS
+
+    for name, metric in METRICS.items():
+        registry.metrics_dict[name] = metric
+        registry.metric_information[name] = metric.metric_need
+        registry.metric_types[name] = metric.metric_type
+
+
 def _patch_quick_start() -> None:
     package = importlib.import_module("recbole.quick_start")
     module = importlib.import_module("recbole.quick_start.quick_start")
@@ -181,6 +195,9 @@ def _patch_quick_start() -> None:
     if module.run_recboles is not run_recboles:
         setattr(run_recboles, _PATCHED, module.run_recboles)
         module.run_recboles = run_recboles
+    if module.objective_function is not objective_function:
+        setattr(objective_function, _PATCHED, module.objective_function)
+        module.objective_function = package.objective_function = objective_function
     package.load_data_and_model = module.load_data_and_model
 
 
@@ -213,3 +230,16 @@ def run_recboles(rank, *args):
     """RecBole's worker function for several processes, which registers our models first."""
     register()
     return getattr(run_recboles, _PATCHED)(rank, *args)
+
+
+def objective_function(config_dict=None, config_file_list=None, saved=True):
+    """RecBole's objective of a search, in Ray's workers and in RecBole's HyperTuning.
+
+    In a Ray trial the metrics are reported and nothing is returned: Ray takes a returned dictionary for another report,
+    which lacks the metric that its scheduler asks for.
+    """
+    register()
+    from ray.tune.trainable.session import is_session_enabled
+
+    found = getattr(objective_function, _PATCHED)(config_dict, config_file_list, saved)
+    return None if is_session_enabled() else found

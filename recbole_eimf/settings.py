@@ -26,6 +26,8 @@ class DataSettings:
     protocol: Literal["leave_one_out", "user_split"] = "leave_one_out"
     split_seed: int = 2024
     split_ratios: tuple[float, ...] = (0.8, 0.1, 0.1)
+    split_file: str | None = None  # user_split: the users of each part, instead of drawing them
+    save_split: str | None = None  # user_split: where to write the users of each part
     mask_history: bool = False
     # None: what the model needs
     training_view: Literal["prefix", "sequence", "random_cut", "interactions"] | None = None
@@ -54,13 +56,17 @@ class InterestModelSettings:
 
     backbone: str = "SASRec"
     readout: Literal["soft", "hard"] = "hard"
-    readout_temperature: float = 1.0
+    readout_temperature: float = 1.0  # soft: 1/p of MIND's label-aware attention with power p
+    diversity_lambda: float = 0.0  # ComiRec's controllable aggregation when ranking; 0 is off
+    category_field: str = "categories"  # column of the .item file that tells categories apart
 
 
 @dataclass(frozen=True)
 class EIMFSettings:
     """Joint training (EIMF section 3.4)."""
 
+    # which of properties/esim sets the keys below: the paper's form, or the one that did best on validation
+    esim: Literal["strong", "paper"] = "strong"
     gamma: float = 0.1
     alpha: float = 0.4
     beta: float = 0.1
@@ -70,6 +76,12 @@ class EIMFSettings:
     item_alignment: Literal["target", "batch_items"] = "target"
     auxiliary_targets: Literal["one", "all"] = "one"  # targets of a row that enter the auxiliary losses
     semantic_negatives: int = 0  # eq. 9 among this many drawn items instead of all; 0 is all
+    # soft labels: shares of a label that go to items like the user's interests, and like the target's text
+    interest_labels: float = 0.0
+    text_labels: float = 0.0
+    label_temperature: float = 0.1
+    label_items: int = 500  # items of an exemplar's label
+    text_label_items: int = 20  # items of a target's label
 
 
 @dataclass(frozen=True)
@@ -112,10 +124,48 @@ class SemanticSettings:
 
 
 @dataclass(frozen=True)
+class PADSettings:
+    """Experts, alignment and phases of PAD (its section 3) and of the baselines that share its parts."""
+
+    experts: str = "id+text+aligned"  # any of id, text, hybrid, aligned; a kind may stand there several times
+    fusion: Literal["gelu", "concat", "add"] = "gelu"  # how a hybrid or aligned expert joins id and text (gelu: PAD's)
+    fusion_dropout: float = 0.1
+    text_projection: Literal["linear", "mlp"] = "linear"
+    # what the id vector of an item that training never saw counts: as much as any, or nothing (its text ranks it)
+    unseen_ids: Literal["learned", "none"] = "learned"
+    gate: Literal["frequency", "shared", "none"] = "frequency"  # shared: learned, the same for all items
+    gate_buckets: int = 10
+    gate_start: tuple[float, ...] = ()  # logits of id, text and aligned or hybrid experts; () is equal weights
+    gate_total: float = 1.0  # what an item's weights add up to: 1 are probabilities, the number of experts is a sum
+    loss: Literal["ce", "bce", "gbce"] = "ce"
+    gbce_calibration: float = 0.75
+    alignment: Literal["none", "non_anchored", "anchored", "anchored_frozen"] = "anchored"
+    kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = "gaussian"
+    mmd_estimator: Literal["biased", "unbiased"] = "biased"
+    mmd_items: int = 512  # at most this many distinct items of a batch enter the alignment loss; 0 is all
+    gamma: float = 0.1  # weight of the alignment loss; PAD.yaml has the paper's
+    tau: float = 0.1  # temperature of kernel=infonce and of CTRL
+    sufficiency_weight: float = 0.5  # DisCo
+    disentanglement_weight: float = 0.1  # DisCo
+    chunks: int = 4  # DisCo
+    pretrain: Literal["id", "all"] = "id"  # all: every expert is trained alone first
+    fine_tune: bool = True
+    # of the phases; None is learning_rate, epochs
+    pretrain_learning_rate: float | None = None
+    align_learning_rate: float | None = None
+    finetune_learning_rate: float | None = None
+    pretrain_epochs: int | None = None
+    align_epochs: int | None = None
+    finetune_epochs: int | None = None
+    phase_cache: bool = True  # keep pre-trained experts under semantic_cache for runs that differ in later phases only
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """One run of :func:`recbole_eimf.quick_start.run`."""
 
     output_dir: str | None = None
+    recipe: str | None = None  # a file of properties/recipe: keys over the model's and the data set's, under the user's
     resume: bool = False
     yes: bool = False
     compare_with: tuple[str, ...] = ()
@@ -124,9 +174,19 @@ class RunSettings:
     config_files: str | None = None
     model_import: str | None = None  # set by the program: import path of a model that is not ours
     num_threads: int | None = None
+    skip_test: bool = False  # a search chooses on validation and does not even look at the test part
+    slice_bounds: tuple[int, ...] = (1, 5, 20)  # fixed slices of the targets by training frequency: 0, 1-5, 6-20, >20
 
 
-ALL_SETTINGS = (DataSettings, ItemSettings, InterestModelSettings, EIMFSettings, SemanticSettings, RunSettings)
+ALL_SETTINGS = (
+    DataSettings,
+    ItemSettings,
+    InterestModelSettings,
+    EIMFSettings,
+    SemanticSettings,
+    PADSettings,
+    RunSettings,
+)
 
 
 def known_keys() -> dict[str, dataclasses.Field]:

@@ -81,3 +81,24 @@ def test_unknown_models_and_backbones_get_suggestions(make_config):
 def test_recbole_keys_pass(make_config):
     config = make_config("SASRec", clip_grad_norm={"max_norm": 5}, user_inter_num_interval="[3,inf)", loss_type="CE")
     assert config["user_inter_num_interval"] == "[3,inf)"
+
+
+def test_the_form_of_eimf_is_chosen_by_name_and_a_key_of_the_user_is_stronger():
+    paper = EIMFConfig("EIMF", "ml-100k", None, {"esim": "paper"})
+    strong = EIMFConfig("EIMF", "ml-100k", None, {})
+    assert (paper["gamma"], paper["item_alignment"], paper["text_labels"]) == (0.1, "target", 0.0)
+    assert strong["gamma"] != paper["gamma"]
+    assert EIMFConfig("EIMF", "ml-100k", None, {"esim": "paper", "gamma": 0.7})["gamma"] == 0.7
+    with pytest.raises(ConfigError, match="esim='papr'.*strong or paper"):
+        EIMFConfig("EIMF", "ml-100k", None, {"esim": "papr"})
+
+
+def test_a_subclass_starts_from_the_yaml_of_what_it_derives_from():
+    from recbole_eimf.model.eimf import EIMF
+
+    class MyEIMF(EIMF):
+        pass
+
+    mine, ours = (EIMFConfig(cls, "ml-100k", None, {}) for cls in (MyEIMF, "EIMF"))
+    for key in ("backbone", "esim", "gamma", "hidden_size", "interest_source"):
+        assert mine[key] == ours[key], key

@@ -43,7 +43,7 @@ def test_the_wheel_holds_properties_and_they_are_found(tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = (
         "from recbole_eimf.properties_path import properties_folder; from recbole_eimf.config import plugin_defaults;"
-        "print(properties_folder()); print(plugin_defaults('EIMF', 'ml-100k', {})['n_layers'])"
+        "print(properties_folder()); print(plugin_defaults(None, 'EIMF', 'ml-100k', {})['n_layers'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "installed")},

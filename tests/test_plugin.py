@@ -114,7 +114,7 @@ def test_front_door_writes_a_full_result(tmp_path, semantic_cache):
         assert result[key] not in (None, {}), key
     assert result["side_load"]["training_users_with_interests"] == 943
     assert result["side_load"]["llm_used"] is False
-    assert result["config"]["gamma"] == 0.1
+    assert result["config"]["gamma"] == 0.3  # every setting, those of the YAML files too
     assert {r["model"] for r in result["compared"]} == {"EIMF", "IBIM", "Popularity", "Markov"}
 
 

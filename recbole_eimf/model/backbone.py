@@ -1,8 +1,9 @@
-"""Backbones: RecBole's networks and ours behind one contract.
+"""The contract of backbones: RecBole's networks (``recbole_backbone``) and ours (``multi_interest``).
 
 A backbone turns item sequences into interests. EIMF and IBIM know nothing else of it:
 
-* ``interests(item_seq, item_seq_len) -> [B, K, d]``: what is served;
+* ``interests(item_seq, item_seq_len) -> [B, K, d]``: what is served; a user with fewer than K interests has copies of
+  the first in the other slots, which changes no maximum over interests;
 * ``positions(item_seq) -> [B, L, d]`` where the network is causal: the state after each item;
 * ``training_states(batch) -> TrainingStates``: the states a training batch asks to predict items with;
 * ``item_embedding``: the :class:`~recbole_eimf.model.item_table.ItemTable`; ``item_bias`` [N] or None;
@@ -13,19 +14,17 @@ A further backbone is one class in one file and a name in ``BACKBONES``.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
 from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.errors import ConfigError, suggestion
 from recbole_eimf.model.item_table import ItemTable
-from recbole_eimf.model.layer import SelfAttentiveRouting
-from recbole_eimf.model.loss import routing_penalty
 
 #: (dimension, extra rows) -> table; the model that owns the text makes it
 TableFactory = Callable[[int, int], ItemTable]
@@ -35,13 +34,15 @@ class TrainingStates(NamedTuple):
     """States of a training batch, one per target.
 
     interests: [P, K, d]; target: [P] item ids; row: [P] the batch row a target belongs to; penalty: a scalar the
-    backbone adds to the recommendation loss.
+    backbone adds to the recommendation loss; mask: [P, K] bool, False where an interest is a copy of a user's first
+    because the user has fewer than K, None where all are real.
     """
 
     interests: Tensor
     target: Tensor
     row: Tensor
     penalty: Tensor | float
+    mask: Tensor | None = None
 
 
 class Backbone(nn.Module):
@@ -78,24 +79,10 @@ class Backbone(nn.Module):
         return TrainingStates(interests, target, torch.arange(len(target), device=target.device), 0.0)
 
 
-class RecBoleCausal(Backbone):
-    """A causal network of RecBole's (SASRec, GRU4Rec): its own code and keys; K = 1."""
+class CausalBackbone(Backbone):
+    """A network with a state per position, served from the last one; subclasses give ``positions``. K = 1."""
 
     view = "sequence"
-
-    def __init__(self, config, dataset, make_table: TableFactory, network: type[SequentialRecommender]) -> None:
-        super().__init__(config)
-        self.net = network(config, dataset)
-        self.net.item_embedding = make_table(self.net.item_embedding.embedding_dim, 0)
-        # RecBole's forward ends by picking the last position; here it hands out every position
-        self.net.gather_indexes = _keep_all_positions
-
-    @property
-    def item_embedding(self) -> ItemTable:
-        return self.net.item_embedding
-
-    def positions(self, item_seq: Tensor) -> Tensor:
-        return self.net.forward(item_seq, (item_seq != 0).sum(1))
 
     def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         states = self.positions(item_seq)
@@ -103,135 +90,17 @@ class RecBoleCausal(Backbone):
         return states[row, item_seq_len - 1][:, None]
 
 
-def _keep_all_positions(output: Tensor, gather_index: Tensor) -> Tensor:
-    return output
-
-
-class RecBoleSASRec(RecBoleCausal):
-    """RecBole's SASRec (Kang and McAuley 2018)."""
-
-    def __init__(self, config, dataset, make_table: TableFactory) -> None:
-        from recbole.model.sequential_recommender.sasrec import SASRec
-
-        super().__init__(config, dataset, make_table, SASRec)
-
-
-class RecBoleGRU4Rec(RecBoleCausal):
-    """RecBole's GRU4Rec (Tan et al. 2016)."""
-
-    def __init__(self, config, dataset, make_table: TableFactory) -> None:
-        from recbole.model.sequential_recommender.gru4rec import GRU4Rec
-
-        super().__init__(config, dataset, make_table, GRU4Rec)
-
-
-class RecBoleBERT4Rec(Backbone):
-    """RecBole's BERT4Rec network (Sun et al. 2019) with cloze training on whole windows; K = 1.
-
-    RecBole's own ``reconstruct_test_data`` drops the oldest item of *every* sequence to make room for the mask token;
-    here an item is dropped only from sequences of full length.
-    """
-
-    view = "sequence"
-
-    def __init__(self, config, dataset, make_table: TableFactory) -> None:
-        super().__init__(config)
-        from recbole.model.sequential_recommender.bert4rec import BERT4Rec
-
-        self.net = BERT4Rec(config, dataset)
-        self.net.item_embedding = make_table(self.net.item_embedding.embedding_dim, 1)
-        self.mask_token = self.net.mask_token
-        self.mask_ratio = config["mask_ratio"]
-
-    @property
-    def item_embedding(self) -> ItemTable:
-        return self.net.item_embedding
-
-    @property
-    def item_bias(self) -> Tensor:
-        return self.net.output_bias
-
-    def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-        masked, position = self._append_mask(item_seq, item_seq_len)
-        row = torch.arange(len(item_seq), device=item_seq.device)
-        return self.net.forward(masked)[row, position][:, None]
-
-    def _append_mask(self, item_seq: Tensor, item_seq_len: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the mask token after the last item; only a full row gives up its oldest item for it."""
-        wide = torch.cat([item_seq, item_seq.new_zeros(len(item_seq), 1)], 1)
-        full = item_seq_len >= self.max_length
-        wide = torch.where(full[:, None], wide.roll(-1, 1), wide)
-        position = torch.where(full, item_seq_len - 1, item_seq_len)
-        wide = wide.scatter(1, position[:, None], self.mask_token)
-        return wide[:, : self.max_length], position
-
-    def training_states(self, batch: Interaction) -> TrainingStates:
-        whole = batch[self.item_seq_field]
-        if TARGET_LIST in batch:  # the window's items are its inputs and its last target
-            length = batch[self.length_field]
-            whole = torch.cat([whole, whole.new_zeros(len(whole), 1)], 1)
-            whole = whole.scatter(1, length[:, None], batch[self.item_field][:, None])
-            whole = torch.where((length >= self.max_length)[:, None], whole.roll(-1, 1), whole)[:, : self.max_length]
-        hidden = (torch.rand(whole.shape, device=whole.device) < self.mask_ratio) & (whole != 0)
-        # every row predicts something; the last item, which is what serving asks for, where the draw hid nothing
-        last = (whole != 0).sum(1) - 1
-        none = ~hidden.any(1)
-        hidden[none.nonzero().squeeze(1), last[none]] = True
-        row, column = hidden.nonzero(as_tuple=True)
-        states = self.net.forward(whole.masked_fill(hidden, self.mask_token))[row, column]
-        return TrainingStates(states[:, None], whole[row, column], row, 0.0)
-
-
-class ComiRecSABackbone(Backbone):
-    """ComiRec-SA (Cen et al. 2020): self-attentive extraction of K interests.
-
-    Keys: ``hidden_size`` d, ``interest_num`` K, ``hidden_dropout_prob`` on the items that the attention mixes.
-    """
-
-    view = "random_cut"
-    routing_weight = 0.0
-
-    def __init__(self, config, dataset, make_table: TableFactory) -> None:
-        super().__init__(config)
-        self.item_embedding = make_table(config["hidden_size"], 0)
-        self.routing = SelfAttentiveRouting(config["hidden_size"], config["interest_num"], self.max_length)
-        self.dropout = nn.Dropout(config["hidden_dropout_prob"])
-
-    def _extract(self, item_seq: Tensor) -> tuple[Tensor, Tensor]:
-        items = self.dropout(self.item_embedding(item_seq))
-        return self.routing(items, item_seq != 0)
-
-    def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
-        return self._extract(item_seq)[0]
-
-    def training_states(self, batch: Interaction) -> TrainingStates:
-        item_seq, target = batch[self.item_seq_field], batch[self.item_field]
-        interests, attention = self._extract(item_seq)
-        penalty = 0.0
-        if self.routing_weight:
-            penalty = self.routing_weight * routing_penalty(attention, item_seq != 0)
-        return TrainingStates(interests, target, torch.arange(len(target), device=target.device), penalty)
-
-
-class REMIBackbone(ComiRecSABackbone):
-    """REMI (Xie et al. 2023): ComiRec-SA, interest-aware hard negatives, routing regularisation.
-
-    Keys: ``remi_beta`` (hardness of the negatives), ``routing_weight`` (see
-    :func:`~recbole_eimf.model.loss.routing_penalty` for its unit).
-    """
-
-    def __init__(self, config, dataset, make_table: TableFactory) -> None:
-        super().__init__(config, dataset, make_table)
-        self.hard_negative_beta = config["remi_beta"]
-        self.routing_weight = config["routing_weight"]
-
-
-BACKBONES: dict[str, type[Backbone]] = {
-    "SASRec": RecBoleSASRec,
-    "GRU4Rec": RecBoleGRU4Rec,
-    "BERT4Rec": RecBoleBERT4Rec,
-    "ComiRecSA": ComiRecSABackbone,
-    "REMI": REMIBackbone,
+#: backbone name -> module and class, imported when asked for: they build on this file
+BACKBONES = {
+    "SASRec": "recbole_eimf.model.recbole_backbone:RecBoleSASRec",
+    "GRU4Rec": "recbole_eimf.model.recbole_backbone:RecBoleGRU4Rec",
+    "BERT4Rec": "recbole_eimf.model.recbole_backbone:RecBoleBERT4Rec",
+    "Caser": "recbole_eimf.model.recbole_backbone:RecBoleCaser",
+    "ComiRecSA": "recbole_eimf.model.multi_interest:ComiRecSABackbone",
+    "ComiRecDR": "recbole_eimf.model.multi_interest:ComiRecDRBackbone",
+    "MIND": "recbole_eimf.model.multi_interest:MINDBackbone",
+    "REMI": "recbole_eimf.model.multi_interest:REMIBackbone",
+    "DNN": "recbole_eimf.model.multi_interest:DNNBackbone",
 }
 
 
@@ -239,4 +108,5 @@ def backbone_class(name: str) -> type[Backbone]:
     """Look a backbone up. Raises ConfigError with the closest name."""
     if name not in BACKBONES:
         raise ConfigError(f"backbone={name!r}:{suggestion(name, BACKBONES)} Allowed: {', '.join(BACKBONES)}.")
-    return BACKBONES[name]
+    module, _, class_name = BACKBONES[name].partition(":")
+    return getattr(importlib.import_module(module), class_name)

@@ -22,6 +22,7 @@ from recbole_eimf.model import loss
 from recbole_eimf.model.backbone import TrainingStates
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.layer import MaskedSelfAttention, target_attention
+from recbole_eimf.model.soft_label import SoftLabels
 from recbole_eimf.settings import EIMFSettings
 
 
@@ -74,7 +75,7 @@ class EIMF(IBIM):
     def __init__(self, config, dataset) -> None:
         self.eimf = settings.read(EIMFSettings, config)
         super().__init__(config, dataset)
-        self.esim = None
+        self.esim = self.labels = None
         if self.inference_only:
             return
         side = getattr(dataset, "side", None)
@@ -85,6 +86,9 @@ class EIMF(IBIM):
             )
         dimension = self.backbone.item_embedding.embedding.embedding_dim
         self.esim = ExplicitInterests(side, self.transform, dimension)
+        if self.eimf.interest_labels or self.eimf.text_labels:
+            parts = (self.esim.item_text, self.esim.item_has_text, self.esim.interests, self.esim.interest_mask)
+            self.labels = SoftLabels(*parts, self.eimf)
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:
@@ -93,9 +97,22 @@ class EIMF(IBIM):
     # ------------------------------------------------------------------ training
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         states, vectors, readout = self._forward(interaction)
-        recommendation = self._recommendation_loss(readout, states.target, vectors, interaction) + states.penalty
+        recommendation = self._recommendation_loss(states, vectors, readout, interaction)
         semantic, alignment = self._auxiliary_losses(interaction, states, readout)
         return recommendation, self.eimf.gamma * semantic, self.eimf.gamma * alignment
+
+    def _labelled_score(
+        self, positive: Tensor, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
+    ) -> Tensor:
+        """[P]: the mean score under soft labels (:mod:`recbole_eimf.model.soft_label`)."""
+        if self.labels is None:
+            return positive
+        bias = self.backbone.item_bias
+        if bias is not None:  # one more dimension, so that the bias is averaged too
+            vectors = torch.cat([vectors, bias[:, None]], 1)
+            readout = torch.cat([readout, readout.new_ones(len(readout), 1)], 1)
+        exemplar = self.esim.user_exemplar[interaction[self.USER_ID][states.row]]
+        return self.labels(positive, readout, vectors, states.target, exemplar)
 
     def _auxiliary_losses(
         self, interaction: Interaction, states: TrainingStates, readout: Tensor

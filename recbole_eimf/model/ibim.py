@@ -1,7 +1,7 @@
 """IBIM: a backbone trained on behaviour alone (EIMF section 3.3), the base of EIMF and its own baseline.
 
-``--model=IBIM --backbone=SASRec`` is EIMF without any text or LLM: same rows, same loss, same scores. ``REMI`` and
-``ComiRecSA`` are IBIM with that backbone.
+``--model=IBIM --backbone=SASRec`` is EIMF without any text or LLM: same rows, same loss, same scores. ``REMI``,
+``MIND`` and the others below are IBIM with that backbone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from recbole_eimf import settings
 from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.model import loss
 from recbole_eimf.model.backbone import TrainingStates, backbone_class
+from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import hard_readout, target_attention
 from recbole_eimf.settings import InterestModelSettings, ItemSettings
@@ -52,6 +53,8 @@ class IBIM(SequentialRecommender):
             self._has_text = side.item_has_text
             self._text = self.transform(side.item_text) * self._has_text[:, None]
         self.backbone = backbone_class(self.backbone_name(config))(config, dataset, self._make_table)
+        wants_diversity = self.interest_settings.diversity_lambda != 0
+        self.diversity = ControllableAggregation(config, dataset) if wants_diversity else None
         view = getattr(dataset, "view", None)
         self.mean_length = float(view.size.mean()) if view is not None and len(view) else 1.0
 
@@ -87,7 +90,7 @@ class IBIM(SequentialRecommender):
     def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
         """The recommendation loss (eq. 13-14) plus the backbone's own penalty."""
         states, vectors, readout = self._forward(interaction)
-        return self._recommendation_loss(readout, states.target, vectors, interaction) + states.penalty
+        return self._recommendation_loss(states, vectors, readout, interaction)
 
     def _forward(self, interaction: Interaction) -> tuple[TrainingStates, Tensor, Tensor]:
         """(states, scored item vectors [N, d], readout [P, d]) of a batch."""
@@ -95,21 +98,31 @@ class IBIM(SequentialRecommender):
         states = self.backbone.training_states(interaction)
         vectors = self.scored_vectors()
         interests = self._scored_states(states.interests)
-        return states, vectors, self._readout(interests, vectors[states.target])
+        return states, vectors, self._readout(interests, vectors[states.target], states.mask)
 
-    def _readout(self, interests: Tensor, query: Tensor) -> Tensor:
-        """Target-aware attention over the interests (eq. 6): [P, K, d], [P, d] -> [P, d]."""
+    def _readout(self, interests: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:
+        """Target-aware attention over the interests (eq. 6): [P, K, d], [P, d], [P, K] or None -> [P, d]."""
         if interests.shape[1] == 1:
             return interests[:, 0]
         if self.interest_settings.readout == "hard":
             return hard_readout(query, interests)
-        return target_attention(query, interests, scale=1 / self.interest_settings.readout_temperature)
+        return target_attention(query, interests, mask, scale=1 / self.interest_settings.readout_temperature)
 
     def _recommendation_loss(
-        self, readout: Tensor, target: Tensor, vectors: Tensor, interaction: Interaction
+        self, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
     ) -> Tensor:
-        """Eq. 13-14, every target of an epoch weighing the same."""
-        return self._softmax_loss(readout, target, vectors) * self._batch_weight(interaction)
+        """Eq. 13-14, every target of an epoch weighing the same, plus the backbone's own penalty."""
+        bias = self.backbone.item_bias
+        positive = loss.target_score(readout, vectors, states.target, bias)
+        labelled = self._labelled_score(positive, states, vectors, readout, interaction)
+        softmax = self._softmax_loss(readout, states.target, vectors, positive, labelled)
+        return softmax * self._batch_weight(interaction) + states.penalty
+
+    def _labelled_score(
+        self, positive: Tensor, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
+    ) -> Tensor:
+        """[P]: the mean score under each target's label; here the label is the target alone."""
+        return positive
 
     def _batch_weight(self, interaction: Interaction) -> Tensor | float:
         """Rows of like length share a batch, so a mean over a batch of long rows would count each of its targets for
@@ -118,18 +131,19 @@ class IBIM(SequentialRecommender):
             return 1.0
         return interaction[self.ITEM_SEQ_LEN].float().mean() / self.mean_length
 
-    def _softmax_loss(self, readout: Tensor, target: Tensor, vectors: Tensor) -> Tensor:
+    def _softmax_loss(
+        self, readout: Tensor, target: Tensor, vectors: Tensor, positive: Tensor, labelled: Tensor
+    ) -> Tensor:
         beta, count = self.backbone.hard_negative_beta, self.item_settings.num_negatives
         bias = self.backbone.item_bias
         if count:
             negatives = torch.randint(1, self.n_items, (count,), device=target.device)
-            positive, negative = loss.sampled_softmax_logits(readout, vectors, target, negatives, bias)
-            return loss.interest_aware_loss(positive, negative, beta or 0.0)
+            _, negative = loss.sampled_softmax_logits(readout, vectors, target, negatives, bias)
+            return loss.interest_aware_loss(positive, negative, beta or 0.0, labelled)
         logits = loss.catalogue_logits(readout, vectors, bias, self.logits_dtype)
-        positive = loss.target_score(readout, vectors, target, bias)
         if not beta:
-            return loss.full_softmax_loss(logits, positive)
-        return loss.interest_aware_loss(positive, logits.scatter(1, target[:, None] - 1, -torch.inf), beta)
+            return loss.full_softmax_loss(logits, labelled)
+        return loss.interest_aware_loss(positive, logits.scatter(1, target[:, None] - 1, -torch.inf), beta, labelled)
 
     # ------------------------------------------------------------------ scoring
     def scored_vectors(self) -> Tensor:
@@ -149,14 +163,20 @@ class IBIM(SequentialRecommender):
         return self._scored_states(self.backbone.interests(item_seq, item_seq_len))
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """[B, N]: score(i) = max over k of h_k · e_i (EIMF section 3.4.3, serving). Behaviour alone."""
+        """[B, N]: score(i) = max over k of h_k · e_i (EIMF section 3.4.3, serving). Behaviour alone.
+
+        With ``diversity_lambda`` the top of each row is re-ranked by ComiRec's controllable aggregation.
+        """
         interests = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         vectors = self.scored_vectors()
         scores = interests[:, 0] @ vectors.T
         for k in range(1, interests.shape[1]):  # one interest at a time: [B, K, N] would be K times the memory
             scores = torch.maximum(scores, interests[:, k] @ vectors.T)
         bias = self.backbone.item_bias
-        return scores if bias is None else scores + bias
+        scores = scores if bias is None else scores + bias
+        if self.diversity is None:
+            return scores
+        return self.diversity(scores, interaction[self.ITEM_SEQ], interests.shape[1])
 
     def predict(self, interaction: Interaction) -> Tensor:
         """[B]: the score of the row's ``item_id``."""
@@ -177,3 +197,27 @@ class REMI(IBIM):
     """REMI (Xie et al. 2023)."""
 
     fixed_backbone = "REMI"
+
+
+class ComiRecDR(IBIM):
+    """ComiRec-DR (Cen et al. 2020)."""
+
+    fixed_backbone = "ComiRecDR"
+
+
+class MIND(IBIM):
+    """MIND (Li et al. 2019)."""
+
+    fixed_backbone = "MIND"
+
+
+class DNN(IBIM):
+    """YouTube's DNN (Covington et al. 2016)."""
+
+    fixed_backbone = "DNN"
+
+
+class LLM2BERT4Rec(IBIM):
+    """BERT4Rec whose item vectors start from the principal components of item text (Harte et al. 2023)."""
+
+    fixed_backbone = "BERT4Rec"

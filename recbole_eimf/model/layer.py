@@ -1,4 +1,4 @@
-"""Attention layers of EIMF and ComiRec-SA."""
+"""Attention and routing layers of EIMF and the multi-interest backbones."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ class MaskedSelfAttention(nn.Module):
         return interests + weight @ self.value(interests)
 
 
+def recency(mask: Tensor) -> Tensor:
+    """[B, L] bool, right-padded -> [B, L]: how many items of the row come after each one; 0 at padding."""
+    return (mask.sum(-1, keepdim=True) - 1 - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
+
+
 class SelfAttentiveRouting(nn.Module):
     """ComiRec-SA's interest extraction (Cen et al. 2020, eq. 8-9): A = softmax(W2 tanh(W1 (H + P)^T)), interests A H.
 
@@ -69,8 +74,89 @@ class SelfAttentiveRouting(nn.Module):
 
         Every row needs a real item. ``keys`` [B, L, d] are attended to instead of ``items`` (dropped-out copies).
         """
-        recency = (mask.sum(-1, keepdim=True) - 1 - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
-        keyed = (items if keys is None else keys) + self.position(recency)
+        keyed = (items if keys is None else keys) + self.position(recency(mask))
         logits = self.heads(torch.tanh(self.hidden(keyed))).transpose(1, 2)  # [B, K, L]
         attention = torch.softmax(logits.masked_fill(~mask[:, None, :], -torch.inf), -1)
         return attention @ items, attention
+
+
+def squash(vectors: Tensor) -> Tensor:
+    """Capsule squash (MIND eq. 6): |z|^2 / (1 + |z|^2) · z / |z|, along the last axis; zero stays zero."""
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors * norm / (1 + norm.square())
+
+
+def dynamic_routing(
+    votes: Tensor, logits: Tensor, mask: Tensor, live: Tensor | None = None, iterations: int = 3
+) -> tuple[Tensor, Tensor]:
+    """Capsule routing of items to interests (MIND algorithm 1, ComiRec-DR algorithm 1).
+
+    An item divides itself among the *interests* (softmax over K), and padding gives nothing to any. Gradients flow
+    through the last iteration only: the earlier ones find the weights.
+
+    Args:
+        votes: [B, K, L, d], what item l says to interest k; logits: [B, K, L] initial routing logits.
+        mask: [B, L] bool, True at real items; live: [B, K] bool, interests that take part (at least one), None is all.
+
+    Returns:
+        interests [B, K, d] (zero where not live), weights [B, K, L] of the last iteration.
+    """
+    if live is not None:
+        logits = logits.masked_fill(~live[..., None], -torch.inf)
+    fixed = votes.detach()
+    for _ in range(iterations - 1):
+        weight = torch.softmax(logits, 1) * mask[:, None, :]
+        interests = squash(torch.einsum("bkl,bkld->bkd", weight, fixed))
+        logits = logits + torch.einsum("bkd,bkld->bkl", interests, fixed)
+    weight = torch.softmax(logits, 1) * mask[:, None, :]
+    return squash(torch.einsum("bkl,bkld->bkd", weight, votes)), weight
+
+
+class BehaviourToInterestRouting(nn.Module):
+    """MIND's interest extraction (Li et al. 2019, section 4.2): one bilinear map shared by items and interests.
+
+    With a shared map nothing but the initial logits tells interests apart: Gaussian numbers, one per interest and
+    recency. They are drawn once and saved with the model; drawn at every forward, as the reference does, the same user
+    would get other recommendations at every call. **Decision:** the paper leaves their deviation open; it is small, so
+    that an item's content decides where it goes and the draw only breaks the tie.
+    """
+
+    initial_std = 0.1
+
+    def __init__(self, dimension: int, interest_num: int, max_length: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(dimension, dimension, bias=False)
+        self.register_buffer("initial", torch.randn(interest_num, max_length) * self.initial_std)
+
+    def live(self, mask: Tensor) -> Tensor:
+        """[B, L] -> [B, K] bool: the first K' = max(1, min(K, floor(log2 n))) interests of a user with n items."""
+        needed = 2 ** torch.arange(1, len(self.initial) + 1, device=mask.device)
+        needed[0] = 1
+        return mask.sum(1, keepdim=True) >= needed
+
+    def forward(self, items: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, d], [B, L] bool -> interests [B, K, d] (zero where not live), weights [B, K, L]."""
+        votes = self.map(items)[:, None].expand(-1, len(self.initial), -1, -1)
+        logits = self.initial[:, recency(mask)].transpose(0, 1)
+        return dynamic_routing(votes, logits, mask, self.live(mask))
+
+
+class PositionalRouting(nn.Module):
+    """ComiRec-DR's interest extraction (Cen et al. 2020, section 3.2.1): a map for every position and interest.
+
+    Routing logits start at zero: the maps tell interests apart. **Decision:** positions are counted from the latest
+    item backwards, as in :class:`SelfAttentiveRouting`.
+    """
+
+    def __init__(self, dimension: int, interest_num: int, max_length: int) -> None:
+        super().__init__()
+        self.maps = nn.Parameter(torch.randn(max_length, interest_num, dimension, dimension) * dimension**-0.5)
+
+    def forward(self, items: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, d], [B, L] bool -> interests [B, K, d], weights [B, K, L]."""
+        back = recency(mask)
+        # turn the rows round instead of gathering a d x d map for each of their items
+        latest_first = items.gather(1, back[..., None].expand_as(items))
+        votes = torch.einsum("bld,lked->bkle", latest_first, self.maps[: items.shape[1]])
+        interests, weight = dynamic_routing(votes, votes.new_zeros(votes.shape[:3]), mask)
+        return interests, weight.gather(2, back[:, None].expand_as(weight)) * mask[:, None]

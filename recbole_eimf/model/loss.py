@@ -69,7 +69,7 @@ def sampled_softmax_logits(
     return positive, negative.masked_fill(negatives[None, :] == target[:, None], -torch.inf)
 
 
-def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float) -> Tensor:
+def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float, labelled: Tensor | None = None) -> Tensor:
     """REMI's loss with interest-aware hard negatives (Xie et al. 2023, section 3.2), averaged over rows.
 
     ``-log(e^p / (e^p + sum_j w_j e^(n_j)))`` with ``w_j`` proportional to ``e^(beta n_j)`` and of mean one over the
@@ -77,14 +77,15 @@ def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float) -> Tens
     ``beta = 0`` is the plain sampled softmax.
 
     Args:
-        positive: [P]; negative: [P, M], ``-inf`` where a negative is absent.
+        positive: [P]; negative: [P, M], ``-inf`` where a negative is absent; labelled: [P], the mean score under a
+            soft label, which takes the place of ``p`` outside the partition sum; None is the target's score itself.
     """
     if not beta:  # beta * -inf would be nan
         mass = torch.logsumexp(negative, -1)
     else:
         count = (negative > -torch.inf).sum(-1).clamp(min=1).to(positive.dtype)
         mass = torch.logsumexp((1 + beta) * negative, -1) - torch.logsumexp(beta * negative, -1) + count.log()
-    return (torch.logaddexp(positive, mass) - positive).mean()
+    return (torch.logaddexp(positive, mass) - (positive if labelled is None else labelled)).mean()
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:

@@ -14,7 +14,8 @@ from recbole_eimf import quick_start
 def built(make_config):
     def make(**keys):
         torch.manual_seed(0)
-        config = make_config("EIMF", backbone="ComiRecSA", auxiliary_targets="all", hidden_dropout_prob=0.0, **keys)
+        given = {"esim": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, **keys}
+        config = make_config("EIMF", backbone="ComiRecSA", **given)
         train, _, _ = quick_start._loaders(config)
         net = config.model_class(config, train._dataset).double()
         net.train()
@@ -106,9 +107,9 @@ def test_losses_follow_the_equations(built):
 def test_ablations_switch_their_losses_off(built):
     batch_of = lambda train: train._dataset.rows(torch.arange(12).numpy())  # noqa: E731
     net, train = built(use_prediction=False)
-    assert [float(x) == 0 for x in net.calculate_loss(batch_of(train))] == [False, True, False]
+    assert [x.item() == 0 for x in net.calculate_loss(batch_of(train))] == [False, True, False]
     net, train = built(use_alignment=False)
-    assert [float(x) == 0 for x in net.calculate_loss(batch_of(train))] == [False, False, True]
+    assert [x.item() == 0 for x in net.calculate_loss(batch_of(train))] == [False, False, True]
 
 
 def test_batch_items_align_more_items_than_targets(built):

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from recbole_eimf.model.layer import MaskedSelfAttention, SelfAttentiveRouting, hard_readout, target_attention
+from recbole_eimf.model.layer import (
+    BehaviourToInterestRouting,
+    MaskedSelfAttention,
+    PositionalRouting,
+    SelfAttentiveRouting,
+    dynamic_routing,
+    hard_readout,
+    squash,
+    target_attention,
+)
 
 
 def softmax(values):
@@ -65,7 +74,7 @@ def test_self_attentive_routing_is_softmax_over_positions():
         keyed = [items[b, j] + layer.position.weight[length - 1 - j] for j in range(length)]
         logits = [layer.heads.weight @ torch.tanh(layer.hidden.weight @ x) for x in keyed]
         for k in range(3):
-            weight = softmax([float(logit[k]) for logit in logits])
+            weight = softmax([logit[k].item() for logit in logits])
             assert attention[b, k, :length].tolist() == pytest.approx(weight, abs=1e-9)
             assert attention[b, k, length:].abs().sum() == 0
             assert torch.allclose(interests[b, k], sum(w * items[b, j] for j, w in enumerate(weight)), atol=1e-9)
@@ -78,3 +87,100 @@ def test_positions_mean_recency_so_padding_width_changes_nothing():
     narrow, _ = layer(items, torch.ones(1, 3).bool())
     wide, _ = layer(torch.cat([items, torch.randn(1, 4, 4)], 1), torch.tensor([[1, 1, 1, 0, 0, 0, 0]]).bool())
     assert torch.allclose(narrow, wide, atol=1e-6)
+
+
+def squashed(z):
+    square = float(z @ z)
+    return z * square / (1 + square) / math.sqrt(square)
+
+
+def routed(votes, logits, real, live, iterations=3):
+    """MIND algorithm 1 and ComiRec-DR algorithm 1 as printed: votes[k][j], logits[k][j], for one user."""
+    logits = {(k, j): float(logits[k][j]) for k in live for j in real}
+    for _ in range(iterations):
+        weight = {}
+        for j in real:
+            for k, w in zip(live, softmax([logits[k, j] for k in live])):
+                weight[k, j] = w
+        interests = {k: squashed(sum(weight[k, j] * votes[k][j] for j in real)) for k in live}
+        for k in live:
+            for j in real:
+                logits[k, j] += float(interests[k] @ votes[k][j])
+    return interests, weight
+
+
+def test_squash_keeps_direction_and_bends_length_and_has_a_gradient_at_zero():
+    z = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    got = squash(z)
+    assert got[0].tolist() == pytest.approx([3 / 5 * 25 / 26, 4 / 5 * 25 / 26], abs=1e-12)
+    assert got[1].tolist() == [0, 0]
+    got.sum().backward()
+    assert torch.isfinite(z.grad).all()
+
+
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]).bool()
+
+
+def test_mind_routing_is_algorithm_1_with_one_map_and_fixed_logits():
+    torch.manual_seed(6)
+    layer = BehaviourToInterestRouting(4, 3, 6).double()
+    items = torch.randn(3, 5, 4).double()
+    interests, weight = layer(items, MASK)
+    for b, (length, count) in enumerate([(5, 2), (3, 1), (1, 1)]):  # K' = floor(log2 n), at least 1
+        real, live = range(length), range(count)
+        said = [[layer.map.weight.detach() @ items[b, j] for j in real] for _ in live]
+        logits = [[layer.initial[k, length - 1 - j] for j in real] for k in live]
+        expected, expected_weight = routed(said, logits, real, live)
+        for k in live:
+            assert torch.allclose(interests[b, k], expected[k], atol=1e-6)
+            assert weight[b, k, :length].tolist() == pytest.approx([expected_weight[k, j] for j in real], abs=1e-6)
+        assert interests[b, count:].abs().sum() == 0
+        assert weight[b, count:].abs().sum() == 0
+
+
+def test_mind_interest_count_follows_the_history_length():
+    layer = BehaviourToInterestRouting(4, 4, 40)
+    for n in range(1, 41):
+        mask = torch.arange(40)[None] < n
+        expected = max(1, min(4, math.floor(math.log2(n))))
+        assert layer.live(mask)[0].tolist() == [k < expected for k in range(4)]
+
+
+def test_comirec_dr_routing_is_algorithm_1_with_a_map_per_recency_and_logits_from_zero():
+    torch.manual_seed(7)
+    layer = PositionalRouting(4, 3, 6).double()
+    items = torch.randn(3, 5, 4).double()
+    interests, weight = layer(items, MASK)
+    for b, length in enumerate((5, 3, 1)):
+        real, live = range(length), range(3)
+        maps = layer.maps.detach()
+        said = [[maps[length - 1 - j, k] @ items[b, j] for j in real] for k in live]
+        expected, expected_weight = routed(said, [[0.0] * length] * 3, real, live)
+        for k in live:
+            assert torch.allclose(interests[b, k], expected[k], atol=1e-6)
+            assert weight[b, k, :length].tolist() == pytest.approx([expected_weight[k, j] for j in real], abs=1e-6)
+
+
+@pytest.mark.parametrize("routing", [BehaviourToInterestRouting, PositionalRouting])
+def test_routing_weights_are_a_softmax_over_interests_and_padding_gets_none(routing):
+    """The reference takes the softmax over positions, before the mask: real items lose what padding takes."""
+    torch.manual_seed(8)
+    layer = routing(4, 3, 8)
+    items = torch.randn(3, 5, 4)
+    interests, weight = layer(items, MASK)
+    assert torch.allclose(weight.sum(1), MASK.float(), atol=1e-6)
+    wider = torch.cat([items, torch.randn(3, 3, 4)], 1)
+    again, _ = layer(wider, torch.nn.functional.pad(MASK, (0, 3)))
+    assert torch.allclose(again, interests, atol=1e-6)
+
+
+def test_routing_gradient_flows_through_the_last_iteration_only():
+    torch.manual_seed(9)
+    votes = torch.randn(2, 3, 5, 4).double().requires_grad_()
+    mask = MASK[:2]
+    interests, weight = dynamic_routing(votes, torch.randn(2, 3, 5).double(), mask)
+    (got,) = torch.autograd.grad(interests.square().sum(), votes)
+    last = squash(torch.einsum("bkl,bkld->bkd", weight.detach(), votes))  # the weights are constants to it
+    (expected,) = torch.autograd.grad(last.square().sum(), votes)
+    assert torch.allclose(got, expected, atol=1e-12)
+    assert not weight.requires_grad

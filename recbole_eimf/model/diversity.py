@@ -1,0 +1,82 @@
+"""ComiRec's controllable aggregation (Cen et al. 2020, section 3.3): score against diversity of categories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from recbole_eimf import settings
+from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.semantic.item_text import read_item_text
+from recbole_eimf.settings import InterestModelSettings
+
+
+def greedy_diverse(scores: Tensor, category: Tensor, weight: float, count: int, pool: int) -> Tensor:
+    """Pick items one by one, each with the greatest score + weight · (picked items of another category).
+
+    Greedy maximisation (algorithm 2) of sum of scores + weight · number of pairs in different categories.
+
+    Args:
+        scores: [B, N]; category: [N] ids; count: items to pick; pool: candidates, the best by score.
+
+    Returns:
+        [B, count] items in the order they were picked.
+    """
+    value, items = scores.topk(pool)
+    kind = category[items]
+    picked = []
+    for _ in range(count):
+        best = value.argmax(1, keepdim=True)
+        picked.append(items.gather(1, best))
+        # less for the same category instead of more for every other one: the same order
+        value = value - weight * (kind == kind.gather(1, best))
+        value = value.scatter(1, best, -torch.inf)
+    return torch.cat(picked, 1)
+
+
+class ControllableAggregation(nn.Module):
+    """Re-ranks scores so that the greedily diverse picks stand on top.
+
+    Picks as many items as the largest ``topk``; candidates are that many for every interest. An item without a category
+    differs from every other. With ``mask_history`` the row's own items are picked last.
+
+    Raises:
+        ConfigError: there is no column ``category_field``, or no item of the data set has a category.
+    """
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__()
+        wanted = settings.read(InterestModelSettings, config)
+        self.weight = wanted.diversity_lambda
+        self.count = max(config["topk"])
+        self.mask_history = bool(config["mask_history"])
+        asked = f"diversity_lambda={self.weight}, category_field={wanted.category_field!r}"
+        path = Path(config["data_path"]) / f"{config['dataset']}.item"
+        try:
+            known = read_item_text(path, config["ITEM_ID_FIELD"], [wanted.category_field], config["field_separator"])
+        except DataError as error:
+            raise ConfigError(
+                f"{asked}: the categories cannot be read. Choose a column of the .item file, or diversity_lambda=0. "
+                f"({error})"
+            ) from error
+        names = [known.get(token) for token in dataset.field2id_token[config["ITEM_ID_FIELD"]]]
+        ids = {name: i for i, name in enumerate(sorted(set(filter(None, names))))}
+        if not ids:
+            raise ConfigError(f"{asked}: no item of {config['dataset']} has one; choose another.")
+        category = [len(ids) + item if name is None else ids[name] for item, name in enumerate(names)]
+        # read from the data set, not from a checkpoint: a weight can be tried on a model trained without it
+        self.register_buffer("category", torch.tensor(category), persistent=False)
+
+    def forward(self, scores: Tensor, item_seq: Tensor, interest_num: int) -> Tensor:
+        """[B, N], [B, L] -> [B, N]: the picks above everything else, the first one highest."""
+        candidates = scores.clone()
+        if self.mask_history:
+            candidates.scatter_(1, item_seq, torch.finfo(scores.dtype).min)
+        candidates[:, 0] = -torch.inf
+        count = min(self.count, scores.shape[1] - 1)
+        pool = min(self.count * interest_num, scores.shape[1] - 1)
+        picked = greedy_diverse(candidates, self.category, self.weight, count, pool)
+        place = torch.arange(count, 0, -1, device=scores.device)
+        return scores.scatter(1, picked, scores.amax(1, keepdim=True) + place)

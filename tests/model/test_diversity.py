@@ -1,0 +1,96 @@
+"""Controllable aggregation against the greedy algorithm written out, and through RecBole's ranking."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_eimf import quick_start
+from recbole_eimf.errors import ConfigError
+from recbole_eimf.model.diversity import greedy_diverse
+from tests.conftest import TITLES, planted_sequences, write_atomic
+
+KINDS = ["nail", "nail", "nail", "nail", "", "hair", "hair", "hair", "hair", ""]
+
+
+def brute_force(scores, kind, weight, count, candidates):
+    """ComiRec algorithm 2: arg max of f(u, i) + lambda * sum over the picked of [categories differ]."""
+    picked = []
+    for _ in range(count):
+        rest = [i for i in candidates if i not in picked]
+        picked.append(max(rest, key=lambda i: scores[i] + weight * sum(kind[i] != kind[j] for j in picked)))
+    return picked
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 0.5, 10.0])
+def test_greedy_picks_are_those_of_the_algorithm_as_printed(weight):
+    rng = np.random.default_rng(0)
+    scores, kind = rng.normal(size=(6, 40)), rng.integers(5, size=40)
+    got = greedy_diverse(torch.from_numpy(scores), torch.from_numpy(kind), weight, count=10, pool=25)
+    for row, picks in zip(scores, got.tolist()):
+        assert picks == brute_force(row, kind, weight, 10, np.argsort(-row)[:25])
+    if not weight:
+        assert got.tolist() == np.argsort(-scores)[:, :10].tolist()
+
+
+@pytest.fixture
+def built(make_config, tmp_path):
+    folder = write_atomic(tmp_path, "kinds", planted_sequences(), TITLES)
+    lines = [f"i{i}\t{title}\t{kind}" for i, (title, kind) in enumerate(zip(TITLES, KINDS))]
+    header = "item_id:token\ttitle:token_seq\tkind:token_seq"
+    (folder / "kinds" / "kinds.item").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+
+    def make(**keys):
+        torch.manual_seed(0)
+        config = make_config(
+            keys.pop("model", "ComiRecSA"), dataset="kinds", data_path=str(folder), category_field="kind", **keys
+        )
+        loaders = quick_start._loaders(config)
+        torch.manual_seed(0)
+        return config.model_class(config, loaders[0]._dataset).eval(), loaders
+
+    return make
+
+
+def test_the_top_is_re_ranked_by_category(built):
+    plain, (train, _, test) = built(interest_num=2, topk=[1, 3])
+    net, _ = built(interest_num=2, topk=[1, 3], diversity_lambda=0.05)
+    kind_of = dict(zip([f"i{i}" for i in range(10)], KINDS))
+    kind = [kind_of.get(t) or f"alone {t}" for t in train._dataset.field2id_token["item_id"]]  # padding too
+    rows = next(iter(test))[0]
+    before, after = (m.full_sort_predict(rows).detach() for m in (plain, net))
+    changed = 0
+    for one, other in zip(before.double().numpy(), after):
+        pool = (np.argsort(-one[1:], kind="stable") + 1)[:6]  # topk times the interests
+        expected = brute_force(one, kind, 0.05, 3, pool)
+        assert other.topk(3).indices.tolist() == expected
+        changed += set(expected) != set(pool[:3])
+        rest = [i for i in range(len(one)) if i not in expected]
+        assert other[rest].tolist() == pytest.approx(one[rest].tolist(), abs=1e-6)
+    assert changed
+
+
+def test_masked_history_takes_no_place_among_the_picks(built):
+    net, _ = built(topk=[3], diversity_lambda=0.05, mask_history=True, model="EIMF", backbone="MIND")
+    row = Interaction({"item_id_list": torch.tensor([[1, 2, 3, 4, 5, 6]]), "item_length": torch.tensor([6])})
+    assert set(net.full_sort_predict(row)[0].topk(3).indices.tolist()) <= {7, 8, 9, 10}
+
+
+def test_a_trained_checkpoint_takes_the_weight_at_evaluation(built):
+    plain, _ = built()
+    net, _ = built(diversity_lambda=0.1, inference_only=True)
+    net.load_state_dict(plain.state_dict())
+    assert "diversity.category" not in net.state_dict()
+
+
+@pytest.mark.parametrize(("field", "match"), [("sort", "no column 'sort'"), ("kind", "no item")])
+def test_a_weight_without_categories_is_an_error(make_config, tmp_path, field, match):
+    folder = write_atomic(tmp_path, "kinds", planted_sequences(20))
+    (folder / "kinds" / "kinds.item").write_text("item_id:token\tkind:token_seq\ni0\t\n", encoding="utf-8")
+    keys = {"dataset": "kinds", "data_path": str(folder), "diversity_lambda": 0.1, "category_field": field}
+    config = make_config("MIND", **keys)
+    train, *_ = quick_start._loaders(config)
+    with pytest.raises(ConfigError, match=f"(?s)diversity_lambda=0.1, category_field='{field}'.*{match}"):
+        config.model_class(config, train._dataset)

@@ -1,0 +1,129 @@
+"""The backbones of our own: what a network alone does not show. Routing is in test_layer.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_eimf import quick_start
+from recbole_eimf.model.layer import target_attention
+
+SHORT, LONG = [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7, 8]  # K' = 2 and 3 of 4
+ROWS = torch.tensor([SHORT + [0] * 3, LONG])
+LENGTHS = torch.tensor([len(SHORT), len(LONG)])
+
+
+def batch(sequences=ROWS, lengths=LENGTHS):
+    ones = torch.ones(len(lengths), dtype=torch.long)
+    return Interaction(
+        {"user_id": ones, "item_id_list": sequences, "item_length": lengths, "item_id": torch.tensor([6, 9])}
+    )
+
+
+@pytest.fixture
+def built(make_config):
+    def make(model, seed=0, **keys):
+        torch.manual_seed(seed)
+        config = make_config(model, **keys)
+        train, *_ = quick_start._loaders(config)
+        torch.manual_seed(seed)
+        return config.model_class(config, train._dataset)
+
+    return make
+
+
+# ---------------------------------------------------------------------- MIND
+def test_mind_routing_logits_are_drawn_once_and_saved(built):
+    """The reference draws them at every forward: the same user gets other recommendations at every call."""
+    net = built("MIND").eval()
+    state = torch.get_rng_state()
+    first = net.full_sort_predict(batch())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(net.full_sort_predict(batch()), first)
+    other = built("MIND", seed=1).eval()
+    assert not torch.allclose(other.backbone.routing.initial, net.backbone.routing.initial)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other.full_sort_predict(batch()), first)
+
+
+def test_interests_a_user_lacks_are_not_served(built):
+    """Scores are the maximum over K' interests; an empty slot would serve 0 to items that all score below it."""
+    net = built("MIND", score="dot").eval()
+    backbone = net.backbone
+    backbone.item_embedding.embedding.weight.data[1:] += 0.2
+    backbone.mlp[2].bias.data -= 5  # every score is negative
+    scores = net.full_sort_predict(batch())
+    assert (scores[:, 1:] < 0).all()
+    interests = net.interests(ROWS, LENGTHS)
+    for b, count in enumerate((2, 3)):
+        assert torch.allclose(scores[b], (interests[b, :count] @ net.scored_vectors().T).amax(0), atol=1e-6)
+        assert torch.equal(interests[b, count:], interests[b, :1].expand(4 - count, -1))
+        assert len(interests[b].unique(dim=0)) == count
+
+
+def test_interests_a_user_lacks_are_not_trained(built):
+    net = built("MIND", readout="soft", hidden_dropout_prob=0.0).train()
+    readout = net._forward(batch())[2]
+    net.backbone.routing.initial[3] += 3  # nobody here has a fourth interest
+    assert torch.equal(net._forward(batch())[2], readout)
+    net.backbone.routing.initial[2] += 3  # the long row has a third
+    changed = net._forward(batch())[2]
+    assert torch.equal(changed[0], readout[0])
+    assert not torch.allclose(changed[1], readout[1], atol=1e-4)
+
+
+def test_label_aware_attention_with_power_p_over_the_interests_a_user_has(built):
+    """MIND eq. 8 with p = 4; copies that fill missing slots must not count twice."""
+    net = built("MIND", readout="soft", readout_temperature=1 / 4, score="dot", hidden_dropout_prob=0.0).train()
+    states, vectors, readout = net._forward(batch())
+    assert states.mask.sum(1).tolist() == [2, 3]
+    for b, count in enumerate((2, 3)):
+        own, label = states.interests[b, :count], vectors[states.target[b]]
+        weight = torch.stack([torch.exp(4 * (interest @ label)) for interest in own])
+        expected = sum(w / weight.sum() * interest for w, interest in zip(weight, own))
+        assert torch.allclose(readout[b], expected, atol=1e-6)
+    skewed = target_attention(vectors[states.target], states.interests, scale=4)
+    assert not torch.allclose(readout, skewed, atol=1e-7)
+
+
+# ---------------------------------------------------------------------- REMI
+def test_remi_penalty_does_not_count_padding(built):
+    """In the reference padding enters the centring, so that the penalty depends on a batch's longest row."""
+    net = built("REMI", hidden_dropout_prob=0.0).train()
+    narrow = batch(torch.tensor([SHORT, SHORT[::-1]]), torch.tensor([5, 5]))
+    wide = batch(torch.tensor([SHORT + [0] * 3, SHORT[::-1] + [0] * 3]), torch.tensor([5, 5]))
+    first, second = (net.backbone.training_states(rows).penalty for rows in (narrow, wide))
+    assert first.item() > 0
+    assert second.item() == pytest.approx(first.item(), rel=1e-5)
+
+
+# ---------------------------------------------------------------------- DNN
+def test_dnn_state_is_an_mlp_of_the_mean_of_the_items_so_far(built):
+    backbone = built("DNN").eval().backbone
+    states = backbone.positions(ROWS)
+    for b, length in enumerate(LENGTHS.tolist()):
+        for j in range(length):
+            mean = sum(backbone.item_embedding.weight[ROWS[b, i]] for i in range(j + 1)) / (j + 1)
+            assert torch.allclose(states[b, j], backbone.mlp(mean), atol=1e-6)
+        assert torch.equal(backbone.interests(ROWS, LENGTHS)[b, 0], states[b, length - 1])
+
+
+# ---------------------------------------------------------------------- names
+@pytest.mark.parametrize("name", ["ComiRecSA", "ComiRecDR", "MIND", "REMI", "DNN"])
+def test_a_name_of_its_own_is_ibim_with_that_backbone(built, name):
+    one, other = built(name), built("IBIM", backbone=name)
+    assert torch.equal(one.eval().full_sort_predict(batch()), other.eval().full_sort_predict(batch()))
+
+
+def test_llm2bert4rec_is_bert4rec_that_starts_from_item_text(built):
+    net, plain = built("LLM2BERT4Rec"), built("IBIM", backbone="BERT4Rec")
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
+    text = net._text[1:] - net._text[1:].mean(0)
+    started = net.scored_vectors().detach()[1:]
+    width = min(started.shape[1], torch.linalg.matrix_rank(text).item())
+    # principal components keep the distances between texts, up to scale
+    expected, got = torch.cdist(text, text), torch.cdist(started[:, :width], started[:, :width])
+    assert torch.corrcoef(torch.stack([expected.flatten(), got.flatten()]))[0, 1] > 0.99
+    random = plain.scored_vectors().detach()[1:]
+    assert torch.corrcoef(torch.stack([expected.flatten(), torch.cdist(random, random).flatten()]))[0, 1] < 0.9
