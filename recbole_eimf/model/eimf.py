@@ -3,8 +3,9 @@
 **Decisions** where the paper is silent or contradicts itself: eq. 13 prints h_ex, but serving uses behaviour alone and
 the text says "user behavior interest representation", so it is h_im; cosine and softmax between d_t and d need a
 projection the paper does not have: one learned linear map, shared by interests and item text; semantic scores (eq. 9)
-take the form of the model's own scores (``score``: dot or scaled cosine), because products of projected unit vectors
-are too flat for a softmax to learn from; rows of a batch that share what they align are not negatives of each other.
+are scaled cosines (``score_scale``) whatever the model's own scores are, because products of projected unit vectors are
+too flat for a softmax to learn from (with them the loss stayed at ln N); rows of a batch that share what they align are
+not negatives of each other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
@@ -148,24 +150,24 @@ class EIMF(IBIM):
         return order[first]
 
     def _semantic_prediction(self, explicit: Tensor, target: Tensor) -> Tensor:
-        """Eq. 9: cross entropy of the target among all items that have text; scores as in the recommendation task.
+        """Eq. 9: cross entropy of the target among all items that have text.
 
         With ``semantic_negatives`` the sum over items is estimated from that many drawn ones (log-Q corrected).
         """
-        states, count = self._scored_states(explicit), self.eimf.semantic_negatives
+        states, count = self.item_settings.score_scale * F.normalize(explicit, dim=-1), self.eimf.semantic_negatives
         if count:
             known = self.esim.items_with_text
             drawn = known[torch.randint(len(known), (count,), device=known.device)]
             positive = (states * self._text_vectors(target)).sum(-1)
             negative = states @ self._text_vectors(drawn).T + math.log(len(known) / count)
             return loss.interest_aware_loss(positive, negative.masked_fill(drawn == target[:, None], -torch.inf), 0.0)
-        vectors = self._scored(self.esim.projection(self.esim.item_text))
+        vectors = self._text_vectors(slice(None))
         logits = loss.catalogue_logits(states, vectors, dtype=self.logits_dtype)
         logits = logits.masked_fill(~self.esim.item_has_text[None, 1:], -torch.inf)
         return loss.full_softmax_loss(logits, loss.target_score(states, vectors, target))
 
-    def _text_vectors(self, items: Tensor) -> Tensor:
-        return self._scored(self.esim.projection(self.esim.item_text[items]))
+    def _text_vectors(self, items: Tensor | slice) -> Tensor:
+        return F.normalize(self.esim.projection(self.esim.item_text[items]), dim=-1)
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""
