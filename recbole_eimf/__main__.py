@@ -1,4 +1,4 @@
-"""Command line: ``python -m recbole_eimf {run, prepare, interests} ...``."""
+"""Command line: ``python -m recbole_eimf {run, prepare, interests, tune, compare, study, agreement} ...``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ commands:
   prepare    write atomic files from raw data: prepare csv|amazon-2014|amazon-2018|amazon-2023|movielens|mind-news ...
   interests  the LLM stage alone: interests --dataset=NAME --interest_source=openai|file|batch|keywords
              [--dry-run | --yes] [--key=value ...]
+  tune       search a model's settings on Ray: tune --model=EIMF --dataset=ml-100k [--samples=20] [--out=DIR]
+  compare    train several models with several seeds, one table: compare --models SASRec,EIMF[SASRec] --dataset NAME
+             --out DIR [--seeds 5] [--key=value ...]
+  study      a paper's experiment from a YAML file: study eimf_ablation --dataset=NAME [--key=value ...]
+  agreement  do two runs see the same items as near (Kendall's tau, distances): agreement RUN_A RUN_B [--out=DIR]
 """
 
 
@@ -56,7 +61,39 @@ def _interests(arguments: list[str]) -> int:
     return command.main(arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "prepare": _prepare, "interests": _interests}
+def _tune(arguments: list[str]) -> int:
+    from recbole_eimf.study import tune
+
+    return tune.main(arguments)
+
+
+def _compare(arguments: list[str]) -> int:
+    from recbole_eimf.study import compare
+
+    return compare.main(arguments)
+
+
+def _study(arguments: list[str]) -> int:
+    from recbole_eimf.study import study
+
+    return study.main(arguments)
+
+
+def _agreement(arguments: list[str]) -> int:
+    from recbole_eimf.evaluator import agreement
+
+    return agreement.main(arguments)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "prepare": _prepare,
+    "interests": _interests,
+    "tune": _tune,
+    "compare": _compare,
+    "study": _study,
+    "agreement": _agreement,
+}
 
 
 def _guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:

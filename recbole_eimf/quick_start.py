@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
@@ -17,10 +18,15 @@ from recbole_eimf import __version__, plugin, settings
 from recbole_eimf.config import EIMFConfig, is_ours
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.errors import ConfigError
-from recbole_eimf.semantic.store import write_json, write_tensors
+from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
+from recbole_eimf.evaluator.slices import check_bounds
+from recbole_eimf.semantic.store import write_json
 from recbole_eimf.settings import RunSettings
 from recbole_eimf.trainer.memory import keep_freed_memory
-from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer
+from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
+
+#: models besides EIMF whose rows name the backbone
+OVER_BACKBONES = ("PAD", "SMEM", "Hybrid", "MoRec", "CTRL", "MAKE", "DisCo")
 
 
 @dataclass
@@ -29,7 +35,9 @@ class RunResult:
 
     Metrics are fractions. ``epochs`` counts trained epochs, ``best_epoch`` (from 0) is the one that was tested;
     ``train_seconds`` is training alone, validation not counted; ``parameters`` are the trained ones; ``side_load`` is
-    the coverage of text and interests; ``config`` holds every setting; ``compared`` the runs made beside this one.
+    the coverage of text and interests; ``slices`` the test metrics by training frequency of the target (``unseen``,
+    ``cold``, ``median``, ``warm`` and those of ``slice_bounds``), with the number of ``targets`` and ``users`` of each;
+    ``config`` holds every setting; ``compared`` the runs made beside this one.
     """
 
     model: str
@@ -46,25 +54,30 @@ class RunResult:
     seconds_per_epoch: float
     parameters: int
     side_load: dict[str, Any] | None
+    slices: dict[str, dict[str, float]] = field(default_factory=dict)
     version: str = __version__
     config: dict[str, Any] = field(default_factory=dict)
     compared: list[RunResult] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        """``EIMF(SASRec)``, ``SASRec`` for IBIM, the model's name otherwise; a placebo says so."""
+        """``EIMF(SASRec)``, ``PAD(SASRec)``, ``SASRec`` for IBIM, other models' names; a placebo says so."""
         if self.model == "IBIM":
             return self.backbone or "IBIM"
+        if self.model in OVER_BACKBONES:
+            return f"{self.model}({self.backbone})"
         if self.model != "EIMF":
             return self.model
         placebo = bool(self.side_load) and str(self.side_load.get("source", "")).startswith("shuffled")
-        return f"EIMF({self.backbone}){' placebo' if placebo else ''}"
+        control = " placebo" if placebo else "" if self.config.get("use_interests", True) else " text only"
+        return f"EIMF({self.backbone}){control}"
 
 
 def run(
     model: str | type,
     dataset: str,
     config_file_list: list[str] | None = None,
+    callback: Callable[[int, float], None] | None = None,
     **overrides: Any,
 ) -> RunResult:
     """Train a model on a data set and evaluate its best epoch.
@@ -73,11 +86,14 @@ def run(
         model: a name of ours or RecBole's, ``package.module:Class``, or a class.
         dataset: the name of a folder of atomic files under ``data_path``, or of RecBole's download list.
         config_file_list: YAML files, the later ones stronger.
+        callback: called after every validation with the epoch and its ``valid_metric``; epochs count from 0, of a model
+            trained in phases those of the last one, and -1 is the evaluation before it.
         overrides: any configuration key; strongest.
 
     Returns:
         The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.pth``,
-        ``history.json`` and ``test_ranks.safetensors`` (per user: which of the top places were hits).
+        ``history.json`` and ``test_ranks.safetensors`` (where every test target was ranked: read it with
+        :func:`recbole_eimf.evaluator.ranks.read_ranks`).
 
     Raises:
         UserError: bad keys, files or sources, before any long work.
@@ -88,7 +104,7 @@ def run(
     wanted = settings.read(RunSettings, config.final_config_dict)
     if import_path:
         plugin.register_model(config.model_class)
-    result = _run_one(config, wanted)
+    result = _run_one(config, wanted, callback)
     # a data set's YAML may ask for company beside EIMF; for other models only an explicit wish counts
     asked = config["model"] == "EIMF" or "compare_with" in config.external_config_dict
     for other in wanted.compare_with if asked else ():
@@ -98,31 +114,46 @@ def run(
     return result
 
 
-def evaluate(checkpoint: str | Path, **overrides: Any) -> dict[str, float]:
+def evaluate(checkpoint: str | Path, ranks_folder: str | Path | None = None, **overrides: Any) -> dict[str, float]:
     """Score a saved model on the test part, from behaviour alone: no text, no interests, no LLM.
 
     Args:
         checkpoint: a ``model.pth`` of :func:`run`. It can run code when it is loaded: load only files you trust.
+        ranks_folder: where to write ``test_ranks.safetensors``, for paired tests.
         overrides: keys that change the evaluation (``mask_history``, ``topk``, ``metrics``, ``data_path``, ...).
 
     Returns:
         Test metrics, fractions.
     """
+    config, net, (train_data, _, test_data) = load(checkpoint, **overrides)
+    trainer = _trainer(config, net)
+    trainer.eval_collector.data_collect(train_data)
+    found = trainer.evaluate(test_data, load_best_model=False)
+    ranks = _ranks(trainer, test_data._dataset, train_data._dataset) if ranks_folder else None
+    if ranks is not None:
+        ranks.write(ranks_folder)
+    return {name: float(value) for name, value in found.items()}
+
+
+def load(checkpoint: str | Path, **overrides: Any) -> tuple[EIMFConfig, torch.nn.Module, tuple]:
+    """A saved model with its configuration and (train, valid, test) loaders, by default without text and interests.
+
+    Args:
+        checkpoint, overrides: see :func:`evaluate`.
+    """
     plugin.register_models()
     with plugin.trusted_checkpoints():
         saved = torch.load(checkpoint, map_location="cpu")
     old = saved["config"]
-    given = {**old.external_config_dict, **overrides, "inference_only": True, "compare_with": [], "output_dir": None}
+    unwanted = {"compare_with": [], "output_dir": None, "save_split": None}
+    given = {**old.external_config_dict, "inference_only": True, **overrides, **unwanted}
     model = old["model_import"] or old["model"]
     config = EIMFConfig(model, old["dataset"], None, {k: v for k, v in given.items() if k not in ("model", "dataset")})
-    train_data, _, test_data = _loaders(config)
-    net = config.model_class(config, train_data._dataset).to(config["device"])
+    loaders = _loaders(config)
+    net = config.model_class(config, loaders[0]._dataset).to(config["device"])
     net.load_state_dict(saved["state_dict"])
     net.load_other_parameter(saved.get("other_parameter"))
-    trainer = _trainer(config, net)
-    trainer.eval_collector.data_collect(train_data)
-    found = trainer.evaluate(test_data, load_best_model=False)
-    return {name: float(value) for name, value in found.items()}
+    return config, net, loaders
 
 
 def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDataset]]:
@@ -135,9 +166,12 @@ def _dataset_class(config) -> type:
     return getattr(config.model_class, "dataset_class", LazySequenceDataset)
 
 
-def _run_one(config: EIMFConfig, wanted: RunSettings) -> RunResult:
+def _run_one(
+    config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, float], None] | None = None
+) -> RunResult:
     if wanted.resume and not wanted.output_dir:
         raise ConfigError("resume=True: output_dir is not set; it names the folder of the run to go on with.")
+    check_bounds(wanted.slice_bounds)
     keep_freed_memory()
     if wanted.num_threads:
         torch.set_num_threads(wanted.num_threads)
@@ -156,16 +190,24 @@ def _run_one(config: EIMFConfig, wanted: RunSettings) -> RunResult:
     if wanted.resume:
         trainer.resume(train_data)
     saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
+    shown = config["show_progress"]
     try:
-        _, valid = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
+        _, valid = trainer.fit(train_data, valid_data, saved=saved, show_progress=shown, callback_fn=callback)
     except KeyboardInterrupt:
-        if wanted.output_dir and trainer.history:
-            logger.warning(f"interrupted after epoch {trainer.history[-1]['epoch']}; go on with --resume=True")
+        done = [*getattr(trainer, "earlier", []), *trainer.history]
+        if wanted.output_dir and done:
+            phase = f" of {done[-1]['phase']}" if "phase" in done[-1] else ""
+            logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
         raise
+    if wanted.skip_test:
+        return _result(config, model, trainer, valid or {}, {}, train)
     test = trainer.evaluate(test_data, load_best_model=saved, show_progress=False)
     result = _result(config, model, trainer, valid or {}, test, train)
-    if wanted.output_dir:
-        _write_ranks(Path(wanted.output_dir), trainer, test_data._dataset)
+    ranks = _ranks(trainer, test_data._dataset, train)
+    if ranks is not None:
+        result.slices = ranks.by_slice(sorted(config["topk"]))
+        if wanted.output_dir:
+            ranks.write(wanted.output_dir)
     logger.info(set_color("best valid ", "yellow") + f": {result.valid}")
     logger.info(set_color("test result", "yellow") + f": {result.test}")
     return result
@@ -198,7 +240,9 @@ def _trainer(config: EIMFConfig, model: torch.nn.Module) -> InterestTrainer:
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
         return CountingTrainer(config, model)
     if stock.__name__ not in ("Trainer", "TraditionalTrainer"):
-        return stock(config, model)  # a model with phases of its own keeps its trainer
+        trainer = stock(config, model)  # a model with phases of its own keeps its trainer
+        rank_reproducibly(trainer)
+        return trainer
     return InterestTrainer(config, model)
 
 
@@ -214,7 +258,8 @@ def _start_logging(config: EIMFConfig) -> None:
 
 
 def _result(config, model, trainer, valid, test, train) -> RunResult:
-    history = getattr(trainer, "history", [])
+    history = [*getattr(trainer, "earlier", []), *getattr(trainer, "history", [])]
+    history = [epoch for epoch in history if epoch["epoch"] >= 0]  # -1 is an evaluation before any training
     seconds = sum(epoch["train_seconds"] for epoch in history)
     backbone = model.backbone_name(config) if hasattr(model, "backbone_name") else None
     side = getattr(train, "side", None)
@@ -243,14 +288,13 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {k: v if isinstance(v, plain) else str(v) for k, v in sorted(values.items())}
 
 
-def _write_ranks(folder: Path, trainer, test: LazySequenceDataset) -> None:
-    """Per test user: hits among the top places, number of targets; for slices and paired significance."""
+def _ranks(trainer, test: LazySequenceDataset, train: LazySequenceDataset) -> Ranks | None:
+    """Where the last evaluation ranked the targets of ``test``; ``None`` after value metrics (AUC, ...), which rank
+    nothing."""
     struct = getattr(trainer.evaluator, "last", None)
-    if struct is None or "rec.topk" not in struct:
-        return
-    table = struct.get("rec.topk").numpy().astype("int32")
-    tensors = {"hits": table[:, :-1].astype("uint8"), "targets": table[:, -1], "user": test.spans.user}
-    write_tensors(folder / "test_ranks.safetensors", tensors, {"rows": "test users, in the split's order"})
+    if struct is None or "rec.items" not in struct:
+        return None
+    return collected_ranks(struct.get("rec.items").numpy(), test, train, trainer.config["slice_bounds"] or ())
 
 
 # ---------------------------------------------------------------------- floors and the backbone beside a model

@@ -73,6 +73,7 @@ class EIMFSettings:
     tau: float = 0.1
     use_alignment: bool = True
     use_prediction: bool = True
+    use_interests: bool = True  # False: item text alone, what is left of EIMF without clusters and LLM
     item_alignment: Literal["target", "batch_items"] = "target"
     auxiliary_targets: Literal["one", "all"] = "one"  # targets of a row that enter the auxiliary losses
     semantic_negatives: int = 0  # eq. 9 among this many drawn items instead of all; 0 is all
@@ -139,6 +140,8 @@ class PADSettings:
     gate_total: float = 1.0  # what an item's weights add up to: 1 are probabilities, the number of experts is a sum
     loss: Literal["ce", "bce", "gbce"] = "ce"
     gbce_calibration: float = 0.75
+    # which items compete with a target in training: all, or those that training ever saw (the others stay as they are)
+    candidates: Literal["all", "seen"] = "all"
     alignment: Literal["none", "non_anchored", "anchored", "anchored_frozen"] = "anchored"
     kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = "gaussian"
     mmd_estimator: Literal["biased", "unbiased"] = "biased"

@@ -36,17 +36,19 @@ class ExplicitInterests(nn.Module):
     Args:
         side: side-loaded tensors (:class:`~recbole_eimf.semantic.side_load.SideInformation`).
         transform: the text transform fitted on item text, applied to the interests too.
-        dimension: d.
+        dimension: d; users: U.
     """
 
-    def __init__(self, side, transform, dimension: int) -> None:
+    def __init__(self, side, transform, dimension: int, users: int) -> None:
         super().__init__()
         keep = {"persistent": False}
         self.register_buffer("item_text", transform(side.item_text), **keep)  # [N, d_t]
         self.register_buffer("item_has_text", side.item_has_text, **keep)  # [N]
-        self.register_buffer("interests", transform(side.interests), **keep)  # [C, M, d_t]
-        self.register_buffer("interest_mask", side.interest_mask, **keep)  # [C, M]
-        self.register_buffer("user_exemplar", side.user_exemplar, **keep)  # [U], -1 where there is none
+        none = side.interests is None  # use_interests=False: nobody has interests
+        self.register_buffer("interests", torch.empty(0) if none else transform(side.interests), **keep)  # [C, M, d_t]
+        self.register_buffer("interest_mask", torch.empty(0) if none else side.interest_mask, **keep)  # [C, M]
+        # [U], -1 where there is none
+        self.register_buffer("user_exemplar", torch.full((users,), -1) if none else side.user_exemplar, **keep)
         self.register_buffer("items_with_text", side.item_has_text.nonzero().squeeze(1), **keep)
         self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
         self.attention = MaskedSelfAttention(dimension)
@@ -81,20 +83,24 @@ class EIMF(IBIM):
         if self.inference_only:
             return
         side = getattr(dataset, "side", None)
-        if side is None or side.interests is None:
+        if side is None or (side.interests is None and self.eimf.use_interests):
             raise ConfigError(
                 "model=EIMF trains with side-loaded interests and the data set has none: build it with "
                 "recbole_eimf (register() first), or set inference_only=True to score only."
             )
         dimension = self.backbone.item_embedding.embedding.embedding_dim
-        self.esim = ExplicitInterests(side, self.transform, dimension)
+        self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num)
+        if self.eimf.interest_labels and not self.eimf.use_interests:
+            raise ConfigError(
+                f"interest_labels={self.eimf.interest_labels}: needs interests, and use_interests is False. Set one."
+            )
         if self.eimf.interest_labels or self.eimf.text_labels:
             parts = (self.esim.item_text, self.esim.item_has_text, self.esim.interests, self.esim.interest_mask)
             self.labels = SoftLabels(*parts, self.eimf)
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:
-        return "interests"
+        return "interests" if config["use_interests"] else "text"
 
     # ------------------------------------------------------------------ training
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recbole_eimf import quick_start
+from recbole_eimf.errors import ConfigError
 
 
 @pytest.fixture
@@ -178,3 +179,19 @@ def test_targets_weigh_the_same_whatever_their_batch(make_config):
             losses, rows = zip(*((float(net.calculate_loss(b)), len(b["item_id"])) for b in train))
         totals.append(sum(x * n for x, n in zip(losses, rows)) / sum(rows))
     assert totals[0] == pytest.approx(totals[1], abs=1e-5)
+
+
+def test_without_interests_only_item_text_is_left(built):
+    net, train = built(use_interests=False)
+    batch = train._dataset.rows(torch.arange(12).numpy())
+    _, semantic, alignment = net.calculate_loss(batch)
+    assert semantic.item() == 0
+    items = net._item_alignment(batch, batch["item_id"])
+    assert items.item() > 0
+    assert alignment.item() == pytest.approx(net.eimf.gamma * items.item())
+
+
+def test_labels_from_interests_need_interests(make_config):
+    config = make_config("EIMF", use_interests=False, interest_labels=0.1)
+    with pytest.raises(ConfigError, match="interest_labels=0.1.*use_interests"):
+        config.model_class(config, quick_start._loaders(config)[0]._dataset)

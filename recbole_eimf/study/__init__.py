@@ -1,0 +1,1 @@
+"""Many runs: searches, comparisons and the studies of the papers."""

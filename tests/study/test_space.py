@@ -1,0 +1,135 @@
+"""Search spaces: forms, errors, draws, and the shipped files."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from recbole_eimf.config import EIMFConfig
+from recbole_eimf.errors import ConfigError, UserError
+from recbole_eimf.properties_path import properties_folder
+from recbole_eimf.study.space import Dimension, draw_settings, read_space, shipped_space
+
+BACKBONES = sorted(path.stem for path in (properties_folder() / "backbone").glob("*.yaml"))
+
+
+def written(folder, text, name="space.yaml"):
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("learning_rate: 0.1", "no range"),
+        ("learning_rate: {unifrom: [1, 2]}", "Did you mean 'uniform'"),
+        ("learning_rate: {log: [0, 2]}", "above 0"),
+        ("learning_rate: {uniform: [2, 1]}", "lower and a higher number"),
+        ("learning_rate: {uniform: [1, 2, 3]}", "lower and a higher number"),
+        ("learning_rate: {uniform: [a, b]}", "lower and a higher number"),
+        ("n_layers: {int: [1, 2.5]}", "whole number"),
+        ("item_text: {choice: []}", "nothing to choose"),
+        ("item_text: {choice: add}", "no list"),
+        ("learning_rat: {log: [1, 2]}", "Did you mean 'learning_rate'"),
+    ],
+)
+def test_a_bad_entry_is_an_error_that_names_file_and_key(tmp_path, line, told):
+    with pytest.raises(ConfigError) as caught:
+        read_space(written(tmp_path, line))
+    for part in ("space.yaml", line.split(":")[0], told):
+        assert part in str(caught.value)
+
+
+def test_draws_keep_to_their_range_and_law():
+    generator = np.random.default_rng(0)
+    log = np.array([Dimension("log", (1e-4, 1e-2)).draw(generator) for _ in range(4000)])
+    assert log.min() >= 1e-4
+    assert log.max() <= 1e-2
+    # uniform in the logarithm: half of the draws below the geometric mean, a quarter below the first quarter
+    assert np.mean(log < 1e-3) == pytest.approx(0.5, abs=0.04)
+    assert np.mean(log < 10**-3.5) == pytest.approx(0.25, abs=0.04)
+    even = np.array([Dimension("uniform", (0.0, 4.0)).draw(generator) for _ in range(4000)])
+    assert np.mean(even < 1) == pytest.approx(0.25, abs=0.04)
+    whole = [Dimension("int", (1, 3)).draw(generator) for _ in range(300)]
+    assert set(whole) == {1, 2, 3}
+    assert {Dimension("choice", ("a", None)).draw(generator) for _ in range(50)} == {"a", None}
+
+
+def test_more_samples_keep_the_earlier_ones_and_no_two_are_alike():
+    space = {"learning_rate": Dimension("log", (1e-4, 1e-2)), "n_layers": Dimension("int", (1, 2))}
+    first = {"learning_rate": 0.001, "n_layers": 2}
+    few, many = draw_settings(space, 5, 7, first), draw_settings(space, 12, 7, first)
+    assert few[0] == first
+    assert many[:5] == few
+    assert draw_settings(space, 5, 8, first)[1:] != few[1:]
+    small = {"n_layers": Dimension("int", (1, 3))}
+    drawn = draw_settings(small, 20, 0, {"n_layers": 2})
+    assert sorted(d["n_layers"] for d in drawn) == [1, 2, 3]
+
+
+def test_recboles_hyper_files_are_read(tmp_path):
+    lines = "learning_rate loguniform -8,0\nn_layers choice [1,2]\nhidden_dropout_prob uniform 0,0.5\n"
+    space = read_space(written(tmp_path, lines + "attn_dropout_prob quniform 0,0.5,0.25\n", "SASRec.hyper"))
+    assert space["learning_rate"] == Dimension("log", (math.exp(-8), 1.0))
+    assert space["n_layers"] == Dimension("choice", (1, 2))
+    assert space["hidden_dropout_prob"] == Dimension("uniform", (0, 0.5))
+    assert space["attn_dropout_prob"] == Dimension("choice", (0.0, 0.25, 0.5))
+    for bad in ("learning_rate choise [1]", "learning_rate", "n_layers quniform 3,1,1"):
+        with pytest.raises(ConfigError, match="line 1"):
+            read_space(written(tmp_path, bad, "bad.hyper"))
+
+
+def _cases():
+    alone = [p.stem for p in (properties_folder() / "tune").glob("*.yaml") if p.stem not in ("IBIM", "EIMF")]
+    own = [(name, None) for name in sorted(alone) if name not in ("SASRec", "BERT4Rec", "GRU4Rec", "Caser")]
+    return own + [(model, backbone) for model in ("IBIM", "EIMF") for backbone in BACKBONES]
+
+
+@pytest.mark.parametrize(("model", "backbone"), _cases())
+def test_every_shipped_space_is_of_keys_the_model_has(model, backbone):
+    given = {"backbone": backbone} if backbone else {}
+    base = EIMFConfig(model, "ml-100k", None, given)
+    named = getattr(base.model_class, "backbone_name", None)
+    space = shipped_space(model, named(base) if named else None)
+    assert len(space) >= 3
+    if backbone:
+        assert set(read_space(properties_folder() / "tune" / f"{backbone}.yaml")) < set(space)
+    assert [key for key in space if key not in base.final_config_dict] == []
+    for settings in draw_settings(space, 4, 0, {key: base[key] for key in space}):
+        EIMFConfig(model, "ml-100k", None, {**given, **settings})
+
+
+def test_every_model_that_learns_settings_has_a_space():
+    from recbole_eimf.registry import MODELS
+
+    counting = {"Popularity", "Markov"}
+    for model in set(MODELS) - counting:
+        assert (properties_folder() / "tune" / f"{model}.yaml").is_file(), model
+    with pytest.raises(UserError, match="Markov.*--space"):
+        shipped_space("Markov", None)
+
+
+@pytest.mark.parametrize(("model", "backbone"), _cases())
+def test_every_key_of_a_shipped_space_is_read(model, backbone, make_config, monkeypatch):
+    """A key that nobody reads would be searched for nothing: watch what one training batch asks the configuration."""
+    from recbole_eimf import quick_start
+
+    config = make_config(model, **({"backbone": backbone} if backbone else {}))
+    asked = {"train_batch_size", "learning_rate", "weight_decay"}  # RecBole's loaders and trainer
+    original = type(config).__getitem__
+
+    def watched(self, key):
+        asked.add(key)
+        return original(self, key)
+
+    monkeypatch.setattr(type(config), "__getitem__", watched)
+    train, *_ = quick_start._loaders(config)
+    net = config.model_class(config, train._dataset)
+    if hasattr(net, "backbone_name"):
+        net.calculate_loss(next(iter(train)))
+    named = getattr(config.model_class, "backbone_name", None)
+    space = shipped_space(model, named(config) if named else None)
+    # dataclasses of settings read their keys whether they matter or not; a backbone's own are read one by one
+    assert set(space) - asked == set()

@@ -1,0 +1,257 @@
+"""The search on Ray: what it writes, early stopping, going on after a kill, and RecBole's own Ray objective."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recbole_eimf import plugin, quick_start
+from recbole_eimf.__main__ import main
+from recbole_eimf.config import read_yaml
+from recbole_eimf.errors import DataError
+from recbole_eimf.study import tune
+from recbole_eimf.study.search_plot import importance, plot_search
+from recbole_eimf.study.search_result import Found
+from recbole_eimf.study.space import Dimension
+from recbole_eimf.study.trial import Job, Trial
+
+ONE = tune.Effort(samples=6, max_epochs=4, grace=1, cpus_per_trial=1, gpus_per_trial=0)
+ALONE = {"compare_with": [], "show_progress": False}
+
+
+@pytest.fixture(scope="module")
+def _ray(tmp_path_factory):
+    """One small Ray for the module's searches; a search uses the one that runs and leaves it running."""
+    ray = pytest.importorskip("ray")
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def keys(planted, semantic_cache):
+    sizes = {"hidden_size": 16, "inner_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "train_batch_size": 32, "epochs": 4}
+    text = {"semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd"}
+    return {"data_path": str(planted), "topk": [1, 5], "valid_metric": "NDCG@5", **text, **sizes}
+
+
+def space_file(folder: Path, text: str) -> Path:
+    (folder / "space.yaml").write_text(text, encoding="utf-8")
+    return folder / "space.yaml"
+
+
+def table(out: Path) -> dict[int, dict[str, str]]:
+    with open(out / "trials.csv", encoding="utf-8") as stream:
+        return {int(row["trial"]): row for row in csv.DictReader(stream)}
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_search_finishes_stops_and_fails_trials_and_its_best_is_what_a_run_gives(keys, tmp_path):
+    """A rate that learns nothing, and a head count that does not fit the size; the first trial has neither."""
+    space = space_file(tmp_path, "learning_rate: {choice: [1.0e-7]}\nn_heads: {choice: [2, 3]}\n")
+    given = {**keys, "interest_source": "keywords"}
+    found = tune.search("EIMF", "planted", "out", ONE, space, **given)
+    rows = table(tmp_path / "out")
+    assert len(rows) == 3  # the configuration as it stands, and all there is to draw
+    for number, row in rows.items():
+        if row["n_heads"] == "3":
+            assert row["status"] == "failed"
+            assert "3" in row["error"]
+            assert (tmp_path / "out" / "trials" / f"{number:03d}" / "error.txt").is_file()
+        elif row["learning_rate"] == "1e-07":
+            assert (row["status"], row["epochs"]) == ("stopped", "1")
+        else:
+            assert (row["status"], row["epochs"]) == ("finished", "4")
+    scores = {n: float(row["valid_ndcg@5"]) for n, row in rows.items() if row["status"] != "failed"}
+    assert found.best.number == max(scores, key=scores.get)
+    assert found.best.settings == {"learning_rate": 0.003, "n_heads": 2}
+
+    # nothing of the test part is in any file
+    assert not any("test" in column for column in rows[0])
+    for path in (tmp_path / "out").rglob("result.json"):
+        held = json.loads(path.read_text())
+        assert held["test"] == {}
+        assert held["side_load"]["training_users_with_interests"] > 0
+    assert not list((tmp_path / "out").rglob("*.pth"))
+    assert not (tmp_path / "out" / "ray").exists()
+    assert (tmp_path / "out" / "search.png").read_bytes().startswith(b"\x89PNG")
+
+    # best.yaml alone repeats the best trial
+    again = quick_start.run("EIMF", "planted", ["out/best.yaml"], num_threads=1, state="ERROR", **ALONE)
+    assert again.valid["ndcg@5"] == found.best.score
+    assert read_yaml("out/best.yaml")["learning_rate"] == 0.003
+
+
+@pytest.mark.usefixtures("_ray")
+def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
+    """kill -9, then Ctrl-C, then to the end: epochs that were trained stay trained, with the same numbers."""
+    space = space_file(tmp_path, "learning_rate: {choice: [0.003, 0.01]}\n")
+    asked = {**keys, "stopping_step": 100}
+    options = ["--samples=2", "--max-epochs=30", "--grace=30", "--cpus=1", "--out=out", f"--space={space}"]
+    arguments = ["tune", "--model=IBIM", "--dataset=planted", *options, *(f"--{k}={v}" for k, v in asked.items())]
+    command = [sys.executable, "-c", "import sys; from recbole_eimf.__main__ import main; sys.exit(main())", *arguments]
+    histories = [tmp_path / f"out/trials/{n:03d}/history.json" for n in range(2)]
+
+    def until(path: Path, epochs: int, how: signal.Signals) -> tuple[int, str]:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        deadline = time.time() + 120
+        while time.time() < deadline and process.poll() is None:
+            if path.is_file() and len(json.loads(path.read_text())) >= epochs:
+                break
+            time.sleep(0.02)
+        assert process.poll() is None, process.stdout.read()
+        process.send_signal(how)
+        shown = process.communicate(timeout=60)[0]
+        return process.returncode, shown
+
+    until(histories[0], 5, signal.SIGKILL)
+    killed = json.loads(histories[0].read_text())
+    assert not (tmp_path / "out/best.yaml").exists()
+    code, shown = until(histories[1], 5, signal.SIGINT)
+    assert code == 130
+    assert "1 of 2 trials done; the same command goes on" in shown
+    assert "Traceback" not in shown
+    done = json.loads(histories[0].read_text())
+    # wall-clock seconds tell that these very epochs were kept, not trained again
+    assert done[: len(killed)] == killed
+    assert len(done) == 30
+    cut = json.loads(histories[1].read_text())
+    assert main(arguments) == 0
+    assert json.loads(histories[0].read_text()) == done
+    assert json.loads(histories[1].read_text())[: len(cut)] == cut
+    whole = quick_start.run(
+        "IBIM", "planted", None, epochs=30, learning_rate=float(table(tmp_path / "out")[1]["learning_rate"]),
+        num_threads=1, show_progress=False, state="ERROR", **{k: v for k, v in asked.items() if k != "epochs"},
+    )  # fmt: skip
+    assert float(table(tmp_path / "out")[1]["valid_ndcg@5"]) == whole.valid["ndcg@5"]
+
+    # the folder is this search's: all of it is done, and another search is refused
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "2 of them done before" in capsys.readouterr().out
+    assert main([*arguments, "--gamma=0.5"]) == 2
+    assert "other settings (gamma): gamma was None, now 0.5" in capsys.readouterr().err
+
+
+def test_asha_is_as_strict_after_a_stop_as_before():
+    """A trial is stopped at a rung by what trials of an earlier start scored there."""
+    from types import SimpleNamespace
+
+    from ray.tune.schedulers import ASHAScheduler
+
+    def decision(replayed):
+        scheduler = ASHAScheduler("epoch", "score", "max", max_t=9, grace_period=1, stop_last_trials=False)
+        tune._replay(scheduler, replayed)
+        weak = SimpleNamespace(trial_id="weak")
+        scheduler.on_trial_add(None, weak)
+        return scheduler.on_trial_result(None, weak, {"epoch": 1, "score": 0.1})
+
+    assert decision([]) == "CONTINUE"
+    assert decision([Trial(0, "finished", {}, curve=[[1, 0.5], [2, 0.6]])]) == "STOP"
+    assert decision([Trial(0, "finished", {}, curve=[[1, 0.05], [2, 0.6]])]) == "CONTINUE"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--samples=0"], "--samples=0"),
+        (["--cpus-per-trial=64", "--cpus=1", "--max-epochs=1"], "--cpus-per-trial=64: this machine offers 1 CPU"),
+        (["--learning_rat=1"], "learning_rate"),
+        (["--space=no.yaml"], "no.yaml"),
+        (["--dataset=no-such"], "no-such.inter"),
+        (["--eval_step=0"], "eval_step=0"),
+        (["--ray_address=h:1", "--cpus=2"], "--cpus=2"),
+    ],
+)
+def test_errors_come_before_any_trial(keys, arguments, told, capsys, tmp_path):
+    named = [a.partition("=")[0] for a in arguments]
+    base = [f"--{k}={v}" for k, v in {"model": "IBIM", "dataset": "planted", **keys}.items() if f"--{k}" not in named]
+    assert main(["tune", *base, *arguments, "--out=out"]) == 2
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert "Traceback" not in shown
+    assert not list(tmp_path.glob("out/trials/*"))
+
+
+def made_up(count: int) -> Found:
+    """Trials whose score depends on one setting alone."""
+    space = {"learning_rate": Dimension("log", (1e-4, 1e-2)), "gamma": Dimension("uniform", (0, 1)),
+             "item_text": Dimension("choice", ("none", "add"))}  # fmt: skip
+    settings = [tune.draw_settings(space, count + 1, 0, {})[n + 1] for n in range(count)]
+    job = Job("EIMF", "planted", {}, settings, "ndcg@5", True, "nowhere")
+    return Found(job, space, {}, [Trial(n, "finished", s, score=s["gamma"]) for n, s in enumerate(settings)])
+
+
+def test_importance_finds_the_setting_that_matters(tmp_path):
+    found = made_up(12)
+    drops = {key: mean for key, (mean, _) in importance(found, found.trials).items()}
+    assert drops["gamma"] > 10 * max(drops["learning_rate"], drops["item_text"])
+    for trials in (found, made_up(2), made_up(1)):
+        plot_search(trials, tmp_path / "plot.png")
+        assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_trial_heeds_the_direction_and_skips_failures():
+    found = made_up(6)
+    assert found.best.settings["gamma"] == max(t.settings["gamma"] for t in found.trials)
+    down = Found(Job("EIMF", "d", {}, [], "loss", False, "nowhere"), found.space, {}, found.trials)
+    assert down.best.settings["gamma"] == min(t.settings["gamma"] for t in found.trials)
+    found.trials = [Trial(0, "failed", {}, score=9.0, error="ValueError: no")]
+    assert found.best is None
+    with pytest.raises(DataError, match="ValueError: no"):
+        found.require_best()
+
+
+# ---------------------------------------------------------------------- RecBole's own route
+def _as_recbole_wrote_it(config, config_file_list):
+    """RecBole's objective with our models registered but without the answer to its second report."""
+    from recbole_eimf import plugin
+
+    plugin.register()
+    return getattr(plugin.objective_function, plugin._PATCHED)(config)
+
+
+def _recbole_search(objective, keys, folder):
+    from ray import tune as ray_tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    config = {**keys, "model": "IBIM", "dataset": "planted", "epochs": 1, "show_progress": False, "state": "ERROR"}
+    return ray_tune.run(
+        ray_tune.with_parameters(objective, config_file_list=None),
+        config={**config, "learning_rate": ray_tune.choice([0.01])},
+        scheduler=ASHAScheduler(metric="recall@5", mode="max", max_t=10, grace_period=1, reduction_factor=2),
+        storage_path=str(folder), resources_per_trial={"cpu": 1}, verbose=0,
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("_ray")
+def test_recboles_ray_objective_works_after_register(keys, tmp_path):
+    from ray.tune import TuneError
+
+    with pytest.raises(TuneError, match="did not include the specified metric"):
+        _recbole_search(_as_recbole_wrote_it, keys, tmp_path / "before")
+    plugin.register()
+    from recbole.quick_start import objective_function
+
+    found = _recbole_search(objective_function, keys, tmp_path / "after")
+    best = found.get_best_trial("recall@5", "max", "last")
+    assert 0 < best.last_result["recall@5"] <= 1
+
+
+def test_recboles_objective_returns_its_dictionary_outside_ray(keys):
+    """RecBole's HyperTuning (hyperopt) reads what the objective returns."""
+    plugin.register()
+    from recbole.quick_start import objective_function
+
+    found = objective_function({**keys, "model": "IBIM", "dataset": "planted", "epochs": 1, "state": "ERROR"})
+    assert found["valid_score_bigger"] is True
+    assert found["best_valid_result"]["ndcg@5"] > 0
