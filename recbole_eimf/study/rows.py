@@ -1,0 +1,210 @@
+"""Rows of a table: the models' names, files of rows, and what each row is measured against.
+
+===================  ==============================================================================================
+``SASRec``           a backbone of ours, trained as EIMF trains it (IBIM with that backbone)
+``EIMF[SASRec]``     a framework over a backbone, measured against the backbone's row and the placebo's where they are
+``placebo[SASRec]``  EIMF whose users get a random exemplar's interests
+``text[SASRec]``     EIMF without interests: what item text alone is worth
+``RecBole[SASRec]``  RecBole's class as it is
+anything else        what ``--model`` takes: ``Pop``, ``Markov``, ``LLM2BERT4Rec``, ``package.module:Class``
+===================  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.config import known_model_names, read_yaml
+from recbole_eimf.errors import ConfigError, suggestion
+from recbole_eimf.model.backbone import BACKBONES, backbone_class
+from recbole_eimf.registry import MODELS, load_model_class
+
+#: in every table: a neural model that does not beat counting is not worth its price
+FLOORS = ("Popularity", "Markov", "DecayedItemKNN")
+#: what EIMF has to be compared with to say anything about the LLM: name -> keys
+_CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests": False}}
+_FRAMED = re.compile(r"(?P<frame>[^\[\]]+)\[(?P<inner>[^\[\]]+)\]")
+_ROW_KEYS = ("name", "model", "backbone", "keys", "against", "x")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    ``model`` and ``keys`` are what :func:`recbole_eimf.quick_start.run` takes, ``keys`` being stronger than those that
+    all rows share. ``against`` names the rows it is tested against; its improvement is over the first of them that is
+    there. ``x`` is its place on a study's x-axis.
+    """
+
+    name: str
+    model: str
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    against: tuple[str, ...] = ()
+    x: str | float | None = None
+
+    @property
+    def counting(self) -> bool:
+        """Whether the model only counts, so that every seed gives the same."""
+        from recbole.utils import ModelType
+
+        model_class = load_model_class(self.model)
+        return getattr(model_class, "counting", False) or getattr(model_class, "type", None) == ModelType.TRADITIONAL
+
+    @property
+    def floor(self) -> bool:
+        """Whether it is one of the rows that every table has."""
+        return self.model in FLOORS and not self.keys
+
+
+def floors() -> list[Row]:
+    """The rows that every table begins with."""
+    return [Row(name, name) for name in FLOORS]
+
+
+def parse_models(text: str) -> list[Row]:
+    """Rows of ``--models=SASRec,EIMF[SASRec],placebo[SASRec],Pop``.
+
+    Raises:
+        ConfigError: an unknown name or backbone, with the closest one.
+    """
+    return [parse_model(name.strip()) for name in text.split(",") if name.strip()]
+
+
+def parse_model(text: str) -> Row:
+    """The row of one name.
+
+    >>> parse_model("EIMF[SASRec]").against
+    ('SASRec', 'placebo[SASRec]', 'text[SASRec]')
+
+    Raises:
+        ConfigError: see :func:`parse_models`.
+    """
+    framed = _FRAMED.fullmatch(text)
+    if framed:
+        return _framed(text, framed["frame"].strip(), framed["inner"].strip())
+    if text in BACKBONES:
+        return Row(text, "IBIM", {"backbone": text})
+    if "[" not in text:
+        if ":" not in text:
+            _check_name(text, text)
+        load_model_class(text)
+        return Row(text, text)
+    raise ConfigError(f"models: {text!r} is not of the form Name or Framework[Backbone], for example EIMF[SASRec].")
+
+
+def _framed(text: str, frame: str, inner: str) -> Row:
+    if frame == "RecBole":
+        if inner in MODELS:
+            raise ConfigError(f"models: {text}: {inner} is this plugin's, RecBole has none. Write {inner}.")
+        _check_name(inner, text)
+        return Row(text, inner)
+    if frame in _CONTROLS:
+        return Row(text, "EIMF", {"backbone": backbone_class(inner) and inner, **_CONTROLS[frame]}, (inner,))
+    _check_name(frame, text)
+    if getattr(load_model_class(frame), "fixed_backbone", None):
+        raise ConfigError(f"models: {text}: {frame} is a backbone itself. Write {frame}, or EIMF[{frame}].")
+    backbone_class(inner)
+    return Row(text, frame, {"backbone": inner}, _measured_against(inner) if frame == "EIMF" else (inner,))
+
+
+def _measured_against(backbone: str) -> tuple[str, ...]:
+    return (backbone, *(f"{control}[{backbone}]" for control in _CONTROLS))
+
+
+def _check_name(name: str, text: str) -> None:
+    known = {*known_model_names(), *BACKBONES}
+    if name in known:
+        return
+    try:
+        load_model_class(name)  # RecBole's general models (Pop, BPR) stand in no list
+    except ConfigError:
+        near = suggestion(name, [*known, "RecBole", *_CONTROLS, "Pop"])
+        raise ConfigError(
+            f"models: {text!r}: no such model.{near} Backbones: {', '.join(BACKBONES)}; over one of them "
+            f"EIMF[SASRec], placebo[SASRec]; RecBole's own as RecBole[SASRec]; yours as package.module:Class."
+        ) from None
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Rows of a YAML file: a list ``rows`` of mappings with ``model`` and, if wanted, the other fields of a row.
+
+    Raises:
+        ConfigError: no file, another form, an unknown field or model.
+    """
+    content = read_yaml(path)
+    extra = [key for key in content if key != "rows"]
+    if extra or "rows" not in content:
+        raise ConfigError(f"{path}: expected one list called rows{f', not {extra[0]!r}' if extra else ''}.")
+    return [row_of(entry, str(path)) for entry in as_list(content["rows"], "rows", str(path))]
+
+
+def row_of(entry: Any, where: str, model: str | None = None) -> Row:
+    """One entry of a YAML list of rows; ``model`` is that of entries that name none.
+
+    Raises:
+        ConfigError: naming file, row and field.
+    """
+    if isinstance(entry, str):
+        entry = {"model": entry}
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: a row is a mapping with {', '.join(_ROW_KEYS)}, not {entry!r}.")
+    label = entry.get("name", entry.get("model", entry))
+    for key in entry:
+        if key not in _ROW_KEYS:
+            raise ConfigError(f"{where}, row {label!r}: unknown field {key!r}.{suggestion(key, _ROW_KEYS)}")
+    chosen = entry.get("model", model)
+    if not chosen:
+        raise ConfigError(f"{where}, row {label!r}: model is missing, for example model: EIMF[SASRec].")
+    keys = entry.get("keys") or {}
+    if not isinstance(keys, dict):
+        raise ConfigError(f"{where}, row {label!r}: keys={keys!r} is not a mapping of configuration keys.")
+    backbone = {"backbone": entry["backbone"]} if "backbone" in entry else {}
+    row = parse_model(str(chosen))
+    against = row.against if "against" not in entry else tuple(map(str, _listed(entry["against"])))
+    name = str(entry.get("name", row.name))
+    return Row(name, row.model, {**row.keys, **backbone, **keys}, against, entry.get("x"))
+
+
+def as_list(value: Any, key: str, where: str) -> list[Any]:
+    """``value`` if it is a list that is not empty. Raises ConfigError naming file and key."""
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{where}: {key}={value!r} is not a list with at least one entry.")
+    return value
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def complete(rows: Iterable[Row], with_floors: bool = True) -> list[Row]:
+    """Put the floors first, check names and keep of ``against`` what is there.
+
+    Raises:
+        ConfigError: two rows of one name, or a file's row that is measured against one that does not exist.
+    """
+    given = list(rows)
+    names = [row.name for row in given]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name} is given twice. Give each row once; rows that differ by keys need other names.")
+    first = [row for row in floors() if row.name not in names] if with_floors else []
+    known = {row.name for row in [*first, *given]}
+    return [*first, *(_with_known(row, known) for row in given)]
+
+
+def _with_known(row: Row, known: set[str]) -> Row:
+    implied = _implied(row)
+    for other in row.against:
+        if other == row.name or (other not in known and other not in implied):
+            raise ConfigError(f"row {row.name!r}: against={other!r} is no other row.{suggestion(other, known)}")
+    return replace(row, against=tuple(other for other in row.against if other in known))
+
+
+def _implied(row: Row) -> tuple[str, ...]:
+    """What a framework's row is measured against if it happens to be in the table."""
+    backbone = row.keys.get("backbone")
+    return _measured_against(backbone) if isinstance(backbone, str) else ()

@@ -1,0 +1,454 @@
+"""Runs of a table: one folder each, made once, several at a time, going on where they were stopped.
+
+A run's folder holds ``run.json`` (its settings), what :func:`recbole_eimf.quick_start.run` writes (``result.json``
+when it is finished), ``log.txt``, and ``error.txt`` if it failed. A folder is used again only for the settings it was
+made with: paths count by what is in the files, and keys that cannot change a figure (threads, logging, device) do not
+count at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import socket
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf import settings
+from recbole_eimf.config import EIMFConfig
+from recbole_eimf.errors import ConfigError, UserError
+from recbole_eimf.semantic.store import fingerprint, write_json
+from recbole_eimf.settings import SemanticSettings
+from recbole_eimf.study.rows import Row
+
+#: keys whose value is a path: made absolute, because a worker stands elsewhere
+PATHS = ("data_path", "semantic_cache", "interest_file", "assignment_file", "batch_file", "prompt_file", "split_file",
+         "llm_api_key_file")  # fmt: skip
+#: of those, files that decide a figure by their content
+_CONTENT = ("interest_file", "assignment_file", "batch_file", "prompt_file", "split_file")
+#: keys that change no figure
+_INDIFFERENT = {
+    *PATHS, "seed", "gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "checkpoint_dir", "output_dir",
+    "resume", "yes", "num_threads", "config_files", "log_wandb", "wandb_project", "local_rank", "single_spec",
+    "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "save_split", "model_import",
+    "llm_concurrency", "llm_max_retries", "llm_timeout", "llm_price_in", "llm_price_out", "llm_api_key_env",
+    "text_batch_size", "eval_batch_size", "encoding", "nproc", "world_size", "offset", "ip", "port", "slice_bounds",
+    "phase_cache",
+}  # fmt: skip
+#: what the program decides for every run of a table
+FORCED = {"show_progress": False, "compare_with": [], "output_dir": None, "resume": False}
+#: keys of a run that a table sets itself
+RESERVED = {"seed": "--seeds", "output_dir": "--out", "resume": "nothing: what is there goes on", "compare_with":
+            "--models", "model": "--models", "save_split": "`python -m recbole_eimf run`"}  # fmt: skip
+OTHER_MASK = "test_other_mask"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a row with a seed.
+
+    ``given`` are the keys for :func:`recbole_eimf.quick_start.run`; ``settings`` every setting that decides the
+    figures, without the seed; ``other_mask`` asks for the test metrics under the other ``mask_history`` too.
+    """
+
+    row: Row
+    dataset: str
+    seed: int
+    folder: Path
+    given: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    other_mask: bool = False
+
+    @cached_property
+    def label(self) -> str:
+        return self.row.name if self.row.counting else f"{self.row.name}/{self.seed}"
+
+    def result(self) -> dict[str, Any] | None:
+        """``result.json``, or None while there is none."""
+        return read_json(self.folder / "result.json")
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "result.json").is_file() and (
+            not self.other_mask or (self.folder / OTHER_MASK / "metrics.json").is_file()
+        )
+
+    def error(self) -> str | None:
+        """The first line of what stopped it, or None."""
+        path = self.folder / "error.txt"
+        return path.read_text(encoding="utf-8").split("\n", 1)[0] if path.is_file() and not self.finished else None
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker has it in hand."""
+        return (self.folder / "running").is_file()
+
+    def epochs(self) -> int:
+        """Epochs trained so far."""
+        return len(read_json(self.folder / "history.json") or ())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+# ---------------------------------------------------------------------- planning
+def plan(
+    rows: Sequence[Row],
+    dataset: str,
+    seeds: Sequence[int],
+    shared: Mapping[str, Any],
+    folder: Path,
+    both_masks: bool = False,
+    tuned: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Run]:
+    """The runs of a table, seed by seed, so that every row has a first figure early.
+
+    Args:
+        shared: keys of every row, weaker than a row's own.
+        folder: where the runs' folders go.
+        both_masks: evaluate every checkpoint with the history masked and not masked.
+        tuned: what a search found for each row, by its name: stronger than ``shared``, weaker than the row's own.
+
+    Raises:
+        ConfigError: a key or value that is wrong, or a folder that holds a run of other settings.
+    """
+    from recbole_eimf import plugin
+
+    plugin.register_models()
+    made: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for row in rows:
+        config, given = configured(row, dataset, {**shared, **(tuned or {}).get(row.name, {})})
+        _fetch(config)
+        made[row.name] = given, effective(config)
+    runs = []
+    for seed in seeds:
+        for row in rows:
+            if seed != seeds[0] and row.counting:
+                continue
+            given, wanted = made[row.name]
+            place = folder / folder_name(row.name) / str(seed)
+            runs.append(Run(row, dataset, seed, place, {**given, "seed": seed}, wanted, both_masks))
+            _check_folder(runs[-1])
+    return runs
+
+
+def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFConfig, dict[str, Any]]:
+    """(a row's configuration, the keys for :func:`recbole_eimf.quick_start.run`), paths absolute.
+
+    Raises:
+        ConfigError: naming the row, the key and the value.
+    """
+    given = {**shared, **row.keys, **FORCED}
+    try:
+        if given.get("interest_source") == "shuffled" and "shuffled_source" not in given:
+            # a placebo shuffles what the row it stands for trains with
+            real = {k: v for k, v in given.items() if k != "interest_source"} | {
+                k: v for k, v in shared.items() if k == "interest_source"
+            }
+            given["shuffled_source"] = EIMFConfig(row.model, dataset, None, real)["interest_source"]
+        config = EIMFConfig(row.model, dataset, None, dict(given))
+    except ConfigError as error:
+        raise ConfigError(f"row {row.name!r}: {error}") from error
+    given |= {key: str(Path(config[key]).resolve()) for key in PATHS if config[key] and key != "data_path"}
+    if dataset != "ml-100k":  # which RecBole finds in its own package
+        given["data_path"] = str(Path(config["data_path"]).resolve().parent)
+    if Path(str(config["text_encoder"])).is_dir():
+        given["text_encoder"] = str(Path(config["text_encoder"]).resolve())
+    return config, given
+
+
+@contextlib.contextmanager
+def environment_kept(*names: str) -> Iterator[None]:
+    """Give environment variables back as they were."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _fetch(config: EIMFConfig) -> None:
+    """Have a data set that is not there yet downloaded, or raise DataError that says how to get it."""
+    if not (Path(config["data_path"]) / f"{config['dataset']}.inter").is_file():
+        from recbole_eimf.data.dataset import LazySequenceDataset
+
+        LazySequenceDataset(config)
+
+
+def effective(config: EIMFConfig) -> dict[str, Any]:
+    """Every setting that decides a run's figures, as JSON values; files by a digest of their content."""
+    values = {k: v for k, v in config.final_config_dict.items() if k not in _INDIFFERENT}
+    values |= {key: _digest(Path(config[key])) for key in _CONTENT if config[key]}
+    for kind in ("inter", "item"):
+        values[f"data.{kind}"] = _digest(Path(config["data_path"]) / f"{config['dataset']}.{kind}")
+    return json.loads(json.dumps(values, sort_keys=True, default=str))
+
+
+_DIGESTS: dict[tuple[str, int, int], str] = {}
+
+
+def _digest(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    state = path.stat()
+    key = (str(path), state.st_size, state.st_mtime_ns)
+    if key not in _DIGESTS:
+        _DIGESTS[key] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return _DIGESTS[key]
+
+
+def folder_name(name: str) -> str:
+    """A row's name as that of a folder; names that lose more than brackets get a digest.
+
+    >>> folder_name("EIMF[SASRec]")
+    'EIMF-SASRec'
+    """
+    plain = re.sub(r"[^\w.=+-]+", "-", name).strip("-.")
+    return plain if plain == name.replace("[", "-").rstrip("]") else f"{plain}-{fingerprint(name)[:6]}"
+
+
+def _check_folder(run: Run) -> None:
+    """Raise ConfigError if the folder holds a run, finished or not, that was made with other settings."""
+    before = read_json(run.folder / "run.json")
+    begun = (run.folder / "result.json").is_file() or (run.folder / "last.safetensors").is_file()
+    if not begun or (run.folder / "error.txt").is_file() and not (run.folder / "result.json").is_file():
+        return
+    if before is None:
+        raise ConfigError(f"{run.folder}: holds a run without run.json, so of unknown settings. Use another --out.")
+    differ = differences(before["settings"], run.settings)
+    if differ:
+        raise ConfigError(
+            f"{run.folder}: holds a run of {run.label} with other settings: {'; '.join(differ)}. "
+            f"Use another --out, or remove that folder to have it made again."
+        )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """``key was A, is B`` for every setting that differs; a key only one side knows counts if it is not its default.
+
+    >>> differences({"epochs": 5, "gamma": 0.1}, {"epochs": 6, "gamma": 0.1, "new_key": None})
+    ['epochs was 5, is 6']
+    """
+    default = settings.defaults()
+    keys = sorted({*before, *now})
+    pairs = [(key, before.get(key, default.get(key)), now.get(key, default.get(key))) for key in keys]
+    return [f"{key} was {a!r}, is {b!r}" for key, a, b in pairs if a != b]
+
+
+# ---------------------------------------------------------------------- the off-line stage
+def prepare(runs: Sequence[Run]) -> None:
+    """Make what runs share once, before they start: text embeddings, clusters, replies.
+
+    Raises:
+        UserError: data, text or interests that are not there: no run could have found them.
+    """
+    from recbole_eimf import quick_start
+
+    seen = set()
+    for run in runs:
+        config = EIMFConfig(run.row.model, run.dataset, None, dict(run.given))
+        need = getattr(config.model_class, "needs_side_information", lambda _: None)(config)
+        wanted = settings.read(SemanticSettings, config.final_config_dict)
+        stage = (need, fingerprint(vars(wanted), config["protocol"], config["split_seed"]) if need else None)
+        if stage not in seen:
+            seen.add(stage)
+            _quietly(quick_start.build, config)
+
+
+def _quietly(work, config: EIMFConfig) -> None:
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.WARNING)
+    try:
+        work(config)
+    except UserError:
+        raise
+    except Exception as error:  # the run itself will fail with it and become a row that says so
+        print(f"the text stage of {config['model']} failed: {error}", file=sys.stderr)
+    finally:
+        root.setLevel(before)
+
+
+# ---------------------------------------------------------------------- one run
+def execute(job: Mapping[str, Any]) -> str | None:
+    """Train one run in its folder; called in a process of its own. Returns None, or what stopped it, in one line."""
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    sys.path.extend(path for path in job["sys_path"] if path not in sys.path)
+    with open(folder / "log.txt", "a", encoding="utf-8") as log, _standing_in(folder, log):
+        (folder / "running").touch()
+        try:
+            _train(job, folder)
+        except Exception as error:
+            line = _one_line(error)
+            (folder / "error.txt").write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
+            traceback.print_exc()
+            return line
+        finally:
+            (folder / "running").unlink(missing_ok=True)
+    (folder / "error.txt").unlink(missing_ok=True)
+    return None
+
+
+def _train(job: Mapping[str, Any], folder: Path) -> None:
+    import torch
+
+    from recbole_eimf import quick_start
+
+    torch.set_num_threads(job["threads"])
+    given = {**job["given"], "num_threads": job["threads"]}
+    if not (folder / "result.json").is_file():
+        stored = read_json(folder / "run.json")
+        same = stored is not None and not differences(stored["settings"], job["settings"])
+        write_json(folder / "run.json", {name: job[name] for name in ("row", "model", "dataset", "given", "settings")})
+        quick_start.run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same})
+    if job["other_mask"]:
+        chosen = json.loads((folder / "result.json").read_text(encoding="utf-8"))["mask_history"]
+        target = folder / OTHER_MASK
+        found = quick_start.evaluate(folder / "model.pth", mask_history=not chosen, ranks_folder=target, state="ERROR")
+        write_json(target / "metrics.json", found)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join((str(error).strip() or type(error).__name__).split("\n")[0].split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+@contextlib.contextmanager
+def _standing_in(folder: Path, log) -> Iterator[None]:
+    """RecBole writes log/ and log_tensorboard/ where it stands: that is the run's folder, not the user's."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+    finally:
+        os.chdir(before)
+        root = logging.getLogger()
+        for handler in [h for h in root.handlers if getattr(h, "stream", None) is log]:
+            root.removeHandler(handler)
+
+
+# ---------------------------------------------------------------------- many runs
+@dataclass(frozen=True)
+class Workers:
+    """How many runs at once, and where.
+
+    ``parallel`` 0 runs them one after the other in this process (no Ray); with ``ray_address`` the cluster decides how
+    many fit. Every other run is a Ray task in a fresh process with ``cpus`` threads.
+    """
+
+    parallel: int = 1
+    cpus: int = 1
+    gpus: float = 0.0
+    ray_address: str | None = None
+
+
+def execute_all(runs: Sequence[Run], workers: Workers) -> Iterator[tuple[Run, str | None] | None]:
+    """Make every run; yields (run, what stopped it) as each ends, and None now and then while waiting."""
+    jobs = [_job(run, workers) for run in runs]
+    for run in runs:
+        (run.folder / "running").unlink(missing_ok=True)  # a kill left it
+    if workers.parallel == 0:
+        for run, job in zip(runs, jobs):
+            yield run, execute(job)
+    else:
+        yield from _on_ray(runs, jobs, workers)
+
+
+def _job(run: Run, workers: Workers) -> dict[str, Any]:
+    return {
+        "row": run.row.name,
+        "model": run.row.model,
+        "dataset": run.dataset,
+        "given": dict(run.given),
+        "settings": dict(run.settings),
+        "folder": str(run.folder),
+        "other_mask": run.other_mask,
+        "threads": workers.cpus,
+        "sys_path": [os.path.abspath(path) for path in sys.path],
+    }
+
+
+def _on_ray(runs: Sequence[Run], jobs: Sequence[dict], workers: Workers) -> Iterator[tuple[Run, str | None] | None]:
+    ray = start_ray(workers)
+    try:
+        # max_calls=1: a process per run, so that nothing of one run (threads, memory, registered models) meets another
+        remote = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_calls=1, max_retries=0)(_in_worker)
+        waiting = {remote.remote(job): run for run, job in zip(runs, jobs)}
+        while waiting:
+            done, _ = ray.wait(list(waiting), timeout=2.0)
+            for reference in done:
+                run = waiting.pop(reference)
+                try:
+                    yield run, ray.get(reference)
+                except ray.exceptions.RayError as error:  # the process died: out of memory, a lost machine
+                    line = f"the worker process died ({type(error).__name__}): out of memory?"
+                    run.folder.mkdir(parents=True, exist_ok=True)
+                    (run.folder / "error.txt").write_text(f"{line}\n\n{error}\n", encoding="utf-8")
+                    yield run, line
+            if not done:
+                yield None
+    finally:
+        ray.shutdown()
+
+
+def check_cluster(address: str) -> None:
+    """Raise ConfigError if nothing listens at a cluster's ``host:port``: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # auto
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConfigError(f"ray_address={address}: no Ray cluster answers there ({error}).") from error
+
+
+def start_ray(workers: Workers):
+    """Start Ray without dashboard and with a small store, or join the cluster at ``ray_address``; returns the module.
+
+    Raises:
+        ConfigError: no cluster answers at ``ray_address``.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray 2.6.3 imports pkg_resources
+        import ray
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
+    if not workers.ray_address:
+        slots = workers.parallel * workers.cpus
+        threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        with environment_kept(*threads):
+            os.environ.update(dict.fromkeys(threads, str(workers.cpus)))  # the workers of a local Ray inherit it
+            # 78 MB is the least that Ray takes; a job is a few kilobytes
+            ray.init(num_cpus=slots, include_dashboard=False, object_store_memory=80 * 1024**2, **quiet)
+        return ray
+    try:
+        ray.init(address=workers.ray_address, **quiet)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"ray_address={workers.ray_address}: no Ray cluster answers there ({error}).") from error
+    return ray
+
+
+def _in_worker(job: dict[str, Any]) -> str | None:
+    import ray
+
+    chosen = ray.get_gpu_ids()
+    if chosen:  # RecBole overwrites CUDA_VISIBLE_DEVICES with gpu_id: it must be Ray's choice
+        job["given"]["gpu_id"] = ",".join(str(gpu) for gpu in chosen)
+    return execute(job)

@@ -1,0 +1,292 @@
+"""compare: names and keys are checked before any run, a finished run is made once, a failed one becomes a row."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from recbole_eimf import quick_start
+from recbole_eimf.__main__ import main as command_line
+from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.study import compare, runs
+from recbole_eimf.study.rows import complete, parse_model, parse_models, read_rows
+from recbole_eimf.trainer.trainer import InterestTrainer
+
+
+@pytest.fixture
+def keys(planted, semantic_cache):
+    sizes = {"hidden_size": 16, "inner_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "train_batch_size": 64, "epochs": 2}
+    text = {"semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd"}
+    return {"data_path": str(planted), "topk": [1, 5], "valid_metric": "NDCG@5", **text, **sizes}
+
+
+def arguments(keys: dict, *options: str) -> list[str]:
+    given = [f"--{key}={str(value).replace(' ', '')}" for key, value in keys.items()]
+    return ["--dataset=planted", "--out=out", "--parallel=0", *given, *options]
+
+
+def planned(names: str, keys: dict, seeds=(2020, 2021), **more) -> list[runs.Run]:
+    return runs.plan(complete(parse_models(names)), "planted", seeds, keys, Path("out/runs"), **more)
+
+
+# ---------------------------------------------------------------------- names
+def test_what_names_mean():
+    assert (parse_model("SASRec").model, parse_model("SASRec").keys) == ("IBIM", {"backbone": "SASRec"})
+    assert (parse_model("RecBole[SASRec]").model, parse_model("RecBole[SASRec]").keys) == ("SASRec", {})
+    framework = parse_model("EIMF[REMI]")
+    assert (framework.model, framework.keys) == ("EIMF", {"backbone": "REMI"})
+    assert framework.against == ("REMI", "placebo[REMI]", "text[REMI]")
+    placebo = parse_model("placebo[REMI]")
+    assert (placebo.model, placebo.keys) == ("EIMF", {"backbone": "REMI", "interest_source": "shuffled"})
+    assert parse_model("Pop").model == "Pop"
+    assert parse_model("recbole_eimf.model.counting:Markov").counting
+    assert [row.name for row in complete(parse_models("Markov, SASRec"))] == [
+        "Popularity", "DecayedItemKNN", "Markov", "SASRec",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [("SASRek", "'SASRek'.*Did you mean 'SASRec'"), ("EIMF[SASRek]", "Did you mean 'SASRec'"),
+     ("EIFM[SASRec]", "Did you mean 'EIMF'"), ("RecBole[REMI]", "RecBole has none"), ("EIMF[SASRec", "not of the form"),
+     ("REMI[SASRec]", "REMI is a backbone itself"), ("SASRec,SASRec", "SASRec is given twice"),
+     ("nowhere.to:Be", "cannot import nowhere.to"), ("RecBole[SASRek]", "Did you mean 'SASRec'")],
+)  # fmt: skip
+def test_a_wrong_name_is_an_error_before_any_run(keys, names, match):
+    with pytest.raises(ConfigError, match=match):
+        compare.main(arguments(keys, f"--models={names}"))
+    assert not Path("out").exists()
+
+
+def test_a_file_of_rows(tmp_path):
+    file = tmp_path / "rows.yaml"
+    file.write_text(
+        "rows:\n- SASRec\n- {name: strong, model: 'EIMF[SASRec]', keys: {gamma: 0.3}}\n"
+        "- {name: wide, model: IBIM, backbone: REMI, keys: {hidden_size: 32}, against: [strong]}\n"
+    )
+    sasrec, strong, wide = complete(read_rows(file), with_floors=False)
+    assert (strong.keys, strong.against) == ({"backbone": "SASRec", "gamma": 0.3}, ("SASRec",))  # no placebo is there
+    assert (wide.model, wide.keys, wide.against) == ("IBIM", {"backbone": "REMI", "hidden_size": 32}, ("strong",))
+    for text, match in [
+        ("rows:\n- {modl: SASRec}", "unknown field 'modl'.*Did you mean 'model'"),
+        ("rows:\n- {name: a, model: SASRec, against: b}", "against='b' is no other row"),
+        ("rows: SASRec", "not a list"),
+        ("row: [SASRec]", "one list called rows"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=match):
+            complete(read_rows(file))
+
+
+# ---------------------------------------------------------------------- planning
+def test_counting_models_run_once_and_the_placebo_shuffles_what_its_row_trains_with(keys, tmp_path):
+    (tmp_path / "replies.jsonl").write_text("{}")
+    given = {**keys, "interest_source": "file", "interest_file": "replies.jsonl"}
+    made = planned("SASRec,EIMF[SASRec],placebo[SASRec],Pop", given)
+    assert [run.label for run in made] == [
+        "Popularity", "Markov", "DecayedItemKNN", "SASRec/2020", "EIMF[SASRec]/2020", "placebo[SASRec]/2020", "Pop",
+        "SASRec/2021", "EIMF[SASRec]/2021", "placebo[SASRec]/2021",
+    ]  # fmt: skip
+    placebo = made[5].given
+    assert (placebo["interest_source"], placebo["shuffled_source"]) == ("shuffled", "file")
+    assert made[4].given["interest_source"] == "file"
+    assert made[4].given["interest_file"] == str(tmp_path / "replies.jsonl")  # a worker stands elsewhere
+    assert len({run.folder for run in made}) == len(made)
+
+
+def test_a_folder_belongs_to_its_settings(keys, planted, tmp_path):
+    file = tmp_path / "replies.jsonl"
+    file.write_text("{}")
+    given = {**keys, "interest_file": str(file)}
+
+    def stored(**changes):
+        run = planned("SASRec", {**given, **changes}, (2020,))[-1]
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "run.json").write_text(json.dumps({"settings": dict(run.settings)}))
+        return run
+
+    finished = stored().folder / "result.json"
+    planned("SASRec", given)  # nothing finished yet: no objection
+    finished.write_text("{}")
+    planned("SASRec", {**given, "state": "ERROR", "num_threads": 3, "eval_batch_size": 7})  # change no figure
+    with pytest.raises(ConfigError, match="with other settings: epochs was 2, is 3"):
+        planned("SASRec", {**given, "epochs": 3})
+    moved = tmp_path / "moved.jsonl"
+    moved.write_text("{}")
+    planned("SASRec", {**given, "interest_file": str(moved)})
+    file.write_text("{ }")
+    with pytest.raises(ConfigError, match="interest_file was"):
+        planned("SASRec", given)
+    # a run that failed may be mended by other settings; one that was interrupted may not change them unsaid
+    file.write_text("{}")
+    finished.unlink()
+    (finished.parent / "last.safetensors").touch()
+    with pytest.raises(ConfigError, match="epochs was 2, is 3"):
+        planned("SASRec", {**given, "epochs": 3})
+    (finished.parent / "error.txt").write_text("no\n")
+    planned("SASRec", {**given, "epochs": 3})
+
+
+@pytest.mark.parametrize(
+    ("option", "match"),
+    [("--gama=1", "'Popularity'.*unknown key 'gama'.*Did you mean 'gamma'"), ("--seed=3", "instead there is --seeds"),
+     ("--seeds=0", "seeds=0"), ("--seeds=3,3", "different seeds"), ("--parallel=-1", "parallel=-1: at least 0"),
+     ("--metrics=Recall@7", "recall@7 is not computed"), ("--protocol=user_spilt", "Did you mean 'user_split'"),
+     ("--mask_history=maybe", "mask_history='maybe'"), ("stray", "--key=value"), ("--seeds=x", "a number of seeds"),
+     ("--ray_address=127.0.0.1:9", "no Ray cluster answers there")],
+)  # fmt: skip
+def test_a_wrong_option_or_key_is_an_error_before_any_run(keys, option, match):
+    with pytest.raises(ConfigError, match=match):
+        compare.main(arguments(keys, "--models=SASRec", option))
+    assert not Path("out/runs").exists()
+
+
+def test_data_or_replies_that_are_not_there_are_an_error_before_any_run(keys, tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        compare.main(arguments({**keys, "data_path": str(tmp_path)}, "--models=SASRec"))
+    with pytest.raises(ConfigError, match="interest_file is not set"):
+        compare.main(arguments(keys, "--models=SASRec,EIMF[SASRec]", "--interest_source=file"))
+    assert not Path("out/runs").exists()
+
+
+# ---------------------------------------------------------------------- runs, in this process
+OWN_MODELS = """
+import os, pathlib, torch
+from recbole_eimf.model.ibim import IBIM
+
+class Broken(IBIM):
+    def __init__(self, config, dataset):
+        if not os.path.exists(os.environ["MENDED"]):
+            raise RuntimeError("the hard disk | is\\nfull")
+        super().__init__(config, dataset)
+
+class Telling(IBIM):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        told = f"{os.getpid()} {torch.get_num_threads()} {os.getcwd()}"
+        pathlib.Path(os.environ["TELL"], str(config["seed"])).write_text(told)
+"""
+
+
+@pytest.fixture
+def own_models(tmp_path, monkeypatch):
+    (tmp_path / "own_models_of_test.py").write_text(OWN_MODELS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TELL", str(tmp_path))
+    monkeypatch.setenv("MENDED", str(tmp_path / "mended"))
+
+
+def test_a_failed_run_is_a_row_and_a_finished_one_is_not_made_again(keys, own_models, tmp_path, capsys):
+    given = ["compare", *arguments(keys, "--models=REMI,own_models_of_test:Broken", "--seeds=1", "--backbone=SASRec")]
+    assert command_line(given) == 1
+    text = Path("out/table.md").read_text()
+    assert r"| own_models_of_test:Broken | failed: RuntimeError: the hard disk \| is |" in text
+    results = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("result.json")}
+    assert len(results) == 4
+    assert "failed: own_models_of_test:Broken/2020" in capsys.readouterr().out
+    error = next(Path("out/runs").rglob("error.txt"))
+    assert "Traceback" in error.read_text()
+
+    (tmp_path / "mended").touch()
+    assert command_line(given) == 0
+    again = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("result.json")}
+    assert len(again) == 5
+    assert {path: again[path] for path in results} == results
+    assert not error.exists()
+    capsys.readouterr()
+    assert command_line(given) == 0
+    assert "runs to make" not in capsys.readouterr().out
+    assert "failed" not in Path("out/table.md").read_text()
+
+    assert os.getcwd() == str(tmp_path)
+    assert not (tmp_path / "log").exists()  # RecBole's files went to the runs' folders
+    whole = quick_start.run("IBIM", "planted", **keys, backbone="REMI", seed=2020, state="ERROR", show_progress=False)
+    row = next(r for r in json.loads(Path("out/results.json").read_text())["rows"] if r["name"] == "REMI")
+    assert row["runs"][0]["test"] == whole.test  # a row's own keys are stronger than --backbone
+
+
+def test_stopped_in_the_middle_it_goes_on_to_the_same_figures(keys, monkeypatch):
+    keys = {**keys, "epochs": 5}
+    given = ["compare", *arguments(keys, "--models=SASRec", "--seeds=2")]
+    saved, original = [], InterestTrainer._save_state
+
+    def stop_at_third_epoch(trainer, epoch):
+        original(trainer, epoch)
+        saved.append(trainer.config["model"])
+        if saved.count("IBIM") == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(InterestTrainer, "_save_state", stop_at_third_epoch)
+        assert command_line(given) == 130
+    assert "3 of 5 runs finished" in Path("out/table.md").read_text()  # the floors stand in a table already
+    trained, train = [], InterestTrainer._train_epoch
+
+    def count(trainer, data, epoch, *rest, **more):
+        trained.append((trainer.config["seed"], epoch))
+        return train(trainer, data, epoch, *rest, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(InterestTrainer, "_train_epoch", count)
+        assert command_line(given) == 0
+    assert trained == [(2020, 3), (2020, 4), *((2021, epoch) for epoch in range(5))]
+    whole = quick_start.run("IBIM", "planted", **keys, seed=2020, state="ERROR", show_progress=False)
+    assert json.loads(Path("out/runs/SASRec/2020/result.json").read_text())["test"] == whole.test
+
+
+def test_history_masked_and_not(keys):
+    assert compare.main(arguments(keys, "--models=SASRec", "--seeds=1", "--mask_history=both")) == 0
+    found = json.loads(Path("out/results.json").read_text())
+    masked, unmasked = found["views"]
+    assert (masked["mask_history"], unmasked["mask_history"]) == (True, False)
+    for mask, view in ((True, masked), (False, unmasked)):
+        alone = quick_start.run("Markov", "planted", **keys, mask_history=mask, state="ERROR", show_progress=False)
+        assert view["rows"]["Markov"]["ndcg@5"]["mean"] == pytest.approx(100 * alone.test["ndcg@5"])
+    assert masked["rows"]["Markov"] != unmasked["rows"]["Markov"]
+
+
+def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
+    from recbole_eimf.study import tune
+
+    asked = {}
+
+    class Best:
+        settings = {"gamma": 0.7, "hidden_dropout_prob": 0.3}
+
+        def require_best(self):
+            return self
+
+    def search(model, dataset, out, effort, **given):
+        asked[Path(out).name] = model, effort.samples, given.get("backbone"), given["epochs"]
+        if model == "IBIM":
+            raise DataError("none of 4 trials gave a score.")
+        return Best()
+
+    monkeypatch.setattr(tune, "search", search)
+    chosen = "--models=SASRec,EIMF[SASRec]"
+    assert compare.main(arguments(keys, chosen, "--seeds=1", "--tune-first=4", "--hidden_dropout_prob=0.5")) == 0
+    assert asked["SASRec"] == ("IBIM", 4, "SASRec", 2)
+    assert asked["EIMF-SASRec"] == ("EIMF", 4, "SASRec", 2)
+    rows = {row["name"]: row["settings"] for row in json.loads(Path("out/results.json").read_text())["rows"]}
+    assert (rows["EIMF[SASRec]"]["gamma"], rows["EIMF[SASRec]"]["hidden_dropout_prob"]) == (0.7, 0.3)
+    assert rows["SASRec"]["hidden_dropout_prob"] == 0.5
+    text = Path("out/table.md").read_text()
+    assert "4 trials each, on validation" in text
+    assert "SASRec is not tuned:** none of 4 trials" in text
+
+
+# ---------------------------------------------------------------------- on Ray
+def test_on_ray_every_run_has_a_process_of_its_own_with_its_threads(keys, own_models, tmp_path):
+    rows = [parse_model("own_models_of_test:Telling")]
+    made = runs.plan(rows, "planted", (2020, 2021), {**keys, "backbone": "SASRec"}, Path("out/runs").resolve())
+    # one slot: without a process per run both would be in the same
+    ended = [event for event in runs.execute_all(made, runs.Workers(parallel=1, cpus=2)) if event is not None]
+    assert {run.label: why for run, why in ended} == {run.label: None for run in made}
+    told = [(tmp_path / seed).read_text().split(" ", 2) for seed in ("2020", "2021")]
+    assert len({told[0][0], told[1][0], str(os.getpid())}) == 3
+    assert [threads for _, threads, _ in told] == ["2", "2"]
+    assert told[0][2] == str(made[0].folder)
+    assert all(run.finished for run in made)

@@ -1,0 +1,108 @@
+"""study: the shipped files are what the paper's figures show, and a study is compare over its rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recbole_eimf.__main__ import main as command_line
+from recbole_eimf.errors import ConfigError
+from recbole_eimf.study import runs, study
+from recbole_eimf.study.rows import complete
+
+
+@pytest.fixture
+def keys(planted, semantic_cache):
+    text = {"semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd", "epochs": 1, "valid_metric": "NDCG@5"}
+    sizes = {"hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 8, "topk": [1, 5], "train_batch_size": 64}
+    return {"data_path": str(planted), **text, **sizes}
+
+
+def settings_of(name: str, keys: dict) -> dict[str, dict]:
+    found = study.read_study(study.find_study(name))
+    shared = {**found.keys, **keys}
+    made = runs.plan(complete(found.rows, found.floors), "planted", (2020,), shared, Path("runs"))
+    return {run.row.name: dict(run.settings) for run in made}
+
+
+def test_every_shipped_study_is_runnable(keys):
+    assert {"eimf_ablation", "eimf_preference", "eimf_exemplars"} <= set(study.shipped())
+    for name in study.shipped():
+        if name.startswith("eimf"):
+            assert len(settings_of(name, keys)) > 4
+
+
+def test_the_ablation_differs_in_its_parts_alone(keys):
+    made = settings_of("eimf_ablation", keys)
+    whole = made["EIMF"]
+    for row, key, value in (
+        ("without alignment", "use_alignment", False),
+        ("without prediction", "use_prediction", False),
+        ("item text alone", "use_interests", False),
+        ("placebo", "interest_source", "shuffled"),
+    ):
+        differ = {k for k in whole if made[row][k] != whole[k]} - {"shuffled_source"}
+        assert differ == {key}
+        assert made[row][key] == value
+    assert made["backbone alone"]["model"] == "IBIM"
+    assert {s["protocol"] for s in made.values()} == {"user_split"}
+    assert whole["esim"] == "paper"
+
+
+def test_the_preference_study_goes_from_none_to_coarse(keys):
+    made = settings_of("eimf_preference", keys)
+    assert made["p = none"]["clustering"] == "none"
+    preferences = [s["preference"] for name, s in made.items() if name.startswith("p = -")]
+    assert preferences == [-2.0, -5.0, -7.0, -10.0]
+    shares = [s["exemplar_ratio"] for name, s in settings_of("eimf_exemplars", keys).items() if "=" in name]
+    assert shares == [0.8, 0.5, 0.2, 0.05, 0.03]
+
+
+def test_a_study_of_ones_own_is_run_as_compare_does(keys, tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "title: Weights\nmodel: EIMF\nkeys: {backbone: REMI, epochs: 7}\nseeds: 3\nmetrics: [NDCG@5]\naxis: gamma\n"
+        "columns: {exemplars: side_load.clusters}\nfloors: False\n"
+        "rows: [{name: alone, model: IBIM}]\ngrid: {gamma: [0.0, 0.2]}\n"
+    )
+    given = [f"--{key}={str(value).replace(' ', '')}" for key, value in keys.items()]
+    given = ["study", str(file), "--dataset=planted", "--seeds=1", "--parallel=0", "--backbone=SASRec", *given]
+    assert command_line(given) == 0
+    found = json.loads(Path("results/mine-planted/results.json").read_text())
+    assert [row["name"] for row in found["rows"]] == ["alone", "gamma=0.0", "gamma=0.2"]
+    assert [row["settings"]["epochs"] for row in found["rows"]] == [1, 1, 1]  # the command line is stronger
+    assert [row["settings"]["backbone"] for row in found["rows"]] == ["SASRec"] * 3
+    assert [row["settings"].get("gamma") for row in found["rows"]][1:] == [0.0, 0.2]
+    assert found["shown_metrics"] == ["ndcg@5"]
+    page = Path("results/mine-planted/index.html").read_text()
+    assert "Over gamma" in page
+    assert page.count("<svg") == 4
+    assert "| exemplars |" in Path("results/mine-planted/table.md").read_text()
+    assert command_line([*given, "--gamma=0.3"]) == 2
+    assert "--gamma=0.3: the rows of the study mine differ in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("modle: EIMF\nrows: [SASRec]", "unknown key 'modle'.*Did you mean 'model'"), ("title: nothing", "rows or grid"),
+     ("model: EIMF\ngrid: {a: [1], b: [2]}", "holds 2 keys"), ("model: EIMF\ngrid: {gamma: 3}", "not a list"),
+     ("rows: [{name: a}]", "'a': model is missing"), ("keys: 3\nrows: [SASRec]", "keys=3 is not a mapping")],
+)  # fmt: skip
+def test_a_wrong_study_names_file_and_key(tmp_path, text, match):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"wrong.yaml.*{match}"):
+        study.read_study(file)
+
+
+def test_what_rows_differ_in_cannot_be_set_but_the_source_of_interests_can():
+    found = study.read_study(study.find_study("eimf_ablation"))
+    assert found.varied() == {"use_alignment", "use_prediction", "use_interests"}
+
+
+def test_a_study_is_found_by_its_name():
+    assert study.find_study("eimf_ablation").is_file()
+    with pytest.raises(ConfigError, match="Did you mean 'eimf_ablation'"):
+        study.find_study("eimf_ablatoin")

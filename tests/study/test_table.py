@@ -1,0 +1,311 @@
+"""Tables: every number against a slow count, every form says what the others say, gaps are told."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from recbole_eimf.errors import ConfigError
+from recbole_eimf.evaluator.ranks import Ranks
+from recbole_eimf.study import plot, report, table
+from recbole_eimf.study.rows import complete, parse_models
+from recbole_eimf.study.runs import OTHER_MASK, Run
+from recbole_eimf.study.summary import Experiment, summarise
+
+USERS, DEPTH = 9, 5
+SETTINGS = {"protocol": "user_split", "valid_metric": "Recall@5", "topk": [1, 5], "metrics": ["Recall", "Hit", "NDCG"]}
+COMMAND = "python -m recbole_eimf compare --models 'SASRec,EIMF[SASRec]' & more"
+
+
+def ranks_of(places) -> Ranks:
+    """One target per user, at this place (-1: not found)."""
+    places = np.asarray(places, dtype=np.int32)
+    hits = (places[:, None] == np.arange(DEPTH)).astype(np.uint8)
+    rows, items = np.arange(len(places)), np.arange(1, len(places) + 1)
+    counts = np.where(rows < 4, 1, 9)
+    slices = {"cold": (1, 3), "warm": (4, None), "unseen": (0, 0)}
+    return Ranks(rows, hits, np.ones(len(places), np.int32), rows, items, places, counts, "same", slices)
+
+
+def finish(run: Run, places, mask: bool = False, **more) -> None:
+    """Leave what a finished run leaves."""
+    ranks = ranks_of(places)
+    test = {f"{kind}@{k}": ranks.mean(f"{kind}@{k}") for k in (1, 5) for kind in ("recall", "hit", "ndcg")}
+    result = {"seed": run.seed, "test": test, "valid": {}, "mask_history": mask, "epochs": 3, "seconds_per_epoch": 0.5,
+              "train_seconds": 1.5, "parameters": 1234, "slices": ranks.by_slice([1, 5]), **more}  # fmt: skip
+    run.folder.mkdir(parents=True)
+    ranks.write(run.folder)
+    (run.folder / "result.json").write_text(json.dumps(result))
+    history = [{"epoch": e, "losses": [3.0 - e, 1.0], "valid": {"recall@5": 0.1 * e}} for e in range(3)]
+    (run.folder / "history.json").write_text(json.dumps(history))
+
+
+@pytest.fixture
+def made(tmp_path):
+    """SASRec and the like with two seeds each, of random but different quality; Popularity never ran, Markov failed."""
+    rng = np.random.default_rng(3)
+    rows = complete(parse_models("SASRec,EIMF[SASRec],placebo[SASRec]"))
+    runs, places = [], {}
+    for seed in (2020, 2021):
+        for row in rows:
+            if row.counting and seed == 2021:
+                continue
+            source = row.keys.get("interest_source", "keywords")
+            settings = {**SETTINGS, "backbone": row.keys.get("backbone"), "interest_source": source}
+            runs.append(Run(row, "data_1", seed, tmp_path / row.name / str(seed), {}, settings))
+            if row.name == "Markov":
+                runs[-1].folder.mkdir(parents=True)
+                (runs[-1].folder / "error.txt").write_text("MemoryError: 5 % of <it> & {more}\n\nTraceback ...")
+            elif row.name != "Popularity":
+                shift = 3 if row.name == "EIMF[SASRec]" else 0
+                drawn = np.clip(rng.integers(-1 + shift, 8, USERS) - shift, -1, None)
+                places[row.name, seed] = np.where(drawn >= DEPTH, -1, drawn)
+                finish(runs[-1], places[row.name, seed], side_load={"llm_used": True, "clusters": 7})
+    experiment = Experiment(
+        "A title", "data_1", rows, (2020, 2021), {}, COMMAND, columns={"exemplars": "side_load.clusters"}
+    )
+    return experiment, runs, places
+
+
+def gains(places, metric: str) -> np.ndarray:
+    """Per user, from the place of the one target."""
+    kind, k = metric.split("@")
+    found = [0 <= place < int(k) for place in places]
+    return np.array([(1 / np.log2(p + 2) if kind == "ndcg" else 1.0) if ok else 0.0 for p, ok in zip(places, found)])
+
+
+def test_means_deviations_and_marks(made):
+    experiment, runs, places = made
+    summary = summarise(experiment, runs, [False])
+    assert summary.metrics == ["recall@1", "hit@1", "ndcg@1", "recall@5", "hit@5", "ndcg@5"]
+    figures = summary.views[0].figures
+    assert set(figures) == {"DecayedItemKNN", "SASRec", "EIMF[SASRec]", "placebo[SASRec]"}
+    for metric in ("recall@1", "ndcg@5"):
+        for row in ("SASRec", "EIMF[SASRec]"):
+            values = [100 * gains(places[row, seed], metric).mean() for seed in (2020, 2021)]
+            assert figures[row][metric].mean == pytest.approx(np.mean(values))
+            assert figures[row][metric].deviation == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert figures["DecayedItemKNN"]["hit@5"].deviation is None  # one run has no deviation
+    ordered = sorted(figures, key=lambda row: -figures[row]["ndcg@5"].mean)
+    assert summary.views[0].marks("ndcg@5") == {ordered[0]: "best", ordered[1]: "second"}
+
+
+def test_equal_means_share_a_place(made):
+    experiment, runs, _ = made
+    for run in runs:
+        if run.finished:
+            for file in run.folder.iterdir():
+                file.unlink()
+            run.folder.rmdir()
+            finish(run, [0] * 8 + [-1] if run.row.name != "SASRec" else [0] * 7 + [-1, -1])
+    marks = summarise(experiment, runs, [False]).views[0].marks("recall@5")
+    assert marks == {"DecayedItemKNN": "best", "EIMF[SASRec]": "best", "placebo[SASRec]": "best", "SASRec": "second"}
+
+
+def exact_p(difference: np.ndarray) -> float:
+    """Two-sided sign-flip p-value, by every assignment of signs."""
+    every = [abs(np.dot(signs, difference)) for signs in itertools.product((1, -1), repeat=len(difference))]
+    return float(np.mean([value >= abs(difference.sum()) - 1e-9 for value in every]))
+
+
+def slow_holm(values: list[float]) -> list[float]:
+    adjusted = [0.0] * len(values)
+    running = 0.0
+    for position, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        running = max(running, (len(values) - position) * values[index])
+        adjusted[index] = min(running, 1.0)
+    return adjusted
+
+
+def test_improvement_and_significance_over_backbone_and_placebo(made):
+    experiment, runs, places = made
+    view = summarise(experiment, runs, [False]).views[0]
+    asked = [("EIMF[SASRec]", "SASRec"), ("EIMF[SASRec]", "placebo[SASRec]"), ("placebo[SASRec]", "SASRec")]
+    assert table.pairs(view) == asked
+    assert len(view.comparisons) == 3 * 6
+    means = {
+        key: {row: np.mean([gains(places[row, seed], key) for seed in (2020, 2021)], axis=0) for row, _ in asked}
+        | {row: np.mean([gains(places[row, seed], key) for seed in (2020, 2021)], axis=0) for _, row in asked}
+        for key in ("recall@1", "hit@1", "ndcg@1", "recall@5", "hit@5", "ndcg@5")
+    }
+    p_values = [exact_p(means[c.metric][c.row] - means[c.metric][c.other]) for c in view.comparisons]
+    for comparison, p, adjusted in zip(view.comparisons, p_values, slow_holm(p_values)):
+        mine, theirs = means[comparison.metric][comparison.row], means[comparison.metric][comparison.other]
+        assert comparison.points == pytest.approx(100 * (mine - theirs).mean())
+        expected = 100 * (mine.mean() / theirs.mean() - 1) if theirs.mean() else None
+        assert comparison.relative == pytest.approx(expected)
+        assert comparison.test.p_value == pytest.approx(p, abs=1e-9)
+        assert comparison.adjusted == pytest.approx(adjusted, abs=1e-9)
+        assert comparison.significant == (adjusted < 0.05)
+
+
+def test_a_clear_difference_is_marked_in_every_form(made, tmp_path):
+    experiment, runs, _ = made
+    moved = [Run(r.row, r.dataset, r.seed, tmp_path / "clear" / r.label, {}, r.settings) for r in runs]
+    for run in moved:
+        if not run.row.floor:
+            finish(run, [0] * USERS if run.row.name == "EIMF[SASRec]" else [4] * USERS)
+    shown = Experiment("t", "d", experiment.rows, (2020, 2021), {}, COMMAND, metrics=("ndcg@5",))
+    summary = summarise(shown, moved, [False])
+    best = next(c for c in summary.views[0].comparisons if c.row == "EIMF[SASRec]")
+    assert best.adjusted == pytest.approx(3 * 2 / 2**USERS)
+    by_name = {row[0]: row for row in rows_of(table.markdown(summary))}
+    assert by_name["EIMF[SASRec]"][1] == r"**100.00 ± 0.00**\*†"
+    assert by_name["placebo[SASRec]"][1] == "<u>38.69 ± 0.00</u>"
+    assert r"\textbf{100.00 $\pm$ 0.00}$^*$$^\dagger$" in table.latex(summary)
+    assert "<b>100.00 ± 0.00</b><sup>*</sup><sup>†</sup>" in report.page(summary)
+
+
+def test_runs_of_other_users_are_not_paired(made):
+    experiment, runs, _ = made
+    run = next(run for run in runs if run.row.name == "SASRec")
+    ranks = ranks_of([0] * USERS)
+    object.__setattr__(ranks, "identity", "others")
+    ranks.write(run.folder)
+    view = summarise(experiment, runs, [False]).views[0]
+    tested = {(c.row, c.other): c.test is not None for c in view.comparisons}
+    assert tested[("EIMF[SASRec]", "SASRec")] is False
+    assert tested[("EIMF[SASRec]", "placebo[SASRec]")] is True
+
+
+def test_slices_are_means_over_seeds(made):
+    experiment, runs, places = made
+    found = summarise(experiment, runs, [False]).slices["EIMF[SASRec]"]
+    cold = [100 * gains(places["EIMF[SASRec]", seed], "ndcg@5")[:4].mean() for seed in (2020, 2021)]
+    assert found["cold"]["targets"] == 4
+    assert found["cold"]["ndcg@5"] == pytest.approx(np.mean(cold), abs=1e-3)
+
+
+def test_both_ways_to_treat_history_are_two_tables(made):
+    experiment, runs, _ = made
+    run = next(run for run in runs if run.row.name == "EIMF[SASRec]")
+    other = run.folder / OTHER_MASK
+    ranks_of([0] * USERS).write(other)
+    (other / "metrics.json").write_text(json.dumps({"recall@5": 1.0}))
+    summary = summarise(experiment, runs, [False, True])
+    first, second = summary.views
+    assert (first.mask_history, first.chosen, second.mask_history, second.chosen) == (False, True, True, False)
+    assert second.figures["EIMF[SASRec]"]["recall@5"].mean == 100
+    assert first.figures["EIMF[SASRec]"]["recall@5"].mean < 100
+    text = table.markdown(summary)
+    assert "history not masked (mask_history=False)" in text
+    assert "history masked (mask_history=True)" in text
+
+
+def rows_of(markdown: str) -> list[list[str]]:
+    lines = [line for line in markdown.split("\n\n")[2].split("\n") if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_every_form_tells_the_same_and_what_it_is_about(made):
+    experiment, runs, places = made
+    summary = summarise(experiment, runs, [False])
+    markdown, tex, page = table.markdown(summary), table.latex(summary), report.page(summary)
+    for text in (markdown, tex.replace(r"\_", "_").replace(r"\%", "%"), page):
+        for fact in ("data_1", "user_split", "mask_history=False", "2020, 2021", "test, %"):
+            assert fact in text
+    rows = rows_of(markdown)
+    assert len({len(row) for row in rows}) == 1
+    by_name = {row[0]: row for row in rows}
+    value = 100 * np.mean([gains(places["SASRec", seed], "hit@5").mean() for seed in (2020, 2021)])
+    column = rows[0].index("HR@5")
+    assert f"{value:.2f}" in by_name["SASRec"][column]
+    assert by_name["SASRec"][rows[0].index("exemplars")] == "7"
+    assert by_name["SASRec"][rows[0].index("parameters")] == "1,234"
+    assert by_name["DecayedItemKNN"][rows[0].index("epochs")] == "–"  # nothing was trained
+    read = {row["model"]: row for row in csv.DictReader(io.StringIO(table.as_csv(summary)))}
+    assert float(read["SASRec"]["hit@5"]) == pytest.approx(value)
+    assert read["Markov"]["hit@5"] == ""
+    machine = json.loads(json.dumps(table.machine(summary)))
+    assert machine["views"][0]["rows"]["SASRec"]["hit@5"]["mean"] == pytest.approx(value)
+    assert machine["command"] == COMMAND
+    assert machine["rows"][3]["settings"]["topk"] == [1, 5]
+    body = tex[tex.index(r"\midrule") : tex.index(r"\bottomrule")]
+    columns = {line.count(" & ") for line in body.split("\n") if " & " in line and "multicolumn" not in line}
+    assert columns == {len(rows[0]) - 1}
+    assert tex.count("{") - tex.count(r"\{") == tex.count("}") - tex.count(r"\}")
+
+
+def test_what_failed_or_is_missing_is_told(made):
+    experiment, runs, _ = made
+    summary = summarise(experiment, runs, [False])
+    markdown, tex, page = table.markdown(summary), table.latex(summary), report.page(summary)
+    assert "| Markov | failed: MemoryError: 5 % of <it> & {more} |" in markdown
+    assert "| Popularity | not run yet |" in markdown
+    assert "**Incomplete:** 7 of 9 runs finished" in markdown
+    assert r"failed: MemoryError: 5 \% of $<$it$>$ \& \{more\}" in tex
+    assert "failed: MemoryError: 5 % of &lt;it&gt; &amp; {more}" in page
+    assert {row["error"] for row in csv.DictReader(io.StringIO(table.as_csv(summary)))} == {
+        "", "seed 2020: MemoryError: 5 % of <it> & {more}"
+    }  # fmt: skip
+    assert "NO LLM" not in markdown.upper()
+
+
+def test_a_table_says_what_it_cannot_say(made):
+    experiment, runs, _ = made
+    alone = [run for run in runs if "placebo" not in run.row.name]
+    rows = [row for row in experiment.rows if "placebo" not in row.name]
+    kept = Experiment("t", "data_1", rows, (2020, 2021), {}, COMMAND)
+    assert "EIMF over SASRec stands without its placebo" in table.markdown(summarise(kept, alone, [False]))
+    assert "without its placebo" not in table.markdown(summarise(experiment, runs, [False]))
+    path = next(run.folder for run in runs if run.row.name == "EIMF[SASRec]") / "result.json"
+    path.write_text(path.read_text().replace('"llm_used": true', '"llm_used": false'))
+    assert "no LLM was used" in table.markdown(summarise(experiment, runs, [False]))
+
+
+def test_metrics_that_nobody_computes_are_refused(made):
+    experiment, runs, _ = made
+    wanted = Experiment("t", "d", experiment.rows, (2020,), {}, COMMAND, metrics=("recal@5",))
+    with pytest.raises(ConfigError, match="recal@5.*Did you mean 'recall@5'"):
+        summarise(wanted, runs, [False])
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.ids, self.used, self.tags, self.links = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href"):
+                self.links.append(value)
+            self.used += re.findall(r"url\(#(.+?)\)", value or "")
+
+
+def test_the_page_is_one_file_with_its_figures(made):
+    experiment, runs, _ = made
+    parsed = _Page()
+    parsed.feed(report.page(summarise(experiment, runs, [False])))
+    assert parsed.tags.count("svg") == 3  # bars, slices, curves
+    assert len(parsed.ids) == len(set(parsed.ids))
+    local = {link.removeprefix("#") for link in parsed.links}
+    assert all(link.startswith("#") for link in parsed.links)
+    assert local | set(parsed.used) <= set(parsed.ids)
+    assert "script" not in parsed.tags
+    assert "link" not in parsed.tags
+
+
+def test_a_page_before_the_first_run_ended(made, tmp_path):
+    experiment, runs, _ = made
+    waiting = [Run(r.row, r.dataset, r.seed, tmp_path / "none" / r.label, {}, r.settings) for r in runs]
+    summary = summarise(experiment, waiting, [False])
+    assert "not run yet" in report.page(summary)
+    assert "0 of 9 runs" in table.markdown(summary)
+    assert plot.bars(summary, summary.views[0]) is None
+
+
+def test_a_placebo_can_be_told_from_what_it_stands_for(made):
+    experiment, runs, _ = made
+    look = plot.looks(summarise(experiment, runs, [False]).lines)
+    assert len({(one.colour, one.hatch) for one in look.values()}) == len(look)
+    assert look["placebo[SASRec]"].dash != look["EIMF[SASRec]"].dash
