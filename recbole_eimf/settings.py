@@ -134,6 +134,7 @@ class PADSettings:
     text_projection: Literal["linear", "mlp"] = "linear"
     # what the id vector of an item that training never saw counts: as much as any, or nothing (its text ranks it)
     unseen_ids: Literal["learned", "none"] = "learned"
+    unseen_offset: float = 0.0  # subtracted from the scores of such items when ranking
     gate: Literal["frequency", "shared", "none"] = "frequency"  # shared: learned, the same for all items
     gate_buckets: int = 10
     gate_start: tuple[float, ...] = ()  # logits of id, text and aligned or hybrid experts; () is equal weights

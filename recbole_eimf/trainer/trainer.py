@@ -18,7 +18,6 @@ from recbole_eimf.semantic.store import atomic_path, write_json
 from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
 
 STATE_FILE = "last.safetensors"
-_KEPT = ("cur_step", "best_valid_score", "best_valid_result", "best_epoch", "history", "finished")
 
 
 class _KeepingEvaluator(Evaluator):
@@ -44,6 +43,9 @@ class InterestTrainer(Trainer):
     ``last.safetensors`` the latest state with optimiser and random states, ``history.json`` the losses and validation
     metrics.
     """
+
+    #: attributes that a resumed run goes on with
+    kept: tuple[str, ...] = ("cur_step", "best_valid_score", "best_valid_result", "best_epoch", "history", "finished")
 
     def __init__(self, config, model) -> None:
         super().__init__(config, model)
@@ -129,7 +131,7 @@ class InterestTrainer(Trainer):
             tensors |= {f"random.cuda.{device}": state for device, state in enumerate(states)}
         _, keys, *rest = np.random.get_state()
         tensors["random.numpy"] = torch.from_numpy(keys.astype(np.int64))
-        kept = {name: getattr(self, name) for name in _KEPT}
+        kept = {name: getattr(self, name) for name in self.kept}
         kept["best_valid_score"] = float(self.best_valid_score)
         kept["best_valid_result"] = {k: float(v) for k, v in (self.best_valid_result or {}).items()}
         values = {**kept, "epoch": epoch, "groups": groups, "numpy": rest, "python": random.getstate()[1]}
@@ -158,7 +160,7 @@ class InterestTrainer(Trainer):
                 f"another output_dir, or without --resume=True."
             ) from error
         self.start_epoch = values["epoch"] + 1
-        for name in _KEPT:
+        for name in self.kept:
             setattr(self, name, values[name])
         torch.set_rng_state(tensors["random.torch"])
         for key, state in tensors.items():

@@ -8,24 +8,36 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_eimf import quick_start
-from recbole_eimf.model.backbone import BACKBONES
+from recbole_eimf.model.backbone import BACKBONES, backbone_class
+from recbole_eimf.model.experts import PAD_BACKBONES
+from recbole_eimf.model.multi_interest import MultiInterestBackbone
 from recbole_eimf.registry import MODELS
 from tests.conftest import write_atomic
 
 NEURAL = [("IBIM", name) for name in BACKBONES] + [("EIMF", name) for name in BACKBONES]
 COUNTING = [(name, None) for name in ("Popularity", "Markov", "DecayedItemKNN")]
+TOWERS = [("PAD", name) for name in PAD_BACKBONES] + [
+    (name, "SASRec") for name in ("SMEM", "Hybrid", "MoRec", "CTRL", "MAKE", "DisCo")
+]
 TEXT_KEYS = [{}, {"item_text": "add", "score": "cosine"}, {"item_text": "concat", "item_init": "pca_text"}]
 
 
 def test_every_registered_model_is_under_contract():
-    fixed = {"REMI", "ComiRecSA"}  # IBIM with that backbone
-    assert set(MODELS) == {model for model, _ in NEURAL + COUNTING} | fixed
+    fixed = {"REMI", "ComiRecSA", "ComiRecDR", "MIND", "DNN", "LLM2BERT4Rec"}  # IBIM with that backbone
+    assert set(MODELS) == {model for model, _ in NEURAL + COUNTING + TOWERS} | fixed
+
+
+def fitting(model, keys):
+    """The keys for a model: one of towers joins text by ``fusion``."""
+    towers = (model in {name for name, _ in TOWERS}) and "item_text" in keys
+    return {"fusion" if towers and key == "item_text" else key: value for key, value in keys.items()}
 
 
 @pytest.fixture
 def built(make_config):
     def make(model, backbone, **keys):
         torch.manual_seed(0)
+        keys = fitting(model, keys)
         config = make_config(model, **({"backbone": backbone} if backbone else {}), **keys)
         loaders = quick_start._loaders(config)
         return config, config.model_class(config, loaders[0]._dataset), loaders
@@ -47,7 +59,7 @@ def rows(sequences, width=None):
 SEQUENCES = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 1, 2], [3, 3]]
 
 
-@pytest.mark.parametrize(("model", "backbone"), NEURAL + COUNTING)
+@pytest.mark.parametrize(("model", "backbone"), NEURAL + COUNTING + TOWERS)
 class TestEveryModel:
     def test_scores_every_item_of_every_row(self, built, model, backbone):
         _, net, _ = built(model, backbone)
@@ -79,14 +91,15 @@ class TestEveryModel:
         assert torch.equal(net.full_sort_predict(rows(SEQUENCES)), net.full_sort_predict(rows(SEQUENCES)))
 
 
-@pytest.mark.parametrize(("model", "backbone"), NEURAL)
+@pytest.mark.parametrize(("model", "backbone"), NEURAL + TOWERS)
 class TestEveryTrainedModel:
     def test_interests_have_the_shape_of_the_contract(self, built, model, backbone):
         config, net, _ = built(model, backbone)
-        many = backbone in ("ComiRecSA", "REMI")
+        many = issubclass(backbone_class(backbone), MultiInterestBackbone)
         batch = rows(SEQUENCES)
         interests = net.eval().interests(batch["item_id_list"], batch["item_length"])
-        assert interests.shape == (4, config["interest_num"] if many else 1, 16)
+        towers = len(getattr(net, "towers", "1"))  # side by side
+        assert interests.shape == (4, config["interest_num"] if many else 1, 16 * towers)
 
     def test_training_lowers_the_loss(self, built, model, backbone):
         _, net, (train, _, _) = built(model, backbone, train_batch_size=16, hidden_dropout_prob=0.0)
@@ -132,7 +145,9 @@ class TestEveryTrainedModel:
         state = {name: value.clone() for name, value in net.state_dict().items()}
         assert not any("item_text" in name or name.endswith(".text") or "esim.interests" in name for name in state)
 
-        config = make_config(model, backbone=backbone, inference_only=True, text_fields=["nothing_there"], **keys)
+        config = make_config(
+            model, backbone=backbone, inference_only=True, text_fields=["nothing_there"], **fitting(model, keys)
+        )
         bare_data = quick_start._loaders(config)[0]._dataset
         assert bare_data.side is None
         served = config.model_class(config, bare_data)
@@ -148,7 +163,7 @@ class TestEveryTrainedModel:
         assert torch.allclose(got, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec", "DNN"])
 def test_a_causal_backbone_sees_no_future(built, backbone):
     _, net, _ = built("IBIM", backbone)
     net.eval()
@@ -172,6 +187,22 @@ def test_wrapped_sasrec_is_recboles_sasrec(built, make_config):
     assert torch.allclose(stock.eval().full_sort_predict(batch), net.eval().full_sort_predict(batch), atol=1e-5)
 
 
+def test_wrapped_caser_is_recboles_caser_without_users(built):
+    """Same weights, rows flush right and no user: the same scores as RecBole's class."""
+    from recbole.model.sequential_recommender.caser import Caser
+
+    config, net, (train, _, _) = built("IBIM", "Caser", score="dot")
+    stock = Caser(config, train._dataset)
+    state = {k.removeprefix("backbone.net."): v for k, v in net.state_dict().items()}
+    state["item_embedding.weight"] = state.pop("item_embedding.embedding.weight")
+    state["user_embedding.weight"] = torch.zeros_like(stock.user_embedding.weight)
+    state["fc2.weight"] = torch.cat([state["fc2.weight"], torch.randn(16, 16)], 1)
+    stock.load_state_dict(state)
+    flush_right = rows([[0] * (8 - len(s)) + s for s in SEQUENCES])
+    got = net.eval().full_sort_predict(rows(SEQUENCES))
+    assert torch.allclose(stock.eval().full_sort_predict(flush_right), got, atol=1e-5)
+
+
 def test_bert4rec_keeps_the_oldest_item_of_a_short_sequence(built):
     """RecBole's own evaluation drops the first item of every sequence to make room for the mask token."""
     _, net, _ = built("IBIM", "BERT4Rec")
@@ -182,7 +213,8 @@ def test_bert4rec_keeps_the_oldest_item_of_a_short_sequence(built):
     assert masked[2].tolist() == [6, 7, 8, 9, 10, 1, 2, mask]
 
 
-def test_multi_interest_model_ranks_both_planted_interests(built, tmp_path):
+@pytest.mark.parametrize("backbone", ["ComiRecSA", "ComiRecDR", "MIND", "REMI"])
+def test_multi_interest_model_ranks_both_planted_interests(built, tmp_path, backbone):
     """Users buy from two of six groups of items: items of both groups must be on top, not of one of them."""
     rng = np.random.default_rng(0)
     groups = np.arange(30).reshape(6, 5)
@@ -193,7 +225,7 @@ def test_multi_interest_model_ranks_both_planted_interests(built, tmp_path):
     write_atomic(tmp_path, "groups", sequences)
     torch.manual_seed(0)
     keys = {"interest_num": 2, "hidden_dropout_prob": 0.1, "visits_per_epoch": 4, "MAX_ITEM_LIST_LENGTH": 10}
-    _, net, (train, _, _) = built("IBIM", "ComiRecSA", dataset="groups", data_path=str(tmp_path), **keys)
+    _, net, (train, _, _) = built("IBIM", backbone, dataset="groups", data_path=str(tmp_path), **keys)
     optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
     net.train()
     for _ in range(25):

@@ -1,0 +1,436 @@
+"""PAD's experts, gate, losses and alignment against loops written from the paper, on small real batches."""
+
+from __future__ import annotations
+
+import gzip
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recbole_eimf import quick_start
+from recbole_eimf.errors import ConfigError
+from recbole_eimf.model.binary_loss import HistoryNegatives, binary_loss, gbce_power
+from recbole_eimf.model.experts import frequency_buckets
+from recbole_eimf.model.mmd import KERNELS, mmd
+from recbole_eimf.model.pad import Alignment, batch_items
+from tests.conftest import TITLES, planted_sequences, write_atomic
+
+ALL_FORMS = ["gelu", "concat", "add"]
+
+
+@pytest.fixture
+def built(make_config):
+    def make(model="PAD", dataset="planted", **keys):
+        torch.manual_seed(0)
+        config = make_config(model, dataset, backbone=keys.pop("backbone", "SASRec"), **keys)
+        train = quick_start._loaders(config)[0]
+        return config.model_class(config, train._dataset), train
+
+    return make
+
+
+def batch_of(train, count=12):
+    return train._dataset.rows(np.arange(count))
+
+
+# ---------------------------------------------------------------------- gate and scores
+def test_scores_are_the_gated_sum_of_the_towers(built):
+    """Eq. 8-11, item by item: sigmoids of the candidate's bucket, normalised over the experts."""
+    net, train = built(score="dot", gate_start=[1.0, 0.0, -4.0], gate_total=1.0)
+    torch.nn.init.normal_(net.gate.logit)
+    net.eval()
+    batch = batch_of(train, 5)
+    scores = net.full_sort_predict(batch)
+    bucket, logit = net.gate.bucket.tolist(), net.gate.logit.tolist()
+    for row in range(5):
+        for item in range(1, net.n_items):
+            open_ = [1 / (1 + math.exp(-logit[e][bucket[item]])) for e in range(3)]
+            expected = 0.0
+            for e, tower in enumerate(net.towers):
+                state = tower.states(batch["item_id_list"], batch["item_length"])[row]
+                expected += open_[e] / sum(open_) * float((state @ tower.table.weight[item]).detach())
+            assert scores[row, item].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_gate_starts_where_the_keys_say(built):
+    net, _ = built(gate_start=[1.0, 0.0, -4.0], gate_total=1.0)
+    sigmoid = [1 / (1 + math.exp(-x)) for x in (1.0, 0.0, -4.0)]
+    expected = torch.tensor([s / sum(sigmoid) for s in sigmoid])
+    assert torch.allclose(net.gate(torch.tensor([3])), expected, atol=1e-6)
+    equal, _ = built(gate_total=3.0)
+    assert torch.allclose(equal.gate(), torch.tensor(1.0))
+    assert built(gate="none")[0].gate is None
+    shared, _ = built(gate="shared")
+    assert shared.gate.bucket.tolist() == [0] + [1] * 10
+
+
+def test_scoring_the_catalogue_is_at_most_three_products_and_one_gather(built, wide):
+    net, train = built(dataset="wide", data_path=str(wide))
+    net.eval()
+    batch = batch_of(train, 7)
+    products, gathers = [], []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            name = function.overloadpacket.__name__
+            if isinstance(out, torch.Tensor) and net.n_items in out.shape:
+                products.extend([name] * (name in ("mm", "addmm", "bmm", "matmul") and 7 in out.shape))
+                gathers.extend([name] * (name in ("index", "gather", "index_select", "embedding")))
+            return out
+
+    for first in (True, False):
+        products.clear()
+        gathers.clear()
+        with Watch(), torch.no_grad():
+            net.full_sort_predict(batch)
+        assert 1 <= len(products) <= 3
+        assert len(gathers) == (1 if first else 0), "the weighted catalogue is kept between batches"
+
+
+def test_frequency_buckets_hold_equal_interaction_mass():
+    rng = np.random.default_rng(0)
+    counts = np.concatenate([[0], rng.zipf(1.4, 3000).clip(max=400) - 1])
+    buckets = frequency_buckets(counts, 10)
+    assert buckets[0] == 0
+    assert (buckets[1:][counts[1:] == 0] == 10).all()
+    mass = np.bincount(buckets, weights=counts, minlength=11)[1:] / counts.sum()
+    sizes = [counts[counts == f].sum() / counts.sum() for f in set(counts.tolist())]
+    assert np.abs(mass - 0.1).max() <= max(sizes)  # items of one frequency are not torn apart
+    order = np.argsort(-counts[1:], kind="stable")
+    assert (np.diff(buckets[1:][order]) >= 0).all(), "hot items first"
+
+
+def test_prime_pantrys_buckets_hold_equal_interaction_mass(shared):
+    path = shared / "datasets" / "amazon-prime-pantry" / "interactions.csv.gz"
+    with gzip.open(path, "rt") as stream:
+        header = stream.readline().strip().split(",")
+        rows = [line.rstrip("\n").split(",") for line in stream]
+    items, counts = np.unique([row[header.index("item_id")] for row in rows], return_counts=True)
+    buckets = frequency_buckets(np.concatenate([[0], counts]), 10)
+    mass = np.bincount(buckets[1:], weights=counts, minlength=11)[1:] / counts.sum()
+    assert np.abs(mass - 0.1).max() < 0.02
+
+
+# ---------------------------------------------------------------------- item vectors
+@pytest.mark.parametrize("form", ALL_FORMS)
+def test_item_vectors_join_ids_and_text_as_the_paper_says(built, form):
+    net, _ = built("Hybrid", fusion=form, text_projection="mlp")
+    table = net.eval().towers[0].table
+    for item in (1, 7, 10):
+        ids = table.embedding.weight[item]
+        hidden = torch.nn.functional.gelu(table.projection[0].weight @ table.text[item])
+        text = table.projection[2].weight @ hidden
+        if form == "add":
+            expected = ids + text
+        else:
+            expected = table.mix.weight @ torch.cat([ids, text])
+            if form == "gelu":
+                expected = expected + table.mix.bias
+                expected = expected * 0.5 * (1 + torch.erf(expected / math.sqrt(2)))
+        assert torch.allclose(table.weight[item], expected, atol=1e-6)
+    assert (table.weight[0] == 0).all()
+
+
+@pytest.mark.parametrize("form", ALL_FORMS)
+@pytest.mark.parametrize(("loss", "backbone"), [("bce", "SASRec"), ("ce", "Caser")])
+def test_vectors_of_a_batch_are_those_of_the_whole_table(built, form, loss, backbone):
+    """A loss with drawn negatives makes the vectors it needs only: same loss, same gradients."""
+    found = []
+    for whole in (True, False):
+        dry = {"fusion_dropout": 0.0, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0}
+        net, train = built(backbone=backbone, fusion=form, loss=loss, num_negatives=3, visits_per_epoch=1, **dry)
+        for tower in net.towers:
+            assert tower.table.looked_up
+            tower.table.looked_up = not whole
+        net.train()
+        torch.manual_seed(5)
+        net.calculate_loss(batch_of(train)).backward()
+        found.append({name: p.grad.clone() for name, p in net.named_parameters()})
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], atol=1e-6), name
+        assert not name.endswith("embedding.weight") or "position" in name or (gradient[0] == 0).all(), "padding moves"
+
+
+def test_a_saved_table_has_no_dropout_in_it(built):
+    net, _ = built("Hybrid", fusion="gelu", fusion_dropout=0.5)
+    table = net.train().towers[0].table
+    assert torch.allclose(table.state_dict()["folded"], net.eval().towers[0].table.weight, atol=1e-7)
+
+
+# ---------------------------------------------------------------------- losses
+def test_bce_and_gbce_against_their_formulas():
+    draw = torch.Generator().manual_seed(0)
+    positive = torch.randn(6, generator=draw, dtype=torch.float64)
+    negative = torch.randn(6, 4, generator=draw, dtype=torch.float64)
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    n_items, calibration = 102, 0.75
+    alpha = 4 / 100
+    beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+    assert gbce_power(4, n_items, calibration) == pytest.approx(beta)
+    for power in (1.0, beta):
+        offset = math.log(power / 4)
+        total = 0.0
+        for p, row in zip(positive.tolist(), negative.tolist()):
+            total -= math.log(sigmoid(p + offset) ** power)
+            total -= sum(math.log(1 - sigmoid(n + offset)) for n in row)
+        assert float(binary_loss(positive, negative, power)) == pytest.approx(total / 6 / 5, abs=1e-10)
+    one = binary_loss(positive, negative[:, :1])  # the published loss: no offset
+    slow = sum(
+        -math.log(sigmoid(p)) - math.log(1 - sigmoid(n)) for p, (n, *_) in zip(positive.tolist(), negative.tolist())
+    )
+    assert float(one) == pytest.approx(slow / 12, abs=1e-10)
+
+
+def test_the_offset_is_where_a_blank_model_stands_best():
+    scores = torch.linspace(-3, 3, 61, dtype=torch.float64)
+    for power in (1.0, 0.3):
+        losses = [float(binary_loss(s[None], s.expand(1, 7), power)) for s in scores]
+        assert scores[int(np.argmin(losses))].abs() < 1e-9
+
+
+def test_negatives_are_uniform_over_what_a_user_did_not_have():
+    users, histories = np.array([1, 3]), [np.array([1, 2, 2]), np.array([4])]
+    negatives = HistoryNegatives(users, histories, 6, torch.arange(1, 6))
+    torch.manual_seed(0)
+    drawn = negatives(torch.tensor([1, 3, 2]), 6000)
+    assert [sorted(set(row.tolist())) for row in drawn] == [[3, 4, 5], [1, 2, 3, 5], [1, 2, 3, 4, 5]]
+    for row in drawn:
+        share = torch.bincount(row)[sorted(set(row.tolist()))] / 6000
+        assert torch.allclose(share, torch.full_like(share, 1 / len(share)), atol=0.03)
+    some = HistoryNegatives(users, histories, 6, torch.tensor([2, 3, 5]))
+    assert set(some(torch.tensor([1]), 100)[0].tolist()) == {3, 5}
+    everything = HistoryNegatives(np.array([1]), [np.arange(1, 6)], 6, torch.arange(1, 6))
+    assert everything(torch.tensor([1]), 4).shape == (1, 4), "a user who had all items ends the draw all the same"
+
+
+@pytest.mark.parametrize(("loss", "count"), [("bce", 1), ("bce", 3), ("gbce", 3), ("ce", 0), ("ce", 4)])
+def test_recommendation_losses_of_a_batch(built, loss, count):
+    """The trained loss from the model's own states and vectors, target by target."""
+    net, train = built("Hybrid", loss=loss, num_negatives=count, hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
+    net.train()
+    batch = batch_of(train)
+    torch.manual_seed(3)
+    got = net.calculate_loss(batch).item()
+    states, target, row, _ = net._training_states(batch)
+    user = batch["user_id"][row]
+    torch.manual_seed(3)
+    drawn = net.negatives(user, count) if loss != "ce" else torch.randint(1, net.n_items, (max(count, 1),))
+    vectors = net.item_vectors(torch.arange(net.n_items))
+    total = 0.0
+    for p in range(len(target)):
+        score = (vectors @ states[p]).tolist()
+        t = int(target[p])
+        if loss == "ce":
+            others = [math.exp(score[j]) for j in range(1, net.n_items) if j != t]
+            if count:
+                others = [math.exp(score[j]) * (net.n_items - 1) / count for j in drawn.tolist() if j != t]
+            total -= math.log(math.exp(score[t]) / (math.exp(score[t]) + sum(others)))
+        else:
+            power = gbce_power(count, net.n_items, 0.75) if loss == "gbce" else 1.0
+            history = set(train._dataset.sequences()[1][list(train._dataset.spans.user).index(int(user[p]))].tolist())
+            assert not history & set(drawn[p].tolist()) or len(history) == 10
+            offset = math.log(power / count)
+            total += power * math.log(1 + math.exp(-score[t] - offset)) / (1 + count)
+            total += sum(math.log(1 + math.exp(score[j] + offset)) for j in drawn[p].tolist()) / (1 + count)
+    assert got == pytest.approx(total / len(target) * float(net.batch_weight(batch)), rel=1e-4)
+
+
+@pytest.mark.parametrize(("loss", "count"), [("ce", 0), ("ce", 40), ("bce", 9)])
+def test_items_that_training_never_saw_compete_where_the_keys_say_so(built, wide, loss, count):
+    few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide)}
+    for candidates in ("all", "seen"):
+        net, train = built("Hybrid", "wide", loss=loss, num_negatives=count, candidates=candidates, fusion="add", **few)
+        net.train()
+        net.calculate_loss(batch_of(train, 10)).backward()
+        counts = torch.from_numpy(train._dataset.item_counts())
+        moved = net.towers[0].table.embedding.weight.grad.abs().sum(1) > 0
+        assert (counts[1:] == 0).sum() > 3
+        assert moved[1:][counts[1:] == 0].any() == (candidates == "all")
+        assert moved[counts > 0].float().mean() > 0.7
+
+
+def test_a_softmax_over_seen_items_is_that_over_them(built, wide):
+    few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide)}
+    net, train = built("Hybrid", "wide", candidates="seen", hidden_dropout_prob=0.0, attn_dropout_prob=0.0, **few)
+    net.train()
+    batch = batch_of(train, 10)
+    got = (net.calculate_loss(batch) / net.batch_weight(batch)).item()
+    states, target, _, _ = net._training_states(batch)
+    scores = states @ net.item_vectors()[train._dataset.item_counts().nonzero()[0]].T
+    positive = (states * net.item_vectors()[target]).sum(1)
+    assert got == pytest.approx(float((scores.exp().sum(1).log() - positive).mean()), rel=1e-4)
+
+
+# ---------------------------------------------------------------------- alignment
+def test_alignment_sees_each_item_once_no_padding_and_only_items_with_text(built):
+    net, train = built()
+    batch = batch_of(train)
+    part = Alignment(net.config, train._dataset, [net.towers[2]])
+    part.has_text = net.has_text.clone()
+    part.has_text[4] = False
+    items = batch_items(batch, "item_id_list", "item_id")
+    seen = set(batch["item_id_list"].flatten().tolist()) | set(batch["target_item_list"].flatten().tolist())
+    assert sorted(items.tolist()) == sorted(seen - {0})
+    table = net.towers[2].table
+    known = [i for i in sorted(seen) if i not in (0, 4)]
+    text = torch.stack([table.projected(torch.tensor([i]))[0] for i in known])
+    ids = torch.stack([table.embedding.weight[i] for i in known])
+    assert float(part.alignment_loss(items)) == pytest.approx(float(mmd(text, ids)), abs=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, "infonce"])
+def test_every_kernel_trains_projection_and_ids_but_not_the_text(built, kernel):
+    net, train = built(kernel=kernel)
+    part = Alignment(net.config, train._dataset, [net.towers[2]])
+    part.has_text = net.has_text
+    table = net.towers[2].table
+    part.alignment_loss(torch.arange(1, 11)).backward()
+    assert table.projection[0].weight.grad.abs().sum() > 0
+    assert table.embedding.weight.grad.abs().sum() > 0
+    assert not table.text.requires_grad
+
+
+def test_the_losses_of_phase_two(built):
+    net, train = built(hidden_dropout_prob=0.0, attn_dropout_prob=0.0, fusion_dropout=0.0, gamma=0.2)
+    batch = batch_of(train)
+    part = Alignment(net.config, train._dataset, [net.towers[2]])
+    part.has_text = net.has_text
+    anchor, aligned = part.train().calculate_loss(batch)
+    items = batch_items(batch, "item_id_list", "item_id")
+    assert float(aligned) == pytest.approx(0.2 * float(part.alignment_loss(items)), abs=1e-6)
+    assert float(anchor) == pytest.approx(
+        float(net.part([net.towers[2]], train._dataset).calculate_loss(batch)), abs=1e-6
+    )
+    object.__setattr__(part.wanted, "alignment", "non_anchored")
+    (alone,) = part.calculate_loss(batch)
+    assert float(alone) == pytest.approx(float(part.alignment_loss(items)), abs=1e-6)
+    object.__setattr__(part.wanted, "mmd_items", 3)
+    seen = []
+    table = net.towers[2].table
+    original, table.projected = table.projected, lambda items: seen.append(items) or original(items)
+    part.alignment_loss(items)
+    assert len(seen[0]) == 3
+    assert set(seen[0].tolist()) <= set(items.tolist())
+
+
+# ---------------------------------------------------------------------- text carries items nobody bought
+def test_ids_of_unseen_items_count_nothing_where_the_keys_say_so(built, wide):
+    net, train = built(dataset="wide", data_path=str(wide), unseen_ids="none", protocol="user_split", score="dot",
+                       split_ratios=[0.1, 0.1, 0.8])  # fmt: skip
+    unseen = (train._dataset.item_counts()[1:] == 0).nonzero()[0] + 1
+    assert len(unseen) > 3
+    net.eval()
+    id_tower, text_tower, aligned = net.towers
+    before = net.scored_vectors()[unseen].clone()
+    with torch.no_grad():
+        for tower in (id_tower, aligned):
+            tower.table.embedding.weight[unseen] += 1
+    net.train().eval()
+    assert torch.equal(net.scored_vectors()[unseen], before)
+    assert (before[:, :16] == 0).all(), "nothing of the id expert"
+    with torch.no_grad():
+        text_tower.table.text[unseen] += 1
+    net.train().eval()
+    assert not torch.equal(net.scored_vectors()[unseen], before)
+    assert built(experts="id+id", unseen_ids="none")[0].seen is None, "without text there is nothing else to go by"
+
+
+def test_the_offset_of_unseen_items_is_in_the_inner_product(built, wide):
+    few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide)}
+    scores = []
+    for offset in (0.0, 1.5):
+        net, train = built("Hybrid", "wide", unseen_offset=offset, **few)
+        batch = batch_of(train, 4)
+        scores.append(net.eval().full_sort_predict(batch)[:, 1:])
+        batch["item_id"][:] = 7
+        assert torch.allclose(net.predict(batch), scores[-1][:, 6], atol=1e-5)
+    unseen = torch.from_numpy(train._dataset.item_counts()[1:] == 0)
+    assert torch.allclose(scores[0][:, ~unseen], scores[1][:, ~unseen], atol=1e-6)
+    assert torch.allclose(scores[0][:, unseen] - 1.5, scores[1][:, unseen], atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["PAD", "MoRec"])
+def test_an_item_without_training_interactions_is_ranked_by_its_text(make_config, tmp_path, model):
+    """Item 10 has the words of the nail cycle, item 11 those of the hair cycle; nobody ever had either."""
+    sequences = [[item for item in s if item < 5] * 2 for s in planted_sequences(150)]  # nail users only
+    sequences += [[item for item in s if item >= 5] * 2 for s in planted_sequences(150, seed=1)]
+    sequences = [s for s in sequences if len(s) >= 4]
+    held_out = [[0, 1, 2, 3, 4, 0, 1, 10], [5, 6, 7, 8, 9, 5, 6, 11]]  # the test target of two users
+    titles = [*TITLES, "nail polish", "hair shampoo"]
+    write_atomic(tmp_path, "unseen", sequences + held_out, titles)
+    keys = {"data_path": str(tmp_path), "backbone": "SASRec", "hidden_dropout_prob": 0.1, "text_whitening": "none"}
+    keys["unseen_ids"] = "none"
+    config = make_config(model, "unseen", **keys)
+    train = quick_start._loaders(config)[0]
+    torch.manual_seed(0)
+    net = config.model_class(config, train._dataset).train()
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.005)
+    for _ in range(15):
+        for batch in train:
+            optimiser.zero_grad()
+            net.calculate_loss(batch).backward()
+            optimiser.step()
+    net.eval()
+    ids = train._dataset.field2token_id["item_id"]
+    nail, hair = ids["i10"], ids["i11"]
+    assert train._dataset.item_counts()[[nail, hair]].tolist() == [0, 0]
+    text_tower = next(tower for tower in net.towers if tower.kind == "text")
+    for history, near, far in (([0, 1, 2], nail, hair), ([5, 6, 7], hair, nail)):
+        sequence = torch.tensor([[ids[f"i{i}"] for i in history]])
+        length = torch.tensor([len(history)])
+        states = net.interests(sequence, length)[0, 0]
+        scores = net.scored_vectors() @ states
+        assert scores[near] > scores[far]
+        by_text = text_tower.vectors() @ text_tower.states(sequence, length)[0]
+        assert by_text[near] > by_text[far]
+
+
+# ---------------------------------------------------------------------- keys
+def test_wrong_keys_are_refused_before_any_work(make_config, planted):
+    def make(model, keys):
+        config = make_config(model, **keys)
+        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+
+    def refuse(match, model="PAD", **keys):
+        with pytest.raises(ConfigError, match=match):
+            make(model, keys)
+
+    refuse("experts=id\\+txt.*Did you mean 'text'", experts="id+txt")
+    refuse("backbone='REMI'.*SASRec", backbone="REMI")
+    refuse("item_text=add.*experts", item_text="add")
+    refuse("kernel='gaus'", kernel="gaus")
+    refuse("gate_start", gate_start=[1.0, 0.0])
+    refuse("chunks=3", model="DisCo", chunks=3)
+    refuse("recipe=stron.*Did you mean 'strong'", recipe="stron")
+
+
+def test_a_recipe_lies_over_the_models_keys_and_under_the_users(make_config):
+    plain, published = make_config("PAD"), make_config("PAD", recipe="published")
+    assert (plain["loss"], published["loss"], published["n_layers"]) == ("ce", "bce", 5)
+    assert make_config("PAD", recipe="published", loss="gbce")["loss"] == "gbce"
+    assert make_config("MoRec", recipe="published")["loss"] == "bce"
+    assert make_config("PAD", recipe="strong")["pretrain"] == "all"
+
+
+def test_experts_may_be_any_subset(built):
+    for experts in ("id", "text", "aligned", "id+text", "id+aligned", "text+aligned", "id+id+id", "hybrid+text"):
+        net, train = built(experts=experts)
+        assert [tower.kind for tower in net.towers] == experts.split("+")
+        assert (net.gate is None) == ("+" not in experts)
+        net.calculate_loss(batch_of(train)).backward()
+    first, second, third = built(experts="id+id+id")[0].towers
+    assert not torch.equal(first.table.embedding.weight, second.table.embedding.weight)
+    assert (third.name, third.index) == ("id-3", 2)
+
+
+@pytest.mark.parametrize("experts", ["id", "text+id", "aligned+id+text"])
+def test_the_first_id_tower_starts_the_same_in_every_model(built, experts):
+    reference, _ = built(experts="id+aligned")
+    net, _ = built(experts=experts)
+    net = next(tower for tower in net.towers if tower.kind == "id")
+    for (name, value), other in zip(reference.towers[0].state_dict().items(), net.state_dict().values()):
+        assert torch.equal(value, other), name

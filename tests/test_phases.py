@@ -1,0 +1,249 @@
+"""Phases: what each one changes, going on after a stop in any of them, sharing of pre-trained experts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from recbole_eimf import quick_start
+from recbole_eimf.errors import DataError
+from recbole_eimf.model.pad import Alignment
+from recbole_eimf.model.text_baselines import ContrastiveStage
+from recbole_eimf.model.towers import TowerModel
+from recbole_eimf.trainer.phases import EarlierPhaseTrainer, PhaseTrainer
+from recbole_eimf.trainer.state import read_state
+
+
+@pytest.fixture
+def keys(planted, semantic_cache, tmp_path):
+    sizes = {
+        "hidden_size": 16,
+        "inner_size": 16,
+        "MAX_ITEM_LIST_LENGTH": 8,
+        "train_batch_size": 40,
+        "epochs": 2,
+        "n_layers": 1,
+    }
+    quiet = {"show_progress": False, "state": "ERROR", "compare_with": [], "text_encoder": "tfidf-svd"}
+    places = {"data_path": str(planted), "semantic_cache": str(tmp_path / "cache")}
+    sizes |= {"align_epochs": 2, "pretrain": "id", "finetune_learning_rate": None}
+    return {"topk": [1, 5], "valid_metric": "NDCG@5", **sizes, **quiet, **places}
+
+
+def trained(keys, model="PAD", **more):
+    """(phase name -> state before and after it, the trainer) of a run without a cache."""
+    config = quick_start.EIMFConfig(model, "planted", None, {**keys, "phase_cache": False, **more})
+    train, valid, _ = quick_start._loaders(config)
+    net = config.model_class(config, train._dataset)
+    trainer = PhaseTrainer(config, net)
+    seen = {}
+
+    def watched(dataset):
+        for phase in type(net).phases(net, dataset):
+            before = {k: v.clone() for k, v in phase.model.state_dict().items()}
+            yield phase
+            seen[phase.name] = before, {k: v.clone() for k, v in phase.model.state_dict().items()}
+
+    net.phases = watched
+    trainer.fit(train, valid, saved=True)
+    return seen, trainer
+
+
+def moved(before, after, part):
+    names = [name for name in before if part in name and "position" not in name]
+    assert names, part
+    return any(not torch.equal(before[name], after[name]) for name in names)
+
+
+def test_each_phase_trains_its_expert_and_hands_it_on(keys):
+    seen, trainer = trained(keys)
+    assert list(seen) == ["pretrain-id", "align-aligned"]
+    pretrained, aligned = seen["pretrain-id"][1], seen["align-aligned"][0]
+    for name, value in pretrained.items():
+        assert torch.equal(value, aligned[name]), "the aligned expert starts from a copy of the pre-trained one"
+    assert moved(*seen["align-aligned"], "item_embedding.embedding")
+    assert moved(*seen["align-aligned"], "projection")
+    earlier, last = ([(e["phase"], e["epoch"]) for e in found] for found in (trainer.earlier, trainer.history))
+    assert earlier == [(phase, epoch) for phase in ("pretrain-id", "align-aligned") for epoch in (0, 1)]
+    assert last == [("finetune", epoch) for epoch in (-1, 0, 1)]
+    assert len(trainer.earlier[2]["losses"]) == 2
+
+
+def test_alignments_freeze_and_train_what_they_say(keys):
+    frozen = trained(keys, alignment="anchored_frozen")[0]["align-aligned"]
+    assert not moved(*frozen, "item_embedding.embedding")
+    assert moved(*frozen, "item_embedding.projection")
+    assert moved(*frozen, "item_embedding.mix")
+    assert moved(*frozen, "trm_encoder")
+    free = trained(keys, alignment="non_anchored")[0]["align-aligned"]
+    assert moved(*free, "item_embedding.embedding")
+    assert not moved(*free, "trm_encoder")
+    assert list(trained(keys, alignment="none")[0]) == list(trained(keys, model="SMEM")[0]) == ["pretrain-id"]
+
+
+def test_an_aligned_expert_without_an_id_expert_has_pretrained_ids_all_the_same(keys):
+    seen, trainer = trained(keys, experts="aligned+text")
+    assert list(seen) == ["pretrain-id", "align-aligned"]
+    assert [tower.kind for tower in trainer.model.towers] == ["aligned", "text"]
+    assert torch.equal(seen["pretrain-id"][1]["towers.0.backbone.net.item_embedding.embedding.weight"],
+                       seen["align-aligned"][0]["towers.0.backbone.net.item_embedding.embedding.weight"])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "names"),
+    [
+        ("MAKE", {}, ["pretrain-text"]),
+        ("CTRL", {}, ["align"]),
+        ("Hybrid", {}, []),
+        ("PAD", {"recipe": "strong", "pretrain": "all"}, ["pretrain-hybrid", "pretrain-hybrid-2", "pretrain-text"]),
+    ],
+)
+def test_phases_of_the_others(keys, model, more, names):
+    seen, trainer = trained(keys, model, **more, hidden_size=16)
+    assert list(seen) == names
+    if model == "CTRL":
+        assert moved(*seen["align"], "item_embedding")
+        assert moved(*seen["align"], "trm_encoder")
+
+
+def test_towers_that_are_not_fine_tuned_are_scored_as_they_were_pretrained(keys):
+    seen, trainer = trained(keys, experts="id+id+text", pretrain="all", fine_tune=False, gate="none")
+    assert trainer.best_epoch == -1
+    state = trainer.model.state_dict()
+    for place, name in enumerate(("pretrain-id", "pretrain-id-2", "pretrain-text")):
+        for key, value in seen[name][1].items():
+            assert torch.equal(value, state[key.replace("towers.0", f"towers.{place}")])
+    assert trainer.best_valid_result["ndcg@5"] > 0
+
+
+def test_fine_tuning_that_harms_is_not_kept(keys):
+    _, trainer = trained(keys, experts="id+id+text", pretrain="all", finetune_learning_rate=30.0, epochs=4)
+    assert trainer.best_epoch == -1
+    assert all(entry["valid"]["ndcg@5"] <= trainer.best_valid_score for entry in trainer.history[-4:])
+
+
+def test_phases_have_their_own_epochs_and_rates(keys):
+    rates = {"pretrain_learning_rate": 0.01, "align_learning_rate": 0.02, "finetune_learning_rate": 0.03}
+    seen = []
+    original = EarlierPhaseTrainer.run
+
+    def run(self, *args):
+        seen.append((self.phase, self.epochs, self.optimizer.param_groups[0]["lr"]))
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EarlierPhaseTrainer, "run", run)
+        _, trainer = trained({**keys, "align_epochs": 3}, pretrain_epochs=1, **rates)
+        assert (trainer.epochs, trainer.optimizer.param_groups[0]["lr"]) == (2, 0.03)
+        # what is not set for a phase is the run's, not the last phase's
+        trained(keys, learning_rate=0.005, finetune_learning_rate=0.03, fine_tune=False)
+    assert seen[:2] == [("pretrain-id", 1, 0.01), ("align-aligned", 3, 0.02)]
+    assert seen[2:] == [("pretrain-id", 2, 0.005), ("align-aligned", 2, 0.005)]
+
+
+# ---------------------------------------------------------------------- stops and shared parts
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("phase", ["pretrain-id", "align-aligned", "finetune"])
+def test_a_run_stopped_in_any_phase_goes_on_to_the_same_result(keys, tmp_path, monkeypatch, phase):
+    keys = {**keys, "epochs": 3, "align_epochs": 3, "phase_cache": False}
+    whole = quick_start.run("PAD", "planted", output_dir=str(tmp_path / "whole"), **keys)
+    original = TowerModel.calculate_loss
+    parts = {"align-aligned": Alignment, "finetune": quick_start.EIMFConfig("PAD", "planted", None, keys).model_class}
+    stopped_in, steps = parts.get(phase, TowerModel), [0]
+
+    def fails(self, batch):
+        steps[0] += type(self) is stopped_in
+        if steps[0] == 8:  # in the third epoch of three batches
+            raise Stop
+        return original(self, batch)
+
+    half = {**keys, "output_dir": str(tmp_path / "half")}
+    with monkeypatch.context() as patch:
+        patch.setattr(TowerModel, "calculate_loss", fails)
+        with pytest.raises(Stop):
+            quick_start.run("PAD", "planted", **half)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "half").glob("*/best.safetensors")}
+    gone_on = quick_start.run("PAD", "planted", resume=True, **half)
+    assert gone_on.test == whole.test
+    assert gone_on.valid == whole.valid
+    assert gone_on.epochs == whole.epochs == 9
+    losses = [json.loads((tmp_path / n / "history.json").read_text()) for n in ("whole", "half")]
+    assert [e["losses"] for e in losses[0]] == [e["losses"] for e in losses[1]]
+    finished = {"pretrain-id": 0, "align-aligned": 1, "finetune": 2}[phase]
+    untouched = [path for path, time in before.items() if path.stat().st_mtime_ns == time]
+    assert len(untouched) >= finished, "a finished phase was trained again"
+    assert quick_start.run("PAD", "planted", resume=True, **half).test == whole.test, "a finished run is read again"
+
+
+def test_a_sum_of_pretrained_towers_is_a_run_like_any_other(keys, tmp_path):
+    """No last phase: the evaluation before it is the run's only one, also for a search and after a resume."""
+    heard = []
+    keys = {**keys, "pretrain": "all"}
+    more = {"experts": "id+text", "fine_tune": False, "output_dir": str(tmp_path)}
+    first = quick_start.run("PAD", "planted", callback=lambda *args: heard.append(args), **keys, **more)
+    assert heard == [(-1, first.valid["ndcg@5"])]
+    assert (first.epochs, first.best_epoch) == (4, -1)
+    (entry,) = json.loads((tmp_path / "history.json").read_text())
+    assert entry["valid"] == pytest.approx(first.valid)
+    again = quick_start.run("PAD", "planted", resume=True, **keys, **more)
+    assert (again.test, again.epochs) == (first.test, 4)
+    assert quick_start.evaluate(tmp_path / "model.pth") == pytest.approx(first.test)
+
+
+def test_alignment_variants_share_one_pretraining(keys, tmp_path, monkeypatch):
+    trained_phases = []
+    original = EarlierPhaseTrainer.run
+    monkeypatch.setattr(
+        EarlierPhaseTrainer, "run", lambda self, *args: trained_phases.append(self.phase) or original(self, *args)
+    )
+    first = quick_start.run("PAD", "planted", **keys)
+    for variant in ({"alignment": "anchored_frozen"}, {"kernel": "infonce", "gamma": 0.5}, {"gate": "none"},
+                    {"experts": "id+aligned", "text_whitening": "none"}, {"finetune_learning_rate": 0.1}):  # fmt: skip
+        quick_start.run("PAD", "planted", **{**keys, **variant})
+    smem = quick_start.run("SMEM", "planted", **keys)
+    assert trained_phases.count("pretrain-id") == 1
+    assert smem.epochs == 4
+    assert smem.train_seconds > 0, "the seconds of a shared expert count"
+    # what decides the expert makes another one
+    for variant in ({"hidden_dropout_prob": 0.2}, {"loss": "bce"}, {"seed": 7},
+                    {"pretrain_epochs": 1}):  # fmt: skip
+        quick_start.run("SMEM", "planted", **{**keys, **variant})
+    assert trained_phases.count("pretrain-id") == 5
+    again = quick_start.run("PAD", "planted", **keys)
+    alone = quick_start.run("PAD", "planted", **{**keys, "phase_cache": False})
+    assert again.test == first.test == alone.test, "a shared expert changes nothing"
+
+
+def test_a_broken_shared_expert_is_named(keys, tmp_path):
+    quick_start.run("SMEM", "planted", **keys)
+    (path,) = (tmp_path / "cache" / "phases").glob("pretrain-id-*.safetensors")
+    path.write_bytes(b"no")
+    with pytest.raises(DataError, match="pretrain-id.*Delete"):
+        quick_start.run("SMEM", "planted", **keys)
+
+
+def test_every_phase_leaves_a_checkpoint_and_shows_a_bar(keys, tmp_path, capsys):
+    out = tmp_path / "out"
+    quick_start.run("PAD", "planted", output_dir=str(out), **{**keys, "show_progress": True})
+    for name in ("pretrain-id", "align-aligned"):
+        state, values = read_state(out / name / "best.safetensors")
+        assert "towers.0.backbone.net.item_embedding.embedding.weight" in state
+        assert len(json.loads((out / name / "history.json").read_text())) == 2
+    assert (out / "model.pth").is_file()
+    bars = capsys.readouterr().err
+    for name in ("pretrain-id", "align-aligned", "finetune"):
+        assert f"{name}: 100%" in bars
+    assert "ndcg@5" in bars
+
+
+def test_a_contrast_has_no_false_negatives_among_equal_rows(keys):
+    from recbole_eimf.model.text_baselines import _equal_rows
+
+    same = _equal_rows(torch.tensor([[1, 2, 0], [1, 2, 0], [2, 1, 0]]))
+    assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    assert issubclass(ContrastiveStage, TowerModel)
