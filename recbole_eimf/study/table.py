@@ -59,10 +59,11 @@ def notes(summary: Summary, form: Form = MARKDOWN) -> list[str]:
     first, second = form.signs
     found = ["Bold: best of a column, underlined: second."]
     if any(view.comparisons for view in summary.views):
+        tests = sum(c.test is not None for view in summary.views for c in view.comparisons) // len(summary.views)
         found[0] += (
             f" {first}, {second}: differs from the first ({first}), the base, or the second ({second}) row it is "
             f"measured against, p < {LEVEL} (sign-flip test over users, values averaged over seeds, Holm-corrected "
-            f"over the table)."
+            f"over the {tests} tests of a table)."
         )
     found += summary.experiment.remarks
     if summary.finished < summary.planned:
