@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recbole_eimf.study.runs import read_json
+from recbole_eimf.study.summary import Figure as Cell
 from recbole_eimf.study.summary import Line, Summary, View, pretty
 from recbole_eimf.study.table import slice_metric, slice_names
 
@@ -86,7 +87,7 @@ def _bar_panel(axis: Axes, summary: Summary, view: View, lines: Sequence[Line], 
     axis.barh(
         places,
         [f.mean if f else 0.0 for f in found],
-        xerr=[f.deviation or 0.0 if f else 0.0 for f in found],
+        xerr=[_spread(f) for f in found],
         color=[look[line.row.name].colour for line in lines],
         hatch=[look[line.row.name].hatch for line in lines],
         edgecolor="white",
@@ -96,6 +97,11 @@ def _bar_panel(axis: Axes, summary: Summary, view: View, lines: Sequence[Line], 
     axis.set_yticks(places, [line.row.name for line in lines])
     axis.grid(axis="y", visible=False)
     axis.set_title(f"{pretty(metric)}, %", loc="left", fontsize=10, color="#323f4b")
+
+
+def _spread(found: Cell | None) -> float:
+    """The length of an error bar; NaN draws none, where there is a single run."""
+    return float("nan") if found is None or found.deviation is None else found.deviation
 
 
 def slices(summary: Summary) -> str | None:
@@ -180,7 +186,8 @@ def line_over_axis(summary: Summary, view: View) -> str | None:
             axis.set_visible(False)
         for axis, metric in zip(axes.flat, summary.metrics):
             _line_panel(axis, summary, view, placed, beside, metric)
-        axes.flat[0].legend(loc="best")
+        if beside:
+            axes.flat[columns - 1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return _svg(figure)
 
 
@@ -190,7 +197,7 @@ def _line_panel(axis: Axes, summary: Summary, view: View, placed, beside, metric
     axis.errorbar(
         range(len(kept)),
         [f.mean for f in found],
-        yerr=[f.deviation or 0.0 for f in found],
+        yerr=[_spread(f) for f in found],
         color=_COLOURS[0],
         marker="o",
         capsize=3,
