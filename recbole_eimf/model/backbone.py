@@ -30,6 +30,10 @@ from recbole_eimf.model.item_table import ItemTable
 TableFactory = Callable[[int, int], ItemTable]
 
 
+#: rows that are encoded at a time while scoring
+_ROWS_TOGETHER = 128
+
+
 class TrainingStates(NamedTuple):
     """States of a training batch, one per target.
 
@@ -63,6 +67,18 @@ class Backbone(nn.Module):
     def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """[B, L] right-padded item ids, [B] lengths (at least 1) -> [B, K, d]."""
         raise NotImplementedError
+
+    def interests_by_length(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """:meth:`interests`, with rows of like length together: users are scored in the order of the data, where one
+        long history would have every short one of its batch padded to its length."""
+        if len(item_seq) <= _ROWS_TOGETHER:
+            return self.interests(item_seq, item_seq_len)
+        order = item_seq_len.argsort(stable=True)
+        parts = []
+        for rows in order.split(_ROWS_TOGETHER):
+            length = item_seq_len[rows]
+            parts.append(self.interests(item_seq[rows, : int(length.max())], length))
+        return torch.cat(parts)[order.argsort()]
 
     def positions(self, item_seq: Tensor) -> Tensor:
         """[B, L] -> [B, L, d]: the state after each item. Causal networks only."""

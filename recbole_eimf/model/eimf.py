@@ -36,10 +36,10 @@ class ExplicitInterests(nn.Module):
     Args:
         side: side-loaded tensors (:class:`~recbole_eimf.semantic.side_load.SideInformation`).
         transform: the text transform fitted on item text, applied to the interests too.
-        dimension: d; users: U.
+        dimension: d; users: U; dtype: what products with all items' text are taken in.
     """
 
-    def __init__(self, side, transform, dimension: int, users: int) -> None:
+    def __init__(self, side, transform, dimension: int, users: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         keep = {"persistent": False}
         self.register_buffer("item_text", transform(side.item_text), **keep)  # [N, d_t]
@@ -49,9 +49,19 @@ class ExplicitInterests(nn.Module):
         self.register_buffer("interest_mask", torch.empty(0) if none else side.interest_mask, **keep)  # [C, M]
         # [U], -1 where there is none
         self.register_buffer("user_exemplar", torch.full((users,), -1) if none else side.user_exemplar, **keep)
+        absent = torch.zeros(len(side.item_has_text)).masked_fill(~side.item_has_text, -torch.inf)
+        self.register_buffer("absent", None if side.item_has_text[1:].all() else absent, **keep)  # [N], 0 or -inf
         self.register_buffer("items_with_text", side.item_has_text.nonzero().squeeze(1), **keep)
+        narrow = None if dtype == torch.float32 else self.item_text.to(dtype)
+        self.register_buffer("narrow_text", narrow, **keep)  # [N, d_t]
         self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
         self.attention = MaskedSelfAttention(dimension)
+
+    def projected(self, items: Tensor | slice) -> Tensor:
+        """Projected text of many items: [n, d]."""
+        if self.narrow_text is None:
+            return self.projection(self.item_text[items])
+        return F.linear(self.narrow_text[items], self.projection.weight.to(self.narrow_text.dtype)).float()
 
     def known(self, user: Tensor, target: Tensor) -> Tensor:
         """[R] bool: the user has interests and the target has text."""
@@ -89,7 +99,7 @@ class EIMF(IBIM):
                 "recbole_eimf (register() first), or set inference_only=True to score only."
             )
         dimension = self.backbone.item_embedding.embedding.embedding_dim
-        self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num)
+        self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num, self.logits_dtype)
         if self.eimf.interest_labels and not self.eimf.use_interests:
             raise ConfigError(
                 f"interest_labels={self.eimf.interest_labels}: needs interests, and use_interests is False. Set one."
@@ -103,6 +113,10 @@ class EIMF(IBIM):
         return "interests" if config["use_interests"] else "text"
 
     # ------------------------------------------------------------------ training
+    @property
+    def looks_up(self) -> bool:
+        return super().looks_up and self.labels is None  # a soft label is a mean over hundreds of items
+
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         states, vectors, readout = self._forward(interaction)
         recommendation = self._recommendation_loss(states, vectors, readout, interaction)
@@ -168,12 +182,11 @@ class EIMF(IBIM):
             negative = states @ self._text_vectors(drawn).T + math.log(len(known) / count)
             return loss.interest_aware_loss(positive, negative.masked_fill(drawn == target[:, None], -torch.inf), 0.0)
         vectors = self._text_vectors(slice(None))
-        logits = loss.catalogue_logits(states, vectors, dtype=self.logits_dtype)
-        logits = logits.masked_fill(~self.esim.item_has_text[None, 1:], -torch.inf)
-        return loss.full_softmax_loss(logits, loss.target_score(states, vectors, target))
+        positive = loss.target_score(states, vectors, target)
+        return loss.full_softmax_loss(states, vectors, positive, self.esim.absent, self.logits_dtype)
 
     def _text_vectors(self, items: Tensor | slice) -> Tensor:
-        return F.normalize(self.esim.projection(self.esim.item_text[items]), dim=-1)
+        return F.normalize(self.esim.projected(items), dim=-1)
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""
@@ -184,10 +197,10 @@ class EIMF(IBIM):
         items = items[self.esim.item_has_text[items]]
         if not len(items):
             return self.esim.projection.weight.new_zeros(())
-        return self._aligned(self.esim.projection(self.esim.item_text[items]), self.backbone.item_embedding(items))
+        return self._aligned(self.esim.projected(items), self.backbone.item_embedding(items))
 
     def _aligned(self, first: Tensor, second: Tensor, same: Tensor | None = None) -> Tensor:
-        contrast = loss.info_nce(first, second, self.eimf.tau, same)
+        contrast = loss.info_nce(first, second, self.eimf.tau, same, self.logits_dtype)
         return self.eimf.alpha * contrast + self.eimf.beta * loss.cosine_distance(first, second)
 
     # ------------------------------------------------------------------ checkpoints

@@ -180,7 +180,7 @@ class Tower(nn.Module):
 
     def states(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """[B, L], [B] -> [B, d], ready to score."""
-        return self._scored_states(self.backbone.interests(item_seq, item_seq_len)[:, 0])
+        return self._scored_states(self.backbone.interests_by_length(item_seq, item_seq_len)[:, 0])
 
     def vectors(self, items: Tensor | None = None) -> Tensor:
         """Scored vectors of items [...] -> [..., d], or of the catalogue [N, d]."""

@@ -20,6 +20,7 @@ from recbole_eimf.model.backbone import TrainingStates, backbone_class
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import hard_readout, target_attention
+from recbole_eimf.model.negatives import NegativeSampler, sampled_softmax_loss
 from recbole_eimf.settings import InterestModelSettings, ItemSettings
 
 
@@ -53,6 +54,7 @@ class IBIM(SequentialRecommender):
             self._has_text = side.item_has_text
             self._text = self.transform(side.item_text) * self._has_text[:, None]
         self.backbone = backbone_class(self.backbone_name(config))(config, dataset, self._make_table)
+        self.negatives = None if self.inference_only else self._make_sampler(dataset)
         wants_diversity = self.interest_settings.diversity_lambda != 0
         self.diversity = ControllableAggregation(config, dataset) if wants_diversity else None
         view = getattr(dataset, "view", None)
@@ -86,17 +88,28 @@ class IBIM(SequentialRecommender):
             self.inference_only,
         )
 
+    def _make_sampler(self, dataset) -> NegativeSampler | None:
+        if not self.item_settings.num_negatives:
+            return None
+        by_popularity = self.item_settings.negative_sampling == "popularity"
+        return NegativeSampler(torch.arange(1, self.n_items), dataset.item_counts() if by_popularity else None)
+
     # ------------------------------------------------------------------ training
+    @property
+    def looks_up(self) -> bool:
+        """Whether a training step reads a few items' vectors alone, by id: then their gradient can be sparse."""
+        return self.negatives is not None and self.item_settings.item_text == "none"
+
     def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
         """The recommendation loss (eq. 13-14) plus the backbone's own penalty."""
         states, vectors, readout = self._forward(interaction)
         return self._recommendation_loss(states, vectors, readout, interaction)
 
-    def _forward(self, interaction: Interaction) -> tuple[TrainingStates, Tensor, Tensor]:
+    def _forward(self, interaction: Interaction) -> tuple[TrainingStates, Tensor | LookedUpVectors, Tensor]:
         """(states, scored item vectors [N, d], readout [P, d]) of a batch."""
         self.backbone.item_embedding.refresh()
         states = self.backbone.training_states(interaction)
-        vectors = self.scored_vectors()
+        vectors = LookedUpVectors(self) if self.looks_up else self.scored_vectors()
         interests = self._scored_states(states.interests)
         return states, vectors, self._readout(interests, vectors[states.target], states.mask)
 
@@ -137,13 +150,22 @@ class IBIM(SequentialRecommender):
         beta, count = self.backbone.hard_negative_beta, self.item_settings.num_negatives
         bias = self.backbone.item_bias
         if count:
-            negatives = torch.randint(1, self.n_items, (count,), device=target.device)
-            _, negative = loss.sampled_softmax_logits(readout, vectors, target, negatives, bias)
-            return loss.interest_aware_loss(positive, negative, beta or 0.0, labelled)
-        logits = loss.catalogue_logits(readout, vectors, bias, self.logits_dtype)
-        if not beta:
-            return loss.full_softmax_loss(logits, labelled)
-        return loss.interest_aware_loss(positive, logits.scatter(1, target[:, None] - 1, -torch.inf), beta, labelled)
+            drawn = self.negatives.draw(count)
+            drawn_bias = None if bias is None else bias[drawn.items]
+            return sampled_softmax_loss(
+                readout,
+                positive,
+                labelled,
+                target,
+                drawn,
+                vectors[drawn.items],
+                self.n_items - 2,
+                beta or 0.0,
+                drawn_bias,
+            )
+        return loss.full_interest_aware_loss(
+            readout, vectors, positive, labelled, target, beta or 0.0, bias, self.logits_dtype
+        )
 
     # ------------------------------------------------------------------ scoring
     def scored_vectors(self) -> Tensor:
@@ -160,7 +182,7 @@ class IBIM(SequentialRecommender):
 
     def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """[B, L], [B] -> [B, K, d]: a user's interests, ready for an inner-product index over ``scored_vectors``."""
-        return self._scored_states(self.backbone.interests(item_seq, item_seq_len))
+        return self._scored_states(self.backbone.interests_by_length(item_seq, item_seq_len))
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """[B, N]: score(i) = max over k of h_k · e_i (EIMF section 3.4.3, serving). Behaviour alone.
@@ -185,6 +207,16 @@ class IBIM(SequentialRecommender):
         scores = torch.einsum("bkd,bd->bk", interests, self.scored_vectors()[items]).amax(1)
         bias = self.backbone.item_bias
         return scores if bias is None else scores + bias[items]
+
+
+class LookedUpVectors:
+    """The scored vectors of a model as a table that is only ever read by item ids: ``vectors[items]``."""
+
+    def __init__(self, model: IBIM) -> None:
+        self.model = model
+
+    def __getitem__(self, items: Tensor) -> Tensor:
+        return self.model._scored(self.model.backbone.item_embedding(items))
 
 
 class ComiRecSA(IBIM):

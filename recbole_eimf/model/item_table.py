@@ -6,6 +6,7 @@ a checkpoint carries the folded table, so that serving needs no text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -110,6 +111,8 @@ class ItemTable(nn.Module):
         self.inference_only = inference_only
         self.embedding = nn.Embedding(n_items + extra_rows, dimension, padding_idx=0)
         self._weight: Tensor | None = None
+        # set by a trainer whose optimiser updates looked-up rows alone: it is told of rows before they are read
+        self.before_lookup: Callable[[Tensor | None], None] | None = None
         needs_text = self.kind != "none" or (settings.item_init == "pca_text" and not inference_only)
         if needs_text and text is None:
             raise ConfigError(
@@ -151,6 +154,8 @@ class ItemTable(nn.Module):
         return self._weight
 
     def _fold(self) -> Tensor:
+        if self.before_lookup is not None:
+            self.before_lookup(None)
         ids = self.embedding.weight
         if self.kind == "none":
             return ids
@@ -162,7 +167,10 @@ class ItemTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] item ids -> [..., d]."""
-        return F.embedding(ids, self.weight, padding_idx=0)
+        if self.before_lookup is None or not self.training:
+            return F.embedding(ids, self.weight, padding_idx=0)
+        self.before_lookup(ids)
+        return F.embedding(ids, self.embedding.weight, padding_idx=0, sparse=True)
 
     def train(self, mode: bool = True):
         self._weight = None
@@ -174,7 +182,7 @@ class ItemTable(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # a table with a graph behind it can be neither copied nor pickled; it is made again when asked for
-        return {**self.__dict__, "_weight": None}
+        return {**self.__dict__, "_weight": None, "before_lookup": None}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

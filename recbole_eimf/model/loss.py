@@ -11,33 +11,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_eimf.model.partition import mean_hard_partition, mean_log_partition
 
-def catalogue_logits(
-    states: Tensor, vectors: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.float32
+
+def full_softmax_loss(
+    states: Tensor, vectors: Tensor, labelled: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Scores of every item but padding, in the states' type whatever ``dtype`` the product is taken in.
-
-    Args:
-        states: [P, d]; vectors: [N, d]; bias: [N] or None.
-
-    Returns:
-        [P, N - 1]; column j is item j + 1.
-    """
-    candidates = vectors[1:]
-    logits = (states.to(dtype) @ candidates.to(dtype).T).to(states.dtype)
-    return logits if bias is None else logits + bias[1:]
-
-
-def full_softmax_loss(logits: Tensor, positive: Tensor) -> Tensor:
     """Cross entropy over the catalogue (EIMF eq. 13-14), averaged over rows.
 
-    The target's score comes apart from the matrix: picking it out of the [P, N] logits would cost a matrix of zeros
-    in the backward pass.
+    Args:
+        states: [P, d]; vectors: [N, d]; bias: [N] or None; dtype: of the products of the partition sum.
+        labelled: [P], the target's score from :func:`target_score`, or the mean score under a soft label.
+    """
+    return mean_log_partition(states, vectors[1:], None if bias is None else bias[1:], dtype) - labelled.mean()
+
+
+def full_interest_aware_loss(
+    states: Tensor,
+    vectors: Tensor,
+    positive: Tensor,
+    labelled: Tensor,
+    target: Tensor,
+    beta: float,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """:func:`interest_aware_loss` with every item but the target as a negative.
 
     Args:
-        logits: [P, N - 1] from :func:`catalogue_logits`; positive: [P], the target's score.
+        positive, target: [P], the target's score and id; the others as in :func:`full_softmax_loss`.
     """
-    return (torch.logsumexp(logits, -1) - positive).mean()
+    if not beta:
+        return full_softmax_loss(states, vectors, labelled, bias, dtype)
+    bias = None if bias is None else bias[1:]
+    return mean_hard_partition(states, vectors[1:], positive, target - 1, beta, bias, dtype) - labelled.mean()
 
 
 def target_score(states: Tensor, vectors: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -88,18 +95,25 @@ def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float, labelle
     return (torch.logaddexp(positive, mass) - (positive if labelled is None else labelled)).mean()
 
 
-def info_nce(first: Tensor, second: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:
+def info_nce(
+    first: Tensor,
+    second: Tensor,
+    temperature: float,
+    same: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Contrastive loss between paired rows (EIMF eq. 10).
 
     Args:
         first, second: [R, d], row k of one is the positive of row k of the other.
         same: [R, R] bool, True where rows k and j hold the same thing; such rows are not negatives of each other.
-            The diagonal is ignored.
+            The diagonal is ignored. dtype: of the products where ``same`` is None.
     """
-    logits = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / temperature
-    if same is not None:
-        off_diagonal = ~torch.eye(len(first), dtype=torch.bool, device=first.device)
-        logits = logits.masked_fill(same & off_diagonal, -torch.inf)
+    first, second = F.normalize(first, dim=-1) / temperature, F.normalize(second, dim=-1)
+    if same is None:
+        return mean_log_partition(first, second, dtype=dtype) - (first * second).sum(-1).mean()
+    off_diagonal = ~torch.eye(len(first), dtype=torch.bool, device=first.device)
+    logits = (first @ second.T).masked_fill(same & off_diagonal, -torch.inf)
     return F.cross_entropy(logits, torch.arange(len(first), device=first.device))
 
 

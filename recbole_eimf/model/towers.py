@@ -194,8 +194,8 @@ class TowerModel(SequentialRecommender):
         if self.wanted.loss == "ce" and not count:
             vectors = vectors_of()
             competing = vectors if self.wanted.candidates == "all" else F.pad(vectors[self.competing], (0, 0, 1, 0))
-            logits = loss.catalogue_logits(states, competing, dtype=self.logits_dtype)
-            return loss.full_softmax_loss(logits, loss.target_score(states, vectors, target))
+            positive = loss.target_score(states, vectors, target)
+            return loss.full_softmax_loss(states, competing, positive, dtype=self.logits_dtype)
         positive = (states * vectors_of(target)).sum(-1)
         if self.wanted.loss == "ce":
             drawn = self.competing[torch.randint(len(self.competing), (count,), device=target.device)]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recbole_eimf.model import loss
+from recbole_eimf.model import loss, partition
 
 torch.manual_seed(0)
 P, N, D, M = 7, 12, 5, 6
@@ -33,20 +33,68 @@ def test_full_softmax_is_cross_entropy_over_items_without_padding(batch, with_bi
     for p in range(P):
         exps = [math.exp(score(h[p], v, i, bias)) for i in range(1, N)]
         total -= math.log(math.exp(score(h[p], v, int(target[p]), bias)) / sum(exps))
-    logits = loss.catalogue_logits(h, v, bias, torch.float64)
-    got = loss.full_softmax_loss(logits.double(), loss.target_score(h, v, target, bias))
-    assert got.item() == pytest.approx(total / P, abs=1e-6)
+    got = loss.full_softmax_loss(h, v, loss.target_score(h, v, target, bias), bias, torch.float64)
+    assert got.item() == pytest.approx(total / P, abs=1e-9)
 
 
-def test_bfloat16_logits_are_close_and_differentiable(batch):
+def plain_logits(h, v, bias=None):
+    """[P, N - 1]: the whole matrix of scores, which the losses never make."""
+    return (h @ v.T + (0 if bias is None else bias))[:, 1:]
+
+
+def plain_hard_loss(h, v, target, beta, bias):
+    positive = loss.target_score(h, v, target, bias)
+    negative = plain_logits(h, v, bias).scatter(1, target[:, None] - 1, -math.inf)
+    return loss.interest_aware_loss(positive, negative, beta)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.5])
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_blocks_of_the_partition_sum_have_the_value_and_gradient_of_the_whole(
+    batch, with_bias, beta, rows, monkeypatch
+):
+    monkeypatch.setitem(partition._BLOCK, "cpu", rows * (N - 1))
+    h, v, target, bias = batch
+    leaves = [h, v] + ([bias] if with_bias else [])
+    for leaf in leaves:
+        leaf.requires_grad_()
+    bias = bias if with_bias else None
+    positive = loss.target_score(h, v, target, bias)
+    got = loss.full_interest_aware_loss(h, v, positive, positive, target, beta, bias, torch.float64)
+    whole = plain_hard_loss(h, v, target, beta, bias)
+    assert got.item() == pytest.approx(whole.item(), abs=1e-12)
+    for a, b in zip(torch.autograd.grad(3 * got, leaves), torch.autograd.grad(3 * whole, leaves), strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_items_of_bias_minus_infinity_are_left_out(batch):
+    h, v, _, _ = batch
+    left = torch.zeros(N, dtype=torch.float64)
+    left[[2, 5]] = -math.inf
+    v.requires_grad_()
+    got = partition.mean_log_partition(h, v[1:], left[1:], torch.float64)
+    kept = [i for i in range(1, N) if i not in (2, 5)]
+    assert got.item() == pytest.approx(torch.logsumexp(h @ v[kept].T, 1).mean().item(), abs=1e-12)
+    (gradient,) = torch.autograd.grad(got, v)
+    assert not gradient[[0, 2, 5]].any()
+    assert gradient[kept].any(1).all()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_bfloat16_products_are_close(batch, beta):
     h, v, target, _ = (x.float() if x.is_floating_point() else x for x in batch)
-    h.requires_grad_()
-    exact = loss.catalogue_logits(h, v)
-    rough = loss.catalogue_logits(h, v, dtype=torch.bfloat16)
-    assert rough.dtype == torch.float32
-    assert torch.allclose(exact, rough, atol=0.1)
-    rough.sum().backward()
-    assert h.grad.abs().sum() > 0
+    grads = []
+    for dtype in (torch.float32, torch.bfloat16):
+        leaf = h.clone().requires_grad_()
+        positive = loss.target_score(leaf, v, target)
+        value = loss.full_interest_aware_loss(leaf, v, positive, positive, target, beta, dtype=dtype)
+        assert value.dtype == torch.float32
+        value.backward()
+        grads.append((value.item(), leaf.grad))
+    assert grads[0][0] == pytest.approx(grads[1][0], abs=0.05)
+    assert (grads[0][1] - grads[1][1]).norm() < 0.03 * grads[0][1].norm()
+    assert not torch.equal(grads[0][1], grads[1][1])
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.7, 2.0])
@@ -76,14 +124,14 @@ def test_sampled_softmax_with_every_item_drawn_is_the_full_softmax(batch):
     h, v, target, bias = batch
     positive, negative = loss.sampled_softmax_logits(h, v, target, torch.arange(1, N), bias)
     sampled = loss.interest_aware_loss(positive, negative.double(), 0.0)
-    full = loss.full_softmax_loss(loss.catalogue_logits(h, v, bias, torch.float64), positive)
+    full = loss.full_softmax_loss(h, v, positive, bias, torch.float64)
     assert sampled.item() == pytest.approx(full.item(), abs=1e-6)
 
 
 def test_log_q_correction_estimates_the_full_partition_sum(batch):
     h, v, target, _ = batch
     generator = torch.Generator().manual_seed(0)
-    full = torch.exp(loss.catalogue_logits(h, v, dtype=torch.float64)).sum(1)
+    full = torch.exp(plain_logits(h, v)).sum(1)
     sums = []
     for _ in range(4000):
         negatives = torch.randint(1, N, (4,), generator=generator)
@@ -106,6 +154,9 @@ def test_info_nce_masks_rows_that_share_what_they_hold():
         total -= math.log(math.exp(cosine(a[k], b[k]) / tau) / sum(terms))
     assert loss.info_nce(a, b, tau, same).item() == pytest.approx(total / 5, abs=1e-9)
     assert loss.info_nce(a, b, tau).item() > loss.info_nce(a, b, tau, same).item()
+    apart = torch.zeros(5, 5, dtype=torch.bool)
+    blocked = loss.info_nce(a, b, tau, dtype=torch.float64).item()
+    assert blocked == pytest.approx(loss.info_nce(a, b, tau, apart).item(), abs=1e-12)
 
 
 def test_cosine_distance_is_the_mean_of_one_minus_cosine():
