@@ -43,8 +43,8 @@ def mean_hard_partition(
 ) -> Tensor:
     """The same under REMI's weights: mean over rows of ``log(e^p + sum_j w_j e^(n_j))``.
 
-    Every candidate but the target is a negative, ``w_j`` is proportional to ``e^(beta n_j)`` and of mean one (Xie et al.
-    2023, section 3.2).
+    Every candidate but the target is a negative, ``w_j`` is proportional to ``e^(beta n_j)`` and of mean one (Xie
+    et al. 2023, section 3.2).
 
     Args:
         positive: [P], the targets' scores p; target: [P], its row of ``candidates``; beta: hardness, above 0; the
@@ -63,7 +63,7 @@ class _MeanLogPartition(torch.autograd.Function):
         # a gradient is [P, d], [N, d], [N] or [P]
         of_states = torch.empty_like(states, dtype=exact)
         of_vectors = torch.zeros_like(vectors, dtype=exact)
-        of_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
+        of_bias = torch.zeros_like(bias, dtype=exact) if ctx.needs_input_grad[2] else None
         of_positive = None if positive is None else torch.empty_like(positive, dtype=exact)
         total = torch.zeros((), dtype=exact, device=states.device)
         buffer = narrow_states.new_empty(min(rows, len(states)), len(vectors))
