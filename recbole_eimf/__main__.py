@@ -28,7 +28,7 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from recbole_eimf import quick_start
+    from recbole_eimf import distributed, quick_start
     from recbole_eimf.config import parse_command_line
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -43,6 +43,10 @@ def _run(arguments: list[str]) -> int:
     model = str(values.pop("model", "EIMF"))
     dataset = str(values.pop("dataset"))
     result = quick_start.run(model, dataset, str(files).split() if files else None, **values)
+    first = distributed.is_first()
+    distributed.leave()
+    if not first:
+        return 0  # torchrun started several processes: the first one speaks
     print("\n" + quick_start.summary(result))
     if values.get("output_dir"):
         print(f"written: {values['output_dir']}/result.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import datetime
 import importlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import recbole
+import torch
 import yaml
 from recbole.config import Config
 
-from recbole_eimf import settings
+from recbole_eimf import distributed, settings
 from recbole_eimf.errors import ConfigError, suggestion
 from recbole_eimf.properties_path import properties_folder
 from recbole_eimf.registry import MODELS, load_model_class
@@ -212,6 +214,31 @@ class EIMFConfig(Config):
         super()._merge_external_config_dict()
         if not self.external_config_dict.get("allow_unknown_keys"):
             check_keys(self.external_config_dict)
+
+    def _init_device(self):
+        """RecBole's choice; one of several processes takes the GPU of its number on this machine, and only the first of
+        all shows what it does."""
+        here = distributed.place()
+        if here is None:
+            super()._init_device()
+            return
+        values = self.final_config_dict
+        values["world_size"] = here.world_size
+        if here.rank:
+            values |= {"state": "error", "show_progress": False, "log_wandb": False}
+        if "gpu_id" not in self.external_config_dict:
+            all_here = ",".join(str(gpu) for gpu in range(here.local_world_size))
+            values["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES") or all_here
+        super()._init_device()
+        if values["device"].type == "cuda":
+            gpus = torch.cuda.device_count()
+            if gpus < here.local_world_size:
+                raise ConfigError(
+                    f"gpu_id={values['gpu_id']}: {gpus} GPUs for {here.local_world_size} processes on this machine. "
+                    f"Name one for each, for example --gpu_id=0,1; --gpu_id='' is the CPU."
+                )
+            values["device"] = torch.device("cuda", here.local_rank)
+            torch.cuda.set_device(here.local_rank)
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)

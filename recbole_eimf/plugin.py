@@ -47,7 +47,9 @@ def register_models() -> None:
     _trust_own_checkpoints()
     _load_plugin_yaml_for_our_models()
     _use_our_loaders_for_our_datasets()
+    _make_no_idle_samplers()
     _add_metrics()
+    _write_tensorboard_once()
     for name, module in MODELS.items():
         register_model(getattr(importlib.import_module(module), name))
 
@@ -174,6 +176,23 @@ def _use_our_loaders_for_our_datasets() -> None:
     _patch(recbole.data.utils, "get_dataloader", make)
 
 
+def _make_no_idle_samplers() -> None:
+    """RecBole's samplers keep a set for every user; where nothing is ever sampled a lazy data set goes without."""
+    from recbole_eimf.data.dataset import LazySequenceDataset
+
+    def make(original: Any) -> Any:
+        def create_samplers(config, dataset, built_datasets):
+            modes = config["eval_args"]["mode"]
+            idle = config["train_neg_sample_args"]["distribution"] == "none" and set(modes.values()) == {"full"}
+            if idle and isinstance(dataset, LazySequenceDataset):
+                return None, None, None
+            return original(config, dataset, built_datasets)
+
+        return create_samplers
+
+    _patch(recbole.data.utils, "create_samplers", make)
+
+
 def _add_metrics() -> None:
     """RecBole's registry of metrics is made once from its own module; Config, Collector and Evaluator read it."""
     from recbole.evaluator import register as registry
@@ -184,6 +203,24 @@ def _add_metrics() -> None:
         registry.metrics_dict[name] = metric
         registry.metric_information[name] = metric.metric_need
         registry.metric_types[name] = metric.metric_type
+
+
+def _write_tensorboard_once() -> None:
+    """Every trainer opens a log for TensorBoard; of several processes the first one's is enough."""
+    from recbole_eimf import distributed
+
+    def make(original: Any) -> Any:
+        return lambda logger: original(logger) if distributed.is_first() else _NoTensorBoard()
+
+    _patch(recbole.trainer.trainer, "get_tensorboard", make)
+
+
+class _NoTensorBoard:
+    """What a trainer calls of a ``SummaryWriter``, doing nothing."""
+
+    def add_scalar(self, *args: Any) -> None: ...
+
+    def add_hparams(self, *args: Any) -> None: ...
 
 
 def _patch_quick_start() -> None:

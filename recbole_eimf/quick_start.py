@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from logging import getLogger
@@ -14,8 +16,8 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_logger, init_seed, set_color
 
-from recbole_eimf import __version__, plugin, settings
-from recbole_eimf.config import EIMFConfig, is_ours
+from recbole_eimf import __version__, distributed, plugin, settings
+from recbole_eimf.config import EIMFConfig, is_ours, read_yaml
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.errors import ConfigError
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
@@ -59,6 +61,11 @@ class RunResult:
     config: dict[str, Any] = field(default_factory=dict)
     compared: list[RunResult] = field(default_factory=list)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RunResult:
+        """The result that ``result.json`` holds."""
+        return cls(**{**values, "compared": [cls.from_json(other) for other in values["compared"]]})
+
     @property
     def name(self) -> str:
         """``EIMF(SASRec)``, ``PAD(SASRec)``, ``SASRec`` for IBIM, other models' names; a placebo says so."""
@@ -88,7 +95,8 @@ def run(
         config_file_list: YAML files, the later ones stronger.
         callback: called after every validation with the epoch and its ``valid_metric``; epochs count from 0, of a model
             trained in phases those of the last one, and -1 is the evaluation before it.
-        overrides: any configuration key; strongest.
+        overrides: any configuration key; strongest. ``nproc`` above 1 trains with that many processes (a script that
+            calls this then needs ``if __name__ == "__main__":``); under ``torchrun`` every process calls this.
 
     Returns:
         The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.pth``,
@@ -98,20 +106,53 @@ def run(
     Raises:
         UserError: bad keys, files or sources, before any long work.
     """
+    processes = distributed.asked({**_file_keys(config_file_list), **overrides})
+    if processes is not None:
+        return _run_in_processes(processes, (model, dataset, config_file_list), callback, overrides)
     plugin.register_models()
     import_path = model if isinstance(model, str) and ":" in model else None
     config = EIMFConfig(model, dataset, config_file_list, {**overrides, "model_import": import_path})
     wanted = settings.read(RunSettings, config.final_config_dict)
     if import_path:
         plugin.register_model(config.model_class)
+    distributed.join(config["device"])
     result = _run_one(config, wanted, callback)
-    # a data set's YAML may ask for company beside EIMF; for other models only an explicit wish counts
-    asked = config["model"] == "EIMF" or "compare_with" in config.external_config_dict
-    for other in wanted.compare_with if asked else ():
-        result.compared.append(_run_compared(other, config, config_file_list, overrides))
-    if wanted.output_dir:
+    result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
+    if wanted.output_dir and distributed.is_first():
         write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
     return result
+
+
+def _file_keys(files: list[str] | None) -> dict[str, Any]:
+    return {key: value for path in files or () for key, value in read_yaml(path).items()}
+
+
+def _run_in_processes(
+    processes: distributed.Processes, what: tuple, callback: Callable | None, overrides: dict[str, Any]
+) -> RunResult:
+    """:func:`run` with several processes; the result is what the first one on this machine wrote down."""
+    if callback is not None:
+        raise ConfigError(
+            f"nproc={processes.nproc}: other processes cannot call your callback. Leave it out, or start your script "
+            f"with torchrun, whose processes all call it."
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keys = {key: value for key, value in overrides.items() if key not in distributed.KEYS}
+        distributed.spawn(processes, _run_and_write, (folder / "result.json", *what, {**keys, "nproc": 1}), folder)
+        return RunResult.from_json(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+
+
+def _run_and_write(path: Path, model: str | type, dataset: str, files: list[str] | None, overrides: dict) -> None:
+    result = run(model, dataset, files, **overrides)
+    if distributed.place().local_rank == 0:
+        write_json(path, dataclasses.asdict(result))
+
+
+def _run_all_compared(config: EIMFConfig, wanted: RunSettings, files: list[str] | None, overrides: dict) -> list:
+    # a data set's YAML may ask for company beside EIMF; for other models only an explicit wish counts
+    asked = config["model"] == "EIMF" or "compare_with" in config.external_config_dict
+    return [_run_compared(other, config, files, overrides) for other in (wanted.compare_with if asked else ())]
 
 
 def evaluate(checkpoint: str | Path, ranks_folder: str | Path | None = None, **overrides: Any) -> dict[str, float]:
@@ -172,6 +213,9 @@ def _run_one(
     if wanted.resume and not wanted.output_dir:
         raise ConfigError("resume=True: output_dir is not set; it names the folder of the run to go on with.")
     check_bounds(wanted.slice_bounds)
+    _check_evaluation(config)
+    if config["enable_amp"] and wanted.amp_dtype == "float16" and not config["enable_scaler"]:
+        raise ConfigError("amp_dtype=float16: small gradients vanish in it; add enable_scaler=True, or use bfloat16.")
     keep_freed_memory()
     if wanted.num_threads:
         torch.set_num_threads(wanted.num_threads)
@@ -180,7 +224,8 @@ def _run_one(
     init_seed(config["seed"], config["reproducibility"])
     _start_logging(config)
     logger = getLogger()
-    train_data, valid_data, test_data = _loaders(config)
+    with distributed.first_alone():
+        train_data, valid_data, test_data = _loaders(config)
     train = train_data._dataset
 
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -195,7 +240,7 @@ def _run_one(
         _, valid = trainer.fit(train_data, valid_data, saved=saved, show_progress=shown, callback_fn=callback)
     except KeyboardInterrupt:
         done = [*getattr(trainer, "earlier", []), *trainer.history]
-        if wanted.output_dir and done:
+        if wanted.output_dir and done and distributed.is_first():
             phase = f" of {done[-1]['phase']}" if "phase" in done[-1] else ""
             logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
         raise
@@ -206,11 +251,19 @@ def _run_one(
     ranks = _ranks(trainer, test_data._dataset, train)
     if ranks is not None:
         result.slices = ranks.by_slice(sorted(config["topk"]))
-        if wanted.output_dir:
+        if wanted.output_dir and distributed.is_first():
             ranks.write(wanted.output_dir)
     logger.info(set_color("best valid ", "yellow") + f": {result.valid}")
     logger.info(set_color("test result", "yellow") + f": {result.test}")
     return result
+
+
+def _check_evaluation(config: EIMFConfig) -> None:
+    mode = config["eval_args"]["mode"]
+    if distributed.joined() and set(mode.values()) != {"full"}:
+        raise ConfigError(
+            f"eval_args mode={mode}: several processes only rank the whole catalogue (mode: full). Use nproc=1."
+        )
 
 
 def _loaders(config: EIMFConfig) -> tuple:
@@ -237,6 +290,7 @@ def _trainer(config: EIMFConfig, model: torch.nn.Module) -> InterestTrainer:
     if is_ours(config.model_class):
         return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     stock = get_trainer(config["MODEL_TYPE"], config["model"])
+    _check_stock_model(config, model, stock)
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
         return CountingTrainer(config, model)
     if stock.__name__ not in ("Trainer", "TraditionalTrainer"):
@@ -246,6 +300,15 @@ def _trainer(config: EIMFConfig, model: torch.nn.Module) -> InterestTrainer:
     return InterestTrainer(config, model)
 
 
+def _check_stock_model(config: EIMFConfig, model: torch.nn.Module, trainer: type) -> None:
+    """Several processes average gradients; what a model of RecBole's learns in other ways would stay in one of them."""
+    from recbole.utils import ModelType
+
+    plain = trainer.__name__ == "Trainer" and config["MODEL_TYPE"] != ModelType.TRADITIONAL
+    if distributed.joined() and (not plain or model.other_parameter()):
+        raise ConfigError(f"model={config['model']}: does not learn by gradients alone. Use nproc=1.")
+
+
 def _start_logging(config: EIMFConfig) -> None:
     root = logging.getLogger()
     for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
@@ -253,6 +316,9 @@ def _start_logging(config: EIMFConfig) -> None:
         handler.close()
     for handler in [h for h in root.handlers if type(h) is logging.StreamHandler]:
         root.removeHandler(handler)
+    if not distributed.is_first():
+        root.setLevel(logging.ERROR)
+        return
     init_logger(config)
     getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
 
@@ -318,7 +384,8 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
     given |= {"compare_with": [], "state": "WARNING"}
     if config["output_dir"]:
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
-    print(f"\n{name}, for comparison:")
+    if distributed.is_first():
+        print(f"\n{name}, for comparison:")
     other = EIMFConfig(model, config["dataset"], files, given)
     return _run_one(other, settings.read(RunSettings, other.final_config_dict))
 

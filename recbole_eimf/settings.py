@@ -33,6 +33,8 @@ class DataSettings:
     training_view: Literal["prefix", "sequence", "random_cut", "interactions"] | None = None
     visits_per_epoch: int = 1  # random_cut: visits of each user in an epoch
     min_history: int = 4  # random_cut: earliest cut
+    # items scored at a time when ranking, which bounds memory; 0: all; None: all, or few where there are many
+    eval_chunk_items: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class ItemSettings:
     score: Literal["dot", "cosine"] = "dot"
     score_scale: float = 14.0  # multiplies cosine scores
     num_negatives: int = 0  # shared negatives of a sampled softmax; 0 is the full softmax
+    negative_sampling: Literal["uniform", "popularity"] = "uniform"  # how they are drawn (log-Q corrected)
     logits_dtype: Literal["float32", "bfloat16"] = "float32"  # of the catalogue matrix product while training
 
 
@@ -94,6 +97,7 @@ class SemanticSettings:
     text_batch_size: int = 64
     text_max_length: int = 128
     text_pooling: str = "mean"
+    encoder_processes: int = 1  # that share the encoding of texts; 0 is one for each GPU
     semantic_cache: str = ".cache/recbole_eimf"
     sequence_text: Literal["pooled", "joined"] = "pooled"
     clustering: Literal["auto", "dense", "sparse", "none"] = "auto"
@@ -178,6 +182,7 @@ class RunSettings:
     config_files: str | None = None
     model_import: str | None = None  # set by the program: import path of a model that is not ours
     num_threads: int | None = None
+    amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"  # of enable_amp=True; float16 needs enable_scaler=True too
     skip_test: bool = False  # a search chooses on validation and does not even look at the test part
     slice_bounds: tuple[int, ...] = (1, 5, 20)  # fixed slices of the targets by training frequency: 0, 1-5, 6-20, >20
 

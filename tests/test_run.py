@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +13,6 @@ from recbole_eimf.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.semantic.interests import read_assignment
 from recbole_eimf.semantic.store import read_tensors
 from recbole_eimf.trainer.state import read_state, write_state
-from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -44,27 +38,6 @@ def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path):
     assert gone_on.valid == whole.valid
     losses = [json.loads((tmp_path / n / "history.json").read_text()) for n in ("whole", "half")]
     assert [e["losses"] for e in losses[0]] == [e["losses"] for e in losses[1]]
-
-
-def test_a_killed_run_goes_on(keys, tmp_path):
-    """kill -9 in the middle; the same command with --resume=True ends like a run that was never killed."""
-    out = tmp_path / "out"
-    arguments = [f"--{k}={v}" for k, v in {**keys, "epochs": 40, "stopping_step": 100, "output_dir": out}.items()]
-    command = [sys.executable, str(REPOSITORY / "run_recbole_eimf.py"), "--model=IBIM", "--dataset=planted", *arguments]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        history = out / "history.json"
-        if history.is_file() and len(json.loads(history.read_text())) >= 3:
-            break
-        time.sleep(0.02)
-    assert process.poll() is None, "the run ended before it could be killed"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (out / "result.json").exists()
-    subprocess.run([*command, "--resume=True"], cwd=tmp_path, check=True, capture_output=True, timeout=300)
-    whole = quick_start.run("IBIM", "planted", **{**keys, "epochs": 40, "stopping_step": 100})
-    assert json.loads((out / "result.json").read_text())["test"] == whole.test
 
 
 def test_resume_of_another_model_is_refused(keys, tmp_path):

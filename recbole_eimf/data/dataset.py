@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
 
 from recbole_eimf.data import protocol, views
+from recbole_eimf.data.atomic_file import first_seen, read_plain, return_freed_memory
 from recbole_eimf.data.split_file import read_split, write_split
 from recbole_eimf.errors import ConfigError, DataError
 
@@ -39,12 +43,21 @@ class LazySequenceDataset(SequentialDataset):
                 f"benchmark_filename={config['benchmark_filename']}: pre-split files are not supported by "
                 f"{config['model']}; choose a split with protocol={'|'.join(protocol.PROTOCOLS)}."
             )
+        if config["single_spec"] is False:
+            raise ConfigError(
+                f"local_rank={config['local_rank']}: RecBole's own processes know nothing of our rows. Start "
+                f"several with run_recbole_eimf.py --nproc=N, recbole_eimf.quick_start.run(..., nproc=N) or torchrun."
+            )
         self.view: views.View | None = None
         self.spans: protocol.Spans | None = None
         self.side = None
         super().__init__(config)
 
     # ------------------------------------------------------------------ loading
+    def _get_preset(self):
+        super()._get_preset()
+        self.field2token_id = _IdsOnDemand(self.field2id_token)
+
     def _load_data(self, token, dataset_path):
         folder = Path(dataset_path)
         if not (folder / f"{token}.inter").is_file():
@@ -73,6 +86,73 @@ class LazySequenceDataset(SequentialDataset):
         finally:
             socket.setdefaulttimeout(timeout)
 
+    def _load_feat(self, filepath, source):
+        """RecBole's, but interactions of plain columns are read faster (:mod:`recbole_eimf.data.atomic_file`)."""
+        if source != FeatureSource.INTERACTION:
+            return super()._load_feat(filepath, source)
+        separator, encoding = self.config["field_separator"], self.config["encoding"]
+        with open(filepath, encoding=encoding) as file:
+            header = file.readline().rstrip("\n").split(separator)
+        wanted, unwanted = self._get_load_and_unload_col(source)
+        kinds = {}
+        for column in header:
+            field, _, kind = column.partition(":")
+            if (wanted is None or field in wanted) and field not in (unwanted or ()):
+                kinds[column] = kind
+        plain = {column: kind == "token" for column, kind in kinds.items()}
+        odd = len(plain) < 1 or not set(kinds.values()) <= {"token", "float"} or len(set(header)) < len(header)
+        frame = None if odd else read_plain(filepath, plain, separator, encoding)
+        if frame is None:
+            return super()._load_feat(filepath, source)
+        frame.columns = [column.partition(":")[0] for column in frame]
+        for field, is_token in zip(frame, plain.values(), strict=True):
+            kind = FeatureType.TOKEN if is_token else FeatureType.FLOAT
+            self.set_field_property(field, kind, source, 1)
+            if not is_token:
+                self.field2bucketnum[field] = 2
+        return frame
+
+    def _remap(self, remap_list):
+        """RecBole's ids (by first appearance), found from the numbers of categories instead of text."""
+        if not remap_list or any(kind != FeatureType.TOKEN for _, _, kind in remap_list):
+            super()._remap(remap_list)
+            return
+        numbers, tokens = zip(*(_factorized(feat[field]) for feat, field, _ in remap_list))
+        place, known = pd.factorize(np.concatenate(tokens))
+        names = np.array(["[PAD]", *known])
+        ends = np.cumsum([len(part) for part in tokens])
+        for (feat, field, _), own, end, part in zip(remap_list, numbers, ends, tokens, strict=True):
+            if field not in self.field2id_token:
+                self.field2id_token[field] = names
+            feat[field] = np.append(place[end - len(part) : end] + 1, 0)[own]  # the last: of no token
+
+    def _filter_inter_by_user_or_item(self):
+        if self.user_feat is not None or self.item_feat is not None:  # else RecBole drops nothing, row by row
+            super()._filter_inter_by_user_or_item()
+
+    def _filter_by_inter_num(self):
+        """RecBole's, which counts with the numbers of categories instead of text."""
+        columns = [self.inter_feat[field] for field in (self.uid_field, self.iid_field)]
+        plain = all(isinstance(column.dtype, pd.CategoricalDtype) for column in columns)
+        if not plain or self.user_feat is not None or self.item_feat is not None:
+            super()._filter_by_inter_num()
+            return
+        wanted = [self.config["user_inter_num_interval"], self.config["item_inter_num_interval"]]
+        rules = [
+            (column.cat, self._parse_intervals_str(key)) for column, key in zip(columns, wanted) if key is not None
+        ]
+        kept = np.ones(len(self.inter_feat), dtype=bool)
+        dropped = True
+        while dropped:
+            before = kept.copy()
+            for column, intervals in rules:
+                code = column.codes.to_numpy()
+                count = np.bincount(code[before], minlength=len(column.categories))
+                kept &= np.broadcast_to(self._within_intervals(count, intervals), count.shape)[code]
+            dropped = (before != kept).any()
+        if not kept.all():
+            self.inter_feat = self.inter_feat[kept].copy()
+
     def _change_feat_format(self):
         """Sort in double precision, then convert to tensors; no augmentation."""
         frame = self.inter_feat
@@ -84,13 +164,17 @@ class LazySequenceDataset(SequentialDataset):
                 f"needs an order. Loaded columns: {list(frame.columns)}. Check load_col, ORDER_FIELD and TIME_FIELD."
             )
         key = frame[by].to_numpy()
-        if not np.isfinite(key.astype(np.float64)).all():
-            row = int(np.flatnonzero(~np.isfinite(key.astype(np.float64)))[0])
+        finite = np.isfinite(key.astype(np.float64))
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0])
             raise DataError(
                 f"{self.dataset_name}.inter: column {by!r} is not a number in row {row + 1}. Mend the file."
             )
-        position = np.lexsort((np.arange(len(frame)), key, frame[self.uid_field].to_numpy()))
-        self.inter_feat = frame.iloc[position].reset_index(drop=True)
+        position = np.lexsort((key, frame[self.uid_field].to_numpy()))  # stable: ties stay in file order
+        for field in frame:  # one column at a time: a whole sorted copy would be as large again
+            frame[field] = frame[field].to_numpy()[position]
+        del key, finite, position
+        return_freed_memory()
         Dataset._change_feat_format(self)
         self._aug_presets()
         users = self.inter_feat[self.uid_field].numpy()
@@ -159,8 +243,12 @@ class LazySequenceDataset(SequentialDataset):
         """A copy that holds only the rows of ``spans``, renumbered from zero."""
         length = spans.end - spans.start
         first = np.cumsum(length) - length
-        keep = np.repeat(spans.start - first, length) + np.arange(int(length.sum()))
-        part = self.copy(self.inter_feat[torch.from_numpy(keep)])
+        border = np.zeros(len(self.inter_feat) + 1, dtype=np.int8)  # spans are in the rows' order
+        np.add.at(border, spans.start, 1)
+        np.add.at(border, spans.end, -1)
+        kept = np.cumsum(border[:-1], dtype=np.int8).astype(bool)
+        columns = self.inter_feat.interaction.items()
+        part = self.copy(Interaction({field: torch.from_numpy(values.numpy()[kept]) for field, values in columns}))
         local = protocol.Spans(spans.user, first, first + (spans.middle - spans.start), first + length)
         part._set_view(local, view)
         return part
@@ -186,12 +274,13 @@ class LazySequenceDataset(SequentialDataset):
             return super().__getitem__(index, join)
         return self.rows(index)
 
-    def rows(self, index, rng: np.random.Generator | None = None) -> Interaction:
+    def rows(self, index, rng: np.random.Generator | None = None, part: slice = slice(None)) -> Interaction:
         """Gather rows of the view.
 
         Args:
             index: row numbers, [b].
             rng: draws the cuts of ``random_cut``; without one, cuts are those of seed 0.
+            part: which of the rows to gather; cuts are drawn for all, so that they do not depend on the part.
 
         Returns:
             Interaction with the user [b], the history ``item_id_list`` [b, l] (right-padded), its length [b], the item
@@ -201,7 +290,7 @@ class LazySequenceDataset(SequentialDataset):
         index = np.atleast_1d(np.asarray(index))
         if index.dtype == bool:
             index = np.flatnonzero(index)
-        span, start, end = self.view.rows(index, rng or np.random.default_rng(0))
+        span, start, end = (array[part] for array in self.view.rows(index, rng or np.random.default_rng(0)))
         # RecBole's own models may need rows of full width (Caser's convolution); ours take the batch's longest
         width = None if self._trims_batches else self.max_item_list_len
         target = np.minimum(end, len(self.flat) - 1)
@@ -255,3 +344,23 @@ class LazySequenceDataset(SequentialDataset):
     def inter_matrix(self, form="coo", value_field=None):
         """This part's user-item counts (RecBole's version expects augmented rows)."""
         return Dataset.inter_matrix(self, form, value_field)
+
+
+class _IdsOnDemand(dict):
+    """Field -> token -> id, made from RecBole's field -> id -> token when first asked for: few runs ever do."""
+
+    def __init__(self, tokens: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def __missing__(self, field: str) -> dict[str, int]:
+        self[field] = {token: number for number, token in enumerate(self.tokens[field].tolist())}
+        return self[field]
+
+
+def _factorized(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers [n], tokens by first appearance), -1 where there is none."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return pd.factorize(column.to_numpy())
+    numbers, order = first_seen(column.cat.codes.to_numpy())
+    return numbers, column.cat.categories.to_numpy()[order]

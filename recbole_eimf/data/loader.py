@@ -9,6 +9,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 
+from recbole_eimf import distributed
 from recbole_eimf.errors import ConfigError
 
 
@@ -17,9 +18,13 @@ class SequenceTrainDataLoader(TrainDataLoader):
 
     Every epoch draws a fresh permutation, sorts pieces of ``batches_sorted_together`` batches by length, and shuffles
     the batches. Rows are gathered for a whole batch at once, in this process.
+
+    Of several processes each takes its part of every batch (``train_batch_size`` counts the rows of all of them), and
+    ``share`` is the weight of the latest part (:func:`recbole_eimf.distributed.batch_share`).
     """
 
     batches_sorted_together = 32
+    share = 1.0
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         super().__init__(config, dataset, sampler, shuffle=shuffle)
@@ -36,7 +41,8 @@ class SequenceTrainDataLoader(TrainDataLoader):
         order = rng.permutation(self.sample_size) if self.shuffle else np.arange(self.sample_size)
         batches = self._batches(order, rng)
         for batch in batches:
-            rows = self._dataset.rows(batch, rng)
+            part, self.share = distributed.batch_share(batch)
+            rows = self._dataset.rows(batch, rng, part)
             yield self._neg_sampling(self.transform(self._dataset, rows))
 
     def _batches(self, order: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
@@ -55,13 +61,17 @@ class SequenceTrainDataLoader(TrainDataLoader):
 class RankingEvalDataLoader(FullSortEvalDataLoader):
     """Full-catalogue evaluation with any number of targets per user, through RecBole's own trainer and collector.
 
-    With ``mask_history`` the items a user already had are ranked last; a target among them is then a forced miss.
+    With ``mask_history`` the items a user already had are ranked last; a target among them is then a forced miss. Of
+    several processes each has the users of its part.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         self.logger = getLogger()
         self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
-        self.sample_size = len(dataset)
+        self.first, end = distributed.rows_share(len(dataset))
+        self.sample_size = end - self.first
+        if len(dataset) and not self.sample_size:
+            raise ConfigError(f"nproc={distributed.world_size()}: only {len(dataset)} users to evaluate; take fewer.")
         self.mask_history = bool(config["mask_history"])
         AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
 
@@ -71,7 +81,7 @@ class RankingEvalDataLoader(FullSortEvalDataLoader):
         self.set_batch_size(self.step)
 
     def collate_fn(self, index):
-        index = np.asarray(index)
+        index = np.asarray(index) + self.first
         rows = self.transform(self._dataset, self._dataset.rows(index))
         history = self._dataset.history(index) if self.mask_history else None
         return rows, history, *self._dataset.targets(index)

@@ -96,21 +96,21 @@ class PrefixView(View):
 
     def __init__(self, flat: torch.Tensor, spans: Spans, max_length: int) -> None:
         super().__init__(flat, max_length)
-        targets = np.maximum(spans.middle - spans.start - 1, 0)
-        self.span = np.repeat(np.arange(len(spans)), targets)
-        nth = np.arange(len(self.span)) - np.repeat(np.cumsum(targets) - targets, targets)
-        self.target = spans.start[self.span] + 1 + nth
-        self.first = np.maximum(self.target - max_length, spans.start[self.span])
+        self.start = spans.start
+        self.before = np.concatenate([[0], np.cumsum(np.maximum(spans.middle - spans.start - 1, 0))])  # rows, by span
 
     def __len__(self) -> int:
-        return len(self.span)
+        return int(self.before[-1])
 
     @property
     def size(self) -> np.ndarray:
-        return self.target - self.first
+        _, first, target = self.rows(np.arange(len(self)), np.random.default_rng(0))
+        return target - first
 
     def rows(self, index: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.span[index], self.first[index], self.target[index]
+        span = np.searchsorted(self.before, index, side="right") - 1
+        target = self.start[span] + 1 + index - self.before[span]
+        return span, np.maximum(target - self.max_length, self.start[span]), target
 
 
 class RandomCutView(View):

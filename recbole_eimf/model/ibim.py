@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recbole_eimf import settings
 from recbole_eimf.data.dataset import TARGET_LIST
+from recbole_eimf.evaluator.chunked import scored_by_products
 from recbole_eimf.model import loss
 from recbole_eimf.model.backbone import TrainingStates, backbone_class
 from recbole_eimf.model.diversity import ControllableAggregation
@@ -184,6 +185,7 @@ class IBIM(SequentialRecommender):
         """[B, L], [B] -> [B, K, d]: a user's interests, ready for an inner-product index over ``scored_vectors``."""
         return self._scored_states(self.backbone.interests_by_length(item_seq, item_seq_len))
 
+    @scored_by_products
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """[B, N]: score(i) = max over k of h_k · e_i (EIMF section 3.4.3, serving). Behaviour alone.
 

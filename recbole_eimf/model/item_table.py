@@ -185,6 +185,8 @@ class ItemTable(nn.Module):
         return {**self.__dict__, "_weight": None, "before_lookup": None}
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        if self.before_lookup is not None:
+            self.before_lookup(None)
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.kind != "none":
             with torch.no_grad():

@@ -5,8 +5,6 @@ Shapes: P targets of a batch, N items (row 0 is padding and never a candidate), 
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,29 +49,6 @@ def target_score(states: Tensor, vectors: Tensor, target: Tensor, bias: Tensor |
     """Score of each row's own target: [P, d], [N, d], [P], [N] or None -> [P]."""
     score = (states * vectors[target]).sum(-1)
     return score if bias is None else score + bias[target]
-
-
-def sampled_softmax_logits(
-    states: Tensor, vectors: Tensor, target: Tensor, negatives: Tensor, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Scores of the targets and of uniformly drawn shared negatives, corrected for the sampling rate (log Q).
-
-    With M of the N - 1 items drawn, each negative stands for (N - 1) / M items: log((N - 1) / M) is added to its
-    score, so that the sampled partition sum estimates the full one. A negative that is the row's own target counts
-    as absent.
-
-    Args:
-        states: [P, d]; vectors: [N, d]; target: [P]; negatives: [M] item ids; bias: [N] or None.
-
-    Returns:
-        (positive [P], negative [P, M]).
-    """
-    positive = target_score(states, vectors, target, bias)
-    negative = states @ vectors[negatives].T
-    if bias is not None:
-        negative = negative + bias[negatives]
-    negative = negative + math.log((len(vectors) - 1) / len(negatives))
-    return positive, negative.masked_fill(negatives[None, :] == target[:, None], -torch.inf)
 
 
 def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float, labelled: Tensor | None = None) -> Tensor:

@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 
 #: scores alive at a time: 2 MB of bfloat16 on a processor; a GPU wants products large enough to keep it busy
 _BLOCK = {"cpu": 1 << 20, "cuda": 1 << 27}
+#: for catalogues too large for that: a product of fewer rows costs more than the cache saves
+_FEWEST_ROWS = 64
 
 
 def mean_log_partition(
@@ -27,9 +29,9 @@ def mean_log_partition(
         dtype: what products and exponentials are taken in; sums over items are float32 or better.
 
     Returns:
-        A scalar of the states' type.
+        A scalar of the states' type, float32 at least.
     """
-    return _MeanLogPartition.apply(states, candidates, bias, None, None, 0.0, dtype)
+    return _applied(states, candidates, bias, None, None, 0.0, dtype)
 
 
 def mean_hard_partition(
@@ -50,13 +52,18 @@ def mean_hard_partition(
         positive: [P], the targets' scores p; target: [P], its row of ``candidates``; beta: hardness, above 0; the
             others as in :func:`mean_log_partition`.
     """
-    return _MeanLogPartition.apply(states, candidates, bias, positive, target, beta, dtype)
+    return _applied(states, candidates, bias, positive, target, beta, dtype)
+
+
+def _applied(states: Tensor, *arguments) -> Tensor:
+    with torch.autocast(states.device.type, enabled=False):  # dtype alone says what products are taken in
+        return _MeanLogPartition.apply(states, *arguments)
 
 
 class _MeanLogPartition(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, vectors, bias, positive, target, beta, dtype):
-        rows = max(1, _BLOCK.get(states.device.type, 1 << 24) // len(vectors))
+        rows = max(_FEWEST_ROWS, _BLOCK.get(states.device.type, 1 << 24) // len(vectors))
         narrow_states, narrow_vectors = states.to(dtype), vectors.to(dtype)
         narrow_bias = None if bias is None else bias.to(dtype)
         exact = torch.promote_types(states.dtype, torch.float32)
@@ -88,7 +95,7 @@ class _MeanLogPartition(torch.autograd.Function):
         ctx.types = [None if x is None else x.dtype for x in (states, vectors, bias, positive)]
         ctx.count = len(states)
         ctx.save_for_backward(of_states, of_vectors, of_bias, of_positive)
-        return (total / len(states)).to(states.dtype)
+        return total / len(states)
 
     @staticmethod
     @once_differentiable

@@ -94,5 +94,6 @@ class SoftLabels(nn.Module):
     def _mean_score(readout: Tensor, table: Tensor, items: Tensor, weight: Tensor, row: Tensor) -> Tensor:
         # a mean of scores is the score of the mean vector, and few rows are distinct: nothing of size [P, N] is made
         distinct, inverse = row.unique(return_inverse=True)
-        mean = F.embedding_bag(items[distinct], table, per_sample_weights=weight[distinct], mode="sum")
+        weights = weight[distinct].to(table.dtype)  # which autocast may have made narrow
+        mean = F.embedding_bag(items[distinct], table, per_sample_weights=weights, mode="sum")
         return (readout * mean[inverse]).sum(-1)

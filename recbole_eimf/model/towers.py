@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -16,11 +15,13 @@ from torch import Tensor, nn
 from recbole_eimf import settings
 from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.errors import ConfigError
+from recbole_eimf.evaluator.chunked import scored_by_products
 from recbole_eimf.model import loss
 from recbole_eimf.model.backbone import TrainingStates, backbone_class
 from recbole_eimf.model.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.experts import ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
 from recbole_eimf.model.item_table import TextTransform
+from recbole_eimf.model.negatives import NegativeSampler, sampled_softmax_loss
 from recbole_eimf.settings import ItemSettings, PADSettings
 from recbole_eimf.trainer.phases import Phase, PhaseTrainer
 
@@ -67,6 +68,7 @@ class TowerModel(SequentialRecommender):
         if self.wanted.candidates == "seen":
             competing = torch.from_numpy(dataset.item_counts()).nonzero().squeeze(1)
         self.register_buffer("competing", competing, persistent=False)  # [C] item ids
+        self.sampler = None if self.inference_only else self._make_sampler(dataset)
         self.negatives = None
         if self.wanted.loss != "ce" and not self.inference_only:
             self.negatives = HistoryNegatives(*dataset.sequences(), self.n_items, competing)
@@ -140,6 +142,15 @@ class TowerModel(SequentialRecommender):
             return None
         return torch.from_numpy(dataset.item_counts() > 0)
 
+    def _make_sampler(self, dataset) -> NegativeSampler | None:
+        if self.item_settings.negative_sampling == "uniform":
+            return NegativeSampler(self.competing)
+        if self.wanted.loss != "ce":
+            raise ConfigError(
+                f"negative_sampling=popularity: corrected under loss=ce only; loss={self.wanted.loss} draws uniformly."
+            )
+        return NegativeSampler(self.competing, dataset.item_counts())
+
     @property
     def _looks_up(self) -> bool:
         """Whether the loss asks for the vectors of drawn items only."""
@@ -198,10 +209,9 @@ class TowerModel(SequentialRecommender):
             return loss.full_softmax_loss(states, competing, positive, dtype=self.logits_dtype)
         positive = (states * vectors_of(target)).sum(-1)
         if self.wanted.loss == "ce":
-            drawn = self.competing[torch.randint(len(self.competing), (count,), device=target.device)]
-            negative = states @ vectors_of(drawn).T + math.log(len(self.competing) / count)
-            negative = negative.masked_fill(drawn[None, :] == target[:, None], -torch.inf)
-            return loss.interest_aware_loss(positive, negative, 0.0)
+            drawn = self.sampler.draw(count)
+            others = len(self.competing) - 1
+            return sampled_softmax_loss(states, positive, positive, target, drawn, vectors_of(drawn.items), others)
         drawn = self.negatives(user, max(count, 1))
         negative = torch.einsum("pd,pkd->pk", states, vectors_of(drawn))
         gbce = self.wanted.loss == "gbce"
@@ -247,6 +257,7 @@ class TowerModel(SequentialRecommender):
         states = torch.cat([tower.states(item_seq, item_seq_len) for tower in self.towers], 1)
         return (F.pad(states, (0, 1), value=1.0) if self._has_offset else states)[:, None]
 
+    @scored_by_products
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """[B, N], by one matrix product."""
         states = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])[:, 0]

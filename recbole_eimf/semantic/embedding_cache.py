@@ -53,6 +53,7 @@ class EmbeddingCache:
             # long texts first, and alike lengths together: the encoder's batches then pad little
             missing = sorted((i for i, row in enumerate(rows) if row is None), key=lambda i: -len(distinct[i]))
             step = _BATCHES_PER_COMMIT * encoder.settings.batch_size if hasattr(encoder, "settings") else 256
+            step *= getattr(encoder, "processes", 1)
             with tqdm(
                 total=len(missing), desc="encoding texts", unit="text", disable=not (progress and missing)
             ) as bar:

@@ -108,6 +108,7 @@ class Pipeline:
             max_length=s.text_max_length,
             pooling=s.text_pooling,
             device=self.device,
+            processes=s.encoder_processes,
             base_url=s.llm_base_url,
             api_key_env=s.llm_api_key_env,
             api_key_file=s.llm_api_key_file,

@@ -173,8 +173,13 @@ def carry_out(experiment: Experiment, options: argparse.Namespace) -> int:
     """Make the missing runs, writing the tables after each. Returns 0, or 1 if a run failed.
 
     Raises:
-        UserError: before any run, for whatever is wrong with keys, data or folders.
+        UserError: before any run, for whatever is wrong with keys, data or folders, or a folder in use.
     """
+    with runs.folder_locked(Path(options.out).resolve()):
+        return _carried_out(experiment, options)
+
+
+def _carried_out(experiment: Experiment, options: argparse.Namespace) -> int:
     with runs.environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
         plan = _planned(experiment, options)
         _write(plan)  # also tells a metric that nobody computes before anything is trained

@@ -168,6 +168,36 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
 
 
 @contextlib.contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Have a table's folder to oneself: two commands would make the same runs in the same places.
+
+    The lock is the operating system's, on ``<folder>/lock``: it ends with the process that holds it, however that ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise ConfigError(
+                f"--out={folder}: another command works in this folder (process {lock.read().strip() or 'unknown'}). "
+                f"Wait for it, stop it, or use another --out."
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
 def environment_kept(*names: str) -> Iterator[None]:
     """Give environment variables back as they were."""
     before = {name: os.environ.get(name) for name in names}

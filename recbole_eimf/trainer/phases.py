@@ -22,7 +22,7 @@ from recbole.utils import init_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from recbole_eimf import __version__, settings
+from recbole_eimf import __version__, distributed, settings
 from recbole_eimf.errors import DataError
 from recbole_eimf.semantic.store import fingerprint
 from recbole_eimf.trainer.state import read_state, write_state
@@ -79,7 +79,7 @@ class _BarTrainer(InterestTrainer):
     _bar: tqdm | None = None
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        step = loss_func or self.model.calculate_loss
+        step = loss_func or self._loss
         if show_progress:
             if self._bar is None:
                 batches = len(train_data)
@@ -134,7 +134,7 @@ class EarlierPhaseTrainer(_BarTrainer):
             return  # RecBole saves a resumed run that has no epochs left: over its best one
         self.best_epoch = epoch
         self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        if self.folder is not None:
+        if self._writes:
             write_state(self.folder / BEST_FILE, self.best, {"epoch": epoch})
 
     def _valid_epoch(self, valid_data, show_progress=False):
@@ -186,7 +186,7 @@ class PhaseTrainer(_BarTrainer):
         for phase in self.model.phases(train_data._dataset):
             found = True
             cache = self._cache_file(phase, train_data, valid_data) if phase.cached else None
-            if cache is not None and cache.is_file():
+            if cache is not None and distributed.agreed(cache.is_file()):
                 self.earlier += self._from_cache(cache, phase)
                 continue
             trainer = EarlierPhaseTrainer(self.whole_config, phase)
@@ -194,7 +194,7 @@ class PhaseTrainer(_BarTrainer):
                 trainer.run(train_data, valid_data, show_progress, self._wants_resume)
             finally:
                 self.earlier += trainer.history
-            if cache is not None:
+            if cache is not None and distributed.is_first():
                 write_state(cache, phase.model.state_dict(), {"history": trainer.history})
         return found
 
@@ -225,7 +225,7 @@ class PhaseTrainer(_BarTrainer):
         except Exception as error:
             raise DataError(f"{path}: not a pre-trained expert of this model ({error}). Delete the file.") from error
         self.logger.info(f"{phase.name}: taken from {path}, {len(values['history'])} epochs")
-        if self.folder is not None:
+        if self._writes:
             write_state(self.folder / phase.name / BEST_FILE, state, {"from": str(path)})
         return values["history"]
 
@@ -235,6 +235,7 @@ def phase_identity(config, phase: Phase, text: Tensor | None, train_data, valid_
     kinds = [(tower.kind, tower.index) for tower in phase.model.towers]
     with_text = any(kind != "id" for kind, _ in kinds)
     deciding = _DECIDING | (_DECIDING_WITH_TEXT if with_text else set())
+    deciding |= {"amp_dtype"} if config["enable_amp"] else set()
     parts = (settings.EIMFSettings, settings.SemanticSettings, settings.RunSettings, settings.PADSettings)
     later = {field.name for part in parts for field in dataclasses.fields(part)} - deciding
     values = {k: v for k, v in config.final_config_dict.items() if k not in _INDIFFERENT | later}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,18 @@ import numpy as np
 import torch
 from recbole.evaluator import Evaluator
 from recbole.trainer import Trainer
+from recbole.utils import init_seed
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from recbole_eimf import distributed, settings
 from recbole_eimf.errors import DataError
-from recbole_eimf.evaluator.collector import RankingCollector
+from recbole_eimf.evaluator.chunked import chunk_items, query, ranked_in_chunks
+from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
+from recbole_eimf.plugin import trusted_checkpoints
 from recbole_eimf.semantic.store import atomic_path, write_json
+from recbole_eimf.settings import RunSettings
+from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
 from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
 
 STATE_FILE = "last.safetensors"
@@ -36,20 +45,36 @@ def rank_reproducibly(trainer: Trainer) -> None:
     trainer.evaluator = _KeepingEvaluator(trainer.config)
 
 
+class _Step(nn.Module):
+    """DistributedDataParallel averages the gradients of what its ``forward`` made: here, the loss."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch):
+        return self.model.calculate_loss(batch)
+
+
 class InterestTrainer(Trainer):
     """RecBole's trainer plus: a checkpoint at every evaluation from which a run goes on, and a history in JSON.
 
     With ``output_dir`` set, ``<output_dir>/model.pth`` is the best model (RecBole's checkpoint format),
     ``last.safetensors`` the latest state with optimiser and random states, ``history.json`` the losses and validation
     metrics.
+
+    Of several processes (:mod:`recbole_eimf.distributed`) each trains and evaluates on its share; after every step and
+    every evaluation all hold the same model and figures. Process 0 writes the files, and they all read them.
     """
 
     #: attributes that a resumed run goes on with
     kept: tuple[str, ...] = ("cur_step", "best_valid_score", "best_valid_result", "best_epoch", "history", "finished")
 
     def __init__(self, config, model) -> None:
+        Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's way fails if two try at once
         super().__init__(config, model)
         rank_reproducibly(self)
+        self.amp_dtype = getattr(torch, settings.read(RunSettings, config).amp_dtype)
         self.folder = Path(config["output_dir"]) if config["output_dir"] else None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,20 +83,44 @@ class InterestTrainer(Trainer):
         self.best_epoch = -1
         self.finished = False
         self._loader = None
+        self._parallel: DistributedDataParallel | None = None
         self._epoch: dict[str, Any] = {}
 
     # ------------------------------------------------------------------ RecBole's steps, measured
+    def _build_optimizer(self, **kwargs):
+        # sparse gradients and rows that wait are one process's own affair
+        alone = not kwargs and not distributed.joined()
+        lazy = lazy_optimiser(self.model, self.config, self.enable_scaler) if alone else None
+        return super()._build_optimizer(**kwargs) if lazy is None else lazy
+
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         begin = time.perf_counter()
-        losses = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
-        parts = losses if isinstance(losses, tuple) else (losses,)
+        self._seed_process(epoch_idx)
+        losses = super()._train_epoch(train_data, epoch_idx, loss_func or self._loss, show_progress)
+        if isinstance(self.optimizer, LazyAdamW):
+            self.optimizer.catch_up_all()
+        parts = distributed.mean(losses if isinstance(losses, tuple) else (losses,))
         batches = max(len(train_data), 1)
         self._epoch = {
             "epoch": epoch_idx,
             "train_seconds": time.perf_counter() - begin,
             "losses": [part / batches for part in parts],
         }
-        return losses
+        return parts if isinstance(losses, tuple) else parts[0]
+
+    def _loss(self, batch):
+        """The model's loss; of several processes, of this one's part of the batch, weighing what it is of the whole."""
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.enable_amp):
+            if self._parallel is None:
+                return self.model.calculate_loss(batch)
+            losses, share = self._parallel(batch), self._loader.share
+        return tuple(part * share for part in losses) if isinstance(losses, tuple) else losses * share
+
+    def _seed_process(self, epoch: int) -> None:
+        """Let the other processes draw (dropout, negatives) otherwise than process 0, and the same after a stop."""
+        if not distributed.is_first():
+            word = f"{self.config['seed']} {distributed.rank()} {epoch}"
+            init_seed(zlib.crc32(word.encode()) % 2**31, self.config["reproducibility"])
 
     def _valid_epoch(self, valid_data, show_progress=False):
         begin = time.perf_counter()
@@ -79,15 +128,38 @@ class InterestTrainer(Trainer):
         self._epoch |= {"valid_seconds": time.perf_counter() - begin, "valid": {k: float(v) for k, v in result.items()}}
         return score, result
 
+    def _full_sort_batch_eval(self, batched_data):
+        interaction, history, positive_u, positive_i = batched_data
+        wanted = self.eval_collector.chunk_items
+        chunk = chunk_items(wanted, len(interaction), self.tot_item_num, self.device)
+        asked = query(self.model, interaction.to(self.device)) if chunk else None
+        if asked is None:
+            return super()._full_sort_batch_eval(batched_data)
+        users, k = interaction[self.config["USER_ID_FIELD"]].to(self.device), max(self.config["topk"])
+        items = ranked_in_chunks(asked.scores, self.tot_item_num, users, k, chunk, history, asked.vectors.dtype)
+        return interaction, RankedItems(items), positive_u, positive_i
+
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if "saved_model_file" in kwargs or not self.config["single_spec"]:
+        if "saved_model_file" in kwargs:
             return super()._save_checkpoint(epoch, verbose=verbose, **kwargs)
         if epoch < 0 and self.best_valid_result:
             return None  # RecBole saves a resumed run that has no epochs left: over its best one
-        with atomic_path(self.saved_model_file) as temporary:  # a kill while saving keeps the previous best
-            super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
+        if distributed.is_first():
+            with atomic_path(self.saved_model_file) as temporary:  # a kill while saving keeps the previous best
+                super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
         self.best_epoch = epoch
         return None
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """RecBole's ``evaluate``; the best model is read by the process that wrote it and sent to the others."""
+        if eval_data and load_best_model and distributed.joined():
+            if distributed.is_first():
+                with trusted_checkpoints():
+                    saved = torch.load(model_file or self.saved_model_file, map_location=self.device)
+                self.model.load_state_dict(saved["state_dict"])
+            distributed.copy_from_first(self.model)
+            load_best_model = False
+        return super().evaluate(eval_data, load_best_model, model_file, show_progress)
 
     def fit(
         self,
@@ -109,20 +181,38 @@ class InterestTrainer(Trainer):
             if callback_fn:
                 callback_fn(epoch_idx, valid_score)
 
+        if distributed.joined():
+            distributed.copy_from_first(self.model)
+            # which parts of a model a step uses may differ from batch to batch; buffers do not change in training
+            self._parallel = DistributedDataParallel(
+                _Step(self.model), broadcast_buffers=False, find_unused_parameters=True
+            )
         outcome = super().fit(train_data, valid_data, verbose, saved, show_progress, after_epoch)
+        self._parallel = None
         self.finished = True
-        if self.folder is not None and saved:
+        if saved:
             self._save_state(len(self.history) and self.history[-1]["epoch"])
         return outcome
 
     # ------------------------------------------------------------------ going on after a stop
     def _after_evaluation(self, epoch: int) -> None:
         self.history.append(self._epoch)
-        if self.folder is not None:
-            self._save_state(epoch)
+        # RecBole stops after this; a run that was killed before it did must not train on
+        self.finished = self.cur_step > self.stopping_step
+        self._save_state(epoch)
+        self._write_history()
+
+    def _write_history(self) -> None:
+        if self._writes:
             write_json(self.folder / "history.json", self.history)
 
+    @property
+    def _writes(self) -> bool:
+        return self.folder is not None and distributed.is_first()
+
     def _save_state(self, epoch: int) -> None:
+        if not self._writes:
+            return
         tensors, groups = optimiser_parts(self.optimizer)
         tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {"random.torch": torch.get_rng_state(), "random.loader": self._loader.generator.get_state()}
@@ -146,8 +236,11 @@ class InterestTrainer(Trainer):
         Raises:
             DataError: the file is broken, or belongs to a model of other shapes.
         """
+        if self._writes:
+            for half in self.folder.glob(".*.tmp"):  # of a file that was being written when the run was killed
+                half.unlink()
         path = self.folder / STATE_FILE if self.folder is not None else None
-        if path is None or not path.is_file():
+        if path is None or not distributed.agreed(path.is_file()):
             return False
         try:
             tensors, values = read_state(path)
@@ -169,6 +262,7 @@ class InterestTrainer(Trainer):
         train_data.generator.set_state(tensors["random.loader"])
         np.random.set_state(("MT19937", tensors["random.numpy"].numpy().astype(np.uint32), *values["numpy"]))
         random.setstate((3, tuple(values["python"]), None))
+        self._write_history()  # a kill between the two files left it an epoch behind
         self.logger.info(f"going on after epoch {values['epoch']} of {path}")
         return True
 

@@ -120,6 +120,8 @@ def test_the_loss_is_the_cross_entropy_of_the_label(make_config, backbone, negat
             raw = [float(scores[p, j]) + correction for j in others]
             weight = np.exp(beta * np.array(raw))
             weight = weight / weight.mean()
+            if negatives and beta:  # the mean is one over all negatives, of which these are a sample
+                weight *= (net.n_items - 2) / (len(others) * math.exp(correction))
             partition = math.exp(float(scores[p, target])) + float((weight * np.exp(raw)).sum())
             label = torch.from_numpy(label_by_hand(esim_parts, net.eimf, target, int(exemplar[p])))
             losses.append(math.log(partition) - float(scores[p].double() @ label))

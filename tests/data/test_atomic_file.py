@@ -1,0 +1,171 @@
+"""The fast reading of interactions gives what RecBole's gives: columns, filters, ids."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from recbole.data.dataset import SequentialDataset
+
+from recbole_eimf import quick_start
+from recbole_eimf.data import atomic_file, dataset
+from recbole_eimf.data.dataset import LazySequenceDataset
+
+HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\tshop:token"
+ALL = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp", "shop"]}}
+
+
+def lines(count: int = 300, seed: int = 0) -> list[str]:
+    """Rows whose ids first appear in no order, with ids and numbers that are easy to misread."""
+    rng = np.random.default_rng(seed)
+    users = ["u1", "10", "9", "007", "7", "é", "a b", "1e3", "nil", "-1", "True"]
+    shops = ["", "NA", "s1", "s2", "null", "10"]
+    numbers = ["3", "0.1", "1e-3", "", "nan", "2.2250738585072014e-308", "0.30000000000000004", "-0", "123456789.9876"]
+    return [
+        f"{users[rng.integers(len(users))]}\ti{rng.integers(12)}\t{numbers[rng.integers(len(numbers))]}"
+        f"\t{rng.random() * 1e9!r}\t{shops[rng.integers(len(shops))]}"
+        for _ in range(count)
+    ]
+
+
+def write(folder, rows, header=HEADER, end="\n", encoding="utf-8", last="\n", **others):
+    target = folder / "odd"
+    target.mkdir(exist_ok=True)
+    (target / "odd.inter").write_bytes((end.join([header, *rows]) + last).encode(encoding))
+    for suffix, text in others.items():
+        (target / f"odd.{suffix}").write_text(text, encoding="utf-8")
+    return {"data_path": str(folder)}
+
+
+def both(make_config, keys):
+    """RecBole's data set and ours, and whether ours read the file itself."""
+    used = []
+    config = make_config("IBIM", "odd", **keys)
+    stock = SequentialDataset(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "read_plain", lambda *a: used.append(atomic_file.read_plain(*a)) or used[-1])
+        ours = LazySequenceDataset(make_config("IBIM", "odd", **keys))
+    return stock, ours, bool(used) and used[0] is not None
+
+
+def assert_same(stock, ours):
+    assert list(stock.inter_feat.columns) == list(ours.inter_feat.columns)
+    for field in stock.inter_feat:
+        a, b = stock.inter_feat[field].to_numpy(), ours.inter_feat[field].to_numpy()
+        assert a.dtype == b.dtype
+        if a.dtype == np.float64:  # RecBole's reading may be off in the last bit
+            np.testing.assert_allclose(a, b, rtol=1e-15, err_msg=field)
+        else:
+            np.testing.assert_array_equal(a, b, err_msg=field)
+    assert stock.inter_feat.index.equals(ours.inter_feat.index)
+    assert stock.field2id_token.keys() == ours.field2id_token.keys()
+    for field, tokens in stock.field2id_token.items():
+        assert tokens.dtype == ours.field2id_token[field].dtype
+        np.testing.assert_array_equal(tokens, ours.field2id_token[field])
+        assert stock.field2token_id[field] == ours.field2token_id[field]
+    for name in ("field2type", "field2source", "field2seqlen", "field2bucketnum"):
+        assert getattr(stock, name) == getattr(ours, name), name
+    for feat in ("user_feat", "item_feat"):
+        a, b = getattr(stock, feat), getattr(ours, feat)
+        assert (a is None) == (b is None)
+        if a is not None:
+            pd.testing.assert_frame_equal(a, b)
+
+
+ITEMS = "item_id:token\tkind:token_seq\n" + "".join(f"i{i}\tk{i % 3} k{i % 2}\n" for i in (11, 5, 0, 2, 30, 1, 3))
+USERS = "user_id:token\tage:float\n10\t3\n007\t\nnobody\t4\nu1\t5\na b\t6\n"
+
+
+@pytest.mark.parametrize("keys", [
+    {},
+    {"load_col": {"inter": ["item_id", "timestamp", "user_id"]}},
+    {"load_col": None, "unload_col": {"inter": ["shop"]}},
+    {"user_inter_num_interval": "[19,inf)", "item_inter_num_interval": "[15,36)"},
+    {"item_inter_num_interval": "[24,25];[27,inf)"},
+    {"rm_dup_inter": "first"},
+    {"val_interval": {"rating": "[0,4]", "shop": ["s1", "s2"]}},
+    {"alias_of_item_id": ["shop"]},
+    {"threshold": {"rating": 1}, "LABEL_FIELD": "label"},
+])  # fmt: skip
+def test_data_sets_are_equal_under_every_filter(tmp_path, make_config, keys):
+    stock, ours, fast = both(make_config, {**write(tmp_path, lines()), **ALL, **keys})
+    assert fast
+    assert_same(stock, ours)
+
+
+@pytest.mark.parametrize("keys", [{}, {"user_inter_num_interval": "[12,inf)"}, {"filter_inter_by_user_or_item": False}])
+def test_files_of_users_and_items_join_as_in_recbole(tmp_path, make_config, keys):
+    columns = {**ALL["load_col"], "item": ["item_id", "kind"], "user": ["user_id", "age"]}
+    place = write(tmp_path, lines(), item=ITEMS, user=USERS)
+    stock, ours, fast = both(make_config, {**place, "load_col": columns, **keys})
+    assert fast
+    assert_same(stock, ours)
+
+
+@pytest.mark.parametrize(("how", "fast"), [
+    ({"end": "\r\n", "last": "\r\n"}, True),
+    ({"last": ""}, True),
+    ({"last": "\n\n\n"}, True),
+    ({"header": HEADER.replace("shop:token", "shop:token_seq")}, False),
+])  # fmt: skip
+def test_line_ends_and_other_columns(tmp_path, make_config, how, fast):
+    stock, ours, was_fast = both(make_config, {**write(tmp_path, lines(), **how), **ALL})
+    assert was_fast == fast
+    if fast:
+        assert_same(stock, ours)
+
+
+def test_separators_and_encodings(tmp_path, make_config):
+    rows = [row.replace("\t", ",") for row in lines()]
+    place = write(tmp_path, rows, header=HEADER.replace("\t", ","), encoding="latin-1")
+    stock, ours, fast = both(make_config, {**place, **ALL, "field_separator": ",", "encoding": "latin-1"})
+    assert fast
+    assert "é" in ours.field2id_token["user_id"]
+    assert_same(stock, ours)
+
+
+@pytest.mark.parametrize("row", [
+    '"quoted"\ti1\t1\t1\ts1',
+    "u1\ti1\t1\t1",  # too few
+])  # fmt: skip
+def test_what_the_fast_reading_might_see_otherwise_is_left_to_recbole(tmp_path, make_config, row):
+    stock, ours, fast = both(make_config, {**write(tmp_path, [*lines(20), row, *lines(20, 1)]), **ALL})
+    assert not fast
+    assert_same(stock, ours)
+
+
+def test_a_broken_file_is_recboles_to_complain_of(tmp_path, make_config):
+    keys = {**write(tmp_path, [*lines(20), "u1\ti1\tmany\t1\ts1"]), **ALL}
+    with pytest.raises(ValueError, match="Unable to convert column rating"):
+        LazySequenceDataset(make_config("IBIM", "odd", **keys))
+
+
+def test_numbers_are_read_to_the_last_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = [repr(x) for x in rng.normal(size=3000) * 10.0 ** rng.integers(-30, 30, 3000)]
+    (tmp_path / "x").write_text("a\tb\n" + "".join(f"{t}\tq\n" for t in texts))
+    frame = atomic_file.read_plain(tmp_path / "x", {"a": False, "b": True}, "\t", None)
+    assert frame["a"].tolist() == [float(t) for t in texts]
+
+
+def test_blocks_of_a_file_share_their_tokens(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic_file, "_BYTES_AT_ONCE", 200)
+    rows = lines(2000)
+    (tmp_path / "x").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+    frame = atomic_file.read_plain(tmp_path / "x", {"user_id:token": True, "shop:token": True}, "\t", None)
+    assert frame["user_id:token"].astype(object).tolist() == [row.split("\t")[0] for row in rows]
+    shops = [row.split("\t")[4] for row in rows]
+    found = frame["shop:token"].astype(object).tolist()
+    assert [x for x in found if isinstance(x, str)] == [s for s in shops if s not in ("", "NA", "null")]
+    assert len(frame) == 2000
+
+
+def test_samplers_are_made_where_something_is_sampled_and_only_there(make_config):
+    idle, _, _ = quick_start._loaders(make_config("IBIM"))
+    assert idle._sampler is None
+    sampled = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
+    busy, _, _ = quick_start._loaders(make_config("BPR", train_neg_sample_args=sampled))
+    assert busy._sampler is not None
+    mode = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni5"}
+    _, valid, _ = quick_start._loaders(make_config("IBIM", eval_args=mode))
+    assert valid._sampler is not None

@@ -1,0 +1,181 @@
+"""Drawn negatives: what is drawn, the sums they estimate, and steps that touch only the rows they read."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_eimf import quick_start
+from recbole_eimf.errors import ConfigError
+from recbole_eimf.model import loss
+from recbole_eimf.model.negatives import Drawn, NegativeSampler, sampled_softmax_loss
+from recbole_eimf.trainer.lazy_adamw import LazyAdamW
+from recbole_eimf.trainer.trainer import InterestTrainer
+
+P, N, D = 6, 15, 4
+COUNTS = np.array([0, 40, 0, 9, 0, 3, 3, 20, 1, 0, 5, 0, 2, 11, 1])
+
+
+@pytest.fixture
+def batch():
+    """States, vectors, targets, biases: [P, d], [N, d], [P], [N], float64."""
+    g = torch.Generator().manual_seed(0)
+    states, vectors = (torch.randn(n, D, generator=g, dtype=torch.float64) for n in (P, N))
+    return states, vectors, torch.randint(1, N, (P,), generator=g), torch.randn(N, generator=g, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("counts", [None, COUNTS])
+def test_items_are_drawn_as_often_as_their_rate_says(counts):
+    torch.manual_seed(0)
+    candidates = torch.tensor([i for i in range(1, N) if i != 5])
+    drawn = NegativeSampler(candidates, counts).draw(200_000)
+    found = torch.bincount(drawn.items, minlength=N)
+    assert found[0] == found[5] == 0
+    for item in candidates.tolist():
+        rate = math.exp(drawn.log_rate[drawn.items == item][0])
+        share = 1 / 13 if counts is None else (1 + counts[item]) / (1 + counts[candidates]).sum()
+        assert rate == pytest.approx(200_000 * share, rel=1e-4)
+        assert abs(found[item] - rate) < 5 * math.sqrt(rate)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.7])
+def test_every_item_drawn_as_often_as_expected_gives_the_full_loss(batch, beta):
+    states, vectors, target, bias = batch
+    times = torch.arange(N - 1) % 4 + 1
+    items = torch.arange(1, N).repeat_interleave(times)
+    drawn = Drawn(items, times.double().log().repeat_interleave(times))
+    positive = loss.target_score(states, vectors, target, bias)
+    got = sampled_softmax_loss(states, positive, positive, target, drawn, vectors[items], N - 2, beta, bias[items])
+    full = loss.full_interest_aware_loss(states, vectors, positive, positive, target, beta, bias, torch.float64)
+    assert got.item() == pytest.approx(full.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("counts", [None, COUNTS])
+def test_the_estimated_sum_is_right_on_average(batch, counts):
+    """exp(loss) of one row whose target scores 0 is 1 plus the estimated sum over the others."""
+    states, vectors, _, _ = batch
+    sampler, states, target = NegativeSampler(torch.arange(1, N), counts), states[:1], torch.tensor([3])
+    zero = torch.zeros(1, dtype=torch.float64)
+    torch.manual_seed(0)
+    sums = []
+    for _ in range(4000):
+        drawn = sampler.draw(5)
+        found = sampled_softmax_loss(states, zero, zero, target, drawn, vectors[drawn.items], N - 2)
+        sums.append(math.exp(found) - 1)
+    others = [i for i in range(1, N) if i != 3]
+    expected = torch.exp(states @ vectors[others].T).sum().item()
+    error = np.std(sums) / math.sqrt(len(sums))
+    assert abs(np.mean(sums) - expected) < 4 * error
+    assert error < 0.05 * expected
+
+
+class Table(nn.Module):
+    """As much of an ItemTable as the optimiser knows of."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.embedding = nn.Embedding(rows, 3, dtype=torch.float64)
+        self.before_lookup = None
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+def test_rows_that_wait_end_where_adamw_takes_them(weight_decay):
+    """Rare and frequent rows, long gaps, a second parameter, a stop in the middle: the weights of torch's AdamW."""
+    rows, steps = 40, 900
+    torch.manual_seed(0)
+    table, dense = Table(rows), nn.Embedding(rows, 3, dtype=torch.float64)
+    dense.load_state_dict(table.embedding.state_dict())
+    sides = [nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2)]
+    lazy = LazyAdamW([*table.parameters(), sides[0]], [table], 0.01, weight_decay)
+    plain = torch.optim.AdamW([*dense.parameters(), sides[1]], lr=0.01, weight_decay=weight_decay)
+    for step in range(steps):
+        ids = (torch.rand(5) ** 4 * (rows - 2)).long()
+        if step % 150 == 7:
+            ids[0] = rows - 2  # every 150 steps; the last row never
+        wish = torch.randn(5, 3, dtype=torch.float64)
+        table.before_lookup(ids)
+        assert torch.allclose(table.embedding.weight[ids], dense.weight[ids], atol=1e-5)
+        for weight, side, optimiser, sparse in ((table.embedding.weight, sides[0], lazy, True),
+                                                (dense.weight, sides[1], plain, False)):  # fmt: skip
+            optimiser.zero_grad()
+            (F.embedding(ids, weight, sparse=sparse) * side - wish).square().mean().backward()
+            optimiser.step()
+        if step == steps // 2:
+            state = lazy.state_dict()
+            lazy = LazyAdamW([*table.parameters(), sides[0]], [table], 0.01, weight_decay)
+            lazy.load_state_dict(state)
+    assert not torch.allclose(table.embedding.weight, dense.weight, atol=1e-3), "some rows wait"
+    lazy.catch_up_all()
+    assert torch.allclose(table.embedding.weight, dense.weight, atol=1e-5)
+    assert torch.allclose(sides[0], sides[1], atol=1e-5)
+    for name in ("exp_avg", "exp_avg_sq"):
+        found = lazy.state[table.embedding.weight][name]
+        assert torch.allclose(found, plain.state[dense.weight][name], rtol=1e-5, atol=1e-12), name
+
+
+def trained(make_config, model, **keys):
+    """A model after two epochs in float64, and its optimiser."""
+    config = make_config(model, num_negatives=6, learning_rate=0.01, train_batch_size=16, **keys)
+    torch.manual_seed(0)
+    train, _, _ = quick_start._loaders(config)
+    net = config.model_class(config, train._dataset).double()
+    trainer = InterestTrainer(config, net)
+    torch.manual_seed(1)
+    trainer._train_epoch(train, 0)
+    trainer._train_epoch(train, 1)
+    return net, trainer.optimizer
+
+
+@pytest.mark.parametrize(("model", "keys"), [
+    ("IBIM", {"backbone": "SASRec"}),
+    ("IBIM", {"backbone": "BERT4Rec", "negative_sampling": "popularity"}),
+    ("IBIM", {"backbone": "REMI"}),  # with decay
+    ("EIMF", {"backbone": "GRU4Rec", "esim": "paper"}),
+])  # fmt: skip
+def test_a_model_trains_the_same_with_rows_that_wait(make_config, monkeypatch, model, keys):
+    lazy, optimiser = trained(make_config, model, **keys)
+    assert isinstance(optimiser, LazyAdamW)
+    monkeypatch.setattr("recbole_eimf.trainer.trainer.lazy_optimiser", lambda *_: None)
+    plain, optimiser = trained(make_config, model, **keys)
+    assert type(optimiser) is torch.optim.AdamW
+    for (name, a), b in zip(lazy.named_parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5), name
+
+
+@pytest.mark.parametrize(("model", "keys"), [
+    ("IBIM", {"learner": "sgd"}),
+    ("IBIM", {"learner": "adam", "weight_decay": 0.1}),  # couples the decay to the gradient
+    ("IBIM", {"item_text": "add"}),  # every row depends on the projection
+    ("EIMF", {"esim": "strong"}),  # soft labels
+    ("IBIM", {"clip_grad_norm": {"max_norm": 1}}),
+])  # fmt: skip
+def test_gradients_stay_dense_where_rows_cannot_wait(make_config, model, keys):
+    net, optimiser = trained(make_config, model, backbone="SASRec", **keys)
+    assert not isinstance(optimiser, LazyAdamW)
+    assert net.looks_up == (not set(keys) & {"item_text", "esim"})
+
+
+def test_drawn_negatives_make_no_table_of_scores(make_config):
+    """A step over a catalogue reads the rows of its batch and its draw, and gives no other row a gradient."""
+    config = make_config("IBIM", backbone="SASRec", num_negatives=2)
+    train, _, _ = quick_start._loaders(config)
+    net = config.model_class(config, train._dataset)
+    InterestTrainer(config, net)
+    net.train()
+    net.calculate_loss(train._dataset.rows(np.arange(1))).backward()
+    gradient = net.backbone.item_embedding.embedding.weight.grad
+    assert gradient.is_sparse
+    batch = train._dataset.rows(np.arange(1))
+    read = set(batch["item_id_list"][0].tolist()) | set(batch["target_item_list"][0].tolist())
+    assert len(set(gradient.coalesce().indices()[0].tolist()) - read) <= 2
+
+
+def test_popularity_is_for_the_corrected_loss(make_config):
+    config = make_config("PAD", experts="id", loss="bce", num_negatives=3, negative_sampling="popularity")
+    with pytest.raises(ConfigError, match="negative_sampling=popularity"):
+        config.model_class(config, quick_start._loaders(config)[0]._dataset)

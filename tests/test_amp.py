@@ -1,0 +1,95 @@
+"""Mixed precision (``enable_amp``): bfloat16 where autocast says so, and a loss that keeps its own precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from recbole_eimf import quick_start
+from recbole_eimf.errors import ConfigError
+from recbole_eimf.model.partition import mean_hard_partition, mean_log_partition
+from recbole_eimf.trainer.state import read_state
+
+
+def partition_and_gradients(kind, states, vectors, amp: bool):
+    states, vectors = states.clone().requires_grad_(), vectors.clone().requires_grad_()
+    target = torch.arange(len(states))
+    with torch.autocast("cpu", enabled=amp):
+        if kind == "plain":
+            found = mean_log_partition(states, vectors)
+        else:
+            positive = (states.float() * vectors[target]).sum(-1)
+            found = mean_hard_partition(states, vectors, positive, target, beta=0.5)
+    found.backward()
+    return found, states.grad, vectors.grad
+
+
+@pytest.mark.parametrize("kind", ["plain", "hard"])
+def test_the_partition_sum_is_as_exact_under_autocast_as_without(kind):
+    torch.manual_seed(0)
+    states, vectors = torch.randn(7, 16), torch.randn(50, 16)
+    for own, other in zip(*(partition_and_gradients(kind, states, vectors, amp) for amp in (False, True))):
+        assert torch.equal(own, other)
+
+
+def test_float16_without_a_scaler_is_refused(planted):
+    with pytest.raises(ConfigError, match="amp_dtype=float16.*enable_scaler"):
+        quick_start.run("IBIM", "planted", data_path=str(planted), enable_amp=True, amp_dtype="float16")
+
+
+@pytest.mark.parametrize("kind", ["plain", "hard"])
+def test_narrow_states_give_a_wide_loss(kind):
+    """What autocast's layers hand over is bfloat16; a loss of 3.9 in it would be one of a few steps of 0.016."""
+    torch.manual_seed(0)
+    states, vectors = torch.randn(7, 16).bfloat16(), torch.randn(50, 16)
+    narrow = partition_and_gradients(kind, states, vectors, True)
+    wide = partition_and_gradients(kind, states.float(), vectors, False)
+    assert narrow[0].dtype == torch.float32
+    assert torch.equal(narrow[0], wide[0])
+    assert narrow[1].dtype == torch.bfloat16
+    torch.testing.assert_close(narrow[1].float(), wide[1], rtol=0.01, atol=1e-4)
+    torch.testing.assert_close(narrow[2], wide[2])
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        ("IBIM", {"backbone": "GRU4Rec"}),
+        ("IBIM", {"backbone": "SASRec", "logits_dtype": "bfloat16"}),
+        ("REMI", {}),
+        ("EIMF", {}),
+        ("EIMF", {"item_text": "concat", "interest_labels": 0.2, "text_labels": 0.2, "backbone": "DNN"}),
+        ("PAD", {"pretrain": "id", "epochs": 3}),
+    ],
+)
+def test_training_in_bfloat16_finds_what_training_in_float32_finds(planted, semantic_cache, monkeypatch, model, more):
+    keys = {
+        "data_path": str(planted), "semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd", "epochs": 8,
+        "hidden_size": 16, "inner_size": 16, "embedding_size": 16, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 8,
+        "train_batch_size": 40, "learning_rate": 0.01, "hidden_dropout_prob": 0, "dropout_prob": 0, "state": "ERROR",
+        "topk": [1, 5], "valid_metric": "NDCG@5", "show_progress": False, "compare_with": [], "phase_cache": False,
+    }  # fmt: skip
+    kinds = set()
+    linear = torch.nn.functional.linear
+
+    def watched(*args, **kwargs):
+        found = linear(*args, **kwargs)
+        if found.requires_grad:
+            kinds.add(found.dtype)
+        return found
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    results = []
+    for amp in (False, True):
+        kinds.clear()
+        results.append(quick_start.run(model, "planted", enable_amp=amp, output_dir=f"amp-{amp}", **{**keys, **more}))
+        assert (torch.bfloat16 in kinds) == amp or model == "REMI"
+    whole, narrow = results
+    assert narrow.test["ndcg@5"] == pytest.approx(whole.test["ndcg@5"], abs=0.1)
+    assert all(math.isfinite(value) for value in narrow.valid.values())
+    tensors, _ = read_state("amp-True/last.safetensors")
+    assert {tensor.dtype for name, tensor in tensors.items() if name.startswith(("model.", "optimiser."))} <= {
+        torch.float32, torch.int64, torch.bool,
+    }  # fmt: skip
