@@ -16,87 +16,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
 from dataclasses import dataclass, replace
 
-import faiss
 import numpy as np
 
-from recbole_eimf.errors import ConfigError, DataError, UserError, suggestion
-from recbole_eimf.semantic.sparse_affinity import Graph, neighbour_graph, propagate
+from recbole_eimf.errors import DataError, UserError
+from recbole_eimf.semantic.cluster_solver import ClusterSettings, Solution, Solver, closest_to_mean
+
+__all__ = ["Clustering", "ClusterSettings", "closest_to_mean", "cluster_users"]
 
 logger = logging.getLogger(__name__)
-
-METHODS = ("auto", "dense", "sparse")
-REMEDIES = ("widen", "dense", "accept", "error")
-DENSE_UP_TO = 3000
-"""Distinct users up to which ``auto`` uses all pairs."""
 
 _RATIO_TOLERANCE = 0.05
 _MOST_TRIALS = 16
 _CALIBRATION = 1500
-_MOST_REGRET = 1e-4
-_TOLERABLE_REGRET = 1e-3  # where nothing wider may be tried
-_SAME_NET = 2e-4
-_FAR_TOO_NARROW = 1e-2
-_MOST_DAMPING = 0.98
-_DENSE_BYTES = 4 * 8  # similarities, responsibilities, availabilities and one work array, float64
-_EDGE_BYTES = 2 * 100  # both directions; measured peak, graph building included
-
-
-@dataclass(frozen=True)
-class ClusterSettings:
-    """How users are clustered.
-
-    Exactly one of ``preference`` (p < 0, in units of squared distance) and ``exemplar_ratio`` (share of users wanted as
-    exemplars, p is searched) is given; both None means no clustering, every user is its own exemplar.
-    ``neighbours``: width of the sparse graph to begin with. ``memory_limit_mb``: what all pairs, or a widened graph,
-    may take. ``on_nonconvergence``: what to do when messages do not settle or the graph is too narrow.
-
-    * ``widen``: two or four times the neighbours, or raise the damping, all pairs where they fit, an error at the end
-    * ``dense``: all pairs at once where they fit, else as ``widen``
-    * ``accept``: take the result as it is, with a warning; clusters without an exemplar get their middlemost member
-    * ``error``: no second attempt
-
-    Raises ConfigError for a value that is not allowed.
-    """
-
-    method: str = "auto"
-    preference: float | None = None
-    exemplar_ratio: float | None = 0.03
-    damping: float = 0.9
-    max_iter: int = 600
-    convergence_iter: int = 30
-    neighbours: int = 64
-    on_nonconvergence: str = "widen"
-    memory_limit_mb: int = 4096
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for key, allowed in (("method", METHODS), ("on_nonconvergence", REMEDIES)):
-            value = getattr(self, key)
-            if value not in allowed:
-                hint = suggestion(str(value), allowed)
-                raise ConfigError(f"cluster {key}: {value!r} is not one of {', '.join(allowed)}.{hint}")
-        if self.preference is not None and self.exemplar_ratio is not None:
-            raise ConfigError(
-                f"cluster preference: {self.preference!r} and exemplar_ratio: {self.exemplar_ratio!r} both say how "
-                "many exemplars there are. Set one of them to None."
-            )
-        if self.preference is not None and not (math.isfinite(self.preference) and self.preference < 0):
-            raise ConfigError(f"cluster preference: {self.preference!r} must be a negative number, such as -1.0.")
-        if self.exemplar_ratio is not None and not 0 < self.exemplar_ratio <= 1:
-            raise ConfigError(f"cluster exemplar_ratio: {self.exemplar_ratio!r} must be above 0 and at most 1.")
-        if not 0.5 <= self.damping < 1:
-            raise ConfigError(f"cluster damping: {self.damping!r} must be at least 0.5 and below 1.")
-        for key in ("max_iter", "convergence_iter", "neighbours", "memory_limit_mb"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"cluster {key}: {getattr(self, key)!r} must be at least 1.")
-        if self.max_iter <= self.convergence_iter:
-            raise ConfigError(
-                f"cluster max_iter: {self.max_iter} leaves no room for {self.convergence_iter} rounds without a change "
-                "(convergence_iter)."
-            )
 
 
 @dataclass(frozen=True)
@@ -135,7 +68,7 @@ def cluster_users(embeddings: np.ndarray, settings: ClusterSettings, progress: b
         rows = np.arange(len(embeddings), dtype=np.int64)
         return Clustering(rows, rows.copy(), None, True, 0, 0.0, "none", None, time.perf_counter() - began, ())
     first, inverse, weight = _distinct(embeddings)
-    solver = _Solver(embeddings[first], weight, settings, progress)
+    solver = Solver(embeddings[first], weight, settings, progress)
     if settings.preference is not None:
         solution = solver.solve(settings.preference)
     else:
@@ -155,253 +88,7 @@ def cluster_users(embeddings: np.ndarray, settings: ClusterSettings, progress: b
     )
 
 
-def closest_to_mean(embeddings: np.ndarray, labels: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
-    """Return for each label 0..C-1 the member row closest to the cluster's mean, int64 [C]; ties go to the first row.
-
-    The paper's rule for a cluster without an exemplar (section 3.2.1). For squared Euclidean distances this is also the
-    member with the greatest sum of similarities. ``weight`` [n]: how often a row counts. Every label must occur.
-    """
-    weight = np.ones(len(labels)) if weight is None else weight
-    count = int(labels.max()) + 1
-    order = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[order], np.arange(count))
-    total = np.add.reduceat(embeddings[order] * weight[order, None], starts, axis=0, dtype=np.float64)
-    mean = total / np.bincount(labels, weights=weight)[:, None]
-    distance = _pair_distance(embeddings, mean, labels)
-    best = np.lexsort((np.arange(len(labels)), distance, labels))
-    return best[np.searchsorted(labels[best], np.arange(count))]
-
-
-@dataclass(frozen=True)
-class _Solution:
-    """One run of affinity propagation, finished by an exact assignment; indices count distinct points."""
-
-    preference: float | None
-    exemplars: np.ndarray
-    labels: np.ndarray
-    net_similarity: float
-    regret: float
-    converged: bool
-    iterations: int
-    method: str
-    neighbours: int | None
-
-
-class _Solver:
-    """Distinct points and the state that remedies change: method, width of the graph, damping."""
-
-    def __init__(
-        self,
-        points: np.ndarray,
-        weight: np.ndarray,
-        settings: ClusterSettings,
-        progress: bool,
-        log_level: int = logging.WARNING,
-    ) -> None:
-        # distances do not change with the origin, but rounding does
-        self.points = np.ascontiguousarray(points - points.mean(axis=0, dtype=np.float64), dtype=np.float32)
-        self.weight, self.settings, self.progress = weight, settings, progress
-        self.damping, self.max_iter = settings.damping, settings.max_iter
-        self.neighbours = min(settings.neighbours, max(1, len(points) - 1))
-        self.notes: list[str] = []
-        self._log_level = log_level
-        self._most_regret = _MOST_REGRET
-        self._graph: tuple[int, Graph] | None = None
-        small = len(points) <= DENSE_UP_TO
-        self.method = settings.method if settings.method != "auto" else "dense" if small else "sparse"
-        if self.method == "dense" and not self._dense_fits():
-            raise ConfigError(
-                f"cluster method: dense needs about {self._dense_mb():,.0f} MB for {len(points):,} distinct users, "
-                f"memory_limit_mb allows {settings.memory_limit_mb:,}. Raise it, or use method sparse."
-            )
-
-    def solve(self, preference: float, solution: _Solution | None = None) -> _Solution:
-        """Run at ``preference`` until the result can be trusted, applying the remedies the settings allow.
-
-        ``solution`` is the first attempt, if there was one already.
-        """
-        narrower: _Solution | None = None
-        while True:
-            solution = solution or self.attempt(preference)
-            if narrower is not None and solution.converged and solution.method == "sparse":
-                gained = solution.net_similarity - narrower.net_similarity
-                if self.narrow(solution) and gained < _SAME_NET * abs(solution.net_similarity):
-                    # as much regret is in the nature of these data: do not walk this way again
-                    self._most_regret = 1.5 * solution.regret
-                    self.note(f"With {solution.neighbours} neighbours the net similarity stays: they are enough.")
-            complaint = self.complaint(solution)
-            if complaint is None:
-                return solution
-            if self.settings.on_nonconvergence == "accept" and len(solution.exemplars):
-                self.note(f"{complaint} Accepted as it is (on_nonconvergence: accept).")
-                return solution
-            remedy = self._remedy(solution)
-            if remedy is None and solution.converged and solution.regret <= _TOLERABLE_REGRET:
-                self._most_regret = _TOLERABLE_REGRET
-                self.note(f"{complaint} Tolerated, as no wider one is allowed.")
-                return solution
-            if remedy is None:
-                raise UserError(
-                    f"{complaint} Raise damping (now {self.damping:g}) or max_iter (now {self.max_iter}), change "
-                    f"preference or exemplar_ratio, allow more neighbours (now {self.neighbours}) or more memory "
-                    f"(memory_limit_mb, now {self.settings.memory_limit_mb}), or set on_nonconvergence: accept."
-                )
-            self.note(f"{complaint} {remedy}")
-            narrower, solution = solution if solution.converged else None, None
-
-    def attempt(self, preference: float) -> _Solution:
-        """Run once, as things stand, and finish by an exact assignment."""
-        if len(self.points) <= 2:
-            return self._tiny(preference)
-        dense = self.method == "dense"
-        exemplars, converged, iterations = (self._dense if dense else self._sparse)(preference)
-        return self._finished(exemplars, preference, converged, iterations)
-
-    def complaint(self, solution: _Solution) -> str | None:
-        """Say why a solution cannot be trusted, or None."""
-        how = "all pairs" if self.method == "dense" else f"{solution.neighbours} neighbours"
-        reasons = []
-        if not solution.converged:
-            reasons.append(f"exemplars still change after {solution.iterations} iterations")
-        if self.narrow(solution):
-            reasons.append(
-                f"without superfluous exemplars the net similarity would be up to {solution.regret:.2%} better, the "
-                "graph is too narrow for this preference"
-            )
-        if not reasons:
-            return None
-        return f"Affinity propagation (preference {solution.preference:.4g}, {how}): {'; '.join(reasons)}."
-
-    def note(self, text: str) -> None:
-        """Keep a sentence for the result, and log it."""
-        if text not in self.notes:
-            logger.log(self._log_level, text)
-            self.notes.append(text)
-
-    def narrow(self, solution: _Solution) -> bool:
-        """Tell whether exemplars stand that even their own members could spare.
-
-        On a graph, a point is only represented from within its neighbourhood, so more exemplars are needed than among
-        all pairs. It shows in exemplars whose removal, everyone moving to the next nearest of *all* exemplars, would
-        raise the net similarity. Measured on Amazon Office: the sum of such gains is within 0.02 % of the net
-        similarity where graph and all pairs agree, and close to the graph's true loss where they do not.
-        """
-        complete = self.method == "dense" or self.neighbours >= len(self.points) - 1
-        return not complete and solution.regret > self._most_regret
-
-    def _remedy(self, solution: _Solution) -> str | None:
-        """Change one thing for the next attempt and describe it, or return None if nothing is left to try."""
-        choice, n = self.settings.on_nonconvergence, len(self.points)
-        if choice in ("error", "accept"):
-            return None
-        narrow, sparse = self.narrow(solution), self.method == "sparse"
-        most = int(min(n - 1, self.settings.memory_limit_mb * 1e6 / (n * _EDGE_BYTES)))
-        # where much is lost, twice the width never was enough
-        wide = min(most, self.neighbours * (4 if solution.regret > _FAR_TOO_NARROW else 2))
-        may_widen = sparse and wide > self.neighbours
-        may_calm = self.damping < _MOST_DAMPING
-        stuck = narrow or not may_calm  # more damping will not do
-        # a graph of a quarter of all pairs costs as much as all of them
-        instead = choice == "dense" or (stuck and (wide > n // 4 or not may_widen))
-        if sparse and instead and self._dense_fits():
-            self.method = "dense"
-            return "Trying again with all pairs."
-        if may_widen and stuck:
-            self.neighbours = wide
-            return f"Trying again with {wide} neighbours."
-        if may_calm and not narrow:
-            self.damping, self.max_iter = min(_MOST_DAMPING, (1 + self.damping) / 2), 2 * self.max_iter
-            return f"Trying again with damping {self.damping:g} and at most {self.max_iter} iterations."
-        return None
-
-    def _dense_mb(self) -> float:
-        return _DENSE_BYTES * len(self.points) ** 2 / 1e6
-
-    def _dense_fits(self) -> bool:
-        return self._dense_mb() <= self.settings.memory_limit_mb
-
-    def _dense(self, preference: float) -> tuple[np.ndarray, bool, int]:
-        """Run scikit-learn on all pairs."""
-        from sklearn.cluster import AffinityPropagation
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.metrics.pairwise import euclidean_distances
-
-        similarity = euclidean_distances(self.points.astype(np.float64), squared=True)
-        similarity *= -self.weight[:, None]
-        model = AffinityPropagation(
-            affinity="precomputed",
-            preference=preference,
-            damping=self.damping,
-            max_iter=self.max_iter,
-            convergence_iter=self.settings.convergence_iter,
-            random_state=self.settings.seed,
-            copy=False,
-        )
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            model.fit(similarity)
-        converged = not any(issubclass(entry.category, ConvergenceWarning) for entry in caught)
-        return np.asarray(model.cluster_centers_indices_, dtype=np.int64).ravel(), converged, int(model.n_iter_)
-
-    def _sparse(self, preference: float) -> tuple[np.ndarray, bool, int]:
-        """Run on the neighbour graph, which is kept for the next preference."""
-        if self._graph is None or self._graph[0] != self.neighbours:
-            self._graph = None  # the old one is freed before the new one is built
-            self._graph = (self.neighbours, neighbour_graph(self.points, self.neighbours, self.settings.seed))
-            if self._graph[1].recall < 1:
-                self.note(
-                    f"Neighbours come from an approximate index; a sample's recall is {self._graph[1].recall:.3f}."
-                )
-        result = propagate(
-            self._graph[1],
-            self.weight,
-            preference,
-            damping=self.damping,
-            max_iter=self.max_iter,
-            convergence_iter=self.settings.convergence_iter,
-            seed=self.settings.seed,
-            progress=self.progress,
-        )
-        exemplars = np.flatnonzero(result.exemplar)
-        if not result.converged:
-            exemplars = _with_fallback(self.points, self.weight, result.exemplar, result.choice)
-        return exemplars, result.converged, result.iterations
-
-    def _tiny(self, preference: float) -> _Solution:
-        """Solve one or two points by comparing both answers; messages between two equals never settle."""
-        exemplars = np.array([np.argmax(self.weight)])
-        if len(self.points) == 2:
-            apart = float(((self.points[0] - self.points[1]).astype(np.float64) ** 2).sum()) * self.weight.min()
-            if preference > -apart:
-                exemplars = np.arange(2)
-        return self._finished(exemplars, preference, True, 0)
-
-    def _finished(self, exemplars: np.ndarray, preference: float, converged: bool, iterations: int) -> _Solution:
-        """Assign everyone, move exemplars to the middle of their clusters, assign again (Algorithm 1, line 12)."""
-        neighbours = self.neighbours if self.method == "sparse" else None
-        if not len(exemplars):
-            return _Solution(
-                preference, exemplars, exemplars, -math.inf, 0.0, False, iterations, self.method, neighbours
-            )
-        labels, _ = self._assign(exemplars)
-        exemplars = np.sort(closest_to_mean(self.points, labels, self.weight))
-        labels, gap = self._assign(exemplars)
-        own = _pair_distance(self.points, self.points[exemplars], labels)
-        net = -float(own @ self.weight) + len(exemplars) * preference
-        # what dropping one exemplar gains: -p less what its members lose, summed where that is positive
-        gain = np.maximum(-preference - np.bincount(labels, weights=gap * self.weight), 0)
-        regret = float(gain.sum()) / abs(net) if len(exemplars) > 1 else 0.0
-        return _Solution(preference, exemplars, labels, net, regret, converged, iterations, self.method, neighbours)
-
-    def _assign(self, exemplars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return each point's nearest exemplar (index) and how much farther, squared, its second nearest is."""
-        distance, found = faiss.knn(self.points, self.points[exemplars], min(2, len(exemplars)))
-        labels, gap = found[:, 0].astype(np.int64), np.maximum(distance[:, -1] - distance[:, 0], 0)
-        labels[exemplars] = np.arange(len(exemplars))
-        return labels, gap
-
-
-def _search(solver: _Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) -> _Solution:
+def _search(solver: Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) -> Solution:
     """Find the preference that leaves about ``wanted`` exemplars; return its solution.
 
     The count falls with -p, on a log-log scale nearly in a line: secant steps inside a bracket. A trial far off only
@@ -411,12 +98,12 @@ def _search(solver: _Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) -
     if wanted >= n:
         solver.note(f"{wanted} exemplars asked for, but there are {n} different users: each is its own exemplar.")
         everyone = np.arange(n)
-        return _Solution(None, everyone, everyone, 0.0, 0.0, True, 0, "none", None)
+        return Solution(None, everyone, everyone, 0.0, 0.0, True, 0, "none", None)
     bracket: list[tuple[float, float] | None] = [None, None]  # (log -p, log count/wanted): too many, too few
     guess, best, state = _first_guess(solver, wanted), None, _state(solver)
     for trial in range(_MOST_TRIALS):
         preference = -math.exp(guess)
-        solution = solver.attempt(preference)
+        solution = solver.attempt(preference, wanted)
         count = len(solution.exemplars)
         off = math.log(max(count, 0.5) / wanted)
         if solver.complaint(solution) is not None and (
@@ -442,14 +129,15 @@ def _search(solver: _Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) -
             f"cluster exemplar_ratio: no preference near {-math.exp(guess):.4g} settles with about {wanted} exemplars. "
             "Raise damping, max_iter or neighbours, or give preference yourself."
         )
+    closest = best[1] if best[1].labels is not None else solver.finish(best[1])
     solver.note(
         f"No preference leaves {wanted} exemplars within {tolerance:.0%}; the closest is "
-        f"{len(best[1].exemplars)} at preference {best[1].preference:.6g}."
+        f"{len(closest.exemplars)} at preference {closest.preference:.6g}."
     )
-    return best[1]
+    return closest
 
 
-def _state(solver: _Solver) -> tuple[str, int]:
+def _state(solver: Solver) -> tuple[str, int]:
     return solver.method, solver.neighbours
 
 
@@ -462,7 +150,7 @@ def _next_guess(guess: float, off: float, bracket: list[tuple[float, float] | No
     return low[0] + min(0.9, max(0.1, share)) * (high[0] - low[0])
 
 
-def _first_guess(solver: _Solver, wanted: int) -> float:
+def _first_guess(solver: Solver, wanted: int) -> float:
     """Return log(-p) to begin with; for many users, what a random subsample needs for the same ratio.
 
     Per exemplar, 1/ratio users gain some part of a typical distance each; 0.03 of it fits text vectors, and
@@ -472,30 +160,11 @@ def _first_guess(solver: _Solver, wanted: int) -> float:
     if n > 4 * _CALIBRATION and wanted * _CALIBRATION >= 10 * n:
         rows = rng.choice(n, _CALIBRATION, replace=False)
         rough = replace(solver.settings, method="sparse", on_nonconvergence="accept")
-        sample = _Solver(solver.points[rows], solver.weight[rows], rough, progress=False, log_level=logging.DEBUG)
+        sample = Solver(solver.points[rows], solver.weight[rows], rough, progress=False, log_level=logging.DEBUG)
         return math.log(-_search(sample, round(wanted * _CALIBRATION / n), tolerance=0.25).preference)
     pairs = rng.integers(n, size=(2, 2000))
     apart = ((solver.points[pairs[0]] - solver.points[pairs[1]]) ** 2).sum(axis=1)
     return math.log(0.03 * float(np.mean(apart)) * solver.weight.sum() / wanted)
-
-
-def _with_fallback(points: np.ndarray, weight: np.ndarray, exemplar: np.ndarray, choice: np.ndarray) -> np.ndarray:
-    """Return exemplars of messages that did not settle: clusters are Algorithm 1's line 10.
-
-    Where the chosen point is no exemplar itself, the member closest to the mean takes its place (section 3.2.1).
-    """
-    chosen, labels = np.unique(choice, return_inverse=True)
-    middle = closest_to_mean(points, labels, weight)
-    return np.unique(np.concatenate([np.flatnonzero(exemplar), middle[~exemplar[chosen]]]))
-
-
-def _pair_distance(points: np.ndarray, centres: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Squared distance of every point to its own centre, float64 [n], without the rounding of a matrix product."""
-    out = np.empty(len(points))
-    for begin in range(0, len(points), 4096):
-        part = slice(begin, begin + 4096)
-        out[part] = ((points[part].astype(np.float64) - centres[labels[part]]) ** 2).sum(axis=1)
-    return out
 
 
 def _distinct(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

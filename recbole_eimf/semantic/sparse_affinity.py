@@ -4,11 +4,16 @@ The messages of Frey and Dueck (EIMF Algorithm 1, lines 6-9) need ``n x n`` numb
 pairs so far apart that one will never represent the other. Here a message lives on an edge of the symmetrised
 k-nearest-neighbour graph, so that memory and time grow with ``n k``. What is left out is a limit on the solution too: a
 point can only be represented by a point of its neighbourhood, which `clustering.py` checks for afterwards.
+
+An iteration is some twenty passes over the edges. They are made on blocks of rows that stay in a processor's cache, and
+blocks are shared among threads (NumPy lets go of the interpreter while it works). Blocks and the order of sums do not
+depend on the number of threads, and so neither does the result.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import faiss
@@ -16,34 +21,12 @@ import numpy as np
 from scipy import sparse
 from tqdm import tqdm
 
-EXACT_SEARCH_UP_TO = 50_000
-"""Points above which neighbours come from an inverted-file index (approximate) rather than from all distances."""
+from recbole_eimf.semantic.neighbours import Graph
 
-_RECALL_WANTED = 0.97
 _NOISE = 1e-5
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A symmetric neighbourhood graph in row order; every row also holds its own diagonal entry.
-
-    ``start`` [n] first edge of each row, ``degree`` [n] edges per row, ``row`` and ``col`` int32 [E], ``distance``
-    float32 [E] squared Euclidean (0 on the diagonal), ``diagonal`` int64 [n] the edge (i, i), ``recall`` share of true
-    neighbours found (1.0 for an exact search, else measured on a sample).
-    """
-
-    start: np.ndarray
-    degree: np.ndarray
-    row: np.ndarray
-    col: np.ndarray
-    distance: np.ndarray
-    diagonal: np.ndarray
-    recall: float
-
-    @property
-    def size(self) -> int:
-        """Number of points n."""
-        return len(self.start)
+_BLOCK_EDGES = 1 << 16  # some 256 KB of each array
+_SLABS = 8  # rows that one task works on: sums by column are kept apart for each
+_SETTLED = 10_000  # of so many points, one exemplar may still come or go
 
 
 @dataclass(frozen=True)
@@ -62,56 +45,118 @@ class Propagation:
     availability: np.ndarray
 
 
-def neighbour_graph(points: np.ndarray, neighbours: int, seed: int = 0) -> Graph:
-    """Link every point with its ``neighbours`` nearest ones, in both directions.
+@dataclass(frozen=True)
+class _Block:
+    """Consecutive rows: their ``rows`` and ``edges`` in the graph; ``start``, ``degree``, ``diagonal`` within it."""
 
-    ``points`` float32 [n, d] are distinct, n >= 2. The graph is exact up to `EXACT_SEARCH_UP_TO` points; beyond, an
-    inverted-file index probes more and more lists until a sample's recall is 0.97. (Not HNSW: its parallel build is
-    not reproducible.)
-    """
-    n = len(points)
-    k = min(neighbours, n - 1)
-    # distances do not change with the origin, but the rounding of |x|^2 + |y|^2 - 2xy does
-    points = np.ascontiguousarray(points - points.mean(axis=0), dtype=np.float32)
-    if n <= EXACT_SEARCH_UP_TO:
-        index, recall = faiss.IndexFlatL2(points.shape[1]), 1.0
-        index.add(points)
-    else:
-        index, recall = _inverted_file(points, k, seed)
-    distance, neighbour = index.search(points, k + 1)
-    row = np.repeat(np.arange(n, dtype=np.int32), k + 1)
-    col, distance = neighbour.ravel(), distance.ravel()
-    keep = (col != row) & (col >= 0)
-    row, col, distance = row[keep], col[keep].astype(np.int32), distance[keep]
-    # scipy drops stored zeros when it takes the maximum, and rounding can make a small distance zero
-    directed = sparse.csr_matrix((np.maximum(distance, 1e-30), (row, col)), shape=(n, n))
-    graph = directed.maximum(directed.T).tocsr() + sparse.identity(n, dtype=np.float32, format="csr")
-    graph.sort_indices()
-    degree = np.diff(graph.indptr)
-    row = np.repeat(np.arange(n, dtype=np.int32), degree)
-    diagonal = np.flatnonzero(row == graph.indices)
-    graph.data[diagonal] = 0.0
-    return Graph(graph.indptr[:-1].astype(np.int64), degree, row, graph.indices, graph.data, diagonal, recall)
+    rows: slice
+    edges: slice
+    start: np.ndarray
+    degree: np.ndarray
+    diagonal: np.ndarray
 
 
-def _inverted_file(points: np.ndarray, k: int, seed: int) -> tuple[faiss.Index, float]:
-    """Build an inverted-file index that finds enough of the true neighbours; return it and its sampled recall."""
-    n, d = points.shape
-    lists = max(1, min(int(4 * math.sqrt(n)), n // 40))  # k-means wants some 40 points per list
-    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(d), d, lists)
-    index.cp.seed = seed + 1
-    index.cp.max_points_per_centroid = 64
-    index.train(points)
-    index.add(points)
-    sample = points[np.random.default_rng(seed).choice(n, min(n, 300), replace=False)]
-    exact = faiss.knn(sample, points, k + 1)[1]
-    index.nprobe = 16
-    while True:
-        found = index.search(sample, k + 1)[1]
-        recall = float(np.mean([len(np.intersect1d(a, b)) / (k + 1) for a, b in zip(exact, found)]))
-        if recall >= _RECALL_WANTED or index.nprobe >= lists:
-            return index, recall
-        index.nprobe = min(lists, 2 * index.nprobe)
+class _Messages:
+    """Similarities and both messages on the edges, updated slab by slab."""
+
+    def __init__(self, graph: Graph, similarity: np.ndarray, damping: float) -> None:
+        self.graph, self.similarity, self.damping = graph, similarity, damping
+        self.available, self.responsible = np.zeros_like(similarity), np.zeros_like(similarity)
+        self.positive = np.zeros_like(similarity)  # max(0, r), on the diagonal r: what a column sums
+        self.exemplar = np.zeros(graph.size, dtype=bool)
+        bounds = np.searchsorted(graph.start, np.linspace(0, graph.start[-1], _SLABS + 1).astype(np.int64))
+        bounds = np.unique(np.concatenate([[0], bounds[1:-1], [graph.size]]))
+        self.slabs = [(list(_blocks(graph, a, b)), self._columns(a, b)) for a, b in zip(bounds[:-1], bounds[1:])]
+
+    def _columns(self, first: int, last: int) -> sparse.csc_matrix:
+        """The ``positive`` entries of some rows as a matrix [n, rows], which shares their memory."""
+        edges = slice(self.graph.start[first], self.graph.start[last])
+        offsets = (self.graph.start[first : last + 1] - edges.start).astype(np.int32)
+        data, rows = self.positive[edges], self.graph.col[edges]
+        columns = sparse.csc_matrix((data, rows, offsets), shape=(self.graph.size, last - first), copy=False)
+        columns.data, columns.indices = data, rows  # scipy copies what is less than half of an array
+        return columns
+
+    def update_responsibility(self, slab: tuple[list[_Block], sparse.csc_matrix]) -> np.ndarray:
+        """Lines 6-7; returns what these rows add to every column's support, [n]."""
+        blocks, columns = slab
+        for block in blocks:
+            self._respond(block)
+        return columns @ np.ones(columns.shape[1], dtype=self.positive.dtype)
+
+    def _respond(self, block: _Block) -> None:
+        similarity, responsible = self.similarity[block.edges], self.responsible[block.edges]
+        total = self.available[block.edges] + similarity
+        # against the best rival, which for the best entry itself is the runner-up
+        best = np.maximum.reduceat(total, block.start)
+        rival = np.repeat(best, block.degree)
+        top = np.flatnonzero(total == rival)
+        total[top] = -np.inf
+        second = np.maximum.reduceat(total, block.start)
+        if len(top) > len(best):  # a tie for the best: the runner-up is as good
+            row = np.repeat(np.arange(len(best)), block.degree)[top]
+            second = np.where(np.bincount(row, minlength=len(best)) > 1, best, second)[row]
+        rival[top] = second
+        np.subtract(similarity, rival, out=total)
+        _damp(responsible, total, self.damping)
+        positive = np.maximum(responsible, 0, out=self.positive[block.edges])
+        positive[block.diagonal] = responsible[block.diagonal]
+
+    def update_availability(self, slab: tuple[list[_Block], sparse.csc_matrix], support: np.ndarray) -> None:
+        """Lines 8-9, from the columns' ``support`` [n]; then who is an exemplar."""
+        for block in slab[0]:
+            available = self.available[block.edges]
+            total = support[self.graph.col[block.edges]]
+            total -= self.positive[block.edges]
+            own = total[block.diagonal]
+            np.minimum(total, 0, out=total)
+            total[block.diagonal] = own
+            _damp(available, total, self.damping)
+            evidence = available[block.diagonal] + self.responsible[block.edges][block.diagonal]
+            self.exemplar[block.rows] = evidence > 0
+
+    def choice(self) -> np.ndarray:
+        """Line 10: the column that maximises a + r in each row, the first of equals; int64 [n]."""
+        found = np.empty(self.graph.size, dtype=np.int64)
+        for blocks, _ in self.slabs:
+            for block in blocks:
+                evidence = self.available[block.edges] + self.responsible[block.edges]
+                best = np.repeat(np.maximum.reduceat(evidence, block.start), block.degree)
+                top = np.flatnonzero(evidence == best)
+                first = top[np.searchsorted(top, block.start)]
+                found[block.rows] = self.graph.col[block.edges][first]
+        return found
+
+
+def _blocks(graph: Graph, first: int, last: int) -> Iterator[_Block]:
+    """Cut rows ``first:last`` into pieces of about ``_BLOCK_EDGES`` edges, whole rows each."""
+    while first < last:
+        begin = graph.start[first]
+        end = max(first + 1, int(np.searchsorted(graph.start, begin + _BLOCK_EDGES, side="right")) - 1)
+        end = min(end, last)
+        start = graph.start[first:end] - begin
+        rows, edges = slice(first, end), slice(int(begin), int(graph.start[end]))
+        yield _Block(rows, edges, start, np.diff(graph.start[first : end + 1]), graph.diagonal[rows] - begin)
+        first = end
+
+
+def _damp(old: np.ndarray, new: np.ndarray, damping: float) -> None:
+    """``old`` becomes damping * old + (1 - damping) * new; ``new`` is spoilt."""
+    new *= 1 - damping
+    old *= damping
+    old += new
+
+
+def _similarity(graph: Graph, weight: np.ndarray, preference: float, noise: float, seed: int, dtype: type):
+    """s [E] as in :func:`propagate`, made in pieces: its intermediate arrays are not to be as large as itself."""
+    similarity, rng = np.empty(len(graph.col), dtype=dtype), np.random.default_rng(seed)
+    for block in _blocks(graph, 0, graph.size):
+        part = -graph.distance[block.edges] * np.repeat(weight[block.rows], block.degree)
+        part[block.diagonal] = preference
+        if noise:
+            part = part * (1 + noise * rng.standard_normal(len(part), dtype=np.float32))
+        similarity[block.edges] = part
+    return similarity
 
 
 def propagate(
@@ -139,53 +184,24 @@ def propagate(
 
     with s(i,k) = -weight(i) |x_i - x_k|^2 and s(k,k) = ``preference``. ``noise``, relative and drawn from ``seed``,
     parts mirror-image solutions (either of two points that only have each other) that would keep the messages swinging.
+    Exemplars count as the same while no more than one point in ten thousand differs from the first of these rounds:
+    among hundreds of thousands some pair always swings. Runs on as many threads as faiss (``OMP_NUM_THREADS``).
     """
-    start, degree, row, col, diagonal = graph.start, graph.degree, graph.row, graph.col, graph.diagonal
-    similarity = (-graph.distance * weight[row]).astype(dtype)
-    similarity[diagonal] = preference
-    if noise:
-        similarity *= 1 + noise * np.random.default_rng(seed).standard_normal(len(similarity), dtype=np.float32)
-    available, responsible = np.zeros_like(similarity), np.zeros_like(similarity)
-    exemplar, unchanged, iteration = np.zeros(graph.size, dtype=bool), 0, 0
+    messages = _Messages(graph, _similarity(graph, weight, preference, noise, seed, dtype), damping)
+    reference, unchanged, iteration = messages.exemplar.copy(), 0, 0
     bar = tqdm(total=max_iter, desc="affinity propagation", disable=not progress, leave=False)
-    total = available + similarity
-    while iteration < max_iter:
-        iteration += 1
-        # responsibilities: against the best rival, which for the best entry itself is the runner-up
-        best = np.maximum.reduceat(total, start)
-        rival = np.repeat(best, degree)
-        top = np.flatnonzero(total == rival)
-        total[top] = -np.inf
-        second = np.maximum.reduceat(total, start)
-        if len(top) > graph.size:  # a tie for the best: the runner-up is as good
-            second = np.where(np.bincount(row[top], minlength=graph.size) > 1, best, second)
-        rival[top] = second[row[top]]
-        np.subtract(similarity, rival, out=total)
-        total *= 1 - damping
-        responsible *= damping
-        responsible += total
-        # availabilities: support gathered by column
-        np.maximum(responsible, 0, out=total)
-        total[diagonal] = responsible[diagonal]
-        support = np.bincount(col, weights=total, minlength=graph.size).astype(dtype)
-        np.subtract(support[col], total, out=total)
-        own = total[diagonal]
-        np.minimum(total, 0, out=total)
-        total[diagonal] = own
-        total *= 1 - damping
-        available *= damping
-        available += total
-        now = available[diagonal] + responsible[diagonal] > 0
-        unchanged = unchanged + 1 if np.array_equal(now, exemplar) else 0
-        exemplar = now
-        bar.update()
-        if unchanged >= convergence_iter and exemplar.any():
-            break
-        np.add(available, similarity, out=total)
+    with ThreadPoolExecutor(min(len(messages.slabs), faiss.omp_get_max_threads())) as pool:
+        while iteration < max_iter:
+            iteration += 1
+            support = sum(pool.map(messages.update_responsibility, messages.slabs))
+            list(pool.map(lambda slab: messages.update_availability(slab, support), messages.slabs))  # noqa: B023
+            unchanged += 1
+            if np.count_nonzero(messages.exemplar != reference) > graph.size // _SETTLED:
+                reference, unchanged = messages.exemplar.copy(), 0
+            bar.update()
+            if unchanged >= convergence_iter and messages.exemplar.any():
+                break
     bar.close()
-    evidence = available + responsible
-    top = np.flatnonzero(evidence == np.repeat(np.maximum.reduceat(evidence, start), degree))
-    choice = np.empty(graph.size, dtype=np.int64)
-    choice[row[top][::-1]] = col[top][::-1]  # the first of tied columns is written last
+    exemplar = messages.exemplar
     converged = unchanged >= convergence_iter and bool(exemplar.any())
-    return Propagation(exemplar, choice, converged, iteration, responsible, available)
+    return Propagation(exemplar, messages.choice(), converged, iteration, messages.responsible, messages.available)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from recbole_eimf.errors import ConfigError, DataError, UserError
-from recbole_eimf.semantic import clustering, sparse_affinity
+from recbole_eimf.semantic import cluster_solver, clustering, neighbours, sparse_affinity
 from recbole_eimf.semantic.clustering import ClusterSettings, closest_to_mean, cluster_users
-from recbole_eimf.semantic.sparse_affinity import neighbour_graph, propagate
+from recbole_eimf.semantic.neighbours import neighbour_graph
+from recbole_eimf.semantic.sparse_affinity import propagate
 
 OFFICE = Path(__file__).resolve().parents[3] / "shared" / "datasets" / "amazon-office" / "items.csv.gz"
 
@@ -103,13 +104,96 @@ def test_graph_is_symmetric_and_holds_the_nearest():
 def test_approximate_graph_finds_most_neighbours(monkeypatch):
     points = cloud(3000, 8)
     exact = neighbour_graph(points, 10)
-    monkeypatch.setattr(sparse_affinity, "EXACT_SEARCH_UP_TO", 1000)
+    monkeypatch.setattr(neighbours, "EXACT_SEARCH_UP_TO", 1000)
     graph = neighbour_graph(points, 10)
     again = neighbour_graph(points, 10)
     assert 0.97 <= graph.recall <= 1
     np.testing.assert_array_equal(graph.col, again.col)
     pairs = {(a, b) for a, b in zip(exact.row, exact.col)}
     assert len(pairs & {(a, b) for a, b in zip(graph.row, graph.col)}) > 0.95 * len(pairs)
+
+
+def test_lists_to_visit_hold_the_share_of_neighbours_they_are_said_to(monkeypatch):
+    points, _ = planted(groups=40, size=40, spread=1.0)
+    monkeypatch.setattr(neighbours, "_LIST", 50)
+    monkeypatch.setattr(neighbours, "_SAMPLE", len(points))  # the sample is everyone: no error of sampling
+    visited, said = [], neighbours._lists_to_visit
+    monkeypatch.setattr(neighbours, "_lists_to_visit", lambda *args: visited.append(said(*args)) or visited[-1])
+    distance, found, recall = neighbours._search_lists(points, 9, seed=0)
+    squared = ((points[:, None] - points[None]) ** 2).sum(axis=2)
+    true = np.argsort(squared, axis=1)[:, :9]
+    share = np.mean([len(set(a) & set(b)) / 9 for a, b in zip(found, true)])
+    assert share == pytest.approx(recall, abs=2e-3)  # ties and rounding aside
+    assert 0.97 <= recall < 1
+    assert 1 < visited[0][0] < 32
+    np.testing.assert_allclose(distance, np.take_along_axis(squared, found.astype(int), axis=1), atol=1e-4)
+    assert [len(set(row)) for row in found] == [9] * len(points)
+
+
+def test_messages_do_not_depend_on_blocks_and_threads(monkeypatch):
+    graph = neighbour_graph(cloud(300, 4), 12)
+    weight = np.arange(300) % 3 + 1.0
+
+    def run():
+        return propagate(graph, weight, -3.0, damping=0.8, max_iter=30, convergence_iter=99)
+
+    whole = run()
+    monkeypatch.setattr(sparse_affinity, "_BLOCK_EDGES", 100)
+    blocks = run()
+    monkeypatch.setattr(sparse_affinity.faiss, "omp_get_max_threads", lambda: 5)
+    threads = run()
+    monkeypatch.setattr(sparse_affinity, "_SLABS", 1)
+    one_slab = run()
+    for other in (blocks, threads):
+        np.testing.assert_array_equal(other.responsibility, whole.responsibility)
+        np.testing.assert_array_equal(other.availability, whole.availability)
+        np.testing.assert_array_equal(other.choice, whole.choice)
+    np.testing.assert_allclose(one_slab.availability, whole.availability, atol=1e-4)  # sums in another order
+
+
+def test_among_very_many_points_a_few_may_swing(monkeypatch):
+    graph = neighbour_graph(cloud(300, 4), 12)
+    rounds = {}
+    for settled in (10_000, 10):  # nobody; 30 of 300
+        monkeypatch.setattr(sparse_affinity, "_SETTLED", settled)
+        result = propagate(graph, np.ones(300), -3.0, damping=0.8, max_iter=400, convergence_iter=20)
+        assert result.converged
+        rounds[settled] = result.iterations
+    assert rounds[10] < rounds[10_000]
+
+
+def test_messages_first_assignment_ends_as_the_exact_one(monkeypatch):
+    points, _ = planted(groups=30, size=40, spread=0.8)
+    exact = cluster_users(points, settings(preference=-6.0, method="sparse", neighbours=60))
+    monkeypatch.setattr(neighbours, "EXACT_SEARCH_UP_TO", 100)
+    monkeypatch.setattr(neighbours, "_LIST", 100)
+    asked, assign = [], cluster_solver.Solver._assign
+    monkeypatch.setattr(cluster_solver.Solver, "_assign", lambda *args: asked.append(1) or assign(*args))
+    result = cluster_users(points, settings(preference=-6.0, method="sparse", neighbours=60))
+    assert len(asked) == 1 + sum("Trying again" in note for note in result.notes)  # only the last one of an attempt
+    assert result.net_similarity == pytest.approx(exact.net_similarity, rel=2e-3)
+    distance = ((points[:, None] - points[result.exemplars][None]) ** 2).sum(axis=2)
+    np.testing.assert_array_equal(result.labels, np.argmin(distance, axis=1))
+
+
+def test_who_chose_no_exemplar_goes_to_the_nearest():
+    points = np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]], dtype=np.float32)
+    solver = cluster_solver.Solver(points, np.ones(6, np.float32), settings(method="sparse"), False)
+    # rows 0 and 3 chose rows 2 and 5, which are none; row 4, an exemplar itself, chose row 1
+    labels = solver._chosen(np.array([1, 4]), np.array([2, 1, 1, 5, 1, 4]))
+    np.testing.assert_array_equal(labels, [0, 0, 0, 1, 1, 1])
+
+
+def test_a_trial_with_far_too_few_exemplars_is_finished_only_if_it_is_the_closest():
+    points, _ = planted()  # 12 groups: no preference leaves far more than 12 and far fewer than 360
+    solver = cluster_solver.Solver(points, np.ones(len(points), np.float32), settings(method="sparse"), False)
+    bare = solver.attempt(-2.0, wanted=100)
+    assert bare.labels is None
+    assert len(bare.exemplars) == 12
+    whole = solver.attempt(-2.0)
+    np.testing.assert_array_equal(solver.finish(bare).labels, whole.labels)
+    result = clustering._search(solver, 40)
+    assert result.labels is not None
 
 
 # clusterings ----------------------------------------------------------------------------------------------------------
@@ -287,7 +371,7 @@ def test_a_graph_that_may_not_be_widened_is_an_error():
 
 
 def test_a_little_too_narrow_is_tolerated_where_nothing_else_is_allowed(monkeypatch):
-    monkeypatch.setattr(clustering, "_TOLERABLE_REGRET", 1.0)
+    monkeypatch.setattr(cluster_solver, "_TOLERABLE_REGRET", 1.0)
     chosen = settings(preference=-80.0, method="sparse", neighbours=16, on_nonconvergence="error", damping=0.95)
     result = cluster_users(cloud(800, 8), chosen)
     assert "Tolerated, as no wider one is allowed" in result.notes[0]
@@ -309,7 +393,7 @@ def test_cluster_without_its_exemplar_takes_the_middlemost_member():
     exemplar = np.array([False, False, False, True, False, False])
     choice = np.array([2, 2, 2, 3, 3, 3])
     # those who chose row 2, which is none itself, get row 1; row 3 stays
-    np.testing.assert_array_equal(clustering._with_fallback(points, np.ones(6), exemplar, choice), [1, 3])
+    np.testing.assert_array_equal(cluster_solver.with_fallback(points, np.ones(6), exemplar, choice), [1, 3])
 
 
 def test_closest_to_mean():

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from recbole_eimf.errors import ConfigError, DataError, UserError
+from recbole_eimf.semantic import transformers_encoder
 from recbole_eimf.semantic.text_encoder import EncoderSettings, build_encoder
 
 TEXTS = [
@@ -117,6 +118,55 @@ def test_a_row_does_not_depend_on_its_batch(tiny_models):
     np.testing.assert_allclose(together[:3], single, atol=1e-5)
     backwards = build_encoder(EncoderSettings(name=str(tiny_models["bert"]), max_length=40, batch_size=2))
     np.testing.assert_allclose(backwards.encode(TEXTS[::-1], progress=True)[::-1], together, atol=1e-5)
+
+
+def test_several_processes_give_the_same_vectors(tiny_models):
+    texts = [f"{text} {word}" for text in TEXTS for word in ("pen", "palette with", "Crème colours 15 2")]
+    vectors = {}
+    for processes in (1, 2):
+        settings = EncoderSettings(str(tiny_models["bert"]), batch_size=2, max_length=40, processes=processes)
+        encoder = build_encoder(settings)
+        vectors[processes] = encoder.encode(texts)
+        assert ("_model" in vars(encoder)) == (processes == 1), "the parent needs no model of its own"
+    np.testing.assert_array_equal(vectors[2], vectors[1])
+
+
+@pytest.mark.parametrize("one_length", [True, False])
+def test_batches_hold_every_text_once_and_one_length_where_asked(one_length):
+    lengths = np.array([3, 9, 3, 5, 3, 9, 4, 3])
+    batches = transformers_encoder._batches(lengths, 3, one_length)
+    assert sorted(i for batch in batches for i in batch) == list(range(8))
+    assert max(map(len, batches)) <= 3
+    assert [int(lengths[batch].max()) for batch in batches] == sorted((lengths[b].max() for b in batches), reverse=True)
+    if one_length:
+        assert all(len(set(lengths[batch])) == 1 for batch in batches)
+        assert len(batches) == 5  # 9 9 | 5 | 4 | 3 3 3 | 3
+    else:
+        assert len(batches) == 3
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_padded_batch_as_on_a_gpu_gives_the_same_vectors(tiny_models, kind, monkeypatch):
+    encoder = build_encoder(EncoderSettings(name=str(tiny_models[kind]), batch_size=6, max_length=20))
+    padded, seen = transformers_encoder._padded, []
+    monkeypatch.setattr(transformers_encoder, "_padded", lambda *args: seen.append(padded(*args)) or seen[-1])
+    expected = encoder.encode(TEXTS)
+    assert all(mask.all() for _, mask in seen)  # a processor pads nothing
+    seen.clear()
+    batches = transformers_encoder._batches
+    monkeypatch.setattr(
+        transformers_encoder, "_batches", lambda lengths, size, one_length: batches(lengths, size, False)
+    )
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
+    assert len(seen) == 1
+    assert not seen[0][1].all()
+
+
+def test_processes_are_for_transformers_encoders():
+    with pytest.raises(ConfigError, match="encoder_processes=2: tfidf-svd runs in one process"):
+        build_encoder(EncoderSettings(name="tfidf-svd", processes=2), TEXTS)
+    with pytest.raises(ConfigError, match="encoder_processes=-1"):
+        EncoderSettings(processes=-1)
 
 
 def test_text_without_content_is_a_zero_row(tiny_models):

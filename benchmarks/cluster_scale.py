@@ -1,0 +1,126 @@
+"""Affinity propagation at the sizes that decide whether it can be used: against scikit-learn, and 600,000 users.
+
+    python benchmarks/cluster_scale.py dense --data DATA/amazon-beauty --work DIR --sizes 2000 4000 8000
+    python benchmarks/cluster_scale.py large --data DATA/amazon-beauty --work DIR --users 600000
+
+Points are Beauty's users: the mean of their titles' MiniLM vectors, unit length (made once, kept in ``--work``).
+``dense``: a random part of them, both methods at one preference (-1 leaves about 3 % of all users), each in a process
+of its own; all pairs cost n^2 numbers and n^2 steps an iteration, so the largest size is carried to all users
+by (n / size)^2, and said so. ``large``: users drawn with replacement, each moved by noise of ``--noise`` times the
+length of a vector, unit length again. CPU seconds stand beside the wall's: the machine may be shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contest import merge_result
+from esim_stages import encode, pool, staged
+
+
+def user_vectors(data: str, work: str) -> np.ndarray:
+    """Unit vectors [users, d] of a data folder (see ``esim_stages.py``)."""
+    file = Path(work) / "users.npy"
+    if not file.exists():
+        Path(work).mkdir(parents=True, exist_ok=True)
+        encode(data, work, "minilm", unit=True)
+        pool(data, work, unit=True)
+    return np.load(file)
+
+
+def drawn(vectors: np.ndarray, count: int, noise: float) -> np.ndarray:
+    """``count`` users around those there are: float32 [count, d], unit length."""
+    rng = np.random.default_rng(0)
+    out = vectors[rng.integers(len(vectors), size=count)].astype(np.float32)
+    step = noise / np.sqrt(out.shape[1])
+    for begin in range(0, count, 50_000):
+        part = out[begin : begin + 50_000]
+        part += step * rng.standard_normal(part.shape, dtype=np.float32)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return out
+
+
+def run(file: str, count: int, noise: float | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Cluster a part of the vectors (``noise`` None) or as many as are asked for around them."""
+    from recbole_eimf.semantic.clustering import ClusterSettings, cluster_users
+
+    vectors = np.load(file)
+    if noise is None:
+        points = vectors[np.random.default_rng(0).permutation(len(vectors))[:count]]
+    else:
+        points = drawn(vectors, count, noise)
+    del vectors
+    cpu = time.process_time()
+    result = cluster_users(points, ClusterSettings(**settings))
+    return {
+        "users": count,
+        "seconds": round(result.seconds, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "method": result.method,
+        "preference": result.preference,
+        "exemplars": len(result.exemplars),
+        "net_similarity": round(result.net_similarity, 3),
+        "iterations": result.iterations,
+        "neighbours": result.neighbours,
+        "notes": list(result.notes),
+        "threads": int(os.environ["OMP_NUM_THREADS"]),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+def compare(file: str, users: int, size: int, preference: float, memory_mb: int) -> dict[str, Any]:
+    """Both methods on ``size`` users at one preference, and their ratios."""
+    size = min(size, users)
+    settings = {"preference": preference, "exemplar_ratio": None, "memory_limit_mb": memory_mb, "neighbours": 50}
+    runs = {m: staged(m, run, file, size, None, {**settings, "method": m}) for m in ("sparse", "dense")}
+    entry: dict[str, Any] = dict(runs)
+    dense, sparse = runs["dense"], runs["sparse"]
+    if "error" not in dense and "error" not in sparse:
+        entry["dense_over_sparse"] = {
+            "seconds": round(dense["cpu_seconds"] / sparse["cpu_seconds"], 1),
+            "peak_memory": round(dense["peak_rss_mb"] / sparse["peak_rss_mb"], 1),
+            "net_similarity": round(dense["net_similarity"] / sparse["net_similarity"], 5),
+        }
+        scale = (users / size) ** 2
+        entry["dense_carried_to_all_users_by_n_squared"] = {
+            "users": users,
+            "cpu_seconds": round(dense["cpu_seconds"] * scale),
+            "peak_rss_mb": round(dense["peak_rss_mb"] * scale),
+        }
+    return entry
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measure", choices=["dense", "large"])
+    parser.add_argument("--data", required=True, help="folder with items.csv.gz and interactions.csv.gz")
+    parser.add_argument("--work", required=True, help="where vectors are kept")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2000, 4000, 8000])
+    parser.add_argument("--preference", type=float, default=-1.0)
+    parser.add_argument("--users", type=int, default=600_000)
+    parser.add_argument("--noise", type=float, default=0.2)
+    parser.add_argument("--memory_limit_mb", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    vectors = user_vectors(options.data, options.work)
+    file, users = str(Path(options.work) / "users.npy"), len(vectors)
+    if options.measure == "dense":
+        for size in options.sizes:
+            entry = compare(file, users, size, options.preference, options.memory_limit_mb)
+            merge_result("cluster_scale", entry, "dense", str(size))
+        whole = staged("sparse", run, file, users, None, {"method": "sparse", "neighbours": 50})
+        merge_result("cluster_scale", whole, "all users, sparse, 3 % exemplars")
+    else:
+        settings = {"neighbours": 50, "memory_limit_mb": options.memory_limit_mb}
+        entry = staged("large", run, file, options.users, options.noise, settings)
+        merge_result("cluster_scale", {"noise": options.noise, **entry}, "large", str(options.users))
+
+
+if __name__ == "__main__":
+    main()
