@@ -31,6 +31,7 @@ class DataSettings:
     mask_history: bool = False
     # None: what the model needs
     training_view: Literal["prefix", "sequence", "random_cut", "interactions"] | None = None
+    window_stride: int | None = None  # of the sequence view: items between windows; None is half their length
     visits_per_epoch: int = 1  # random_cut: visits of each user in an epoch
     min_history: int = 4  # random_cut: earliest cut
     # items scored at a time when ranking, which bounds memory; 0: all; None: all, or few where there are many

@@ -262,7 +262,10 @@ class LazySequenceDataset(SequentialDataset):
         else:
             visits = self.config["visits_per_epoch"] or 1
             min_history = self.config["min_history"] or 4
-            self.view = views.training_view(view, self.flat, spans, self.max_item_list_len, min_history, visits)
+            length, stride = self.max_item_list_len, self.config["window_stride"]
+            if stride is not None and not 1 <= stride <= length:
+                raise ConfigError(f"window_stride={stride}: 1 to MAX_ITEM_LIST_LENGTH={length}.")
+            self.view = views.training_view(view, self.flat, spans, length, min_history, visits, stride)
         self.view_name = view or "evaluation"
 
     # ------------------------------------------------------------------ rows
@@ -285,7 +288,7 @@ class LazySequenceDataset(SequentialDataset):
         Returns:
             Interaction with the user [b], the history ``item_id_list`` [b, l] (right-padded), its length [b], the item
             that follows [b], the lists of every further loaded field (for RecBole's models), and, under the
-            ``sequence`` view, ``target_item_list`` [b, l].
+            ``sequence`` view, ``target_item_list`` [b, l], zero where what follows is another window's target.
         """
         index = np.atleast_1d(np.asarray(index))
         if index.dtype == bool:
@@ -302,7 +305,9 @@ class LazySequenceDataset(SequentialDataset):
                 fields[getattr(self, f"{field}_list_field")] = views.gather_rows(values, start, end, width)
         fields[self.item_list_length_field] = torch.from_numpy(end - start)
         if self.view_name == "sequence":
-            fields[TARGET_LIST] = views.gather_rows(self.flat, start + 1, end + 1, width)
+            following = views.gather_rows(self.flat, start + 1, end + 1, width)
+            context = torch.from_numpy(end - start - self.view.targets[index[part]])
+            fields[TARGET_LIST] = following * (torch.arange(following.shape[1]) >= context[:, None])
         return self.join(Interaction(fields))
 
     def targets(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -65,20 +65,27 @@ class View(ABC):
 
 
 class SequenceView(View):
-    """One row per window of a user's training sequence; every item but the window's first is a target.
+    """One row per window of a user's training sequence, a target after every item of it that no older window has had.
 
-    A sequence longer than ``max_length + 1`` gives several windows that share no target, so the targets are those of
-    the ``prefix`` view. Windows end at the sequence's end, the oldest one is the short one.
+    A sequence longer than ``max_length + 1`` gives several windows, each ``stride`` items further than the one before;
+    what they share is context, so the targets are those of the ``prefix`` view, each once. Windows that share nothing
+    (``stride = max_length``) would show the first targets of each a short history, which scoring never does. Windows
+    end at the sequence's end; the oldest one has the odd length.
+
+    Args:
+        stride: 1 to ``max_length``.
     """
 
-    def __init__(self, flat: torch.Tensor, spans: Spans, max_length: int) -> None:
+    def __init__(self, flat: torch.Tensor, spans: Spans, max_length: int, stride: int) -> None:
         super().__init__(flat, max_length)
         targets = np.maximum(spans.middle - spans.start - 1, 0)
-        windows = -(-targets // max_length)
+        windows = (targets > 0) + -(-np.maximum(targets - max_length, 0) // stride)
         self.span = np.repeat(np.arange(len(spans)), windows)
         nth = np.arange(len(self.span)) - np.repeat(np.cumsum(windows) - windows, windows)
-        self.last = spans.middle[self.span] - 1 - nth * max_length  # position of the window's last target
+        oldest = nth == windows[self.span] - 1
+        self.last = spans.middle[self.span] - 1 - nth * stride  # position of the window's last target
         self.first = np.maximum(self.last - max_length, spans.start[self.span])
+        self.targets = np.where(oldest, self.last - self.first, stride)  # how many of a window's last items are targets
 
     def __len__(self) -> int:
         return len(self.span)
@@ -187,11 +194,17 @@ TRAINING_VIEWS = ("prefix", "sequence", "random_cut", "interactions")
 
 
 def training_view(
-    name: str, flat: torch.Tensor, spans: Spans, max_length: int, min_history: int = 4, visits: int = 1
+    name: str,
+    flat: torch.Tensor,
+    spans: Spans,
+    max_length: int,
+    min_history: int = 4,
+    visits: int = 1,
+    stride: int | None = None,
 ) -> View:
-    """Make the view called ``name`` (one of ``TRAINING_VIEWS``)."""
+    """Make the view called ``name`` (of ``TRAINING_VIEWS``); ``stride`` is of ``sequence``, None half the length."""
+    if name == "sequence":
+        return SequenceView(flat, spans, max_length, stride or max(max_length // 2, 1))
     if name == "random_cut":
         return RandomCutView(flat, spans, max_length, min_history, visits)
-    return {"prefix": PrefixView, "sequence": SequenceView, "interactions": InteractionView}[name](
-        flat, spans, max_length
-    )
+    return {"prefix": PrefixView, "interactions": InteractionView}[name](flat, spans, max_length)

@@ -88,7 +88,7 @@ class Backbone(nn.Module):
         """States for the targets of a batch: every position of ``sequence`` rows, else the one target of a row."""
         item_seq, target = batch[self.item_seq_field], batch[self.item_field]
         if TARGET_LIST in batch:
-            row, column = (item_seq != 0).nonzero(as_tuple=True)
+            row, column = (batch[TARGET_LIST] != 0).nonzero(as_tuple=True)
             states = self.positions(item_seq)[row, column]
             return TrainingStates(states[:, None], batch[TARGET_LIST][row, column], row, 0.0)
         interests = self.interests(item_seq, batch[self.length_field])

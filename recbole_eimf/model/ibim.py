@@ -59,7 +59,7 @@ class IBIM(SequentialRecommender):
         wants_diversity = self.interest_settings.diversity_lambda != 0
         self.diversity = ControllableAggregation(config, dataset) if wants_diversity else None
         view = getattr(dataset, "view", None)
-        self.mean_length = float(view.size.mean()) if view is not None and len(view) else 1.0
+        self.mean_targets = float(view.targets.mean()) if hasattr(view, "targets") else 1.0
 
     # ------------------------------------------------------------------ what configuration and data set ask the class
     @classmethod
@@ -140,10 +140,10 @@ class IBIM(SequentialRecommender):
 
     def _batch_weight(self, interaction: Interaction) -> Tensor | float:
         """Rows of like length share a batch, so a mean over a batch of long rows would count each of its targets for
-        less than one of short rows: a batch weighs by its length, in units of the mean length of all rows."""
+        less than one of short rows: a batch weighs by its targets, in units of the mean of all rows."""
         if TARGET_LIST not in interaction:
             return 1.0
-        return interaction[self.ITEM_SEQ_LEN].float().mean() / self.mean_length
+        return (interaction[TARGET_LIST] != 0).sum(1).float().mean() / self.mean_targets
 
     def _softmax_loss(
         self, readout: Tensor, target: Tensor, vectors: Tensor, positive: Tensor, labelled: Tensor

@@ -94,12 +94,15 @@ class RecBoleBERT4Rec(Backbone):
 
     def training_states(self, batch: Interaction) -> TrainingStates:
         whole = batch[self.item_seq_field]
+        own = whole != 0  # what may be hidden: an item is a target in one window only
         if TARGET_LIST in batch:  # the window's items are its inputs and its last target
-            length = batch[self.length_field]
+            length, target = batch[self.length_field], batch[TARGET_LIST] != 0
             whole = torch.cat([whole, whole.new_zeros(len(whole), 1)], 1)
             whole = whole.scatter(1, length[:, None], batch[self.item_field][:, None])
-            whole = torch.where((length >= self.max_length)[:, None], whole.roll(-1, 1), whole)[:, : self.max_length]
-        hidden = (torch.rand(whole.shape, device=whole.device) < self.mask_ratio) & (whole != 0)
+            own = torch.cat([target[:, :1], target], 1)
+            full = (length >= self.max_length)[:, None]
+            whole, own = (torch.where(full, x.roll(-1, 1), x)[:, : self.max_length] for x in (whole, own))
+        hidden = (torch.rand(whole.shape, device=whole.device) < self.mask_ratio) & own
         # every row predicts something; the last item, which is what serving asks for, where the draw hid nothing
         last = (whole != 0).sum(1) - 1
         none = ~hidden.any(1)

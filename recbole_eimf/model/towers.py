@@ -73,7 +73,7 @@ class TowerModel(SequentialRecommender):
         if self.wanted.loss != "ce" and not self.inference_only:
             self.negatives = HistoryNegatives(*dataset.sequences(), self.n_items, competing)
         view = getattr(dataset, "view", None)
-        self.mean_length = float(view.size.mean()) if view is not None and len(view) else 1.0
+        self.mean_targets = float(view.targets.mean()) if hasattr(view, "targets") else 1.0
         self._catalogue: Tensor | None = None
 
     # ------------------------------------------------------------------ what configuration and data set ask the class
@@ -189,10 +189,10 @@ class TowerModel(SequentialRecommender):
         return states, each[0].target, each[0].row, sum(found.penalty for found in each)
 
     def batch_weight(self, interaction: Interaction) -> Tensor | float:
-        """Rows of like length share a batch: a batch weighs by its length, in units of the mean length of all rows."""
+        """Rows of like length share a batch: a batch weighs by its targets, in units of the mean of all rows."""
         if TARGET_LIST not in interaction:
             return 1.0
-        return interaction[self.ITEM_SEQ_LEN].float().mean() / self.mean_length
+        return (interaction[TARGET_LIST] != 0).sum(1).float().mean() / self.mean_targets
 
     def score_loss(self, states: Tensor, target: Tensor, user: Tensor, vectors_of) -> Tensor:
         """The loss of states [P, D] whose scores are products with ``vectors_of(items)`` (``vectors_of()``: of all).

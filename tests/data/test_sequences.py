@@ -80,7 +80,8 @@ def test_sequence_and_prefix_views_have_the_same_targets(spans, max_length):
         assert (view.size == end - start).all()
         assert (start >= split.train.start[span]).all()
         assert (end < split.train.middle[span]).all()
-        positions = [range(a + 1, b + 1) for a, b in zip(start, end)] if name == "sequence" else [[b] for b in end]
+        many = view.targets if name == "sequence" else np.ones(len(view), dtype=int)
+        positions = [range(b + 1 - count, b + 1) for b, count in zip(end, many)]
         targets[name] = sorted(p for row in positions for p in row)
     assert targets["sequence"] == targets["prefix"]
     assert len(set(targets["prefix"])) == len(targets["prefix"])
@@ -159,14 +160,36 @@ def test_order_column_decides_where_float32_times_cannot(tmp_path, make_config):
     assert names[int(test[0]["item_id"])] == "i7"
 
 
-def test_sequence_rows_carry_the_next_item_at_every_position(make_config):
-    _, _, (train, _, _) = build(make_config)
+@pytest.mark.parametrize(("length", "stride"), [(50, None), (5, None), (5, 1), (5, 5), (1, None)])
+def test_sequence_rows_carry_every_target_once_after_what_came_before_it(make_config, length, stride):
+    _, _, (train, _, _) = build(make_config, MAX_ITEM_LIST_LENGTH=length, window_stride=stride)
     rows = train.rows(np.arange(len(train)))
-    for items, targets, length in zip(rows["item_id_list"], rows[TARGET_LIST], rows["item_length"]):
-        assert items[1:length].tolist() == targets[: length - 1].tolist()
-        assert (items[length:] == 0).all()
-        assert (targets[length:] == 0).all()
-    assert int((rows[TARGET_LIST] != 0).sum()) == sum(len(s) - 2 - 1 for s in planted_sequences())
+    shortest = length - (stride or max(length // 2, 1)) + 1  # history that a target has, where there is that much
+    found = []
+    for user, items, targets, count in zip(
+        rows["user_id"], rows["item_id_list"], rows[TARGET_LIST], rows["item_length"]
+    ):
+        assert (items[count:] == 0).all()
+        assert (targets[count:] == 0).all()
+        sequence = train.sequences()[1][int(user) - 1].tolist()
+        for place in targets.nonzero()[:, 0].tolist():
+            history = items[: place + 1].tolist()
+            # which of the user's targets this is: the planted items of a user may repeat
+            at = [
+                n for n in range(1, len(sequence))
+                if sequence[n] == targets[place] and sequence[max(n - len(history), 0) : n] == history
+            ]  # fmt: skip
+            assert at
+            assert any(len(history) >= min(n, shortest) for n in at)
+            found.append((int(user), int(targets[place])))
+    expected = [(n + 1, item) for n, s in enumerate(train.sequences()[1]) for item in s.tolist()[1:]]
+    assert sorted(found) == sorted(expected)
+    assert train.view.targets.sum() == len(expected)
+
+
+def test_a_stride_out_of_range_is_refused(make_config):
+    with pytest.raises(ConfigError, match="window_stride=9"):
+        build(make_config, MAX_ITEM_LIST_LENGTH=5, window_stride=9)
 
 
 def test_memory_is_one_row_per_interaction(make_config):
