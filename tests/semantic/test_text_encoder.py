@@ -128,7 +128,8 @@ def test_several_processes_give_the_same_vectors(tiny_models):
         encoder = build_encoder(settings)
         vectors[processes] = encoder.encode(texts)
         assert ("_model" in vars(encoder)) == (processes == 1), "the parent needs no model of its own"
-    np.testing.assert_array_equal(vectors[2], vectors[1])
+    # another number of threads adds in another order
+    np.testing.assert_allclose(vectors[2], vectors[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("one_length", [True, False])
