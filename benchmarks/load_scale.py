@@ -49,7 +49,6 @@ def write_interactions(folder: Path, interactions: int, users: int, items: int) 
 
 def load_ours(folder: Path, name: str) -> dict:
     """Seconds of our data set: loading, splitting, and making loaders through RecBole."""
-    from recbole.data import data_preparation
 
     from recbole_eimf import plugin
     from recbole_eimf.config import EIMFConfig
@@ -58,22 +57,8 @@ def load_ours(folder: Path, name: str) -> dict:
     plugin.register_models()
     keys = {"data_path": str(folder), "state": "ERROR", "MAX_ITEM_LIST_LENGTH": LENGTH, "compare_with": []}
     config = EIMFConfig("IBIM", name, None, keys)
-    start = peak_gib()
-    begin, cpu = time.perf_counter(), time.process_time()
-    dataset = LazySequenceDataset(config)
-    loaded = time.perf_counter()
-    parts = data_preparation(config, dataset)
-    split = time.perf_counter()
-    tensors = sum(x.nbytes for part in parts for x in part._dataset.inter_feat.interaction.values())
-    return {
-        "load_seconds": round(loaded - begin, 1),
-        "split_seconds": round(split - loaded, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-        "peak_gib": round(peak_gib(), 2),
-        "peak_before_gib": round(start, 2),
-        "tensor_gib": round(tensors / 2**30, 3),
-        "training_rows": len(parts[0]._dataset),
-    }
+    measured, parts, tensors = timed(lambda: LazySequenceDataset(config), config)
+    return {**measured, "tensor_gib": round(tensors / 2**30, 3), "training_rows": len(parts[0]._dataset)}
 
 
 def load_recbole(folder: Path, name: str) -> dict:
@@ -82,27 +67,33 @@ def load_recbole(folder: Path, name: str) -> dict:
 
     plugin.register_models()
     from recbole.config import Config
-    from recbole.data import create_dataset, data_preparation
+    from recbole.data import create_dataset
 
     keys = {"data_path": str(folder), "state": "ERROR", "MAX_ITEM_LIST_LENGTH": LENGTH, "train_neg_sample_args": None}
     config = Config("SASRec", name, None, {**keys, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}})
+    measured, parts, tensors = timed(lambda: create_dataset(config), config)
+    rows = sum(len(part._dataset) for part in parts)
+    return {**measured, "rows": rows, "bytes_per_row": round(tensors / rows, 1)}
+
+
+def timed(make, config) -> tuple[dict, tuple, int]:
+    """Load and split: (seconds and peaks, the loaders, bytes of the parts' tensors)."""
+    from recbole.data import data_preparation
+
     start = peak_gib()
     begin, cpu = time.perf_counter(), time.process_time()
-    dataset = create_dataset(config)
+    dataset = make()
     loaded = time.perf_counter()
     parts = data_preparation(config, dataset)
     split = time.perf_counter()
-    rows = sum(len(part._dataset) for part in parts)
-    tensors = sum(x.nbytes for part in parts for x in part._dataset.inter_feat.interaction.values())
-    return {
+    measured = {
         "load_seconds": round(loaded - begin, 1),
         "split_seconds": round(split - loaded, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "peak_gib": round(peak_gib(), 2),
         "peak_before_gib": round(start, 2),
-        "rows": rows,
-        "bytes_per_row": round(tensors / rows, 1),
     }
+    return measured, parts, sum(x.nbytes for part in parts for x in part._dataset.inter_feat.interaction.values())
 
 
 def peak_gib() -> float:

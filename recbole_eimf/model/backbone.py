@@ -49,6 +49,28 @@ class TrainingStates(NamedTuple):
     mask: Tensor | None = None
 
 
+class WeighsTargets:
+    """Part of a recommender that lets every target of an epoch weigh the same.
+
+    Rows of like length share a batch, so a mean over a batch of long rows would count each of its targets for less than
+    one of short rows: a batch weighs by its targets, in units of the mean of all rows.
+    """
+
+    mean_targets = 1.0
+
+    def count_targets(self, dataset) -> None:
+        """Take the mean number of targets from the training rows of ``dataset``."""
+        view = getattr(dataset, "view", None)
+        if hasattr(view, "targets"):
+            self.mean_targets = float(view.targets.mean())
+
+    def batch_weight(self, batch: Interaction) -> Tensor | float:
+        """What a batch's mean loss is to be multiplied by; 1 where every row has one target."""
+        if TARGET_LIST not in batch:
+            return 1.0
+        return (batch[TARGET_LIST] != 0).sum(1).float().mean() / self.mean_targets
+
+
 class Backbone(nn.Module):
     """The contract; subclasses give ``interests`` and, where causal, ``positions``."""
 

@@ -14,10 +14,9 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_eimf import settings
-from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.evaluator.chunked import scored_by_products
 from recbole_eimf.model import loss
-from recbole_eimf.model.backbone import TrainingStates, backbone_class
+from recbole_eimf.model.backbone import TrainingStates, WeighsTargets, backbone_class
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import hard_readout, target_attention
@@ -25,7 +24,7 @@ from recbole_eimf.model.negatives import NegativeSampler, sampled_softmax_loss
 from recbole_eimf.settings import InterestModelSettings, ItemSettings
 
 
-class IBIM(SequentialRecommender):
+class IBIM(WeighsTargets, SequentialRecommender):
     """A backbone, an item table, a readout and a softmax over the catalogue.
 
     Args:
@@ -58,8 +57,7 @@ class IBIM(SequentialRecommender):
         self.negatives = None if self.inference_only else self._make_sampler(dataset)
         wants_diversity = self.interest_settings.diversity_lambda != 0
         self.diversity = ControllableAggregation(config, dataset) if wants_diversity else None
-        view = getattr(dataset, "view", None)
-        self.mean_targets = float(view.targets.mean()) if hasattr(view, "targets") else 1.0
+        self.count_targets(dataset)
 
     # ------------------------------------------------------------------ what configuration and data set ask the class
     @classmethod
@@ -130,20 +128,13 @@ class IBIM(SequentialRecommender):
         positive = loss.target_score(readout, vectors, states.target, bias)
         labelled = self._labelled_score(positive, states, vectors, readout, interaction)
         softmax = self._softmax_loss(readout, states.target, vectors, positive, labelled)
-        return softmax * self._batch_weight(interaction) + states.penalty
+        return softmax * self.batch_weight(interaction) + states.penalty
 
     def _labelled_score(
         self, positive: Tensor, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
     ) -> Tensor:
         """[P]: the mean score under each target's label; here the label is the target alone."""
         return positive
-
-    def _batch_weight(self, interaction: Interaction) -> Tensor | float:
-        """Rows of like length share a batch, so a mean over a batch of long rows would count each of its targets for
-        less than one of short rows: a batch weighs by its targets, in units of the mean of all rows."""
-        if TARGET_LIST not in interaction:
-            return 1.0
-        return (interaction[TARGET_LIST] != 0).sum(1).float().mean() / self.mean_targets
 
     def _softmax_loss(
         self, readout: Tensor, target: Tensor, vectors: Tensor, positive: Tensor, labelled: Tensor

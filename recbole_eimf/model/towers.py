@@ -13,11 +13,10 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_eimf import settings
-from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.errors import ConfigError
 from recbole_eimf.evaluator.chunked import scored_by_products
 from recbole_eimf.model import loss
-from recbole_eimf.model.backbone import TrainingStates, backbone_class
+from recbole_eimf.model.backbone import TrainingStates, WeighsTargets, backbone_class
 from recbole_eimf.model.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.experts import ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
 from recbole_eimf.model.item_table import TextTransform
@@ -26,7 +25,7 @@ from recbole_eimf.settings import ItemSettings, PADSettings
 from recbole_eimf.trainer.phases import Phase, PhaseTrainer
 
 
-class TowerModel(SequentialRecommender):
+class TowerModel(WeighsTargets, SequentialRecommender):
     """Towers whose scores are added, trained by one recommendation loss.
 
     A subclass names its experts (:meth:`expert_kinds`) and, where it is trained in several phases, the ones before the
@@ -72,8 +71,7 @@ class TowerModel(SequentialRecommender):
         self.negatives = None
         if self.wanted.loss != "ce" and not self.inference_only:
             self.negatives = HistoryNegatives(*dataset.sequences(), self.n_items, competing)
-        view = getattr(dataset, "view", None)
-        self.mean_targets = float(view.targets.mean()) if hasattr(view, "targets") else 1.0
+        self.count_targets(dataset)
         self._catalogue: Tensor | None = None
 
     # ------------------------------------------------------------------ what configuration and data set ask the class
@@ -187,12 +185,6 @@ class TowerModel(SequentialRecommender):
         each: list[TrainingStates] = [tower.training_states(interaction) for tower in self.towers]
         states = torch.cat([found.interests[:, 0] for found in each], 1)
         return states, each[0].target, each[0].row, sum(found.penalty for found in each)
-
-    def batch_weight(self, interaction: Interaction) -> Tensor | float:
-        """Rows of like length share a batch: a batch weighs by its targets, in units of the mean of all rows."""
-        if TARGET_LIST not in interaction:
-            return 1.0
-        return (interaction[TARGET_LIST] != 0).sum(1).float().mean() / self.mean_targets
 
     def score_loss(self, states: Tensor, target: Tensor, user: Tensor, vectors_of) -> Tensor:
         """The loss of states [P, D] whose scores are products with ``vectors_of(items)`` (``vectors_of()``: of all).

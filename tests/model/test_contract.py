@@ -8,6 +8,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_eimf import quick_start
+from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.model.backbone import BACKBONES, backbone_class
 from recbole_eimf.model.experts import PAD_BACKBONES
 from recbole_eimf.model.multi_interest import MultiInterestBackbone
@@ -243,3 +244,19 @@ def test_multi_interest_model_ranks_both_planted_interests(built, tmp_path, back
             found = [len({token[f"i{i}"] for i in groups[g]} & top) / 5 for g in (one, other)]
             shares.append(min(found))  # the interest that is served worse
     assert np.mean(shares) > 0.8
+
+
+@pytest.mark.parametrize("model", ["IBIM", "PAD"])
+def test_every_target_of_an_epoch_weighs_the_same(built, model):
+    """Windows overlap, so that a row's targets are not its items; batches hold rows of like length, as in training."""
+    _, net, (train, _, _) = built(model, "SASRec", MAX_ITEM_LIST_LENGTH=5)
+    view = train._dataset.view
+    assert (view.targets < view.size).any()
+    order = np.argsort(view.size, kind="stable")
+    batches = [train._dataset.rows(rows) for rows in np.array_split(order, 4)]
+    targets = [int((batch[TARGET_LIST] != 0).sum()) for batch in batches]
+    assert len(set(targets)) > 1
+    of_a_target = [
+        float(net.batch_weight(batch)) * len(batch) / count for batch, count in zip(batches, targets, strict=True)
+    ]
+    assert of_a_target == pytest.approx([len(view) / sum(targets)] * 4)

@@ -125,7 +125,7 @@ def test_the_loss_is_the_cross_entropy_of_the_label(make_config, backbone, negat
             partition = math.exp(float(scores[p, target])) + float((weight * np.exp(raw)).sum())
             label = torch.from_numpy(label_by_hand(esim_parts, net.eimf, target, int(exemplar[p])))
             losses.append(math.log(partition) - float(scores[p].double() @ label))
-        expected = np.mean(losses) * float(net._batch_weight(batch))
+        expected = np.mean(losses) * float(net.batch_weight(batch))
     assert got == pytest.approx(expected, rel=1e-6)
 
 
