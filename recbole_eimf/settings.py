@@ -80,6 +80,7 @@ class EIMFSettings:
     use_interests: bool = True  # False: item text alone, what is left of EIMF without clusters and LLM
     item_alignment: Literal["target", "batch_items"] = "target"
     auxiliary_targets: Literal["one", "all"] = "one"  # targets of a row that enter the auxiliary losses
+    auxiliary_interval: int = 1  # every so many batches have the auxiliary losses, as many times as heavy
     semantic_negatives: int = 0  # eq. 9 among this many drawn items instead of all; 0 is all
     # soft labels: shares of a label that go to items like the user's interests, and like the target's text
     interest_labels: float = 0.0

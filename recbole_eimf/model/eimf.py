@@ -56,6 +56,7 @@ class ExplicitInterests(nn.Module):
         self.register_buffer("narrow_text", narrow, **keep)  # [N, d_t]
         self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
         self.attention = MaskedSelfAttention(dimension)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # kept, so that a resumed run goes on alike
 
     def projected(self, items: Tensor | slice) -> Tensor:
         """Projected text of many items: [n, d]."""
@@ -83,7 +84,8 @@ class EIMF(IBIM):
 
     ``calculate_loss`` returns (L_R, gamma L_S, gamma L_A), whose sum is trained. With ``auxiliary_targets=one`` the
     auxiliary losses take one random target of each row (a user is visited with another one every epoch); with ``all``
-    they take every target.
+    they take every target. With ``auxiliary_interval`` n every n-th batch has them, weighing n times as much: their
+    gradient is the same on average and their cost is a n-th.
     """
 
     def __init__(self, config, dataset) -> None:
@@ -100,6 +102,11 @@ class EIMF(IBIM):
             )
         dimension = self.backbone.item_embedding.embedding.embedding_dim
         self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num, self.logits_dtype)
+        if self.eimf.auxiliary_interval < 1:
+            raise ConfigError(
+                f"auxiliary_interval={self.eimf.auxiliary_interval}: allowed is 1 (every batch has the auxiliary losses) "
+                "or more (every so many batches)."
+            )
         if self.eimf.interest_labels and not self.eimf.use_interests:
             raise ConfigError(
                 f"interest_labels={self.eimf.interest_labels}: needs interests, and use_interests is False. Set one."
@@ -120,8 +127,19 @@ class EIMF(IBIM):
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, ...]:
         states, vectors, readout = self._forward(interaction)
         recommendation = self._recommendation_loss(states, vectors, readout, interaction)
+        if not self._takes_auxiliary_losses():
+            return recommendation, readout.new_zeros(()), readout.new_zeros(())
         semantic, alignment = self._auxiliary_losses(interaction, states, readout)
-        return recommendation, self.eimf.gamma * semantic, self.eimf.gamma * alignment
+        weight = self.eimf.gamma * self.eimf.auxiliary_interval
+        return recommendation, weight * semantic, weight * alignment
+
+    def _takes_auxiliary_losses(self) -> bool:
+        """Whether this batch, the next to train on, has them."""
+        if self.eimf.auxiliary_interval == 1:
+            return True
+        taken = int(self.esim.steps) % self.eimf.auxiliary_interval == 0
+        self.esim.steps += 1
+        return taken
 
     def _labelled_score(
         self, positive: Tensor, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction

@@ -113,6 +113,31 @@ def test_ablations_switch_their_losses_off(built):
     assert [x.item() == 0 for x in net.calculate_loss(batch_of(train))] == [False, False, True]
 
 
+def test_every_nth_batch_has_the_auxiliary_losses_n_times_as_heavy(built):
+    always, train = built(dropout_prob=0.0)
+    sometimes, _ = built(dropout_prob=0.0, auxiliary_interval=3)
+    batches = [train._dataset.rows(torch.arange(8 * i, 8 * i + 8).numpy()) for i in range(5)]
+    with torch.no_grad():
+        for i, batch in enumerate(batches):
+            recommendation, semantic, alignment = sometimes.calculate_loss(batch)
+            every = always.calculate_loss(batch)
+            weight = 3 if i % 3 == 0 else 0
+            assert float(recommendation) == pytest.approx(float(every[0]))
+            assert float(semantic) == pytest.approx(weight * float(every[1]))
+            assert float(alignment) == pytest.approx(weight * float(every[2]))
+        assert float(every[1]) > 0
+        resumed, _ = built(dropout_prob=0.0, auxiliary_interval=3)
+        resumed.load_state_dict(sometimes.state_dict())
+        taken = [float(resumed.calculate_loss(batch)[1]) > 0 for batch in batches]
+    assert taken == [False, True, False, False, True]  # batches 5 to 9 of the run
+
+
+def test_an_interval_below_one_is_refused(make_config):
+    config = make_config("EIMF", auxiliary_interval=0)
+    with pytest.raises(ConfigError, match="auxiliary_interval=0.*1"):
+        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+
+
 def test_batch_items_align_more_items_than_targets(built):
     net, train = built(item_alignment="batch_items")
     batch = train._dataset.rows(torch.arange(3).numpy())
