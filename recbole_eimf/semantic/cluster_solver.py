@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 
 from recbole_eimf.errors import ConfigError, UserError, suggestion
-from recbole_eimf.semantic.neighbours import Graph, neighbour_graph
+from recbole_eimf.semantic.neighbours import Graph, nearest, neighbour_graph
 from recbole_eimf.semantic.sparse_affinity import propagate
 
 logger = logging.getLogger(__name__)
@@ -163,11 +163,12 @@ class Solver:
             self.note(f"{complaint} {remedy}")
             narrower, solution = solution if solution.converged else None, None
 
-    def attempt(self, preference: float, wanted: int = 0) -> Solution:
+    def attempt(self, preference: float, wanted: int = 0, tolerance: float = 0.0) -> Solution:
         """Run once, as things stand, and finish by an exact assignment.
 
         A search that looks for ``wanted`` exemplars and is left with far fewer learns nothing more from assigning
-        everyone: such a solution is returned without labels, for :meth:`finish`.
+        everyone: such a solution is returned without labels, for :meth:`finish`. Among very many points assigning
+        takes longer than is left to learn whenever the count is off by more than ``tolerance``.
         """
         if len(self.points) <= 2:
             return self._tiny(preference)
@@ -175,6 +176,8 @@ class Solver:
         width = self.neighbours if self.method == "sparse" else None
         bare = Solution(preference, exemplars, None, -math.inf, 0.0, converged, iterations, self.method, width)
         if not len(exemplars) or (converged and len(exemplars) < _FAR_FEWER * wanted):
+            return bare
+        if converged and self._approximate() and wanted and abs(len(exemplars) - wanted) > tolerance * wanted:
             return bare
         return self.finish(bare, labels)
 
@@ -288,8 +291,11 @@ class Solver:
         if not result.converged:
             exemplars = with_fallback(self.points, self.weight, result.exemplar, result.choice)
         # among very many points the exact search is what takes longest: here the messages' own choice (line 10) will do
-        labels = self._chosen(exemplars, result.choice) if self._graph[1].recall < 1 and len(exemplars) else None
+        labels = self._chosen(exemplars, result.choice) if self._approximate() and len(exemplars) else None
         return exemplars, result.converged, result.iterations, labels
+
+    def _approximate(self) -> bool:
+        return self.method == "sparse" and self._graph is not None and self._graph[1].recall < 1
 
     def _tiny(self, preference: float) -> Solution:
         """Solve one or two points by comparing both answers; messages between two equals never settle."""
@@ -329,8 +335,9 @@ class Solver:
 
     def _assign(self, exemplars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return each point's nearest exemplar (index) and how much farther, squared, its second nearest is."""
-        distance, found = faiss.knn(self.points, self.points[exemplars], min(2, len(exemplars)))
-        labels, gap = found[:, 0].astype(np.int64), np.maximum(distance[:, -1] - distance[:, 0], 0)
+        search = nearest if self._approximate() else faiss.knn
+        distance, found = search(self.points, self.points[exemplars], min(2, len(exemplars)))
+        labels, gap = found[:, 0], np.maximum(distance[:, -1] - distance[:, 0], 0)
         labels[exemplars] = np.arange(len(exemplars))
         return labels, gap
 

@@ -103,7 +103,7 @@ def _search(solver: Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) ->
     guess, best, state = _first_guess(solver, wanted), None, _state(solver)
     for trial in range(_MOST_TRIALS):
         preference = -math.exp(guess)
-        solution = solver.attempt(preference, wanted)
+        solution = solver.attempt(preference, wanted, tolerance)
         count = len(solution.exemplars)
         off = math.log(max(count, 0.5) / wanted)
         if solver.complaint(solution) is not None and (
