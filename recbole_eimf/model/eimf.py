@@ -104,8 +104,8 @@ class EIMF(IBIM):
         self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num, self.logits_dtype)
         if self.eimf.auxiliary_interval < 1:
             raise ConfigError(
-                f"auxiliary_interval={self.eimf.auxiliary_interval}: allowed is 1 (every batch has the auxiliary losses) "
-                "or more (every so many batches)."
+                f"auxiliary_interval={self.eimf.auxiliary_interval}: allowed is 1 (every batch has the auxiliary "
+                "losses) or more (every so many batches)."
             )
         if self.eimf.interest_labels and not self.eimf.use_interests:
             raise ConfigError(
