@@ -1,0 +1,212 @@
+"""fetch_openai when the endpoint errs: retries and back-off, errors no retry can mend.
+
+Counts and orders only: no test asserts a time.
+"""
+
+import email.utils
+import json
+import random
+import threading
+import time
+
+import pytest
+
+from recbole_eimf.errors import InterestSourceError
+from recbole_eimf.semantic import endpoint
+from tests.semantic.llm_calls import always, fetch, journal, once
+from tests.semantic.llm_server import Answer, LLMServer
+
+pytestmark = pytest.mark.usefixtures("quick_endpoint")
+
+
+# --- concurrency and retries ------------------------------------------------------------------------------------------
+
+
+def test_concurrency_is_used_and_bounded(tmp_path):
+    with LLMServer(always(delay=0.05)) as server:
+        fetch(server, tmp_path, 30, concurrency=5)
+    assert server.most_at_once == 5
+
+
+def test_every_reply_once_with_64_in_flight_and_random_429s(tmp_path):
+    rng, lock = random.Random(1), threading.Lock()
+    good = []
+
+    def answer(asked, n):
+        with lock:
+            if n < 5 and rng.random() < 0.3:
+                return Answer(status=429, headers={"Retry-After": "0.01"})
+            good.append(asked.prompt)
+        return Answer(content=json.dumps({"1": f"reply to {asked.prompt}"}), delay=0.02)
+
+    with LLMServer(answer) as server:
+        replies = fetch(server, tmp_path, 300, concurrency=64)
+    assert {user: reply.interests for user, reply in replies.items()} == {
+        f"u{i}": (f"reply to prompt {i}",) for i in range(300)
+    }
+    assert sorted(good) == sorted(f"prompt {i}" for i in range(300))
+    assert sorted(record["user_id"] for record in journal(tmp_path)) == sorted(replies)
+    assert len(server.asked) > 330, "the test's 429s were not random"
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 529])
+def test_passing_errors_are_retried(tmp_path, status):
+    with LLMServer(lambda asked, n: Answer(status=status if n < 3 else 200)) as server:
+        assert fetch(server, tmp_path)["u0"].status == "ok"
+    assert len(server.asked) == 4
+    assert len(journal(tmp_path)) == 1
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds of every back-off (calls themselves are told apart by their time-out of 50 s)."""
+    seen = []
+    original = endpoint.asyncio.wait_for
+
+    async def wait_for(what, seconds):
+        if seconds != 50.0:
+            seen.append(seconds)
+        return await original(what, seconds)
+
+    monkeypatch.setattr(endpoint.asyncio, "wait_for", wait_for)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"Retry-After": "0.2"}, 0.205, 0.21),
+        ({"Retry-After": "60", "retry-after-ms": "200"}, 0.205, 0.21),
+        ({"Retry-After": "soon"}, 0.005, 0.01),
+        ({}, 0.005, 0.01),
+    ],
+)
+def test_retry_after_is_honoured_with_jitter_on_top(tmp_path, headers, least, most, waits):
+    with LLMServer(once(status=429, headers=headers)) as server:
+        fetch(server, tmp_path, timeout=50.0)
+    (wait,) = waits
+    assert least <= wait <= most
+
+
+def test_retry_after_as_a_date():
+    date = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert 90 < endpoint._retry_after({"retry-after": date}) <= 100
+    assert endpoint._retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert endpoint._retry_after({}) is None
+
+
+def test_a_wait_of_hours_is_not_waited_for(tmp_path):
+    answer = lambda asked, n: Answer(status=429, headers={"Retry-After": "7200"}) if "0" in asked.prompt else Answer()  # noqa: E731
+    with LLMServer(answer) as server:
+        replies = fetch(server, tmp_path, 3)
+    assert "asks to wait 7200 s" in replies["u0"].error
+    assert [replies[user].status for user in ("u1", "u2")] == ["ok", "ok"]
+    assert len(server.asked) == 3
+
+
+def test_back_off_grows_and_is_jittered(tmp_path, monkeypatch, waits):
+    monkeypatch.setattr(endpoint, "LONGEST_BACKOFF_SECONDS", 0.08)
+    monkeypatch.setattr(endpoint, "BACKOFF_SECONDS", 0.02)
+    with LLMServer(lambda asked, n: Answer(status=500 if n < 4 else 200)) as server:
+        fetch(server, tmp_path, timeout=50.0)
+    assert len(waits) == 4
+    for wait, longest in zip(waits, (0.02, 0.04, 0.08, 0.08)):
+        assert longest / 2 <= wait <= longest
+    assert len(set(waits)) == 4
+
+
+def test_a_call_that_hangs_is_cut_off_and_made_again(tmp_path):
+    with LLMServer(once(delay=3.0)) as server:
+        assert fetch(server, tmp_path, timeout=0.3)["u0"].status == "ok"
+    assert len(server.asked) == 2
+
+
+def test_a_prompt_that_never_gets_an_answer_fails_alone(tmp_path):
+    answer = lambda asked, n: Answer(status=500 if asked.prompt == "prompt 2" else 200)  # noqa: E731
+    with LLMServer(answer) as server:
+        replies = fetch(server, tmp_path, 5, max_retries=2)
+    assert [reply.status for reply in replies.values()] == ["ok", "ok", "failed", "ok", "ok"]
+    assert "HTTP 500: scripted 500 (3 tries)" in replies["u2"].error
+    assert server.prompts().count("prompt 2") == 3
+    assert {record["user_id"]: record["status"] for record in journal(tmp_path)}["u2"] == "failed"
+
+
+def test_an_endpoint_that_is_down_stops_the_run(tmp_path):
+    with LLMServer(always(status=503)) as server:
+        with pytest.raises(InterestSourceError, match=r"4 prompts in a row got no answer: HTTP 503.*2 tries"):
+            fetch(server, tmp_path, 100, max_retries=1, concurrency=4)
+        assert len(server.asked) < 30
+
+
+def test_nobody_listens(tmp_path):
+    server = LLMServer()
+    server._http.server_close()
+    with pytest.raises(InterestSourceError, match="no connection") as error:
+        fetch(server, tmp_path, 2, max_retries=1)
+    assert server.url in str(error.value)
+
+
+# --- errors that no retry can mend ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "remedy"),
+    [
+        (401, None, "Check the key in environment variable TEST_LLM_KEY"),
+        (403, None, "Check the key in environment variable TEST_LLM_KEY"),
+        (404, {"message": "no model m"}, "Check the name of the model"),
+        (400, {"message": "n must be 1"}, "set structured: off"),
+        (429, {"message": "no credit", "code": "insufficient_quota"}, "out of credit"),
+    ],
+)
+def test_fatal_errors_stop_at_the_first_call(tmp_path, status, error, remedy):
+    with LLMServer(always(status=status, error=error)) as server:
+        with pytest.raises(InterestSourceError, match=remedy) as caught:
+            fetch(server, tmp_path, 50, concurrency=16)
+        for part in (server.url, "model m", f"HTTP {status}", "TEST_LLM_KEY", (error or {}).get("message", "")):
+            assert part in str(caught.value)
+        assert len(server.asked) == 1
+    assert journal(tmp_path) == []
+
+
+def test_a_fatal_error_in_the_middle_keeps_what_is_under_way(tmp_path):
+    """A reply that arrives after another call was rejected is paid for like any other."""
+    rejected = threading.Event()
+
+    def answer(asked, n):
+        if asked.prompt == "prompt 1":
+            rejected.set()
+            return Answer(status=401)
+        if asked.prompt == "prompt 2":
+            rejected.wait(10)
+            return Answer(delay=0.2)
+        return Answer()
+
+    with LLMServer(answer) as server, pytest.raises(InterestSourceError, match="HTTP 401"):
+        fetch(server, tmp_path, 20, concurrency=3)
+    assert "u2" in {record["user_id"] for record in journal(tmp_path)}
+
+
+@pytest.mark.parametrize("raw", ["<html>welcome</html>", '{"hello": 1}', '"text"'])
+def test_something_else_than_a_chat_endpoint(tmp_path, raw):
+    with LLMServer(always(raw=raw)) as server, pytest.raises(InterestSourceError, match="not a chat completion"):
+        fetch(server, tmp_path)
+
+
+def test_an_error_in_a_reply_of_status_200_counts_as_that_error(tmp_path):
+    with LLMServer(once(raw='{"error": {"message": "upstream down", "code": 502}}')) as server:
+        assert fetch(server, tmp_path)["u0"].status == "ok"
+    answer = always(raw='{"error": {"message": "who are you", "code": 401}}')
+    with LLMServer(answer) as server, pytest.raises(InterestSourceError, match="who are you.*TEST_LLM_KEY"):
+        fetch(server, tmp_path / "other")
+
+
+@pytest.mark.parametrize("code", ["content_filter", "DataInspectionFailed", "context_length_exceeded"])
+def test_a_400_about_one_prompt_fails_that_prompt_only(tmp_path, code):
+    error = {"message": "not this one", "code": code}
+    answer = lambda asked, n: Answer(status=400, error=error) if asked.prompt == "prompt 0" else Answer()  # noqa: E731
+    with LLMServer(answer) as server:
+        replies = fetch(server, tmp_path, 3)
+    assert [reply.status for reply in replies.values()] == ["failed", "ok", "ok"]
+    assert "not this one" in replies["u0"].error
+    assert server.prompts().count("prompt 0") == 1
