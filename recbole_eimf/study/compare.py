@@ -19,6 +19,7 @@ from recbole_eimf.study.rows import Row, complete, parse_models, read_rows
 from recbole_eimf.study.runs import RESERVED, Run, Workers
 from recbole_eimf.study.space import shipped_space
 from recbole_eimf.study.summary import Experiment, Summary, summarise
+from recbole_eimf.study.surroundings import environment_kept, folder_locked
 
 USAGE = """usage: python -m recbole_eimf compare --models SASRec,EIMF[SASRec],placebo[SASRec] --dataset NAME --out DIR
          [--protocol leave_one_out|user_split] [--seeds 5] [--parallel 2] [--config_files a.yaml ...] [--key=value ...]
@@ -175,12 +176,12 @@ def carry_out(experiment: Experiment, options: argparse.Namespace) -> int:
     Raises:
         UserError: before any run, for whatever is wrong with keys, data or folders, or a folder in use.
     """
-    with runs.folder_locked(Path(options.out).resolve()):
+    with folder_locked(Path(options.out).resolve()):
         return _carried_out(experiment, options)
 
 
 def _carried_out(experiment: Experiment, options: argparse.Namespace) -> int:
-    with runs.environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
+    with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
         plan = _planned(experiment, options)
         _write(plan)  # also tells a metric that nobody computes before anything is trained
         missing = [run for run in plan.runs if not run.finished]

@@ -29,6 +29,7 @@ from recbole_eimf.errors import ConfigError, UserError
 from recbole_eimf.semantic.store import fingerprint, write_json
 from recbole_eimf.settings import SemanticSettings
 from recbole_eimf.study.rows import Row
+from recbole_eimf.study.surroundings import environment_kept
 
 #: keys whose value is a path: made absolute, because a worker stands elsewhere
 PATHS = ("data_path", "semantic_cache", "interest_file", "assignment_file", "batch_file", "prompt_file", "split_file",
@@ -165,49 +166,6 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
     if Path(str(config["text_encoder"])).is_dir():
         given["text_encoder"] = str(Path(config["text_encoder"]).resolve())
     return config, given
-
-
-@contextlib.contextmanager
-def folder_locked(folder: Path) -> Iterator[None]:
-    """Have a table's folder to oneself: two commands would make the same runs in the same places.
-
-    The lock is the operating system's, on ``<folder>/lock``: it ends with the process that holds it, however that ends.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has none
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise ConfigError(
-                f"--out={folder}: another command works in this folder (process {lock.read().strip() or 'unknown'}). "
-                f"Wait for it, stop it, or use another --out."
-            ) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield
-
-
-@contextlib.contextmanager
-def environment_kept(*names: str) -> Iterator[None]:
-    """Give environment variables back as they were."""
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _fetch(config: EIMFConfig) -> None:

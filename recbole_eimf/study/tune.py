@@ -26,6 +26,7 @@ from recbole_eimf.semantic.store import write_json
 from recbole_eimf.settings import SemanticSettings
 from recbole_eimf.study.search_result import Found, write_found
 from recbole_eimf.study.space import Space, draw_settings, read_space, shipped_space
+from recbole_eimf.study.surroundings import environment_kept, folder_locked
 from recbole_eimf.study.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial
 
 USAGE = """usage: python -m recbole_eimf tune --dataset=NAME [--model=EIMF] [--samples=20] [--out=DIR] [--key=value ...]
@@ -136,7 +137,7 @@ def search(
     plugin.register_models()
     effort = effort or Effort()
     given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
-    with _environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
+    with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
         base = _config(model, dataset, given)
         space = _space(space_file, base, overrides)
         drawn = draw_settings(space, effort.samples, base["seed"], {k: base[k] for k in space if k in base})
@@ -144,12 +145,20 @@ def search(
         out = Path(out or Path("results") / "tune" / f"{_name(base)}-{dataset}").absolute()
         job = _job(model, dataset, given, base, drawn, epochs, out)
         grace = min(effort.grace or min(10, max(1, epochs // 4)), epochs)
+    with folder_locked(out):
         _claim(job, space, base["seed"], {"max_epochs": epochs, "grace": grace})
-        done = [trial for number in range(len(drawn)) if (trial := read_trial(job, number))]
-        pending = [number for number in range(len(drawn)) if number not in {trial.number for trial in done}]
-        _off_line([_config(model, dataset, {**job.given, **drawn[number]}) for number in pending])
-    print(f"{len(drawn)} trials over {', '.join(space)}; {len(done)} of them done before. Folder: {out}")
-    found = Found(job, space, given, done)
+        return _made(Found(job, space, given, []), epochs, grace, effort)
+
+
+def _made(found: Found, epochs: int, grace: int, effort: Effort) -> Found:
+    """Run the trials that the folder does not hold yet."""
+    job, drawn = found.job, found.job.settings
+    found.trials += [trial for number in range(len(drawn)) if (trial := read_trial(job, number))]
+    done = {trial.number for trial in found.trials}
+    pending = [number for number in range(len(drawn)) if number not in done]
+    with environment_kept("CUDA_VISIBLE_DEVICES"):
+        _off_line([_config(job.model, job.dataset, {**job.given, **drawn[number]}) for number in pending])
+    print(f"{len(drawn)} trials over {', '.join(found.space)}; {len(done)} of them done before. Folder: {job.out}")
     try:
         if pending:
             _run_trials(job, pending, found, epochs, grace, effort)
@@ -255,17 +264,6 @@ def _off_line(configs: list[EIMFConfig]) -> None:
         if key not in seen and (need or not seen):
             quick_start.build(config)
         seen.add(key)
-
-
-@contextmanager
-def _environment_kept(name: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
 
 
 # ---------------------------------------------------------------------- on Ray

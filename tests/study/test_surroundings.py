@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from recbole_eimf.errors import ConfigError
-from recbole_eimf.study import compare, runs
+from recbole_eimf.study import compare, tune
+from recbole_eimf.study.surroundings import folder_locked
 
 
 def hold(folder: Path) -> None:
-    with runs.folder_locked(folder):
+    with folder_locked(folder):
         (folder / "held").touch()
         time.sleep(60)
 
@@ -37,8 +38,14 @@ def test_a_second_command_in_the_same_folder_is_refused_until_the_first_is_gone(
     assert compare.main(command) == 0
 
 
+def test_a_search_has_its_folder_to_itself_too(tmp_path, planted):
+    with folder_locked(tmp_path / "out"), pytest.raises(ConfigError, match="--out=.*out: another command"):
+        tune.search("IBIM", "planted", tmp_path / "out", tune.Effort(samples=1), data_path=str(planted))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lock"]
+
+
 def test_folders_are_locked_one_by_one(tmp_path):
-    with runs.folder_locked(tmp_path / "a"), runs.folder_locked(tmp_path / "b"):
+    with folder_locked(tmp_path / "a"), folder_locked(tmp_path / "b"):
         pass
-    with runs.folder_locked(tmp_path / "a"):
+    with folder_locked(tmp_path / "a"):
         pass
