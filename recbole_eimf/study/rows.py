@@ -27,7 +27,7 @@ from recbole_eimf.registry import MODELS, load_model_class
 FLOORS = ("Popularity", "Markov", "DecayedItemKNN")
 #: what EIMF has to be compared with to say anything about the LLM: name -> keys
 _CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests": False}}
-_FRAMED = re.compile(r"(?P<frame>[^\[\]]+)\[(?P<inner>[^\[\]]+)\]")
+FRAMED = re.compile(r"(?P<frame>[^\[\]]+)\[(?P<inner>[^\[\]]+)\]")
 _ROW_KEYS = ("name", "model", "backbone", "keys", "against", "x")
 
 
@@ -83,7 +83,7 @@ def parse_model(text: str) -> Row:
     Raises:
         ConfigError: see :func:`parse_models`.
     """
-    framed = _FRAMED.fullmatch(text)
+    framed = FRAMED.fullmatch(text)
     if framed:
         return _framed(text, framed["frame"].strip(), framed["inner"].strip())
     if text in BACKBONES:

@@ -15,7 +15,7 @@ from recbole_eimf.errors import ConfigError, DataError, suggestion
 from recbole_eimf.evaluator.ranks import Ranks, check_same_users, read_ranks
 from recbole_eimf.evaluator.significance import PairedTest, holm, paired_test
 from recbole_eimf.semantic.store import fingerprint
-from recbole_eimf.study.rows import Row
+from recbole_eimf.study.rows import FRAMED, Row
 from recbole_eimf.study.runs import OTHER_MASK, Run, read_json
 
 LEVEL = 0.05
@@ -52,8 +52,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row against another in one metric: ``points`` (percent) and ``relative`` (% of the other's mean) difference of
-    the means over seeds, and the test over users of the values averaged over seeds, Holm-corrected over the table."""
+    """A row against another in one metric, or a framework over several backbones against all of these.
+
+    ``points`` (percent) and ``relative`` (% of the other's mean) difference of the means over seeds, and the test over
+    users of the values averaged over seeds, Holm-corrected over the table.
+    """
 
     row: str
     other: str
@@ -212,7 +215,7 @@ def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: boo
         for metric in metrics
         if metric in figures.get(line.row.name, ()) and metric in figures.get(other, ())
     ]
-    return View(mask, chosen, figures, _corrected(found))
+    return View(mask, chosen, figures, _corrected(found + _pooled(found, figures, folders)))
 
 
 def _figure(values: Sequence[float]) -> Figure:
@@ -220,9 +223,38 @@ def _figure(values: Sequence[float]) -> Figure:
 
 
 def _compared(row: str, other: str, metric: str, figures, folders) -> Comparison:
-    mine, theirs = figures[row][metric].mean, figures[other][metric].mean
+    return _difference(row, other, [(row, other)], metric, figures, folders)
+
+
+def _pooled(found: Sequence[Comparison], figures, folders) -> list[Comparison]:
+    """A framework over all its backbones together, where it stands over several: one test instead of many weak ones.
+
+    Metrics are averaged over backbones, of a user too. ``against`` are the backbones, or the same control over each.
+    """
+    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for comparison in found:
+        framed = FRAMED.fullmatch(comparison.row)
+        other = FRAMED.fullmatch(comparison.other)
+        if framed and comparison.other == framed["inner"]:
+            against = "their backbones"
+        elif framed and other and other["inner"] == framed["inner"]:
+            against = f"{other['frame']} over them"
+        else:
+            continue
+        groups.setdefault((framed["frame"], against, comparison.metric), []).append((comparison.row, comparison.other))
+    return [
+        _difference(f"{frame} over {len(pairs)} backbones", against, pairs, metric, figures, folders)
+        for (frame, against, metric), pairs in groups.items()
+        if len(pairs) > 1
+    ]
+
+
+def _difference(name: str, against: str, pairs: Sequence[tuple[str, str]], metric: str, figures, folders) -> Comparison:
+    """The mean over pairs of rows, and its test."""
+    mine, theirs = (statistics.mean(figures[row][metric].mean for row in side) for side in zip(*pairs))
     relative = 100 * (mine - theirs) / theirs if theirs else None
-    return Comparison(row, other, metric, mine - theirs, relative, _tested(folders[row], folders[other], metric))
+    test = _tested(*([folders[row] for row in side] for side in zip(*pairs)), metric)
+    return Comparison(name, against, metric, mine - theirs, relative, test)
 
 
 _RANKS: dict[Path, tuple[int, Ranks]] = {}
@@ -236,19 +268,28 @@ def _ranks(folder: Path) -> Ranks:
     return _RANKS[folder][1]
 
 
-def _tested(first: Sequence[Path], second: Sequence[Path], metric: str) -> PairedTest | None:
-    """The paired test, made once for the same runs; None where a run kept no ranks or was asked other users."""
+def _tested(first: Sequence[list[Path]], second: Sequence[list[Path]], metric: str) -> PairedTest | None:
+    """The paired test of rows, each the folders of its seeds, made once for the same runs.
+
+    None where a run kept no ranks or was asked other users.
+    """
     try:
-        mine, theirs = ([_ranks(folder) for folder in folders] for folders in (first, second))
-        for ranks in (*mine, *theirs):
-            check_same_users(mine[0], ranks, (str(first[0]), str(second[0])))
-        stamps = [[_RANKS[folder][0] for folder in folders] for folders in (first, second)]
-        key = fingerprint(metric, [str(f) for f in (*first, "against", *second)], stamps)
+        mine, theirs = ([[_ranks(folder) for folder in row] for row in side] for side in (first, second))
+        for row, paths in zip((*mine, *theirs), (*first, *second)):
+            for ranks, path in zip(row, paths):
+                check_same_users(mine[0][0], ranks, (str(first[0][0]), str(path)))
+        stamps = [[_RANKS[folder][0] for folder in row] for row in (*first, *second)]
+        key = fingerprint(metric, [[str(f) for f in row] for row in (*first, ["against"], *second)], stamps)
         if key not in _TESTS:
-            _TESTS[key] = paired_test(*(np.stack([r.per_user(metric) for r in side]) for side in (mine, theirs)))
+            _TESTS[key] = paired_test(*(np.stack([_per_user(row, metric) for row in side]) for side in (mine, theirs)))
         return _TESTS[key]
     except (DataError, ConfigError, FileNotFoundError):
         return None
+
+
+def _per_user(row: Sequence[Ranks], metric: str) -> np.ndarray:
+    """[R]: the mean over a row's seeds; rows count the same, however many of their runs are done."""
+    return np.stack([ranks.per_user(metric) for ranks in row]).mean(axis=0)
 
 
 def _corrected(found: list[Comparison]) -> list[Comparison]:

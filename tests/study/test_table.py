@@ -146,6 +146,30 @@ def test_improvement_and_significance_over_backbone_and_placebo(made):
         assert comparison.significant == (adjusted < 0.05)
 
 
+def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(tmp_path):
+    rng, places, runs = np.random.default_rng(5), {}, []
+    rows = complete(parse_models("SASRec,EIMF[SASRec],GRU4Rec,EIMF[GRU4Rec],placebo[GRU4Rec]"))
+    for row, seed in itertools.product(rows, (2020, 2021)):
+        if not row.floor and not (row.name == "EIMF[GRU4Rec]" and seed == 2021):  # one run is not there yet
+            runs.append(Run(row, "d", seed, tmp_path / row.name / str(seed), {}, {**SETTINGS, "interest_source": "x"}))
+            places.setdefault(row.name, []).append(rng.integers(-1, 6, USERS))
+            finish(runs[-1], np.where(places[row.name][-1] >= DEPTH, -1, places[row.name][-1]))
+    view = summarise(Experiment("t", "d", rows, (2020, 2021), {}, COMMAND), runs, [False]).views[0]
+    pooled = [c for c in view.comparisons if " backbones" in c.row]
+    assert {(c.row, c.other) for c in pooled} == {("EIMF over 2 backbones", "their backbones")}
+    assert len(pooled) == 6
+    of = lambda row, metric: np.mean([gains(p, metric) for p in places[row]], axis=0)  # noqa: E731
+    for comparison in pooled:
+        mine = (of("EIMF[SASRec]", comparison.metric) + of("EIMF[GRU4Rec]", comparison.metric)) / 2
+        theirs = (of("SASRec", comparison.metric) + of("GRU4Rec", comparison.metric)) / 2
+        assert comparison.points == pytest.approx(100 * (mine - theirs).mean())
+        assert comparison.relative == pytest.approx(100 * (mine.mean() / theirs.mean() - 1))
+        assert comparison.test.p_value == pytest.approx(exact_p(mine - theirs), abs=1e-9)
+        assert comparison.adjusted >= comparison.test.p_value
+    p_values = [c.test.p_value for c in view.comparisons]
+    assert [c.adjusted for c in view.comparisons] == pytest.approx(slow_holm(p_values))
+
+
 def test_a_clear_difference_is_marked_in_every_form(made, tmp_path):
     experiment, runs, _ = made
     moved = [Run(r.row, r.dataset, r.seed, tmp_path / "clear" / r.label, {}, r.settings) for r in runs]
