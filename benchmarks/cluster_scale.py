@@ -1,7 +1,7 @@
 """Affinity propagation at the sizes that decide whether it can be used: against scikit-learn, and 600,000 users.
 
     python benchmarks/cluster_scale.py dense --data DATA/amazon-beauty --work DIR --sizes 2000 4000 8000
-    python benchmarks/cluster_scale.py large --data DATA/amazon-beauty --work DIR --users 600000
+    python benchmarks/cluster_scale.py large --data DATA/amazon-beauty --work DIR --users 600000 --threads 4 --accept
 
 Points are Beauty's users: the mean of their titles' MiniLM vectors, unit length (made once, kept in ``--work``).
 ``dense``: a random part of them, both methods at one preference (-1 leaves about 3 % of all users), each in a process
@@ -105,6 +105,8 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=600_000)
     parser.add_argument("--noise", type=float, default=0.2)
     parser.add_argument("--memory_limit_mb", type=int, default=4096)
+    parser.add_argument("--neighbours", type=int, default=50, help="of large")
+    parser.add_argument("--accept", action="store_true", help="large: take a graph though narrow, and say how much")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
@@ -117,7 +119,9 @@ def main() -> None:
         whole = staged("sparse", run, file, users, None, {"method": "sparse", "neighbours": 50})
         merge_result("cluster_scale", whole, "all users, sparse, 3 % exemplars")
     else:
-        settings = {"neighbours": 50, "memory_limit_mb": options.memory_limit_mb}
+        settings = {"neighbours": options.neighbours, "memory_limit_mb": options.memory_limit_mb}
+        if options.accept:
+            settings["on_nonconvergence"] = "accept"
         entry = staged("large", run, file, options.users, options.noise, settings)
         merge_result("cluster_scale", {"noise": options.noise, **entry}, "large", str(options.users))
 

@@ -1,92 +1,82 @@
-"""Seconds per training epoch: RecBole's SASRec as shipped, ours on lazy sequences, EIMF over it. Prints JSON.
+"""What EIMF's training costs over its backbone's, in one process, epoch about epoch.
 
-``python benchmarks/epoch_time.py --dataset NAME [--data_path DIR] [--epochs 3] [--key=value ...]``: all in one process,
-one after the other, on the same threads; the first epoch of each is a warm-up and not counted. ``--stock`` adds
-RecBole's own data set and loader (its augmentation takes minutes on larger data).
+    python benchmarks/epoch_time.py --dataset amazon-prime-pantry --data_path=DIR --backbones SASRec REMI --key=value
+
+Every model is built and trained one epoch first, which does not count. Then they take turns, an epoch each; a ratio is
+the median over turns of EIMF's seconds over its backbone's in the same turn. Seconds are the processor's (of one
+thread, unless OMP_NUM_THREADS says otherwise): the machine may be shared. Scoring is measured as well: it should cost
+the same. Any further ``--key=value`` is configuration, for both.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import os
 import statistics
 import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from contest import merge_result
 
 from recbole_eimf import plugin, quick_start
 from recbole_eimf.config import EIMFConfig, parse_command_line
 from recbole_eimf.trainer.memory import keep_freed_memory
 
 
-def seconds_per_epoch(model: str, dataset: str, epochs: int, keys: dict) -> dict:
-    """Train ``epochs`` epochs after one of warm-up; median seconds, and seconds of scoring the validation users."""
+def trained(model: str, dataset: str, keys: dict) -> Callable[[int], tuple[float, float]]:
+    """Build a model, train one epoch, return what trains another one: seconds of training and of scoring."""
     config = EIMFConfig(model, dataset, None, {"state": "ERROR", "show_progress": False, "compare_with": [], **keys})
     torch.manual_seed(0)
     train, valid, _ = quick_start._loaders(config)
-    net = config.model_class(config, train._dataset)
-    trainer = quick_start._trainer(config, net)
+    trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
     trainer.eval_collector.data_collect(train)
-    measured = []
-    for epoch in range(epochs + 1):
-        begin = time.perf_counter()
+
+    def turn(epoch: int) -> tuple[float, float]:
+        begin = time.process_time()
         trainer._train_epoch(train, epoch)
-        measured.append(time.perf_counter() - begin)
-    begin = time.perf_counter()
-    trainer.evaluate(valid, load_best_model=False)
-    scoring = time.perf_counter() - begin
-    return {"epoch_seconds": round(statistics.median(measured[1:]), 3), "valid_seconds": round(scoring, 3)}
+        between = time.process_time()
+        trainer.evaluate(valid, load_best_model=False)
+        return between - begin, time.process_time() - between
+
+    turn(0)
+    return turn
 
 
-def stock_seconds(dataset: str, epochs: int, keys: dict) -> dict:
-    """RecBole's SASRec, data set and loader as shipped (autograd anomaly mode on, as its import leaves it)."""
-    from recbole.config import Config
-    from recbole.data import create_dataset, data_preparation
-    from recbole.model.sequential_recommender.sasrec import SASRec
-    from recbole.trainer import Trainer
-
-    torch.autograd.set_detect_anomaly(True)
-    wanted = {"train_neg_sample_args": None, "state": "ERROR", "show_progress": False, **keys}
-    config = Config("SASRec", dataset, None, wanted)
-    begin = time.perf_counter()
-    train, _, _ = data_preparation(config, create_dataset(config))
-    loading = time.perf_counter() - begin
-    trainer = Trainer(config, SASRec(config, train._dataset))
-    measured = []
-    for epoch in range(epochs):
-        begin = time.perf_counter()
-        trainer._train_epoch(train, epoch)
-        measured.append(time.perf_counter() - begin)
-    torch.autograd.set_detect_anomaly(False)
-    return {"epoch_seconds": round(statistics.median(measured), 3), "load_seconds": round(loading, 3)}
+def measure(backbone: str, dataset: str, turns: int, keys: dict) -> dict:
+    """Seconds of the backbone and of EIMF over it, and their ratios."""
+    sides = {name: trained(name, dataset, {**keys, "backbone": backbone}) for name in ("IBIM", "EIMF")}
+    seconds = [{name: turn(epoch) for name, turn in sides.items()} for epoch in range(1, turns + 1)]
+    report: dict = {}
+    for place, part in enumerate(("epoch", "scoring")):
+        for name in sides:
+            found = statistics.median(s[name][place] for s in seconds)
+            report[f"{part}_seconds, {'alone' if name == 'IBIM' else name}"] = round(found, 3)
+        ratios = [s["EIMF"][place] / s["IBIM"][place] for s in seconds]
+        report[f"{part}, EIMF over its backbone"] = round(statistics.median(ratios), 3)
+        report[f"{part}, from to"] = [round(min(ratios), 3), round(max(ratios), 3)]
+    return report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="ml-100k")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--stock", action="store_true")
+    parser.add_argument("--backbones", nargs="+", default=["SASRec", "REMI"])
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--label", default="", help="after the data set's name in the results")
     arguments, rest = parser.parse_known_args()
-    keys = parse_command_line(rest)
+    keys = {"num_threads": int(os.environ["OMP_NUM_THREADS"]), **parse_command_line(rest)}
     plugin.register_models()
     keep_freed_memory()
     logging.disable(logging.WARNING)
-    shown = {k: v for k, v in keys.items() if not k.endswith(("_path", "_file", "_cache"))}  # settings, not places
-    report = {"dataset": arguments.dataset, "threads": torch.get_num_threads(), "keys": shown}
-    report["SASRec"] = seconds_per_epoch("IBIM", arguments.dataset, arguments.epochs, {"backbone": "SASRec", **keys})
-    report["EIMF(SASRec)"] = seconds_per_epoch(
-        "EIMF", arguments.dataset, arguments.epochs, {"backbone": "SASRec", **keys}
-    )
-    report["REMI"] = seconds_per_epoch("IBIM", arguments.dataset, arguments.epochs, {"backbone": "REMI", **keys})
-    report["EIMF(REMI)"] = seconds_per_epoch("EIMF", arguments.dataset, arguments.epochs, {"backbone": "REMI", **keys})
-    for base in ("SASRec", "REMI"):
-        ratio = report[f"EIMF({base})"]["epoch_seconds"] / report[base]["epoch_seconds"]
-        report[f"EIMF({base}) over {base}"] = round(ratio, 3)
-    if arguments.stock:
-        stock = {k: v for k, v in keys.items() if k in ("data_path", "MAX_ITEM_LIST_LENGTH")}
-        report["SASRec, RecBole as shipped"] = stock_seconds(arguments.dataset, 1, stock)
-    print(json.dumps(report, indent=2))
+    for backbone in arguments.backbones:
+        shown = {k: v for k, v in keys.items() if not k.endswith(("_path", "_file", "_cache"))}  # settings, not places
+        entry = {"keys": shown, "turns": arguments.turns}
+        entry.update(measure(backbone, arguments.dataset, arguments.turns, keys))
+        merge_result("epoch_time", entry, arguments.dataset + arguments.label, backbone)
 
 
 if __name__ == "__main__":
