@@ -138,8 +138,9 @@ class PADSettings:
     fusion: Literal["gelu", "concat", "add"] = "gelu"  # how a hybrid or aligned expert joins id and text (gelu: PAD's)
     fusion_dropout: float = 0.1
     text_projection: Literal["linear", "mlp"] = "linear"
-    # what the id vector of an item that training never saw counts: as much as any, or nothing (its text ranks it)
-    unseen_ids: Literal["learned", "none"] = "learned"
+    # what the id vector of an item that training never saw counts: as much as any; nothing; or nothing, and its text
+    # experts, if there are some, stand in for all others
+    unseen_ids: Literal["learned", "none", "text"] = "learned"
     unseen_offset: float = 0.0  # subtracted from the scores of such items when ranking
     gate: Literal["frequency", "shared", "none"] = "frequency"  # shared: learned, the same for all items
     gate_buckets: int = 10

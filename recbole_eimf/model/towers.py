@@ -213,17 +213,37 @@ class TowerModel(WeighsTargets, SequentialRecommender):
     # ------------------------------------------------------------------ scoring
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
         """Items [...] -> [..., E d], or the catalogue -> [N, E d]: the towers' vectors, weighted, side by side."""
-        each = [self._vectors(tower, items) for tower in self.towers]
-        if self.gate is not None:
-            weight = self.gate(items)
+        each = [tower.vectors(items) for tower in self.towers]
+        weight = self._weights(items)
+        if weight is not None:
             each = [vectors * weight[..., e, None] for e, vectors in enumerate(each)]
         return torch.cat(each, -1) if len(each) > 1 else each[0]
 
-    def _vectors(self, tower: Tower, items: Tensor | None) -> Tensor:
-        vectors = tower.vectors(items)
-        if self.seen is None or tower.kind != "id" or self.wanted.unseen_ids == "learned":
-            return vectors
-        return vectors * (self.seen if items is None else self.seen[items])[..., None]
+    def _weights(self, items: Tensor | None) -> Tensor | None:
+        """What each expert's score of an item counts, [..., E]; None where all count one.
+
+        The ids of an item that training never saw mean nothing. With ``unseen_ids=text`` its text experts stand in for
+        all others, and count what all do together: it is ranked by its text, on the scale of every other item.
+        """
+        weight = None if self.gate is None else self.gate(items)
+        instead = self._instead_of_ids()
+        if instead is None:
+            return weight
+        seen = (self.seen if items is None else self.seen[items])[..., None]
+        if weight is None:
+            weight = torch.ones(*seen.shape[:-1], len(self.towers), device=seen.device)
+        kept = weight * instead
+        if self.wanted.unseen_ids == "text":
+            kept = kept * (weight.sum(-1, keepdim=True) / kept.sum(-1, keepdim=True))
+        return torch.where(seen, weight, kept)
+
+    def _instead_of_ids(self) -> Tensor | None:
+        """Bool [E], the experts that say something of an item that training never saw; None where all do."""
+        if self.seen is None or self.wanted.unseen_ids == "learned":
+            return None
+        by_text = self.wanted.unseen_ids == "text"
+        able = [tower.kind == "text" if by_text else tower.kind != "id" for tower in self.towers]
+        return torch.tensor(able, device=self.seen.device) if any(able) else None
 
     def scored_vectors(self) -> Tensor:
         """[N, E d]: the vectors whose inner product with a state is the score. Kept while the model evaluates."""

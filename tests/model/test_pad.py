@@ -339,6 +339,41 @@ def test_ids_of_unseen_items_count_nothing_where_the_keys_say_so(built, wide):
     assert built(experts="id+id", unseen_ids="none")[0].seen is None, "without text there is nothing else to go by"
 
 
+@pytest.mark.parametrize("gate", ["frequency", "none"])
+def test_the_text_expert_stands_in_for_the_others_where_items_are_unseen(built, wide, gate):
+    few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide), "gate": gate}
+    net, train = built(dataset="wide", unseen_ids="text", **few)
+    as_learned, _ = built(dataset="wide", unseen_ids="learned", **few)
+    unseen = torch.from_numpy(train._dataset.item_counts() == 0)
+    unseen[0] = False
+    batch = batch_of(train, 4)
+    total = 3.0
+    if gate == "frequency":
+        with torch.no_grad():
+            net.gate.logit.add_(torch.linspace(-1, 1, net.gate.logit.numel()).view_as(net.gate.logit))
+            as_learned.gate.logit.copy_(net.gate.logit)
+        total = net.gate(None)[unseen].sum(-1)
+    ours, theirs = (m.eval().full_sort_predict(batch) for m in (net, as_learned))
+    seen = ~unseen
+    seen[0] = False
+    assert torch.allclose(ours[:, seen], theirs[:, seen], atol=1e-5)
+    text = net.towers[1]
+    by_text = text.states(batch["item_id_list"], batch["item_length"]) @ text.vectors(None).T
+    assert torch.allclose(ours[:, unseen], by_text[:, unseen] * total, atol=1e-4)
+    assert not torch.allclose(ours[:, unseen], theirs[:, unseen], atol=0.1)
+    batch["item_id"][:] = int(unseen.nonzero()[0])
+    assert torch.allclose(net.predict(batch), ours[:, batch["item_id"][0]], atol=1e-5)
+
+
+def test_without_a_text_expert_ids_of_unseen_items_stay_what_they_are(built, wide):
+    few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide), "experts": "id+aligned"}
+    scores = []
+    for choice in ("learned", "text"):
+        net, train = built(dataset="wide", unseen_ids=choice, **few)
+        scores.append(net.eval().full_sort_predict(batch_of(train, 4)))
+    assert torch.equal(*scores)
+
+
 def test_the_offset_of_unseen_items_is_in_the_inner_product(built, wide):
     few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide)}
     scores = []
