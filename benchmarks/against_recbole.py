@@ -141,9 +141,9 @@ def _ours(model: str, dataset: str, given: dict[str, Any]) -> tuple:
 
 
 def _targets(train: Any) -> int:
-    """RecBole makes a row for every target; a row of the sequence view has a target at each of its positions."""
+    """RecBole makes a row for every target; a row of the sequence view has many, and context before them."""
     data = train._dataset
-    return int(data.view.size.sum()) if getattr(data, "view_name", None) == "sequence" else len(data)
+    return int(data.view.targets.sum()) if getattr(data, "view_name", None) == "sequence" else len(data)
 
 
 def _timed(trainer: Any, loader: Any) -> list[float]:
