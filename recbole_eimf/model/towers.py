@@ -223,7 +223,8 @@ class TowerModel(WeighsTargets, SequentialRecommender):
         """What each expert's score of an item counts, [..., E]; None where all count one.
 
         The ids of an item that training never saw mean nothing. With ``unseen_ids=text`` its text experts stand in for
-        all others, and count what all do together: it is ranked by its text, on the scale of every other item.
+        all others, and count, in equal parts, what all do together: it is ranked by its text, on the scale of every
+        other item. (Parts as the gate has them would divide by a weight that may vanish.)
         """
         weight = None if self.gate is None else self.gate(items)
         instead = self._instead_of_ids()
@@ -232,10 +233,9 @@ class TowerModel(WeighsTargets, SequentialRecommender):
         seen = (self.seen if items is None else self.seen[items])[..., None]
         if weight is None:
             weight = torch.ones(*seen.shape[:-1], len(self.towers), device=seen.device)
-        kept = weight * instead
         if self.wanted.unseen_ids == "text":
-            kept = kept * (weight.sum(-1, keepdim=True) / kept.sum(-1, keepdim=True))
-        return torch.where(seen, weight, kept)
+            return torch.where(seen, weight, weight.sum(-1, keepdim=True) * instead / instead.sum())
+        return torch.where(seen, weight, weight * instead)
 
     def _instead_of_ids(self) -> Tensor | None:
         """Bool [E], the experts that say something of an item that training never saw; None where all do."""
