@@ -61,6 +61,7 @@ class TowerModel(WeighsTargets, SequentialRecommender):
         self.towers = nn.ModuleList(made)
         # a part is trained and judged as if it were the whole
         self.register_buffer("seen", None if towers else self._seen_items(dataset))
+        self.register_buffer("instead_of_ids", self._instead_of_ids(), persistent=False)
         gated = towers is None and len(made) > 1 and self.wanted.gate != "none"
         self.gate = self._new_gate(dataset) if gated else None
         competing = torch.arange(1, self.n_items)
@@ -227,7 +228,7 @@ class TowerModel(WeighsTargets, SequentialRecommender):
         other item. (Parts as the gate has them would divide by a weight that may vanish.)
         """
         weight = None if self.gate is None else self.gate(items)
-        instead = self._instead_of_ids()
+        instead = self.instead_of_ids
         if instead is None:
             return weight
         seen = (self.seen if items is None else self.seen[items])[..., None]
@@ -243,7 +244,7 @@ class TowerModel(WeighsTargets, SequentialRecommender):
             return None
         by_text = self.wanted.unseen_ids == "text"
         able = [tower.kind == "text" if by_text else tower.kind != "id" for tower in self.towers]
-        return torch.tensor(able, device=self.seen.device) if any(able) else None
+        return torch.tensor(able) if any(able) else None
 
     def scored_vectors(self) -> Tensor:
         """[N, E d]: the vectors whose inner product with a state is the score. Kept while the model evaluates."""

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 
 from recbole_eimf.errors import ConfigError, UserError, suggestion
-from recbole_eimf.semantic.neighbours import Graph, nearest, neighbour_graph
+from recbole_eimf.semantic.neighbours import Graph, neighbour_graph
 from recbole_eimf.semantic.sparse_affinity import propagate
 
 logger = logging.getLogger(__name__)
@@ -335,8 +335,7 @@ class Solver:
 
     def _assign(self, exemplars: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return each point's nearest exemplar (index) and how much farther, squared, its second nearest is."""
-        search = nearest if self._approximate() else faiss.knn
-        distance, found = search(self.points, self.points[exemplars], min(2, len(exemplars)))
+        distance, found = faiss.knn(self.points, self.points[exemplars], min(2, len(exemplars)))
         labels, gap = found[:, 0], np.maximum(distance[:, -1] - distance[:, 0], 0)
         labels[exemplars] = np.arange(len(exemplars))
         return labels, gap

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-import torch
 from scipy import sparse
 
 EXACT_SEARCH_UP_TO = 50_000
@@ -15,7 +14,6 @@ EXACT_SEARCH_UP_TO = 50_000
 _RECALL_WANTED = 0.97
 _LIST = 400  # points of a list
 _SAMPLE = 1000  # points whose true neighbours are looked up
-_PRODUCTS = 1 << 25  # distances alive at a time, 128 MB
 
 
 @dataclass(frozen=True)
@@ -80,27 +78,6 @@ def neighbour_graph(points: np.ndarray, neighbours: int, seed: int = 0) -> Graph
     return Graph(graph.indptr.astype(np.int64), graph.indices, graph.data, diagonal, recall)
 
 
-def nearest(queries: np.ndarray, points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k points nearest to each query, nearest first, by comparing all: squared distances and indices.
-
-    As ``faiss.knn``, which is the faster one on one thread, but slows down on several where queries are few: some
-    hundred against some thousand took nine times as long on four. ``queries`` float32 [q, d] and ``points`` float32
-    [n, d] are centred. Returns float32 [q, k] and int64 [q, k], k at most n.
-    """
-    there = torch.from_numpy(points)
-    norm = there.square().sum(1)
-    distance = np.empty((len(queries), k), dtype=np.float32)
-    index = np.empty((len(queries), k), dtype=np.int64)
-    rows = max(1, _PRODUCTS // len(points))
-    for begin in range(0, len(queries), rows):
-        part = slice(begin, begin + rows)
-        here = torch.from_numpy(queries[part])
-        found = torch.addmm(norm, here, there.T, alpha=-2).topk(k, dim=1, largest=False)
-        distance[part] = (found.values + here.square().sum(1, keepdim=True)).clamp_(min=0)
-        index[part] = found.indices
-    return distance, index
-
-
 def _search_lists(points: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Find most of each point's k nearest: (squared distance float32 [n, k], point int32 [n, k], sampled recall).
 
@@ -123,7 +100,7 @@ def _search_lists(points: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np
             continue
         others = np.concatenate([members[i] for i in lists])
         found = min(k, len(others))
-        distance[members[own], :found], place = nearest(points[members[own]], points[others], found)
+        distance[members[own], :found], place = faiss.knn(points[members[own]], points[others], found)
         neighbour[members[own], :found] = others[place]
     return distance, neighbour, recall
 

@@ -101,16 +101,6 @@ def test_graph_is_symmetric_and_holds_the_nearest():
     np.testing.assert_array_equal(graph.row[graph.diagonal], graph.col[graph.diagonal])
 
 
-def test_nearest_are_those_of_all_pairs(monkeypatch):
-    monkeypatch.setattr(neighbours, "_PRODUCTS", 700)  # blocks of seven queries, the last one shorter
-    points, queries = cloud(100, 5), cloud(25, 5) + 0.1
-    distance, index = neighbours.nearest(queries, points, 4)
-    apart = ((queries[:, None].astype(np.float64) - points[None]) ** 2).sum(-1)
-    expected = np.argsort(apart, axis=1)[:, :4]
-    np.testing.assert_array_equal(index, expected)
-    np.testing.assert_allclose(distance, np.take_along_axis(apart, expected, 1), rtol=1e-4, atol=1e-5)
-
-
 def test_approximate_graph_finds_most_neighbours(monkeypatch):
     points = cloud(3000, 8)
     exact = neighbour_graph(points, 10)
