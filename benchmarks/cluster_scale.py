@@ -1,13 +1,13 @@
 """Affinity propagation at the sizes that decide whether it can be used: against scikit-learn, and 600,000 users.
 
     python benchmarks/cluster_scale.py dense --data DATA/amazon-beauty --work DIR --sizes 2000 4000 8000
-    python benchmarks/cluster_scale.py large --data DATA/amazon-beauty --work DIR --users 600000 --threads 4 --accept
+    python benchmarks/cluster_scale.py large --data DATA/amazon-beauty --work DIR --users 600000 --threads 4
 
 Points are Beauty's users: the mean of their titles' MiniLM vectors, unit length (made once, kept in ``--work``).
 ``dense``: a random part of them, both methods at one preference (-1 leaves about 3 % of all users), each in a process
 of its own; all pairs cost n^2 numbers and n^2 steps an iteration, so the largest size is carried to all users
-by (n / size)^2, and said so. ``large``: users drawn with replacement, each moved by noise of ``--noise`` times the
-length of a vector, unit length again. CPU seconds stand beside the wall's: the machine may be shared.
+by (n / size)^2, and said so. ``large``: users made of walks over who bought what (`walked`). CPU seconds stand beside
+the wall's: the machine may be shared.
 """
 
 from __future__ import annotations
@@ -33,28 +33,65 @@ def user_vectors(data: str, work: str) -> np.ndarray:
     return np.load(file)
 
 
-def drawn(vectors: np.ndarray, count: int, noise: float) -> np.ndarray:
-    """``count`` users around those there are: float32 [count, d], unit length."""
+def walked(data: str, work: str, count: int, noise: float) -> np.ndarray:
+    """``count`` users who never were, each a walk over who bought what: float32 [count, d], unit length.
+
+    A walk starts at a real user, takes one of the user's items, goes on to another buyer of it half of the times, and
+    takes the next, as many items as some real user has. The titles' mean, moved by ``noise`` times a vector's length:
+    so many users buy from a larger catalogue than this one, hardly two of them the same.
+    """
+    import pandas as pd
+
+    ids = pd.read_csv(Path(data) / "items.csv.gz", usecols=["item_id"])["item_id"]
+    table = pd.read_csv(Path(data) / "interactions.csv.gz", usecols=["user_id", "item_id"])
+    vectors = np.load(Path(work) / "items.npy")
+    item = pd.Series(np.arange(len(ids)), index=ids).loc[table["item_id"]].to_numpy()
+    keep = vectors[item].any(axis=1)
+    bought = _Lists(np.unique(table["user_id"].to_numpy()[keep], return_inverse=True)[1], item[keep])
+    buyers = _Lists(bought.value, bought.key)
     rng = np.random.default_rng(0)
-    out = vectors[rng.integers(len(vectors), size=count)].astype(np.float32)
+    user = rng.integers(len(bought.count), size=count)
+    length = np.maximum(bought.count[rng.integers(len(bought.count), size=count)] - 2, 1)  # two are held out
+    out = np.zeros((count, vectors.shape[1]), dtype=np.float32)
+    for step in range(length.max()):
+        walking = np.flatnonzero(length > step)
+        taken = bought.draw(user[walking], rng)
+        out[walking] += vectors[taken]
+        moves = rng.random(len(walking)) < 0.5
+        user[walking[moves]] = buyers.draw(taken[moves], rng)
     step = noise / np.sqrt(out.shape[1])
     for begin in range(0, count, 50_000):
         part = out[begin : begin + 50_000]
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
         part += step * rng.standard_normal(part.shape, dtype=np.float32)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     return out
 
 
-def run(file: str, count: int, noise: float | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Cluster a part of the vectors (``noise`` None) or as many as are asked for around them."""
+class _Lists:
+    """The values of each key, in one array."""
+
+    def __init__(self, key: np.ndarray, value: np.ndarray) -> None:
+        order = np.argsort(key, kind="stable")
+        self.key, self.value, self.count = key[order], value[order], np.bincount(key)
+        self.start = np.cumsum(self.count) - self.count
+
+    def draw(self, keys: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """One value of each key."""
+        return self.value[self.start[keys] + (rng.random(len(keys)) * self.count[keys]).astype(np.int64)]
+
+
+def run(file: str, count: int, settings: dict[str, Any], walk: tuple[str, str, float] | None = None) -> dict[str, Any]:
+    """Cluster a part of the vectors, or as many users as are asked for of a ``walk`` (see `walked`)."""
     from recbole_eimf.semantic.clustering import ClusterSettings, cluster_users
 
-    vectors = np.load(file)
-    if noise is None:
+    if walk is None:
+        vectors = np.load(file)
         points = vectors[np.random.default_rng(0).permutation(len(vectors))[:count]]
+        del vectors
     else:
-        points = drawn(vectors, count, noise)
-    del vectors
+        data, work, noise = walk
+        points = walked(data, work, count, noise)
     cpu = time.process_time()
     result = cluster_users(points, ClusterSettings(**settings))
     return {
@@ -77,7 +114,7 @@ def compare(file: str, users: int, size: int, preference: float, memory_mb: int)
     """Both methods on ``size`` users at one preference, and their ratios."""
     size = min(size, users)
     settings = {"preference": preference, "exemplar_ratio": None, "memory_limit_mb": memory_mb, "neighbours": 50}
-    runs = {m: staged(m, run, file, size, None, {**settings, "method": m}) for m in ("sparse", "dense")}
+    runs = {m: staged(m, run, file, size, {**settings, "method": m}) for m in ("sparse", "dense")}
     entry: dict[str, Any] = dict(runs)
     dense, sparse = runs["dense"], runs["sparse"]
     if "error" not in dense and "error" not in sparse:
@@ -103,7 +140,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2000, 4000, 8000])
     parser.add_argument("--preference", type=float, default=-1.0)
     parser.add_argument("--users", type=int, default=600_000)
-    parser.add_argument("--noise", type=float, default=0.2)
+    parser.add_argument("--noise", type=float, default=0.1)
     parser.add_argument("--memory_limit_mb", type=int, default=4096)
     parser.add_argument("--neighbours", type=int, default=50, help="of large")
     parser.add_argument("--accept", action="store_true", help="large: take a graph though narrow, and say how much")
@@ -116,13 +153,13 @@ def main() -> None:
         for size in options.sizes:
             entry = compare(file, users, size, options.preference, options.memory_limit_mb)
             merge_result("cluster_scale", entry, "dense", str(size))
-        whole = staged("sparse", run, file, users, None, {"method": "sparse", "neighbours": 50})
+        whole = staged("sparse", run, file, users, {"method": "sparse", "neighbours": 50})
         merge_result("cluster_scale", whole, "all users, sparse, 3 % exemplars")
     else:
         settings = {"neighbours": options.neighbours, "memory_limit_mb": options.memory_limit_mb}
         if options.accept:
             settings["on_nonconvergence"] = "accept"
-        entry = staged("large", run, file, options.users, options.noise, settings)
+        entry = staged("large", run, file, options.users, settings, (options.data, options.work, options.noise))
         merge_result("cluster_scale", {"noise": options.noise, **entry}, "large", str(options.users))
 
 

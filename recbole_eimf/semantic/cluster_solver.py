@@ -88,7 +88,10 @@ class ClusterSettings:
 
 @dataclass(frozen=True)
 class Solution:
-    """One run of affinity propagation; indices count distinct points. ``labels`` None: nobody was assigned yet."""
+    """One run of affinity propagation; indices count distinct points.
+
+    ``labels`` None: nobody was assigned yet, and among very many points it may be the count alone that is settled.
+    """
 
     preference: float | None
     exemplars: np.ndarray
@@ -167,12 +170,17 @@ class Solver:
         """Run once, as things stand, and finish by an exact assignment.
 
         A search that looks for ``wanted`` exemplars and is left with far fewer learns nothing more from assigning
-        everyone: such a solution is returned without labels, for :meth:`finish`. Among very many points assigning
-        takes longer than is left to learn whenever the count is off by more than ``tolerance``.
+        everyone: such a solution is returned without labels, for :meth:`finish`. Among very many points that is so
+        whenever the count is off by more than ``tolerance``, and messages that clearly end there are not followed to
+        their end.
         """
         if len(self.points) <= 2:
             return self._tiny(preference)
-        exemplars, converged, iterations, labels = (self._dense if self.method == "dense" else self._sparse)(preference)
+        far = (wanted / (1 + 2 * tolerance), wanted * (1 + 2 * tolerance)) if wanted and tolerance else None
+        if self.method == "dense":
+            exemplars, converged, iterations, labels = self._dense(preference)
+        else:
+            exemplars, converged, iterations, labels = self._sparse(preference, far)
         width = self.neighbours if self.method == "sparse" else None
         bare = Solution(preference, exemplars, None, -math.inf, 0.0, converged, iterations, self.method, width)
         if not len(exemplars) or (converged and len(exemplars) < _FAR_FEWER * wanted):
@@ -268,8 +276,13 @@ class Solver:
         exemplars = np.asarray(model.cluster_centers_indices_, dtype=np.int64).ravel()
         return exemplars, converged, int(model.n_iter_), None
 
-    def _sparse(self, preference: float) -> tuple[np.ndarray, bool, int, np.ndarray | None]:
-        """Run on the neighbour graph, which is kept for the next preference; the last item are labels or None."""
+    def _sparse(
+        self, preference: float, far: tuple[float, float] | None
+    ) -> tuple[np.ndarray, bool, int, np.ndarray | None]:
+        """Run on the neighbour graph, which is kept for the next preference; the last item are labels or None.
+
+        Among very many points a count that stays out of the range ``far`` ends the run.
+        """
         if self._graph is None or self._graph[0] != self.neighbours:
             self._graph = None  # the old one is freed before the new one is built
             self._graph = (self.neighbours, neighbour_graph(self.points, self.neighbours, self.settings.seed))
@@ -285,9 +298,12 @@ class Solver:
             max_iter=self.max_iter,
             convergence_iter=self.settings.convergence_iter,
             seed=self.settings.seed,
+            wanted=far if self._approximate() else None,
             progress=self.progress,
         )
         exemplars = np.flatnonzero(result.exemplar)
+        if result.abandoned:
+            return exemplars, True, result.iterations, None
         if not result.converged:
             exemplars = with_fallback(self.points, self.weight, result.exemplar, result.choice)
         # among very many points the exact search is what takes longest: here the messages' own choice (line 10) will do

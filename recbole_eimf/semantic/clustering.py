@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _RATIO_TOLERANCE = 0.05
 _MOST_TRIALS = 16
 _CALIBRATION = 1500
+_STALLED = 0.25  # of what -p rose by, in logarithms: elsewhere the count falls by about as much as -p rises
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,17 @@ def _search(solver: Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) ->
         return Solution(None, everyone, everyone, 0.0, 0.0, True, 0, "none", None)
     bracket: list[tuple[float, float] | None] = [None, None]  # (log -p, log count/wanted): too many, too few
     guess, best, state = _first_guess(solver, wanted), None, _state(solver)
+    before: tuple[float, float] | None = None  # the trial before, if it was on the same graph
     for trial in range(_MOST_TRIALS):
         preference = -math.exp(guess)
         solution = solver.attempt(preference, wanted, tolerance)
         count = len(solution.exemplars)
         off = math.log(max(count, 0.5) / wanted)
+        stalled = before is not None and abs(off - before[1]) < _STALLED * abs(guess - before[0])
+        if solution.labels is None and off > 0 and stalled:
+            solution = solver.attempt(preference)  # to its end: does a narrow graph hold the count up?
+            count = len(solution.exemplars)
+            off = math.log(count / wanted)
         if solver.complaint(solution) is not None and (
             abs(off) < 0.25 or (solver.narrow(solution) and off > 0) or count == 0
         ):
@@ -119,7 +126,9 @@ def _search(solver: Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) ->
         if trusted and abs(count - wanted) <= max(0.5, tolerance * wanted):
             return solution
         if state != _state(solver):  # counts of another graph do not bound this one's
-            bracket, state = [None, None], _state(solver)
+            bracket, state, before = [None, None], _state(solver), None
+        else:
+            before = (guess, off)
         bracket[0 if off > 0 else 1] = (guess, off)
         guess = _next_guess(guess, off, bracket, trial)
         if bracket[0] and bracket[1] and abs(bracket[0][0] - bracket[1][0]) < 1e-4:
@@ -129,7 +138,8 @@ def _search(solver: Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) ->
             f"cluster exemplar_ratio: no preference near {-math.exp(guess):.4g} settles with about {wanted} exemplars. "
             "Raise damping, max_iter or neighbours, or give preference yourself."
         )
-    closest = best[1] if best[1].labels is not None else solver.finish(best[1])
+    # a trial that was far off may have been left before its end
+    closest = best[1] if best[1].labels is not None else solver.attempt(best[1].preference)
     solver.note(
         f"No preference leaves {wanted} exemplars within {tolerance:.0%}; the closest is "
         f"{len(closest.exemplars)} at preference {closest.preference:.6g}."

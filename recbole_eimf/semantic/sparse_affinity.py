@@ -26,6 +26,7 @@ from recbole_eimf.semantic.neighbours import Graph
 _NOISE = 1e-5
 _BLOCK_EDGES = 1 << 16  # some 256 KB of each array
 _SLABS = 8  # rows that one task works on: sums by column are kept apart for each
+_STEADY = 20  # rounds
 _SETTLED = 10_000  # of so many points, one exemplar may still come or go
 
 
@@ -34,7 +35,8 @@ class Propagation:
     """Where the messages settled.
 
     ``exemplar`` bool [n], r(k,k) + a(k,k) > 0; ``choice`` int64 [n], the point that maximises a(i,k) + r(i,k)
-    (Algorithm 1, line 10); ``responsibility`` and ``availability`` [E], the messages themselves.
+    (Algorithm 1, line 10); ``responsibility`` and ``availability`` [E], the messages themselves. ``abandoned``: stopped
+    because the number of exemplars settles where nobody wants it.
     """
 
     exemplar: np.ndarray
@@ -43,6 +45,7 @@ class Propagation:
     iterations: int
     responsibility: np.ndarray
     availability: np.ndarray
+    abandoned: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ def propagate(
     seed: int = 0,
     noise: float = _NOISE,
     dtype: type = np.float32,
+    wanted: tuple[float, float] | None = None,
     progress: bool = False,
 ) -> Propagation:
     """Exchange messages until the exemplars stay the same for ``convergence_iter`` rounds.
@@ -185,10 +189,14 @@ def propagate(
     with s(i,k) = -weight(i) |x_i - x_k|^2 and s(k,k) = ``preference``. ``noise``, relative and drawn from ``seed``,
     parts mirror-image solutions (either of two points that only have each other) that would keep the messages swinging.
     Exemplars count as the same while no more than one point in ten thousand differs from the first of these rounds:
-    among hundreds of thousands some pair always swings. Runs on as many threads as faiss (``OMP_NUM_THREADS``).
+    among hundreds of thousands some pair always swings. Outside ``wanted`` (fewest, most exemplars) a number of
+    exemplars that has stayed within a hundredth for 20 rounds ends the exchange: the last rounds, most of them, only
+    decide which of two neighbours it is. Runs on as many threads as faiss (``OMP_NUM_THREADS``).
     """
     messages = _Messages(graph, _similarity(graph, weight, preference, noise, seed, dtype), damping)
     reference, unchanged, iteration = messages.exemplar.copy(), 0, 0
+    counts: list[int] = []
+    abandoned = False
     bar = tqdm(total=max_iter, desc="affinity propagation", disable=not progress, leave=False)
     with ThreadPoolExecutor(min(len(messages.slabs), faiss.omp_get_max_threads())) as pool:
         while iteration < max_iter:
@@ -199,9 +207,21 @@ def propagate(
             if np.count_nonzero(messages.exemplar != reference) > graph.size // _SETTLED:
                 reference, unchanged = messages.exemplar.copy(), 0
             bar.update()
-            if unchanged >= convergence_iter and messages.exemplar.any():
+            counts.append(np.count_nonzero(messages.exemplar))
+            if unchanged >= convergence_iter and counts[-1]:
+                break
+            if wanted is not None and _settles_outside(counts, *wanted):
+                abandoned = True
                 break
     bar.close()
     exemplar = messages.exemplar
     converged = unchanged >= convergence_iter and bool(exemplar.any())
-    return Propagation(exemplar, messages.choice(), converged, iteration, messages.responsible, messages.available)
+    both = messages.responsible, messages.available
+    return Propagation(exemplar, messages.choice(), converged, iteration, *both, abandoned)
+
+
+def _settles_outside(counts: list[int], fewest: float, most: float) -> bool:
+    """Tell from the number of exemplars after each round whether it will stay below ``fewest`` or above ``most``."""
+    last = counts[-_STEADY:]
+    steady = len(counts) > 2 * _STEADY and max(last) - min(last) <= 0.01 * max(last)
+    return steady and not fewest <= counts[-1] <= most

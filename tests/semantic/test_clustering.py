@@ -114,7 +114,7 @@ def test_approximate_graph_finds_most_neighbours(monkeypatch):
 
 
 def test_lists_to_visit_hold_the_share_of_neighbours_they_are_said_to(monkeypatch):
-    points, _ = planted(groups=40, size=40, spread=1.0)
+    points = cloud(1600, 8)
     monkeypatch.setattr(neighbours, "_LIST", 50)
     monkeypatch.setattr(neighbours, "_SAMPLE", len(points))  # the sample is everyone: no error of sampling
     visited, said = [], neighbours._lists_to_visit
@@ -162,6 +162,45 @@ def test_among_very_many_points_a_few_may_swing(monkeypatch):
     assert rounds[10] < rounds[10_000]
 
 
+def test_a_number_of_exemplars_nobody_wants_is_not_followed_to_its_end():
+    graph = neighbour_graph(cloud(2000, 4), 12)
+
+    def run(**wanted):
+        return propagate(graph, np.ones(2000), -3.0, damping=0.9, max_iter=600, convergence_iter=30, **wanted)
+
+    whole = run()
+    count = whole.exemplar.sum()
+    assert whole.converged
+    assert not whole.abandoned
+    for wanted in [(1, count // 2), (2 * count, 4 * count)]:
+        left = run(wanted=wanted)
+        assert left.abandoned
+        assert not left.converged
+        assert left.iterations < whole.iterations
+        assert left.exemplar.sum() == pytest.approx(count, rel=0.02)
+    near = run(wanted=(0.9 * count, 1.1 * count))
+    np.testing.assert_array_equal(near.exemplar, whole.exemplar)
+    assert not near.abandoned
+
+
+def test_among_very_many_points_a_search_takes_no_result_from_messages_left_before_their_end(monkeypatch):
+    points = cloud(3000, 6)
+    monkeypatch.setattr(neighbours, "EXACT_SEARCH_UP_TO", 100)
+    monkeypatch.setattr(clustering, "_CALIBRATION", 10_000)  # a first guess that is far off
+    runs, run = [], cluster_solver.propagate
+    monkeypatch.setattr(cluster_solver, "propagate", lambda *args, **more: runs.append(run(*args, **more)) or runs[-1])
+    result = cluster_users(points, settings(exemplar_ratio=0.03, method="sparse", neighbours=200))
+    assert runs[0].abandoned
+    assert not runs[-1].abandoned
+    assert result.converged
+    assert abs(len(result.exemplars) - 90) <= 5
+    monkeypatch.setattr(clustering, "_MOST_TRIALS", 1)  # nothing but the one that was left
+    result = cluster_users(points, settings(exemplar_ratio=0.03, method="sparse", neighbours=200))
+    assert runs[-2].abandoned
+    assert runs[-1].converged
+    assert any("No preference leaves 90" in note for note in result.notes)
+
+
 def test_messages_first_assignment_ends_as_the_exact_one(monkeypatch):
     points, _ = planted(groups=30, size=40, spread=0.8)
     exact = cluster_users(points, settings(preference=-6.0, method="sparse", neighbours=60))
@@ -174,6 +213,16 @@ def test_messages_first_assignment_ends_as_the_exact_one(monkeypatch):
     assert result.net_similarity == pytest.approx(exact.net_similarity, rel=2e-3)
     distance = ((points[:, None] - points[result.exemplars][None]) ** 2).sum(axis=2)
     np.testing.assert_array_equal(result.labels, np.argmin(distance, axis=1))
+
+
+def test_a_graph_too_narrow_for_the_share_is_widened_not_searched_in_vain(monkeypatch):
+    # half as many exemplars as there are groups of 60, and nobody's 50 neighbours reach into another group
+    points, _ = planted(groups=40, size=60, spread=0.3)
+    monkeypatch.setattr(neighbours, "EXACT_SEARCH_UP_TO", 100)
+    result = cluster_users(points, settings(exemplar_ratio=20 / 2400, method="sparse", neighbours=50))
+    assert 19 <= len(result.exemplars) <= 21
+    assert result.neighbours > 50
+    assert any("too narrow" in note for note in result.notes)
 
 
 def test_who_chose_no_exemplar_goes_to_the_nearest():
