@@ -23,7 +23,9 @@ def keys(planted, semantic_cache):
     return {"data_path": str(planted), "topk": [1, 5], "valid_metric": "NDCG@5", **text, **sizes, **quiet}
 
 
-def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path):
+@pytest.mark.parametrize("eval_step", [1, 2, 0])
+def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path, eval_step):
+    keys = {**keys, "eval_step": eval_step}
     whole = quick_start.run("EIMF", "planted", output_dir=str(tmp_path / "whole"), **keys)
     half = {**keys, "output_dir": str(tmp_path / "half")}
     quick_start.run("EIMF", "planted", **{**half, "epochs": 3})
@@ -38,6 +40,8 @@ def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path):
     assert gone_on.valid == whole.valid
     losses = [json.loads((tmp_path / n / "history.json").read_text()) for n in ("whole", "half")]
     assert [e["losses"] for e in losses[0]] == [e["losses"] for e in losses[1]]
+    evaluated = [e["epoch"] for e in losses[0] if "valid" in e]
+    assert evaluated == [e for e in range(6) if eval_step and (e + 1) % eval_step == 0]
 
 
 def test_resume_of_another_model_is_refused(keys, tmp_path):

@@ -97,7 +97,7 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
         best = score if job.better(score, best) else best
         session.report({"epoch": epoch + 1, "score": best})
 
-    for entry in _history(folder):
+    for entry in _evaluated(_history(folder)):
         report(entry["epoch"], entry["valid"][job.metric])
     keys = {**job.given, **job.settings[number], "output_dir": str(folder), "gpu_id": _gpu_id(gpus)}
     keys["num_threads"] = job.given.get("num_threads") or threads
@@ -121,6 +121,11 @@ def _history(folder: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
+def _evaluated(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The epochs that were scored on validation; with ``eval_step`` not all are."""
+    return [entry for entry in history if "valid" in entry]
+
+
 # ---------------------------------------------------------------------- the search's side
 def close_trial(job: Job, number: int, failed: bool) -> Trial:
     """Write down how a trial ended, and drop the state of its training: nobody goes on from there."""
@@ -130,11 +135,11 @@ def close_trial(job: Job, number: int, failed: bool) -> Trial:
     trial = Trial(number, "stopped", job.settings[number], curve=_curve(history, job))
     if failed:
         trial.status, trial.error = "failed", _reason(folder)
-    if history:
-        valid = [entry["valid"] for entry in history]
-        at = max(range(len(valid)), key=lambda n: valid[n][job.metric] * (1 if job.bigger else -1))
-        trial.valid, trial.best_epoch, trial.epochs = valid[at], history[at]["epoch"], history[-1]["epoch"] + 1
-        trial.seconds = sum(entry["train_seconds"] + entry["valid_seconds"] for entry in history)
+    evaluated = _evaluated(history)
+    if evaluated:
+        best = max(evaluated, key=lambda entry: entry["valid"][job.metric] * (1 if job.bigger else -1))
+        trial.valid, trial.best_epoch, trial.epochs = best["valid"], best["epoch"], history[-1]["epoch"] + 1
+        trial.seconds = sum(entry["train_seconds"] + entry.get("valid_seconds", 0.0) for entry in history)
     if result.is_file() and not failed:
         trial.status = "finished"
         found = json.loads(result.read_text(encoding="utf-8"))
@@ -160,7 +165,7 @@ def read_trial(job: Job, number: int) -> Trial | None:
 
 def _curve(history: list[dict[str, Any]], job: Job) -> list[list[float]]:
     best, curve = None, []
-    for entry in history:
+    for entry in _evaluated(history):
         score = entry["valid"][job.metric]
         best = score if job.better(score, best) else best
         curve.append([entry["epoch"] + 1, best])

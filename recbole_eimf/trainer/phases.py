@@ -124,7 +124,7 @@ class EarlierPhaseTrainer(_BarTrainer):
     def run(self, train_data, valid_data, show_progress: bool, resume: bool) -> None:
         """Train, or go on from the phase's folder; then load the best epoch into the model."""
         seed_phase(self.config, train_data, self.phase)
-        if resume and self.resume(train_data):
+        if resume and self.resume(train_data) and (self.folder / BEST_FILE).is_file():
             self.best, _ = read_state(self.folder / BEST_FILE)
         self.fit(train_data, valid_data, saved=True, show_progress=show_progress)
         self.model.load_state_dict(self.best)
@@ -201,6 +201,7 @@ class PhaseTrainer(_BarTrainer):
     def _evaluate_before(self, train_data, valid_data, saved: bool, callback_fn: Callable | None) -> None:
         self.eval_collector.data_collect(train_data)
         self._epoch = {"epoch": -1, "train_seconds": 0.0, "losses": [], "phase": self.phase}
+        self.history.append(self._epoch)
         score, result = self._valid_epoch(valid_data)
         self.logger.info(f"before {self.phase}: {result}")
         if saved:

@@ -57,7 +57,7 @@ class _Step(nn.Module):
 
 
 class InterestTrainer(Trainer):
-    """RecBole's trainer plus: a checkpoint at every evaluation from which a run goes on, and a history in JSON.
+    """RecBole's trainer plus: a checkpoint at every epoch's end from which a run goes on, and a history in JSON.
 
     With ``output_dir`` set, ``<output_dir>/model.pth`` is the best model (RecBole's checkpoint format),
     ``last.safetensors`` the latest state with optimiser and random states, ``history.json`` the losses and validation
@@ -84,7 +84,8 @@ class InterestTrainer(Trainer):
         self.finished = False
         self._loader = None
         self._parallel: DistributedDataParallel | None = None
-        self._epoch: dict[str, Any] = {}
+        self._epoch: dict[str, Any] = {}  # the last of ``history``
+        self._validates = True
 
     # ------------------------------------------------------------------ RecBole's steps, measured
     def _build_optimizer(self, **kwargs):
@@ -106,7 +107,14 @@ class InterestTrainer(Trainer):
             "train_seconds": time.perf_counter() - begin,
             "losses": [part / batches for part in parts],
         }
+        self.history.append(self._epoch)
+        if not self._evaluates(epoch_idx):
+            self._save_state(epoch_idx)
+            self._write_history()
         return parts if isinstance(losses, tuple) else parts[0]
+
+    def _evaluates(self, epoch: int) -> bool:
+        return self._validates and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0
 
     def _loss(self, batch):
         """The model's loss; of several processes, of this one's part of the batch, weighing what it is of the whole."""
@@ -172,6 +180,7 @@ class InterestTrainer(Trainer):
     ):
         """RecBole's ``fit``; a finished run that is resumed returns its result at once."""
         self._loader = train_data
+        self._validates = bool(valid_data)
         if self.finished:
             self.eval_collector.data_collect(train_data)
             return self.best_valid_score, self.best_valid_result
@@ -196,7 +205,6 @@ class InterestTrainer(Trainer):
 
     # ------------------------------------------------------------------ going on after a stop
     def _after_evaluation(self, epoch: int) -> None:
-        self.history.append(self._epoch)
         # RecBole stops after this; a run that was killed before it did must not train on
         self.finished = self.cur_step > self.stopping_step
         self._save_state(epoch)
