@@ -23,7 +23,7 @@ from recbole_eimf.errors import ConfigError
 from recbole_eimf.model import loss
 from recbole_eimf.model.backbone import TrainingStates
 from recbole_eimf.model.ibim import IBIM
-from recbole_eimf.model.layer import MaskedSelfAttention, target_attention
+from recbole_eimf.model.layer import MaskedSelfAttention, target_attention, unit_rows
 from recbole_eimf.model.soft_label import SoftLabels
 from recbole_eimf.settings import EIMFSettings
 
@@ -192,7 +192,7 @@ class EIMF(IBIM):
 
         With ``semantic_negatives`` the sum over items is estimated from that many drawn ones (log-Q corrected).
         """
-        states, count = self.item_settings.score_scale * F.normalize(explicit, dim=-1), self.eimf.semantic_negatives
+        states, count = self.item_settings.score_scale * unit_rows(explicit), self.eimf.semantic_negatives
         if count:
             known = self.esim.items_with_text
             drawn = known[torch.randint(len(known), (count,), device=known.device)]
@@ -204,7 +204,7 @@ class EIMF(IBIM):
         return loss.full_softmax_loss(states, vectors, positive, self.esim.absent, self.logits_dtype)
 
     def _text_vectors(self, items: Tensor | slice) -> Tensor:
-        return F.normalize(self.esim.projected(items), dim=-1)
+        return unit_rows(self.esim.projected(items))
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""

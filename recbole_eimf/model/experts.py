@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recbole_eimf.errors import ConfigError, suggestion
 from recbole_eimf.model.backbone import TrainingStates, backbone_class
 from recbole_eimf.model.item_table import ItemTable
+from recbole_eimf.model.layer import first_rows, unit_rows
 from recbole_eimf.settings import ItemSettings, PADSettings
 
 #: what a tower is made of: ids; projected text; both, trained together; both, the ids pre-trained and aligned to text
@@ -184,11 +185,11 @@ class Tower(nn.Module):
 
     def vectors(self, items: Tensor | None = None) -> Tensor:
         """Scored vectors of items [...] -> [..., d], or of the catalogue [N, d]."""
-        found = self.table.weight[: self.table.n_items] if items is None else self.table(items)
-        return F.normalize(found, dim=-1) if self.settings.score == "cosine" else found
+        found = first_rows(self.table.weight, self.table.n_items) if items is None else self.table(items)
+        return unit_rows(found) if self.settings.score == "cosine" else found
 
     def _scored_states(self, states: Tensor) -> Tensor:
-        return F.normalize(states, dim=-1) * self.settings.score_scale if self.settings.score == "cosine" else states
+        return unit_rows(states) * self.settings.score_scale if self.settings.score == "cosine" else states
 
     def start_from(self, other: Tower) -> None:
         """Copy another tower's encoder and id vectors; what only this one has stays as it is."""

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
@@ -19,7 +18,7 @@ from recbole_eimf.model import loss
 from recbole_eimf.model.backbone import TrainingStates, WeighsTargets, backbone_class
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_table import ItemTable, TextTransform
-from recbole_eimf.model.layer import hard_readout, target_attention
+from recbole_eimf.model.layer import first_rows, hard_readout, target_attention, unit_rows
 from recbole_eimf.model.negatives import NegativeSampler, sampled_softmax_loss
 from recbole_eimf.settings import InterestModelSettings, ItemSettings
 
@@ -162,14 +161,14 @@ class IBIM(WeighsTargets, SequentialRecommender):
     # ------------------------------------------------------------------ scoring
     def scored_vectors(self) -> Tensor:
         """[N, d]: the vectors whose inner product with a state is the score."""
-        return self._scored(self.backbone.item_embedding.weight[: self.n_items])
+        return self._scored(first_rows(self.backbone.item_embedding.weight, self.n_items))
 
     def _scored(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.item_settings.score == "cosine" else vectors
+        return unit_rows(vectors) if self.item_settings.score == "cosine" else vectors
 
     def _scored_states(self, states: Tensor) -> Tensor:
         if self.item_settings.score == "cosine":
-            return F.normalize(states, dim=-1) * self.item_settings.score_scale
+            return unit_rows(states) * self.item_settings.score_scale
         return states
 
     def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:

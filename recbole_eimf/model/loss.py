@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_eimf.model.layer import unit_rows
 from recbole_eimf.model.partition import mean_hard_partition, mean_log_partition
 
 
@@ -21,7 +22,7 @@ def full_softmax_loss(
         states: [P, d]; vectors: [N, d]; bias: [N] or None; dtype: of the products of the partition sum.
         labelled: [P], the target's score from :func:`target_score`, or the mean score under a soft label.
     """
-    return mean_log_partition(states, vectors[1:], None if bias is None else bias[1:], dtype) - labelled.mean()
+    return mean_log_partition(states, vectors, bias, dtype, skip=1) - labelled.mean()
 
 
 def full_interest_aware_loss(
@@ -41,8 +42,7 @@ def full_interest_aware_loss(
     """
     if not beta:
         return full_softmax_loss(states, vectors, labelled, bias, dtype)
-    bias = None if bias is None else bias[1:]
-    return mean_hard_partition(states, vectors[1:], positive, target - 1, beta, bias, dtype) - labelled.mean()
+    return mean_hard_partition(states, vectors, positive, target, beta, bias, dtype, skip=1) - labelled.mean()
 
 
 def target_score(states: Tensor, vectors: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -84,7 +84,7 @@ def info_nce(
         same: [R, R] bool, True where rows k and j hold the same thing; such rows are not negatives of each other.
             The diagonal is ignored. dtype: of the products where ``same`` is None.
     """
-    first, second = F.normalize(first, dim=-1) / temperature, F.normalize(second, dim=-1)
+    first, second = unit_rows(first) / temperature, unit_rows(second)
     if same is None:
         return mean_log_partition(first, second, dtype=dtype) - (first * second).sum(-1).mean()
     off_diagonal = ~torch.eye(len(first), dtype=torch.bool, device=first.device)

@@ -20,18 +20,23 @@ _FEWEST_ROWS = 64
 
 
 def mean_log_partition(
-    states: Tensor, candidates: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.float32
+    states: Tensor,
+    candidates: Tensor,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    skip: int = 0,
 ) -> Tensor:
     """Mean over rows of ``log sum_c exp(state · v_c + bias_c)``.
 
     Args:
         states: [P, d], P at least 1; candidates: [C, d], the v; bias: [C] or None, ``-inf`` leaves a candidate out.
         dtype: what products and exponentials are taken in; sums over items are float32 or better.
+        skip: so many first rows are no candidates (a slice would copy the gradient of a whole catalogue).
 
     Returns:
         A scalar of the states' type, float32 at least.
     """
-    return _applied(states, candidates, bias, None, None, 0.0, dtype)
+    return _applied(states, candidates, bias, None, None, 0.0, dtype, skip)
 
 
 def mean_hard_partition(
@@ -42,6 +47,7 @@ def mean_hard_partition(
     beta: float,
     bias: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    skip: int = 0,
 ) -> Tensor:
     """The same under REMI's weights: mean over rows of ``log(e^p + sum_j w_j e^(n_j))``.
 
@@ -52,7 +58,7 @@ def mean_hard_partition(
         positive: [P], the targets' scores p; target: [P], its row of ``candidates``; beta: hardness, above 0; the
             others as in :func:`mean_log_partition`.
     """
-    return _applied(states, candidates, bias, positive, target, beta, dtype)
+    return _applied(states, candidates, bias, positive, target, beta, dtype, skip)
 
 
 def _applied(states: Tensor, *arguments) -> Tensor:
@@ -62,10 +68,10 @@ def _applied(states: Tensor, *arguments) -> Tensor:
 
 class _MeanLogPartition(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, vectors, bias, positive, target, beta, dtype):
-        rows = max(_FEWEST_ROWS, _BLOCK.get(states.device.type, 1 << 24) // len(vectors))
-        narrow_states, narrow_vectors = states.to(dtype), vectors.to(dtype)
-        narrow_bias = None if bias is None else bias.to(dtype)
+    def forward(ctx, states, vectors, bias, positive, target, beta, dtype, skip):
+        rows = max(_FEWEST_ROWS, _BLOCK.get(states.device.type, 1 << 24) // (len(vectors) - skip))
+        narrow_states, narrow_vectors = states.to(dtype), vectors[skip:].to(dtype)
+        narrow_bias = None if bias is None else bias[skip:].to(dtype)
         exact = torch.promote_types(states.dtype, torch.float32)
         # a gradient is [P, d], [N, d], [N] or [P]
         of_states = torch.empty_like(states, dtype=exact)
@@ -73,7 +79,7 @@ class _MeanLogPartition(torch.autograd.Function):
         of_bias = torch.zeros_like(bias, dtype=exact) if ctx.needs_input_grad[2] else None
         of_positive = None if positive is None else torch.empty_like(positive, dtype=exact)
         total = torch.zeros((), dtype=exact, device=states.device)
-        buffer = narrow_states.new_empty(min(rows, len(states)), len(vectors))
+        buffer = narrow_states.new_empty(min(rows, len(states)), len(narrow_vectors))
         for begin in range(0, len(states), rows):
             block = slice(begin, begin + rows)
             part = narrow_states[block]
@@ -83,15 +89,15 @@ class _MeanLogPartition(torch.autograd.Function):
             if positive is None:
                 value, scale = _softmax_(scores, exact)
             else:
-                scores.scatter_(1, target[block, None], -torch.inf)
+                scores.scatter_(1, target[block, None] - skip, -torch.inf)
                 value, scale = _hard_softmax_(scores, positive[block].to(exact), beta)
                 of_positive[block] = 1 - scale[:, 0]
             total += value.sum()
             # now the gradient of row k is scale_k * scores_k
             of_states[block] = scale * (scores @ narrow_vectors)
-            of_vectors += scores.T @ (scale * part).to(dtype)
+            of_vectors[skip:] += scores.T @ (scale * part).to(dtype)
             if of_bias is not None:
-                of_bias += (scale.to(dtype).T @ scores)[0]
+                of_bias[skip:] += (scale.to(dtype).T @ scores)[0]
         ctx.types = [None if x is None else x.dtype for x in (states, vectors, bias, positive)]
         ctx.count = len(states)
         ctx.save_for_backward(of_states, of_vectors, of_bias, of_positive)
@@ -105,7 +111,7 @@ class _MeanLogPartition(torch.autograd.Function):
             None if saved is None else (saved * weight).to(kind)
             for saved, kind in zip(ctx.saved_tensors, ctx.types, strict=True)
         )
-        return *found, None, None, None
+        return *found, None, None, None, None
 
 
 def _softmax_(scores: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:

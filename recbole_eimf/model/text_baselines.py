@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_eimf.errors import ConfigError
+from recbole_eimf.model.layer import unit_rows
 from recbole_eimf.model.loss import info_nce
 from recbole_eimf.model.pad import batch_items
 from recbole_eimf.model.towers import TowerModel
@@ -148,13 +148,13 @@ class DisCo(TowerModel):
 
     def _side(self, side, items: Tensor | None) -> Tensor:
         vectors = side() if items is None else side(items)
-        return F.normalize(vectors, dim=-1) if self.item_settings.score == "cosine" else vectors
+        return unit_rows(vectors) if self.item_settings.score == "cosine" else vectors
 
     def disentanglement(self, items: Tensor) -> Tensor:
         """Mean squared cosine between different chunks of an item: [n] items -> a scalar."""
         (tower,) = self.towers
         both = torch.cat([tower.table.ids(items), tower.table.projected(items)], 1)
-        chunks = F.normalize(both.view(len(items), 2 * self.wanted.chunks, -1), dim=-1)
+        chunks = unit_rows(both.view(len(items), 2 * self.wanted.chunks, -1))
         cosine = chunks @ chunks.transpose(1, 2)
         different = ~torch.eye(2 * self.wanted.chunks, dtype=torch.bool, device=items.device)
         return cosine[:, different].square().mean()

@@ -11,9 +11,11 @@ from recbole_eimf.model.layer import (
     PositionalRouting,
     SelfAttentiveRouting,
     dynamic_routing,
+    first_rows,
     hard_readout,
     squash,
     target_attention,
+    unit_rows,
 )
 
 
@@ -33,6 +35,30 @@ def test_target_attention_is_a_masked_softmax_over_interests():
         weight = softmax([0.7 * float(query[r] @ interests[r, k]) for k in real])
         expected = sum(w * interests[r, k] for w, k in zip(weight, real))
         assert torch.allclose(got[r], expected, atol=1e-9)
+
+
+def test_unit_rows_and_their_gradient_are_those_of_torch():
+    vectors = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    vectors[1, 2] = 0
+    weight = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weight[1, 2] = 0  # where nothing is scored, nothing comes back
+    found = []
+    for unit in (unit_rows, lambda x: torch.nn.functional.normalize(x, dim=-1)):
+        leaf = vectors.clone().requires_grad_()
+        made = unit(leaf)
+        (made * weight).sum().backward()
+        found.append((made.detach(), leaf.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
+    assert not found[0][0][1, 2].any()
+    assert torch.autograd.gradcheck(unit_rows, torch.randn(4, 3, dtype=torch.float64, requires_grad=True))
+
+
+def test_first_rows_are_a_slice_with_its_gradient():
+    table = torch.randn(4, 2, requires_grad=True)
+    assert first_rows(table, 4) is table
+    first_rows(table, 3).sum().backward()
+    assert table.grad.tolist() == [[1, 1]] * 3 + [[0, 0]]
 
 
 def test_hard_readout_takes_the_closest_interest():
