@@ -145,13 +145,10 @@ def test_two_processes_train_what_one_trains(two, keys, tmp_path, name):
     for part in ("valid", "test", "slices"):
         assert both[part] == json.loads(json.dumps(getattr(one, part))), part
     first, second = weights(tmp_path), weights(two / name)
-    # the bias of attention's keys has no effect, so no gradient but rounding, which Adam blows up to full steps; a part
-    # of such a step is what a gradient near zero can come to elsewhere
-    numbers = [k for k in first if first[k].is_floating_point() and not k.endswith("attention.key.bias")]
-    assert all(torch.equal(second[k], first[k]) for k in first if not first[k].is_floating_point())
-    apart = {k: (second[k] - first[k]).abs() for k in numbers}
-    assert max(float(difference.max()) for difference in apart.values()) < 1e-4
-    assert torch.cat([difference.flatten() for difference in apart.values()]).quantile(0.999) < 1e-6
+    for key in first:
+        # the bias of attention's keys has no effect, so no gradient but rounding, which Adam blows up to full steps
+        if not key.endswith("attention.key.bias"):
+            torch.testing.assert_close(second[key], first[key], atol=1e-5, rtol=0, msg=key)
     losses = [json.loads((folder / "history.json").read_text()) for folder in (tmp_path, two / name)]
     for own, other in zip(*losses, strict=True):
         assert other["losses"] == pytest.approx(own["losses"], abs=1e-5)

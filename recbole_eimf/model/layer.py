@@ -21,8 +21,8 @@ class _UnitRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         unit, inverse = ctx.saved_tensors
-        along = (gradient * unit).sum(-1, keepdim=True)
-        return torch.addcmul(gradient, unit, along, value=-1).mul_(inverse)
+        along = (gradient * unit).sum(-1, keepdim=True) * inverse
+        return (gradient * inverse).addcmul_(unit, along, value=-1)
 
 
 def unit_rows(vectors: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def unit_rows(vectors: Tensor) -> Tensor:
 
 
 def first_rows(table: Tensor, count: int) -> Tensor:
-    """``table[:count]``; where that is all of it, not a slice, whose gradient would be a copy of a whole catalogue."""
+    """``table[:count]``, [R, d] -> [count, d]; all of it is not sliced: the gradient would be a copy of a catalogue."""
     return table if len(table) == count else table[:count]
 
 

@@ -223,5 +223,6 @@ def propagate(
 def _settles_outside(counts: list[int], fewest: float, most: float) -> bool:
     """Tell from the number of exemplars after each round whether it will stay below ``fewest`` or above ``most``."""
     last = counts[-_STEADY:]
-    steady = len(counts) > 2 * _STEADY and max(last) - min(last) <= 0.01 * max(last)
+    # nobody is an exemplar at first: that is no number yet
+    steady = len(counts) > 2 * _STEADY and min(last) > 0 and max(last) - min(last) <= 0.01 * max(last)
     return steady and not fewest <= counts[-1] <= most

@@ -178,6 +178,7 @@ def test_a_number_of_exemplars_nobody_wants_is_not_followed_to_its_end():
         assert not left.converged
         assert left.iterations < whole.iterations
         assert left.exemplar.sum() == pytest.approx(count, rel=0.02)
+    assert not sparse_affinity._settles_outside([0] * 60, 5, 10)  # nobody yet: the exchange has only begun
     near = run(wanted=(0.9 * count, 1.1 * count))
     np.testing.assert_array_equal(near.exemplar, whole.exemplar)
     assert not near.abandoned
