@@ -1,13 +1,15 @@
 """Affinity propagation at the sizes that decide whether it can be used: against scikit-learn, and 600,000 users.
 
     python benchmarks/cluster_scale.py dense --data DATA/amazon-beauty --work DIR --sizes 2000 4000 8000
+    python benchmarks/cluster_scale.py whole --data DATA/amazon-beauty --work DIR
     python benchmarks/cluster_scale.py large --data DATA/amazon-beauty --work DIR --users 600000 --threads 4
 
 Points are Beauty's users: the mean of their titles' MiniLM vectors, unit length (made once, kept in ``--work``).
 ``dense``: a random part of them, both methods at one preference (-1 leaves about 3 % of all users), each in a process
 of its own; all pairs cost n^2 numbers and n^2 steps an iteration, so the largest size is carried to all users
-by (n / size)^2, and said so. ``large``: users made of walks over who bought what (`walked`). CPU seconds stand beside
-the wall's: the machine may be shared.
+by (n / size)^2, and said so. ``whole``: scikit-learn's own class on all users, which takes 15 GB of memory with
+similarities in float32 (its messages are float64 in any case). ``large``: users made of walks over who bought what
+(`walked`). CPU seconds stand beside the wall's: the machine may be shared.
 """
 
 from __future__ import annotations
@@ -132,9 +134,59 @@ def compare(file: str, users: int, size: int, preference: float, memory_mb: int)
     return entry
 
 
+def all_pairs(file: str, preference: float) -> dict[str, Any]:
+    """scikit-learn's affinity propagation of all points, with the iterations and the damping that ours has."""
+    from sklearn.cluster import AffinityPropagation
+
+    from recbole_eimf.semantic.clustering import ClusterSettings
+
+    points = np.load(file)
+    squares = np.square(points, dtype=np.float64).sum(1).astype(np.float32)
+    wall, cpu = time.perf_counter(), time.process_time()
+    similarities = points @ points.T
+    similarities *= 2
+    similarities -= squares
+    similarities -= squares[:, None]
+    np.minimum(similarities, 0, out=similarities)
+    ours = ClusterSettings()
+    loop = {"damping": ours.damping, "max_iter": ours.max_iter, "convergence_iter": ours.convergence_iter}
+    model = AffinityPropagation(
+        affinity="precomputed", preference=preference, copy=False, random_state=ours.seed, **loop
+    ).fit(similarities)
+    seconds, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    exemplar = model.cluster_centers_indices_[model.labels_]
+    distance = np.square(points - points[exemplar], dtype=np.float64).sum()
+    return {
+        "users": len(points),
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "preference": preference,
+        "exemplars": len(model.cluster_centers_indices_),
+        "net_similarity": round(preference * len(model.cluster_centers_indices_) - distance, 3),
+        "iterations": model.n_iter_,
+        "threads": int(os.environ["OMP_NUM_THREADS"]),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+def all_users(file: str, users: int, preference: float) -> dict[str, Any]:
+    """All users by our messages on a graph and by scikit-learn's on all pairs, and their ratios."""
+    settings = {"preference": preference, "exemplar_ratio": None, "method": "sparse", "neighbours": 50}
+    sparse = staged("sparse", run, file, users, settings)
+    dense = staged("scikit-learn, all pairs", all_pairs, file, preference)
+    entry = {"sparse": sparse, "scikit-learn": dense}
+    if "error" not in dense and "error" not in sparse:
+        entry["scikit_learn_over_sparse"] = {
+            "cpu_seconds": round(dense["cpu_seconds"] / sparse["cpu_seconds"], 1),
+            "peak_memory": round(dense["peak_rss_mb"] / sparse["peak_rss_mb"], 1),
+            "net_similarity": round(dense["net_similarity"] / sparse["net_similarity"], 5),
+        }
+    return entry
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measure", choices=["dense", "large"])
+    parser.add_argument("measure", choices=["dense", "whole", "large"])
     parser.add_argument("--data", required=True, help="folder with items.csv.gz and interactions.csv.gz")
     parser.add_argument("--work", required=True, help="where vectors are kept")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2000, 4000, 8000])
@@ -155,6 +207,8 @@ def main() -> None:
             merge_result("cluster_scale", entry, "dense", str(size))
         whole = staged("sparse", run, file, users, {"method": "sparse", "neighbours": 50})
         merge_result("cluster_scale", whole, "all users, sparse, 3 % exemplars")
+    elif options.measure == "whole":
+        merge_result("cluster_scale", all_users(file, users, options.preference), "whole")
     else:
         settings = {"neighbours": options.neighbours, "memory_limit_mb": options.memory_limit_mb}
         if options.accept:

@@ -186,6 +186,7 @@ class RunSettings:
     model_import: str | None = None  # set by the program: import path of a model that is not ours
     num_threads: int | None = None
     amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"  # of enable_amp=True; float16 needs enable_scaler=True too
+    torch_compile: bool = False  # of transformer encoders; slower on processors (benchmarks/README.md)
     skip_test: bool = False  # a search chooses on validation and does not even look at the test part
     slice_bounds: tuple[int, ...] = (1, 5, 20)  # fixed slices of the targets by training frequency: 0, 1-5, 6-20, >20
 

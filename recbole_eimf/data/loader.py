@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from logging import getLogger
 
 import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.interaction import Interaction
 
 from recbole_eimf import distributed
+from recbole_eimf.data.prefetch import pinned, prefetched, sent
 from recbole_eimf.errors import ConfigError
 
 
@@ -17,7 +20,8 @@ class SequenceTrainDataLoader(TrainDataLoader):
     """Training batches in random order; rows of like length share a batch, so that little of it is padding.
 
     Every epoch draws a fresh permutation, sorts pieces of ``batches_sorted_together`` batches by length, and shuffles
-    the batches. Rows are gathered for a whole batch at once, in this process.
+    the batches. Rows are gathered for a whole batch at once, in this process; for a GPU (``ahead``) by a thread, into
+    pinned memory.
 
     Of several processes each takes its part of every batch (``train_batch_size`` counts the rows of all of them), and
     ``share`` is the weight of the latest part (:func:`recbole_eimf.distributed.batch_share`).
@@ -28,6 +32,8 @@ class SequenceTrainDataLoader(TrainDataLoader):
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         super().__init__(config, dataset, sampler, shuffle=shuffle)
+        # dynamic negatives ask the model as it is when the batch is trained on
+        self.ahead = config["device"].type == "cuda" and not self.neg_sample_args.get("dynamic", False)
         self.sort_by_length = shuffle and dataset.view_name in ("sequence", "random_cut") and dataset._trims_batches
         if config["worker"]:
             raise ConfigError(f"worker={config['worker']}: rows are gathered in the main process; use worker=0.")
@@ -39,11 +45,19 @@ class SequenceTrainDataLoader(TrainDataLoader):
         draw = torch.randint(2**62, (1,), generator=self.generator).item()
         rng = np.random.default_rng(draw)
         order = rng.permutation(self.sample_size) if self.shuffle else np.arange(self.sample_size)
-        batches = self._batches(order, rng)
+        batches = self._gathered(self._batches(order, rng), rng)
+        if not self.ahead:
+            for batch, self.share in batches:
+                yield batch
+            return
+        for batch, self.share in prefetched((pinned(batch), share) for batch, share in batches):
+            yield sent(batch, self.config["device"])
+
+    def _gathered(self, batches: list[np.ndarray], rng: np.random.Generator) -> Iterator[tuple[Interaction, float]]:
         for batch in batches:
-            part, self.share = distributed.batch_share(batch)
+            part, share = distributed.batch_share(batch)
             rows = self._dataset.rows(batch, rng, part)
-            yield self._neg_sampling(self.transform(self._dataset, rows))
+            yield self._neg_sampling(self.transform(self._dataset, rows)), share
 
     def _batches(self, order: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         if not self.sort_by_length:
@@ -73,7 +87,12 @@ class RankingEvalDataLoader(FullSortEvalDataLoader):
         if len(dataset) and not self.sample_size:
             raise ConfigError(f"nproc={distributed.world_size()}: only {len(dataset)} users to evaluate; take fewer.")
         self.mask_history = bool(config["mask_history"])
+        self.ahead = config["device"].type == "cuda"
         AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
+
+    def __iter__(self):
+        batches = super().__iter__()
+        return prefetched(batches) if self.ahead else batches
 
     def _init_batch_size_and_step(self):
         # eval_batch_size counts users whatever the model's type: RecBole counts (user, item) pairs for some types

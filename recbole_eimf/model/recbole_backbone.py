@@ -8,6 +8,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
 from recbole_eimf.data.dataset import TARGET_LIST
+from recbole_eimf.model.attention import fuse_attention
 from recbole_eimf.model.backbone import Backbone, CausalBackbone, TableFactory, TrainingStates
 from recbole_eimf.model.item_table import ItemTable
 
@@ -41,6 +42,7 @@ class RecBoleSASRec(RecBoleCausal):
         from recbole.model.sequential_recommender.sasrec import SASRec
 
         super().__init__(config, dataset, make_table, SASRec)
+        fuse_attention(self.net, causal=True)
 
 
 class RecBoleGRU4Rec(RecBoleCausal):
@@ -66,6 +68,7 @@ class RecBoleBERT4Rec(Backbone):
         from recbole.model.sequential_recommender.bert4rec import BERT4Rec
 
         self.net = BERT4Rec(config, dataset)
+        fuse_attention(self.net, causal=False)
         self.net.item_embedding = make_table(self.net.item_embedding.embedding_dim, 1)
         self.mask_token = self.net.mask_token
         self.mask_ratio = config["mask_ratio"]

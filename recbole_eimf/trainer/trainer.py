@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.evaluator import Evaluator
+from recbole.model.layers import TransformerEncoder
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recbole_eimf import distributed, settings
-from recbole_eimf.errors import DataError
+from recbole_eimf.errors import ConfigError, DataError
 from recbole_eimf.evaluator.chunked import chunk_items, query, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
 from recbole_eimf.plugin import trusted_checkpoints
@@ -43,6 +44,24 @@ def rank_reproducibly(trainer: Trainer) -> None:
     """Let a trainer, RecBole's too, rank with a defined order among equal scores and keep what it ranked."""
     trainer.eval_collector = RankingCollector(trainer.config)
     trainer.evaluator = _KeepingEvaluator(trainer.config)
+
+
+def compile_encoders(model: nn.Module, **options: Any) -> None:
+    """``torch.compile`` the transformer encoders of a model, in place, for batches of any size and length.
+
+    Weights and their names stay. ``options`` go to ``torch.compile``.
+
+    Raises:
+        ConfigError: the model has no such encoder.
+    """
+    found = [module for module in model.modules() if isinstance(module, TransformerEncoder)]
+    if not found:
+        raise ConfigError(
+            f"torch_compile=True: {type(model).__name__} has no transformer encoder to compile, as SASRec and BERT4Rec "
+            "have. Leave it out."
+        )
+    for module in found:
+        module.compile(dynamic=True, **options)
 
 
 class _Step(nn.Module):
@@ -74,7 +93,10 @@ class InterestTrainer(Trainer):
         Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's way fails if two try at once
         super().__init__(config, model)
         rank_reproducibly(self)
-        self.amp_dtype = getattr(torch, settings.read(RunSettings, config).amp_dtype)
+        wanted = settings.read(RunSettings, config)
+        self.amp_dtype = getattr(torch, wanted.amp_dtype)
+        if wanted.torch_compile:
+            compile_encoders(model)
         self.folder = Path(config["output_dir"]) if config["output_dir"] else None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)

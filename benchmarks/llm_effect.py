@@ -1,0 +1,96 @@
+"""Does the LLM help? EIMF against its placebo over several data sets and backbones: one test for each metric.
+
+    python benchmarks/llm_effect.py TABLE_DIR TABLE_DIR ... [--metrics NDCG@50,Recall@50]
+
+Each TABLE_DIR is what ``python -m recbole_eimf compare --out`` wrote with rows ``EIMF[B]`` and ``placebo[B]``. Of every
+data set the mean over backbones and seeds of a user's difference is taken, over the placebo's mean; data sets count the
+same, however many users they have. The p-value is of sign flips over users (a user is counted once). Tables of one data
+set are not independent and may not be given together. Each row's own gain stands in the file too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contest import merge_result
+
+from recbole_eimf.evaluator.ranks import Ranks, check_same_users, read_ranks
+from recbole_eimf.evaluator.significance import holm, paired_test
+
+
+def pairs(table: Path) -> dict[str, tuple[list[Path], list[Path]]]:
+    """Backbone -> finished run folders of EIMF and of its placebo, of the seeds that both have."""
+    found = {}
+    for folder in sorted((table / "runs").glob("EIMF-*")):
+        placebo = folder.with_name("placebo-" + folder.name.removeprefix("EIMF-"))
+        both = ({run.parent.name for run in side.glob("*/result.json")} for side in (folder, placebo))
+        seeds = sorted(set.intersection(*both))
+        if seeds:
+            found[folder.name.removeprefix("EIMF-")] = tuple([f / s for s in seeds] for f in (folder, placebo))
+    if not found:
+        raise SystemExit(f"{table}: no finished run of EIMF[...] with its placebo[...]. Give --out folders of compare.")
+    return found
+
+
+def gains(table: Path, metrics: list[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Of one data set: what to write, and for each metric every user's relative gain [R]."""
+    read: dict[Path, Ranks] = {}
+    found = pairs(table)
+    for folder in [f for sides in found.values() for side in sides for f in side]:
+        read[folder] = read_ranks(folder)
+        check_same_users(next(iter(read.values())), read[folder], (str(next(iter(read))), str(folder)))
+    entry: dict[str, Any] = {"seeds": {name: len(sides[0]) for name, sides in found.items()}}
+    relative = {}
+    for metric in metrics:
+        mine, theirs = (
+            np.stack([np.mean([read[f].per_user(metric) for f in sides[side]], axis=0) for sides in found.values()])
+            for side in (0, 1)
+        )  # [backbones, R]
+        level = float(np.nanmean(theirs))
+        relative[metric] = (mine - theirs).mean(axis=0) / level
+        test = paired_test(mine.mean(axis=0), theirs.mean(axis=0))
+        entry[metric] = {
+            "placebo_percent": round(100 * level, 3),
+            "gain_percent": round(100 * test.difference / level, 2),
+            "p_value": round(test.p_value, 5),
+            "users": test.users,
+            "backbones": {
+                name: round(100 * float(np.nanmean(a - b) / np.nanmean(b)), 2)
+                for name, a, b in zip(found, mine, theirs, strict=True)
+            },
+        }
+    return entry, relative
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", type=Path)
+    parser.add_argument("--metrics", default="NDCG@50,Recall@50")
+    options = parser.parse_args()
+    metrics = options.metrics.split(",")
+    datasets, users = {}, {metric: [] for metric in metrics}
+    for table in options.tables:
+        name = json.loads(next((table / "runs").glob("*/*/result.json")).read_text())["dataset"]
+        if name in datasets:
+            raise SystemExit(f"{table}: {name} was given already, and users may be counted once. Give one table of it.")
+        datasets[name], relative = gains(table, metrics)
+        for metric in metrics:
+            users[metric].append(relative[metric][~np.isnan(relative[metric])])
+    together = {}
+    for metric in metrics:
+        total = sum(map(len, users[metric]))
+        # so weighted, the mean over all users is the mean over data sets
+        weighted = np.concatenate([part * (total / len(part) / len(users[metric])) for part in users[metric]])
+        test = paired_test(weighted, np.zeros(total))
+        together[metric] = {"gain_percent": round(100 * test.difference, 2), "p_value": round(test.p_value, 5)}
+    for metric, p in zip(metrics, holm(np.array([together[m]["p_value"] for m in metrics])), strict=True):
+        together[metric]["p_value_holm"] = round(float(p), 5)
+    merge_result("llm_effect", {"together": together, "data sets": datasets}, "EIMF over its placebo")
+
+
+if __name__ == "__main__":
+    main()
