@@ -5,7 +5,8 @@
 Each TABLE_DIR is what ``python -m recbole_eimf compare --out`` wrote with rows ``EIMF[B]`` and ``placebo[B]``. Of every
 data set the mean over backbones and seeds of a user's difference is taken, over the placebo's mean; data sets count the
 same, however many users they have. The p-value is of sign flips over users (a user is counted once). Tables of one data
-set are not independent and may not be given together. Each row's own gain stands in the file too.
+set are not independent and may not be given together. Each backbone's own gain stands in the file too, and that of each
+seed (mean over backbones): users are not the only thing that is drawn.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def gains(table: Path, metrics: list[str]) -> tuple[dict[str, Any], dict[str, np
     for folder in [f for sides in found.values() for side in sides for f in side]:
         read[folder] = read_ranks(folder)
         check_same_users(next(iter(read.values())), read[folder], (str(next(iter(read))), str(folder)))
-    entry: dict[str, Any] = {"seeds": {name: len(sides[0]) for name, sides in found.items()}}
+    entry: dict[str, Any] = {"runs": {name: len(sides[0]) for name, sides in found.items()}}
     relative = {}
     for metric in metrics:
         mine, theirs = (
@@ -58,12 +59,24 @@ def gains(table: Path, metrics: list[str]) -> tuple[dict[str, Any], dict[str, np
             "gain_percent": round(100 * test.difference / level, 2),
             "p_value": round(test.p_value, 5),
             "users": test.users,
+            "seeds": seed_gains(found, read, metric),
             "backbones": {
                 name: round(100 * float(np.nanmean(a - b) / np.nanmean(b)), 2)
                 for name, a, b in zip(found, mine, theirs, strict=True)
             },
         }
     return entry, relative
+
+
+def seed_gains(found: dict[str, Any], read: dict[Path, Ranks], metric: str) -> list[float]:
+    """Percent, of every seed that all backbones have."""
+    sides = [
+        [{f.name: float(np.nanmean(read[f].per_user(metric))) for f in side} for side in pair]
+        for pair in found.values()
+    ]
+    common = sorted(set.intersection(*(set(side) for pair in sides for side in pair)))
+    of_seed = ([100 * (mine[seed] / theirs[seed] - 1) for mine, theirs in sides] for seed in common)
+    return [round(float(np.mean(gains)), 2) for gains in of_seed]
 
 
 def main() -> None:
