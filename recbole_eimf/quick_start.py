@@ -394,24 +394,25 @@ def table(results: list[RunResult], metrics: list[str] | None = None) -> str:
     """A small text table of test metrics, in percent; the best of each column is marked with ``*``.
 
     Without ``metrics``: those at the smallest and the largest k; with one target per user recall is the hit rate, and
-    one of them is enough.
+    one of them is enough. Runs that skipped the test show validation.
     """
+    of_run = [run.test or run.valid for run in results]
     if metrics is None:
-        places = sorted({int(m.split("@")[1]) for m in results[0].test})
+        places = sorted({int(m.split("@")[1]) for m in of_run[0]})
         kinds = ("hit", "ndcg") if results[0].protocol == "leave_one_out" else ("recall", "hit", "ndcg")
-        shown = [f"{kind}@{k}" for k in dict.fromkeys((places[0], places[-1])) for kind in kinds]
-        metrics = [m for m in shown if m in results[0].test] or list(results[0].test)
-    best = {m: max(r.test.get(m, float("nan")) for r in results) for m in metrics}
+        shown = [f"{kind}@{k}" for k in dict.fromkeys((*places[:1], *places[-1:])) for kind in kinds]
+        metrics = [m for m in shown if m in of_run[0]] or list(of_run[0])
+    best = {m: max(values.get(m, float("nan")) for values in of_run) for m in metrics}
     head = ["model", *metrics, "epochs", "s/epoch", "parameters"]
     rows = [
         [
             r.name,
-            *(f"{100 * r.test[m]:.2f}{'*' if r.test[m] == best[m] else ' '}" for m in metrics),
+            *(f"{100 * values[m]:.2f}{'*' if values[m] == best[m] else ' '}" if m in values else "- " for m in metrics),
             str(r.epochs),
             f"{r.seconds_per_epoch:.1f}",
             f"{r.parameters:,}",
         ]
-        for r in results
+        for r, values in zip(results, of_run, strict=True)
     ]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
@@ -423,7 +424,7 @@ def summary(result: RunResult) -> str:
     """What a user wants to read at the end of a run."""
     first = (
         f"{result.dataset}, {result.protocol}, history {'masked' if result.mask_history else 'not masked'}, "
-        f"test, %, seed {result.seed}"
+        f"{'test' if result.test else 'validation'}, %, seed {result.seed}"
     )
     lines = [first, table([result, *result.compared])]
     side = result.side_load

@@ -29,4 +29,6 @@ def test_a_compiled_encoder_scores_the_same(make_config, backbone):
 
 def test_a_model_without_an_encoder_is_refused(planted):
     with pytest.raises(ConfigError, match="torch_compile=True: .* no transformer"):
-        quick_start.run("REMI", "planted", data_path=str(planted), torch_compile=True, show_progress=False, state="ERROR")
+        quick_start.run(
+            "REMI", "planted", data_path=str(planted), torch_compile=True, show_progress=False, state="ERROR"
+        )

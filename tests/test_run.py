@@ -44,6 +44,17 @@ def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path, eval_step):
     assert evaluated == [e for e in range(6) if eval_step and (e + 1) % eval_step == 0]
 
 
+def test_a_run_without_a_test_says_so_and_shows_validation(keys, tmp_path):
+    keys |= {"skip_test": True, "compare_with": ["Popularity", "backbone"]}
+    result = quick_start.run("EIMF", "planted", **keys)
+    assert not result.test
+    assert not any(other.test for other in result.compared)
+    text = quick_start.summary(result)
+    assert "validation, %" in text
+    assert f"{100 * result.valid['ndcg@5']:.2f}" in text
+    assert "Popularity" in text
+
+
 def test_resume_of_another_model_is_refused(keys, tmp_path):
     quick_start.run("IBIM", "planted", output_dir=str(tmp_path), **keys)
     with pytest.raises(DataError, match="last.safetensors"):
