@@ -50,8 +50,9 @@ class SequenceTrainDataLoader(TrainDataLoader):
             for batch, self.share in batches:
                 yield batch
             return
-        for batch, self.share in prefetched((pinned(batch), share) for batch, share in batches):
-            yield sent(batch, self.config["device"])
+        device = self.config["device"]
+        for batch, self.share in prefetched((pinned(batch, device), share) for batch, share in batches):
+            yield sent(batch, device)
 
     def _gathered(self, batches: list[np.ndarray], rng: np.random.Generator) -> Iterator[tuple[Interaction, float]]:
         for batch in batches:

@@ -56,10 +56,12 @@ def prefetched(batches: Iterable[Batch], ready: int = 2) -> Iterator[Batch]:
         thread.join()
 
 
-def pinned(batch: Interaction) -> Interaction:
-    """The batch in page-locked memory, from which a GPU copies by itself; as it is where there is no CUDA."""
-    if not torch.cuda.is_available():
+def pinned(batch: Interaction, device: torch.device) -> Interaction:
+    """The batch in page-locked memory, from which ``device`` copies by itself; as it is for a processor."""
+    if device.type != "cuda":
         return batch
+    if device.index is not None:  # or a thread of its own would open a context on the first GPU
+        torch.cuda.set_device(device)
     return Interaction({field: values.pin_memory() for field, values in batch.interaction.items()})
 
 

@@ -84,13 +84,13 @@ def test_loaders_make_the_same_batches_ahead(make_config, model, keys):
 
 def test_a_batch_is_sent_as_it_is():
     batch = Interaction({"item_id": torch.arange(5), "item_id_list": torch.ones(5, 3)})
-    there = sent(pinned(batch), torch.device("cpu"))
+    there = sent(pinned(batch, torch.device("cpu")), torch.device("cpu"))
     assert there.interaction.keys() == batch.interaction.keys()
     assert all(torch.equal(there[field], batch[field]) for field in batch.interaction)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here: pinned memory cannot be tried")
 def test_pinned_memory():
-    batch = pinned(Interaction({"item_id": torch.arange(5)}))
+    batch = pinned(Interaction({"item_id": torch.arange(5)}), torch.device("cuda", 0))
     assert batch["item_id"].is_pinned()
     assert sent(batch, torch.device("cuda"))["item_id"].tolist() == list(range(5))
