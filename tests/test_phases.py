@@ -138,7 +138,7 @@ def test_phases_have_their_own_epochs_and_rates(keys):
         _, trainer = trained({**keys, "align_epochs": 3}, pretrain_epochs=1, **rates)
         assert (trainer.epochs, trainer.optimizer.param_groups[0]["lr"]) == (2, 0.03)
         # what is not set for a phase is the run's, not the last phase's
-        trained(keys, learning_rate=0.005, finetune_learning_rate=0.03, fine_tune=False)
+        trained(keys, learning_rate=0.005, finetune_learning_rate=0.03, experts="id+aligned", fine_tune=False)
     assert seen[:2] == [("pretrain-id", 1, 0.01), ("align-aligned", 3, 0.02)]
     assert seen[2:] == [("pretrain-id", 2, 0.005), ("align-aligned", 2, 0.005)]
 

@@ -18,8 +18,8 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_eimf import settings
 from recbole_eimf.data.dataset import TARGET_LIST
+from recbole_eimf.errors import ConfigError
 from recbole_eimf.model.experts import Tower, parse_experts
 from recbole_eimf.model.loss import info_nce
 from recbole_eimf.model.mmd import mmd
@@ -80,7 +80,19 @@ class PAD(TowerModel):
 
     @classmethod
     def expert_kinds(cls, config) -> tuple[str, ...]:
-        return parse_experts(settings.read(PADSettings, config).experts)
+        wanted = cls.read_settings(config)
+        kinds = parse_experts(wanted.experts)
+        trained = {"id", *(("text", "hybrid") if wanted.pretrain == "all" else ())}
+        if wanted.alignment != "none":
+            trained.add("aligned")
+        left = [kind for kind in kinds if kind not in trained]
+        if left and not wanted.fine_tune and not config["inference_only"]:
+            remedy = "alignment=anchored" if left[0] == "aligned" else "pretrain=all"
+            raise ConfigError(
+                f"fine_tune=False: with pretrain={wanted.pretrain}, alignment={wanted.alignment} nothing trains the "
+                f"{left[0]} expert of experts={wanted.experts}. Set {remedy}, or leave fine_tune on."
+            )
+        return kinds
 
     def phases(self, dataset) -> Iterator[Phase]:
         wanted = self.wanted

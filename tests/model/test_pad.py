@@ -440,6 +440,9 @@ def test_wrong_keys_are_refused_before_any_work(make_config, planted):
     refuse("kernel='gaus'", kernel="gaus")
     refuse("gate_start", gate_start=[1.0, 0.0])
     refuse("chunks=3", model="DisCo", chunks=3)
+    untrained = {"fine_tune": False, "pretrain": "id"}
+    refuse("nothing trains the text expert.*pretrain=all", experts="id+text", **untrained)
+    refuse("nothing trains the aligned expert.*alignment=anchored", model="SMEM", fine_tune=False)
     refuse("recipe=stron.*Did you mean 'strong'", recipe="stron")
 
 
