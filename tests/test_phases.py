@@ -195,6 +195,14 @@ def test_a_sum_of_pretrained_towers_is_a_run_like_any_other(keys, tmp_path):
     assert quick_start.evaluate(tmp_path / "model.pth") == pytest.approx(first.test)
 
 
+@pytest.mark.parametrize("fine_tune", [True, False])
+def test_one_tower_whose_vectors_are_its_table_is_saved_and_read(keys, tmp_path, fine_tune):
+    """Dot products with ids: what is scored is the parameter itself, and must not become a second one."""
+    more = {"experts": "id", "score": "dot", "fine_tune": fine_tune, "output_dir": str(tmp_path)}
+    result = quick_start.run("PAD", "planted", **keys, **more)
+    assert quick_start.evaluate(tmp_path / "model.pth") == pytest.approx(result.test)
+
+
 def test_alignment_variants_share_one_pretraining(keys, tmp_path, monkeypatch):
     trained_phases = []
     original = EarlierPhaseTrainer.run
