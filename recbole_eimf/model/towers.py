@@ -252,7 +252,7 @@ class TowerModel(WeighsTargets, SequentialRecommender):
             return self._with_offset(self.item_vectors())
         if self._catalogue is None:
             with torch.no_grad():
-                # detached: one tower's vectors may be its parameter, which would be registered, and saved, a second time
+                # one tower's vectors may be its parameter, which would be registered, and saved, a second time
                 self._catalogue = self._with_offset(self.item_vectors()).detach()
         return self._catalogue
 
