@@ -112,6 +112,15 @@ def run(file: str, count: int, settings: dict[str, Any], walk: tuple[str, str, f
     }
 
 
+def ratios(dense: dict[str, Any], sparse: dict[str, Any]) -> dict[str, float]:
+    """What all pairs cost over the graph, and the net similarity of both (below one: that of all pairs is better)."""
+    return {
+        "cpu_seconds": round(dense["cpu_seconds"] / sparse["cpu_seconds"], 1),
+        "peak_memory": round(dense["peak_rss_mb"] / sparse["peak_rss_mb"], 1),
+        "net_similarity": round(dense["net_similarity"] / sparse["net_similarity"], 5),
+    }
+
+
 def compare(file: str, users: int, size: int, preference: float, memory_mb: int) -> dict[str, Any]:
     """Both methods on ``size`` users at one preference, and their ratios."""
     size = min(size, users)
@@ -120,11 +129,7 @@ def compare(file: str, users: int, size: int, preference: float, memory_mb: int)
     entry: dict[str, Any] = dict(runs)
     dense, sparse = runs["dense"], runs["sparse"]
     if "error" not in dense and "error" not in sparse:
-        entry["dense_over_sparse"] = {
-            "seconds": round(dense["cpu_seconds"] / sparse["cpu_seconds"], 1),
-            "peak_memory": round(dense["peak_rss_mb"] / sparse["peak_rss_mb"], 1),
-            "net_similarity": round(dense["net_similarity"] / sparse["net_similarity"], 5),
-        }
+        entry["dense_over_sparse"] = ratios(dense, sparse)
         scale = (users / size) ** 2
         entry["dense_carried_to_all_users_by_n_squared"] = {
             "users": users,
@@ -176,11 +181,7 @@ def all_users(file: str, users: int, preference: float) -> dict[str, Any]:
     dense = staged("scikit-learn, all pairs", all_pairs, file, preference)
     entry = {"sparse": sparse, "scikit-learn": dense}
     if "error" not in dense and "error" not in sparse:
-        entry["scikit_learn_over_sparse"] = {
-            "cpu_seconds": round(dense["cpu_seconds"] / sparse["cpu_seconds"], 1),
-            "peak_memory": round(dense["peak_rss_mb"] / sparse["peak_rss_mb"], 1),
-            "net_similarity": round(dense["net_similarity"] / sparse["net_similarity"], 5),
-        }
+        entry["scikit_learn_over_sparse"] = ratios(dense, sparse)
     return entry
 
 

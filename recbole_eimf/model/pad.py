@@ -82,17 +82,27 @@ class PAD(TowerModel):
     def expert_kinds(cls, config) -> tuple[str, ...]:
         wanted = cls.read_settings(config)
         kinds = parse_experts(wanted.experts)
-        trained = {"id", *(("text", "hybrid") if wanted.pretrain == "all" else ())}
+        if not (wanted.fine_tune or config["inference_only"]):
+            cls._check_trained(kinds, wanted)
+        return kinds
+
+    @staticmethod
+    def _check_trained(kinds: tuple[str, ...], wanted: PADSettings) -> None:
+        """Without a last phase every expert needs an earlier one. Raises ConfigError naming one that has none."""
+        trained = {"id"}
+        if wanted.pretrain == "all":
+            trained |= {"text", "hybrid"}
         if wanted.alignment != "none":
             trained.add("aligned")
-        left = [kind for kind in kinds if kind not in trained]
-        if left and not wanted.fine_tune and not config["inference_only"]:
-            remedy = "alignment=anchored" if left[0] == "aligned" else "pretrain=all"
-            raise ConfigError(
-                f"fine_tune=False: with pretrain={wanted.pretrain}, alignment={wanted.alignment} nothing trains the "
-                f"{left[0]} expert of experts={wanted.experts}. Set {remedy}, or leave fine_tune on."
-            )
-        return kinds
+        left = next((kind for kind in kinds if kind not in trained), None)
+        if left is None:
+            return
+        # SMEM's alignment is none whatever is given
+        remedy = "or take model=PAD with alignment=anchored" if left == "aligned" else "or set pretrain=all"
+        raise ConfigError(
+            f"fine_tune=False: with pretrain={wanted.pretrain}, alignment={wanted.alignment} nothing trains the {left} "
+            f"expert of experts={wanted.experts}. Leave fine_tune on, {remedy}."
+        )
 
     def phases(self, dataset) -> Iterator[Phase]:
         wanted = self.wanted
