@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from recbole_eimf import quick_start
 from recbole_eimf.errors import DataError
+from recbole_eimf.locks import made_once
 from recbole_eimf.model.pad import Alignment
 from recbole_eimf.model.text_baselines import ContrastiveStage
 from recbole_eimf.model.towers import TowerModel
+from recbole_eimf.trainer import phases
 from recbole_eimf.trainer.phases import EarlierPhaseTrainer, PhaseTrainer
 from recbole_eimf.trainer.state import read_state
 
@@ -225,6 +229,32 @@ def test_alignment_variants_share_one_pretraining(keys, tmp_path, monkeypatch):
     again = quick_start.run("PAD", "planted", **keys)
     alone = quick_start.run("PAD", "planted", **{**keys, "phase_cache": False})
     assert again.test == first.test == alone.test, "a shared expert changes nothing"
+
+
+def test_a_run_waits_for_the_expert_that_another_run_is_training(keys, tmp_path, monkeypatch):
+    first = quick_start.run("PAD", "planted", **keys)
+    (cache,) = (tmp_path / "cache" / "phases").glob("pretrain-id-*")
+    kept = cache.rename(tmp_path / "kept")
+    trained_phases, original = [], EarlierPhaseTrainer.run
+    monkeypatch.setattr(
+        EarlierPhaseTrainer, "run", lambda self, *args: trained_phases.append(self.phase) or original(self, *args)
+    )
+    holds, waits = threading.Event(), threading.Event()
+
+    def other_run():
+        with made_once(cache, print):
+            holds.set()
+            assert waits.wait(60)
+            kept.rename(cache)
+
+    monkeypatch.setattr(phases, "made_once", lambda path, say: made_once(path, lambda text: waits.set()))
+    with ThreadPoolExecutor() as threads:
+        other = threads.submit(other_run)
+        assert holds.wait(60)
+        second = quick_start.run("PAD", "planted", **keys)
+        other.result()
+    assert trained_phases == ["align-aligned"]
+    assert second.test == first.test
 
 
 def test_a_broken_shared_expert_is_named(keys, tmp_path):

@@ -14,12 +14,13 @@ from tqdm import tqdm
 from recbole_eimf.config import parse_command_line, parse_value, read_yaml
 from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.errors import ConfigError, DataError, suggestion
+from recbole_eimf.locks import folder_locked
 from recbole_eimf.study import report, runs, table
 from recbole_eimf.study.rows import Row, complete, parse_models, read_rows
 from recbole_eimf.study.runs import RESERVED, Run, Workers
 from recbole_eimf.study.space import shipped_space
 from recbole_eimf.study.summary import Experiment, Summary, summarise
-from recbole_eimf.study.surroundings import environment_kept, folder_locked
+from recbole_eimf.study.surroundings import environment_kept
 
 USAGE = """usage: python -m recbole_eimf compare --models SASRec,EIMF[SASRec],placebo[SASRec] --dataset NAME --out DIR
          [--protocol leave_one_out|user_split] [--seeds 5] [--parallel 2] [--config_files a.yaml ...] [--key=value ...]

@@ -22,11 +22,12 @@ from typing import Any
 from recbole_eimf import settings
 from recbole_eimf.config import EIMFConfig, parse_command_line, read_yaml
 from recbole_eimf.errors import ConfigError
+from recbole_eimf.locks import folder_locked
 from recbole_eimf.semantic.store import write_json
 from recbole_eimf.settings import SemanticSettings
 from recbole_eimf.study.search_result import Found, write_found
 from recbole_eimf.study.space import Space, draw_settings, read_space, shipped_space
-from recbole_eimf.study.surroundings import environment_kept, folder_locked
+from recbole_eimf.study.surroundings import environment_kept
 from recbole_eimf.study.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial
 
 USAGE = """usage: python -m recbole_eimf tune --dataset=NAME [--model=EIMF] [--samples=20] [--out=DIR] [--key=value ...]

@@ -3,11 +3,13 @@
 With ``output_dir`` set, a phase before the last keeps ``best.safetensors``, ``last.safetensors`` and ``history.json``
 in ``<output_dir>/<phase>``; the last one writes into ``output_dir`` itself, as every model does. A run goes on in
 whatever phase it was stopped. Pre-trained experts are also kept in ``<semantic_cache>/phases`` under a hash of
-everything that decides them, so that runs which differ in later phases only train them once.
+everything that decides them, so that runs which differ in later phases only train them once, side by side too: a run
+waits for the one that is training what it needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -24,6 +26,7 @@ from tqdm import tqdm
 
 from recbole_eimf import __version__, distributed, settings
 from recbole_eimf.errors import DataError
+from recbole_eimf.locks import made_once
 from recbole_eimf.semantic.store import fingerprint
 from recbole_eimf.trainer.state import read_state, write_state
 from recbole_eimf.trainer.trainer import InterestTrainer
@@ -186,17 +189,28 @@ class PhaseTrainer(_BarTrainer):
         for phase in self.model.phases(train_data._dataset):
             found = True
             cache = self._cache_file(phase, train_data, valid_data) if phase.cached else None
-            if cache is not None and distributed.agreed(cache.is_file()):
-                self.earlier += self._from_cache(cache, phase)
+            if cache is None:
+                self._run_phase(phase, train_data, valid_data, show_progress)
                 continue
-            trainer = EarlierPhaseTrainer(self.whole_config, phase)
-            try:
-                trainer.run(train_data, valid_data, show_progress, self._wants_resume)
-            finally:
-                self.earlier += trainer.history
-            if cache is not None and distributed.is_first():
-                write_state(cache, phase.model.state_dict(), {"history": trainer.history})
+            with contextlib.ExitStack() as alone:
+                if distributed.is_first():  # the others wait for its word
+                    alone.enter_context(made_once(cache, self.logger.warning))
+                if distributed.agreed(cache.is_file()):
+                    self.earlier += self._from_cache(cache, phase)
+                    continue
+                history = self._run_phase(phase, train_data, valid_data, show_progress)
+                if distributed.is_first():
+                    write_state(cache, phase.model.state_dict(), {"history": history})
         return found
+
+    def _run_phase(self, phase: Phase, train_data, valid_data, show_progress: bool) -> list[dict[str, Any]]:
+        """Train a phase: its epochs."""
+        trainer = EarlierPhaseTrainer(self.whole_config, phase)
+        try:
+            trainer.run(train_data, valid_data, show_progress, self._wants_resume)
+        finally:
+            self.earlier += trainer.history
+        return trainer.history
 
     def _evaluate_before(self, train_data, valid_data, saved: bool, callback_fn: Callable | None) -> None:
         self.eval_collector.data_collect(train_data)

@@ -1,0 +1,106 @@
+"""One table's folder is one command's at a time, a shared file is made once; a lock whose holder was killed is none."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from recbole_eimf.errors import ConfigError
+from recbole_eimf.locks import folder_locked, made_once
+from recbole_eimf.study import compare, tune
+
+
+def hold(folder: Path) -> None:
+    with folder_locked(folder):
+        (folder / "held").touch()
+        time.sleep(60)
+
+
+def test_a_second_command_in_the_same_folder_is_refused_until_the_first_is_gone(tmp_path, planted):
+    command = ["--models=Markov", "--dataset=planted", f"--data_path={planted}", f"--out={tmp_path / 'out'}",
+               "--parallel=0", "--topk=[1,5]", "--valid_metric=NDCG@5"]  # fmt: skip
+    process = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path / "out",))
+    process.start()
+    while not (tmp_path / "out" / "held").exists():
+        time.sleep(0.01)
+    with pytest.raises(ConfigError, match=rf"--out=.*out: another command.*process {process.pid}\)"):
+        compare.main(command)
+    assert not (tmp_path / "out" / "runs").exists()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / "out" / "lock").exists()
+    assert compare.main(command) == 0
+    assert compare.main(command) == 0
+
+
+def test_a_search_has_its_folder_to_itself_too(tmp_path, planted):
+    with folder_locked(tmp_path / "out"), pytest.raises(ConfigError, match="--out=.*out: another command"):
+        tune.search("IBIM", "planted", tmp_path / "out", tune.Effort(samples=1), data_path=str(planted))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lock"]
+
+
+def test_folders_are_locked_one_by_one(tmp_path):
+    with folder_locked(tmp_path / "a"), folder_locked(tmp_path / "b"):
+        pass
+    with folder_locked(tmp_path / "a"):
+        pass
+
+
+def start_making(path: Path, go_on: Path) -> None:
+    with made_once(path, print):
+        (path.parent / "begun").touch()
+        while not go_on.exists():
+            time.sleep(0.01)
+        path.write_text("the first")
+
+
+def begun(path: Path, go_on: Path):
+    process = multiprocessing.get_context("fork").Process(target=start_making, args=(path, go_on))
+    process.start()
+    while not (path.parent / "begun").exists():
+        time.sleep(0.01)
+    return process
+
+
+def test_a_file_that_another_process_makes_is_waited_for(tmp_path):
+    path, said = tmp_path / "cache" / "expert", []
+    process = begun(path, tmp_path / "go")
+
+    def say(text):
+        assert not path.exists()
+        said.append(text)
+        (tmp_path / "go").touch()
+
+    with made_once(path, say):
+        assert path.read_text() == "the first"
+    process.join()
+    assert said == [f"process {process.pid} is making {path}; waiting for it"]
+    with made_once(path, say):
+        assert path.is_file()
+    assert len(said) == 1
+    assert sorted(p.name for p in path.parent.iterdir()) == ["begun", "expert"], "the lock goes when the file is there"
+
+
+def test_a_file_whose_maker_was_killed_is_made_by_the_next(tmp_path):
+    path = tmp_path / "expert"
+    process = begun(path, tmp_path / "never")
+    with made_once(path, lambda text: process.kill()):
+        assert not path.exists()
+        path.write_text("the second")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "expert.lock").exists()
+
+
+def test_a_file_that_could_not_be_made_leaves_its_place_to_the_next(tmp_path):
+    path, said = tmp_path / "expert", []
+    with pytest.raises(KeyboardInterrupt), made_once(path, said.append):
+        raise KeyboardInterrupt
+    with made_once(path, said.append):
+        path.touch()
+    assert said == []
