@@ -94,8 +94,8 @@ class Run:
         return (self.folder / "running").is_file()
 
     def epochs(self) -> int:
-        """Epochs trained so far."""
-        return len(read_json(self.folder / "history.json") or ())
+        """Epochs trained so far, those of earlier phases too."""
+        return sum(len(read_json(path) or ()) for path in self.folder.glob("**/history.json"))
 
 
 def read_json(path: Path) -> Any:
