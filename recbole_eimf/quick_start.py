@@ -22,6 +22,7 @@ from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.errors import ConfigError
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
+from recbole_eimf.model.backbone import BACKBONES, backbone_class
 from recbole_eimf.semantic.store import write_json
 from recbole_eimf.settings import RunSettings
 from recbole_eimf.trainer.memory import keep_freed_memory
@@ -214,6 +215,7 @@ def _run_one(
         raise ConfigError("resume=True: output_dir is not set; it names the folder of the run to go on with.")
     check_bounds(wanted.slice_bounds)
     _check_evaluation(config)
+    _check_compiled(config, wanted)
     if config["enable_amp"] and wanted.amp_dtype == "float16" and not config["enable_scaler"]:
         raise ConfigError("amp_dtype=float16: small gradients vanish in it; add enable_scaler=True, or use bfloat16.")
     keep_freed_memory()
@@ -263,6 +265,16 @@ def _check_evaluation(config: EIMFConfig) -> None:
     if distributed.joined() and set(mode.values()) != {"full"}:
         raise ConfigError(
             f"eval_args mode={mode}: several processes only rank the whole catalogue (mode: full). Use nproc=1."
+        )
+
+
+def _check_compiled(config: EIMFConfig, wanted: RunSettings) -> None:
+    """Before text is encoded; RecBole's own models are looked at when the trainer is made."""
+    name = config["backbone"]
+    if wanted.torch_compile and is_ours(config.model_class) and name and not backbone_class(name).has_transformer:
+        able = ", ".join(known for known in BACKBONES if backbone_class(known).has_transformer)
+        raise ConfigError(
+            f"torch_compile=True: backbone={name} has no transformer encoder to compile; {able} have. Leave it out."
         )
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from recbole.model.layers import TransformerEncoder
 
 from recbole_eimf import quick_start
 from recbole_eimf.errors import ConfigError
+from recbole_eimf.model.backbone import BACKBONES, backbone_class
 from recbole_eimf.trainer.trainer import compile_encoders
 
 
@@ -27,8 +29,26 @@ def test_a_compiled_encoder_scores_the_same(make_config, backbone):
     assert list(net.state_dict()) == names
 
 
-def test_a_model_without_an_encoder_is_refused(planted):
-    with pytest.raises(ConfigError, match="torch_compile=True: .* no transformer"):
+def test_a_backbone_without_an_encoder_is_refused_before_anything_is_read(planted):
+    keys = {"torch_compile": True, "show_progress": False, "state": "ERROR", "compare_with": []}
+    for model, more in (("REMI", {}), ("EIMF", {"backbone": "GRU4Rec"})):
+        with pytest.raises(
+            ConfigError, match="torch_compile=True: backbone=.* no transformer.*; SASRec, BERT4Rec have"
+        ):
+            quick_start.run(model, "nowhere", data_path=str(planted.parent / "nowhere"), **keys, **more)
+
+
+def test_a_model_of_recbole_without_an_encoder_is_refused(planted):
+    with pytest.raises(ConfigError, match="torch_compile=True: NPE has no transformer"):
         quick_start.run(
-            "REMI", "planted", data_path=str(planted), torch_compile=True, show_progress=False, state="ERROR"
+            "NPE", "planted", data_path=str(planted), torch_compile=True, show_progress=False, state="ERROR"
         )
+
+
+def test_every_backbone_says_rightly_whether_it_has_an_encoder(make_config):
+    for name in BACKBONES:
+        config = make_config("IBIM", backbone=name)
+        train, _, _ = quick_start._loaders(config)
+        net = config.model_class(config, train._dataset)
+        found = any(isinstance(module, TransformerEncoder) for module in net.modules())
+        assert backbone_class(name).has_transformer == found, name

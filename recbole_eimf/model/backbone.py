@@ -75,6 +75,8 @@ class Backbone(nn.Module):
     """The contract; subclasses give ``interests`` and, where causal, ``positions``."""
 
     view: str = "prefix"
+    #: whether it has an encoder that ``torch_compile`` compiles
+    has_transformer: bool = False
     item_bias: Tensor | None = None
     #: beta of REMI's interest-aware hard negatives; None trains with the plain softmax
     hard_negative_beta: float | None = None

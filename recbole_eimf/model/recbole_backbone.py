@@ -38,6 +38,8 @@ def _keep_all_positions(output: Tensor, gather_index: Tensor) -> Tensor:
 class RecBoleSASRec(RecBoleCausal):
     """RecBole's SASRec (Kang and McAuley 2018)."""
 
+    has_transformer = True
+
     def __init__(self, config, dataset, make_table: TableFactory) -> None:
         from recbole.model.sequential_recommender.sasrec import SASRec
 
@@ -62,6 +64,7 @@ class RecBoleBERT4Rec(Backbone):
     """
 
     view = "sequence"
+    has_transformer = True
 
     def __init__(self, config, dataset, make_table: TableFactory) -> None:
         super().__init__(config)
