@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.model.attention import fuse_attention
 from recbole_eimf.model.backbone import Backbone, CausalBackbone, TableFactory, TrainingStates
+from recbole_eimf.model.convolution import flatten_convolutions
 from recbole_eimf.model.item_table import ItemTable
 
 
@@ -134,6 +135,7 @@ class RecBoleCaser(Backbone):
         from recbole.model.sequential_recommender.caser import Caser
 
         self.net = Caser(config, dataset)
+        flatten_convolutions(self.net)
         dimension = self.net.embedding_size
         self.net.item_embedding = make_table(dimension, 0)
         self.net.user_embedding = _NoUser()
