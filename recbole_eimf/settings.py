@@ -81,7 +81,8 @@ class EIMFSettings:
     item_alignment: Literal["target", "batch_items"] = "target"
     auxiliary_targets: Literal["one", "all"] = "one"  # targets of a row that enter the auxiliary losses
     auxiliary_interval: int = 1  # every so many batches have the auxiliary losses, as many times as heavy
-    semantic_negatives: int = 0  # eq. 9 among this many drawn items instead of all; 0 is all
+    # eq. 9 among this many drawn items; 0 is all, None as many as the recommendation loss has (num_negatives)
+    semantic_negatives: int | None = None
     # soft labels: shares of a label that go to items like the user's interests, and like the target's text
     interest_labels: float = 0.0
     text_labels: float = 0.0

@@ -107,6 +107,10 @@ class EIMF(IBIM):
                 f"auxiliary_interval={self.eimf.auxiliary_interval}: allowed is 1 (every batch has the auxiliary "
                 "losses) or more (every so many batches)."
             )
+        drawn = self.eimf.semantic_negatives
+        if drawn is not None and drawn < 0:
+            raise ConfigError(f"semantic_negatives={drawn}: allowed is 0 (eq. 9 over all items) or more.")
+        self.semantic_negatives = self.item_settings.num_negatives if drawn is None else drawn
         if self.eimf.interest_labels and not self.eimf.use_interests:
             raise ConfigError(
                 f"interest_labels={self.eimf.interest_labels}: needs interests, and use_interests is False. Set one."
@@ -190,9 +194,10 @@ class EIMF(IBIM):
     def _semantic_prediction(self, explicit: Tensor, target: Tensor) -> Tensor:
         """Eq. 9: cross entropy of the target among all items that have text.
 
-        With ``semantic_negatives`` the sum over items is estimated from that many drawn ones (log-Q corrected).
+        With ``semantic_negatives``, or ``num_negatives``, the sum over items is estimated from that many drawn ones
+        (log-Q corrected).
         """
-        states, count = self.item_settings.score_scale * unit_rows(explicit), self.eimf.semantic_negatives
+        states, count = self.item_settings.score_scale * unit_rows(explicit), self.semantic_negatives
         if count:
             known = self.esim.items_with_text
             drawn = known[torch.randint(len(known), (count,), device=known.device)]

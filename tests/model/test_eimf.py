@@ -185,9 +185,30 @@ def test_drawn_semantic_negatives_estimate_the_full_loss(built):
     batch = train._dataset.rows(torch.arange(12).numpy())
     with torch.no_grad():
         full = float(net.calculate_loss(batch)[1])
-        object.__setattr__(net.eimf, "semantic_negatives", 5000)
+        net.semantic_negatives = 5000
         drawn = float(net.calculate_loss(batch)[1])
     assert drawn == pytest.approx(full, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [({}, 0), ({"num_negatives": 7}, 7), ({"num_negatives": 7, "semantic_negatives": 0}, 0),
+     ({"semantic_negatives": 5}, 5)],
+)  # fmt: skip
+def test_a_sampled_recommendation_loss_has_a_sampled_semantic_one(built, monkeypatch, keys, expected):
+    net, train = built(**keys)
+    asked, original = [], type(net)._text_vectors
+    monkeypatch.setattr(type(net), "_text_vectors", lambda self, items: asked.append(items) or original(self, items))
+    net.calculate_loss(train._dataset.rows(torch.arange(12).numpy()))
+    drawn = [len(items) for items in asked if isinstance(items, torch.Tensor)]
+    assert (slice(None) in asked) == (not expected)
+    assert drawn[1:] == ([expected] if expected else [])
+
+
+def test_fewer_than_no_semantic_negatives_are_refused(make_config):
+    config = make_config("EIMF", semantic_negatives=-1)
+    with pytest.raises(ConfigError, match="semantic_negatives=-1.*0"):
+        config.model_class(config, quick_start._loaders(config)[0]._dataset)
 
 
 def test_targets_weigh_the_same_whatever_their_batch(make_config):
