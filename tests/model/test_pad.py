@@ -11,11 +11,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_eimf import quick_start
+from recbole_eimf.config import read_yaml
 from recbole_eimf.errors import ConfigError
 from recbole_eimf.model.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.experts import frequency_buckets
 from recbole_eimf.model.mmd import KERNELS, mmd
 from recbole_eimf.model.pad import Alignment, batch_items
+from recbole_eimf.properties_path import properties_folder
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 ALL_FORMS = ["gelu", "concat", "add"]
@@ -452,6 +454,17 @@ def test_a_recipe_lies_over_the_models_keys_and_under_the_users(make_config):
     assert make_config("PAD", recipe="published", loss="gbce")["loss"] == "gbce"
     assert make_config("MoRec", recipe="published")["loss"] == "bce"
     assert make_config("PAD", recipe="strong")["pretrain"] == "all"
+
+
+def test_the_summed_recipe_is_the_published_one_but_for_how_experts_are_trained(built):
+    folder = properties_folder() / "recipe"
+    published, summed = (read_yaml(folder / f"{name}.yaml") for name in ("published", "PAD-summed"))
+    kept = {key: value for key, value in published.items() if not key.startswith(("gate_", "text_", "finetune_"))}
+    others = {"learning_rate", "pretrain", "unseen_ids"}
+    assert {k: v for k, v in kept.items() if k not in others} == {k: summed[k] for k in kept if k not in others}
+    net, _ = built(recipe="summed")
+    seen = net.seen.nonzero().squeeze(1)
+    assert torch.allclose(net.gate(seen), torch.tensor([3.0, 12.0, 6.0]) / 7, atol=1e-3)
 
 
 def test_experts_may_be_any_subset(built):
