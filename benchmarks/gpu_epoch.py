@@ -5,15 +5,14 @@
 Each cell is a model of its own: one epoch that does not count, then ``--turns`` epochs; seconds are of the clock, with
 the device idle at both ends. ``waiting`` is the part of an epoch in which the loop waits for its next batch: a loader
 that starves the GPU shows there. ``validation`` ranks every item for the validation users; ``peak_mib`` is what torch
-had allocated at most. A model is written as in ``compare``: ``EIMF[REMI]`` is EIMF over REMI, ``SASRec`` alone a
-backbone in our training, ``RecBole:SASRec`` RecBole's own model. ``--device=cpu`` runs the same for a try.
+had allocated at most. Models are written as in ``compare``: ``SASRec``, ``EIMF[REMI]``, ``RecBole[SASRec]``.
+``--device=cpu`` runs the same for a try.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from contest import merge_result
 from recbole_eimf import plugin, quick_start
 from recbole_eimf.config import EIMFConfig, parse_command_line
 from recbole_eimf.errors import ConfigError
-from recbole_eimf.model.backbone import BACKBONES
+from recbole_eimf.study.rows import parse_model
 
 _NARROW = {"logits_dtype": "bfloat16", "enable_amp": True, "amp_dtype": "bfloat16"}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -58,16 +57,6 @@ class Watched:
             if batch is None:
                 return
             yield batch
-
-
-def model_of(name: str) -> tuple[str, dict[str, Any]]:
-    """``EIMF[REMI]`` -> (EIMF, its keys)."""
-    if name.startswith("RecBole:"):
-        return name.removeprefix("RecBole:"), {}
-    framework, backbone = re.fullmatch(r"(\w+)(?:\[(\w+)\])?", name).groups()
-    if backbone is None:
-        return ("IBIM", {"backbone": framework}) if framework in BACKBONES else (framework, {})
-    return framework, {"backbone": backbone}
 
 
 def clock() -> float:
@@ -121,14 +110,13 @@ def main() -> None:
     keys = {**parse_command_line(rest), "use_gpu": arguments.device == "cuda"}
     plugin.register_models()
     logging.disable(logging.WARNING)
-    for name in arguments.models:
-        model, own = model_of(name)
+    for row in [parse_model(name) for name in arguments.models]:
         for settings in arguments.settings:
             try:
-                entry = measure(model, {**keys, **own}, arguments.dataset, settings, arguments.turns)
+                entry = measure(row.model, {**keys, **row.keys}, arguments.dataset, settings, arguments.turns)
             except (ConfigError, torch.cuda.OutOfMemoryError) as error:  # the rest of the table is still wanted
                 entry = {"error": str(error).splitlines()[0]}
-            merge_result("gpu_epoch", entry, arguments.dataset, name, settings)
+            merge_result("gpu_epoch", entry, arguments.dataset, row.name, settings)
 
 
 if __name__ == "__main__":

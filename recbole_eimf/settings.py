@@ -145,7 +145,8 @@ class PADSettings:
     unseen_offset: float = 0.0  # subtracted from the scores of such items when ranking
     gate: Literal["frequency", "shared", "none"] = "frequency"  # shared: learned, the same for all items
     gate_buckets: int = 10
-    gate_start: tuple[float, ...] = ()  # logits of id, text and aligned or hybrid experts; () is equal weights
+    # of id, text and aligned or hybrid experts, before the sigmoid; () is equal weights
+    gate_start: tuple[float, ...] = ()
     gate_total: float = 1.0  # what an item's weights add up to: 1 are probabilities, the number of experts is a sum
     loss: Literal["ce", "bce", "gbce"] = "ce"
     gbce_calibration: float = 0.75
