@@ -171,6 +171,18 @@ def command_text(name: str, arguments: Sequence[str]) -> str:
 
 
 # ---------------------------------------------------------------------- carrying it out
+def check(experiment: Experiment, out: str) -> None:
+    """Look at an experiment's names, keys and folder without making anything.
+
+    Raises:
+        ConfigError: as :func:`carry_out` would.
+    """
+    with environment_kept("CUDA_VISIBLE_DEVICES"):
+        shared, masks = _masks(experiment.shared)
+        folder = Path(out).resolve() / "runs"
+        runs.plan(experiment.rows, experiment.dataset, experiment.seeds, shared, folder, len(masks) > 1)
+
+
 def carry_out(experiment: Experiment, options: argparse.Namespace) -> int:
     """Make the missing runs, writing the tables after each. Returns 0, or 1 if a run failed.
 

@@ -18,7 +18,8 @@ A study is::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,15 @@ from typing import Any
 from recbole_eimf.config import read_yaml
 from recbole_eimf.errors import ConfigError, suggestion
 from recbole_eimf.properties_path import properties_folder
-from recbole_eimf.study.compare import carry_out, command_text, metric_names, options_parser, parse_options, parse_seeds
+from recbole_eimf.study.compare import (
+    carry_out,
+    check,
+    command_text,
+    metric_names,
+    options_parser,
+    parse_options,
+    parse_seeds,
+)
 from recbole_eimf.study.rows import Row, as_list, complete, row_of
 from recbole_eimf.study.summary import Experiment
 
@@ -54,37 +63,58 @@ class Study:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code, as ``compare`` does.
+    """Run the command; returns the exit code, as ``compare`` does: 1 if a run of any study failed.
 
     Raises:
         UserError: a bad file, bad keys or data, before any run.
     """
     if not arguments or set(arguments) & {"-h", "--help"}:
         print(
-            "usage: python -m recbole_eimf study NAME|FILE.yaml --dataset=NAME [--out DIR] [options of compare] "
-            f"[--key=value ...]\n\nshipped: {', '.join(shipped())}"
+            "usage: python -m recbole_eimf study NAME|FILE.yaml ... --dataset=NAME [--out DIR] [options of compare] "
+            "[--key=value ...]\n\nSeveral studies run one after the other, each in DIR/NAME.\n"
+            f"shipped: {', '.join(shipped())}"
         )
         return 0
     parser = options_parser("study")
-    parser.add_argument("study")
+    parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
     options, given = parse_options(parser, arguments)
-    study = read_study(find_study(options.study))
+    studies = [read_study(find_study(name)) for name in options.studies]
+    command = command_text("study", arguments)
+    made = [(_experiment(study, options, given, command), _folder(study, studies, options)) for study in studies]
+    if len(made) > 1:
+        for experiment, folder in made:
+            check(experiment, folder)
+    codes = []
+    for experiment, folder in made:
+        print(f"{experiment.title}: {folder}")
+        codes.append(carry_out(experiment, argparse.Namespace(**{**vars(options), "out": folder})))
+    return max(codes)
+
+
+def _experiment(study: Study, options: argparse.Namespace, given: Mapping[str, Any], command: str) -> Experiment:
     for key in given:
         if key in study.varied():
             raise ConfigError(f"--{key}={given[key]}: the rows of the study {study.name} differ in it; leave it out.")
-    options.out = options.out or f"results/{study.name}-{options.dataset}"
-    experiment = Experiment(
+    return Experiment(
         f"{options.title or study.title} ({options.dataset})",
         options.dataset,
         complete(study.rows, study.floors),
         parse_seeds(options.seeds or study.seeds),
         {**study.keys, **given},
-        command_text("study", arguments),
+        command,
         metric_names(options.metrics) or study.metrics,
         study.columns,
         study.axis,
     )
-    return carry_out(experiment, options)
+
+
+def _folder(study: Study, studies: Sequence[Study], options: argparse.Namespace) -> str:
+    """The study's own folder. Raises ConfigError where another study has the same name, and so the same folder."""
+    if sum(other.name == study.name for other in studies) > 1:
+        raise ConfigError(f"{study.name}: named twice; name each study once, or rename one of the files.")
+    if not options.out:
+        return f"results/{study.name}-{options.dataset}"
+    return options.out if len(studies) == 1 else str(Path(options.out) / study.name)
 
 
 def shipped() -> list[str]:

@@ -84,6 +84,41 @@ def test_a_study_of_ones_own_is_run_as_compare_does(keys, tmp_path, capsys):
     assert "--gamma=0.3: the rows of the study mine differ in it" in capsys.readouterr().err
 
 
+@pytest.fixture
+def two_studies(tmp_path, keys):
+    """The start of a command line with two small studies."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"title: Study {name}\nfloors: False\nrows: [{{name: P, model: Popularity}}]\n"
+        )
+    files = [str(tmp_path / f"{name}.yaml") for name in ("one", "two")]
+    given = [f"--{key}={str(value).replace(' ', '')}" for key, value in keys.items()]
+    return ["study", *files, "--dataset=planted", "--seeds=1", "--parallel=0", *given]
+
+
+def test_several_studies_run_one_after_the_other(two_studies, tmp_path, capsys):
+    assert command_line([*two_studies, "--out=tables"]) == 0
+    for name in ("one", "two"):
+        found = json.loads(Path(f"tables/{name}/results.json").read_text())
+        assert found["title"] == f"Study {name} (planted)"
+        assert "one.yaml" in found["command"]
+        assert "two.yaml" in found["command"]
+    shown = capsys.readouterr().out
+    assert shown.index("Study one (planted): tables/one") < shown.index("Study two (planted): tables/two")
+
+
+def test_all_studies_are_looked_at_before_the_first_begins(two_studies, tmp_path, capsys):
+    (tmp_path / "two.yaml").write_text("floors: False\nrows: [{name: P, model: Popularity, keys: {topkk: 3}}]\n")
+    assert command_line([*two_studies, "--out=tables"]) == 2
+    assert "topkk" in capsys.readouterr().err
+    assert not Path("tables").exists()
+
+
+def test_studies_of_one_name_would_share_a_folder(two_studies, capsys):
+    assert command_line([two_studies[0], two_studies[1], *two_studies[1:]]) == 2
+    assert "one: named twice" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [("modle: EIMF\nrows: [SASRec]", "unknown key 'modle'.*Did you mean 'model'"), ("title: nothing", "rows or grid"),
