@@ -171,16 +171,14 @@ def command_text(name: str, arguments: Sequence[str]) -> str:
 
 
 # ---------------------------------------------------------------------- carrying it out
-def check(experiment: Experiment, out: str) -> None:
+def check(experiment: Experiment, options: argparse.Namespace) -> None:
     """Look at an experiment's names, keys and folder without making anything.
 
     Raises:
-        ConfigError: as :func:`carry_out` would.
+        UserError: as :func:`carry_out` would, but for a folder in use.
     """
     with environment_kept("CUDA_VISIBLE_DEVICES"):
-        shared, masks = _masks(experiment.shared)
-        folder = Path(out).resolve() / "runs"
-        runs.plan(experiment.rows, experiment.dataset, experiment.seeds, shared, folder, len(masks) > 1)
+        _runs(experiment, options)
 
 
 def carry_out(experiment: Experiment, options: argparse.Namespace) -> int:
@@ -210,21 +208,28 @@ def _carried_out(experiment: Experiment, options: argparse.Namespace) -> int:
 
 
 def _planned(experiment: Experiment, options: argparse.Namespace) -> Plan:
-    shared, masks = _masks(experiment.shared)
     workers = Workers(options.parallel, options.cpus_per_run, options.gpus_per_run, options.ray_address)
     if workers.ray_address:
         runs.check_cluster(workers.ray_address)
     out = Path(options.out).resolve()
-
-    def made(tuned: Mapping[str, Any]) -> list[Run]:
-        both = len(masks) > 1
-        return runs.plan(experiment.rows, experiment.dataset, experiment.seeds, shared, out / "runs", both, tuned)
-
-    planned = made({})  # names and keys are right before a search begins
+    shared, masks = _masks(experiment.shared)
+    planned = _runs(experiment, options)  # names and keys are right before a search begins
     if options.tune_first:
         tuned, remarks = _tuned(experiment, shared, workers, options.tune_first, out / "tune")
-        planned, experiment = made(tuned), replace(experiment, remarks=remarks)
+        planned, experiment = _runs(experiment, options, tuned), replace(experiment, remarks=remarks)
     return Plan(experiment, planned, masks, workers, out)
+
+
+def _runs(
+    experiment: Experiment, options: argparse.Namespace, tuned: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Run]:
+    """The runs of a table; ``tuned``: what the search of ``--tune-first`` found, None before it."""
+    shared, masks = _masks(experiment.shared)
+    folder = Path(options.out).resolve() / "runs"
+    settled = tuned is not None or not options.tune_first
+    return runs.plan(
+        experiment.rows, experiment.dataset, experiment.seeds, shared, folder, len(masks) > 1, tuned, settled
+    )
 
 
 def _tuned(

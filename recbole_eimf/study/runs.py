@@ -111,6 +111,7 @@ def plan(
     folder: Path,
     both_masks: bool = False,
     tuned: Mapping[str, Mapping[str, Any]] | None = None,
+    settled: bool = True,
 ) -> list[Run]:
     """The runs of a table, seed by seed, so that every row has a first figure early.
 
@@ -119,6 +120,7 @@ def plan(
         folder: where the runs' folders go.
         both_masks: evaluate every checkpoint with the history masked and not masked.
         tuned: what a search found for each row, by its name: stronger than ``shared``, weaker than the row's own.
+        settled: False before a search, whose outcome may be what the folders hold: they are not looked at then.
 
     Raises:
         ConfigError: a key or value that is wrong, or a folder that holds a run of other settings.
@@ -139,7 +141,8 @@ def plan(
             given, wanted = made[row.name]
             place = folder / folder_name(row.name) / str(seed)
             runs.append(Run(row, dataset, seed, place, {**given, "seed": seed}, wanted, both_masks))
-            _check_folder(runs[-1])
+            if settled:
+                _check_folder(runs[-1])
     return runs
 
 

@@ -80,14 +80,14 @@ def main(arguments: Sequence[str]) -> int:
     options, given = parse_options(parser, arguments)
     studies = [read_study(find_study(name)) for name in options.studies]
     command = command_text("study", arguments)
-    made = [(_experiment(study, options, given, command), _folder(study, studies, options)) for study in studies]
+    made = [(_experiment(study, options, given, command), _options_of(study, studies, options)) for study in studies]
     if len(made) > 1:
-        for experiment, folder in made:
-            check(experiment, folder)
+        for experiment, own in made:
+            check(experiment, own)
     codes = []
-    for experiment, folder in made:
-        print(f"{experiment.title}: {folder}")
-        codes.append(carry_out(experiment, argparse.Namespace(**{**vars(options), "out": folder})))
+    for experiment, own in made:
+        print(f"{experiment.title}: {own.out}")
+        codes.append(carry_out(experiment, own))
     return max(codes)
 
 
@@ -108,13 +108,14 @@ def _experiment(study: Study, options: argparse.Namespace, given: Mapping[str, A
     )
 
 
-def _folder(study: Study, studies: Sequence[Study], options: argparse.Namespace) -> str:
-    """The study's own folder. Raises ConfigError where another study has the same name, and so the same folder."""
+def _options_of(study: Study, studies: Sequence[Study], options: argparse.Namespace) -> argparse.Namespace:
+    """The options, with the study's own folder. Raises ConfigError where another study would have the same one."""
     if sum(other.name == study.name for other in studies) > 1:
         raise ConfigError(f"{study.name}: named twice; name each study once, or rename one of the files.")
-    if not options.out:
-        return f"results/{study.name}-{options.dataset}"
-    return options.out if len(studies) == 1 else str(Path(options.out) / study.name)
+    out = options.out or f"results/{study.name}-{options.dataset}"
+    if options.out and len(studies) > 1:
+        out = str(Path(options.out) / study.name)
+    return argparse.Namespace(**{**vars(options), "out": out})
 
 
 def shipped() -> list[str]:

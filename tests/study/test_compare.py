@@ -287,6 +287,8 @@ def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
     text = Path("out/table.md").read_text()
     assert "4 trials each, on validation" in text
     assert "SASRec is not tuned:** none of 4 trials" in text
+    # the same command again: a run in its folder has the settings of the search, not those before it
+    assert compare.main(arguments(keys, chosen, "--seeds=1", "--tune-first=4", "--hidden_dropout_prob=0.5")) == 0
 
 
 # ---------------------------------------------------------------------- on Ray
