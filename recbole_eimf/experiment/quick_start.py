@@ -23,6 +23,7 @@ from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.parts import require
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
@@ -116,6 +117,8 @@ def run(
     plugin.register_models()
     import_path = model if isinstance(model, str) and ":" in model else None
     config = EIMFConfig(model, dataset, config_file_list, {**overrides, "model_import": import_path})
+    if config["log_wandb"]:
+        require("wandb")
     wanted = keys.read(RunSettings, config.final_config_dict)
     if import_path:
         plugin.register_model(config.model_class)
