@@ -19,7 +19,8 @@ class Smoothed(IBIM):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        self.share = config["label_smoothing"] if "label_smoothing" in config else 0.1
+        share = config["label_smoothing"]  # None where nobody set it
+        self.share = 0.1 if share is None else share
 
     def _labelled_score(self, positive: Tensor, states, vectors: Tensor, readout: Tensor, interaction) -> Tensor:
         # the mean score under the label: (1 - share) of the target's and share of the mean over all items

@@ -6,11 +6,13 @@ versions. Each shim names what it answers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,7 @@ def register() -> None:
 
 
 def register_models() -> None:
-    """:func:`register` without ``recbole.quick_start``, whose import pulls in Ray."""
+    """:func:`register` without ``recbole.quick_start``."""
     # RecBole's calls into pandas and torch.cuda.amp are deprecated, not wrong, on the versions setup.cfg allows
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     _restore_numpy_names()
@@ -71,13 +73,8 @@ def register_model(model_class: type) -> None:
 
 # ---------------------------------------------------------------------- shims
 def _restore_numpy_names() -> None:
-    """NumPy 2 dropped names that RecBole 1.2.1's Config and Ray 2.6.3 read at import (RecBole's issue 2215)."""
-    for name, value in {
-        "float_": np.float64,
-        "complex_": np.complex128,
-        "unicode_": np.str_,
-        "bool8": np.bool_,
-    }.items():
+    """NumPy 2 dropped names that RecBole 1.2.1's Config reads (RecBole's issue 2215)."""
+    for name, value in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
         if name not in vars(np):
             setattr(np, name, value)
 
@@ -201,9 +198,41 @@ class _NoTensorBoard:
     def add_hparams(self, *args: Any) -> None: ...
 
 
+class _Tune:
+    """``ray.tune`` as RecBole's ``quick_start`` uses it, which needs no Ray where no trial of Ray's runs.
+
+    RecBole reports with ``report(**result)``, also when nobody listens; Ray takes a dictionary, from a trial only.
+    """
+
+    @staticmethod
+    def report(**result: Any) -> None:
+        if _in_ray_trial():
+            from ray import tune
+
+            tune.report(result)
+
+
+@contextlib.contextmanager
+def _without_ray() -> Iterator[None]:
+    """Inside, ``from ray import tune`` gives :class:`_Tune`: RecBole imports Ray at its front door, whoever enters."""
+    names = ("ray", "ray.tune")
+    held = {name: sys.modules[name] for name in names if name in sys.modules}
+    for name in names:
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["ray"].tune = _Tune
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(held)
+
+
 def _patch_quick_start() -> None:
-    package = importlib.import_module("recbole.quick_start")
+    with _without_ray():
+        package = importlib.import_module("recbole.quick_start")
     module = importlib.import_module("recbole.quick_start.quick_start")
+    module.tune = _Tune
     _patch(module, "load_data_and_model", _loading_without_side_files)
     # Processes that RecBole spawns start without us and find their function by its import path: it must be this
     # module's, whose import registers.
@@ -254,7 +283,17 @@ def objective_function(config_dict=None, config_file_list=None, saved=True):
     which lacks the metric that its scheduler asks for.
     """
     register()
-    from ray.tune.trainable.session import is_session_enabled
-
     found = getattr(objective_function, _PATCHED)(config_dict, config_file_list, saved)
-    return None if is_session_enabled() else found
+    return None if _in_ray_trial() else found
+
+
+def _in_ray_trial() -> bool:
+    # a trial runs in a process in which Ray has been imported; elsewhere Ray may be missing
+    if "ray.tune" not in sys.modules:
+        return False
+    from ray import tune
+
+    try:
+        return tune.get_context().get_trial_id() is not None
+    except RuntimeError:
+        return False

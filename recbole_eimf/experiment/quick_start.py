@@ -22,6 +22,7 @@ from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.parts import require
 from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data.dataset import LazySequenceDataset
@@ -118,6 +119,8 @@ def run(
     plugin.register_models()
     import_path = model if isinstance(model, str) and ":" in model else None
     config = EIMFConfig(model, dataset, config_file_list, {**overrides, "model_import": import_path})
+    if config["log_wandb"]:
+        require("wandb")
     wanted = keys.read(RunSettings, config.final_config_dict)
     if import_path:
         plugin.register_model(config.model_class)

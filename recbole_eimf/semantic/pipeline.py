@@ -22,6 +22,7 @@ import numpy as np
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
+from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
 from recbole_eimf.semantic.encoders.build import build_encoder
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
@@ -97,6 +98,7 @@ class Pipeline:
             if path and not Path(path).is_file():
                 raise DataError(f"{key}={path}: no such file.")
         if source == "openai":
+            require("openai")
             read_key(self.llm_settings())
 
     # ------------------------------------------------------------------ eq. 1

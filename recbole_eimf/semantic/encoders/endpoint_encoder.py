@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from recbole_eimf.core.errors import UserError
+from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
 
 _REQUEST_RETRIES = 5
@@ -45,6 +46,7 @@ class OpenAIEncoder(TextEncoder):
 
     @cached_property
     def _client(self) -> tuple[Any, str]:
+        require("openai")
         import openai
 
         key = self._read_key()

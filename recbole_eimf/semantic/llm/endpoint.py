@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.core.parts import require
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +180,7 @@ class Endpoint:
 
     def __init__(self, settings: OpenAISettings, key: Secret):
         # imported late: a second that runs without an endpoint need not spend
+        require("openai")
         import openai
 
         self.openai, self.settings, self.key = openai, settings, key
