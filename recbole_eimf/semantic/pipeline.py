@@ -6,8 +6,6 @@ to RecBole's internal ids.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,7 @@ import numpy as np
 
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
-from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
+from recbole_eimf.core.files import fingerprint, read_csv, read_tensors, write_tensors
 from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, build_encoder
@@ -359,21 +357,21 @@ def read_assignment(path: str | Path) -> dict[str, str]:
     """Read ``user_id,exemplar_user_id`` rows from a CSV file (optionally .gz).
 
     Raises:
-        DataError: no file, other columns, a row of another width, or a user twice; names file and line.
+        DataError: no file, an unreadable one, other columns, a row of another width, a missing id, or a user with two
+            exemplars; names file and line.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"assignment_file={path}: no such file.")
     assignment: dict[str, str] = {}
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", newline="") as stream:
-        reader = csv.reader(stream)
-        header = next(reader, None)
-        if header != ["user_id", "exemplar_user_id"]:
-            raise DataError(f"{path}, line 1: expected the columns user_id,exemplar_user_id; found {header}.")
-        for row in reader:
-            if len(row) != 2 or not all(row):
-                raise DataError(f"{path}, line {reader.line_num}: expected two ids, found {row}.")
-            if assignment.setdefault(row[0], row[1]) != row[1]:
-                raise DataError(f"{path}, line {reader.line_num}: user {row[0]!r} has two different exemplars.")
+    first_line: dict[str, int] = {}
+    for line, row in read_csv(path, ("user_id", "exemplar_user_id")):
+        if not all(row):
+            raise DataError(f"{path}, line {line}: expected two ids, found {row}. Mend or remove the line.")
+        user, exemplar = row
+        if assignment.setdefault(user, exemplar) != exemplar:
+            raise DataError(
+                f"{path}, line {line}: user {user!r} has another exemplar in line {first_line[user]}. Keep one."
+            )
+        first_line.setdefault(user, line)
     return assignment
