@@ -197,7 +197,7 @@ def test_an_empty_reply_is_asked_again_without_an_empty_turn(tmp_path):
         ({"content": None, "refusal": "I must not say"}, "I must not say"),
         ({"content": None}, "no content"),
         ({"content": "", "finish_reason": "content_filter"}, "content filter"),
-        ({"content": '{"1": "Nai', "finish_reason": "length"}, "raise max_tokens"),
+        ({"content": '{"1": "Nai', "finish_reason": "length"}, "raise llm_max_tokens"),
     ],
 )
 def test_refusals_and_the_like_are_failed_and_not_paid_for_twice(tmp_path, answer, reason):
