@@ -6,7 +6,6 @@ import csv
 import gzip
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.sources import batch
+from recbole_eimf.semantic.trial import ask_terminal
 
 USAGE = """usage: python -m recbole_eimf interests --dataset=NAME [--data_path=DIR]
          --interest_source=openai|file|batch|keywords [--key=value ...] [--dry-run | --yes]
@@ -24,11 +24,13 @@ Clusters the training users by the text of what they bought, asks for the intere
 writes OUT/interests.jsonl and OUT/assignment.csv.gz (--output_dir=OUT, default interests/NAME), which training
 side-loads with --interest_source=file. Before any paid call it shows one prompt and the number of calls, tokens and the
 estimated cost, then asks. --dry-run stops there, --yes does not ask. Stopped in any way, the same command goes on where
-it was: replies are kept, one line each, as they arrive.
+it was: replies are kept, one line each, as they arrive, and at most the calls in flight are asked again. Where not one
+of the first 20 replies (llm_check_first) holds an interest, it asks whether to go on, or stops if nobody can answer.
 
 keys (all take --key=value): llm_model, llm_base_url, llm_api_key_env (the NAME of the variable that holds the key),
-llm_api_key_file, llm_concurrency, llm_price_in, llm_price_out (USD per million tokens), exemplar_ratio, preference,
-clustering, text_encoder, protocol, split_seed, prompt_file, prompt_items, max_interests, batch_file, semantic_cache
+llm_api_key_file, llm_concurrency, llm_check_first, llm_price_in, llm_price_out (USD per million tokens),
+exemplar_ratio, preference, clustering, text_encoder, protocol, split_seed, prompt_file, prompt_items, max_interests,
+batch_file, semantic_cache
 """
 
 
@@ -96,9 +98,10 @@ def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:
         return False
     if not estimate.calls or "--yes" in flags:
         return True
-    if not sys.stdin or not sys.stdin.isatty():
+    answer = ask_terminal("Make these calls?")
+    if answer is None:
         raise InterestSourceError("nobody is there to answer (no terminal): add --yes to make these calls.")
-    return input("Make these calls? [y/N] ").strip().lower() in ("y", "yes")
+    return answer
 
 
 def _write_batch(pipeline: Pipeline, folder: Path) -> int:

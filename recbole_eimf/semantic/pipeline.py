@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -214,6 +215,7 @@ class Pipeline:
             structured=s.llm_structured,
             price_in=s.llm_price_in,
             price_out=s.llm_price_out,
+            check_first=s.llm_check_first,
             max_interests=s.max_interests,
         )
 
@@ -342,6 +344,7 @@ class Pipeline:
             **report,
             "exemplars": len(exemplars),
             "exemplars_without_interests": len(exemplars) - len(answered),
+            "failed_replies": dict(Counter(reply.failure for reply in replies.values() if reply.failure)),
             "interests": sum(len(text) for text in texts),
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
         }

@@ -252,7 +252,7 @@ def test_off_never_asks_for_a_format_and_on_insists(tmp_path):
         fetch(server, tmp_path, structured="off")
         assert "response_format" not in server.asked[0].body
     with LLMServer(rejecting(lambda body: "response_format" in body and "no response_format here")) as server:
-        with pytest.raises(InterestSourceError, match="set structured: off"):
+        with pytest.raises(InterestSourceError, match="set llm_structured: off"):
             fetch(server, tmp_path / "other", 3, structured="on")
         assert len(server.asked) == 2
 

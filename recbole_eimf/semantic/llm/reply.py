@@ -175,12 +175,14 @@ def completion_interests(completion: Mapping[str, Any], max_interests: int) -> l
     message = _choice(completion)[1]
     text, finish_reason = completion_text(completion), completion_finish(completion)
     if message.get("refusal"):
-        refusal = _encodable(str(message["refusal"]))[:500]
+        refusal = message["refusal"]
+        refusal = _encodable(refusal)[:500] if isinstance(refusal, str) else "it does not say why"
         raise ReplyError(f"The model refused: {refusal}", final=True, kind="refusal")
     if finish_reason == "content_filter":
         raise ReplyError("The endpoint's content filter withheld the reply.", final=True, kind="content filter")
     if text is None and finish_reason != "length":
-        raise ReplyError(f"The reply has no content (finish_reason {finish_reason!r}).", final=True, kind="no content")
+        kind = "no content" if message else "malformed"
+        raise ReplyError(f"The reply has no content (finish_reason {finish_reason!r}).", final=True, kind=kind)
     try:
         return parse_interests(text or "", max_interests, truncated=finish_reason == "length")
     except ReplyError as error:
@@ -200,10 +202,13 @@ def completion_text(completion: Mapping[str, Any]) -> str | None:
     """
     content = _choice(completion)[1].get("content")
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
-        content = "".join(str(part["text"] or "") for part in content)
-    elif isinstance(content, list | Mapping):
-        content = json.dumps(content, ensure_ascii=False)
-    return content if content is None else _encodable(str(content))
+        content = "".join(part["text"] for part in content if isinstance(part["text"], str))
+    elif not isinstance(content, str | None):
+        try:
+            content = json.dumps(content, ensure_ascii=False)
+        except RecursionError:
+            return None
+    return None if content is None else _encodable(content)
 
 
 def completion_finish(completion: Mapping[str, Any]) -> str | None:
