@@ -318,7 +318,7 @@ def wait_until(condition, process):
         time.sleep(0.01)
 
 
-def test_kill_9_in_the_middle_pays_for_nothing_twice(tmp_path):
+def test_kill_9_in_the_middle_asks_again_what_was_in_flight(tmp_path):
     dam = Dam()
     with LLMServer(dam) as server:
         with child(server, tmp_path) as process:
@@ -333,6 +333,39 @@ def test_kill_9_in_the_middle_pays_for_nothing_twice(tmp_path):
         again = {prompt.replace("prompt ", "u") for prompt in server.prompts()[asked_before:]}
     assert again == {f"u{i}" for i in range(40)} - before
     assert sorted(record["user_id"] for record in journal(tmp_path)) == sorted(f"u{i}" for i in range(40))
+
+
+def test_kill_9_asks_at_most_the_calls_in_flight_again(tmp_path):
+    """At whatever moment: the CHILD has four calls in flight, and none goes out before the last reply is on disk."""
+    with LLMServer(always(delay=0.01)) as server:
+        for kills, replies in ((1, 3), (2, 20)):
+            with child(server, tmp_path) as process:
+                wait_until(lambda least=replies: len(journal(tmp_path)) >= least, process)
+                process.kill()
+            assert len(server.prompts()) <= len(journal(tmp_path)) + 4 * kills
+            journalled = {record["user_id"].replace("u", "prompt ") for record in journal(tmp_path)}
+            asked = len(server.prompts())
+        with child(server, tmp_path) as process:
+            out, err = process.communicate(timeout=60)
+        assert out.strip() == "40", err
+        assert journalled.isdisjoint(server.prompts()[asked:])
+        assert 40 <= len(server.prompts()) <= 40 + 2 * 4
+    assert sorted(record["user_id"] for record in journal(tmp_path)) == sorted(f"u{i}" for i in range(40))
+
+
+def test_no_call_goes_out_before_the_last_reply_is_on_disk(tmp_path, monkeypatch):
+    """However slow the disk: what is neither in the journal nor in flight would be paid for twice after a kill."""
+    append, ahead = client.append_jsonl, []
+
+    def slow(path, records):
+        time.sleep(0.05)
+        ahead.append(len(server.prompts()) - len(journal(tmp_path)))
+        append(path, records)
+
+    monkeypatch.setattr(client, "append_jsonl", slow)
+    with LLMServer() as server:
+        fetch(server, tmp_path, 40, concurrency=4)
+    assert max(ahead) == 4
 
 
 def test_ctrl_c_keeps_what_has_arrived_and_what_is_under_way(tmp_path):
