@@ -49,7 +49,8 @@ class Interests:
 
     exemplars: [C] user tokens; texts: per exemplar its interests, most important first; assignment: training user token
     -> index into exemplars (users without one are absent); source: where the replies come from; llm_used: whether any
-    LLM had a part in them; report: counts and seconds for the log and result.json.
+    LLM had a part in them; report: counts and seconds for the log and result.json; digests: per exemplar the sha256 of
+    the prompt its reply answers, "" where there is none.
     """
 
     exemplars: list[str]
@@ -58,6 +59,7 @@ class Interests:
     source: str
     llm_used: bool
     report: dict[str, Any] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)
 
 
 class Pipeline:
@@ -353,7 +355,8 @@ class Pipeline:
             f"interests: {report['interests']} of {len(answered)} exemplars, source {name}"
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
-        return Interests(exemplars, texts, assignment, name, source != "keywords", report)
+        digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
+        return Interests(exemplars, texts, assignment, name, source != "keywords", report, digests)
 
 
 def read_assignment(path: str | Path) -> dict[str, str]:

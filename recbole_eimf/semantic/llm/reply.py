@@ -152,8 +152,8 @@ def parse_interests(response: str, max_interests: int = 20, *, truncated: bool =
 def _without_interests(text: str, others: list[str], truncated: bool) -> ReplyError:
     start = " ".join(text.split())[:80]
     began = f"The reply began with {start!r}."
-    if not others and refused(text.strip()) == "refusal":
-        others = ["refusal"]
+    alone = refused(text) if not others and any(map(str.isalpha, text[:1000])) else None
+    others = [alone] if alone else others
     if "refusal" in others:
         complaint = (
             f"No interests found, but a refusal. The items above are all there is, and a best guess is enough. {_FORM}"
