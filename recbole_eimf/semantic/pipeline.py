@@ -21,6 +21,7 @@ import numpy as np
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_csv, read_tensors, write_tensors
+from recbole_eimf.semantic import export
 from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, build_encoder
@@ -70,16 +71,34 @@ class Pipeline:
         settings: keys of the stage.
         name: the data set's name, for cache files.
         device: torch device of the text encoder.
+        protocol: of the split; None where there is none.
 
     Raises:
         UserError: see the stages.
     """
 
-    def __init__(self, corpus: Corpus, settings: SemanticSettings, name: str, device: str = "cpu") -> None:
+    def __init__(
+        self, corpus: Corpus, settings: SemanticSettings, name: str, device: str = "cpu", protocol: str | None = None
+    ) -> None:
         self.corpus, self.settings, self.name, self.device = corpus, settings, name, device
+        self.protocol = protocol
+        if settings.interest_file and Path(settings.interest_file).is_dir():
+            self.settings = export.opened(settings, self.origin().data, protocol)
         self.folder = Path(settings.semantic_cache)
         self.cache = EmbeddingCache(self.folder / "embeddings.sqlite")
         self.seconds: dict[str, float] = {}
+
+    def origin(self) -> export.Origin:
+        """What replies of this pipeline are made from, for those who load them elsewhere."""
+        s = self.settings
+        return export.Origin(
+            dataset=self.name,
+            protocol=self.protocol or "none",
+            data=export.fingerprint_of(self.corpus.users, self.corpus.histories),
+            model=s.llm_model if s.interest_source in ("openai", "batch") else None,
+            prompt=load_template(s.prompt_file),
+            prompt_items=s.prompt_items,
+        )
 
     def check_source(self) -> None:
         """Raise what is known to fail before anything is encoded: a file that is not there, a key that is not set."""
