@@ -114,7 +114,7 @@ def test_what_is_odd_about_a_bad_reply_fails_it_alone(tmp_path, raw):
     with LLMServer(lambda asked, n: Answer(raw=raw) if asked.prompt.startswith("prompt 1") else Answer()) as server:
         replies = fetch(server, tmp_path, 3)
     assert [reply.status for reply in replies.values()] == ["ok", "failed", "ok"]
-    assert replies["u1"].failure in ("no interests", "no content", "refusal")
+    assert replies["u1"].failure in ("no interests", "no content", "refusal", "placeholder")
 
 
 def test_another_page_in_the_middle_fails_one_prompt(tmp_path):
