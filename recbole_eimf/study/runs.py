@@ -30,6 +30,7 @@ from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.parts import require
+from recbole_eimf.semantic.export import REPLIES
 from recbole_eimf.study.rows import Row
 
 #: keys whose value is a path: made absolute, because a worker stands elsewhere
@@ -193,6 +194,8 @@ _DIGESTS: dict[tuple[str, int, int], str] = {}
 
 
 def _digest(path: Path) -> str | None:
+    if path.is_dir():  # an export of replies
+        path = path / REPLIES
     if not path.is_file():
         return None
     state = path.stat()

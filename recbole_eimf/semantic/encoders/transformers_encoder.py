@@ -42,7 +42,7 @@ def build(settings: EncoderSettings) -> TextEncoder:
             raise ConfigError(f"encoder_processes={settings.processes}: {name} runs in one process. Leave the key out.")
         return Llm2VecEncoder(settings, name.removeprefix("llm2vec:"))
     if settings.pooling == "cls":
-        raise ConfigError("text encoder pooling: cls, but a causal decoder's first token has seen nothing. Use mean.")
+        raise ConfigError("text_pooling=cls, but a causal decoder's first token has seen nothing. Use mean.")
     logger.warning(
         "%s: the llm2vec package is not installed, so the decoder keeps its causal attention and its hidden "
         "states are pooled (%s). This is not LLM2Vec: expect weaker vectors.",
@@ -76,7 +76,7 @@ class TransformersEncoder(TextEncoder):
         limit = getattr(self._config, "max_position_embeddings", None)
         if limit is not None and settings.max_length > limit:
             raise ConfigError(
-                f"text encoder max_length: {settings.max_length} is more than the {limit} positions of {settings.name}."
+                f"text_max_length={settings.max_length} is more than the {limit} positions of {settings.name}."
             )
         self._warn_of_other_pooling()
 
