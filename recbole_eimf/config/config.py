@@ -19,6 +19,7 @@ from recbole.config import Config
 from recbole_eimf.config import keys
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.models import load_model_class
+from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, suggestion
 
@@ -134,6 +135,13 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     return content
 
 
+@cache
+def recbole_defaults(model: str) -> dict[str, Any]:
+    """What RecBole's own YAML says of one of its models; empty where there is none."""
+    path = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
 def plugin_defaults(model_class: type | None, model: str, dataset: str, external: Mapping[str, Any]) -> dict[str, Any]:
     """What our YAML says, weakest first: settings, overall, the backbone's (RecBole's, ours), those of the model's
     ancestors and its own, the form of EIMF (``esim``), the data set's, the recipe's.
@@ -197,6 +205,8 @@ class EIMFConfig(Config):
         # a typed reading of every part: a bad value is an error now, not after an hour
         for part in keys.ALL_SETTINGS:
             keys.read(part, self.final_config_dict)
+        if not is_ours(self.model_class):
+            check_settings(self)
 
     def _convert_config_dict(self, config_dict):
         return {key: parse_value(v) if isinstance(v, str) else v for key, v in config_dict.items()}
@@ -241,9 +251,14 @@ class EIMFConfig(Config):
             torch.cuda.set_device(here.local_rank)
 
     def _load_internal_config_dict(self, model, model_class, dataset):
-        super()._load_internal_config_dict(model, model_class, dataset)
+        stock = stock_class(model_class)
+        # a subclass of RecBole's in anybody's module starts from what it derives from
+        super()._load_internal_config_dict(stock.__name__ if stock else model, model_class, dataset)
         if not is_ours(model_class):  # register() adds our YAML for our models whoever makes the Config
-            self.internal_config_dict.update(plugin_defaults(None, model, dataset, self.external_config_dict))
+            given, stock_values = self.external_config_dict, dict(self.internal_config_dict)
+            values = plugin_defaults(None, model, dataset, given)
+            values |= stock_defaults(model_class, stock_values, values, given)
+            self.internal_config_dict.update(values)
 
 
 def is_ours(model_class: type) -> bool:

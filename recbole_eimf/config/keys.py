@@ -112,6 +112,7 @@ class SemanticSettings:
     # what the placebo shuffles; None: file where interest_file is set, else keywords
     shuffled_source: Literal["file", "openai", "batch", "keywords"] | None = None
     interest_file: str | None = None
+    allow_foreign_replies: bool = False  # use replies whose prompts the training histories do not give
     assignment_file: str | None = None
     max_interests: int = 20
     prompt_file: str | None = None
