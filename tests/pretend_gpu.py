@@ -1,9 +1,10 @@
 """A GPU that is not there: tensors that say they are on ``cuda:0`` and compute on the processor.
 
 :class:`PretendGPU` is a dispatch mode. Inside it, whatever is made on or sent to a CUDA device becomes a
-:class:`PretendTensor`; an operation between one of them and a tensor of the processor raises :class:`DevicesMeet`, as on a
-GPU, and what makes the processor wait for a GPU (a size that depends on values, a value that is read, a copy that is not
-``non_blocking``) is written down with the line it stands on. Gradients are not followed: ``backward`` does nothing.
+:class:`PretendTensor`; an operation between one of them and a tensor of the processor raises :class:`DevicesMeet`, as
+on a GPU, and what makes the processor wait for a GPU (a size that depends on values, a value that is read, a copy that
+is not ``non_blocking``) is written down with the line it stands on. Gradients are not followed: ``backward`` does
+nothing. What torch's kernels wait for inside of themselves is not seen.
 """
 
 from __future__ import annotations
@@ -100,9 +101,10 @@ class PretendTensor(torch.Tensor):
         if func is torch.nn.functional.scaled_dot_product_attention:  # makes its mask where C++ thinks the tensors are
             return _attention(*args, **(kwargs or {}))
         if func.__name__ == "gru" and len(args) == 9 and args[-1]:  # turns its result round in place
-            states, last = super().__torch_function__(func, types, (args[0].transpose(0, 1), *args[1:-1], False), {})
+            states, last = func(args[0].transpose(0, 1), *args[1:-1], False)
             return states.transpose(0, 1), last
-        return super().__torch_function__(func, types, args, kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():  # what comes back to the processor is to be a plain tensor
+            return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -138,7 +140,7 @@ class PretendGPU(TorchDispatchMode):
 
     def __enter__(self):
         # no CUDA is started for a device that is only named
-        self._context.enter_context(mock.patch.object(torch.cuda, "_lazy_init", lambda: None))
+        self._context.enter_context(mock.patch.object(torch.cuda, "_lazy_init"))
         self._context.enter_context(torch.no_grad())
         for name in ("tensor", "as_tensor"):  # they look for CUDA's memory before they ask a dispatch mode
             self._context.enter_context(mock.patch.object(torch, name, _made_here(getattr(torch, name))))

@@ -1,7 +1,7 @@
-"""Selections whose size depends on values: on a GPU, asking how large one is means waiting for all that was asked before.
+"""Selections whose size depends on values: on a GPU, to ask how large one is means to wait for all that was asked before.
 
-What is least work on a processor, to pick what counts and compute on that alone, drains a GPU's queue at every pick. The
-choice between picking and computing under a mask is made here, by device; results are the same.
+What is least work on a processor, to pick what counts and compute on that alone, drains a GPU's queue at every pick.
+The choice between picking and computing under a mask is made here, by device; results are the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _distinct_in_place(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shared_rows(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """What is computed once for the many that share it: (rows to compute [m], where each of ``index`` [...] finds its own).
+    """What is computed once for many: (rows of a table to compute [m], where each of ``index`` [...] finds its own).
 
     On a processor those that ``index`` names, each once; on a GPU all ``rows`` of the table, or one for every entry of
     ``index``, whichever is fewer.

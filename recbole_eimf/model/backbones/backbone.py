@@ -39,8 +39,8 @@ class TrainingStates(NamedTuple):
     """States of a training batch, one per target.
 
     interests: [P, K, d]; target: [P] item ids; row: [P] the batch row a target belongs to, ascending, every row of the
-    batch at least once; penalty: a scalar the backbone adds to the recommendation loss; mask: [P, K] bool, False where an interest is a copy of a user's first
-    because the user has fewer than K, None where all are real.
+    batch at least once; penalty: a scalar the backbone adds to the recommendation loss; mask: [P, K] bool, False where
+    an interest is a copy of a user's first because the user has fewer than K, None where all are real.
     """
 
     interests: Tensor
