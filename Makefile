@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-gpu lint bench
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+# all that needs a GPU, then gpu_epoch.py (GPU_OPTIONS="--dataset=... --data_path=..."); fails where there is none
+test-gpu: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.gpu $(GPU_OPTIONS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Selections whose size depends on values: on a GPU, to ask how large one is means to wait for all that was asked before.
+"""Selections whose size depends on values: to ask a GPU how large one is means to wait for all it was asked before.
 
 What is least work on a processor, to pick what counts and compute on that alone, drains a GPU's queue at every pick.
 The choice between picking and computing under a mask is made here, by device; results are the same.
