@@ -1,4 +1,4 @@
-"""Tests on a real GPU. ``GPU_TESTS_DEVICE=cpu`` runs what of them a processor can run: a try of the tests themselves."""
+"""Tests on a real GPU. ``GPU_TESTS_DEVICE=cpu`` runs what of them a processor can run: a try of the tests."""
 
 from __future__ import annotations
 
