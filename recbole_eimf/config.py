@@ -203,8 +203,8 @@ class EIMFConfig(Config):
 
     def _load_config_files(self, file_list):
         merged: dict[str, Any] = {}
-        for path in file_list or ():
-            merged.update(read_yaml(path))
+        for part in file_list or ():  # a mapping is what a file once said
+            merged.update(part if isinstance(part, Mapping) else read_yaml(part))
         return merged
 
     def _load_cmd_line(self):

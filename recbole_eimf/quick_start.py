@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_eimf import __version__, distributed, plugin, settings
+from recbole_eimf import checkpoint as saved_model
 from recbole_eimf.config import EIMFConfig, is_ours, read_yaml
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.errors import ConfigError
@@ -26,6 +28,7 @@ from recbole_eimf.model.backbone import BACKBONES, backbone_class
 from recbole_eimf.semantic.store import write_json
 from recbole_eimf.settings import RunSettings
 from recbole_eimf.trainer.memory import keep_freed_memory
+from recbole_eimf.trainer.saving import KeepsBestModel, keeping_best_model
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
 
 #: models besides EIMF whose rows name the backbone
@@ -100,9 +103,11 @@ def run(
             calls this then needs ``if __name__ == "__main__":``); under ``torchrun`` every process calls this.
 
     Returns:
-        The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.pth``,
+        The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.safetensors`` with
+        ``config.json`` (:mod:`recbole_eimf.checkpoint`; ``save_pth=True`` adds RecBole's ``model.pth``),
         ``history.json`` and ``test_ranks.safetensors`` (where every test target was ranked: read it with
-        :func:`recbole_eimf.evaluator.ranks.read_ranks`).
+        :func:`recbole_eimf.evaluator.ranks.read_ranks`). Without ``output_dir`` the model is
+        ``saved/<model>-<backbone>-<data set>-<time>``.
 
     Raises:
         UserError: bad keys, files or sources, before any long work.
@@ -156,18 +161,23 @@ def _run_all_compared(config: EIMFConfig, wanted: RunSettings, files: list[str] 
     return [_run_compared(other, config, files, overrides) for other in (wanted.compare_with if asked else ())]
 
 
-def evaluate(checkpoint: str | Path, ranks_folder: str | Path | None = None, **overrides: Any) -> dict[str, float]:
+def evaluate(
+    checkpoint: str | Path,
+    ranks_folder: str | Path | None = None,
+    model: str | type | None = None,
+    **overrides: Any,
+) -> dict[str, float]:
     """Score a saved model on the test part, from behaviour alone: no text, no interests, no LLM.
 
     Args:
-        checkpoint: a ``model.pth`` of :func:`run`. It can run code when it is loaded: load only files you trust.
+        checkpoint, model: see :func:`load`.
         ranks_folder: where to write ``test_ranks.safetensors``, for paired tests.
         overrides: keys that change the evaluation (``mask_history``, ``topk``, ``metrics``, ``data_path``, ...).
 
     Returns:
         Test metrics, fractions.
     """
-    config, net, (train_data, _, test_data) = load(checkpoint, **overrides)
+    config, net, (train_data, _, test_data) = load(checkpoint, model, **overrides)
     trainer = _trainer(config, net)
     trainer.eval_collector.data_collect(train_data)
     found = trainer.evaluate(test_data, load_best_model=False)
@@ -177,24 +187,36 @@ def evaluate(checkpoint: str | Path, ranks_folder: str | Path | None = None, **o
     return {name: float(value) for name, value in found.items()}
 
 
-def load(checkpoint: str | Path, **overrides: Any) -> tuple[EIMFConfig, torch.nn.Module, tuple]:
+def load(
+    checkpoint: str | Path, model: str | type | None = None, **overrides: Any
+) -> tuple[EIMFConfig, torch.nn.Module, tuple]:
     """A saved model with its configuration and (train, valid, test) loaders, by default without text and interests.
 
+    No code of the folder's choice runs (:mod:`recbole_eimf.checkpoint`).
+
     Args:
-        checkpoint, overrides: see :func:`evaluate`.
+        checkpoint: ``output_dir`` of a run, or the ``model.safetensors`` in it.
+        model: the class of a model that is neither ours nor RecBole's, or its ``package.module:Class``: importing it
+            runs that module's code.
+        overrides: keys that change the configuration it was trained with.
+
+    Raises:
+        DataError: no model there, a damaged one, or other data than it was trained on.
+        ConfigError: the model's class is not one of ours or RecBole's, and ``model`` does not name it.
     """
     plugin.register_models()
-    with plugin.trusted_checkpoints():
-        saved = torch.load(checkpoint, map_location="cpu")
-    old = saved["config"]
+    folder = saved_model.model_folder(checkpoint)
+    description = saved_model.read_description(folder)
+    model_class = saved_model.model_class_of(description, folder, model)
+    if description["model_import"]:
+        plugin.register_model(model_class)
     unwanted = {"compare_with": [], "output_dir": None, "save_split": None}
-    given = {**old.external_config_dict, "inference_only": True, **overrides, **unwanted}
-    model = old["model_import"] or old["model"]
-    config = EIMFConfig(model, old["dataset"], None, {k: v for k, v in given.items() if k not in ("model", "dataset")})
+    given = {"inference_only": True, **overrides, **unwanted}
+    config = EIMFConfig(model_class, description["dataset"], [saved_model.keys_of(description)], given)
     loaders = _loaders(config)
+    saved_model.check_data(description, loaders[0]._dataset, model_class, folder)
     net = config.model_class(config, loaders[0]._dataset).to(config["device"])
-    net.load_state_dict(saved["state_dict"])
-    net.load_other_parameter(saved.get("other_parameter"))
+    saved_model.read_weights(net, folder)
     return config, net, loaders
 
 
@@ -247,7 +269,9 @@ def _run_one(
             logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
         raise
     if wanted.skip_test:
-        return _result(config, model, trainer, valid or {}, {}, train)
+        result = _result(config, model, trainer, valid or {}, {}, train)
+        _note_metrics(trainer, result)
+        return result
     test = trainer.evaluate(test_data, load_best_model=saved, show_progress=False)
     result = _result(config, model, trainer, valid or {}, test, train)
     ranks = _ranks(trainer, test_data._dataset, train)
@@ -255,9 +279,23 @@ def _run_one(
         result.slices = ranks.by_slice(sorted(config["topk"]))
         if wanted.output_dir and distributed.is_first():
             ranks.write(wanted.output_dir)
+    _note_metrics(trainer, result)
     logger.info(set_color("best valid ", "yellow") + f": {result.valid}")
     logger.info(set_color("test result", "yellow") + f": {result.test}")
     return result
+
+
+def _note_metrics(trainer: KeepsBestModel, result: RunResult) -> None:
+    """Let the model's folder say how good it is, and under which protocol."""
+    folder = trainer.model_folder
+    if folder is None or not (folder / saved_model.CONFIG_FILE).is_file() or not distributed.is_first():
+        return
+    protocol = ("protocol", "mask_history", "valid_metric", "split_seed", "split_ratios", "topk")
+    measured = {"valid": result.valid, "test": result.test, "best_epoch": result.best_epoch}
+    description = saved_model.read_description(folder)
+    description["metrics"] = measured | {key: result.config.get(key) for key in protocol}
+    saved_model.write_description(folder, description)
+    getLogger().info(f"model: {folder}")
 
 
 def _check_evaluation(config: EIMFConfig) -> None:
@@ -285,11 +323,15 @@ def _loaders(config: EIMFConfig) -> tuple:
     name = f"{config['model']}Dataset"
     before = getattr(known, name, None)
     setattr(known, name, _dataset_class(config))
+    folder = config["checkpoint_dir"]
+    if not (config["save_dataset"] or config["save_dataloaders"]):
+        config["checkpoint_dir"] = os.devnull  # else RecBole would unpickle data sets that lie there
     try:
         dataset = create_dataset(config)
         getLogger().info(dataset)
         return data_preparation(config, dataset)
     finally:
+        config["checkpoint_dir"] = folder
         if before is None:
             delattr(known, name)
         else:
@@ -306,7 +348,7 @@ def _trainer(config: EIMFConfig, model: torch.nn.Module) -> InterestTrainer:
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
         return CountingTrainer(config, model)
     if stock.__name__ not in ("Trainer", "TraditionalTrainer"):
-        trainer = stock(config, model)  # a model with phases of its own keeps its trainer
+        trainer = keeping_best_model(stock)(config, model)  # a model with phases of its own keeps its trainer
         rank_reproducibly(trainer)
         return trainer
     return InterestTrainer(config, model)

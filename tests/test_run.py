@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from recbole_eimf import quick_start
 from recbole_eimf.errors import ConfigError, DataError, InterestSourceError
@@ -66,8 +67,8 @@ def test_resume_of_another_model_is_refused(keys, tmp_path):
 def test_a_checkpoint_is_evaluated_without_text_and_with_other_settings(keys, tmp_path):
     result = quick_start.run("EIMF", "planted", output_dir=str(tmp_path), item_text="add", **keys)
     nowhere = {"text_fields": ["gone"], "semantic_cache": str(tmp_path / "empty")}
-    assert quick_start.evaluate(tmp_path / "model.pth", **nowhere) == pytest.approx(result.test)
-    masked = quick_start.evaluate(tmp_path / "model.pth", mask_history=True, **nowhere)
+    assert quick_start.evaluate(tmp_path, **nowhere) == pytest.approx(result.test)
+    masked = quick_start.evaluate(tmp_path, mask_history=True, **nowhere)
     assert masked != result.test
     assert not (tmp_path / "empty").exists()
 
@@ -82,10 +83,7 @@ def test_user_split_metrics_agree_with_a_slow_count(keys, wide, tmp_path, mask):
     )
     train, _, test_data = quick_start._loaders(config)
     model = config.model_class(config, train._dataset)
-    from recbole_eimf.plugin import trusted_checkpoints
-
-    with trusted_checkpoints():
-        model.load_state_dict(torch.load(tmp_path / "model.pth")["state_dict"])
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
     model.eval()
     part = test_data._dataset
     recall, hit, ndcg = [], [], []

@@ -309,7 +309,8 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
     if job["other_mask"]:
         chosen = json.loads((folder / "result.json").read_text(encoding="utf-8"))["mask_history"]
         target = folder / OTHER_MASK
-        found = quick_start.evaluate(folder / "model.pth", mask_history=not chosen, ranks_folder=target, state="ERROR")
+        trusted = job["model"] if ":" in job["model"] else None  # the user named it
+        found = quick_start.evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR")
         write_json(target / "metrics.json", found)
 
 

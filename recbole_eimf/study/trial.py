@@ -20,7 +20,7 @@ from recbole_eimf.semantic.store import write_json
 
 SEARCH_FILE = "search.json"
 _ERROR_FILE = "error.txt"
-_STATE_FILES = ("last.safetensors", "model.pth", "best.safetensors")
+_STATE_FILES = ("last.safetensors", "model.safetensors", "config.json", "model.pth", "best.safetensors")
 
 
 @dataclass(frozen=True)

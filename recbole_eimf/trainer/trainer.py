@@ -21,10 +21,10 @@ from recbole_eimf import distributed, settings
 from recbole_eimf.errors import ConfigError, DataError
 from recbole_eimf.evaluator.chunked import chunk_items, query, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
-from recbole_eimf.plugin import trusted_checkpoints
-from recbole_eimf.semantic.store import atomic_path, write_json
+from recbole_eimf.semantic.store import write_json
 from recbole_eimf.settings import RunSettings
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
+from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
 
 STATE_FILE = "last.safetensors"
@@ -75,12 +75,12 @@ class _Step(nn.Module):
         return self.model.calculate_loss(batch)
 
 
-class InterestTrainer(Trainer):
-    """RecBole's trainer plus: a checkpoint at every epoch's end from which a run goes on, and a history in JSON.
+class InterestTrainer(KeepsBestModel):
+    """RecBole's trainer plus: a state at every epoch's end from which a run goes on, and a history in JSON.
 
-    With ``output_dir`` set, ``<output_dir>/model.pth`` is the best model (RecBole's checkpoint format),
-    ``last.safetensors`` the latest state with optimiser and random states, ``history.json`` the losses and validation
-    metrics.
+    With ``output_dir`` set, ``model.safetensors`` and ``config.json`` in it are the best model
+    (:mod:`recbole_eimf.checkpoint`), ``last.safetensors`` the latest state with optimiser and random states,
+    ``history.json`` the losses and validation metrics.
 
     Of several processes (:mod:`recbole_eimf.distributed`) each trains and evaluates on its share; after every step and
     every evaluation all hold the same model and figures. Process 0 writes the files, and they all read them.
@@ -90,7 +90,6 @@ class InterestTrainer(Trainer):
     kept: tuple[str, ...] = ("cur_step", "best_valid_score", "best_valid_result", "best_epoch", "history", "finished")
 
     def __init__(self, config, model) -> None:
-        Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's way fails if two try at once
         super().__init__(config, model)
         rank_reproducibly(self)
         wanted = settings.read(RunSettings, config)
@@ -100,9 +99,7 @@ class InterestTrainer(Trainer):
         self.folder = Path(config["output_dir"]) if config["output_dir"] else None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.saved_model_file = str(self.folder / "model.pth")
         self.history: list[dict[str, Any]] = []
-        self.best_epoch = -1
         self.finished = False
         self._loader = None
         self._parallel: DistributedDataParallel | None = None
@@ -169,28 +166,6 @@ class InterestTrainer(Trainer):
         items = ranked_in_chunks(asked.scores, self.tot_item_num, users, k, chunk, history, asked.vectors.dtype)
         return interaction, RankedItems(items), positive_u, positive_i
 
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if "saved_model_file" in kwargs:
-            return super()._save_checkpoint(epoch, verbose=verbose, **kwargs)
-        if epoch < 0 and self.best_valid_result:
-            return None  # RecBole saves a resumed run that has no epochs left: over its best one
-        if distributed.is_first():
-            with atomic_path(self.saved_model_file) as temporary:  # a kill while saving keeps the previous best
-                super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
-        self.best_epoch = epoch
-        return None
-
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's ``evaluate``; the best model is read by the process that wrote it and sent to the others."""
-        if eval_data and load_best_model and distributed.joined():
-            if distributed.is_first():
-                with trusted_checkpoints():
-                    saved = torch.load(model_file or self.saved_model_file, map_location=self.device)
-                self.model.load_state_dict(saved["state_dict"])
-            distributed.copy_from_first(self.model)
-            load_best_model = False
-        return super().evaluate(eval_data, load_best_model, model_file, show_progress)
-
     def fit(
         self,
         train_data,
@@ -206,6 +181,8 @@ class InterestTrainer(Trainer):
         if self.finished:
             self.eval_collector.data_collect(train_data)
             return self.best_valid_score, self.best_valid_result
+        if saved:
+            self.describe(train_data)
 
         def after_epoch(epoch_idx, valid_score):
             self._after_evaluation(epoch_idx)

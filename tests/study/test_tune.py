@@ -81,7 +81,8 @@ def test_a_search_finishes_stops_and_fails_trials_and_its_best_is_what_a_run_giv
         held = json.loads(path.read_text())
         assert held["test"] == {}
         assert held["side_load"]["training_users_with_interests"] > 0
-    assert not list((tmp_path / "out").rglob("*.pth"))
+    assert not list((tmp_path / "out" / "trials").rglob("*.pth"))
+    assert not list((tmp_path / "out" / "trials").rglob("model.safetensors"))
     assert not (tmp_path / "out" / "ray").exists()
     assert (tmp_path / "out" / "search.png").read_bytes().startswith(b"\x89PNG")
 
