@@ -18,6 +18,7 @@ table), those of RecBole's ``other_parameter()`` as ``other.<name>``; its header
                    ``item_tokens`` in the order of the net's rows: another data set is refused
 ``metrics``        null until the run is finished; then ``valid`` and ``test`` (fractions), ``best_epoch``, and the
                    protocol they were measured under (``protocol``, ``mask_history``, ``valid_metric``, ...)
+``changed``        only in a run that went on with other settings than it was begun with: what they were
 =================  =====================================================================================================
 
 Reading runs no code from the folder. The class is one of ours or RecBole's by its name; another one is imported only if
@@ -81,11 +82,18 @@ def describe(config, dataset) -> dict[str, Any]:
         "backbone": named(config) if named else None,
         "model_import": import_path(model_class),
         "dataset": config["dataset"],
+        **settings_of(config),
+        "data": data_fingerprint(dataset),
+        "metrics": None,
+    }
+
+
+def settings_of(config) -> dict[str, Any]:
+    """The entries ``given``, ``settings`` and ``files`` of ``config.json``."""
+    return {
         "given": json.loads(json.dumps(config.external_config_dict, default=str)),
         "settings": plain_settings(config),
         "files": content_digests(config),
-        "data": data_fingerprint(dataset),
-        "metrics": None,
     }
 
 

@@ -17,8 +17,11 @@ except ImportError:  # Windows has none: nothing is locked there
 
 
 @contextlib.contextmanager
-def folder_locked(folder: Path) -> Iterator[None]:
+def folder_locked(folder: Path, key: str = "--out") -> Iterator[None]:
     """Have a folder of results to oneself, by ``<folder>/lock``: two commands would make the same runs in it.
+
+    Args:
+        key: how the user named the folder, for the message.
 
     Raises:
         ConfigError: another process holds it.
@@ -27,8 +30,8 @@ def folder_locked(folder: Path) -> Iterator[None]:
     with open(folder / "lock", "a+", encoding="utf-8") as lock:
         if not _taken(lock, wait=False):
             raise ConfigError(
-                f"--out={folder}: another command works in this folder (process {_holder(lock)}). "
-                f"Wait for it, stop it, or use another --out."
+                f"{key}={folder}: another command works in this folder (process {_holder(lock)}). "
+                f"Wait for it, stop it, or use another {key}."
             )
         yield
 

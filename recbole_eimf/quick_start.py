@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
@@ -24,10 +25,12 @@ from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.errors import ConfigError
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
+from recbole_eimf.locks import folder_locked
 from recbole_eimf.model.backbone import BACKBONES, backbone_class
 from recbole_eimf.semantic.store import write_json
 from recbole_eimf.settings import RunSettings
 from recbole_eimf.trainer.memory import keep_freed_memory
+from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
 from recbole_eimf.trainer.saving import KeepsBestModel, keeping_best_model
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
 
@@ -122,11 +125,18 @@ def run(
     if import_path:
         plugin.register_model(config.model_class)
     distributed.join(config["device"])
-    result = _run_one(config, wanted, callback)
-    result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
-    if wanted.output_dir and distributed.is_first():
-        write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
+    with _own_folder(wanted):
+        result = _run_one(config, wanted, callback)
+        result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
+        if wanted.output_dir and distributed.is_first():
+            write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
     return result
+
+
+def _own_folder(wanted: RunSettings) -> contextlib.AbstractContextManager:
+    """``output_dir`` for this run alone: a second one would write between its files."""
+    alone = wanted.output_dir and distributed.is_first()
+    return folder_locked(Path(wanted.output_dir), "output_dir") if alone else contextlib.nullcontext()
 
 
 def _file_keys(files: list[str] | None) -> dict[str, Any]:
@@ -243,8 +253,7 @@ def _run_one(
     keep_freed_memory()
     if wanted.num_threads:
         torch.set_num_threads(wanted.num_threads)
-    if wanted.output_dir:
-        config["checkpoint_dir"] = wanted.output_dir
+    changes = _settle_folder(config, wanted)
     init_seed(config["seed"], config["reproducibility"])
     _start_logging(config)
     logger = getLogger()
@@ -257,7 +266,7 @@ def _run_one(
     logger.info(model)
     trainer = _trainer(config, model)
     if wanted.resume:
-        trainer.resume(train_data)
+        _resume(trainer, train_data, changes)
     saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
     shown = config["show_progress"]
     try:
@@ -283,6 +292,31 @@ def _run_one(
     logger.info(set_color("best valid ", "yellow") + f": {result.valid}")
     logger.info(set_color("test result", "yellow") + f": {result.test}")
     return result
+
+
+def _settle_folder(config: EIMFConfig, wanted: RunSettings) -> Mapping[str, tuple[Any, Any]]:
+    """Make ``output_dir`` this run's: gone on with, or cleared of an earlier one; what changed since it was begun."""
+    if not wanted.output_dir:
+        return {}
+    folder = Path(wanted.output_dir)
+    config["checkpoint_dir"] = wanted.output_dir
+    with distributed.first_alone():
+        if wanted.resume:
+            return check_resumed(config, folder, wanted.resume == "force")
+        if distributed.is_first():
+            start_afresh(folder)
+    return {}
+
+
+def _resume(trainer: KeepsBestModel, train_data, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    if not isinstance(trainer, InterestTrainer):
+        raise ConfigError(
+            f"resume=True: {trainer.config['model']} has a trainer of RecBole's own, which keeps no state to go on "
+            f"from. Leave it out: the run starts again."
+        )
+    trainer.resume(train_data)
+    if distributed.is_first():
+        note_changes(Path(trainer.config["output_dir"]), getattr(trainer, "whole_config", trainer.config), changes)
 
 
 def _note_metrics(trainer: KeepsBestModel, result: RunResult) -> None:

@@ -48,6 +48,8 @@ class KeepsBestModel(Trainer):
         if self._described or self.model_folder is None or not distributed.is_first():
             return
         self._described = True
+        if self.config["resume"] and (self.model_folder / checkpoint.CONFIG_FILE).is_file():
+            return  # what it was begun with
         if not self.config["output_dir"]:
             self.model_folder = _new_folder(self.model_folder)
             self.saved_model_file = str(self.model_folder / checkpoint.PTH_FILE)

@@ -24,10 +24,9 @@ from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
 from recbole_eimf.semantic.store import write_json
 from recbole_eimf.settings import RunSettings
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
+from recbole_eimf.trainer.resuming import STATE_FILE
 from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
-
-STATE_FILE = "last.safetensors"
 
 
 class _KeepingEvaluator(Evaluator):
@@ -262,6 +261,8 @@ class InterestTrainer(KeepsBestModel):
         self.start_epoch = values["epoch"] + 1
         for name in self.kept:
             setattr(self, name, values[name])
+        if self.start_epoch < self.epochs and self.cur_step <= self.stopping_step:
+            self.finished = False  # it ended for want of epochs, and was given more
         torch.set_rng_state(tensors["random.torch"])
         for key, state in tensors.items():
             if key.startswith("random.cuda.") and torch.cuda.is_available():
