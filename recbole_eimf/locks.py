@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from recbole_eimf.disk import check_writable
 from recbole_eimf.errors import ConfigError
 
 try:
@@ -25,8 +26,9 @@ def folder_locked(folder: Path, key: str = "--out") -> Iterator[None]:
 
     Raises:
         ConfigError: another process holds it.
+        DiskError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder, key)
     with open(folder / "lock", "a+", encoding="utf-8") as lock:
         if not _taken(lock, wait=False):
             raise ConfigError(

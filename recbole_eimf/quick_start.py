@@ -18,10 +18,11 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_logger, init_seed, set_color
 
-from recbole_eimf import __version__, distributed, plugin, settings
+from recbole_eimf import __version__, distributed, plugin, run_log, settings
 from recbole_eimf import checkpoint as saved_model
 from recbole_eimf.config import EIMFConfig, is_ours, read_yaml
 from recbole_eimf.data.dataset import LazySequenceDataset
+from recbole_eimf.disk import check_writable, writing
 from recbole_eimf.errors import ConfigError
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
@@ -297,6 +298,8 @@ def _run_one(
 def _settle_folder(config: EIMFConfig, wanted: RunSettings) -> Mapping[str, tuple[Any, Any]]:
     """Make ``output_dir`` this run's: gone on with, or cleared of an earlier one; what changed since it was begun."""
     if not wanted.output_dir:
+        if distributed.is_first():
+            check_writable(config["checkpoint_dir"], "checkpoint_dir")
         return {}
     folder = Path(wanted.output_dir)
     config["checkpoint_dir"] = wanted.output_dir
@@ -407,7 +410,11 @@ def _start_logging(config: EIMFConfig) -> None:
     if not distributed.is_first():
         root.setLevel(logging.ERROR)
         return
-    init_logger(config)
+    if config["output_dir"]:
+        run_log.start(Path(config["output_dir"]), config["state"])
+    else:
+        with writing("log"):  # RecBole's place, and its name for the file
+            init_logger(config)
     getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
 
 

@@ -74,10 +74,10 @@ def in_words(differing: Mapping[str, tuple[Any, Any]]) -> str:
     """What a message says of :func:`differing_settings`.
 
     >>> in_words({"epochs": (5, 6), "data.inter": ("ab", "cd")})
-    'epochs was 5, is 6; data.inter has other content'
+    'epochs was 5, is 6; data.inter was a file of other content'
     """
     return "; ".join(
-        f"{key} has other content"
+        f"{key} was a file of other content"
         if key.startswith("data.") or (key in CONTENT and None not in pair)
         else f"{key} was {pair[0]!r}, is {pair[1]!r}"
         for key, pair in differing.items()

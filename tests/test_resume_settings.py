@@ -70,7 +70,7 @@ def test_other_data_are_another_run(out, keys, tmp_path):
     shutil.copytree(Path(keys["data_path"]), tmp_path / "data")
     with open(tmp_path / "data" / "planted" / "planted.inter", "a", encoding="utf-8") as file:
         file.write("u0\ti0\t0\t99\n")
-    with pytest.raises(ConfigError, match=r"data\.inter has other content"):
+    with pytest.raises(ConfigError, match=r"data\.inter was a file of other content"):
         resumed(out, keys, data_path=str(tmp_path / "data"))
 
 

@@ -43,6 +43,7 @@ from recbole_eimf.data.raw_sources import (
     mind_source,
     movielens_source,
 )
+from recbole_eimf.disk import check_writable
 from recbole_eimf.errors import DataError
 from recbole_eimf.semantic.store import atomic_path
 
@@ -74,6 +75,7 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
     ``interaction_log``).
     """
     folder = _output_folder(out, name, source)
+    check_writable(folder, "--out", make=False)
     log = InteractionLog(source.timed)
     report.add("interactions read", 0)
     report.add(report.broken_kind, 0)

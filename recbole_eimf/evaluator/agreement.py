@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import kendalltau
 
+from recbole_eimf.disk import check_writable
 from recbole_eimf.errors import ConfigError, DataError, suggestion
 from recbole_eimf.model.experts import frequency_buckets
 from recbole_eimf.semantic.store import write_json
@@ -226,6 +227,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(runs) != 2:
         raise ConfigError(f"agreement compares two runs, not {len(runs)}: agreement RUN_A RUN_B.")
     wanted = {**_OPTIONS, **given}
+    check_writable(str(wanted["out"]), "--out")
     first, second = (_of_run(run, wanted["model"]) for run in runs)
     found = compare(first, second, wanted["pairs"], wanted["buckets"], wanted["seed"])
     out = Path(str(wanted["out"]))

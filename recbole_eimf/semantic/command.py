@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.disk import check_writable
 from recbole_eimf.errors import ConfigError, InterestSourceError
 from recbole_eimf.semantic import batch, llm
 from recbole_eimf.semantic.interests import Interests, Pipeline
@@ -80,6 +81,7 @@ def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:
     config = EIMFConfig("IBIM", dataset, str(files).split() if files else None, {"state": "WARNING", **values})
     _, parts = quick_start.build(config)
     folder = Path(values.get("output_dir") or Path("interests") / dataset)
+    check_writable(folder, "output_dir", make=False)  # before anything is paid for
     return pipeline_of(config, parts[0]), folder, config["seed"]
 
 

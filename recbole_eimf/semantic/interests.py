@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_eimf.disk import check_writable
 from recbole_eimf.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.semantic import batch, keywords, llm
 from recbole_eimf.semantic.clustering import ClusterSettings, cluster_users
@@ -174,6 +175,7 @@ class Pipeline:
             exemplars, labels = stored["exemplars"], stored["labels"]
             report = {"clusters": len(exemplars), "cached": True}
         else:
+            check_writable(self.folder, "semantic_cache")
             result = cluster_users(vectors[known], wanted, progress=True)
             exemplars, labels = result.exemplars, result.labels
             write_tensors(path, {"exemplars": exemplars, "labels": labels}, {"users": str(len(users))})

@@ -239,8 +239,9 @@ def execute(job: Mapping[str, Any]) -> str | None:
             _train(job, folder)
         except Exception as error:
             line = _one_line(error)
-            (folder / "error.txt").write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # a full disk: the caller is told all the same
+                (folder / "error.txt").write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
+                traceback.print_exc()
             return line
         finally:
             (folder / "running").unlink(missing_ok=True)
@@ -343,8 +344,9 @@ def _on_ray(runs: Sequence[Run], jobs: Sequence[dict], workers: Workers) -> Iter
                     yield run, ray.get(reference)
                 except ray.exceptions.RayError as error:  # the process died: out of memory, a lost machine
                     line = f"the worker process died ({type(error).__name__}): out of memory?"
-                    run.folder.mkdir(parents=True, exist_ok=True)
-                    (run.folder / "error.txt").write_text(f"{line}\n\n{error}\n", encoding="utf-8")
+                    with contextlib.suppress(OSError):
+                        run.folder.mkdir(parents=True, exist_ok=True)
+                        (run.folder / "error.txt").write_text(f"{line}\n\n{error}\n", encoding="utf-8")
                     yield run, line
             if not done:
                 yield None
