@@ -18,6 +18,7 @@ import yaml
 from recbole.config import Config
 
 from recbole_eimf import distributed, settings
+from recbole_eimf.disk import LONGEST_NAME
 from recbole_eimf.errors import ConfigError, suggestion
 from recbole_eimf.properties_path import properties_folder
 from recbole_eimf.registry import MODELS, load_model_class
@@ -120,9 +121,14 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping. Raises ConfigError naming file and line."""
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
+        content = yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=_SafeLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file.") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: not a readable configuration file ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8 text. Save the file as UTF-8.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -179,6 +185,19 @@ def _recipe_files(folder: Path, model: str, recipe: str) -> list[Path]:
             f"recipe={recipe}: no such recipe of {model}.{suggestion(recipe, known)} There are: {', '.join(known)}."
         )
     return files
+
+
+def plain_name(key: str, name: Any) -> str:
+    """``name`` if it can be the name of a folder and begin the names of files. Raises ConfigError naming the key."""
+    name = str(name)
+    if not name or name[0] == "." or set(name) & set("/\\\0\n\r\t"):
+        raise ConfigError(
+            f"{key}={name}: not the plain name of a data set. Give the name of its folder here, and the folder above "
+            f"it as data_path."
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ConfigError(f"{key}={name[:40]}...: {len(name.encode())} bytes; a name has at most {LONGEST_NAME}.")
+    return name
 
 
 class EIMFConfig(Config):
@@ -239,6 +258,10 @@ class EIMFConfig(Config):
                 )
             values["device"] = torch.device("cuda", here.local_rank)
             torch.cuda.set_device(here.local_rank)
+
+    def _get_model_and_dataset(self, model, dataset):
+        model, model_class, dataset = super()._get_model_and_dataset(model, dataset)
+        return model, model_class, plain_name("dataset", dataset)
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         super()._load_internal_config_dict(model, model_class, dataset)

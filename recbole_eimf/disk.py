@@ -25,6 +25,8 @@ _REFUSALS = {
     errno.ENAMETOOLONG: "Choose a shorter name",
     errno.EIO: "The disk or its connection is failing: name a folder on another one",
 }
+#: of a data set, in bytes: file systems take 255, and kinds of files, times and marks of half-written ones are added
+LONGEST_NAME = 150
 _PROBE = b"\0" * 65536  # a file system with a few bytes left takes an empty file
 
 

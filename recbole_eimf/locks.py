@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -35,6 +37,7 @@ def folder_locked(folder: Path, key: str = "--out") -> Iterator[None]:
                 f"{key}={folder}: another command works in this folder (process {_holder(lock)}). "
                 f"Wait for it, stop it, or use another {key}."
             )
+        _clear_halves(folder, "")
         yield
 
 
@@ -56,6 +59,7 @@ def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         if not _taken(lock, wait=False):
             say(f"process {_holder(lock)} is making {path}; waiting for it")
             _taken(lock, wait=True)
+        _clear_halves(path.parent, f".{path.name}")
         try:
             yield
         finally:
@@ -77,6 +81,13 @@ def _taken(lock: IO[str], wait: bool) -> bool:
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     return True
+
+
+def _clear_halves(folder: Path, start: str) -> None:
+    """Remove what a kill left of files that were being written; the holder of a lock knows that nobody is at it."""
+    for half in folder.glob(f"{glob.escape(start)}.*.tmp") if fcntl is not None else ():
+        if re.search(r".\.[a-z0-9_]{8}\.tmp$", half.name):  # as atomic_path calls them
+            half.unlink(missing_ok=True)
 
 
 def _holder(lock: IO[str]) -> str:

@@ -43,7 +43,7 @@ from recbole_eimf.data.raw_sources import (
     mind_source,
     movielens_source,
 )
-from recbole_eimf.disk import check_writable
+from recbole_eimf.disk import LONGEST_NAME, check_writable
 from recbole_eimf.errors import DataError
 from recbole_eimf.semantic.store import atomic_path
 
@@ -115,6 +115,8 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
 def _output_folder(out: PathLike, name: str, source: RawSource) -> Path:
     if not re.fullmatch(r"[\w][\w.+-]*", name):
         raise DataError(f"--name: {name!r} is not a plain name (letters, digits, '-', '_', '.').")
+    if len(name.encode()) > LONGEST_NAME:
+        raise DataError(f"--name: {name[:40]}... has {len(name.encode())} bytes; a name has at most {LONGEST_NAME}.")
     folder = Path(out) / name
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: exists and is not a folder. Choose another --out or --name.")

@@ -24,7 +24,7 @@ from typing import Any
 
 from recbole_eimf import settings
 from recbole_eimf.config import EIMFConfig
-from recbole_eimf.errors import ConfigError, UserError
+from recbole_eimf.errors import ConfigError, DataError, UserError
 from recbole_eimf.same_experiment import PATHS, deciding_settings, differing_settings, in_words
 from recbole_eimf.semantic.store import fingerprint, write_json
 from recbole_eimf.settings import SemanticSettings
@@ -37,6 +37,7 @@ FORCED = {"show_progress": False, "compare_with": [], "output_dir": None, "resum
 RESERVED = {"seed": "--seeds", "output_dir": "--out", "resume": "nothing: what is there goes on", "compare_with":
             "--models", "model": "--models", "save_split": "`python -m recbole_eimf run`"}  # fmt: skip
 OTHER_MASK = "test_other_mask"
+_LONGEST = 60  # characters of a folder's name, of at most four bytes each: file systems take 255
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,11 @@ class Run:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """What a file of a run's folder holds, or None where there is none. Raises DataError for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}). Remove the folder to have the run made again.") from error
 
 
 # ---------------------------------------------------------------------- planning
@@ -174,7 +179,8 @@ def folder_name(name: str) -> str:
     'EIMF-SASRec'
     """
     plain = re.sub(r"[^\w.=+-]+", "-", name).strip("-.")
-    return plain if plain == name.replace("[", "-").rstrip("]") else f"{plain}-{fingerprint(name)[:6]}"
+    short = plain[:_LONGEST]
+    return plain if short == name.replace("[", "-").rstrip("]") else f"{short}-{fingerprint(name)[:6]}"
 
 
 def _check_folder(run: Run) -> None:
