@@ -265,6 +265,7 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
     if not (folder / "result.json").is_file():
         stored = read_json(folder / "run.json")
         same = stored is not None and not differing_settings(stored["settings"], job["settings"])
+        (folder / OTHER_MASK / "metrics.json").unlink(missing_ok=True)  # of another model than the one to come
         write_json(folder / "run.json", {name: job[name] for name in ("row", "model", "dataset", "given", "settings")})
         quick_start.run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same})
     if job["other_mask"]:

@@ -27,17 +27,15 @@ from tqdm import tqdm
 from recbole_eimf import __version__, distributed, settings
 from recbole_eimf.errors import DataError
 from recbole_eimf.locks import made_once
+from recbole_eimf.same_experiment import INDIFFERENT
 from recbole_eimf.semantic.store import fingerprint
 from recbole_eimf.trainer.state import read_state, write_state
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 BEST_FILE = "best.safetensors"
-#: keys that cannot change what a phase learns
-_INDIFFERENT = {
-    "model", "gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "checkpoint_dir", "encoding", "nproc",
-    "world_size", "offset", "ip", "port", "local_rank", "single_spec", "log_wandb", "wandb_project", "eval_batch_size",
-    "metrics", "topk", "data_path", "dataset", "save_dataset", "dataset_save_path", "save_dataloaders", "split_file",
-    "dataloaders_save_path", "metric_decimal_place", "loss_decimal_place", "save_split", "MODEL_TYPE",
+#: keys that cannot change what a phase learns: it may serve runs of other models, evaluated otherwise
+_INDIFFERENT = INDIFFERENT | {
+    "model", "MODEL_TYPE", "dataset", "metrics", "topk", "metric_decimal_place", "loss_decimal_place",
     "text_whitening", "text_dimension",  # the text itself is looked at, as it is after them
 }  # fmt: skip
 #: of PAD's keys, those that decide how an expert is pre-trained; all others concern later phases
