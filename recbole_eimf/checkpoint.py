@@ -30,9 +30,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,7 @@ from recbole_eimf import __version__
 from recbole_eimf.config import is_ours, recbole_keys, shipped_keys
 from recbole_eimf.errors import ConfigError, DataError
 from recbole_eimf.registry import MODELS, load_model_class
-from recbole_eimf.same_experiment import content_digests, plain_settings
+from recbole_eimf.same_experiment import INDIFFERENT, content_digests, plain_settings
 from recbole_eimf.semantic.store import write_json
 from recbole_eimf.trainer.state import read_state, write_state
 
@@ -175,8 +177,8 @@ def _nothing_there(folder: Path) -> str:
     pickled = folder / PTH_FILE
     if pickled.is_file():
         return (
-            f"{pickled}: an older run's model, a pickle, which can run code when it is read. If you trust the file, "
-            f"convert it once: python -c \"from recbole_eimf.checkpoint import convert; convert('{pickled}')\""
+            f"{pickled}: an older run's model, a pickle, which no command reads. Convert it (nothing in it is run): "
+            f"python -c \"from recbole_eimf.checkpoint import convert; convert('{pickled}')\""
         )
     return f"{folder}: no {MODEL_FILE} and {CONFIG_FILE} in it. Name the output_dir of a run that saved a model."
 
@@ -326,39 +328,90 @@ def _other(tensors: dict[str, Tensor], name: str, held: Mapping[str, Any]) -> An
 
 
 # ---------------------------------------------------------------------- from a pickle
+#: all that a checkpoint's numbers are made with; whatever else a pickle names becomes an empty stand-in
+_OF_NUMBERS = {
+    ("collections", "OrderedDict"), ("torch", "device"), ("torch", "Size"), ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+}  # fmt: skip
+
+
+class _StandIn:
+    """Takes the place of an object whose class a pickle names; ``__dict__`` is what the object had."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _StandIn:
+        return self
+
+
+class _NumbersOnly(pickle.Unpickler):
+    """Reads a pickle without running what it asks for."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _OF_NUMBERS or (module == "torch" and name.endswith(("Storage", "float32", "int64"))):
+            return super().find_class(module, name)
+        return type(name, (_StandIn,), {})
+
+
 def convert(pth: str | Path) -> Path:
     """Write ``model.safetensors`` and ``config.json`` beside a ``model.pth`` of an older run, or of ``save_pth=True``.
 
-    **This unpickles the file, which can run code: convert only files you trust.** What the pickle does not say (which
-    data it was, metrics) is null in ``config.json``; the data are then not checked.
+    Only numbers and settings are taken from the pickle, and nothing that it names is called: it need not be trusted.
+    What it does not say (which data it was, metrics) is null in ``config.json``; the data are then not checked.
 
     Returns:
         The folder.
-    """
-    from recbole_eimf import plugin
 
-    plugin.register_models()
+    Raises:
+        DataError: the file is not such a checkpoint.
+    """
     pth = Path(pth)
     if not pth.is_file():
         raise DataError(f"{pth}: no such file.")
-    with plugin.trusted_checkpoints():
-        saved = torch.load(pth, map_location="cpu")
-    config = saved["config"]
-    model_import = config["model_import"]
-    write_state(pth.parent / MODEL_FILE, saved["state_dict"], {"epoch": saved["epoch"], "other": {}})
+    reader = SimpleNamespace(Unpickler=_NumbersOnly, load=None, __name__="pickle")
+    try:
+        saved = torch.load(pth, map_location="cpu", pickle_module=reader, weights_only=False)
+        config, tensors, epoch = vars(saved["config"]), saved["state_dict"], int(saved["epoch"])
+        settings, given = (_jsonable(config[name]) for name in ("final_config_dict", "external_config_dict"))
+        model, dataset = settings["model"], settings["dataset"]
+        if not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise TypeError("state_dict holds more than tensors")
+    except Exception as error:
+        raise DataError(f"{pth}: not a checkpoint that a run of recbole_eimf has written ({error!r}).") from error
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "version": __version__,
-        "model": config["model"],
-        "backbone": config["backbone"],
-        "model_import": model_import,
-        "dataset": config["dataset"],
-        "given": json.loads(json.dumps(config.external_config_dict, default=str)),
-        "settings": plain_settings(config),
+        "model": model,
+        "backbone": settings.get("backbone"),
+        "model_import": settings.get("model_import"),
+        "dataset": dataset,
+        "given": given,
+        "settings": {key: value for key, value in settings.items() if key not in INDIFFERENT},
         "files": {},
         "data": None,
         "metrics": None,
     }
+    write_state(pth.parent / MODEL_FILE, tensors, {"epoch": epoch, "other": {}})
     write_description(pth.parent, description)
     return pth.parent
+
+
+def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
+    def plain(value: Any) -> bool:
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    return {key: value for key, value in values.items() if plain(value)}

@@ -183,10 +183,23 @@ def test_an_older_runs_pickle_is_named_with_the_way_to_convert_it(trained, copie
     for name in ("model.safetensors", "config.json"):
         (copied / name).unlink()
     for path in (copied, copied / "model.pth"):
-        with pytest.raises(DataError, match="a pickle, which can run code.*convert"):
+        with pytest.raises(DataError, match="a pickle, which no command reads.*convert"):
             quick_start.evaluate(path)
     assert checkpoint.convert(copied / "model.pth") == copied
     assert quick_start.evaluate(copied) == trained[0].test
+
+
+def test_converting_runs_nothing_that_a_pickle_names(copied):
+    saved = torch.load(copied / "model.pth", weights_only=False)
+    torch.save({**saved, "more": Bomb()}, copied / "model.pth")
+    checkpoint.convert(copied / "model.pth")
+    torch.save({**saved, "state_dict": {"a": Bomb()}}, copied / "model.pth")
+    with pytest.raises(DataError, match="more than tensors"):
+        checkpoint.convert(copied / "model.pth")
+    (copied / "model.pth").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(DataError, match=r"model\.pth: not a checkpoint"):
+        checkpoint.convert(copied / "model.pth")
+    assert not Path("exploded").exists()
 
 
 def test_folders_without_a_model_are_named(copied, tmp_path):
