@@ -1,4 +1,4 @@
-"""Where a training epoch's time goes, before and after the blocked softmax. Draws benchmarks/results/profile_epoch.svg.
+"""Where a training epoch's time goes, before and after the blocked softmax. Draws docs/images/profile_epoch.svg.
 
     python benchmarks/profile_epoch.py --dataset amazon-prime-pantry --data_path DIR [--key=value ...]
 
@@ -22,12 +22,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from contest import RESULTS, merge_result
+from contest import merge_result
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from recbole_eimf import plugin, quick_start
-from recbole_eimf.config import EIMFConfig, parse_command_line
-from recbole_eimf.model import eimf, loss
+from recbole_eimf.config.config import EIMFConfig, parse_command_line
+from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.model import eimf
+from recbole_eimf.model.losses import loss
 from recbole_eimf.trainer.memory import keep_freed_memory
 
 GROUPS = {
@@ -196,7 +197,7 @@ def draw(report: dict[str, Any], title: str) -> None:
     axes.set_title(title, fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
-    figure.savefig(RESULTS / "profile_epoch.svg", metadata={"Date": None})
+    figure.savefig(DOCS / "profile_epoch.svg", metadata={"Date": None})
 
 
 def main() -> None:

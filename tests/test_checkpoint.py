@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recbole_eimf import checkpoint, quick_start
-from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.trainer import checkpoint
 from tests.conftest import planted_sequences, write_atomic
 
 SMALL = {"topk": [1, 5], "valid_metric": "NDCG@5", "hidden_size": 16, "inner_size": 16, "n_layers": 1, "epochs": 1,
@@ -64,7 +65,7 @@ def test_config_json_says_what_the_model_is_and_how_good(trained):
 
 
 def test_a_model_is_read_by_its_folder_or_its_file_whatever_defaults_become(trained, monkeypatch):
-    from recbole_eimf import config
+    from recbole_eimf.config import config
 
     result, folder = trained
     assert quick_start.evaluate(folder) == result.test

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from recbole_eimf import disk, quick_start
 from recbole_eimf.__main__ import main, run_command
-from recbole_eimf.errors import DiskError
-from recbole_eimf.semantic.store import append_jsonl, atomic_path, read_jsonl, write_json
+from recbole_eimf.core import disk
+from recbole_eimf.core.errors import DiskError
+from recbole_eimf.core.files import append_jsonl, atomic_path, read_jsonl, write_json
+from recbole_eimf.experiment import quick_start
 
 REFUSALS = [(errno.ENOSPC, "No space left", "Make room"), (errno.EROFS, "Read-only", "not read-only"),
             (errno.EACCES, "Permission denied", "may write"), (errno.EDQUOT, "quota", "quota")]  # fmt: skip

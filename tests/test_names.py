@@ -7,10 +7,10 @@ import re
 import pytest
 
 from recbole_eimf.__main__ import main
-from recbole_eimf.config import read_yaml
-from recbole_eimf.errors import ConfigError
-from recbole_eimf.locks import folder_locked
-from recbole_eimf.semantic.store import write_json
+from recbole_eimf.config.config import read_yaml
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.files import write_json
+from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.study.runs import folder_name, read_json
 
 

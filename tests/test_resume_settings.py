@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError, DataError
-from recbole_eimf.locks import folder_locked
-from recbole_eimf.same_experiment import differing_settings
+from recbole_eimf.config.same_experiment import differing_settings
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.locks import folder_locked
+from recbole_eimf.experiment import quick_start
 from recbole_eimf.trainer.state import read_state, write_state
 
 SMALL = {"topk": [1, 5], "valid_metric": "NDCG@5", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "epochs": 2,
@@ -42,6 +42,10 @@ def resumed(out: Path, keys: dict, **changed):
     return quick_start.run("IBIM", "planted", output_dir=str(out), **{"resume": True, **keys, **changed})
 
 
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file() and path.name != "lock"}
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -56,14 +60,13 @@ def resumed(out: Path, keys: dict, **changed):
     ],
 )
 def test_a_finished_run_is_never_relabelled(out, keys, changed, said):
-    before = {path: path.read_bytes() for path in out.iterdir()}
+    before = contents(out)
     with pytest.raises(ConfigError, match=said):
         resumed(out, keys, **changed)
     if "epochs" not in changed:
         with pytest.raises(ConfigError, match="finished, and its figures are not"):
             resumed(out, keys, resume="force", **changed)
-    before.pop(out / "lock")
-    assert {path: path.read_bytes() for path in out.iterdir() if path.name != "lock"} == before
+    assert contents(out) == before
 
 
 def test_other_data_are_another_run(out, keys, tmp_path):
@@ -153,7 +156,7 @@ def test_a_damaged_state_or_model_is_named(out, keys):
 
 def test_a_run_begun_anew_leaves_nothing_of_the_one_before(out, keys, monkeypatch):
     """Killed before its first epoch ended, it has nothing to go on from: least of all the other run's state."""
-    monkeypatch.setattr("recbole_eimf.quick_start._loaders", lambda config: 1 / 0)
+    monkeypatch.setattr("recbole_eimf.experiment.quick_start._loaders", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         quick_start.run("IBIM", "planted", output_dir=str(out), **{**keys, "learning_rate": 0.5})
     monkeypatch.undo()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError, DataError, InterestSourceError
-from recbole_eimf.semantic.interests import read_assignment
-from recbole_eimf.semantic.store import read_tensors
+from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
+from recbole_eimf.core.files import read_tensors
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.semantic.pipeline import read_assignment
 from recbole_eimf.trainer.state import read_state
 
 
@@ -210,7 +210,7 @@ def test_batch_source_asks_for_its_file(make_config):
 
 
 def test_real_replies_cover_every_training_user(shared, make_config, tmp_path):
-    from recbole_eimf.data.prepare import main
+    from recbole_eimf.data.prepare.write import main
 
     source, replies = shared / "datasets" / "amazon-office", shared / "interests" / "amazon-office"
     main(["csv", f"--interactions={source / 'interactions.csv.gz'}", f"--items={source / 'items.csv.gz'}",

@@ -15,10 +15,10 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import protocol, views
 from recbole_eimf.data.atomic_file import first_seen, read_plain, return_freed_memory
 from recbole_eimf.data.split_file import read_split, write_split
-from recbole_eimf.errors import ConfigError, DataError
 
 #: Interaction field: the item that follows each position of ``item_id_list``, zero where padded. [b, l]
 TARGET_LIST = "target_item_list"
@@ -46,7 +46,7 @@ class LazySequenceDataset(SequentialDataset):
         if config["single_spec"] is False:
             raise ConfigError(
                 f"local_rank={config['local_rank']}: RecBole's own processes know nothing of our rows. Start "
-                f"several with run_recbole_eimf.py --nproc=N, recbole_eimf.quick_start.run(..., nproc=N) or torchrun."
+                f"several with run_recbole_eimf.py --nproc=N, recbole_eimf.run(..., nproc=N) or torchrun."
             )
         self.view: views.View | None = None
         self.spans: protocol.Spans | None = None
@@ -216,7 +216,6 @@ class LazySequenceDataset(SequentialDataset):
         train = self._part(split.train, self._training_view_name())
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
-        self._attach_side_information(train)
         return [train, valid, test]
 
     def _training_view_name(self) -> str:
@@ -228,16 +227,6 @@ class LazySequenceDataset(SequentialDataset):
         if chosen not in views.TRAINING_VIEWS:
             raise ConfigError(f"training_view={chosen!r}: allowed are {', '.join(views.TRAINING_VIEWS)}.")
         return chosen
-
-    def _attach_side_information(self, train: LazySequenceDataset) -> None:
-        model_class = getattr(self.config, "model_class", None)
-        if self.config["inference_only"] or not hasattr(model_class, "needs_side_information"):
-            return
-        need = model_class.needs_side_information(self.config)
-        if need:
-            from recbole_eimf.semantic.side_load import load_side_information  # text libraries only where needed
-
-            train.side = load_side_information(self.config, train, interests=need == "interests")
 
     def _part(self, spans: protocol.Spans, view: str | None) -> LazySequenceDataset:
         """A copy that holds only the rows of ``spans``, renumbered from zero."""

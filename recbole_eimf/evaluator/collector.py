@@ -10,8 +10,8 @@ import torch
 from recbole.evaluator import Collector
 from torch import Tensor
 
-from recbole_eimf import distributed
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import ConfigError
 
 #: Users start their order of the catalogue at places that this factor spreads evenly (Knuth's multiplicative hash).
 _SPREAD = 2654435761

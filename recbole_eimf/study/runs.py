@@ -1,6 +1,6 @@
 """Runs of a table: one folder each, made once, several at a time, going on where they were stopped.
 
-A run's folder holds ``run.json`` (its settings), what :func:`recbole_eimf.quick_start.run` writes (``result.json``
+A run's folder holds ``run.json`` (its settings), what :func:`recbole_eimf.run` writes (``result.json``
 when it is finished), ``log.txt``, and ``error.txt`` if it failed. A folder is used again only for the settings it was
 made with: paths count by what is in the files, and keys that cannot change a figure (threads, logging, device) do not
 count at all.
@@ -22,14 +22,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf import settings
-from recbole_eimf.config import EIMFConfig
-from recbole_eimf.errors import ConfigError, DataError, UserError
-from recbole_eimf.same_experiment import PATHS, deciding_settings, differing_settings, in_words
-from recbole_eimf.semantic.store import fingerprint, write_json
-from recbole_eimf.settings import SemanticSettings
+from recbole_eimf.config import keys
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.same_experiment import PATHS, deciding_settings, differing_settings, in_words
+from recbole_eimf.core.environment import environment_kept
+from recbole_eimf.core.errors import ConfigError, DataError, UserError
+from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.study.rows import Row
-from recbole_eimf.study.surroundings import environment_kept
 
 #: what the program decides for every run of a table
 FORCED = {"show_progress": False, "compare_with": [], "output_dir": None, "resume": False}
@@ -44,7 +44,7 @@ _LONGEST = 60  # characters of a folder's name, of at most four bytes each: file
 class Run:
     """One training: a row with a seed.
 
-    ``given`` are the keys for :func:`recbole_eimf.quick_start.run`; ``settings`` every setting that decides the
+    ``given`` are the keys for :func:`recbole_eimf.run`; ``settings`` every setting that decides the
     figures, without the seed; ``other_mask`` asks for the test metrics under the other ``mask_history`` too.
     """
 
@@ -116,7 +116,7 @@ def plan(
     Raises:
         ConfigError: a key or value that is wrong, or a folder that holds a run of other settings.
     """
-    from recbole_eimf import plugin
+    from recbole_eimf.experiment import plugin
 
     plugin.register_models()
     made: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
@@ -140,7 +140,7 @@ def plan(
 
 
 def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFConfig, dict[str, Any]]:
-    """(a row's configuration, the keys for :func:`recbole_eimf.quick_start.run`), paths absolute.
+    """(a row's configuration, the keys for :func:`recbole_eimf.run`), paths absolute.
 
     Raises:
         ConfigError: naming the row, the key and the value.
@@ -206,13 +206,13 @@ def prepare(runs: Sequence[Run]) -> None:
     Raises:
         UserError: data, text or interests that are not there: no run could have found them.
     """
-    from recbole_eimf import quick_start
+    from recbole_eimf.experiment import quick_start
 
     seen = set()
     for run in runs:
         config = EIMFConfig(run.row.model, run.dataset, None, dict(run.given))
         need = getattr(config.model_class, "needs_side_information", lambda _: None)(config)
-        wanted = settings.read(SemanticSettings, config.final_config_dict)
+        wanted = keys.read(SemanticSettings, config.final_config_dict)
         stage = (need, fingerprint(vars(wanted), config["protocol"], config["split_seed"]) if need else None)
         if stage not in seen:
             seen.add(stage)
@@ -258,7 +258,7 @@ def execute(job: Mapping[str, Any]) -> str | None:
 def _train(job: Mapping[str, Any], folder: Path) -> None:
     import torch
 
-    from recbole_eimf import quick_start
+    from recbole_eimf.experiment import quick_start
 
     torch.set_num_threads(job["threads"])
     given = {**job["given"], "num_threads": job["threads"]}

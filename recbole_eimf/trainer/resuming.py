@@ -7,9 +7,9 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf import checkpoint
-from recbole_eimf.errors import ConfigError, DataError
-from recbole_eimf.same_experiment import deciding_settings, differing_settings, in_words
+from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.trainer import checkpoint
 from recbole_eimf.trainer.state import read_values
 
 STATE_FILE = "last.safetensors"

@@ -1,4 +1,4 @@
-"""Where a trainer keeps its best model: in a folder of two files without a pickle (:mod:`recbole_eimf.checkpoint`)."""
+"""Where a trainer keeps its best model: a folder of two files without a pickle (recbole_eimf/trainer/checkpoint.py)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from recbole.trainer import Trainer
 from recbole.utils import get_local_time
 
-from recbole_eimf import checkpoint, distributed
-from recbole_eimf.config import EIMFConfig
-from recbole_eimf.semantic.store import atomic_path, fingerprint
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.core import distributed
+from recbole_eimf.core.files import atomic_path, fingerprint
+from recbole_eimf.trainer import checkpoint
 
 _NAME_LENGTH = 100  # of a file; systems take 255, and a time and an ending are added
 

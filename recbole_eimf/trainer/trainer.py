@@ -17,12 +17,14 @@ from recbole.utils import init_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recbole_eimf import distributed, settings
-from recbole_eimf.errors import ConfigError, DataError
-from recbole_eimf.evaluator.chunked import chunk_items, query, ranked_in_chunks
+from recbole_eimf.config import keys
+from recbole_eimf.config.keys import RunSettings
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.files import write_json
+from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
-from recbole_eimf.semantic.store import write_json
-from recbole_eimf.settings import RunSettings
+from recbole_eimf.model.products import query
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
 from recbole_eimf.trainer.resuming import STATE_FILE
 from recbole_eimf.trainer.saving import KeepsBestModel
@@ -78,11 +80,11 @@ class InterestTrainer(KeepsBestModel):
     """RecBole's trainer plus: a state at every epoch's end from which a run goes on, and a history in JSON.
 
     With ``output_dir`` set, ``model.safetensors`` and ``config.json`` in it are the best model
-    (:mod:`recbole_eimf.checkpoint`), ``last.safetensors`` the latest state with optimiser and random states,
+    (:mod:`recbole_eimf.trainer.checkpoint`), ``last.safetensors`` the latest state with optimiser and random states,
     ``history.json`` the losses and validation metrics.
 
-    Of several processes (:mod:`recbole_eimf.distributed`) each trains and evaluates on its share; after every step and
-    every evaluation all hold the same model and figures. Process 0 writes the files, and they all read them.
+    Of several processes (:mod:`recbole_eimf.core.distributed`) each trains and evaluates on its share; after every step
+    and every evaluation all hold the same model and figures. Process 0 writes the files, and they all read them.
     """
 
     #: attributes that a resumed run goes on with
@@ -91,7 +93,7 @@ class InterestTrainer(KeepsBestModel):
     def __init__(self, config, model) -> None:
         super().__init__(config, model)
         rank_reproducibly(self)
-        wanted = settings.read(RunSettings, config)
+        wanted = keys.read(RunSettings, config)
         self.amp_dtype = getattr(torch, wanted.amp_dtype)
         if wanted.torch_compile:
             compile_encoders(model)
@@ -281,9 +283,3 @@ class CountingTrainer(InterestTrainer):
     def __init__(self, config, model) -> None:
         super().__init__(config, model)
         self.epochs = 1
-
-
-def trainer_class(model_class: type) -> type[InterestTrainer]:
-    """The trainer of a model of ours."""
-    default = CountingTrainer if getattr(model_class, "counting", False) else InterestTrainer
-    return getattr(model_class, "trainer_class", default)
