@@ -156,14 +156,21 @@ def test_a_damaged_state_or_model_is_named(out, keys):
 
 def test_a_run_begun_anew_leaves_nothing_of_the_one_before(out, keys, monkeypatch):
     """Killed before its first epoch ended, it has nothing to go on from: least of all the other run's state."""
-    monkeypatch.setattr("recbole_eimf.experiment.quick_start._loaders", lambda config: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        quick_start.run("IBIM", "planted", output_dir=str(out), **{**keys, "learning_rate": 0.5})
-    monkeypatch.undo()
-    assert not {"last.safetensors", "model.safetensors", "result.json", "history.json"} & set(
-        path.name for path in out.iterdir()
-    )
+    for moment in ("quick_start._loaders", "quick_start.InterestTrainer._train_epoch"):
+        monkeypatch.setattr(f"recbole_eimf.experiment.{moment}", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            quick_start.run("IBIM", "planted", output_dir=str(out), **{**keys, "learning_rate": 0.5})
+        monkeypatch.undo()
+        monkeypatch.chdir(out.parent)
+        left = {"last.safetensors", "model.safetensors", "result.json", "history.json"} & set(contents(out))
+        assert not left
+    shutil.copytree(out, out.with_name("again"))
+    with pytest.raises(ConfigError, match="learning_rate was"):
+        resumed(out, keys, learning_rate=0.4)
     assert resumed(out, keys, learning_rate=0.5).epochs == 2
+    resumed(out.with_name("again"), keys, learning_rate=0.4, resume="force")
+    held = json.loads((out.with_name("again") / "config.json").read_text())
+    assert held["settings"]["learning_rate"] == 0.4
 
 
 def test_files_of_somebody_else_are_left_alone(keys, tmp_path):

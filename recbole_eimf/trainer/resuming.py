@@ -25,10 +25,13 @@ def start_afresh(folder: Path) -> None:
 
     Only a folder that a run of ours has written is touched.
     """
-    if not (folder / STATE_FILE).is_file() and not _is_ours(folder):
+    described = _is_ours(folder)
+    if not (folder / STATE_FILE).is_file() and not described:
         return
     for path in [*(folder / name for name in _RESULTS), *folder.glob(f"*/{STATE_FILE}")]:
         path.unlink(missing_ok=True)
+    if described:
+        (folder / checkpoint.CONFIG_FILE).unlink()
 
 
 def _is_ours(folder: Path) -> bool:
@@ -42,7 +45,7 @@ def _is_ours(folder: Path) -> bool:
 def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any]]:
     """Compare a configuration with the one that the run in a folder was begun with.
 
-    More epochs are the same run, gone on with. A folder without a state is nothing to compare with.
+    More epochs are the same run, gone on with. A folder that no run of ours has written is nothing to compare with.
 
     Args:
         config: of the run that is to go on; force: let settings differ, of a run that is not finished.
@@ -56,7 +59,7 @@ def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any
     """
     states = [folder / STATE_FILE, *folder.glob(f"*/{STATE_FILE}")]
     states = [path for path in states if path.is_file() and not path.parent.name.startswith("compared-")]
-    if not states:
+    if not states and not _is_ours(folder):
         return {}
     if not (folder / checkpoint.CONFIG_FILE).is_file():
         if force:
@@ -77,6 +80,9 @@ def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any
             f"output_dir={folder}: holds a run with other settings: {in_words(unlike)}. Give the settings it was begun "
             f"with (or more epochs), use another output_dir, or go on all the same with --resume=force."
         )
+    if not states:  # stopped before its first epoch ended: there is nothing to go on from
+        start_afresh(folder)
+        return {}
     if _finished(folder) and not more:
         raise ConfigError(
             f"output_dir={folder}: the run in it is finished, and its figures are not those of other settings "

@@ -7,6 +7,7 @@ its training.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import traceback
@@ -107,7 +108,8 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
     try:
         quick_start.run(job.model, job.dataset, None, report, **keys)
     except Exception:
-        (folder / _ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk: Ray is told all the same
+            (folder / _ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
         raise
 
 
