@@ -21,6 +21,7 @@ from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.models import load_model_class
 from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
 from recbole_eimf.core import distributed
+from recbole_eimf.core.disk import LONGEST_NAME
 from recbole_eimf.core.errors import ConfigError, suggestion
 
 # Keys RecBole reads that stand in none of its YAML files.
@@ -121,9 +122,14 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping. Raises ConfigError naming file and line."""
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
+        content = yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=_SafeLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file.") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: not a readable configuration file ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8 text. Save the file as UTF-8.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -189,6 +195,19 @@ def _recipe_files(folder: Path, model: str, recipe: str) -> list[Path]:
     return files
 
 
+def plain_name(key: str, name: Any) -> str:
+    """``name`` if it can be the name of a folder and begin the names of files. Raises ConfigError naming the key."""
+    name = str(name)
+    if not name or name[0] == "." or set(name) & set("/\\\0\n\r\t"):
+        raise ConfigError(
+            f"{key}={name}: not the plain name of a data set. Give the name of its folder here, and the folder above "
+            f"it as data_path."
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ConfigError(f"{key}={name[:40]}...: {len(name.encode())} bytes; a name has at most {LONGEST_NAME}.")
+    return name
+
+
 class EIMFConfig(Config):
     """RecBole's Config that finds our models and YAML files, checks keys, and evaluates no user input.
 
@@ -213,8 +232,8 @@ class EIMFConfig(Config):
 
     def _load_config_files(self, file_list):
         merged: dict[str, Any] = {}
-        for path in file_list or ():
-            merged.update(read_yaml(path))
+        for part in file_list or ():  # a mapping is what a file once said
+            merged.update(part if isinstance(part, Mapping) else read_yaml(part))
         return merged
 
     def _load_cmd_line(self):
@@ -249,6 +268,10 @@ class EIMFConfig(Config):
                 )
             values["device"] = torch.device("cuda", here.local_rank)
             torch.cuda.set_device(here.local_rank)
+
+    def _get_model_and_dataset(self, model, dataset):
+        model, model_class, dataset = super()._get_model_and_dataset(model, dataset)
+        return model, model_class, plain_name("dataset", dataset)
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         stock = stock_class(model_class)

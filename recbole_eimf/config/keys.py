@@ -181,7 +181,8 @@ class RunSettings:
 
     output_dir: str | None = None
     recipe: str | None = None  # a file of properties/recipe: keys over the model's and the data set's, under the user's
-    resume: bool = False
+    resume: bool | Literal["force"] = False  # force: with other settings than it was begun with
+    save_pth: bool = False  # also write RecBole's checkpoint, a pickle, for RecBole's own doors
     yes: bool = False
     compare_with: tuple[str, ...] = ()
     inference_only: bool = False

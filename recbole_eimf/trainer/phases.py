@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_eimf.config import keys
+from recbole_eimf.config.same_experiment import INDIFFERENT
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import fingerprint
@@ -34,12 +35,9 @@ from recbole_eimf.trainer.state import read_state, write_state
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 BEST_FILE = "best.safetensors"
-#: keys that cannot change what a phase learns
-_INDIFFERENT = {
-    "model", "gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "checkpoint_dir", "encoding", "nproc",
-    "world_size", "offset", "ip", "port", "local_rank", "single_spec", "log_wandb", "wandb_project", "eval_batch_size",
-    "metrics", "topk", "data_path", "dataset", "save_dataset", "dataset_save_path", "save_dataloaders", "split_file",
-    "dataloaders_save_path", "metric_decimal_place", "loss_decimal_place", "save_split", "MODEL_TYPE",
+#: keys that cannot change what a phase learns: it may serve runs of other models, evaluated otherwise
+_INDIFFERENT = INDIFFERENT | {
+    "model", "MODEL_TYPE", "dataset", "metrics", "topk", "metric_decimal_place", "loss_decimal_place",
     "text_whitening", "text_dimension",  # the text itself is looked at, as it is after them
 }  # fmt: skip
 #: of PAD's keys, those that decide how an expert is pre-trained; all others concern later phases
@@ -118,6 +116,9 @@ class EarlierPhaseTrainer(_BarTrainer):
         self.fit(train_data, valid_data, saved=True, show_progress=show_progress)
         self.model.load_state_dict(self.best)
 
+    def describe(self, train_data) -> None:
+        """Nothing: the whole run's model is described, not its parts."""
+
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         if epoch < 0 and self.best is not None:
             return  # RecBole saves a resumed run that has no epochs left: over its best one
@@ -163,6 +164,8 @@ class PhaseTrainer(_BarTrainer):
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """All phases; the returned score and result are the last one's."""
         self._loader = train_data
+        if saved:
+            self.describe(train_data)
         if not (self._wants_resume and super().resume(train_data)):
             had_phases = self._run_earlier_phases(train_data, valid_data, show_progress)
             seed_phase(self.config, train_data, self.phase)
