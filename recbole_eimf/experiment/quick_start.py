@@ -37,10 +37,11 @@ from recbole_eimf.experiment import plugin, run_log
 from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
 from recbole_eimf.semantic.dataset import dataset_class
 from recbole_eimf.trainer import checkpoint as saved_model
+from recbole_eimf.trainer.choice import trainer_class
 from recbole_eimf.trainer.memory import keep_freed_memory
 from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
 from recbole_eimf.trainer.saving import KeepsBestModel, keeping_best_model
-from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly, trainer_class
+from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
 
 #: models besides EIMF whose rows name the backbone
 OVER_BACKBONES = ("PAD", "SMEM", "Hybrid", "MoRec", "CTRL", "MAKE", "DisCo")
