@@ -332,6 +332,7 @@ def _settle_folder(config: EIMFConfig, wanted: RunSettings) -> Mapping[str, tupl
         if wanted.resume:
             return check_resumed(config, folder, wanted.resume == "force")
         if distributed.is_first():
+            check_writable(folder, "output_dir")  # of a run that is compared: a folder of its own
             start_afresh(folder)
     return {}
 
