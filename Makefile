@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench mutants
 
 $(VENV)/.installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,3 +26,7 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@echo "benchmarks take their data by argument; see benchmarks/README.md"
 	$(BIN)/python benchmarks/epoch_time.py --dataset ml-100k
+
+# Hours: for the night. `make mutants MUTANTS="--files model/pad --sample 200"` does a part; a stopped run goes on.
+mutants: $(VENV)/.installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 nice -n 15 $(BIN)/python -m tests.mutants $(MUTANTS)
