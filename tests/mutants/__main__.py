@@ -76,14 +76,14 @@ def python_tests(root: Path, folder: str) -> list[Path]:
 def make_copy(work: Path, slot: int) -> Path:
     """A copy of the tree, times kept: compiled files stay valid."""
     copy = work / str(slot)
-    wanted = tree_files()
+    wanted = set(tree_files())
     for name in wanted:
         source, target = ROOT / name, copy / name
         if not target.is_file() or source.stat().st_mtime_ns != target.stat().st_mtime_ns:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
     for found in [*copy.glob("tests/**/*.py"), *copy.glob(f"{PACKAGE}/**/*.py")]:
-        if str(found.relative_to(copy)) not in set(wanted):
+        if str(found.relative_to(copy)) not in wanted:
             found.unlink()
     if (ROOT.parent / "shared").is_dir() and not (work / "shared").exists():
         (work / "shared").symlink_to((ROOT.parent / "shared").resolve())
@@ -118,7 +118,7 @@ def fork_tests(copy: Path, tests: list[str], seconds: float, plugins: list | Non
         return child
     code = 70
     try:
-        os.setsid()
+        os.setpgid(0, 0)  # no session of its own: schedulers share time out by session, whatever is nice
         os.chdir(copy)
         log = os.open(copy / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
@@ -275,19 +275,17 @@ def mirrored_tests(mutants: list[Mutant], asked: list[str] | None) -> list[str]:
 class Results:
     """What has been tried, a line of JSON each: survives a stop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mutants: list[Mutant]) -> None:
         self.path, self.known = path, {}
-        self.sources: dict[str, str] = {}
-        self.tests: dict[str, str] = {}  # of the folder that mirrors a file's, as they were at the start
+        files = {mutant.path for mutant in mutants}
+        self.sources = {file: digest((ROOT / file).read_bytes()) for file in files}
+        self.tests = {file: digest(*(p.read_bytes() for p in python_tests(ROOT, mirror(file)))) for file in files}
         if path.is_file():
             for line in path.read_text().splitlines():
                 row = json.loads(line)
                 self.known[row["mutant"]] = row
 
     def name(self, mutant: Mutant) -> str:
-        if mutant.path not in self.sources:
-            self.sources[mutant.path] = digest((ROOT / mutant.path).read_bytes())
-            self.tests[mutant.path] = digest(*(p.read_bytes() for p in python_tests(ROOT, mirror(mutant.path))))
         return f"{mutant} @{mutant.start} {self.sources[mutant.path]}"
 
     def of(self, mutant: Mutant) -> str | None:
@@ -307,15 +305,16 @@ def failed_test(copy: Path) -> str:
     return next((line.split(" - ")[0][7:] for line in text.splitlines() if line.startswith(("FAILED", "ERROR "))), "")
 
 
-def try_all(mutants: list[Mutant], recorded: dict[str, list], results: Results, options: argparse.Namespace) -> None:
+def try_all(
+    mutants: list[Mutant], recorded: dict[str, list], results: Results, copies: list[Path], budget: float
+) -> None:
     left = [m for m in mutants if results.of(m) is None]
     if len(left) < len(mutants):
         print(f"{len(mutants) - len(left)} of {len(mutants)} have been tried before")
-    copies = [make_copy(options.work, slot) for slot in range(options.jobs)]
     running: dict[int, tuple[Mutant, Path]] = {}
     began, done = time.time(), Counter()
     try:
-        for mutant in [*left, *[None] * options.jobs]:
+        for mutant in [*left, *[None] * len(copies)]:
             while running and (mutant is None or len(running) == len(copies)):
                 child, status = os.wait()
                 end(child)
@@ -327,7 +326,7 @@ def try_all(mutants: list[Mutant], recorded: dict[str, list], results: Results, 
                 report(tried, outcome, done, len(left), began)
             if mutant is None:
                 continue
-            tests, seconds = tests_of(mutant, recorded, options.budget)
+            tests, seconds = tests_of(mutant, recorded, budget)
             if not tests:
                 results.add(mutant, UNTESTED)
                 done[UNTESTED] += 1
@@ -368,17 +367,19 @@ def summary(mutants: list[Mutant], results: Results) -> None:
 def main() -> None:
     options = arguments()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop like Ctrl-C
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.fresh:
         (options.work / "results.jsonl").unlink(missing_ok=True)
     mutants = chosen_mutants(options)
-    results = Results(options.work / "results.jsonl")
+    results = Results(options.work / "results.jsonl", mutants)
     if not options.list:
         import_what_the_package_imports()
-        recorded = record(make_copy(options.work, 0), options.work, mirrored_tests(mutants, options.tests))
+        copies = [make_copy(options.work, slot) for slot in range(options.jobs)]  # of the tests as they are now
+        recorded = record(copies[0], options.work, mirrored_tests(mutants, options.tests))
         try:
-            try_all(mutants, recorded, results, options)
+            try_all(mutants, recorded, results, copies, options.budget)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here")
     summary(mutants, results)
