@@ -267,6 +267,16 @@ def test_a_softmax_over_seen_items_is_that_over_them(built, wide):
     assert got == pytest.approx(float((scores.exp().sum(1).log() - positive).mean()), rel=1e-4)
 
 
+@pytest.mark.parametrize("keys", [{"loss": "bce"}, {"num_negatives": 3, "negative_sampling": "popularity"}])
+def test_a_checkpoint_holds_no_training_data(built, keys):
+    """Parameters, the table that is scored, and what scoring asks of an item: no histories, no text, no counts."""
+    net, _ = built(**keys)
+    kept = {name.rpartition(".")[2] for name in net.state_dict()} - {
+        n.rpartition(".")[2] for n, _ in net.named_parameters()
+    }
+    assert kept == {"folded", "bucket", "seen"}
+
+
 # ---------------------------------------------------------------------- alignment
 def test_alignment_sees_each_item_once_no_padding_and_only_items_with_text(built):
     net, train = built()

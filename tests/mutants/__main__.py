@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--files", nargs="*", default=[f"{f}/" for f in FOLDERS], help="parts of paths in the package")
     parser.add_argument("--sample", type=int, help="so many mutants at most, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tests", nargs="*", help="test files or folders; default: those that mirror the files'")
+    parser.add_argument("--tests", nargs="*", help="test files or folders; default: the mirror's and whole runs'")
     parser.add_argument("--budget", type=float, default=60, help="seconds of tests per mutant, the quickest first")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "mutants", help="copies, records and results")
@@ -264,9 +264,10 @@ def mirror(path: str) -> str:
 
 
 def mirrored_tests(mutants: list[Mutant], asked: list[str] | None) -> list[str]:
-    """Test files in the folders that mirror the mutants', and the files themselves for their doctests."""
+    """Test files in the folders that mirror the mutants', those of whole runs, and the files' own doctests."""
     folders = asked or sorted({mirror(m.path) for m in mutants})
     found = [n for n in tree_files() if any(n == f or n.startswith(f"{f}/") for f in folders)]
+    found += [] if asked else [n for n in tree_files() if n.startswith("tests/") and n.count("/") == 1]
     tests = [n for n in found if Path(n).name.startswith("test_")]
     doctests = [n for n in sorted({m.path for m in mutants}) if b">>> " in (ROOT / n).read_bytes()]
     return tests + doctests
@@ -312,7 +313,7 @@ def try_all(
     if len(left) < len(mutants):
         print(f"{len(mutants) - len(left)} of {len(mutants)} have been tried before")
     running: dict[int, tuple[Mutant, Path]] = {}
-    began, done = time.time(), Counter()
+    progress = Progress(len(left))
     try:
         for mutant in [*left, *[None] * len(copies)]:
             while running and (mutant is None or len(running) == len(copies)):
@@ -322,15 +323,13 @@ def try_all(
                 shutil.copy2(ROOT / tried.path, copy / tried.path)
                 outcome = KILLED if status else SURVIVED
                 results.add(tried, outcome, failed_test(copy) if status else "")
-                done[outcome] += 1
-                report(tried, outcome, done, len(left), began)
+                progress.add(tried, outcome)
             if mutant is None:
                 continue
             tests, seconds = tests_of(mutant, recorded, budget)
             if not tests:
                 results.add(mutant, UNTESTED)
-                done[UNTESTED] += 1
-                report(mutant, UNTESTED, done, len(left), began)
+                progress.add(mutant, UNTESTED)
                 continue
             copy = next(c for c in copies if c not in [used for _, used in running.values()])
             target = copy / mutant.path
@@ -343,13 +342,22 @@ def try_all(
             end(child)
 
 
-def report(mutant: Mutant, outcome: str, done: Counter, total: int, began: float) -> None:
-    if outcome != KILLED:
-        print(f"{outcome}: {mutant}", flush=True)
-    count = done.total()
-    if count % 20 == 0 or count == total:
-        minutes = (time.time() - began) / count * (total - count) / 60
-        print(f"  {count}/{total}: {done[KILLED]} killed, about {minutes:.0f} min left", flush=True)
+class Progress:
+    """Prints what survives as it is found, and every half a minute how far the run is and what is left of it."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, Counter()
+        self.began = self.said = time.time()
+
+    def add(self, mutant: Mutant, outcome: str) -> None:
+        self.done[outcome] += 1
+        if outcome != KILLED:
+            print(f"{outcome}: {mutant}", flush=True)
+        count, now = self.done.total(), time.time()
+        if now - self.said > 30 or count == self.total:
+            minutes = (now - self.began) / count * (self.total - count) / 60
+            print(f"  {count}/{self.total}: {self.done[KILLED]} killed, about {minutes:.0f} min left", flush=True)
+            self.said = now
 
 
 def summary(mutants: list[Mutant], results: Results) -> None:

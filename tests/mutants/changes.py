@@ -129,7 +129,7 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
                 yield _with(node, op=_OPERATORS[type(operator)]())
                 if isinstance(operator, _DROPPABLE):
                     yield from (left, right)
-        case ast.UnaryOp(operand=operand):
+        case ast.UnaryOp(operand=operand) if not isinstance(operand, ast.Constant):
             yield operand
         case ast.BoolOp(op=operator, values=values):
             yield _with(node, op=ast.Or() if isinstance(operator, ast.And) else ast.And())

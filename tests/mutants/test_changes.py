@@ -22,7 +22,7 @@ from tests.mutants.changes import mutants_of
         ("x = f(True, 0.5)", ["(False)", "(2.0)", "(0.249)"]),
         ("x = min(a, b.detach())", ["(max(a, b.detach()))", "(b)"]),
         ("x = np.sqrt(a.sum(1))", ["(np.sqrt(a.mean(1)))"][1:] + ["(a.mean(1))", "(2)", "(0)"]),
-        ("x = a[:-1]", ["(1)", "(2)", "(0)"]),
+        ("x = -a[:-1]", ["(a[:-1])", "(2)", "(0)"]),
         ("x = g(x)", ["pass"]),
         ("x += 1", ["pass", "(2)", "(0)"]),
         ("self.steps.add_(y)", ["pass"]),
