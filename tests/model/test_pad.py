@@ -327,6 +327,9 @@ def test_the_losses_of_phase_two(built):
     part.alignment_loss(items)
     assert len(seen[0]) == 3
     assert set(seen[0].tolist()) <= set(items.tolist())
+    object.__setattr__(part.wanted, "mmd_items", 0)  # no limit
+    part.alignment_loss(items)
+    assert seen[1].tolist() == items.tolist()
 
 
 # ---------------------------------------------------------------------- text carries items nobody bought

@@ -234,9 +234,8 @@ def tests_of(mutant: Mutant, recorded: dict[str, list], budget: float) -> tuple[
     """The tests that execute the mutant's line, for what is executed at import those that execute its file; seconds."""
     file = mutant.path.removeprefix(f"{PACKAGE}/")
     touching = {test: (seconds, lines[file]) for test, (seconds, lines) in recorded.items() if file in lines}
-    chosen = {t: s for t, (s, lines) in touching.items() if mutant.line in lines} or {
-        t: s for t, (s, _) in touching.items()
-    }
+    chosen = {t: s for t, (s, lines) in touching.items() if mutant.line in lines and not mutant.at_import}
+    chosen = chosen or {t: s for t, (s, _) in touching.items()}
     stem = Path(file).stem
     order = sorted(chosen, key=lambda t: (f"test_{stem}.py" not in t and f"{stem}.py::" not in t, chosen[t], t))
     taken, total = [], 0.0

@@ -33,7 +33,10 @@ _LEFT_OUT = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """``path`` within the repository, ``line`` it begins in, ``place`` the qualified name of the function around it."""
+    """``path`` within the repository, ``line`` it begins in, ``place`` the qualified name of the function around it.
+
+    ``at_import``: the line runs when its file is imported, not when a function is called.
+    """
 
     path: str
     line: int
@@ -42,6 +45,7 @@ class Mutant:
     end: int
     before: str
     after: str
+    at_import: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.before} -> {self.after}"
@@ -70,35 +74,40 @@ def mutants_of(path: str, source: bytes) -> list[Mutant]:
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found: dict[tuple[int, int, str], Mutant] = {}
-    for node, place, after in _walk(ast.parse(source), ()):
+    for node, place, at_import, after in _walk(ast.parse(source), (), True):
         start = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset
         before = " ".join(source[start:end].decode().split())
-        mutant = Mutant(path, node.lineno, ".".join(place) or "module", start, end, before, after)
+        mutant = Mutant(path, node.lineno, ".".join(place) or "module", start, end, before, after, at_import)
         found.setdefault((start, end, after), mutant)
     return list(found.values())
 
 
-def _walk(node: ast.AST, place: tuple[str, ...]) -> Iterator[tuple[ast.AST, tuple[str, ...], str]]:
+def _walk(
+    node: ast.AST, place: tuple[str, ...], at_import: bool
+) -> Iterator[tuple[ast.AST, tuple[str, ...], bool, str]]:
     if isinstance(node, (ast.JoinedStr, ast.Raise, ast.Assert, ast.Import, ast.ImportFrom)) or _is_log(node):
         if isinstance(node, ast.Raise) and node.exc is not None:
-            yield node, place, "pass"
+            yield node, place, at_import, "pass"
         return
     if isinstance(node, (ast.If, ast.While)) and not isinstance(node.test, (ast.Compare, ast.UnaryOp)):
-        yield node.test, place, f"(not ({ast.unparse(node.test)}))"
+        yield node.test, place, at_import, f"(not ({ast.unparse(node.test)}))"
     for after in _changes(node):
         shown = ast.unparse(ast.fix_missing_locations(after))
-        yield node, place, shown if isinstance(after, ast.stmt) else f"({shown})"
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node, place, at_import, shown if isinstance(after, ast.stmt) else f"({shown})"
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         place = (*place, node.name)
-        children = [*node.body, *(getattr(node.args, "defaults", []) if hasattr(node, "args") else [])]
-        children += [d for d in getattr(getattr(node, "args", None), "kw_defaults", []) if d is not None]
+        for default in [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]:
+            yield from _walk(default, place, at_import)
+        children, at_import = node.body, False
+    elif isinstance(node, ast.ClassDef):
+        children, place = node.body, (*place, node.name)
     elif isinstance(node, ast.AnnAssign):
         children = [node.value] if node.value is not None else []
     else:
         children = list(ast.iter_child_nodes(node))
     for child in children:
-        yield from _walk(child, place)
+        yield from _walk(child, place, at_import)
 
 
 def _is_log(node: ast.AST) -> bool:
