@@ -64,6 +64,7 @@ def test_the_gate_starts_where_the_keys_say(built):
     assert torch.allclose(net.gate(torch.tensor([3])), expected, atol=1e-6)
     equal, _ = built(gate_total=3.0)
     assert torch.allclose(equal.gate(), torch.tensor(1.0))
+    assert equal.gate.logit.shape == (3, 1 + 10), "an expert's weight for padding and for each bucket"
     assert built(gate="none")[0].gate is None
     shared, _ = built(gate="shared")
     assert shared.gate.bucket.tolist() == [0] + [1] * 10

@@ -6,7 +6,7 @@
 Each mutant runs the tests that execute its line (recorded once), the quickest first, until one fails; it lives in a
 copy of the tree. What has been tried stands in ``.cache/mutants``: after a stop the same command goes on, and later
 runs try again only what survived, where tests have changed, and what files have changed. Mutants that change nothing
-a test could see belong in ``equivalent.txt``, with the reason.
+a test could see belong in ``equivalent.txt``: the second line that is printed of each, and the reason.
 
 Why a script of our own: a process with torch and RecBole in memory is forked for each mutant, which begins its tests
 in a tenth of a second; mutation packages begin a Python for each (many seconds of imports here), or trust a
@@ -252,7 +252,7 @@ def chosen_mutants(options: argparse.Namespace) -> list[Mutant]:
     files = [n for n in files if any(part in n for part in options.files)]
     equivalent = set()
     for line in (Path(__file__).parent / "equivalent.txt").read_text(encoding="utf-8").splitlines():
-        equivalent.add(line.partition("  # ")[0].strip())
+        equivalent.add(line.partition("  ## ")[0].strip())
     found = [m for name in files for m in mutants_of(name, (ROOT / name).read_bytes()) if m.key not in equivalent]
     random.Random(options.seed).shuffle(found)
     return found[: options.sample]
@@ -351,7 +351,7 @@ class Progress:
     def add(self, mutant: Mutant, outcome: str) -> None:
         self.done[outcome] += 1
         if outcome != KILLED:
-            print(f"{outcome}: {mutant}", flush=True)
+            print(f"{outcome}: {mutant}\n    {mutant.key}", flush=True)
         count, now = self.done.total(), time.time()
         if now - self.said > 30 or count == self.total:
             minutes = (now - self.began) / count * (self.total - count) / 60
@@ -366,7 +366,7 @@ def summary(mutants: list[Mutant], results: Results) -> None:
     print("\nleft:")
     for mutant in sorted(mutants, key=lambda m: (m.path, m.line)):
         if results.of(mutant) in (SURVIVED, UNTESTED):
-            print(f"{results.of(mutant)}: {mutant}")
+            print(f"{results.of(mutant)}: {mutant}\n    {mutant.key}")
     for folder, counts in sorted(folders.items()):
         print(f"{folder}: {counts.total()} mutants, " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items())))
 

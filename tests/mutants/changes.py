@@ -35,7 +35,7 @@ _LEFT_OUT = {
 class Mutant:
     """``path`` within the repository, ``line`` it begins in, ``place`` the qualified name of the function around it.
 
-    ``at_import``: the line runs when its file is imported, not when a function is called.
+    ``changed``: the line it makes. ``at_import``: it runs when its file is imported, not when a function is called.
     """
 
     path: str
@@ -45,6 +45,7 @@ class Mutant:
     end: int
     before: str
     after: str
+    changed: str
     at_import: bool = False
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ class Mutant:
     @property
     def key(self) -> str:
         """What names it in the list of equivalent ones: survives lines and folders that move."""
-        return f"{self.path.rsplit('/', 1)[-1]} {self.place}: {self.before} -> {self.after}"
+        return f"{self.path.rsplit('/', 1)[-1]} {self.place}: {self.changed}"
 
     def applied(self, source: bytes) -> bytes:
         """The source with the change; ``start`` and ``end`` count bytes."""
@@ -78,7 +79,10 @@ def mutants_of(path: str, source: bytes) -> list[Mutant]:
         start = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset
         before = " ".join(source[start:end].decode().split())
-        mutant = Mutant(path, node.lineno, ".".join(place) or "module", start, end, before, after, at_import)
+        rest = source[end : starts[node.end_lineno]]
+        changed = " ".join((source[starts[node.lineno - 1] : start] + after.encode() + rest).decode().split())
+        where = ".".join(place) or "module"
+        mutant = Mutant(path, node.lineno, where, start, end, before, after, changed, at_import)
         found.setdefault((start, end, after), mutant)
     return list(found.values())
 
