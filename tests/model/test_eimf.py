@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -242,3 +243,12 @@ def test_labels_from_interests_need_interests(make_config):
     config = make_config("EIMF", use_interests=False, interest_labels=0.1)
     with pytest.raises(ConfigError, match="interest_labels=0.1.*use_interests"):
         config.model_class(config, quick_start._loaders(config)[0]._dataset)
+
+
+@pytest.mark.parametrize("lacks", ["everything", "interests"])
+def test_a_data_set_without_interests_is_refused(make_config, lacks):
+    config = make_config("EIMF")
+    train = quick_start._loaders(config)[0]._dataset
+    train.side = None if lacks == "everything" else dataclasses.replace(train.side, interests=None)
+    with pytest.raises(ConfigError, match="side-loaded interests.*inference_only=True"):
+        config.model_class(config, train)
