@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import fcntl
 import gc
 import hashlib
 import importlib
@@ -32,6 +33,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import TextIO
 
 from tests.mutants.changes import Mutant, mutants_of
 
@@ -54,6 +56,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="forget what has been tried")
     parser.add_argument("--list", action="store_true", help="print what is known to survive, and try nothing")
     return parser.parse_args()
+
+
+def only_run_in(work: Path) -> TextIO:
+    """Hold the folder while the result is kept: two runs would write into the same copies."""
+    lock = (work / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"{work}: another run is at work there. Wait for it, or give another folder by --work.")
+    return lock
 
 
 def digest(*parts: bytes) -> str:
@@ -221,8 +233,10 @@ def record(copy: Path, work: Path, files: list[str]) -> dict[str, list]:
             out.parent.mkdir(exist_ok=True)
             recorder = Recorder(copy, out)
             child = fork_tests(copy, [name], 1200, [recorder, _fixture_hook(recorder)])
-            _, status = os.waitpid(child, 0)
-            end(child)
+            try:
+                _, status = os.waitpid(child, 0)
+            finally:
+                end(child)
             if status and not out.is_file():
                 print(f"  {name} did not end (see {copy}/log.txt): its tests take no part")
                 out.write_text("{}")
@@ -377,6 +391,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop like Ctrl-C
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
+    lock = None if options.list else only_run_in(options.work)  # noqa: F841
     if options.fresh:
         (options.work / "results.jsonl").unlink(missing_ok=True)
     mutants = chosen_mutants(options)
