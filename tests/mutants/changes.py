@@ -24,6 +24,8 @@ _PAIRS = [
     ("cumsum", "cumprod"), ("head", "tail"), ("lower", "upper"),
 ]  # fmt: skip
 _NAMES = dict(_PAIRS) | {b: a for a, b in _PAIRS}
+#: numbers above are limits and sizes of blocks, where one more or less is the same to everybody
+_LARGEST = 100
 #: calls that hand back what they are called on, changed: x.method(...) -> x
 _LEFT_OUT = {
     "detach", "clamp", "masked_fill", "abs", "exp", "log", "sqrt", "square", "nan_to_num", "strip", "lower", "casefold",
@@ -151,7 +153,7 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
                 yield rest[0] if len(rest) == 1 else _with(node, values=rest)
         case ast.Constant(value=bool(value)):
             yield ast.Constant(not value)
-        case ast.Constant(value=int(value)):
+        case ast.Constant(value=int(value)) if value <= _LARGEST:
             yield from (ast.Constant(value + 1), ast.Constant(value - 1))
         case ast.Constant(value=float(value)):
             yield from (ast.Constant(value * 2 + 1), ast.Constant(value / 2 - 1e-3))

@@ -17,6 +17,7 @@ from tests.mutants.changes import mutants_of
         ("x = a + b", ["(a - b)", "(a)", "(b)"]),
         ("x = a & b", ["(a | b)", "(a)", "(b)"]),
         ("x = a <= 3", ["(a < 3)", "(4)", "(2)"]),
+        ("x = a[: 1 << 4096]", ["(2)", "(0)"]),
         ("x = a is None", ["(a is not None)"]),
         ("x = a and not b", ["(a or not b)", "(not b)", "(a)", "(b)"]),
         ("x = f(True, 0.5)", ["(False)", "(2.0)", "(0.249)"]),
