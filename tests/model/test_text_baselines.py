@@ -79,6 +79,20 @@ def test_ctrls_first_stage_contrasts_both_sides_of_items_and_of_rows(built):
         assert of_rows == pytest.approx(expected, rel=1e-4)
 
 
+def test_ctrls_first_stage_has_a_loss_where_text_is_missing(built):
+    net, train = built("CTRL")
+    (phase,) = net.phases(train)
+    stage, batch = phase.model.train(), train.rows(np.arange(4))
+    batch["item_id_list"][0] = torch.tensor([7] * int(batch["item_length"][0]) + [0] * 8)[
+        : batch["item_id_list"].shape[1]
+    ]
+    stage.item_has_text[7], stage.item_text[7] = False, 0.0
+    losses = stage.calculate_loss(batch)
+    assert all(torch.isfinite(part) for part in losses)
+    sum(losses).backward()
+    assert all(torch.isfinite(p.grad).all() for p in stage.parameters() if p.grad is not None)
+
+
 def test_ctrls_second_stage_is_ids_alone(built):
     net, train = built("CTRL")
     plain, _ = built("PAD", experts="id")
