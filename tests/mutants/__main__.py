@@ -399,8 +399,8 @@ def main() -> None:
     if not options.list:
         import_what_the_package_imports()
         copies = [make_copy(options.work, slot) for slot in range(options.jobs)]  # of the tests as they are now
-        recorded = record(copies[0], options.work, mirrored_tests(mutants, options.tests))
         try:
+            recorded = record(copies[0], options.work, mirrored_tests(mutants, options.tests))
             try_all(mutants, recorded, results, copies, options.budget)
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here")
