@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 
 import numpy as np
@@ -82,8 +83,11 @@ def test_joined_titles_are_sentences_of_one_text(tmp_path):
 @pytest.mark.parametrize("sequence_text", ["pooled", "joined"])
 def test_every_user_belongs_to_the_nearest_exemplar(tmp_path, sequence_text):
     for attempt in ("computed", "read from the cache"):
+        began = time.perf_counter()
         made = pipeline(tmp_path, preference=-0.5, sequence_text=sequence_text)
         exemplars, assignment, report = made.clusters
+        assert set(made.seconds) == {"encode_items" if sequence_text == "pooled" else "encode_users", "cluster"}
+        assert 0 <= min(made.seconds.values()) <= sum(made.seconds.values()) <= time.perf_counter() - began
         assert report.get("cached", False) == (attempt != "computed")
         vectors, known = made.user_vectors
         row = {user: u for u, user in enumerate(HISTORIES)}
@@ -132,6 +136,7 @@ def test_side_loaded_users_go_where_the_file_says_and_strangers_members_to_the_n
     given = {"n1": "n1", "n2": "h1", "h1": "h1", "h2": "stranger", "n4": "stranger", "silent": "stranger", "h3": "n1"}
     keys = write(tmp_path, {"n1": NAILS, "stranger": HAIR, "h1": HAIR}, given)
     found = pipeline(tmp_path, **keys).run(seed=0)
+    assert set(found.report["seconds"]) == {"encode_items", "replies"}
     assert found.exemplars == ["n1", "h1"]
     assert found.texts == [("nail care", "colours"), ("hair styling",)]
     by_user = {user: found.exemplars[c] for user, c in found.assignment.items()}

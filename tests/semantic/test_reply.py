@@ -28,6 +28,9 @@ AB = ["Nail art", "Hair care"]
         '{"user_id": "U7", "userInterests": [{"interestName": "Nail art"}, {"interestName": "Hair care"}]}',
         '{"interests": {"main": ["Nail art"], "other": ["Hair care"]}, "summary": "A careful person"}',
         '{"interests": "1. Nail art\\n2. Hair care"}',
+        '{"interests": "[\\"Nail art\\", \\"Hair care\\"]"}',
+        '{"interests": " {\\"1\\": \\"Nail art\\", \\"2\\": \\"Hair care\\"}"}',
+        '[{"interest": "Nail art"}, "Hair care"',
         '{"interest 1": "Nail art", "interest_2": "Hair care"}',
         '{"1": {"interest": "Nail art", "evidence": ["x", "y"]}, "2": {"interest": "Hair care", "evidence": []}}',
         '{"Nail art": 0.9, "Hair care": 0.4}',
@@ -92,6 +95,7 @@ def test_around_the_json(before, after, indent):
         ('[{"interest": "Nail art"}, {"interest', ["Nail art"]),
         ('{"1": "Nail art",', ["Nail art"]),
         ('["Nail art", "Hair ca', ["Nail art"]),
+        ('["", "Nail art", "Hair ca', ["Nail art"]),
         ('```json\n{"interests": [{"interest": "Nail art"}, {"interest": "Hair ca', ["Nail art"]),
         ('{"1": "Say \\"hi\\"", "2": "cut \\', ['Say "hi']),
         ('{"1": "Nail art", "2": "Hair care"', AB),
@@ -100,6 +104,24 @@ def test_around_the_json(before, after, indent):
 @pytest.mark.parametrize("truncated", [True, False])
 def test_a_cut_interest_is_left_out(response, interests, truncated):
     assert parse_interests(response, truncated=truncated) == interests
+
+
+def test_one_number_in_a_text_is_no_list():
+    assert parse_interests('{"1": "Nail art\\n2. at home", "2": "Hair care"}') == ["Nail art 2. at home", "Hair care"]
+
+
+@pytest.mark.parametrize(
+    "around", ["[{}]", '{{"1": {}}}', '{{"interests": {}}}', '{{"interest": {}}}', '{{"a b c": {}}}']
+)
+def test_a_reply_may_be_nested_twelve_deep_and_no_deeper(around):
+    nested = '"Nail art"'
+    for _ in range(12):
+        nested = around.format(nested)
+    assert parse_interests(nested) == ["Nail art"]
+    try:
+        assert "Nail art" not in parse_interests(around.format(nested))
+    except ReplyError as error:
+        assert "No interests" in str(error)  # noqa: PT017
 
 
 def test_a_cut_line_is_left_out_only_where_the_cut_is_known():
