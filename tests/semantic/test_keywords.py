@@ -107,4 +107,8 @@ def test_the_largest_theme_comes_first_by_how_often_its_titles_stand_there():
 def test_as_many_phrases_as_the_root_of_the_number_of_titles():
     titles = [f"{a}{b} thing{a}" for a in "abcdefgh" for b in "vwxyz"]  # 40 different ones: ceil of 6.3
     assert len(keyword_replies({"u": titles, "v": NAILS})["u"].interests) == 7
+    many = [f"{a}{b}{c} thing{a}" for a in "abcdefgh" for b in "vwxyz" for c in "kl"]  # 80, and 9 are too many
+    reply = keyword_replies({"u": many})["u"]
+    assert len(reply.interests) == 8
+    assert max(len(phrase.split(", ")) for phrase in reply.interests) == 4
     assert len(keyword_replies({"u": titles[:16], "v": NAILS})["u"].interests) <= 4

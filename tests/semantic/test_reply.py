@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from recbole_eimf.semantic.llm import reply
 from recbole_eimf.semantic.llm.reply import ReplyError, completion_interests, parse_interests, reply_from_text
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "interests"
@@ -213,6 +214,17 @@ def test_no_interests_is_a_complaint_to_the_model(response):
 def test_run_away_replies_are_refused(response):
     with pytest.raises(ReplyError):
         parse_interests(response)
+
+
+@pytest.mark.parametrize("brackets", ["{", "[", "{["])
+def test_run_away_replies_are_not_repaired(monkeypatch, brackets):
+    """Repairing takes quadratic time in the number of brackets."""
+    asked = []
+    monkeypatch.setattr(reply.json_repair, "loads", lambda text, **keys: asked.append(text) or {"1": "Nail art"})
+    assert parse_interests('{"1": ' + brackets * 400) == ["Nail art"]
+    with pytest.raises(ReplyError):
+        parse_interests('{"1": ' + brackets * 1100)
+    assert len(asked) == 1
 
 
 def test_half_an_emoji_can_be_written_to_a_file():

@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import quick_start
 from recbole_eimf.semantic.pipeline import Corpus
-from recbole_eimf.semantic.side_load import corpus_of, pipeline_of
+from recbole_eimf.semantic.side_load import corpus_of, load_side_information, pipeline_of
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 INTERESTS = {"u3": ["nail polish", "nail file", "glitter"], "u5": ["hair dryer"], "u60": ["hair brush", "shampoo"]}
@@ -79,3 +80,10 @@ def test_the_corpus_is_the_training_part_oldest_first(loaded):
         whole = planted_sequences()[int(user[1:])]
         assert [int(item[1:]) for item in history] == whole[:-2]
     assert corpus.item_text == {f"i{i}": title for i, title in enumerate(TITLES)}
+
+
+def test_an_assignment_of_other_users_is_refused(loaded, tmp_path):
+    config, train, _ = loaded
+    (tmp_path / "assignment.csv").write_text("user_id,exemplar_user_id\nsomebody,u3\n")
+    with pytest.raises(ConfigError, match="interest_source=file: no training user has interests"):
+        load_side_information(config, train, interests=True)
