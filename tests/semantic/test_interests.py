@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.core.errors import InterestSourceError, UserError
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
+from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.pipeline import Corpus, Pipeline
 
 WORDS = ["nail", "polish", "red", "blue", "hair", "brush", "dryer", "comb", "soap"]
@@ -180,3 +182,31 @@ def test_keywords_come_from_the_titles_of_the_users_own_cluster(tmp_path):
     for cluster, texts in enumerate(found.texts):
         assert texts
         assert {word for text in texts for word in text.replace(",", "").split()} <= titles[cluster]
+
+
+def test_a_missing_file_or_key_stops_before_anything_is_encoded(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for keys, named in (
+        ({"interest_source": "file"}, "interest_file"),
+        ({"interest_source": "batch"}, "batch_file"),
+        ({"interest_source": "file", "interest_file": "gone.jsonl"}, "gone.jsonl"),
+        ({"prompt_file": "gone.txt"}, "gone.txt"),
+        ({"interest_source": "openai"}, "OPENAI_API_KEY"),
+    ):
+        made = pipeline(tmp_path, **keys)
+        made.encoder = None
+        with pytest.raises(UserError, match=named):
+            made.run(seed=0)
+
+
+def test_calls_that_cost_are_made_only_where_that_was_agreed(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-test")
+    asked = []
+    monkeypatch.setattr(client, "fetch_openai", lambda requests, *args: asked.extend(requests) or {})
+    keys = {"interest_source": "openai", "preference": -0.5}
+    with pytest.raises(InterestSourceError, match="would make paid calls.*--yes=True"):
+        pipeline(tmp_path, **keys).run(seed=0)
+    assert not asked
+    with pytest.raises(InterestSourceError, match="not one of 4 replies holds an interest"):
+        pipeline(tmp_path, **keys).run(seed=0, agreed=True)
+    assert len(asked) == 4

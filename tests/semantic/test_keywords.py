@@ -55,6 +55,7 @@ def test_limits(limit):
         (["コーヒー 豆入り"], ("コーヒー, 豆入り",)),
         (["C-3PO 42"], ("c-3po 42",)),
         (["Pen", "pen", "PEN "], ("pen",)),
+        ([f"Red pen {n}" for n in range(9)], ("pen, red",)),  # three groups, and one that is not empty
     ],
 )
 def test_odd_titles(titles, interests):

@@ -97,6 +97,7 @@ def test_around_the_json(before, after, indent):
         ('{"1": "Nail art",', ["Nail art"]),
         ('["Nail art", "Hair ca', ["Nail art"]),
         ('["", "Nail art", "Hair ca', ["Nail art"]),
+        ('{"interests": ["Nail art", {"Hair care"', ["Nail art"]),
         ('```json\n{"interests": [{"interest": "Nail art"}, {"interest": "Hair ca', ["Nail art"]),
         ('{"1": "Say \\"hi\\"", "2": "cut \\', ['Say "hi']),
         ('{"1": "Nail art", "2": "Hair care"', AB),
