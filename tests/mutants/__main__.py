@@ -54,6 +54,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "mutants", help="copies, records and results")
     parser.add_argument("--fresh", action="store_true", help="forget what has been tried")
+    parser.add_argument("--left", action="store_true", help="only what survived before")
     parser.add_argument("--list", action="store_true", help="print what is known to survive, and try nothing")
     return parser.parse_args()
 
@@ -269,7 +270,7 @@ def chosen_mutants(options: argparse.Namespace) -> list[Mutant]:
         equivalent.add(line.partition("  ## ")[0].strip())
     found = [m for name in files for m in mutants_of(name, (ROOT / name).read_bytes()) if m.key not in equivalent]
     random.Random(options.seed).shuffle(found)
-    return found[: options.sample]
+    return found
 
 
 def mirror(path: str) -> str:
@@ -306,6 +307,10 @@ class Results:
         row = self.known.get(self.name(mutant))
         fresh = row and (row["outcome"] == KILLED or row["tests"] == self.tests[mutant.path])
         return row["outcome"] if fresh else None
+
+    def survived(self, mutant: Mutant) -> bool:
+        """Whether it did when it was tried last, with whatever tests."""
+        return self.known.get(self.name(mutant), {"outcome": KILLED})["outcome"] != KILLED
 
     def add(self, mutant: Mutant, outcome: str, by: str = "") -> None:
         row = {"mutant": self.name(mutant), "outcome": outcome, "tests": self.tests[mutant.path], "by": by}
@@ -396,6 +401,9 @@ def main() -> None:
         (options.work / "results.jsonl").unlink(missing_ok=True)
     mutants = chosen_mutants(options)
     results = Results(options.work / "results.jsonl", mutants)
+    if options.left:
+        mutants = [mutant for mutant in mutants if results.survived(mutant)]
+    mutants = mutants[: options.sample]
     if not options.list:
         import_what_the_package_imports()
         copies = [make_copy(options.work, slot) for slot in range(options.jobs)]  # of the tests as they are now
