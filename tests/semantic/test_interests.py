@@ -156,6 +156,8 @@ def test_without_an_assignment_everybody_goes_to_the_nearest_exemplar_that_answe
     assert found.exemplars == ["n1", "h1"]
     by_user = {user: found.exemplars[c] for user, c in found.assignment.items()}
     assert by_user == {user: f"{user[0]}1" for user in HISTORIES if user != "silent"}
+    counts = {"exemplars": 2, "exemplars_without_interests": 0, "interests": 3, "clusters": 2}
+    assert {name: found.report[name] for name in counts} == counts
 
 
 def test_the_placebo_gives_random_exemplars_that_answered_and_nothing_else_changes(tmp_path):

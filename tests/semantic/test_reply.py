@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from recbole_eimf.semantic.llm import reply
-from recbole_eimf.semantic.llm.reply import ReplyError, completion_interests, parse_interests, reply_from_text
+from recbole_eimf.semantic.llm.reply import (
+    ReplyError,
+    completion_interests,
+    completion_usage,
+    parse_interests,
+    reply_from_text,
+)
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "interests"
 AB = ["Nail art", "Hair care"]
@@ -61,6 +67,7 @@ AB = ["Nail art", "Hair care"]
         '<think>Perhaps {"1": "Dogs"}?</think>\n{"1": "Nail art", "2": "Hair care"}',
         '{"1": "Nail art", "2": "nail  ART", "3": "Hair care", "4": "", "5": null, "6": "..."}',
         '{"1": "1. Nail art", "2": "Interest 2: Hair care"}',
+        '{"1": "**\'Nail art\'**", "2": "__Hair care;__"}',
     ],
 )
 def test_shapes(response):
@@ -314,6 +321,18 @@ def test_completions_without_interests(body, reason, final):
     with pytest.raises(ReplyError, match=reason) as error:
         completion_interests(body, 20)
     assert error.value.final == final
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 3}, {"prompt_tokens": 7, "completion_tokens": 3}),
+        ({"prompt_tokens": 7, "completion_tokens": None}, {"prompt_tokens": 7, "completion_tokens": 0}),
+        (None, None),
+    ],
+)
+def test_tokens_are_counted_as_the_endpoint_says(usage, counted):
+    assert completion_usage({"usage": usage}) == counted
 
 
 def test_reply_from_text():

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import quick_start
 from recbole_eimf.semantic.pipeline import Corpus
 from recbole_eimf.semantic.side_load import corpus_of, load_side_information, pipeline_of
@@ -87,3 +87,10 @@ def test_an_assignment_of_other_users_is_refused(loaded, tmp_path):
     (tmp_path / "assignment.csv").write_text("user_id,exemplar_user_id\nsomebody,u3\n")
     with pytest.raises(ConfigError, match="interest_source=file: no training user has interests"):
         load_side_information(config, train, interests=True)
+
+
+def test_a_source_that_cannot_deliver_stops_before_text_is_encoded(make_config, tmp_path):
+    keys = {"interest_source": "file", "interest_file": "gone.jsonl", "semantic_cache": str(tmp_path / "cache")}
+    with pytest.raises(DataError, match="gone.jsonl"):
+        quick_start._loaders(make_config("EIMF", **keys))
+    assert not (tmp_path / "cache").exists()
