@@ -93,6 +93,17 @@ def test_ctrls_first_stage_has_a_loss_where_text_is_missing(built):
     assert all(torch.isfinite(p.grad).all() for p in stage.parameters() if p.grad is not None)
 
 
+def test_ctrls_first_stage_skips_a_contrast_of_items_where_none_has_text(built):
+    net, train = built("CTRL")
+    (phase,) = net.phases(train)
+    stage = phase.model.train()
+    stage.item_has_text[:], stage.item_text[:] = False, 0.0
+    of_items, of_rows = stage.calculate_loss(train.rows(np.arange(4)))
+    assert of_items.item() == 0
+    assert torch.isfinite(of_rows)
+    (of_items + of_rows).backward()
+
+
 def test_ctrls_second_stage_is_ids_alone(built):
     net, train = built("CTRL")
     plain, _ = built("PAD", experts="id")
