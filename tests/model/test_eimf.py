@@ -56,6 +56,13 @@ def explicit_by_hand(net, user, target):
 def test_losses_follow_the_equations(built):
     net, train = built()
     batch = train._dataset.rows(torch.arange(12).numpy())
+    exemplars, width = net.esim.interest_mask.shape
+    assert width > 1
+    for exemplar in range(exemplars):  # as many interests as an LLM named; what fills the rows up is not nothing here
+        net.esim.interest_mask[exemplar, 1 + exemplar % width :] = False
+    net.esim.interests[~net.esim.interest_mask] = 3.0
+    met = net.esim.user_exemplar[batch["user_id"]]
+    assert not net.esim.interest_mask[met].all()
     with torch.no_grad():
         recommendation, semantic, alignment = net.calculate_loss(batch)
         states, vectors, readout = net._forward(batch)
