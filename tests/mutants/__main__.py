@@ -1,7 +1,8 @@
 """Mutation tests: change the package in one place after the other, and print the changes that no test notices.
 
-    make mutants                                          # everything below model/, semantic/ and evaluator/
+    make mutants                                           # everything below model/, semantic/ and evaluator/
     make mutants MUTANTS="--files model/pad --sample 200"  # part of it
+    make mutants MUTANTS=--left                            # what survived, with the tests of today
 
 Each mutant runs the tests that execute its line (recorded once), the quickest first, until one fails; it lives in a
 copy of the tree. What has been tried stands in ``.cache/mutants``: after a stop the same command goes on, and later
@@ -9,7 +10,7 @@ runs try again only what survived, where tests have changed, and what files have
 a test could see belong in ``equivalent.txt``: the second line that is printed of each, and the reason.
 
 Why a script of our own: a process with torch and RecBole in memory is forked for each mutant, which begins its tests
-in a tenth of a second; mutation packages begin a Python for each (many seconds of imports here), or trust a
+in half a second; mutation packages begin a Python for each (many seconds of imports here), or trust a
 rewritten function to behave in TorchScript, dataclasses and subclasses of RecBole's.
 """
 
