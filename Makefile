@@ -14,7 +14,7 @@ BIN = $(VENV)/bin
 TORCH ?=
 EXTRAS ?= all,test
 
-.PHONY: demo test test-fast test-gpu lint bench python
+.PHONY: demo test test-fast test-gpu lint bench mutants python
 
 # torch first and by itself: its wheel may come from an index of its own
 $(VENV)/.torch: $(wildcard constraints/*.txt) | python
@@ -64,3 +64,7 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@echo "benchmarks take their data by argument; see benchmarks/README.md"
 	$(BIN)/python benchmarks/epoch_time.py --dataset ml-100k
+
+# Hours: for the night. `make mutants MUTANTS="--files model/pad --sample 200"` does a part; a stopped run goes on.
+mutants: $(VENV)/.installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 nice -n 15 $(BIN)/python -m tests.mutants $(MUTANTS)

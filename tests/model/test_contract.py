@@ -260,3 +260,41 @@ def test_every_target_of_an_epoch_weighs_the_same(built, model):
         float(net.batch_weight(batch)) * len(batch) / count for batch, count in zip(batches, targets, strict=True)
     ]
     assert of_a_target == pytest.approx([len(view) / sum(targets)] * 4)
+
+
+@pytest.mark.parametrize(("model", "backbone"), [("IBIM", "ComiRecSA"), ("IBIM", "SASRec"), ("PAD", "SASRec")])
+def test_cosine_scores_are_scaled_cosines_in_training_and_serving(built, model, backbone):
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "fusion_dropout": 0.0}
+    _, net, (train, _, _) = built(model, backbone, score="cosine", score_scale=7.0, **still)
+    parts = [(part.backbone, part.backbone.item_embedding) for part in getattr(net, "towers", [net])]
+
+    def cosines(states, table):  # [R, K, d], the closest of K interests
+        unit = states / states.norm(dim=-1, keepdim=True)
+        items = table.weight[1 : net.n_items]
+        return (unit @ (items / items.norm(dim=-1, keepdim=True)).T).amax(1)
+
+    def expected(states):  # the experts' sum, weighted by the candidate
+        weight = net.gate()[1:].T if model == "PAD" else torch.ones(1, 1)
+        each = [cosines(found, table) for found, (_, table) in zip(states, parts)]
+        return 7.0 * sum(w * scores for w, scores in zip(weight, each))
+
+    batch = rows(SEQUENCES)
+    with torch.no_grad():
+        net.eval()
+        got = net.full_sort_predict(batch)[:, 1:]
+        states = [backbone.interests(batch["item_id_list"], batch["item_length"]) for backbone, _ in parts]
+        assert torch.allclose(got, expected(states), atol=1e-4)
+        assert got.abs().max() > 1
+
+        net.train()
+        batch = train._dataset.rows(np.arange(10))
+        asked = [backbone.training_states(batch) for backbone, _ in parts]
+        if asked[0].interests.shape[1] > 1:  # a hard readout: the interest closest to the target
+            items = parts[0][1].weight[asked[0].target]
+            best = torch.einsum("pkd,pd->pk", torch.nn.functional.normalize(asked[0].interests, dim=-1), items).argmax(
+                1
+            )
+            asked = [asked[0]._replace(interests=asked[0].interests[torch.arange(len(best)), best][:, None])]
+        scores = expected([found.interests for found in asked])
+        loss = torch.nn.functional.cross_entropy(scores, asked[0].target - 1) * net.batch_weight(batch)
+        assert float(net.calculate_loss(batch)) == pytest.approx(float(loss), rel=1e-4)

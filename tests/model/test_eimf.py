@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -57,6 +58,13 @@ def explicit_by_hand(net, user, target):
 def test_losses_follow_the_equations(built):
     net, train = built()
     batch = train._dataset.rows(torch.arange(12).numpy())
+    exemplars, width = net.esim.interest_mask.shape
+    assert width > 1
+    for exemplar in range(exemplars):  # as many interests as an LLM named; what fills the rows up is not nothing here
+        net.esim.interest_mask[exemplar, 1 + exemplar % width :] = False
+    net.esim.interests[~net.esim.interest_mask] = 3.0
+    met = net.esim.user_exemplar[batch["user_id"]]
+    assert not net.esim.interest_mask[met].all()
     with torch.no_grad():
         recommendation, semantic, alignment = net.calculate_loss(batch)
         states, vectors, readout = net._forward(batch)
@@ -115,23 +123,24 @@ def test_ablations_switch_their_losses_off(built):
     assert [x.item() == 0 for x in net.calculate_loss(batch_of(train))] == [False, False, True]
 
 
-def test_every_nth_batch_has_the_auxiliary_losses_n_times_as_heavy(built):
+@pytest.mark.parametrize("interval", [2, 3])
+def test_every_nth_batch_has_the_auxiliary_losses_n_times_as_heavy(built, interval):
     always, train = built(dropout_prob=0.0)
-    sometimes, _ = built(dropout_prob=0.0, auxiliary_interval=3)
+    sometimes, _ = built(dropout_prob=0.0, auxiliary_interval=interval)
     batches = [train._dataset.rows(torch.arange(8 * i, 8 * i + 8).numpy()) for i in range(5)]
     with torch.no_grad():
         for i, batch in enumerate(batches):
             recommendation, semantic, alignment = sometimes.calculate_loss(batch)
             every = always.calculate_loss(batch)
-            weight = 3 if i % 3 == 0 else 0
+            weight = interval if i % interval == 0 else 0
             assert float(recommendation) == pytest.approx(float(every[0]))
             assert float(semantic) == pytest.approx(weight * float(every[1]))
             assert float(alignment) == pytest.approx(weight * float(every[2]))
         assert float(every[1]) > 0
-        resumed, _ = built(dropout_prob=0.0, auxiliary_interval=3)
+        resumed, _ = built(dropout_prob=0.0, auxiliary_interval=interval)
         resumed.load_state_dict(sometimes.state_dict())
         taken = [float(resumed.calculate_loss(batch)[1]) > 0 for batch in batches]
-    assert taken == [False, True, False, False, True]  # batches 5 to 9 of the run
+    assert taken == [batch % interval == 0 for batch in range(5, 10)]  # of the run
 
 
 def test_an_interval_below_one_is_refused(make_config):
@@ -274,3 +283,12 @@ def test_what_a_gpu_computes_under_masks_has_the_same_gradients(built, monkeypat
     assert masked_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(masked_gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("lacks", ["everything", "interests"])
+def test_a_data_set_without_interests_is_refused(make_config, lacks):
+    config = make_config("EIMF")
+    train = quick_start._loaders(config)[0]._dataset
+    train.side = None if lacks == "everything" else dataclasses.replace(train.side, interests=None)
+    with pytest.raises(ConfigError, match="side-loaded interests.*inference_only=True"):
+        config.model_class(config, train)

@@ -64,6 +64,7 @@ def test_the_gate_starts_where_the_keys_say(built):
     assert torch.allclose(net.gate(torch.tensor([3])), expected, atol=1e-6)
     equal, _ = built(gate_total=3.0)
     assert torch.allclose(equal.gate(), torch.tensor(1.0))
+    assert equal.gate.logit.shape == (3, 1 + 10), "an expert's weight for padding and for each bucket"
     assert built(gate="none")[0].gate is None
     shared, _ = built(gate="shared")
     assert shared.gate.bucket.tolist() == [0] + [1] * 10
@@ -270,6 +271,16 @@ def test_a_softmax_over_seen_items_is_that_over_them(built, wide):
     assert got == pytest.approx(float((scores.exp().sum(1).log() - positive).mean()), rel=1e-4)
 
 
+@pytest.mark.parametrize("keys", [{"loss": "bce"}, {"num_negatives": 3, "negative_sampling": "popularity"}])
+def test_a_checkpoint_holds_no_training_data(built, keys):
+    """Parameters, the table that is scored, and what scoring asks of an item: no histories, no text, no counts."""
+    net, _ = built(**keys)
+    kept = {name.rpartition(".")[2] for name in net.state_dict()} - {
+        n.rpartition(".")[2] for n, _ in net.named_parameters()
+    }
+    assert kept == {"folded", "bucket", "seen"}
+
+
 # ---------------------------------------------------------------------- alignment
 def test_alignment_sees_each_item_once_no_padding_and_only_items_with_text(built):
     net, train = built()
@@ -320,6 +331,9 @@ def test_the_losses_of_phase_two(built):
     part.alignment_loss(items)
     assert len(seen[0]) == 3
     assert set(seen[0].tolist()) <= set(items.tolist())
+    object.__setattr__(part.wanted, "mmd_items", 0)  # no limit
+    part.alignment_loss(items)
+    assert seen[1].tolist() == items.tolist()
 
 
 # ---------------------------------------------------------------------- text carries items nobody bought

@@ -107,6 +107,8 @@ class ContrastiveStage(TowerModel):
         return of_items, self._contrast(states, self.projection(text), same)
 
     def _contrast(self, first: Tensor, second: Tensor, same: Tensor | None = None) -> Tensor:
+        if not len(first):  # a batch of items none of which has text
+            return first.sum() + second.sum()
         tau = self.wanted.tau
         return (info_nce(first, second, tau, same) + info_nce(second, first, tau, same)) / 2
 
