@@ -274,7 +274,7 @@ def test_what_a_gpu_computes_under_masks_has_the_same_gradients(built, monkeypat
     batch = train._dataset.rows(np.arange(40))
     losses, gradients = losses_and_gradients(net, batch)
     assert all(gradient.isfinite().all() for gradient in gradients.values())
-    for module in ("eimf", "soft_label"):
+    for module in ("eimf", "losses.soft_label"):
         monkeypatch.setattr(f"recbole_eimf.model.{module}.shared_rows", selection._rows_unasked)
     monkeypatch.setattr("recbole_eimf.model.eimf.distinct", selection._distinct_in_place)
     esim._counted = 0
