@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or flags & {"-h", "--help"}:
         print(USAGE)
         return 0
-    from recbole_eimf.config.config import parse_command_line
+    from recbole_eimf.config.yaml_file import parse_command_line
 
     values = parse_command_line([a for a in arguments if a not in flags])
     if values.pop("yes", False):

@@ -23,7 +23,8 @@ import recbole.trainer
 import recbole.trainer.trainer
 import torch
 
-from recbole_eimf.config.models import MODELS
+from recbole_eimf.config.contract import contract_of, is_ours
+from recbole_eimf.config.models import MODELS, load_model_class
 
 _PATCHED = "_recbole_eimf_original"
 
@@ -50,8 +51,8 @@ def register_models() -> None:
     _make_no_idle_samplers()
     _add_metrics()
     _write_tensorboard_once()
-    for name, module in MODELS.items():
-        register_model(getattr(importlib.import_module(module), name))
+    for name in MODELS:
+        register_model(load_model_class(name))
 
 
 def register_model(model_class: type) -> None:
@@ -66,7 +67,7 @@ def register_model(model_class: type) -> None:
     alias.__spec__ = importlib.machinery.ModuleSpec(path, loader=None)
     setattr(alias, name, model_class)
     sys.modules[path] = alias
-    setattr(recbole.data.dataset, f"{name}Dataset", getattr(model_class, "dataset_class", LazySequenceDataset))
+    setattr(recbole.data.dataset, f"{name}Dataset", contract_of(model_class).dataset_class or LazySequenceDataset)
     setattr(recbole.trainer, f"{name}Trainer", trainer_class(model_class))
 
 
@@ -135,14 +136,17 @@ def _trust_own_checkpoints() -> None:
 
 def _load_plugin_yaml_for_our_models() -> None:
     """RecBole's Config reads YAML from its own package only; ours is applied after it, before the user's."""
-    from recbole_eimf.config.config import is_ours, plugin_defaults
+    from recbole_eimf.config.config import check_configuration, plugin_defaults
+    from recbole_eimf.config.layers import today
 
     def make(original: Any) -> Any:
         def load(self, model, model_class, dataset):
             original(self, model, model_class, dataset)
             if is_ours(model_class):
+                self.external_config_dict = today(self.external_config_dict)
                 given = self.external_config_dict
                 self.internal_config_dict.update(plugin_defaults(model_class, model, dataset, given))
+                check_configuration(self)
             self.model_class = model_class
 
         return load
@@ -244,8 +248,6 @@ def _loading_without_side_files(original: Any) -> Any:
             checkpoint = torch.load(model_file, map_location="cpu")
             config = checkpoint["config"]
             if config["model_import"]:
-                from recbole_eimf.config.models import load_model_class
-
                 register_model(load_model_class(config["model_import"]))
             load, held = torch.load, checkpoint
 

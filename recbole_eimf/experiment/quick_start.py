@@ -18,8 +18,12 @@ from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_eimf import __version__
 from recbole_eimf.config import keys
-from recbole_eimf.config.config import EIMFConfig, is_ours, read_yaml
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.keys import RunSettings
+from recbole_eimf.config.layers import concerning
+from recbole_eimf.config.models import BACKBONES, MODELS, short_name
+from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
@@ -27,12 +31,9 @@ from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
 from recbole_eimf.experiment import plugin
-from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
+from recbole_eimf.model.backbones.backbone import backbone_class
 from recbole_eimf.trainer.memory import keep_freed_memory
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
-
-#: models besides EIMF whose rows name the backbone
-OVER_BACKBONES = ("PAD", "SMEM", "Hybrid", "MoRec", "CTRL", "MAKE", "DisCo")
 
 
 @dataclass
@@ -73,15 +74,16 @@ class RunResult:
     @property
     def name(self) -> str:
         """``EIMF(SASRec)``, ``PAD(SASRec)``, ``SASRec`` for IBIM, other models' names; a placebo says so."""
+        backbone = short_name(self.backbone)
         if self.model == "IBIM":
-            return self.backbone or "IBIM"
-        if self.model in OVER_BACKBONES:
-            return f"{self.model}({self.backbone})"
-        if self.model != "EIMF":
+            return backbone or "IBIM"
+        if self.model not in MODELS or not MODELS[self.model].named_over:
             return self.model
+        if self.model != "EIMF":
+            return f"{self.model}({backbone})"
         placebo = bool(self.side_load) and str(self.side_load.get("source", "")).startswith("shuffled")
         control = " placebo" if placebo else "" if self.config.get("use_interests", True) else " text only"
-        return f"EIMF({self.backbone}){control}"
+        return f"EIMF({backbone}){control}"
 
 
 def run(
@@ -208,7 +210,7 @@ def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDat
 
 
 def _dataset_class(config) -> type:
-    return getattr(config.model_class, "dataset_class", LazySequenceDataset)
+    return contract_of(config.model_class).dataset_class or LazySequenceDataset
 
 
 def _run_one(
@@ -273,8 +275,8 @@ def _check_evaluation(config: EIMFConfig) -> None:
 
 def _check_compiled(config: EIMFConfig, wanted: RunSettings) -> None:
     """Before text is encoded; RecBole's own models are looked at when the trainer is made."""
-    name = config["backbone"]
-    if wanted.torch_compile and is_ours(config.model_class) and name and not backbone_class(name).has_transformer:
+    name = contract_of(config.model_class).backbone_name(config)
+    if wanted.torch_compile and name and not backbone_class(name).has_transformer:
         able = ", ".join(known for known in BACKBONES if backbone_class(known).has_transformer)
         raise ConfigError(
             f"torch_compile=True: backbone={name} has no transformer encoder to compile; {able} have. Leave it out."
@@ -342,7 +344,7 @@ def _result(config, model, trainer, valid, test, train) -> RunResult:
     history = [*getattr(trainer, "earlier", []), *getattr(trainer, "history", [])]
     history = [epoch for epoch in history if epoch["epoch"] >= 0]  # -1 is an evaluation before any training
     seconds = sum(epoch["train_seconds"] for epoch in history)
-    backbone = model.backbone_name(config) if hasattr(model, "backbone_name") else None
+    backbone = contract_of(config.model_class).backbone_name(config)
     side = getattr(train, "side", None)
     return RunResult(
         model=config["model"],
@@ -387,7 +389,7 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
     """
     if name == "backbone":
         model = "IBIM"
-        given = {**overrides, "backbone": config.model_class.backbone_name(config)}
+        given = {**concerning(model, overrides), "backbone": contract_of(config.model_class).backbone_name(config)}
         # settings of the model's YAML that concern training apply to its backbone too
         shared = [f.name for part in (keys.ItemSettings, keys.DataSettings) for f in dataclasses.fields(part)]
         given |= {key: config[key] for key in [*shared, "train_batch_size", "learning_rate", "epochs", "stopping_step"]}
@@ -395,7 +397,7 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
         model = config["model"]
         given = {**overrides, "interest_source": "shuffled", "shuffled_source": config["interest_source"]}
     else:
-        model, given = name, {k: v for k, v in overrides.items() if k != "backbone"}
+        model, given = name, concerning(name, {k: v for k, v in overrides.items() if k != "backbone"})
     given |= {"compare_with": [], "state": "WARNING"}
     if config["output_dir"]:
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")

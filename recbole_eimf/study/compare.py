@@ -11,7 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recbole_eimf.config.config import parse_command_line, parse_value, read_yaml
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.yaml_file import parse_command_line, parse_value, read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.locks import folder_locked
@@ -265,9 +266,8 @@ def _tuned(
 def _searchable(row: Row, dataset: str, shared: Mapping[str, Any]) -> bool:
     """Whether a space is shipped for a row. Raises ConfigError if there is none for one that is trained."""
     config, _ = runs.configured(row, dataset, shared)
-    named = getattr(config.model_class, "backbone_name", None)
     try:
-        shipped_space(config["model"], named(config) if named else None)
+        shipped_space(config["model"], contract_of(config.model_class).backbone_name(config))
     except ConfigError as error:
         if not row.counting:
             raise ConfigError(f"--tune-first: row {row.name!r}: {error}") from error

@@ -25,26 +25,15 @@ from typing import Any
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.layers import concerning, today
+from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, differing_settings
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.study.rows import Row
 
-#: keys whose value is a path: made absolute, because a worker stands elsewhere
-PATHS = ("data_path", "semantic_cache", "interest_file", "assignment_file", "batch_file", "prompt_file", "split_file",
-         "llm_api_key_file")  # fmt: skip
-#: of those, files that decide a figure by their content
-_CONTENT = ("interest_file", "assignment_file", "batch_file", "prompt_file", "split_file")
-#: keys that change no figure
-_INDIFFERENT = {
-    *PATHS, "seed", "gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "checkpoint_dir", "output_dir",
-    "resume", "yes", "num_threads", "config_files", "log_wandb", "wandb_project", "local_rank", "single_spec",
-    "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "save_split", "model_import",
-    "llm_concurrency", "llm_max_retries", "llm_timeout", "llm_price_in", "llm_price_out", "llm_api_key_env",
-    "text_batch_size", "eval_batch_size", "encoding", "nproc", "world_size", "offset", "ip", "port", "slice_bounds",
-    "phase_cache",
-}  # fmt: skip
 #: what the program decides for every run of a table
 FORCED = {"show_progress": False, "compare_with": [], "output_dir": None, "resume": False}
 #: keys of a run that a table sets itself
@@ -152,7 +141,7 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
     Raises:
         ConfigError: naming the row, the key and the value.
     """
-    given = {**shared, **row.keys, **FORCED}
+    given = {**concerning(row.model, shared), **today(row.keys), **FORCED}
     try:
         if given.get("interest_source") == "shuffled" and "shuffled_source" not in given:
             # a placebo shuffles what the row it stands for trains with
@@ -181,8 +170,8 @@ def _fetch(config: EIMFConfig) -> None:
 
 def effective(config: EIMFConfig) -> dict[str, Any]:
     """Every setting that decides a run's figures, as JSON values; files by a digest of their content."""
-    values = {k: v for k, v in config.final_config_dict.items() if k not in _INDIFFERENT}
-    values |= {key: _digest(Path(config[key])) for key in _CONTENT if config[key]}
+    values = {k: v for k, v in config.final_config_dict.items() if k not in INDIFFERENT | {"seed"}}
+    values |= {key: _digest(Path(config[key])) for key in CONTENT if config[key]}
     for kind in ("inter", "item"):
         values[f"data.{kind}"] = _digest(Path(config["data_path"]) / f"{config['dataset']}.{kind}")
     return json.loads(json.dumps(values, sort_keys=True, default=str))
@@ -228,16 +217,13 @@ def _check_folder(run: Run) -> None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """``key was A, is B`` for every setting that differs; a key only one side knows counts if it is not its default.
+    """``key was A, is B`` for every setting that decides figures and differs.
 
     >>> differences({"epochs": 5, "gamma": 0.1}, {"epochs": 6, "gamma": 0.1, "new_key": None})
     ['epochs was 5, is 6']
     """
-    default = keys.defaults()
-    pairs = [
-        (key, before.get(key, default.get(key)), now.get(key, default.get(key))) for key in sorted({*before, *now})
-    ]
-    return [f"{key} was {a!r}, is {b!r}" for key, a, b in pairs if a != b]
+    found = differing_settings(before, now, free=("seed",))
+    return [f"{key} was {a!r}, is {b!r}" for key, (a, b) in found.items()]
 
 
 # ---------------------------------------------------------------------- the off-line stage
@@ -252,7 +238,7 @@ def prepare(runs: Sequence[Run]) -> None:
     seen = set()
     for run in runs:
         config = EIMFConfig(run.row.model, run.dataset, None, dict(run.given))
-        need = getattr(config.model_class, "needs_side_information", lambda _: None)(config)
+        need = contract_of(config.model_class).needs_side_information(config)
         wanted = keys.read(SemanticSettings, config.final_config_dict)
         stage = (need, fingerprint(vars(wanted), config["protocol"], config["split_seed"]) if need else None)
         if stage not in seen:

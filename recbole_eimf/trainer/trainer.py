@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recbole_eimf.config import keys
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, DataError
@@ -308,5 +309,5 @@ class CountingTrainer(InterestTrainer):
 
 def trainer_class(model_class: type) -> type[InterestTrainer]:
     """The trainer of a model of ours."""
-    default = CountingTrainer if getattr(model_class, "counting", False) else InterestTrainer
-    return getattr(model_class, "trainer_class", default)
+    asked = contract_of(model_class)
+    return asked.trainer_class or (CountingTrainer if asked.counting else InterestTrainer)

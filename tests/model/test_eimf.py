@@ -15,7 +15,7 @@ from recbole_eimf.experiment import quick_start
 def built(make_config):
     def make(**keys):
         torch.manual_seed(0)
-        given = {"esim": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, **keys}
+        given = {"recipe": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, **keys}
         config = make_config("EIMF", backbone="ComiRecSA", **given)
         train, _, _ = quick_start._loaders(config)
         net = config.model_class(config, train._dataset).double()

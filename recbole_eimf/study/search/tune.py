@@ -20,8 +20,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from recbole_eimf.config import keys
-from recbole_eimf.config.config import EIMFConfig, parse_command_line, read_yaml
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.models import short_name
+from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, differing_settings
+from recbole_eimf.config.yaml_file import parse_command_line, read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
@@ -48,7 +52,6 @@ asked for more --samples, the same command goes on: trials that are done are not
 """
 
 _REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes on
-_MACHINE_KEYS = ("data_path", "semantic_cache", "num_threads", "state")  # may change between two starts of a search
 
 
 @dataclass(frozen=True)
@@ -179,13 +182,12 @@ def _config(model: str, dataset: str, given: Mapping[str, Any]) -> EIMFConfig:
 
 
 def _name(config: EIMFConfig) -> str:
-    backbone = _backbone(config)
+    backbone = short_name(_backbone(config))
     return config["model"] if backbone in (None, config["model"]) else f"{config['model']}-{backbone}"
 
 
 def _backbone(config: EIMFConfig) -> str | None:
-    named = getattr(config.model_class, "backbone_name", None)
-    return named(config) if named else None
+    return contract_of(config.model_class).backbone_name(config)
 
 
 def _space(space_file: str | Path | None, base: EIMFConfig, fixed: Mapping[str, Any]) -> Space:
@@ -221,7 +223,7 @@ def _absolute_paths(base: EIMFConfig) -> dict[str, str]:
     given = base.external_config_dict
     data_path = given.get("data_path", base.internal_config_dict.get("data_path"))
     found = {"data_path": str(Path(data_path).absolute())} if data_path else {}
-    names = [key for key in keys.known_keys() if key.endswith("_file") or key in ("semantic_cache", "text_encoder")]
+    names = [key for key in (*PATHS, "text_encoder") if key != "data_path"]
     for key in names:
         value = base[key]
         # an encoder is a name or a folder; a file that is missing is reported when it is looked for
@@ -232,14 +234,14 @@ def _absolute_paths(base: EIMFConfig) -> dict[str, str]:
 
 def _claim(job: Job, space: Space, seed: int, schedule: Mapping[str, int]) -> None:
     """Write down what this folder searches, or refuse a folder that holds another search."""
-    keys = {key: value for key, value in job.given.items() if key not in _MACHINE_KEYS}
+    given = {key: value for key, value in job.given.items() if key in CONTENT or key not in INDIFFERENT}
     ranges = {f"space of {key}": {d.kind: list(d.values)} for key, d in space.items()}
-    wanted = {"model": job.model, "dataset": job.dataset, "seed": seed, **schedule, **ranges, **keys}
+    wanted = {"model": job.model, "dataset": job.dataset, "seed": seed, **schedule, **ranges, **given}
     wanted = json.loads(json.dumps(wanted, default=str))
     path = Path(job.out) / SEARCH_FILE
     if path.is_file():
         held = json.loads(path.read_text(encoding="utf-8"))
-        differs = sorted(key for key in {*held, *wanted} if held.get(key) != wanted.get(key))
+        differs = list(differing_settings(held, wanted))
         if differs:
             key = differs[0]
             raise ConfigError(
@@ -259,8 +261,7 @@ def _off_line(configs: list[EIMFConfig]) -> None:
 
     seen = set()
     for config in configs:
-        needs = getattr(config.model_class, "needs_side_information", None)
-        need = needs(config) if needs else None
+        need = contract_of(config.model_class).needs_side_information(config)
         key = need and (need, keys.read(SemanticSettings, config), config["protocol"], config["split_seed"])
         if key not in seen and (need or not seen):
             quick_start.build(config)
