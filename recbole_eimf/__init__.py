@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__version__ = "0.1.0"
-__all__ = ["register", "run"]
+from recbole_eimf.core.version import __version__
+
+__all__ = ["__version__", "register", "run"]
 
 
 def register() -> None:

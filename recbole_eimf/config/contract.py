@@ -16,6 +16,8 @@ class ModelContract:
     trims_batches: bool = False
     #: it only counts: one pass, no seed matters
     counting: bool = False
+    #: it has ``phases`` before its last, and a name for that: ``last_phase`` (:mod:`recbole_eimf.trainer.phases`)
+    in_phases: bool = False
     #: whether the key ``backbone`` chooses its network
     takes_backbone: bool = False
     #: the one backbone it has, whatever the key says

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Literal
 
+from recbole_eimf.config.config import recbole_keys
 from recbole_eimf.config.key import AFFECTS, OF_MODEL, Key, keys_of
 from recbole_eimf.config.keys import ALL_SETTINGS
 from recbole_eimf.config.layers import house_defaults
@@ -158,8 +159,6 @@ def models_table() -> str:
 # ---------------------------------------------------------------------- editors
 def json_schema() -> dict[str, Any]:
     """A JSON schema of configuration files. Keys of RecBole's that the catalogue does not know are allowed as anything."""
-    from recbole_eimf.config.config import recbole_keys
-
     typed = {each.name: _schema_of(each) for each in in_order()}
     others = {name: {"description": "RecBole's"} for name in sorted(recbole_keys() - set(typed))}
     return {

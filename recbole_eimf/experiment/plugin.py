@@ -6,13 +6,11 @@ versions. Each shim names what it answers.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import sys
 import types
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ import torch
 
 from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.models import MODELS, load_model_class
+from recbole_eimf.core.trust import trusted_checkpoints
 
 _PATCHED = "_recbole_eimf_original"
 
@@ -57,8 +56,8 @@ def register_models() -> None:
 
 def register_model(model_class: type) -> None:
     """Let RecBole find ``model_class``, its data set and its trainer by the class's name."""
-    from recbole_eimf.data.dataset import LazySequenceDataset
-    from recbole_eimf.trainer.trainer import trainer_class
+    from recbole_eimf.semantic.dataset import SideLoadedDataset
+    from recbole_eimf.trainer.choice import trainer_class
 
     name = model_class.__name__
     path = f"recbole.model.sequential_recommender.{name.lower()}"
@@ -67,7 +66,7 @@ def register_model(model_class: type) -> None:
     alias.__spec__ = importlib.machinery.ModuleSpec(path, loader=None)
     setattr(alias, name, model_class)
     sys.modules[path] = alias
-    setattr(recbole.data.dataset, f"{name}Dataset", contract_of(model_class).dataset_class or LazySequenceDataset)
+    setattr(recbole.data.dataset, f"{name}Dataset", contract_of(model_class).dataset_class or SideLoadedDataset)
     setattr(recbole.trainer, f"{name}Trainer", trainer_class(model_class))
 
 
@@ -88,27 +87,6 @@ def _stop_anomaly_detection() -> None:
     """Importing RecBole's sine.py turns autograd anomaly detection on for the whole process: slow, of no use."""
     importlib.import_module("recbole.model.sequential_recommender")
     torch.autograd.set_detect_anomaly(False)
-
-
-@contextlib.contextmanager
-def trusted_checkpoints() -> Iterator[None]:
-    """Inside, ``torch.load`` reads RecBole's checkpoints, which pickle the whole Config.
-
-    Since 2.6 torch refuses them by default (``weights_only``). A checkpoint can run code when it is loaded: load only
-    files that you or people you trust have written.
-    """
-    original = torch.load
-
-    @functools.wraps(original)
-    def load(*args: Any, **kwargs: Any) -> Any:
-        kwargs.setdefault("weights_only", False)
-        return original(*args, **kwargs)
-
-    torch.load = load
-    try:
-        yield
-    finally:
-        torch.load = original
 
 
 def _patch(owner: Any, name: str, make: Any) -> None:

@@ -23,8 +23,9 @@ from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
 from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
+from recbole_eimf.semantic.encoders.build import build_encoder
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
-from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, build_encoder
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template

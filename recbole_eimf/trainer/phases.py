@@ -14,43 +14,27 @@ import copy
 import hashlib
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recbole.utils import init_seed
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from recbole_eimf import __version__
 from recbole_eimf.config.same import NOT_OF_EXPERTS, ONLY_OF_TEXT_EXPERTS
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.core.locks import made_once
+from recbole_eimf.core.version import __version__
+from recbole_eimf.model.phase import Phase
 from recbole_eimf.trainer.state import read_state, write_state
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 BEST_FILE = "best.safetensors"
 #: keys that cannot change what a phase learns: names, and the text itself is looked at
 _INDIFFERENT = {"model", "dataset", "MODEL_TYPE"} | NOT_OF_EXPERTS
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A phase before the last.
-
-    name: of its folder and progress bar; model: what is trained and left at its best epoch; keys: over the run's
-    configuration (``None`` values are ignored); cached: share the outcome with other runs; select: choose the best
-    epoch on validation, or take the last one where the phase's loss does not rank.
-    """
-
-    name: str
-    model: nn.Module
-    keys: Mapping[str, Any]
-    cached: bool = False
-    select: bool = True
 
 
 def with_keys(config, keys: Mapping[str, Any]):

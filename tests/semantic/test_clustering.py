@@ -494,7 +494,8 @@ def test_real_titles_sparse_agrees_with_dense():
     """Titles of Amazon Office under tfidf-svd: where both settle, counts within 1 % and net similarity within 0.1 %."""
     import pandas as pd
 
-    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
+    from recbole_eimf.semantic.encoders.build import build_encoder
+    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 
     with gzip.open(OFFICE, "rt", encoding="utf-8") as stream:
         titles = pd.read_csv(stream)["title"].dropna().tolist()[:1200]

@@ -14,7 +14,8 @@ import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.semantic.encoders import transformers_encoder
-from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
+from recbole_eimf.semantic.encoders.build import build_encoder
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 
 TEXTS = [
     "Stapler",

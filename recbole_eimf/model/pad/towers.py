@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import ItemSettings, PADSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.evaluator.chunked import scored_by_products
 from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class
 from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.item_table import TextTransform
@@ -21,7 +20,8 @@ from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax_loss
 from recbole_eimf.model.pad.experts import ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
-from recbole_eimf.trainer.phases import Phase, PhaseTrainer
+from recbole_eimf.model.phase import Phase
+from recbole_eimf.model.products import scored_by_products
 
 
 class TowerModel(WeighsTargets, SequenceModel):
@@ -40,8 +40,8 @@ class TowerModel(WeighsTargets, SequenceModel):
     """
 
     takes_backbone = True
+    in_phases = True
     scores_are_products = True
-    trainer_class = PhaseTrainer
     last_phase = "train"
 
     def __init__(self, config, dataset, towers: Sequence[Tower] | None = None) -> None:

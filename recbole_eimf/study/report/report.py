@@ -9,8 +9,8 @@ from html import escape
 from itertools import count
 from pathlib import Path
 
-from recbole_eimf import __version__
 from recbole_eimf.core.files import atomic_path
+from recbole_eimf.core.version import __version__
 from recbole_eimf.study.report import plot
 from recbole_eimf.study.table import table
 from recbole_eimf.study.table.summary import Summary, View, pretty

@@ -30,7 +30,8 @@ from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
-from recbole_eimf.study.search.result import Found, write_found
+from recbole_eimf.study.search.found import Found
+from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, read_space, shipped_space
 from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial
 
