@@ -81,6 +81,8 @@ def check_together(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming key, value and remedy.
     """
+    if not final["repeatable"]:
+        raise ConfigError("repeatable=False: sequential models rank what comes next, repeats too; leave it True.")
     _check_metrics(final)
     _check_eval_args(given, final)
     _check_negatives(given, final)

@@ -133,9 +133,8 @@ def test_every_nth_batch_has_the_auxiliary_losses_n_times_as_heavy(built):
 
 
 def test_an_interval_below_one_is_refused(make_config):
-    config = make_config("EIMF", auxiliary_interval=0)
     with pytest.raises(ConfigError, match="auxiliary_interval=0.*1"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        make_config("EIMF", auxiliary_interval=0)
 
 
 def test_batch_items_align_more_items_than_targets(built):
@@ -206,9 +205,8 @@ def test_a_sampled_recommendation_loss_has_a_sampled_semantic_one(built, monkeyp
 
 
 def test_fewer_than_no_semantic_negatives_are_refused(make_config):
-    config = make_config("EIMF", semantic_negatives=-1)
     with pytest.raises(ConfigError, match="semantic_negatives=-1.*0"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        make_config("EIMF", semantic_negatives=-1)
 
 
 def test_targets_weigh_the_same_whatever_their_batch(make_config):
@@ -238,6 +236,5 @@ def test_without_interests_only_item_text_is_left(built):
 
 
 def test_labels_from_interests_need_interests(make_config):
-    config = make_config("EIMF", use_interests=False, interest_labels=0.1)
     with pytest.raises(ConfigError, match="interest_labels=0.1.*use_interests"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        make_config("EIMF", use_interests=False, interest_labels=0.1)
