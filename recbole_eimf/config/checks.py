@@ -46,7 +46,8 @@ def check_backbone(model_class: type, given: Mapping[str, Any]) -> None:
     name, asked = given.get("backbone"), contract_of(model_class)
     if name is None or name == asked.fixed_backbone:
         return
-    if not asked.takes_backbone or asked.fixed_backbone:
+    # floors of a table keep the backbone's length of sequences
+    if not (asked.takes_backbone or asked.counting) or asked.fixed_backbone:
         what = f"is built over {asked.fixed_backbone}" if asked.fixed_backbone else "takes none"
         raise ConfigError(
             f"backbone={name}: model={model_class.__name__} {what}. Leave it out, or train that backbone with "

@@ -152,7 +152,8 @@ def concerning(model: str, shared: Mapping[str, Any]) -> dict[str, Any]:
     """
     asked = contract_of(load_model_class(model))
     left = today(shared)
-    if "backbone" in left and (asked.fixed_backbone or not asked.takes_backbone):
+    takes = asked.takes_backbone or asked.counting  # floors keep the backbone's length of sequences
+    if "backbone" in left and (asked.fixed_backbone or not takes):
         del left["backbone"]
     if left.get("recipe") is not None and str(left["recipe"]) not in recipes_of(recipe_owner(asked, model)):
         del left["recipe"]

@@ -71,6 +71,11 @@ class IBIM(WeighsTargets, SequenceModel):
         wants = keys.read(ItemSettings, config)
         return "text" if wants.item_init == "pca_text" or wants.item_text != "none" else None
 
+    @classmethod
+    def check_configuration(cls, config) -> None:
+        """Refuse a backbone that is none. Raises ConfigError."""
+        backbone_class(cls.backbone_name(config))
+
     @property
     def item_bias(self) -> Tensor | None:
         return self.backbone.item_bias

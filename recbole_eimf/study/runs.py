@@ -27,10 +27,10 @@ from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
-from recbole_eimf.config.layers import concerning, today
+from recbole_eimf.config.layers import concerning, recipes_of, today
 from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, differing_settings
 from recbole_eimf.core.environment import environment_kept
-from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.study.rows import Row
 
@@ -117,6 +117,7 @@ def plan(
     from recbole_eimf.experiment import plugin
 
     plugin.register_models()
+    takers(rows, shared)
     made: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for row in rows:
         config, given = configured(row, dataset, {**shared, **(tuned or {}).get(row.name, {})})
@@ -133,6 +134,23 @@ def plan(
             if settled:
                 _check_folder(runs[-1])
     return runs
+
+
+def takers(rows: Sequence[Row], shared: Mapping[str, Any]) -> list[str]:
+    """The rows that take the recipe which all share; the others train as they are.
+
+    Raises:
+        ConfigError: none does.
+    """
+    recipe = today(shared).get("recipe")
+    found = [row.name for row in rows if recipe is not None and "recipe" in concerning(row.model, shared)]
+    if recipe is not None and not found:
+        known = sorted({name for row in rows for name in recipes_of(row.model)})
+        raise ConfigError(
+            f"recipe={recipe}: no model of the table has it.{suggestion(str(recipe), known)} "
+            f"There are: {', '.join(known)}."
+        )
+    return found
 
 
 def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFConfig, dict[str, Any]]:

@@ -6,7 +6,6 @@ stopped in any way, or asked for more samples, goes on from there: see :mod:`rec
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
+from recbole_eimf.study.options import OptionsParser
 from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, read_space, shipped_space
@@ -92,23 +92,20 @@ def main(arguments: Sequence[str]) -> int:
     effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
     if not options.dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
-    files = str(values.pop("config_files", None) or "").split()
+    files = (options.config_files or "").split()
     found = search(options.model, options.dataset, options.out, effort, options.space, files, **values)
     print(found.summary())
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m recbole_eimf tune", allow_abbrev=False, add_help=False)
-    for name in ("--dataset", "--out", "--space", "--ray_address"):
-        parser.add_argument(name)
-    parser.add_argument("--model", default="EIMF")
-    parser.add_argument("--samples", type=int, default=Effort.samples)
-    parser.add_argument("--max-epochs", type=int)
-    parser.add_argument("--grace", type=int)
-    parser.add_argument("--cpus", type=int)
-    parser.add_argument("--cpus-per-trial", type=float, default=Effort.cpus_per_trial)
-    parser.add_argument("--gpus-per-trial", type=float)
+def _parser() -> OptionsParser:
+    parser = OptionsParser("tune")
+    for name in ("dataset", "out", "space", "ray_address", "config_files"):
+        parser.add_option(name)
+    parser.add_option("model", default="EIMF")
+    for name, kind in (("samples", int), ("max_epochs", int), ("grace", int), ("cpus", int),
+                       ("cpus_per_trial", float), ("gpus_per_trial", float)):  # fmt: skip
+        parser.add_option(name, type=kind, default=getattr(Effort, name))
     return parser
 
 
