@@ -197,7 +197,8 @@ def load(checkpoint: str | Path, **overrides: Any) -> tuple[EIMFConfig, torch.nn
     unwanted = {"compare_with": [], "output_dir": None, "save_split": None}
     given = {**old.external_config_dict, "inference_only": True, **overrides, **unwanted}
     model = old["model_import"] or old["model"]
-    config = EIMFConfig(model, old["dataset"], None, {k: v for k, v in given.items() if k not in ("model", "dataset")})
+    given = concerning(model, {k: v for k, v in given.items() if k not in ("model", "dataset")})
+    config = EIMFConfig(model, old["dataset"], None, given)
     loaders = _loaders(config)
     net = config.model_class(config, loaders[0]._dataset).to(config["device"])
     net.load_state_dict(saved["state_dict"])
