@@ -197,7 +197,7 @@ def draw(report: dict[str, Any], title: str) -> None:
     axes.set_title(title, fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
-    figure.savefig(DOCS / "profile_epoch.svg", metadata={"Date": None})
+    figure.savefig(RESULTS.parents[1] / "docs" / "images" / "profile_epoch.svg", metadata={"Date": None})
 
 
 def main() -> None:

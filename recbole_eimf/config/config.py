@@ -19,6 +19,7 @@ from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.layers import merged, our_layers, today
 from recbole_eimf.config.models import known_model_names, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
+from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
 from recbole_eimf.config.yaml_file import parse_command_line, parse_value, read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -77,6 +78,13 @@ def check_keys(given: Mapping[str, Any], also_known: Iterable[str] = ()) -> None
         )
 
 
+@cache
+def recbole_defaults(model: str) -> dict[str, Any]:
+    """What RecBole's own YAML says of one of its models; empty where there is none."""
+    path = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
 def plugin_defaults(model_class: type | None, model: str, dataset: str, external: Mapping[str, Any]) -> dict[str, Any]:
     """What the catalogue and our YAML files say, see :func:`recbole_eimf.config.layers.our_layers`."""
     return merged(our_layers(model_class, model, dataset, external))
@@ -118,6 +126,8 @@ class EIMFConfig(Config):
         if isinstance(model, str):
             model = load_model_class(model)
         super().__init__(model, dataset, config_file_list, config_dict)
+        if not is_ours(self.model_class):
+            check_settings(self)
 
     def _convert_config_dict(self, config_dict):
         return {key: parse_value(v) if isinstance(v, str) else v for key, v in config_dict.items()}
@@ -165,7 +175,12 @@ class EIMFConfig(Config):
             torch.cuda.set_device(here.local_rank)
 
     def _load_internal_config_dict(self, model, model_class, dataset):
-        super()._load_internal_config_dict(model, model_class, dataset)
+        stock = stock_class(model_class)
+        # a subclass of RecBole's in anybody's module starts from what it derives from
+        super()._load_internal_config_dict(stock.__name__ if stock else model, model_class, dataset)
         if not is_ours(model_class):  # register() adds our YAML for our models whoever makes the Config
-            self.internal_config_dict.update(plugin_defaults(None, model, dataset, self.external_config_dict))
+            given, stock_values = self.external_config_dict, dict(self.internal_config_dict)
+            values = plugin_defaults(None, model, dataset, given)
+            values |= stock_defaults(model_class, stock_values, values, given)
+            self.internal_config_dict.update(values)
             check_configuration(self)

@@ -175,6 +175,7 @@ class SemanticSettings:
         None, "what the placebo shuffles; None: file where interest_file is set, else keywords"
     )
     interest_file: str | None = key(None, "JSONL of user_id, response, for interest_source=file", affects="content")
+    allow_foreign_replies: bool = key(False, "use replies whose prompts the training histories do not give")
     assignment_file: str | None = key(None, "CSV of user_id, exemplar_user_id beside it", affects="content")
     max_interests: int = key(20, "interests of an exemplar that are used", least=1)
     prompt_file: str | None = key(None, "a prompt of your own", affects="content")
@@ -194,6 +195,9 @@ class SemanticSettings:
     llm_structured: Literal["auto", "on", "off"] = key("auto", "ask for JSON by response_format; on insists")
     llm_price_in: float | None = key(None, "USD for a million tokens sent", least=0, affects="machine")
     llm_price_out: float | None = key(None, "USD for a million tokens received", least=0, affects="machine")
+    llm_check_first: int = key(
+        20, "stop when so many replies came and none holds an interest; 0: never", least=0, affects="machine"
+    )
     batch_file: str | None = key(None, "answers of the OpenAI Batch API", affects="content")
 
 

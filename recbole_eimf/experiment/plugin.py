@@ -6,11 +6,14 @@ versions. Each shim names what it answers.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import importlib.util
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,11 +24,13 @@ import recbole.trainer
 import recbole.trainer.trainer
 import torch
 
-from recbole_eimf.config.contract import contract_of, is_ours
+from recbole_eimf.config.contract import is_ours
 from recbole_eimf.config.models import MODELS, load_model_class
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.trust import trusted_checkpoints
 
 _PATCHED = "_recbole_eimf_original"
+_registered: set[str] = set()  # names of ours that RecBole finds
 
 
 def register() -> None:
@@ -39,7 +44,7 @@ def register() -> None:
 
 
 def register_models() -> None:
-    """:func:`register` without ``recbole.quick_start``, whose import pulls in Ray."""
+    """:func:`register` without ``recbole.quick_start``."""
     # RecBole's calls into pandas and torch.cuda.amp are deprecated, not wrong, on the versions setup.cfg allows
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     _restore_numpy_names()
@@ -50,43 +55,75 @@ def register_models() -> None:
     _make_no_idle_samplers()
     _add_metrics()
     _write_tensorboard_once()
+    _refuse_users_without_rows()
     for name in MODELS:
         register_model(load_model_class(name))
 
 
 def register_model(model_class: type) -> None:
     """Let RecBole find ``model_class``, its data set and its trainer by the class's name."""
-    from recbole_eimf.semantic.dataset import SideLoadedDataset
+    from recbole_eimf.semantic.dataset import dataset_class
     from recbole_eimf.trainer.choice import trainer_class
 
     name = model_class.__name__
+    _registered.add(name)
     path = f"recbole.model.sequential_recommender.{name.lower()}"
     # get_model() asks for a module of the model's name: an alias that holds just the class
     alias = types.ModuleType(path, f"Alias of {model_class.__module__}.")
     alias.__spec__ = importlib.machinery.ModuleSpec(path, loader=None)
     setattr(alias, name, model_class)
     sys.modules[path] = alias
-    setattr(recbole.data.dataset, f"{name}Dataset", contract_of(model_class).dataset_class or SideLoadedDataset)
+    setattr(recbole.data.dataset, f"{name}Dataset", dataset_class(model_class))
     setattr(recbole.trainer, f"{name}Trainer", trainer_class(model_class))
+
+
+@contextlib.contextmanager
+def found_by_recbole(model_class: type) -> Iterator[None]:
+    """:func:`register_model`, undone at the end where the class bears a name that RecBole knows already."""
+    name = model_class.__name__
+    path = f"recbole.model.sequential_recommender.{name.lower()}"
+    if importlib.util.find_spec(path) is None:
+        register_model(model_class)
+        yield
+        return
+    places = [(vars(recbole.data.dataset), f"{name}Dataset"), (vars(recbole.trainer), f"{name}Trainer")]
+    places = [(sys.modules, path), *places]
+    before = [(place, key, place.get(key)) for place, key in places]
+    register_model(model_class)
+    try:
+        yield
+    finally:
+        for place, key, value in before:
+            place.pop(key)
+            if value is not None:
+                place[key] = value
 
 
 # ---------------------------------------------------------------------- shims
 def _restore_numpy_names() -> None:
-    """NumPy 2 dropped names that RecBole 1.2.1's Config and Ray 2.6.3 read at import (RecBole's issue 2215)."""
-    for name, value in {
-        "float_": np.float64,
-        "complex_": np.complex128,
-        "unicode_": np.str_,
-        "bool8": np.bool_,
-    }.items():
+    """NumPy 2 dropped names that RecBole 1.2.1's Config reads (RecBole's issue 2215)."""
+    for name, value in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
         if name not in vars(np):
             setattr(np, name, value)
 
 
 def _stop_anomaly_detection() -> None:
-    """Importing RecBole's sine.py turns autograd anomaly detection on for the whole process: slow, of no use."""
+    """Importing RecBole's sine.py turns autograd anomaly detection on for the whole process: slow, of no use.
+
+    Imported here, it leaves the setting as the user had it. Where RecBole's models were imported before, nobody can
+    tell who turned it on: it stays, and a warning says so.
+    """
+    if "recbole.model.sequential_recommender.sine" in sys.modules:
+        if torch.is_anomaly_enabled() and not _registered:
+            warnings.warn(
+                "autograd anomaly detection is on, and training slow: RecBole's sine.py turns it on when RecBole's "
+                "models are imported. torch.autograd.set_detect_anomaly(False) turns it off.",
+                stacklevel=4,
+            )
+        return
+    wanted, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     importlib.import_module("recbole.model.sequential_recommender")
-    torch.autograd.set_detect_anomaly(False)
+    torch.autograd.set_detect_anomaly(wanted, checks)
 
 
 def _patch(owner: Any, name: str, make: Any) -> None:
@@ -205,9 +242,63 @@ class _NoTensorBoard:
     def add_hparams(self, *args: Any) -> None: ...
 
 
+class _Tune:
+    """``ray.tune`` as RecBole's ``quick_start`` uses it, which needs no Ray where no trial of Ray's runs.
+
+    RecBole reports with ``report(**result)``, also when nobody listens; Ray takes a dictionary, from a trial only.
+    """
+
+    @staticmethod
+    def report(**result: Any) -> None:
+        if _in_ray_trial():
+            from ray import tune
+
+            tune.report(result)
+
+
+@contextlib.contextmanager
+def _without_ray() -> Iterator[None]:
+    """Inside, ``from ray import tune`` gives :class:`_Tune`: RecBole imports Ray at its front door, whoever enters."""
+    names = ("ray", "ray.tune")
+    held = {name: sys.modules[name] for name in names if name in sys.modules}
+    for name in names:
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["ray"].tune = _Tune
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(held)
+
+
+def _refuse_users_without_rows() -> None:
+    """RecBole's case study leaves out users that have no row in the data, and the rows no longer fit the users."""
+    import recbole.utils.case_study
+
+    def make(original: Any) -> Any:
+        def full_sort_scores(uid_series, model, test_data, device=None):
+            if test_data.is_sequential:
+                known = np.unique(test_data._dataset.inter_feat[test_data._dataset.uid_field].numpy())
+                absent = np.setdiff1d(np.asarray(uid_series), known)
+                if len(absent):
+                    token = test_data._dataset.id2token(test_data._dataset.uid_field, int(absent[0]))
+                    raise DataError(
+                        f"full_sort_scores: {len(absent)} of {len(uid_series)} users have no row in this data, the "
+                        f"first is {token!r}. Ask for users of this part, or give another (valid_data, test_data)."
+                    )
+            return original(uid_series, model, test_data, device)
+
+        return full_sort_scores
+
+    _patch(recbole.utils.case_study, "full_sort_scores", make)
+
+
 def _patch_quick_start() -> None:
-    package = importlib.import_module("recbole.quick_start")
+    with _without_ray():
+        package = importlib.import_module("recbole.quick_start")
     module = importlib.import_module("recbole.quick_start.quick_start")
+    module.tune = _Tune
     _patch(module, "load_data_and_model", _loading_without_side_files)
     # Processes that RecBole spawns start without us and find their function by its import path: it must be this
     # module's, whose import registers.
@@ -225,8 +316,6 @@ def _loading_without_side_files(original: Any) -> Any:
         with trusted_checkpoints():
             checkpoint = torch.load(model_file, map_location="cpu")
             config = checkpoint["config"]
-            if config["model_import"]:
-                register_model(load_model_class(config["model_import"]))
             load, held = torch.load, checkpoint
 
             def load_once(file, *args: Any, **kwargs: Any) -> Any:
@@ -236,11 +325,18 @@ def _loading_without_side_files(original: Any) -> Any:
             config["inference_only"] = True
             torch.load = load_once
             try:
-                return original(model_file)
+                with _imported_model(config["model_import"]):
+                    return original(model_file)
             finally:
                 torch.load = load
 
     return load_data_and_model
+
+
+def _imported_model(path: str | None) -> contextlib.AbstractContextManager:
+    from recbole_eimf.config.models import load_model_class
+
+    return found_by_recbole(load_model_class(path)) if path else contextlib.nullcontext()
 
 
 def run_recboles(rank, *args):
@@ -256,7 +352,17 @@ def objective_function(config_dict=None, config_file_list=None, saved=True):
     which lacks the metric that its scheduler asks for.
     """
     register()
-    from ray.tune.trainable.session import is_session_enabled
-
     found = getattr(objective_function, _PATCHED)(config_dict, config_file_list, saved)
-    return None if is_session_enabled() else found
+    return None if _in_ray_trial() else found
+
+
+def _in_ray_trial() -> bool:
+    # a trial runs in a process in which Ray has been imported; elsewhere Ray may be missing
+    if "ray.tune" not in sys.modules:
+        return False
+    from ray import tune
+
+    try:
+        return tune.get_context().get_trial_id() is not None
+    except RuntimeError:
+        return False

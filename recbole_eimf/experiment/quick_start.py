@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
@@ -22,10 +24,12 @@ from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.config.models import BACKBONES, MODELS, short_name
+from recbole_eimf.config.stock_needs import stock_class
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.parts import require
 from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data.dataset import LazySequenceDataset
@@ -33,7 +37,8 @@ from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
 from recbole_eimf.experiment import plugin
 from recbole_eimf.model.backbones.backbone import backbone_class
-from recbole_eimf.semantic.dataset import SideLoadedDataset
+from recbole_eimf.semantic.dataset import dataset_class
+from recbole_eimf.trainer.choice import trainer_class
 from recbole_eimf.trainer.memory import keep_freed_memory
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
 
@@ -120,9 +125,9 @@ def run(
     plugin.register_models()
     import_path = model if isinstance(model, str) and ":" in model else None
     config = EIMFConfig(model, dataset, config_file_list, {**overrides, "model_import": import_path})
+    if config["log_wandb"]:
+        require("wandb")
     wanted = keys.read(RunSettings, config.final_config_dict)
-    if import_path:
-        plugin.register_model(config.model_class)
     distributed.join(config["device"])
     result = _run_one(config, wanted, callback)
     result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
@@ -200,7 +205,7 @@ def load(checkpoint: str | Path, **overrides: Any) -> tuple[EIMFConfig, torch.nn
     given = concerning(model, {k: v for k, v in given.items() if k not in ("model", "dataset")})
     config = EIMFConfig(model, old["dataset"], None, given)
     loaders = _loaders(config)
-    net = config.model_class(config, loaders[0]._dataset).to(config["device"])
+    net = _new_model(config, loaders[0]._dataset).to(config["device"])
     net.load_state_dict(saved["state_dict"])
     net.load_other_parameter(saved.get("other_parameter"))
     return config, net, loaders
@@ -213,7 +218,7 @@ def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDat
 
 
 def _dataset_class(config) -> type:
-    return contract_of(config.model_class).dataset_class or SideLoadedDataset
+    return dataset_class(config.model_class)
 
 
 def _run_one(
@@ -232,14 +237,19 @@ def _run_one(
     if wanted.output_dir:
         config["checkpoint_dir"] = wanted.output_dir
     init_seed(config["seed"], config["reproducibility"])
-    _start_logging(config)
+    with _logging(config):
+        getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
+        return _trained(config, wanted, callback)
+
+
+def _trained(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, float], None] | None) -> RunResult:
     logger = getLogger()
     with distributed.first_alone():
         train_data, valid_data, test_data = _loaders(config)
     train = train_data._dataset
 
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = config.model_class(config, train).to(config["device"])
+    model = _new_model(config, train).to(config["device"])
     logger.info(model)
     trainer = _trainer(config, model)
     if wanted.resume:
@@ -304,12 +314,20 @@ def _loaders(config: EIMFConfig) -> tuple:
             setattr(known, name, before)
 
 
+def _new_model(config: EIMFConfig, train: LazySequenceDataset) -> torch.nn.Module:
+    if is_ours(config.model_class):
+        return config.model_class(config, train)
+    with plugin.trusted_checkpoints():  # S3Rec reads what its first stage wrote
+        return config.model_class(config, train)
+
+
 def _trainer(config: EIMFConfig, model: torch.nn.Module) -> InterestTrainer:
     from recbole.utils import ModelType, get_trainer
 
     if is_ours(config.model_class):
-        return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    stock = get_trainer(config["MODEL_TYPE"], config["model"])
+        return trainer_class(config.model_class)(config, model)
+    known = stock_class(config.model_class)  # a subclass is trained as what it derives from
+    stock = get_trainer(config["MODEL_TYPE"], known.__name__ if known else config["model"])
     _check_stock_model(config, model, stock)
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
         return CountingTrainer(config, model)
@@ -329,18 +347,34 @@ def _check_stock_model(config: EIMFConfig, model: torch.nn.Module, trainer: type
         raise ConfigError(f"model={config['model']}: does not learn by gradients alone. Use nproc=1.")
 
 
-def _start_logging(config: EIMFConfig) -> None:
+@contextlib.contextmanager
+def _logging(config: EIMFConfig) -> Iterator[None]:
+    """Log as RecBole does, to the console and a file, while a run lasts; what the host program has set up stays.
+
+    A host that already writes to the console gets our lines through its own handlers.
+    """
     root = logging.getLogger()
-    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
-        root.removeHandler(handler)  # the file of an earlier run in this process
-        handler.close()
-    for handler in [h for h in root.handlers if type(h) is logging.StreamHandler]:
-        root.removeHandler(handler)
-    if not distributed.is_first():
-        root.setLevel(logging.ERROR)
-        return
-    init_logger(config)
-    getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
+    level, theirs = root.level, list(root.handlers)
+    root.handlers = []  # RecBole adds none where there is one
+    try:
+        if distributed.is_first():
+            init_logger(config)
+        else:
+            root.setLevel(logging.ERROR)
+    finally:
+        ours, root.handlers = root.handlers, theirs
+    consoles = (sys.stdout, sys.stderr)
+    doubled = any(getattr(handler, "stream", None) in consoles for handler in theirs)
+    for handler in ours:
+        if not doubled or isinstance(handler, logging.FileHandler):
+            root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in ours:
+            root.removeHandler(handler)
+            handler.close()
+        root.setLevel(level)
 
 
 def _result(config, model, trainer, valid, test, train) -> RunResult:

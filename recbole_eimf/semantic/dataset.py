@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recbole_eimf.config.contract import contract_of
+from recbole_eimf.data import stock_datasets
 from recbole_eimf.data.dataset import LazySequenceDataset
 
 
@@ -24,3 +25,9 @@ class SideLoadedDataset(LazySequenceDataset):
 
                 train.side = load_side_information(self.config, train, interests=need == "interests")
         return [train, valid, test]
+
+
+def dataset_class(model_class: type) -> type[LazySequenceDataset]:
+    """The data set class of a model: its own, what a model of RecBole's reads beyond items, else the one above."""
+    found = stock_datasets.dataset_class(model_class)
+    return SideLoadedDataset if found is LazySequenceDataset else found

@@ -6,10 +6,9 @@ to RecBole's internal ids.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +20,9 @@ import numpy as np
 
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
-from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
+from recbole_eimf.core.files import fingerprint, read_csv, read_tensors, write_tensors
+from recbole_eimf.core.parts import require
+from recbole_eimf.semantic import export
 from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
 from recbole_eimf.semantic.encoders.build import build_encoder
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
@@ -30,6 +31,7 @@ from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
 from recbole_eimf.semantic.llm.reply import Reply
+from recbole_eimf.semantic.reply_check import PromptForm, checked_replies
 from recbole_eimf.semantic.sources import batch, keywords
 
 
@@ -37,12 +39,14 @@ from recbole_eimf.semantic.sources import batch, keywords
 class Corpus:
     """What ESIM may see: the *training* sequences, as tokens, and the text of items.
 
-    users: [U] tokens; histories: per user, item tokens, oldest first; item_text: item token -> text.
+    users: [U] tokens; histories: per user, item tokens, oldest first; item_text: item token -> text; shorter_text: the
+    same of fewer text columns, which side-loaded replies may have been asked with.
     """
 
     users: list[str]
     histories: list[list[str]]
     item_text: Mapping[str, str]
+    shorter_text: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Interests:
 
     exemplars: [C] user tokens; texts: per exemplar its interests, most important first; assignment: training user token
     -> index into exemplars (users without one are absent); source: where the replies come from; llm_used: whether any
-    LLM had a part in them; report: counts and seconds for the log and result.json.
+    LLM had a part in them; report: counts and seconds for the log and result.json; digests: per exemplar the sha256 of
+    the prompt its reply answers, "" where there is none.
     """
 
     exemplars: list[str]
@@ -60,6 +65,7 @@ class Interests:
     source: str
     llm_used: bool
     report: dict[str, Any] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)
 
 
 class Pipeline:
@@ -70,16 +76,34 @@ class Pipeline:
         settings: keys of the stage.
         name: the data set's name, for cache files.
         device: torch device of the text encoder.
+        protocol: of the split; None where there is none.
 
     Raises:
         UserError: see the stages.
     """
 
-    def __init__(self, corpus: Corpus, settings: SemanticSettings, name: str, device: str = "cpu") -> None:
+    def __init__(
+        self, corpus: Corpus, settings: SemanticSettings, name: str, device: str = "cpu", protocol: str | None = None
+    ) -> None:
         self.corpus, self.settings, self.name, self.device = corpus, settings, name, device
+        self.protocol = protocol
+        if settings.interest_file and Path(settings.interest_file).is_dir():
+            self.settings = export.opened(settings, self.origin().data, protocol)
         self.folder = Path(settings.semantic_cache)
         self.cache = EmbeddingCache(self.folder / "embeddings.sqlite")
         self.seconds: dict[str, float] = {}
+
+    def origin(self) -> export.Origin:
+        """What replies of this pipeline are made from, for those who load them elsewhere."""
+        s = self.settings
+        return export.Origin(
+            dataset=self.name,
+            protocol=self.protocol or "none",
+            data=export.fingerprint_of(self.corpus.users, self.corpus.histories),
+            model=s.llm_model if s.interest_source in ("openai", "batch") else None,
+            prompt=load_template(s.prompt_file),
+            prompt_items=s.prompt_items,
+        )
 
     def check_source(self) -> None:
         """Raise what is known to fail before anything is encoded: a file that is not there, a key that is not set."""
@@ -97,7 +121,18 @@ class Pipeline:
             if path and not Path(path).is_file():
                 raise DataError(f"{key}={path}: no such file.")
         if source == "openai":
+            require("openai")
             read_key(self.llm_settings())
+        if self._replies_source == "file" and s.interest_file:
+            self.side_loaded  # noqa: B018 (raises)
+
+    @property
+    def _replies_source(self) -> str:
+        """Where replies come from; of the placebo, what it shuffles."""
+        s = self.settings
+        if s.interest_source != "shuffled":
+            return s.interest_source
+        return s.shuffled_source or ("file" if s.interest_file else "keywords")
 
     # ------------------------------------------------------------------ eq. 1
     @cached_property
@@ -217,6 +252,7 @@ class Pipeline:
             structured=s.llm_structured,
             price_in=s.llm_price_in,
             price_out=s.llm_price_out,
+            check_first=s.llm_check_first,
             max_interests=s.max_interests,
         )
 
@@ -269,18 +305,9 @@ class Pipeline:
         """Side-load replies. Exemplars that are not training users are not used: their members move to the nearest."""
         s = self.settings
         begin = time.perf_counter()
-        replies = batch.fetch_file(None, Path(s.interest_file), s.max_interests)
-        training = set(self.corpus.users)
-        exemplars = [user for user in replies if user in training]
-        if not exemplars:
-            example = next(iter(replies), None)
-            raise DataError(
-                f"{s.interest_file}: none of its {len(replies)} users is a training user of {self.name} "
-                f"(first one: {example!r}). Is it the file of another data set?"
-            )
-        usable = [user for user in exemplars if replies[user].status == "ok"]
+        replies, usable, found = self.side_loaded
         index = {user: c for c, user in enumerate(usable)}
-        report: dict[str, Any] = {"exemplars_not_in_training": len(replies) - len(exemplars)}
+        report: dict[str, Any] = dict(found)
         if s.assignment_file:
             given = read_assignment(s.assignment_file)
             wanted = {user: given.get(user) for user in self.corpus.users}
@@ -293,6 +320,34 @@ class Pipeline:
         report |= {"users_moved_to_nearest_exemplar": len(moved), "clusters": len(usable)}
         self.seconds["replies"] = time.perf_counter() - begin
         return usable, assignment | moved, replies, report
+
+    @cached_property
+    def side_loaded(self) -> tuple[dict[str, Reply], list[str], dict[str, int]]:
+        """Replies of ``interest_file``: (all by user, the training users among them with interests, counts).
+
+        Raises:
+            DataError: the file is broken or of another data set, or replies answer prompts that the training histories
+                do not give (held-out items may stand in them) and ``allow_foreign_replies`` is not set.
+        """
+        s = self.settings
+        replies = batch.fetch_file(None, Path(s.interest_file), s.max_interests)
+        training = set(self.corpus.users)
+        exemplars = [user for user in replies if user in training]
+        if not exemplars:
+            example = next(iter(replies), None)
+            raise DataError(
+                f"{s.interest_file}: none of its {len(replies)} users is a training user of {self.name} "
+                f"(first one: {example!r}). Is it the file of another data set?"
+            )
+        usable = [user for user in exemplars if replies[user].status == "ok"]
+        counts = {"exemplars_not_in_training": len(replies) - len(exemplars)}
+        form = PromptForm(
+            load_template(s.prompt_file), s.prompt_items, (self.corpus.item_text, *self.corpus.shorter_text)
+        )
+        histories = dict(zip(self.corpus.users, self.corpus.histories))
+        digests = {user: replies[user].prompt_sha256 for user in usable}
+        path, allowed = f"{s.interest_file} ({self.name})", s.allow_foreign_replies
+        return replies, usable, counts | checked_replies(form, digests, histories, path, allowed)
 
     def _nearest(self, users: Sequence[str], exemplars: Sequence[str]) -> dict[str, int]:
         """The closest exemplar of each user by sequence embedding; users without text are left out."""
@@ -324,10 +379,8 @@ class Pipeline:
             UserError: a source that cannot deliver, a file that does not fit.
         """
         self.check_source()
-        source = self.settings.interest_source
-        placebo = source == "shuffled"
-        if placebo:
-            source = self.settings.shuffled_source or ("file" if self.settings.interest_file else "keywords")
+        placebo = self.settings.interest_source == "shuffled"
+        source = self._replies_source
         exemplars, assignment, replies, report = self._fetched(source, agreed)
         texts = [replies[user].interests if user in replies else () for user in exemplars]
         answered = [c for c, text in enumerate(texts) if text]
@@ -345,6 +398,7 @@ class Pipeline:
             **report,
             "exemplars": len(exemplars),
             "exemplars_without_interests": len(exemplars) - len(answered),
+            "failed_replies": dict(Counter(reply.failure for reply in replies.values() if reply.failure)),
             "interests": sum(len(text) for text in texts),
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
         }
@@ -353,28 +407,29 @@ class Pipeline:
             f"interests: {report['interests']} of {len(answered)} exemplars, source {name}"
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
-        return Interests(exemplars, texts, assignment, name, source != "keywords", report)
+        digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
+        return Interests(exemplars, texts, assignment, name, source != "keywords", report, digests)
 
 
 def read_assignment(path: str | Path) -> dict[str, str]:
     """Read ``user_id,exemplar_user_id`` rows from a CSV file (optionally .gz).
 
     Raises:
-        DataError: no file, other columns, a row of another width, or a user twice; names file and line.
+        DataError: no file, an unreadable one, other columns, a row of another width, a missing id, or a user with two
+            exemplars; names file and line.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"assignment_file={path}: no such file.")
     assignment: dict[str, str] = {}
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", newline="") as stream:
-        reader = csv.reader(stream)
-        header = next(reader, None)
-        if header != ["user_id", "exemplar_user_id"]:
-            raise DataError(f"{path}, line 1: expected the columns user_id,exemplar_user_id; found {header}.")
-        for row in reader:
-            if len(row) != 2 or not all(row):
-                raise DataError(f"{path}, line {reader.line_num}: expected two ids, found {row}.")
-            if assignment.setdefault(row[0], row[1]) != row[1]:
-                raise DataError(f"{path}, line {reader.line_num}: user {row[0]!r} has two different exemplars.")
+    first_line: dict[str, int] = {}
+    for line, row in read_csv(path, ("user_id", "exemplar_user_id")):
+        if not all(row):
+            raise DataError(f"{path}, line {line}: expected two ids, found {row}. Mend or remove the line.")
+        user, exemplar = row
+        if assignment.setdefault(user, exemplar) != exemplar:
+            raise DataError(
+                f"{path}, line {line}: user {user!r} has another exemplar in line {first_line[user]}. Keep one."
+            )
+        first_line.setdefault(user, line)
     return assignment

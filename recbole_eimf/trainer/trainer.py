@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.evaluator import Evaluator
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.model.layers import TransformerEncoder
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
@@ -30,6 +31,7 @@ from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
 from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
 
 STATE_FILE = "last.safetensors"
+_PAIRS_AT_ONCE = 2**16
 
 
 class _KeepingEvaluator(Evaluator):
@@ -165,11 +167,24 @@ class InterestTrainer(Trainer):
         wanted = self.eval_collector.chunk_items
         chunk = chunk_items(wanted, len(interaction), self.tot_item_num, self.device)
         asked = query(self.model, interaction.to(self.device)) if chunk else None
+        if asked is None and type(self.model).full_sort_predict is AbstractRecommender.full_sort_predict:
+            return self._scored_in_pairs(batched_data)
         if asked is None:
             return super()._full_sort_batch_eval(batched_data)
         users, k = interaction[self.config["USER_ID_FIELD"]].to(self.device), max(self.config["topk"])
         items = ranked_in_chunks(asked.scores, self.tot_item_num, users, k, chunk, history, asked.vectors.dtype)
         return interaction, RankedItems(items), positive_u, positive_i
+
+    def _scored_in_pairs(self, batched_data):
+        """RecBole's way for models that score (history, item) pairs alone (DIN, DIEN), a few users at a time: all pairs
+        of a batch would be its users' histories times the catalogue."""
+        interaction, history, positive_u, positive_i = batched_data
+        step = max(_PAIRS_AT_ONCE // self.tot_item_num, 1)
+        few = (interaction[begin : begin + step] for begin in range(0, len(interaction), step))
+        scores = torch.cat([Trainer._full_sort_batch_eval(self, (part, None, None, None))[1] for part in few])
+        if history is not None:
+            scores[history] = -np.inf
+        return interaction, scores, positive_u, positive_i
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         if "saved_model_file" in kwargs:

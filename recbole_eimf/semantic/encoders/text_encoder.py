@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 POOLINGS = ("mean", "cls", "last")
 DTYPES = ("float32", "bfloat16", "float16")
+# fields of EncoderSettings that users set, as they type them
+_KEYS = {"pooling": "text_pooling", "batch_size": "text_batch_size", "max_length": "text_max_length"}
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,16 @@ class EncoderSettings:
 
     def __post_init__(self) -> None:
         if not self.name.strip() or self.name in ("openai:", "llm2vec:"):
-            raise ConfigError(f"text encoder name: {self.name!r} names no model, for example 'minilm'.")
+            raise ConfigError(f"text_encoder={self.name!r} names no model, for example 'minilm'.")
         for key, allowed in (("pooling", POOLINGS), ("dtype", DTYPES)):
             value = getattr(self, key)
             if value not in allowed:
                 hint = suggestion(str(value), allowed)
-                raise ConfigError(f"text encoder {key}: {value!r} is not one of {', '.join(allowed)}.{hint}")
+                raise ConfigError(f"{_KEYS.get(key, key)}={value!r}: not one of {', '.join(allowed)}.{hint}")
         for key in ("batch_size", "max_length", "dimension"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                raise ConfigError(f"text encoder {key}: {value!r} must be at least 1.")
+                raise ConfigError(f"{_KEYS.get(key, key)}={value!r}: must be at least 1.")
         if self.processes < 0:
             raise ConfigError(
                 f"encoder_processes={self.processes!r}: must be 1 or more, or 0 for one process on each GPU."
@@ -124,7 +126,7 @@ class TextEncoder(ABC):
         if len(broken):
             raise UserError(
                 f"text encoder {self.settings.name}: {len(broken)} vectors are not finite, the first for the text "
-                f"{texts[filled[broken[0]]][:80]!r}. Try dtype float32 or another model."
+                f"{texts[filled[broken[0]]][:80]!r}. Try another text_encoder."
             )
         if self.settings.normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
