@@ -14,7 +14,7 @@ BIN = $(VENV)/bin
 TORCH ?=
 EXTRAS ?= all,test
 
-.PHONY: demo test test-fast lint bench python
+.PHONY: demo test test-fast test-gpu lint bench python
 
 # torch first and by itself: its wheel may come from an index of its own
 $(VENV)/.torch: $(wildcard constraints/*.txt) | python
@@ -48,6 +48,10 @@ test: $(VENV)/.installed
 # what needs no training, in two minutes
 test-fast: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(FAST)
+
+# all that needs a GPU, then gpu_epoch.py (GPU_OPTIONS="--dataset=... --data_path=..."); fails where there is none
+test-gpu: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.gpu $(GPU_OPTIONS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -65,6 +65,25 @@ def pinned(batch: Interaction, device: torch.device) -> Interaction:
     return Interaction({field: values.pin_memory() for field, values in batch.interaction.items()})
 
 
-def sent(batch: Interaction, device: torch.device) -> Interaction:
+class SentBatch(Interaction):
+    """A batch on a GPU; ``origin`` is the one of the processor it was made from, which nobody has to wait for."""
+
+    def __init__(self, fields: dict[str, torch.Tensor], origin: Interaction) -> None:
+        super().__init__(fields)
+        self.origin = origin
+
+    def to(self, device, selected_field=None) -> Interaction:
+        """This batch, where it is on ``device`` already."""
+        there = all(values.device == device for values in self.interaction.values())
+        return self if there and selected_field is None else super().to(device, selected_field)
+
+
+def host_side(batch: Interaction) -> Interaction:
+    """The batch in the processor's memory, if it is there: what is picked from it does not keep a GPU waiting."""
+    return getattr(batch, "origin", batch)
+
+
+def sent(batch: Interaction, device: torch.device) -> SentBatch:
     """The batch on ``device``, without waiting for what the device is still doing."""
-    return Interaction({field: values.to(device, non_blocking=True) for field, values in batch.interaction.items()})
+    fields = {field: values.to(device, non_blocking=True) for field, values in batch.interaction.items()}
+    return SentBatch(fields, batch)

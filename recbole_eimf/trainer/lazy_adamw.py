@@ -149,7 +149,10 @@ def lazy_optimiser(model: nn.Module, config, scaled: bool) -> LazyAdamW | None:
     """A lazy AdamW for a model whose steps look item vectors up, where it is AdamW that was asked for; else None.
 
     ``scaled``: whether gradients are scaled (float16), which needs them dense; so do clipping and several processes.
+    A GPU rewrites a whole table sooner than it says which rows were read.
     """
+    if config["device"].type == "cuda":
+        return None
     adam = config["learner"] == "adamw" or (config["learner"] == "adam" and not config["weight_decay"])
     if not (adam and isinstance(model, SequenceModel) and model.looks_up and config["single_spec"]):
         return None

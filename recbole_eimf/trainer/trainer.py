@@ -27,8 +27,16 @@ from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
 from recbole_eimf.model.products import query
+from recbole_eimf.trainer.epoch import train_epoch
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
-from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
+from recbole_eimf.trainer.state import (
+    gpu_random_state,
+    optimiser_parts,
+    read_state,
+    restore_gpu_random_state,
+    restore_optimiser,
+    write_state,
+)
 
 STATE_FILE = "last.safetensors"
 _PAIRS_AT_ONCE = 2**16
@@ -123,7 +131,7 @@ class InterestTrainer(Trainer):
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         begin = time.perf_counter()
         self._seed_process(epoch_idx)
-        losses = super()._train_epoch(train_data, epoch_idx, loss_func or self._loss, show_progress)
+        losses = train_epoch(self, train_data, epoch_idx, loss_func or self._loss, show_progress)
         if isinstance(self.optimizer, LazyAdamW):
             self.optimizer.catch_up_all()
         parts = distributed.mean(losses if isinstance(losses, tuple) else (losses,))
@@ -263,9 +271,7 @@ class InterestTrainer(Trainer):
         tensors, groups = optimiser_parts(self.optimizer)
         tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {"random.torch": torch.get_rng_state(), "random.loader": self._loader.generator.get_state()}
-        if torch.cuda.is_available():
-            states = torch.cuda.get_rng_state_all()
-            tensors |= {f"random.cuda.{device}": state for device, state in enumerate(states)}
+        tensors |= gpu_random_state(self.device)
         _, keys, *rest = np.random.get_state()
         tensors["random.numpy"] = torch.from_numpy(keys.astype(np.int64))
         kept = {name: getattr(self, name) for name in self.kept}
@@ -303,9 +309,7 @@ class InterestTrainer(Trainer):
         for name in self.kept:
             setattr(self, name, values[name])
         torch.set_rng_state(tensors["random.torch"])
-        for key, state in tensors.items():
-            if key.startswith("random.cuda.") and torch.cuda.is_available():
-                torch.cuda.set_rng_state(state, int(key.rsplit(".", 1)[1]))
+        restore_gpu_random_state(tensors, self.device)
         train_data.generator.set_state(tensors["random.loader"])
         np.random.set_state(("MT19937", tensors["random.numpy"].numpy().astype(np.uint32), *values["numpy"]))
         random.setstate((3, tuple(values["python"]), None))

@@ -141,7 +141,7 @@ def test_batch_items_align_more_items_than_targets(built):
     net, train = built(item_alignment="batch_items")
     batch = train._dataset.rows(torch.arange(3).numpy())
     seen = []
-    net._aligned = lambda first, second, same=None: seen.append(len(first)) or first.sum() * 0
+    net._aligned = lambda first, second, **_: seen.append(len(first)) or first.sum() * 0
     net._item_alignment(batch, batch["item_id"])
     items = set(batch["item_id_list"].flatten().tolist()) | set(batch["item_id"].tolist())
     assert seen == [len(items - {0})]
@@ -173,7 +173,7 @@ def test_one_auxiliary_target_per_row_is_drawn_evenly(make_config):
     row = torch.tensor([0, 0, 0, 1, 2, 2])
     counts = torch.zeros(6)
     for _ in range(3000):
-        chosen = net._auxiliary_rows(row)
+        chosen = net._auxiliary_rows(row, 3)
         assert row[chosen].tolist() == [0, 1, 2]
         counts[chosen] += 1
     assert torch.allclose(counts / 3000, torch.tensor([1 / 3, 1 / 3, 1 / 3, 1, 0.5, 0.5]), atol=0.05)

@@ -194,7 +194,10 @@ def test_the_offset_is_where_a_blank_model_stands_best():
         assert scores[int(np.argmin(losses))].abs() < 1e-9
 
 
-def test_negatives_are_uniform_over_what_a_user_did_not_have():
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_negatives_are_uniform_over_what_a_user_did_not_have(monkeypatch, on_gpu):
+    if on_gpu:
+        monkeypatch.setattr(HistoryNegatives, "forward", HistoryNegatives._drawn_outside)
     users, histories = np.array([1, 3]), [np.array([1, 2, 2]), np.array([4])]
     negatives = HistoryNegatives(users, histories, 6, torch.arange(1, 6))
     torch.manual_seed(0)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from recbole_eimf.config.models import load_backbone_class
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.dataset import TARGET_LIST
+from recbole_eimf.data.prefetch import host_side
 from recbole_eimf.model.item_table import ItemTable
 
 #: (dimension, extra rows) -> table; the model that owns the text makes it
@@ -38,9 +39,9 @@ _ROWS_TOGETHER = 128
 class TrainingStates(NamedTuple):
     """States of a training batch, one per target.
 
-    interests: [P, K, d]; target: [P] item ids; row: [P] the batch row a target belongs to; penalty: a scalar the
-    backbone adds to the recommendation loss; mask: [P, K] bool, False where an interest is a copy of a user's first
-    because the user has fewer than K, None where all are real.
+    interests: [P, K, d]; target: [P] item ids; row: [P] the batch row a target belongs to, ascending, every row of the
+    batch at least once; penalty: a scalar the backbone adds to the recommendation loss; mask: [P, K] bool, False where
+    an interest is a copy of a user's first because the user has fewer than K, None where all are real.
     """
 
     interests: Tensor
@@ -48,6 +49,13 @@ class TrainingStates(NamedTuple):
     row: Tensor
     penalty: Tensor | float
     mask: Tensor | None = None
+
+
+def target_places(batch: Interaction) -> tuple[Tensor, Tensor]:
+    """(row, column) of the targets in a batch of ``sequence`` rows, int64 [P] each, in their order."""
+    found = (host_side(batch)[TARGET_LIST] != 0).nonzero(as_tuple=True)
+    row, column = (part.to(batch[TARGET_LIST].device, non_blocking=True) for part in found)
+    return row, column
 
 
 class WeighsTargets:
@@ -101,10 +109,12 @@ class Backbone(nn.Module):
         if len(item_seq) <= _ROWS_TOGETHER:
             return self.interests(item_seq, item_seq_len)
         order = item_seq_len.argsort(stable=True)
-        parts = []
-        for rows in order.split(_ROWS_TOGETHER):
-            length = item_seq_len[rows]
-            parts.append(self.interests(item_seq[rows, : int(length.max())], length))
+        pieces = [(rows, item_seq_len[rows]) for rows in order.split(_ROWS_TOGETHER)]
+        longest = torch.stack([length[-1] for _, length in pieces]).tolist()  # a GPU is waited for once
+        parts = [
+            self.interests(item_seq[rows, :width], length)
+            for (rows, length), width in zip(pieces, longest, strict=True)
+        ]
         return torch.cat(parts)[order.argsort()]
 
     def positions(self, item_seq: Tensor) -> Tensor:
@@ -115,7 +125,7 @@ class Backbone(nn.Module):
         """States for the targets of a batch: every position of ``sequence`` rows, else the one target of a row."""
         item_seq, target = batch[self.item_seq_field], batch[self.item_field]
         if TARGET_LIST in batch:
-            row, column = (batch[TARGET_LIST] != 0).nonzero(as_tuple=True)
+            row, column = target_places(batch)
             states = self.positions(item_seq)[row, column]
             return TrainingStates(states[:, None], batch[TARGET_LIST][row, column], row, 0.0)
         interests = self.interests(item_seq, batch[self.length_field])

@@ -115,7 +115,7 @@ class RecBoleBERT4Rec(Backbone):
         # every row predicts something; the last item, which is what serving asks for, where the draw hid nothing
         last = (whole != 0).sum(1) - 1
         none = ~hidden.any(1)
-        hidden[none.nonzero().squeeze(1), last[none]] = True
+        hidden |= none[:, None] & (torch.arange(whole.shape[1], device=whole.device) == last[:, None])
         row, column = hidden.nonzero(as_tuple=True)
         states = self.net.forward(whole.masked_fill(hidden, self.mask_token))[row, column]
         return TrainingStates(states[:, None], whole[row, column], row, 0.0)

@@ -24,6 +24,7 @@ from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.model.backbones.backbone import TrainingStates, backbone_class
 from recbole_eimf.model.item_table import ItemTable
 from recbole_eimf.model.layer import first_rows, unit_rows
+from recbole_eimf.model.selection import shared_rows
 
 #: what a tower is made of: ids; projected text; both, trained together; both, the ids pre-trained and aligned to text
 KINDS = ("id", "text", "hybrid", "aligned")
@@ -91,6 +92,7 @@ class ExpertTable(ItemTable):
         self.looked_up = looked_up
         self.frozen_ids = False
         self.dropout = wanted.fusion_dropout
+        self.rows = n_items + extra_rows
         self.kind = "none" if inference_only else form
         if self.kind == "none":
             return
@@ -139,7 +141,7 @@ class ExpertTable(ItemTable):
     def forward(self, ids: Tensor) -> Tensor:
         if not (self.looked_up and self.training):
             return super().forward(ids)
-        distinct, place = ids.unique(return_inverse=True)
+        distinct, place = shared_rows(ids, self.rows)
         return F.embedding(place, self._fold(distinct))
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
