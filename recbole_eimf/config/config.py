@@ -78,13 +78,6 @@ def check_keys(given: Mapping[str, Any], also_known: Iterable[str] = ()) -> None
         )
 
 
-@cache
-def recbole_defaults(model: str) -> dict[str, Any]:
-    """What RecBole's own YAML says of one of its models; empty where there is none."""
-    path = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
-    return read_yaml(path) if path.is_file() else {}
-
-
 def plugin_defaults(model_class: type | None, model: str, dataset: str, external: Mapping[str, Any]) -> dict[str, Any]:
     """What the catalogue and our YAML files say, see :func:`recbole_eimf.config.layers.our_layers`."""
     return merged(our_layers(model_class, model, dataset, external))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,13 @@ def today(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- RecBole's, and the user's
+@cache
+def recbole_defaults(model: str) -> dict[str, Any]:
+    """What RecBole's own YAML says of one of its models; empty where there is none."""
+    path = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
 def recbole_layers(model_class: type, model: str, dataset: str) -> list[Layer]:
     """RecBole's own files, in the order its Config reads them (its ``_load_internal_config_dict``)."""
     folder = Path(recbole.__file__).parent / "properties"
