@@ -227,7 +227,6 @@ class Pipeline:
 
     def llm_settings(self) -> OpenAISettings:
         """The endpoint's settings; the key itself is read from the environment or a file when a call is made."""
-        s = self.settings
         return part_of(OpenAISettings, self.settings)
 
     @property
