@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from recbole_eimf.core import parts
+from recbole_eimf.core.disk import refusal
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 
 USAGE = """usage: python -m recbole_eimf COMMAND ...
@@ -124,9 +125,15 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def _guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Run a command; a user's error is a message and exit code 2, an interruption 130."""
+    """Run a command; a user's error or a disk's refusal is a message and exit code 2, an interruption 130."""
     try:
         return command(arguments)
+    except OSError as error:
+        found = refusal(error)
+        if found is None:
+            raise
+        print(f"error: {found}", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -191,7 +191,7 @@ def test_one_process_goes_on_where_two_were_stopped(two, keys, tmp_path):
 
 
 def test_a_checkpoint_of_two_processes_is_one_like_any_other(two, planted):
-    found = quick_start.evaluate(two / "SASRec" / "model.pth", data_path=str(planted))
+    found = quick_start.evaluate(two / "SASRec", data_path=str(planted))
     assert found == pytest.approx(result(two / "SASRec")["test"])
     assert not [path.name for path in (two / "SASRec").glob("*.tmp")]
 

@@ -152,3 +152,16 @@ def test_recboles_models_run_as_they_are_on_lazy_sequences(model, wide):
     extra = {"SINE": {"prototype_size": 5, "interest_size": 2, "embedding_size": 16}}.get(model, {})
     result = quick_start.run(model, "wide", data_path=str(wide), topk=[1, 5], valid_metric="NDCG@5", **keys, **extra)
     assert 0 < result.test["hit@5"] <= 1
+
+
+def test_save_pth_is_what_recboles_own_door_reads(planted, tmp_path):
+    import recbole_eimf
+
+    recbole_eimf.register()
+    from recbole.quick_start import load_data_and_model
+
+    keys = {**SMALL, "data_path": str(planted), "topk": [5], "valid_metric": "NDCG@5", "epochs": 1}
+    quick_start.run("IBIM", "planted", output_dir=str(tmp_path / "out"), save_pth=True, **keys)
+    _, model, *_ = load_data_and_model(str(tmp_path / "out" / "model.pth"))
+    _, same, _ = quick_start.load(tmp_path / "out")
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in model.state_dict().items())

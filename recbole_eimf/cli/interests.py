@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export
@@ -92,6 +93,7 @@ def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:
     config = EIMFConfig("IBIM", dataset, str(files).split() if files else None, {"state": "WARNING", **values})
     _, parts = quick_start.build(config)
     folder = Path(values.get("output_dir") or Path("interests") / dataset)
+    check_writable(folder, "output_dir", make=False)  # before anything is paid for
     return pipeline_of(config, parts[0]), folder, config["seed"]
 
 

@@ -22,6 +22,7 @@ from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
 from recbole_eimf.config.yaml_file import parse_command_line, parse_value, read_yaml
 from recbole_eimf.core import distributed
+from recbole_eimf.core.disk import LONGEST_NAME
 from recbole_eimf.core.errors import ConfigError, suggestion
 
 __all__ = ["EIMFConfig", "check_configuration", "check_keys", "is_ours", "known_model_names", "parse_command_line",
@@ -96,14 +97,29 @@ def check_configuration(config: Config) -> None:
     Raises:
         ConfigError: naming key, value and remedy.
     """
-    given = config.external_config_dict
-    final = Settled({**config.internal_config_dict, **given, "model": config.model, "dataset": config.dataset})
+    given, internal = config.external_config_dict, config.internal_config_dict
+    final = Settled({**internal, **given, "model": config.model, "dataset": config.dataset})
     checks.check_values(given, final)
-    checks.check_together(given, final)
-    checks.check_backbone(config.model_class, given)
-    checks.check_compared(given, final)
-    checks.check_columns(given, final)
+    # to say what would be so anyway is no wish that might be ignored
+    wishes = {key: value for key, value in given.items() if key not in internal or internal[key] != value}
+    checks.check_together(wishes, final)
+    checks.check_backbone(config.model_class, wishes)
+    checks.check_compared(wishes, final)
+    checks.check_columns(wishes, final)
     contract_of(config.model_class).check_configuration(final)
+
+
+def plain_name(key: str, name: Any) -> str:
+    """``name`` if it can be the name of a folder and begin the names of files. Raises ConfigError naming the key."""
+    name = str(name)
+    if not name or name[0] == "." or set(name) & set("/\\\0\n\r\t"):
+        raise ConfigError(
+            f"{key}={name}: not the plain name of a data set. Give the name of its folder here, and the folder above "
+            f"it as data_path."
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ConfigError(f"{key}={name[:40]}...: {len(name.encode())} bytes; a name has at most {LONGEST_NAME}.")
+    return name
 
 
 class EIMFConfig(Config):
@@ -127,8 +143,8 @@ class EIMFConfig(Config):
 
     def _load_config_files(self, file_list):
         merged_files: dict[str, Any] = {}
-        for path in file_list or ():
-            merged_files.update(read_yaml(path))
+        for part in file_list or ():  # a mapping is what a file once said
+            merged_files.update(part if isinstance(part, Mapping) else read_yaml(part))
         return merged_files
 
     def _load_cmd_line(self):
@@ -166,6 +182,10 @@ class EIMFConfig(Config):
                 )
             values["device"] = torch.device("cuda", here.local_rank)
             torch.cuda.set_device(here.local_rank)
+
+    def _get_model_and_dataset(self, model, dataset):
+        model, model_class, dataset = super()._get_model_and_dataset(model, dataset)
+        return model, model_class, plain_name("dataset", dataset)
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         stock = stock_class(model_class)

@@ -98,9 +98,10 @@ def _lineage(model_class: type | None, model: str) -> list[str]:
     return [name for name in family if _file("model", name).is_file()]
 
 
-def recipe_owner(model_class: type, model: str) -> str:
+def recipe_owner(model_class: type) -> str:
     """The model of ours whose recipes a model takes: itself, or what it derives from."""
-    return (_lineage(model_class if is_ours(model_class) else None, model) or [model])[-1]
+    name = model_class.__name__
+    return (_lineage(model_class if is_ours(model_class) else None, name) or [name])[-1]
 
 
 def _file(kind: str, name: str) -> Path:
@@ -143,20 +144,21 @@ def recipe_layers(model: str, recipe: str) -> list[Layer]:
     ]
 
 
-def concerning(model: str, shared: Mapping[str, Any]) -> dict[str, Any]:
+def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
     """Of keys that several models share, those that concern one of them.
 
     A backbone goes to models that take one, a recipe to models that have one of that name: the others train as they are.
 
     Args:
-        model: as ``--model`` takes it; shared: keys of all.
+        model: as ``--model`` takes it, or a class; shared: keys of all.
     """
-    asked = contract_of(load_model_class(model))
+    model_class = load_model_class(model) if isinstance(model, str) else model
+    asked = contract_of(model_class)
     left = today(shared)
     takes = asked.takes_backbone or asked.counting  # floors keep the backbone's length of sequences
     if "backbone" in left and (asked.fixed_backbone or not takes):
         del left["backbone"]
-    if left.get("recipe") is not None and str(left["recipe"]) not in recipes_of(recipe_owner(asked, model)):
+    if left.get("recipe") is not None and str(left["recipe"]) not in recipes_of(recipe_owner(model_class)):
         del left["recipe"]
     return left
 

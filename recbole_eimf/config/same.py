@@ -1,16 +1,17 @@
 """Which settings decide a run's figures, from what the catalogue says that each key affects.
 
-What a resumed run, ``tune`` and ``compare`` regard as the same experiment, and what pre-trained experts share. Keys that
-the catalogue does not know count: a model of somebody's may read them.
+From it :mod:`recbole_eimf.config.same_experiment` knows what a resumed run, ``tune`` and ``compare`` regard as the same,
+and :mod:`recbole_eimf.trainer.phases` which pre-trained experts runs share. Keys that the catalogue does not know count: a
+model of somebody's may read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from recbole_eimf.config.key import Key
-from recbole_eimf.config.keys import defaults, our_keys
+from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 
 
@@ -44,23 +45,3 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     if "esim" in values and values.get("recipe") is None and values.get("model", "EIMF") == "EIMF":
         now["recipe"] = values["esim"]
     return now
-
-
-def differing_settings(
-    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()
-) -> dict[str, tuple[Any, Any]]:
-    """Key -> (value in ``old``, value in ``new``) where two sets of settings differ in what decides figures.
-
-    A key that only one side knows counts if it is not its default: versions add keys.
-
-    Args:
-        old, new: settings as JSON values, files by a digest of their content; free: keys that may differ.
-
-    >>> differing_settings({"epochs": 5, "gamma": 0.1}, {"epochs": 6, "gamma": 0.1, "num_threads": 2})
-    {'epochs': (5, 6)}
-    """
-    default = defaults()
-    old, new = renamed(old), renamed(new)
-    keys = sorted({*old, *new} - INDIFFERENT.difference(CONTENT) - set(free))
-    pairs = {key: (old.get(key, default.get(key)), new.get(key, default.get(key))) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

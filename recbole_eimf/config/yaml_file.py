@@ -69,9 +69,14 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping. Raises ConfigError naming file and line."""
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
+        content = yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=_SafeLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file.") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: not a readable configuration file ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8 text. Save the file as UTF-8.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -85,6 +90,6 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 def line_of(path: Path, key: str) -> int:
     """The line of a YAML mapping on which a key stands, from 1; 0 where it does not."""
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
+    node = yaml.compose(path.read_bytes().decode("utf-8-sig"), Loader=_SafeLoader)
     lines = [name.start_mark.line + 1 for name, _ in node.value if name.value == key] if node else []
     return lines[-1] if lines else 0

@@ -22,6 +22,7 @@ import recbole.data.dataset
 import recbole.data.utils
 import recbole.trainer
 import recbole.trainer.trainer
+import recbole.utils.utils
 import torch
 
 from recbole_eimf.config.contract import is_ours
@@ -225,11 +226,19 @@ def _add_metrics() -> None:
 
 
 def _write_tensorboard_once() -> None:
-    """Every trainer opens a log for TensorBoard; of several processes the first one's is enough."""
+    """Every trainer opens a log for TensorBoard; of several processes the first one's is enough, in the run's folder if
+    it has one."""
     from recbole_eimf.core import distributed
+    from recbole_eimf.experiment import run_log
 
     def make(original: Any) -> Any:
-        return lambda logger: original(logger) if distributed.is_first() else _NoTensorBoard()
+        def get_tensorboard(logger):
+            if not distributed.is_first():
+                return _NoTensorBoard()
+            folder = run_log.tensorboard_folder(logger)
+            return original(logger) if folder is None else recbole.utils.utils.SummaryWriter(str(folder))
+
+        return get_tensorboard
 
     _patch(recbole.trainer.trainer, "get_tensorboard", make)
 

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
@@ -27,19 +28,23 @@ from recbole_eimf.config.models import BACKBONES, MODELS, short_name
 from recbole_eimf.config.stock_needs import stock_class
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
+from recbole_eimf.core.disk import check_writable, writing
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
-from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
-from recbole_eimf.experiment import plugin
+from recbole_eimf.experiment import plugin, run_log
 from recbole_eimf.model.backbones.backbone import backbone_class
 from recbole_eimf.semantic.dataset import dataset_class
+from recbole_eimf.trainer import checkpoint as saved_model
 from recbole_eimf.trainer.choice import trainer_class
 from recbole_eimf.trainer.memory import keep_freed_memory
+from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
+from recbole_eimf.trainer.saving import KeepsBestModel, keeping_best_model
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
 
 
@@ -112,9 +117,11 @@ def run(
             calls this then needs ``if __name__ == "__main__":``); under ``torchrun`` every process calls this.
 
     Returns:
-        The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.pth``,
+        The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.safetensors`` with
+        ``config.json`` (:mod:`recbole_eimf.trainer.checkpoint`; ``save_pth=True`` adds RecBole's ``model.pth``),
         ``history.json`` and ``test_ranks.safetensors`` (where every test target was ranked: read it with
-        :func:`recbole_eimf.evaluator.ranks.read_ranks`).
+        :func:`recbole_eimf.evaluator.ranks.read_ranks`). Without ``output_dir`` the model is
+        ``saved/<model>-<backbone>-<data set>-<time>``.
 
     Raises:
         UserError: bad keys, files or sources, before any long work.
@@ -129,11 +136,18 @@ def run(
         require("wandb")
     wanted = keys.read(RunSettings, config.final_config_dict)
     distributed.join(config["device"])
-    result = _run_one(config, wanted, callback)
-    result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
-    if wanted.output_dir and distributed.is_first():
-        write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
+    with _own_folder(wanted):
+        result = _run_one(config, wanted, callback)
+        result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
+        if wanted.output_dir and distributed.is_first():
+            write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
     return result
+
+
+def _own_folder(wanted: RunSettings) -> contextlib.AbstractContextManager:
+    """``output_dir`` for this run alone: a second one would write between its files."""
+    alone = wanted.output_dir and distributed.is_first()
+    return folder_locked(Path(wanted.output_dir), "output_dir") if alone else contextlib.nullcontext()
 
 
 def _file_keys(files: list[str] | None) -> dict[str, Any]:
@@ -168,18 +182,23 @@ def _run_all_compared(config: EIMFConfig, wanted: RunSettings, files: list[str] 
     return [_run_compared(other, config, files, overrides) for other in (wanted.compare_with if asked else ())]
 
 
-def evaluate(checkpoint: str | Path, ranks_folder: str | Path | None = None, **overrides: Any) -> dict[str, float]:
+def evaluate(
+    checkpoint: str | Path,
+    ranks_folder: str | Path | None = None,
+    model: str | type | None = None,
+    **overrides: Any,
+) -> dict[str, float]:
     """Score a saved model on the test part, from behaviour alone: no text, no interests, no LLM.
 
     Args:
-        checkpoint: a ``model.pth`` of :func:`run`. It can run code when it is loaded: load only files you trust.
+        checkpoint, model: see :func:`load`.
         ranks_folder: where to write ``test_ranks.safetensors``, for paired tests.
         overrides: keys that change the evaluation (``mask_history``, ``topk``, ``metrics``, ``data_path``, ...).
 
     Returns:
         Test metrics, fractions.
     """
-    config, net, (train_data, _, test_data) = load(checkpoint, **overrides)
+    config, net, (train_data, _, test_data) = load(checkpoint, model, **overrides)
     trainer = _trainer(config, net)
     trainer.eval_collector.data_collect(train_data)
     found = trainer.evaluate(test_data, load_best_model=False)
@@ -189,25 +208,36 @@ def evaluate(checkpoint: str | Path, ranks_folder: str | Path | None = None, **o
     return {name: float(value) for name, value in found.items()}
 
 
-def load(checkpoint: str | Path, **overrides: Any) -> tuple[EIMFConfig, torch.nn.Module, tuple]:
+def load(
+    checkpoint: str | Path, model: str | type | None = None, **overrides: Any
+) -> tuple[EIMFConfig, torch.nn.Module, tuple]:
     """A saved model with its configuration and (train, valid, test) loaders, by default without text and interests.
 
+    No code of the folder's choice runs (:mod:`recbole_eimf.trainer.checkpoint`).
+
     Args:
-        checkpoint, overrides: see :func:`evaluate`.
+        checkpoint: ``output_dir`` of a run, or the ``model.safetensors`` in it.
+        model: the class of a model that is neither ours nor RecBole's, or its ``package.module:Class``: importing it
+            runs that module's code.
+        overrides: keys that change the configuration it was trained with.
+
+    Raises:
+        DataError: no model there, a damaged one, or other data than it was trained on.
+        ConfigError: the model's class is not one of ours or RecBole's, and ``model`` does not name it.
     """
     plugin.register_models()
-    with trusted_checkpoints():
-        saved = torch.load(checkpoint, map_location="cpu")
-    old = saved["config"]
+    folder = saved_model.model_folder(checkpoint)
+    description = saved_model.read_description(folder)
+    model_class = saved_model.model_class_of(description, folder, model)
+    if description["model_import"]:
+        plugin.register_model(model_class)
     unwanted = {"compare_with": [], "output_dir": None, "save_split": None}
-    given = {**old.external_config_dict, "inference_only": True, **overrides, **unwanted}
-    model = old["model_import"] or old["model"]
-    given = concerning(model, {k: v for k, v in given.items() if k not in ("model", "dataset")})
-    config = EIMFConfig(model, old["dataset"], None, given)
+    given = {"inference_only": True, **overrides, **unwanted}
+    config = EIMFConfig(model_class, description["dataset"], [concerning(model_class, saved_model.keys_of(description))], given)
     loaders = _loaders(config)
+    saved_model.check_data(description, loaders[0]._dataset, model_class, folder)
     net = _new_model(config, loaders[0]._dataset).to(config["device"])
-    net.load_state_dict(saved["state_dict"])
-    net.load_other_parameter(saved.get("other_parameter"))
+    saved_model.read_weights(net, folder)
     return config, net, loaders
 
 
@@ -234,15 +264,19 @@ def _run_one(
     keep_freed_memory()
     if wanted.num_threads:
         torch.set_num_threads(wanted.num_threads)
-    if wanted.output_dir:
-        config["checkpoint_dir"] = wanted.output_dir
+    changes = _settle_folder(config, wanted)
     init_seed(config["seed"], config["reproducibility"])
     with _logging(config):
         getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
-        return _trained(config, wanted, callback)
+        return _trained(config, wanted, changes, callback)
 
 
-def _trained(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, float], None] | None) -> RunResult:
+def _trained(
+    config: EIMFConfig,
+    wanted: RunSettings,
+    changes: Mapping[str, tuple[Any, Any]],
+    callback: Callable[[int, float], None] | None,
+) -> RunResult:
     logger = getLogger()
     with distributed.first_alone():
         train_data, valid_data, test_data = _loaders(config)
@@ -253,7 +287,7 @@ def _trained(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, f
     logger.info(model)
     trainer = _trainer(config, model)
     if wanted.resume:
-        trainer.resume(train_data)
+        _resume(trainer, train_data, changes)
     saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
     shown = config["show_progress"]
     try:
@@ -265,7 +299,9 @@ def _trained(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, f
             logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
         raise
     if wanted.skip_test:
-        return _result(config, model, trainer, valid or {}, {}, train)
+        result = _result(config, model, trainer, valid or {}, {}, train)
+        _note_metrics(trainer, result)
+        return result
     test = trainer.evaluate(test_data, load_best_model=saved, show_progress=False)
     result = _result(config, model, trainer, valid or {}, test, train)
     ranks = _ranks(trainer, test_data._dataset, train)
@@ -273,9 +309,50 @@ def _trained(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, f
         result.slices = ranks.by_slice(sorted(config["topk"]))
         if wanted.output_dir and distributed.is_first():
             ranks.write(wanted.output_dir)
+    _note_metrics(trainer, result)
     logger.info(set_color("best valid ", "yellow") + f": {result.valid}")
     logger.info(set_color("test result", "yellow") + f": {result.test}")
     return result
+
+
+def _settle_folder(config: EIMFConfig, wanted: RunSettings) -> Mapping[str, tuple[Any, Any]]:
+    """Make ``output_dir`` this run's: gone on with, or cleared of an earlier one; what changed since it was begun."""
+    if not wanted.output_dir:
+        if distributed.is_first():
+            check_writable(config["checkpoint_dir"], "checkpoint_dir")
+        return {}
+    folder = Path(wanted.output_dir)
+    config["checkpoint_dir"] = wanted.output_dir
+    with distributed.first_alone():
+        if wanted.resume:
+            return check_resumed(config, folder, wanted.resume == "force")
+        if distributed.is_first():
+            start_afresh(folder)
+    return {}
+
+
+def _resume(trainer: KeepsBestModel, train_data, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    if not isinstance(trainer, InterestTrainer):
+        raise ConfigError(
+            f"resume=True: {trainer.config['model']} has a trainer of RecBole's own, which keeps no state to go on "
+            f"from. Leave it out: the run starts again."
+        )
+    trainer.resume(train_data)
+    if distributed.is_first():
+        note_changes(Path(trainer.config["output_dir"]), getattr(trainer, "whole_config", trainer.config), changes)
+
+
+def _note_metrics(trainer: KeepsBestModel, result: RunResult) -> None:
+    """Let the model's folder say how good it is, and under which protocol."""
+    folder = trainer.model_folder
+    if folder is None or not (folder / saved_model.CONFIG_FILE).is_file() or not distributed.is_first():
+        return
+    protocol = ("protocol", "mask_history", "valid_metric", "split_seed", "split_ratios", "topk")
+    measured = {"valid": result.valid, "test": result.test, "best_epoch": result.best_epoch}
+    description = saved_model.read_description(folder)
+    description["metrics"] = measured | {key: result.config.get(key) for key in protocol}
+    saved_model.write_description(folder, description)
+    getLogger().info(f"model: {folder}")
 
 
 def _check_evaluation(config: EIMFConfig) -> None:
@@ -303,11 +380,15 @@ def _loaders(config: EIMFConfig) -> tuple:
     name = f"{config['model']}Dataset"
     before = getattr(known, name, None)
     setattr(known, name, _dataset_class(config))
+    folder = config["checkpoint_dir"]
+    if not (config["save_dataset"] or config["save_dataloaders"]):
+        config["checkpoint_dir"] = os.devnull  # else RecBole would unpickle data sets that lie there
     try:
         dataset = create_dataset(config)
         getLogger().info(dataset)
         return data_preparation(config, dataset)
     finally:
+        config["checkpoint_dir"] = folder
         if before is None:
             delattr(known, name)
         else:
@@ -332,7 +413,7 @@ def _trainer(config: EIMFConfig, model: torch.nn.Module) -> InterestTrainer:
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
         return CountingTrainer(config, model)
     if stock.__name__ not in ("Trainer", "TraditionalTrainer"):
-        trainer = stock(config, model)  # a model with phases of its own keeps its trainer
+        trainer = keeping_best_model(stock)(config, model)  # a model with phases of its own keeps its trainer
         rank_reproducibly(trainer)
         return trainer
     return InterestTrainer(config, model)
@@ -357,10 +438,13 @@ def _logging(config: EIMFConfig) -> Iterator[None]:
     level, theirs = root.level, list(root.handlers)
     root.handlers = []  # RecBole adds none where there is one
     try:
-        if distributed.is_first():
-            init_logger(config)
-        else:
+        if not distributed.is_first():
             root.setLevel(logging.ERROR)
+        elif config["output_dir"]:
+            run_log.start(Path(config["output_dir"]), config["state"])
+        else:
+            with writing("log"):  # RecBole's place, and its name for the file
+                init_logger(config)
     finally:
         ours, root.handlers = root.handlers, theirs
     consoles = (sys.stdout, sys.stderr)

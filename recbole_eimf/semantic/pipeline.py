@@ -20,6 +20,7 @@ import numpy as np
 
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.parts import part_of
+from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_csv, read_tensors, write_tensors
 from recbole_eimf.core.parts import require
@@ -200,6 +201,7 @@ class Pipeline:
             exemplars, labels = stored["exemplars"], stored["labels"]
             report = {"clusters": len(exemplars), "cached": True}
         else:
+            check_writable(self.folder, "semantic_cache")
             result = cluster_users(vectors[known], wanted, progress=True)
             exemplars, labels = result.exemplars, result.labels
             write_tensors(path, {"exemplars": exemplars, "labels": labels}, {"users": str(len(users))})

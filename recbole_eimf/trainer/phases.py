@@ -108,6 +108,9 @@ class EarlierPhaseTrainer(_BarTrainer):
         self.fit(train_data, valid_data, saved=True, show_progress=show_progress)
         self.model.load_state_dict(self.best)
 
+    def describe(self, train_data) -> None:
+        """Nothing: the whole run's model is described, not its parts."""
+
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         if epoch < 0 and self.best is not None:
             return  # RecBole saves a resumed run that has no epochs left: over its best one
@@ -153,6 +156,8 @@ class PhaseTrainer(_BarTrainer):
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """All phases; the returned score and result are the last one's."""
         self._loader = train_data
+        if saved:
+            self.describe(train_data)
         if not (self._wants_resume and super().resume(train_data)):
             had_phases = self._run_earlier_phases(train_data, valid_data, show_progress)
             seed_phase(self.config, train_data, self.phase)

@@ -30,6 +30,12 @@ def read_state(path: str | os.PathLike, device: str = "cpu") -> tuple[dict[str, 
         return tensors, json.loads(stored.metadata()["values"])
 
 
+def read_values(path: str | os.PathLike) -> dict[str, Any]:
+    """The JSON values of what :func:`write_state` wrote, without its tensors."""
+    with safe_open(Path(path), framework="pt") as stored:
+        return json.loads(stored.metadata()["values"])
+
+
 def optimiser_parts(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """An optimiser's state: tensors called ``optimiser.<parameter>.<name>``, and its groups as plain values."""
     state = optimiser.state_dict()

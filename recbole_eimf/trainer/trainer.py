@@ -22,13 +22,14 @@ from recbole_eimf.config import keys
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.core.files import atomic_path, write_json
-from recbole_eimf.core.trust import trusted_checkpoints
+from recbole_eimf.core.files import write_json
 from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
 from recbole_eimf.model.products import query
 from recbole_eimf.trainer.epoch import train_epoch
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
+from recbole_eimf.trainer.resuming import STATE_FILE
+from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.state import (
     gpu_random_state,
     optimiser_parts,
@@ -38,7 +39,6 @@ from recbole_eimf.trainer.state import (
     write_state,
 )
 
-STATE_FILE = "last.safetensors"
 _PAIRS_AT_ONCE = 2**16
 
 
@@ -87,12 +87,12 @@ class _Step(nn.Module):
         return self.model.calculate_loss(batch)
 
 
-class InterestTrainer(Trainer):
-    """RecBole's trainer plus: a checkpoint at every epoch's end from which a run goes on, and a history in JSON.
+class InterestTrainer(KeepsBestModel):
+    """RecBole's trainer plus: a state at every epoch's end from which a run goes on, and a history in JSON.
 
-    With ``output_dir`` set, ``<output_dir>/model.pth`` is the best model (RecBole's checkpoint format),
-    ``last.safetensors`` the latest state with optimiser and random states, ``history.json`` the losses and validation
-    metrics.
+    With ``output_dir`` set, ``model.safetensors`` and ``config.json`` in it are the best model
+    (:mod:`recbole_eimf.trainer.checkpoint`), ``last.safetensors`` the latest state with optimiser and random states,
+    ``history.json`` the losses and validation metrics.
 
     Of several processes (:mod:`recbole_eimf.core.distributed`) each trains and evaluates on its share; after every step
     and every evaluation all hold the same model and figures. Process 0 writes the files, and they all read them.
@@ -102,7 +102,6 @@ class InterestTrainer(Trainer):
     kept: tuple[str, ...] = ("cur_step", "best_valid_score", "best_valid_result", "best_epoch", "history", "finished")
 
     def __init__(self, config, model) -> None:
-        Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's way fails if two try at once
         super().__init__(config, model)
         rank_reproducibly(self)
         wanted = keys.read(RunSettings, config)
@@ -112,9 +111,7 @@ class InterestTrainer(Trainer):
         self.folder = Path(config["output_dir"]) if config["output_dir"] else None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.saved_model_file = str(self.folder / "model.pth")
         self.history: list[dict[str, Any]] = []
-        self.best_epoch = -1
         self.finished = False
         self._loader = None
         self._parallel: DistributedDataParallel | None = None
@@ -194,28 +191,6 @@ class InterestTrainer(Trainer):
             scores[history] = -np.inf
         return interaction, scores, positive_u, positive_i
 
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if "saved_model_file" in kwargs:
-            return super()._save_checkpoint(epoch, verbose=verbose, **kwargs)
-        if epoch < 0 and self.best_valid_result:
-            return None  # RecBole saves a resumed run that has no epochs left: over its best one
-        if distributed.is_first():
-            with atomic_path(self.saved_model_file) as temporary:  # a kill while saving keeps the previous best
-                super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
-        self.best_epoch = epoch
-        return None
-
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's ``evaluate``; the best model is read by the process that wrote it and sent to the others."""
-        if eval_data and load_best_model and distributed.joined():
-            if distributed.is_first():
-                with trusted_checkpoints():
-                    saved = torch.load(model_file or self.saved_model_file, map_location=self.device)
-                self.model.load_state_dict(saved["state_dict"])
-            distributed.copy_from_first(self.model)
-            load_best_model = False
-        return super().evaluate(eval_data, load_best_model, model_file, show_progress)
-
     def fit(
         self,
         train_data,
@@ -231,6 +206,8 @@ class InterestTrainer(Trainer):
         if self.finished:
             self.eval_collector.data_collect(train_data)
             return self.best_valid_score, self.best_valid_result
+        if saved:
+            self.describe(train_data)
 
         def after_epoch(epoch_idx, valid_score):
             self._after_evaluation(epoch_idx)
@@ -308,6 +285,8 @@ class InterestTrainer(Trainer):
         self.start_epoch = values["epoch"] + 1
         for name in self.kept:
             setattr(self, name, values[name])
+        if self.start_epoch < self.epochs and self.cur_step <= self.stopping_step:
+            self.finished = False  # it ended for want of epochs, and was given more
         torch.set_rng_state(tensors["random.torch"])
         restore_gpu_random_state(tensors, self.device)
         train_data.generator.set_state(tensors["random.loader"])

@@ -13,7 +13,8 @@ from recbole_eimf.config.key import OF_MODEL, keys_of
 from recbole_eimf.config.keys import ALL_SETTINGS, our_keys
 from recbole_eimf.config.layers import properties_folder, recipes_of
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
-from recbole_eimf.config.same import differing_settings, known_keys
+from recbole_eimf.config.same import known_keys
+from recbole_eimf.config.same_experiment import differing_settings
 from recbole_eimf.config.show import json_schema, markdown, models_table
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError

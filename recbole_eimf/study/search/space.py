@@ -163,6 +163,8 @@ def _read_hyper(path: Path) -> Space:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
     space = {}
     for number, line in enumerate(lines, start=1):
         words = line.split(maxsplit=2)

@@ -22,7 +22,7 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.models import short_name
-from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, differing_settings
+from recbole_eimf.config.same_experiment import PATHS, deciding_settings, differing_settings, in_words
 from recbole_eimf.config.yaml_file import parse_command_line, read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
@@ -149,7 +149,7 @@ def search(
         job = _job(model, dataset, given, base, drawn, epochs, out)
         grace = min(effort.grace or min(10, max(1, epochs // 4)), epochs)
     with folder_locked(out):
-        _claim(job, space, base["seed"], {"max_epochs": epochs, "grace": grace})
+        _claim(job, space, base, {"max_epochs": epochs, "grace": grace})
         return _made(Found(job, space, given, []), epochs, grace, effort)
 
 
@@ -231,21 +231,23 @@ def _absolute_paths(base: EIMFConfig) -> dict[str, str]:
     return found
 
 
-def _claim(job: Job, space: Space, seed: int, schedule: Mapping[str, int]) -> None:
+def _claim(job: Job, space: Space, base: EIMFConfig, schedule: Mapping[str, int]) -> None:
     """Write down what this folder searches, or refuse a folder that holds another search."""
-    given = {key: value for key, value in job.given.items() if key in CONTENT or key not in INDIFFERENT}
     ranges = {f"space of {key}": {d.kind: list(d.values)} for key, d in space.items()}
-    wanted = {"model": job.model, "dataset": job.dataset, "seed": seed, **schedule, **ranges, **given}
+    wanted = {**deciding_settings(base), "model": job.model, "dataset": job.dataset, **schedule, **ranges}
+    for key in ("epochs", "skip_test"):  # max_epochs says it; a search never looks at the test part
+        wanted.pop(key, None)
     wanted = json.loads(json.dumps(wanted, default=str))
     path = Path(job.out) / SEARCH_FILE
     if path.is_file():
         held = json.loads(path.read_text(encoding="utf-8"))
-        differs = list(differing_settings(held, wanted))
+        if "data.inter" not in held:
+            raise ConfigError(f"out={job.out} holds a search of an older version. Give another --out.")
+        differs = differing_settings(held, wanted)
         if differs:
-            key = differs[0]
             raise ConfigError(
-                f"out={job.out} holds a search with other settings ({', '.join(differs)}): {key} was "
-                f"{held.get(key)!r}, now {wanted.get(key)!r}. Give the same command, or another --out."
+                f"out={job.out} holds a search with other settings: {in_words(differs)}. Give the same command, or "
+                f"another --out."
             )
     write_json(path, wanted)
 
