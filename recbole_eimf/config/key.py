@@ -201,7 +201,7 @@ def _fits(value: Any, hint: Any, bounds: Range) -> tuple[bool, Any]:
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
         return True, str(value)  # a file or model called 123
     if hint is str:
-        return isinstance(value, str) and bool(value.strip()), value
+        return isinstance(value, str) and value != "", value
     return isinstance(value, typing.get_origin(hint) or hint), value
 
 

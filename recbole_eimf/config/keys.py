@@ -261,16 +261,16 @@ class PADSettings:
 class RunSettings:
     """Run: one training and what is written of it."""
 
-    output_dir: str | None = key(None, "folder of result.json, model.safetensors, config.json, history.json", affects="output")
+    output_dir: str | None = key(
+        None, "folder of result.json, model.safetensors, config.json, history.json", affects="output"
+    )
     recipe: str | None = key(
         None, "keys under one name (properties/recipe), over the model's and the data set's and under yours"
     )
     resume: bool | Literal["force"] = key(
         False, "go on with the run in output_dir; force: with other settings than it was begun with", affects="machine"
     )
-    save_pth: bool = key(
-        False, "also write RecBole's checkpoint, a pickle, for RecBole's own doors", affects="machine"
-    )
+    save_pth: bool = key(False, "also write RecBole's checkpoint, a pickle, for RecBole's own doors", affects="machine")
     yes: bool = key(False, "agree to paid calls of an LLM", affects="machine")
     compare_with: tuple[str, ...] = key(
         (), "trained beside it the same way: backbone, placebo, any model", affects="machine"

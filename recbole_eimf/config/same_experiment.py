@@ -18,6 +18,7 @@ from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, renamed
 __all__ = ["CONTENT", "INDIFFERENT", "PATHS", "content_digests", "deciding_settings", "differing_settings", "digest",
            "in_words", "plain_settings"]  # fmt: skip
 
+
 def plain_settings(config) -> dict[str, Any]:
     """Every setting of a configuration that decides figures, as JSON values; without the files' paths."""
     return _as_json({k: v for k, v in config.final_config_dict.items() if k not in INDIFFERENT})

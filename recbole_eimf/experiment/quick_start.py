@@ -223,7 +223,8 @@ def load(
 
     Raises:
         DataError: no model there, a damaged one, or other data than it was trained on.
-        ConfigError: the model's class is not one of ours or RecBole's, and ``model`` does not name it.
+        ConfigError: the model's class, or its backbone's, is not one of ours or RecBole's, and ``model``, or the key
+            ``backbone``, does not name it.
     """
     plugin.register_models()
     folder = saved_model.model_folder(checkpoint)
@@ -233,12 +234,23 @@ def load(
         plugin.register_model(model_class)
     unwanted = {"compare_with": [], "output_dir": None, "save_split": None}
     given = {"inference_only": True, **overrides, **unwanted}
-    config = EIMFConfig(model_class, description["dataset"], [concerning(model_class, saved_model.keys_of(description))], given)
+    stored = concerning(model_class, saved_model.keys_of(description))
+    _check_backbone_is_named(stored.get("backbone"), overrides, folder)
+    config = EIMFConfig(model_class, description["dataset"], [stored], given)
     loaders = _loaders(config)
     saved_model.check_data(description, loaders[0]._dataset, model_class, folder)
     net = _new_model(config, loaders[0]._dataset).to(config["device"])
     saved_model.read_weights(net, folder)
     return config, net, loaders
+
+
+def _check_backbone_is_named(stored: Any, overrides: dict[str, Any], folder: Path) -> None:
+    """A folder must not choose what is imported: a backbone that is not ours is named by who loads it."""
+    if ":" in str(stored) and overrides.get("backbone") != stored:
+        raise ConfigError(
+            f"{folder}: built over backbone={stored}, which is not one of ours, and importing it runs its code. If you "
+            f"trust it, name it: backbone={stored!r}."
+        )
 
 
 def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDataset]]:

@@ -46,7 +46,9 @@ _RECBOLE = {
     "metric_decimal_place": whole(0),
     "enable_amp": flag(),
     "enable_scaler": flag(),
-    "train_neg_sample_args": ["abc", "{'distribution': foo}", "{'sample_num': 0}", "{'distribution': uniform, 'sample_num': abc}"],
+    "train_neg_sample_args": [
+        "abc", "{'distribution': foo}", "{'sample_num': 0}", "{'distribution': uniform, 'sample_num': abc}",
+    ],
     "eval_args": [
         "abc", "{'split': {'RS': [0.8, 0.1, 0.1]}}", "{'split': {'LS': foo}}", "{'split': abc}", "{'order': RO}",
         "{'order': foo}", "{'group_by': none}", "{'group_by': foo}", "{'mode': foo}", "{'mode': uni}",

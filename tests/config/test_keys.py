@@ -94,7 +94,8 @@ def test_explain_names_value_layer_file_and_line(tmp_path, capsys):
     assert main(["explain", "gamma", "--model=PAD"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "gamma = 0.2"
-    assert shown[2].startswith("  set by model PAD (") and shown[2].endswith("0.2")
+    assert shown[2].startswith("  set by model PAD (")
+    assert shown[2].endswith("0.2")
     where, line = shown[2].split("(")[1].split(")")[0].split(", line ")
     assert Path(where).read_text().splitlines()[int(line) - 1].startswith("gamma: 0.2")
     assert main(["explain", "tau", f"--config_files={mine}"]) == 0

@@ -29,7 +29,10 @@ def test_a_third_partys_backbone_trains_and_is_served_again(model, small, tmp_pa
     assert result.backbone == f"{MINE}:LastItem"
     assert result.compared[0].name == "LastItem"
     assert result.test["hit@5"] > 0
-    assert quick_start.evaluate("out/model.pth", state="ERROR") == pytest.approx(result.test)
+    with pytest.raises(ConfigError, match="out: built over backbone=.*LastItem.*importing it runs its code"):
+        quick_start.evaluate("out")  # a folder does not choose what is imported
+    found = quick_start.evaluate("out", backbone=f"{MINE}:LastItem", state="ERROR")
+    assert found == pytest.approx(result.test)
 
 
 def test_a_backbone_starts_from_the_settings_of_what_it_derives_from(make_config):
