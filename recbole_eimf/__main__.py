@@ -14,7 +14,7 @@ USAGE = """usage: python -m recbole_eimf COMMAND ...
 commands:
   run        train and evaluate a model: run --model=EIMF --dataset=ml-100k [--key=value ...]
   keys       every configuration key: keys [word] [--markdown | --json-schema]
-  explain    a key's value and the file and line that set it: explain KEY [--model=NAME] [--dataset=NAME] [--key=value ...]
+  explain    a key's value and which file and line set it: explain KEY [--model=NAME] [--key=value ...]
   prepare    write atomic files from raw data: prepare csv|amazon-2014|amazon-2018|amazon-2023|movielens|mind-news ...
   interests  the LLM stage alone: interests --dataset=NAME --interest_source=openai|file|batch|keywords
              [--dry-run | --yes] [--key=value ...]

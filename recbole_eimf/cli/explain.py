@@ -9,10 +9,10 @@ from recbole_eimf.config.yaml_file import parse_command_line
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import plugin
 
-USAGE = """usage: python -m recbole_eimf explain KEY [--model=EIMF] [--dataset=NAME] [--config_files=a.yaml] [--key=value ...]
+USAGE = """usage: python -m recbole_eimf explain KEY [--model=EIMF] [--dataset=NAME] [--config_files=FILE] [--key=value]
 
-The value of a key in the run that these arguments would make, what the key may be, and every file and line that sets it,
-the one that decides first.
+The value of a key in the run that these arguments would make, what the key may be, and every file and line that sets
+it, the one that decides first.
 """
 
 

@@ -10,8 +10,8 @@ from recbole_eimf.core.errors import ConfigError, suggestion
 
 USAGE = """usage: python -m recbole_eimf keys [word] [--markdown | --json-schema]
 
-Every configuration key: name, default, what it may be, a line of help. With a word, the keys whose name, help or section
-holds it. --markdown writes docs/keys.md, --json-schema a schema of configuration files for editors.
+Every configuration key: name, default, what it may be, a line of help. With a word, the keys whose name, help or
+section holds it. --markdown writes docs/keys.md, --json-schema a schema of configuration files for editors.
 """
 
 

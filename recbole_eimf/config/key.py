@@ -1,7 +1,7 @@
 """What a configuration key is: type, range, default, help and what it affects; and how a value is held against it.
 
-The catalogue (:mod:`recbole_eimf.config.keys`, :mod:`recbole_eimf.config.recbole_keys`) is written as frozen dataclasses
-whose fields are made by :func:`key`. Everything else is derived from them.
+The catalogue (:mod:`recbole_eimf.config.keys`, :mod:`recbole_eimf.config.recbole_keys`) is written as frozen
+dataclasses whose fields are made by :func:`key`. Everything else is derived from them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Key:
     """One configuration key, ours or RecBole's.
 
     ``hint`` is its type; ``default`` may be :data:`OF_MODEL`; ``section`` the name of its part; ``affects`` one of
-    :data:`AFFECTS`; ``form`` what text must look like; ``secret``: a wrong value may be a password, and is not repeated.
+    :data:`AFFECTS`; ``form`` what text must look like; ``secret``: a wrong value may be a password, and is not shown.
     """
 
     name: str

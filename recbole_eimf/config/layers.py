@@ -147,7 +147,7 @@ def recipe_layers(model: str, recipe: str) -> list[Layer]:
 def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
     """Of keys that several models share, those that concern one of them.
 
-    A backbone goes to models that take one, a recipe to models that have one of that name: the others train as they are.
+    A backbone goes to models that take one, a recipe to models that have one of that name; others train as they are.
 
     Args:
         model: as ``--model`` takes it, or a class; shared: keys of all.

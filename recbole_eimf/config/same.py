@@ -1,8 +1,8 @@
 """Which settings decide a run's figures, from what the catalogue says that each key affects.
 
-From it :mod:`recbole_eimf.config.same_experiment` knows what a resumed run, ``tune`` and ``compare`` regard as the same,
-and :mod:`recbole_eimf.trainer.phases` which pre-trained experts runs share. Keys that the catalogue does not know count: a
-model of somebody's may read them.
+From it :mod:`recbole_eimf.config.same_experiment` knows what a resumed run, ``tune`` and ``compare`` regard as the
+same, and :mod:`recbole_eimf.trainer.phases` which pre-trained experts runs share. Keys that the catalogue does not know
+count: a model of somebody's may read them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The catalogues in words: ``keys [word]``, ``run --help``, docs/keys.md, a schema for editors, README's table of models."""
+"""The catalogues in words: ``keys [word]``, ``run --help``, docs/keys.md, a schema for editors, the table of models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recbole_eimf.config.config import recbole_keys
 from recbole_eimf.config.key import AFFECTS, OF_MODEL, Key, keys_of
 from recbole_eimf.config.keys import ALL_SETTINGS
 from recbole_eimf.config.layers import house_defaults
-from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS
+from recbole_eimf.config.models import BACKBONES, MODELS
 from recbole_eimf.config.recbole_keys import RECBOLE_PARTS
 from recbole_eimf.config.same import known_keys
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -77,7 +77,7 @@ def run_help() -> str:
         f"models (--model=; RecBole's own by their names, yours as package.module:Class)\n{models}\n\n"
         f"backbones (--backbone=; yours as package.module:Class)\n{backbones}\n\n"
         f"{listing(in_order())}\n\n"
-        "`python -m recbole_eimf keys WORD` finds keys, `explain KEY --model=... --dataset=...` says which file set one."
+        "`python -m recbole_eimf keys WORD` finds keys, `explain KEY --model=... --dataset=...` says what set one."
     )
 
 
@@ -87,9 +87,9 @@ def markdown() -> str:
     lines = [
         "# Configuration keys",
         "",
-        "Made by `python -m recbole_eimf keys --markdown`; do not edit. Every key goes on the command line (`--key=value`) or",
-        "into a YAML file (`--config_files=a.yaml`). `...`: a model's or backbone's own file sets it; `python -m recbole_eimf",
-        "explain KEY --model=NAME` says which. What a key affects:",
+        "Made by `python -m recbole_eimf keys --markdown`; do not edit. Every key goes on the command line (`--key=value`)",
+        "or into a YAML file (`--config_files=a.yaml`). `...`: a model's or backbone's own file sets it; which,",
+        "`python -m recbole_eimf explain KEY --model=NAME` says. What a key affects:",
         "",
         *(f"- *{name}*: {meaning}" for name, meaning in AFFECTS.items()),
     ]
@@ -112,16 +112,13 @@ def markdown() -> str:
 def models_table() -> str:
     """README's table of models."""
     lines = ["| `--model=` | what it is | `--backbone=` |", "|---|---|---|"]
-    groups: dict[tuple, list] = {}
     for card in MODELS.values():
-        groups.setdefault((card.backbones if len(card.backbones) > 1 else (), card.name), []).append(card)
-    for (backbones, _), cards in groups.items():
-        over = "any" if backbones == tuple(BACKBONES) else ", ".join(f"`{name}`" for name in backbones)
-        for card in cards:
-            what = f"counting floor: {card.help}" if card.name in FLOORS else card.help
-            lines.append(f"| `{card.name}` | {what} | {over} |")
+        chosen = () if card.fixed_backbone else card.backbones
+        over = "any" if chosen == tuple(BACKBONES) else ", ".join(f"`{name}`" for name in chosen)
+        what = f"counting floor: {card.help}" if card.floor else card.help
+        lines.append(f"| `{card.name}` | {what} | {over} |")
     lines += [
-        "| `SASRec`, `GRU4Rec`, `BERT4Rec`, `Caser`, `SINE`, `Pop`, ... | RecBole's own, as they are, on lazy sequences | |",
+        "| `SASRec`, `GRU4Rec`, `BERT4Rec`, `SINE`, `Pop`, ... | RecBole's own, as they are, on lazy sequences | |",
         "| `package.module:Class` | yours: subclass ours, or any RecBole sequential model | |",
     ]
     return "\n".join(lines)
@@ -129,7 +126,7 @@ def models_table() -> str:
 
 # ---------------------------------------------------------------------- editors
 def json_schema() -> dict[str, Any]:
-    """A JSON schema of configuration files. Keys of RecBole's that the catalogue does not know are allowed as anything."""
+    """A JSON schema of configuration files; keys of RecBole's that the catalogue does not know may be anything."""
     typed = {each.name: _schema_of(each) for each in in_order()}
     others = {name: {"description": "RecBole's"} for name in sorted(recbole_keys() - set(typed))}
     return {
