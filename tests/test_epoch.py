@@ -71,6 +71,16 @@ def test_a_loss_that_is_not_a_number_ends_the_epoch(device, step):
         late.total()
 
 
+def test_recboles_own_processes_have_recboles_epoch(make_config, monkeypatch):
+    """They would train apart otherwise: it is there that their gradients are added up."""
+    config = make_config("IBIM", train_batch_size=40, use_gpu=False)
+    train, _, _ = quick_start._loaders(config)
+    trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
+    config.final_config_dict["single_spec"] = False
+    monkeypatch.setattr(Trainer, "_train_epoch", lambda *given: 7.0)
+    assert trainer._train_epoch(train, 0) == 7.0
+
+
 class TestRandomStateOfAGPU:
     @pytest.fixture
     def gpus(self, monkeypatch):

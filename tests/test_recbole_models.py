@@ -188,7 +188,7 @@ def test_recboles_case_study_answers_for_the_users_asked(model_name, protocol, p
     config = config_of(model_name, piece, protocol=protocol, **keys)
     train_data, _, test_data = quick_start._loaders(config)
     dataset = test_data._dataset
-    model = quick_start._new_model(config, train_data._dataset)
+    model = config.model_class(config, train_data._dataset)
     model.eval()
     tokens = [dataset.id2token("user_id", int(user)) for user in dataset.spans.user[[-1, 0]]]
     uid_series = dataset.token2id("user_id", tokens)
@@ -213,7 +213,7 @@ def test_the_case_study_refuses_users_without_a_row(piece):
 
     config = config_of("SASRec", piece, protocol="user_split")
     train_data, _, test_data = quick_start._loaders(config)
-    model = quick_start._new_model(config, train_data._dataset)
+    model = config.model_class(config, train_data._dataset)
     stranger = [int(train_data._dataset.spans.user[0])]
     with pytest.raises(DataError, match="no row"):
         full_sort_topk(stranger, model, test_data, k=5)

@@ -74,7 +74,9 @@ class SentBatch(Interaction):
 
     def to(self, device, selected_field=None) -> Interaction:
         """This batch, where it is on ``device`` already."""
-        there = all(values.device == device for values in self.interaction.values())
+        device = torch.device(device)  # without a number it is the one in use, which these are on
+        own = {values.device for values in self.interaction.values()}
+        there = all(device.type == each.type and device.index in (None, each.index) for each in own)
         return self if there and selected_field is None else super().to(device, selected_field)
 
 

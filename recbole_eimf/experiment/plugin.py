@@ -48,6 +48,8 @@ def register_models() -> None:
     """:func:`register` without ``recbole.quick_start``."""
     # RecBole's calls into pandas and torch.cuda.amp are deprecated, not wrong, on the versions setup.cfg allows
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    # "\\p" in a docstring, which Python 3.12 and later tell of when they first compile the file
+    warnings.filterwarnings("ignore", category=SyntaxWarning, module=r".*\brecbole\b")
     _restore_numpy_names()
     _stop_anomaly_detection()
     _trust_own_checkpoints()

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from recbole.data import create_dataset, data_preparation
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_eimf.config import keys
@@ -298,6 +299,12 @@ def _trained(
     model = _new_model(config, train).to(config["device"])
     logger.info(model)
     trainer = _trainer(config, model)
+    if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
+        pairs = len(valid_data._dataset) * train.item_num
+        logger.warning(
+            f"{config['model']} scores one item of one user at a time: {pairs:,} pairs an evaluation, minutes "
+            f"per million on a CPU. --eval_step=5 evaluates less often."
+        )
     if wanted.resume:
         _resume(trainer, train_data, changes)
     saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
@@ -339,6 +346,7 @@ def _settle_folder(config: EIMFConfig, wanted: RunSettings) -> Mapping[str, tupl
         if wanted.resume:
             return check_resumed(config, folder, wanted.resume == "force")
         if distributed.is_first():
+            check_writable(folder, "output_dir")  # of a run that is compared: a folder of its own
             start_afresh(folder)
     return {}
 

@@ -85,6 +85,7 @@ class ExplicitInterests(nn.Module):
         # users of one exemplar share H_ex: attend once per exemplar
         distinct, inverse = shared_rows(exemplar, len(self.interests))
         mask = self.interest_mask[distinct]
+        mask = mask | ~mask.any(1, keepdim=True)  # an exemplar without interests counts nowhere, but not as NaN
         attended = self.attention(self.projection(self.interests[distinct]), mask)
         query = self.projection(self.item_text[target])
         return target_attention(query, attended[inverse], mask[inverse], scale=query.shape[-1] ** -0.5)

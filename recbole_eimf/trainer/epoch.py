@@ -36,7 +36,9 @@ class EpochLosses:
     def add(self, losses: Losses) -> None:
         """Take in a step's losses. Raises ValueError where one that was read is not a number."""
         self.single = not isinstance(losses, tuple)
-        self.unread.append(torch.stack([part.detach() for part in ((losses,) if self.single else losses)]))
+        parts = (losses,) if self.single else losses
+        # RecBole's Pop gives a loss of shape [1], which RecBole's epoch reads as a number too
+        self.unread.append(torch.stack([part.detach().reshape(()) for part in parts]))
         if len(self.unread) >= self.most_unread:
             self._read()
 

@@ -128,7 +128,9 @@ class InterestTrainer(KeepsBestModel):
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         begin = time.perf_counter()
         self._seed_process(epoch_idx)
-        losses = train_epoch(self, train_data, epoch_idx, loss_func or self._loss, show_progress)
+        given = (train_data, epoch_idx, loss_func or self._loss, show_progress)
+        # RecBole's own processes add gradients up in RecBole's epoch
+        losses = train_epoch(self, *given) if self.config["single_spec"] else super()._train_epoch(*given)
         if isinstance(self.optimizer, LazyAdamW):
             self.optimizer.catch_up_all()
         parts = distributed.mean(losses if isinstance(losses, tuple) else (losses,))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import quick_start
+from recbole_eimf.model import selection
 
 
 @pytest.fixture
@@ -238,3 +240,34 @@ def test_without_interests_only_item_text_is_left(built):
 def test_labels_from_interests_need_interests(make_config):
     with pytest.raises(ConfigError, match="interest_labels=0.1.*use_interests"):
         make_config("EIMF", use_interests=False, interest_labels=0.1)
+
+
+def losses_and_gradients(net, batch):
+    torch.manual_seed(0)
+    net.zero_grad()
+    losses = net.calculate_loss(batch)
+    sum(losses).backward()
+    gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    return torch.stack(losses).detach(), gradients
+
+
+@pytest.mark.parametrize("keys", [{}, {"recipe": "paper"}, {"interest_labels": 0.2, "item_alignment": "target"}])
+def test_what_a_gpu_computes_under_masks_has_the_same_gradients(built, monkeypatch, keys):
+    """Also with users without interests, and an exemplar that has none."""
+    net, train = built(hidden_dropout_prob=0.0, attn_dropout_prob=0.0, **keys)
+    esim = net.esim
+    esim.user_exemplar[esim.user_exemplar == 0] = -1
+    esim.user_exemplar[::3] = -1
+    esim.interest_mask[0] = False
+    batch = train._dataset.rows(np.arange(40))
+    losses, gradients = losses_and_gradients(net, batch)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    for module in ("eimf", "soft_label"):
+        monkeypatch.setattr(f"recbole_eimf.model.{module}.shared_rows", selection._rows_unasked)
+    monkeypatch.setattr("recbole_eimf.model.eimf.distinct", selection._distinct_in_place)
+    esim._counted = 0
+    masked_losses, masked_gradients = losses_and_gradients(net, batch)
+    torch.testing.assert_close(masked_losses, losses)
+    assert masked_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(masked_gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
