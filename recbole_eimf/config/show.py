@@ -88,7 +88,7 @@ def markdown() -> str:
         "# Configuration keys",
         "",
         "Made by `python -m recbole_eimf keys --markdown`; do not edit. Every key goes on the command line",
-        "(`--key=value`) or into a YAML file (`--config_files=a.yaml`). `...`: a file of the model or backbone sets it;",
+        "(`--key=value`) or into a YAML file (`--config_files=a.yaml`). `...`: a file of the model sets it;",
         "`python -m recbole_eimf explain KEY --model=NAME` says which. What a key affects:",
         "",
         *(f"- *{name}*: {meaning}" for name, meaning in AFFECTS.items()),
