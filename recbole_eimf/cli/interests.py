@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or flags & {"-h", "--help"}:
         print(USAGE)
         return 0
-    from recbole_eimf.config.config import parse_command_line
+    from recbole_eimf.config.yaml_file import parse_command_line
 
     words = [a for a in arguments if a not in flags]
     out, licence = _take_option(words, "export"), _take_option(words, "licence")

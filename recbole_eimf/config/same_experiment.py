@@ -13,21 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config import keys
+from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, renamed
 
-#: keys whose value is a path
-PATHS = ("data_path", "semantic_cache", "interest_file", "assignment_file", "batch_file", "prompt_file", "split_file",
-         "llm_api_key_file")  # fmt: skip
-#: of those, files that decide a figure by their content
-CONTENT = ("interest_file", "assignment_file", "batch_file", "prompt_file", "split_file")
-#: keys that change no figure
-INDIFFERENT = frozenset({
-    *PATHS, "gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "checkpoint_dir", "output_dir",
-    "resume", "yes", "num_threads", "config_files", "log_wandb", "wandb_project", "local_rank", "single_spec",
-    "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "save_split", "model_import",
-    "llm_concurrency", "llm_max_retries", "llm_timeout", "llm_price_in", "llm_price_out", "llm_api_key_env",
-    "text_batch_size", "eval_batch_size", "encoding", "nproc", "world_size", "offset", "ip", "port", "slice_bounds",
-    "phase_cache", "encoder_processes", "save_pth", "compare_with", "allow_unknown_keys",
-})  # fmt: skip
+__all__ = ["CONTENT", "INDIFFERENT", "PATHS", "content_digests", "deciding_settings", "differing_settings", "digest",
+           "in_words", "plain_settings"]  # fmt: skip
 
 
 def plain_settings(config) -> dict[str, Any]:
@@ -65,6 +54,7 @@ def differing_settings(
     {'epochs': (5, 6)}
     """
     default = keys.defaults()
+    old, new = renamed(old), renamed(new)
     counted = sorted({*old, *new} - INDIFFERENT.difference(CONTENT) - set(free))
     pairs = {key: (old.get(key, default.get(key)), new.get(key, default.get(key))) for key in counted}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

@@ -15,6 +15,8 @@ import recbole.data.dataset
 from recbole.data.dataset import KGSeqDataset
 from recbole.utils import InputType, ModelType
 
+from recbole_eimf.config.contract import is_ours
+from recbole_eimf.config.layers import recbole_defaults
 from recbole_eimf.core.errors import ConfigError, DataError
 
 #: what RecBole's documentation says of its knowledge-graph models: the files, by suffix, and their columns
@@ -35,7 +37,7 @@ _FEATURE_KEYS = ("selected_features", "item_attribute")
 
 def stock_class(model_class: type) -> type | None:
     """RecBole's model that ``model_class`` is or derives from; ``None`` for a model of ours or of nobody's."""
-    if getattr(model_class, "recbole_eimf_model", False):
+    if is_ours(model_class):
         return None
     return next((cls for cls in model_class.__mro__ if "_recommender." in cls.__module__ and _is_recbole(cls)), None)
 
@@ -91,8 +93,6 @@ def item_features(model_class: type, values: Mapping[str, Any]) -> list[str]:
     stock = stock_class(model_class)
     if stock is None:
         return []
-    from recbole_eimf.config.config import recbole_defaults
-
     known = recbole_defaults(stock.__name__)
     found = [values.get(key) for key in _FEATURE_KEYS if key in known]
     return [name for value in found if value for name in (value if isinstance(value, (list, tuple)) else [value])]

@@ -15,6 +15,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.stock_needs import check_files
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import protocol, views
@@ -225,11 +226,7 @@ class LazySequenceDataset(SequentialDataset):
         return [train, valid, test]
 
     def _training_view_name(self) -> str:
-        model_class = getattr(self.config, "model_class", None)
-        chosen = self.config["training_view"]
-        if chosen is None and hasattr(model_class, "choose_training_view"):
-            chosen = model_class.choose_training_view(self.config)
-        chosen = chosen or "prefix"
+        chosen = self.config["training_view"] or contract_of(self.config.model_class).choose_training_view(self.config)
         if chosen not in views.TRAINING_VIEWS:
             raise ConfigError(f"training_view={chosen!r}: allowed are {', '.join(views.TRAINING_VIEWS)}.")
         return chosen
@@ -333,7 +330,7 @@ class LazySequenceDataset(SequentialDataset):
 
     @cached_property
     def _trims_batches(self) -> bool:
-        return bool(getattr(getattr(self.config, "model_class", None), "trims_batches", False))
+        return contract_of(self.config.model_class).trims_batches
 
     @cached_property
     def _listed_fields(self) -> list[str]:

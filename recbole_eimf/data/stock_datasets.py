@@ -43,7 +43,7 @@ _OWN = {"DIEN": SequencesWithNegatives, "FEARec": StoredRows}
 
 def dataset_class(model_class: type) -> type[LazySequenceDataset]:
     """The data set class of a model, ours or RecBole's."""
-    own = getattr(model_class, "dataset_class", None)
+    own = getattr(model_class, "dataset_class", None)  # a model of RecBole's may be given one, too
     if own is not None:
         return own
     if needs_graph(model_class):

@@ -25,7 +25,8 @@ import recbole.trainer.trainer
 import recbole.utils.utils
 import torch
 
-from recbole_eimf.config.models import MODELS
+from recbole_eimf.config.contract import is_ours
+from recbole_eimf.config.models import MODELS, load_model_class
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.trust import trusted_checkpoints
 
@@ -58,8 +59,8 @@ def register_models() -> None:
     _add_metrics()
     _write_tensorboard_once()
     _refuse_users_without_rows()
-    for name, module in MODELS.items():
-        register_model(getattr(importlib.import_module(module), name))
+    for name in MODELS:
+        register_model(load_model_class(name))
 
 
 def register_model(model_class: type) -> None:
@@ -153,14 +154,17 @@ def _trust_own_checkpoints() -> None:
 
 def _load_plugin_yaml_for_our_models() -> None:
     """RecBole's Config reads YAML from its own package only; ours is applied after it, before the user's."""
-    from recbole_eimf.config.config import is_ours, plugin_defaults
+    from recbole_eimf.config.config import check_configuration, plugin_defaults
+    from recbole_eimf.config.layers import today
 
     def make(original: Any) -> Any:
         def load(self, model, model_class, dataset):
             original(self, model, model_class, dataset)
             if is_ours(model_class):
+                self.external_config_dict = today(self.external_config_dict)
                 given = self.external_config_dict
                 self.internal_config_dict.update(plugin_defaults(model_class, model, dataset, given))
+                check_configuration(self)
             self.model_class = model_class
 
         return load

@@ -21,9 +21,13 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_eimf.config import keys
-from recbole_eimf.config.config import EIMFConfig, is_ours, read_yaml
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.keys import RunSettings
+from recbole_eimf.config.layers import concerning
+from recbole_eimf.config.models import BACKBONES, MODELS, short_name
 from recbole_eimf.config.stock_needs import stock_class
+from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import check_writable, writing
 from recbole_eimf.core.errors import ConfigError
@@ -35,7 +39,7 @@ from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
 from recbole_eimf.experiment import plugin, run_log
-from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
+from recbole_eimf.model.backbones.backbone import backbone_class
 from recbole_eimf.semantic.dataset import dataset_class
 from recbole_eimf.trainer import checkpoint as saved_model
 from recbole_eimf.trainer.choice import trainer_class
@@ -43,9 +47,6 @@ from recbole_eimf.trainer.memory import keep_freed_memory
 from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
 from recbole_eimf.trainer.saving import KeepsBestModel, keeping_best_model
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
-
-#: models besides EIMF whose rows name the backbone
-OVER_BACKBONES = ("PAD", "SMEM", "Hybrid", "MoRec", "CTRL", "MAKE", "DisCo")
 
 
 @dataclass
@@ -86,15 +87,16 @@ class RunResult:
     @property
     def name(self) -> str:
         """``EIMF(SASRec)``, ``PAD(SASRec)``, ``SASRec`` for IBIM, other models' names; a placebo says so."""
+        backbone = short_name(self.backbone)
         if self.model == "IBIM":
-            return self.backbone or "IBIM"
-        if self.model in OVER_BACKBONES:
-            return f"{self.model}({self.backbone})"
-        if self.model != "EIMF":
+            return backbone or "IBIM"
+        if self.model not in MODELS or not MODELS[self.model].named_over:
             return self.model
+        if self.model != "EIMF":
+            return f"{self.model}({backbone})"
         placebo = bool(self.side_load) and str(self.side_load.get("source", "")).startswith("shuffled")
         control = " placebo" if placebo else "" if self.config.get("use_interests", True) else " text only"
-        return f"EIMF({self.backbone}){control}"
+        return f"EIMF({backbone}){control}"
 
 
 def run(
@@ -222,7 +224,8 @@ def load(
 
     Raises:
         DataError: no model there, a damaged one, or other data than it was trained on.
-        ConfigError: the model's class is not one of ours or RecBole's, and ``model`` does not name it.
+        ConfigError: the model's class, or its backbone's, is not one of ours or RecBole's, and ``model``, or the key
+            ``backbone``, does not name it.
     """
     plugin.register_models()
     folder = saved_model.model_folder(checkpoint)
@@ -232,12 +235,23 @@ def load(
         plugin.register_model(model_class)
     unwanted = {"compare_with": [], "output_dir": None, "save_split": None}
     given = {"inference_only": True, **overrides, **unwanted}
-    config = EIMFConfig(model_class, description["dataset"], [saved_model.keys_of(description)], given)
+    stored = concerning(model_class, saved_model.keys_of(description))
+    _check_backbone_is_named(stored.get("backbone"), overrides, folder)
+    config = EIMFConfig(model_class, description["dataset"], [stored], given)
     loaders = _loaders(config)
     saved_model.check_data(description, loaders[0]._dataset, model_class, folder)
     net = _new_model(config, loaders[0]._dataset).to(config["device"])
     saved_model.read_weights(net, folder)
     return config, net, loaders
+
+
+def _check_backbone_is_named(stored: Any, overrides: dict[str, Any], folder: Path) -> None:
+    """A folder must not choose what is imported: a backbone that is not ours is named by who loads it."""
+    if ":" in str(stored) and overrides.get("backbone") != stored:
+        raise ConfigError(
+            f"{folder}: built over backbone={stored}, which is not one of ours, and importing it runs its code. If you "
+            f"trust it, name it: backbone={stored!r}."
+        )
 
 
 def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDataset]]:
@@ -371,8 +385,8 @@ def _check_evaluation(config: EIMFConfig) -> None:
 
 def _check_compiled(config: EIMFConfig, wanted: RunSettings) -> None:
     """Before text is encoded; RecBole's own models are looked at when the trainer is made."""
-    name = config["backbone"]
-    if wanted.torch_compile and is_ours(config.model_class) and name and not backbone_class(name).has_transformer:
+    name = contract_of(config.model_class).backbone_name(config)
+    if wanted.torch_compile and name and not backbone_class(name).has_transformer:
         able = ", ".join(known for known in BACKBONES if backbone_class(known).has_transformer)
         raise ConfigError(
             f"torch_compile=True: backbone={name} has no transformer encoder to compile; {able} have. Leave it out."
@@ -471,7 +485,7 @@ def _result(config, model, trainer, valid, test, train) -> RunResult:
     history = [*getattr(trainer, "earlier", []), *getattr(trainer, "history", [])]
     history = [epoch for epoch in history if epoch["epoch"] >= 0]  # -1 is an evaluation before any training
     seconds = sum(epoch["train_seconds"] for epoch in history)
-    backbone = model.backbone_name(config) if hasattr(model, "backbone_name") else None
+    backbone = contract_of(config.model_class).backbone_name(config)
     side = getattr(train, "side", None)
     return RunResult(
         model=config["model"],
@@ -516,7 +530,7 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
     """
     if name == "backbone":
         model = "IBIM"
-        given = {**overrides, "backbone": config.model_class.backbone_name(config)}
+        given = {**concerning(model, overrides), "backbone": contract_of(config.model_class).backbone_name(config)}
         # settings of the model's YAML that concern training apply to its backbone too
         shared = [f.name for part in (keys.ItemSettings, keys.DataSettings) for f in dataclasses.fields(part)]
         given |= {key: config[key] for key in [*shared, "train_batch_size", "learning_rate", "epochs", "stopping_step"]}
@@ -524,7 +538,7 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
         model = config["model"]
         given = {**overrides, "interest_source": "shuffled", "shuffled_source": config["interest_source"]}
     else:
-        model, given = name, {k: v for k, v in overrides.items() if k != "backbone"}
+        model, given = name, concerning(name, {k: v for k, v in overrides.items() if k != "backbone"})
     given |= {"compare_with": [], "state": "WARNING"}
     if config["output_dir"]:
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")

@@ -31,6 +31,7 @@ def start(folder: Path, state: str | None) -> None:
         state: RecBole's key, the least level that is shown (``INFO``, ``WARNING``, ...).
     """
     level = getattr(logging, str(state or "INFO").upper(), logging.INFO)
+    folder.mkdir(parents=True, exist_ok=True)  # a run beside another has a folder of its own
     file, screen = RunLog(folder), logging.StreamHandler()
     screen.setFormatter(
         colorlog.ColoredFormatter(

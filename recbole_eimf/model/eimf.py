@@ -118,22 +118,21 @@ class EIMF(IBIM):
             )
         dimension = self.backbone.item_embedding.embedding.embedding_dim
         self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num, self.logits_dtype)
-        if self.eimf.auxiliary_interval < 1:
-            raise ConfigError(
-                f"auxiliary_interval={self.eimf.auxiliary_interval}: allowed is 1 (every batch has the auxiliary "
-                "losses) or more (every so many batches)."
-            )
         drawn = self.eimf.semantic_negatives
-        if drawn is not None and drawn < 0:
-            raise ConfigError(f"semantic_negatives={drawn}: allowed is 0 (eq. 9 over all items) or more.")
         self.semantic_negatives = self.item_settings.num_negatives if drawn is None else drawn
-        if self.eimf.interest_labels and not self.eimf.use_interests:
-            raise ConfigError(
-                f"interest_labels={self.eimf.interest_labels}: needs interests, and use_interests is False. Set one."
-            )
         if self.eimf.interest_labels or self.eimf.text_labels:
             parts = (self.esim.item_text, self.esim.item_has_text, self.esim.interests, self.esim.interest_mask)
             self.labels = SoftLabels(*parts, self.eimf)
+
+    @classmethod
+    def check_configuration(cls, config) -> None:
+        """Refuse soft labels from interests where there are none. Raises ConfigError."""
+        super().check_configuration(config)
+        wanted = keys.read(EIMFSettings, config)
+        if wanted.interest_labels and not wanted.use_interests:
+            raise ConfigError(
+                f"interest_labels={wanted.interest_labels}: needs interests, and use_interests is False. Set one."
+            )
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.data import stock_datasets
 from recbole_eimf.data.dataset import LazySequenceDataset
 
@@ -17,9 +18,8 @@ class SideLoadedDataset(LazySequenceDataset):
                 :func:`~recbole_eimf.semantic.side_load.load_side_information`.
         """
         train, valid, test = super().build()
-        model_class = getattr(self.config, "model_class", None)
-        if not self.config["inference_only"] and hasattr(model_class, "needs_side_information"):
-            need = model_class.needs_side_information(self.config)
+        if not self.config["inference_only"]:
+            need = contract_of(self.config.model_class).needs_side_information(self.config)
             if need:
                 from recbole_eimf.semantic.side_load import load_side_information  # text libraries only where needed
 

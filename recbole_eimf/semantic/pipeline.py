@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_csv, read_tensors, write_tensors
@@ -139,18 +140,7 @@ class Pipeline:
     @cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder; fitted encoders (tfidf-svd) see the items' text only."""
-        s = self.settings
-        wanted = EncoderSettings(
-            name=s.text_encoder,
-            batch_size=s.text_batch_size,
-            max_length=s.text_max_length,
-            pooling=s.text_pooling,
-            device=self.device,
-            processes=s.encoder_processes,
-            base_url=s.llm_base_url,
-            api_key_env=s.llm_api_key_env,
-            api_key_file=s.llm_api_key_file,
-        )
+        wanted = part_of(EncoderSettings, self.settings, device=self.device)
         return build_encoder(wanted, corpus=sorted(set(self.corpus.item_text.values())))
 
     def encode(self, texts: Sequence[str], stage: str) -> np.ndarray:
@@ -196,12 +186,11 @@ class Pipeline:
         s = self.settings
         vectors, known = self.user_vectors
         none = s.clustering == "none"
-        wanted = ClusterSettings(
+        wanted = part_of(
+            ClusterSettings,
+            s,
             method="auto" if none else s.clustering,
-            preference=s.preference,
             exemplar_ratio=None if none or s.preference is not None else s.exemplar_ratio,
-            damping=s.damping,
-            neighbours=s.cluster_neighbours,
         )
         users = [user for user, ok in zip(self.corpus.users, known) if ok]
         content = hashlib.sha256(np.ascontiguousarray(vectors[known]).tobytes()).hexdigest()
@@ -240,23 +229,7 @@ class Pipeline:
 
     def llm_settings(self) -> OpenAISettings:
         """The endpoint's settings; the key itself is read from the environment or a file when a call is made."""
-        s = self.settings
-        return OpenAISettings(
-            model=s.llm_model,
-            base_url=s.llm_base_url,
-            api_key_env=s.llm_api_key_env,
-            api_key_file=s.llm_api_key_file,
-            concurrency=s.llm_concurrency,
-            max_retries=s.llm_max_retries,
-            timeout=s.llm_timeout,
-            temperature=s.llm_temperature,
-            max_tokens=s.llm_max_tokens,
-            structured=s.llm_structured,
-            price_in=s.llm_price_in,
-            price_out=s.llm_price_out,
-            check_first=s.llm_check_first,
-            max_interests=s.max_interests,
-        )
+        return part_of(OpenAISettings, self.settings)
 
     @property
     def journal(self) -> Path:

@@ -169,19 +169,21 @@ def read_run(path: str | Path, trusted: str | None = None) -> RunVectors:
         ConfigError: a model without item vectors.
     """
     from recbole_eimf.experiment import quick_start
+    from recbole_eimf.model.base import SequenceModel
     from recbole_eimf.model.pad.towers import TowerModel
 
     config, model, (train, _, _) = quick_start.load(path, trusted)
     if isinstance(model, TowerModel):
         config, model, (train, _, _) = quick_start.load(path, trusted, inference_only=False)
         vectors = model.eval().embeddings()
-    elif hasattr(model, "backbone"):
-        vectors = {"id": model.eval().backbone.item_embedding.weight[: model.n_items]}
-    elif hasattr(model, "item_embedding"):
-        vectors = {"id": model.item_embedding.weight[: model.n_items]}
-    else:
+    elif isinstance(model, SequenceModel):
+        vectors = model.eval().embeddings()
+    else:  # RecBole's
+        table = getattr(model, "item_embedding", None)
+        vectors = {} if table is None else {"id": table.weight[: model.n_items]}
+    if not vectors:
         raise ConfigError(f"{path}: {config['model']} has no item vectors to compare; choose a run of a neural model.")
-    unit = hasattr(model, "item_settings") and model.item_settings.score == "cosine"
+    unit = isinstance(model, SequenceModel) and model.unit_vectors
     data = train._dataset
     return RunVectors(
         str(path),
@@ -217,7 +219,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0
     require("matplotlib")
-    from recbole_eimf.config.config import parse_command_line
+    from recbole_eimf.config.yaml_file import parse_command_line
 
     runs = [argument for argument in arguments if not argument.startswith("--")]
     given = parse_command_line(argument for argument in arguments if argument.startswith("--"))

@@ -24,10 +24,12 @@ from typing import Any
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.layers import concerning, recipes_of, today
 from recbole_eimf.config.same_experiment import PATHS, deciding_settings, differing_settings, in_words
 from recbole_eimf.core.environment import environment_kept
-from recbole_eimf.core.errors import ConfigError, DataError, UserError
+from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.parts import require
 from recbole_eimf.study.rows import Row
@@ -120,6 +122,7 @@ def plan(
     from recbole_eimf.experiment import plugin
 
     plugin.register_models()
+    takers(rows, shared)
     made: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for row in rows:
         config, given = configured(row, dataset, {**shared, **(tuned or {}).get(row.name, {})})
@@ -140,13 +143,30 @@ def plan(
     return runs
 
 
+def takers(rows: Sequence[Row], shared: Mapping[str, Any]) -> list[str]:
+    """The rows that take the recipe which all share; the others train as they are.
+
+    Raises:
+        ConfigError: none does.
+    """
+    recipe = today(shared).get("recipe")
+    found = [row.name for row in rows if recipe is not None and "recipe" in concerning(row.model, shared)]
+    if recipe is not None and not found:
+        known = sorted({name for row in rows for name in recipes_of(row.model)})
+        raise ConfigError(
+            f"recipe={recipe}: no model of the table has it.{suggestion(str(recipe), known)} "
+            f"There are: {', '.join(known)}."
+        )
+    return found
+
+
 def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFConfig, dict[str, Any]]:
     """(a row's configuration, the keys for :func:`recbole_eimf.run`), paths absolute.
 
     Raises:
         ConfigError: naming the row, the key and the value.
     """
-    given = {**shared, **row.keys, **FORCED}
+    given = {**concerning(row.model, shared), **today(row.keys), **FORCED}
     try:
         if given.get("interest_source") == "shuffled" and "shuffled_source" not in given:
             # a placebo shuffles what the row it stands for trains with
@@ -212,7 +232,7 @@ def prepare(runs: Sequence[Run]) -> None:
     seen = set()
     for run in runs:
         config = EIMFConfig(run.row.model, run.dataset, None, dict(run.given))
-        need = getattr(config.model_class, "needs_side_information", lambda _: None)(config)
+        need = contract_of(config.model_class).needs_side_information(config)
         wanted = keys.read(SemanticSettings, config.final_config_dict)
         stage = (need, fingerprint(vars(wanted), config["protocol"], config["split_seed"]) if need else None)
         if stage not in seen:

@@ -42,7 +42,9 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from recbole_eimf.config.config import is_ours, recbole_keys, shipped_keys
+from recbole_eimf.config.config import is_ours, recbole_keys
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.models import MODELS, load_model_class
 from recbole_eimf.config.same_experiment import INDIFFERENT, content_digests, plain_settings
 from recbole_eimf.core.errors import ConfigError, DataError
@@ -75,13 +77,12 @@ def describe(config, dataset) -> dict[str, Any]:
         config: of the whole run; dataset: a part of the data set, or all of it.
     """
     model_class = config.model_class
-    named = getattr(model_class, "backbone_name", None)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "version": __version__,
         "model": config["model"],
-        "backbone": named(config) if named else None,
+        "backbone": contract_of(model_class).backbone_name(config),
         "model_import": import_path(model_class),
         "dataset": config["dataset"],
         **settings_of(config),
@@ -247,7 +248,7 @@ def _recommender(found: Any, name: str) -> type:
 
 def keys_of(description: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration keys that build a saved model again on the data it was trained on."""
-    known = recbole_keys() | shipped_keys()
+    known = recbole_keys() | {*our_keys()}
     values = {k: v for k, v in description["settings"].items() if k not in _DERIVED and k in known}
     return {k: v for k, v in {**values, **description["given"]}.items() if k not in _OF_THE_RUN}
 

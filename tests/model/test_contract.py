@@ -7,25 +7,47 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_eimf.config.models import MODELS
+from recbole_eimf.config.models import BACKBONES, MODELS, load_model_class
 from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.experiment import quick_start
-from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
+from recbole_eimf.model.backbones.backbone import Backbone, backbone_class
 from recbole_eimf.model.backbones.multi_interest import MultiInterestBackbone
-from recbole_eimf.model.pad.experts import PAD_BACKBONES
+from recbole_eimf.model.base import SequenceModel
 from tests.conftest import write_atomic
 
-NEURAL = [("IBIM", name) for name in BACKBONES] + [("EIMF", name) for name in BACKBONES]
-COUNTING = [(name, None) for name in ("Popularity", "Markov", "DecayedItemKNN")]
-TOWERS = [("PAD", name) for name in PAD_BACKBONES] + [
-    (name, "SASRec") for name in ("SMEM", "Hybrid", "MoRec", "CTRL", "MAKE", "DisCo")
-]
+
+def cases(*families):
+    """(model, backbone) of every case that a card asks to have tested."""
+    return [(card.name, name) for card in MODELS.values() if card.family in families for name in card.contract]
+
+
+NEURAL, COUNTING, TOWERS = cases("eimf"), cases("floor"), cases("pad")
 TEXT_KEYS = [{}, {"item_text": "add", "score": "cosine"}, {"item_text": "concat", "item_init": "pca_text"}]
 
 
-def test_every_registered_model_is_under_contract():
-    fixed = {"REMI", "ComiRecSA", "ComiRecDR", "MIND", "DNN", "LLM2BERT4Rec"}  # IBIM with that backbone
-    assert set(MODELS) == {model for model, _ in NEURAL + COUNTING + TOWERS} | fixed
+def test_every_card_tells_the_truth_about_its_class():
+    for card in MODELS.values():
+        model_class = load_model_class(card.name)
+        assert issubclass(model_class, SequenceModel)
+        assert model_class.__name__ == card.name
+        assert model_class.counting == card.floor
+        assert model_class.fixed_backbone == card.fixed_backbone
+        assert model_class.takes_backbone == bool(card.backbones)
+        assert card.help
+        # a family whose cases are not tested above is IBIM with one backbone, which are
+        assert (card.name, card.contract[0]) in NEURAL + COUNTING + TOWERS or card.fixed_backbone in BACKBONES
+    for card in BACKBONES.values():
+        assert issubclass(backbone_class(card.name), Backbone)
+        assert backbone_class(card.name).fits_towers == card.towers
+
+
+def test_a_model_without_its_three_methods_is_none(built):
+    class Half(SequenceModel):
+        def predict(self, interaction):
+            return None
+
+    with pytest.raises(TypeError, match="abstract.*calculate_loss.*full_sort_predict"):
+        Half({}, None)
 
 
 def fitting(model, keys):

@@ -18,7 +18,7 @@ from recbole_eimf.model import selection
 def built(make_config):
     def make(**keys):
         torch.manual_seed(0)
-        given = {"esim": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, **keys}
+        given = {"recipe": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, **keys}
         config = make_config("EIMF", backbone="ComiRecSA", **given)
         train, _, _ = quick_start._loaders(config)
         net = config.model_class(config, train._dataset).double()
@@ -144,9 +144,8 @@ def test_every_nth_batch_has_the_auxiliary_losses_n_times_as_heavy(built, interv
 
 
 def test_an_interval_below_one_is_refused(make_config):
-    config = make_config("EIMF", auxiliary_interval=0)
     with pytest.raises(ConfigError, match="auxiliary_interval=0.*1"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        make_config("EIMF", auxiliary_interval=0)
 
 
 def test_batch_items_align_more_items_than_targets(built):
@@ -217,9 +216,8 @@ def test_a_sampled_recommendation_loss_has_a_sampled_semantic_one(built, monkeyp
 
 
 def test_fewer_than_no_semantic_negatives_are_refused(make_config):
-    config = make_config("EIMF", semantic_negatives=-1)
     with pytest.raises(ConfigError, match="semantic_negatives=-1.*0"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        make_config("EIMF", semantic_negatives=-1)
 
 
 def test_targets_weigh_the_same_whatever_their_batch(make_config):
@@ -249,9 +247,8 @@ def test_without_interests_only_item_text_is_left(built):
 
 
 def test_labels_from_interests_need_interests(make_config):
-    config = make_config("EIMF", use_interests=False, interest_labels=0.1)
     with pytest.raises(ConfigError, match="interest_labels=0.1.*use_interests"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        make_config("EIMF", use_interests=False, interest_labels=0.1)
 
 
 def losses_and_gradients(net, batch):
@@ -263,7 +260,7 @@ def losses_and_gradients(net, batch):
     return torch.stack(losses).detach(), gradients
 
 
-@pytest.mark.parametrize("keys", [{}, {"esim": "paper"}, {"interest_labels": 0.2, "item_alignment": "target"}])
+@pytest.mark.parametrize("keys", [{}, {"recipe": "paper"}, {"interest_labels": 0.2, "item_alignment": "target"}])
 def test_what_a_gpu_computes_under_masks_has_the_same_gradients(built, monkeypatch, keys):
     """Also with users without interests, and an exemplar that has none."""
     net, train = built(hidden_dropout_prob=0.0, attn_dropout_prob=0.0, **keys)

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_eimf.config.config import read_yaml
-from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.config.layers import merged, properties_folder, recipe_layers
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import quick_start
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
@@ -475,7 +475,8 @@ def test_a_recipe_lies_over_the_models_keys_and_under_the_users(make_config):
 
 def test_the_summed_recipe_is_the_published_one_but_for_how_experts_are_trained(built):
     folder = properties_folder() / "recipe"
-    published, summed = (read_yaml(folder / f"{name}.yaml") for name in ("published", "PAD-summed"))
+    published = read_yaml(folder / "published.yaml")
+    summed = merged(recipe_layers("PAD", "summed"))
     kept = {key: value for key, value in published.items() if not key.startswith(("gate_", "text_", "finetune_"))}
     others = {"learning_rate", "pretrain", "unseen_ids"}
     assert {k: v for k, v in kept.items() if k not in others} == {k: summed[k] for k in kept if k not in others}

@@ -9,12 +9,12 @@ A backbone turns item sequences into interests. EIMF and IBIM know nothing else 
 * ``item_embedding``: the :class:`~recbole_eimf.model.item_table.ItemTable`; ``item_bias`` [N] or None;
 * ``view``: the training rows it wants (:mod:`recbole_eimf.data.views`).
 
-A further backbone is one class in one file and a name in ``BACKBONES``.
+A further backbone is one class, in any importable module: ``--backbone=package.module:Class``. The shipped ones have a
+card each in :mod:`recbole_eimf.config.models`.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
-from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.config.models import load_backbone_class
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.data.prefetch import host_side
 from recbole_eimf.model.item_table import ItemTable
@@ -83,6 +84,8 @@ class Backbone(nn.Module):
     """The contract; subclasses give ``interests`` and, where causal, ``positions``."""
 
     view: str = "prefix"
+    #: whether PAD's towers can be built over it: K = 1, and every tower takes its states at the same places
+    fits_towers: bool = False
     #: whether it has an encoder that ``torch_compile`` compiles
     has_transformer: bool = False
     item_bias: Tensor | None = None
@@ -140,23 +143,15 @@ class CausalBackbone(Backbone):
         return states[row, item_seq_len - 1][:, None]
 
 
-#: backbone name -> module and class, imported when asked for: they build on this file
-BACKBONES = {
-    "SASRec": "recbole_eimf.model.backbones.recbole_backbone:RecBoleSASRec",
-    "GRU4Rec": "recbole_eimf.model.backbones.recbole_backbone:RecBoleGRU4Rec",
-    "BERT4Rec": "recbole_eimf.model.backbones.recbole_backbone:RecBoleBERT4Rec",
-    "Caser": "recbole_eimf.model.backbones.recbole_backbone:RecBoleCaser",
-    "ComiRecSA": "recbole_eimf.model.backbones.multi_interest:ComiRecSABackbone",
-    "ComiRecDR": "recbole_eimf.model.backbones.multi_interest:ComiRecDRBackbone",
-    "MIND": "recbole_eimf.model.backbones.multi_interest:MINDBackbone",
-    "REMI": "recbole_eimf.model.backbones.multi_interest:REMIBackbone",
-    "DNN": "recbole_eimf.model.backbones.multi_interest:DNNBackbone",
-}
-
-
 def backbone_class(name: str) -> type[Backbone]:
-    """Look a backbone up. Raises ConfigError with the closest name."""
-    if name not in BACKBONES:
-        raise ConfigError(f"backbone={name!r}:{suggestion(name, BACKBONES)} Allowed: {', '.join(BACKBONES)}.")
-    module, _, class_name = BACKBONES[name].partition(":")
-    return getattr(importlib.import_module(module), class_name)
+    """Look a backbone up by its name, or by ``package.module:Class``.
+
+    Raises:
+        ConfigError: there is none of that name, with the closest one, or the class is no backbone.
+    """
+    found = load_backbone_class(name)
+    if not issubclass(found, Backbone):
+        raise ConfigError(
+            f"backbone={name}: {found.__name__} is no backbone; derive it from {Backbone.__module__}.Backbone."
+        )
+    return found

@@ -17,6 +17,8 @@ from recbole_eimf.model.item_table import ItemTable
 class RecBoleCausal(CausalBackbone):
     """A causal network of RecBole's (SASRec, GRU4Rec): its own code and keys; K = 1."""
 
+    fits_towers = True
+
     def __init__(self, config, dataset, make_table: TableFactory, network: type[SequentialRecommender]) -> None:
         super().__init__(config)
         self.net = network(config, dataset)
@@ -129,6 +131,7 @@ class RecBoleCaser(Backbone):
     """
 
     view = "random_cut"
+    fits_towers = True
 
     def __init__(self, config, dataset, make_table: TableFactory) -> None:
         super().__init__(config)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from scipy import sparse
 from torch import Tensor, nn
 
+from recbole_eimf.model.base import SequenceModel
 
-class CountingModel(SequentialRecommender):
+
+class CountingModel(SequenceModel):
     """Base of the floors: counts are taken from the training part when the model is made, and saved with it."""
 
-    recbole_eimf_model = True
-    trims_batches = True
-    input_type = InputType.POINTWISE
     counting = True
 
     def __init__(self, config, dataset) -> None:

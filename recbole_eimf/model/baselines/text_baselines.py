@@ -129,11 +129,15 @@ class DisCo(TowerModel):
     side or of both, are to point in unrelated directions (mean squared cosine): each holds something of its own.
     """
 
-    def __init__(self, config, dataset, towers=None) -> None:
-        super().__init__(config, dataset, towers)
+    @classmethod
+    def check_configuration(cls, config) -> None:
+        """Refuse chunks that do not divide the dimension of items. Raises ConfigError."""
+        super().check_configuration(config)
+        chunks = cls.read_settings(config).chunks
+        # Caser and GRU4Rec of RecBole call it embedding_size, and have no hidden_size or another
         dimension = config["hidden_size"] if config["hidden_size"] else config["embedding_size"]
-        if self.wanted.chunks < 2 or dimension % self.wanted.chunks:
-            raise ConfigError(f"chunks={self.wanted.chunks}: a divisor of the dimension {dimension}, at least 2.")
+        if dimension % chunks:
+            raise ConfigError(f"chunks={chunks}: a divisor of the dimension {dimension}, at least 2.")
 
     @classmethod
     def expert_kinds(cls, config) -> tuple[str, ...]:
