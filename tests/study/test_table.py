@@ -17,7 +17,7 @@ from recbole_eimf.evaluator.ranks import Ranks
 from recbole_eimf.study.report import plot, report
 from recbole_eimf.study.rows import complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
-from recbole_eimf.study.table import table
+from recbole_eimf.study.table import content, table
 from recbole_eimf.study.table.summary import Experiment, summarise
 
 USERS, DEPTH = 9, 5
@@ -129,7 +129,7 @@ def test_improvement_and_significance_over_backbone_and_placebo(made):
     experiment, runs, places = made
     view = summarise(experiment, runs, [False]).views[0]
     asked = [("EIMF[SASRec]", "SASRec"), ("EIMF[SASRec]", "placebo[SASRec]"), ("placebo[SASRec]", "SASRec")]
-    assert table.pairs(view) == asked
+    assert content.pairs(view) == asked
     assert len(view.comparisons) == 3 * 6
     means = {
         key: {row: np.mean([gains(places[row, seed], key) for seed in (2020, 2021)], axis=0) for row, _ in asked}
@@ -311,12 +311,12 @@ def test_the_page_is_one_file_with_its_figures(made):
     experiment, runs, _ = made
     parsed = _Page()
     parsed.feed(report.page(summarise(experiment, runs, [False])))
-    assert parsed.tags.count("svg") == 3  # bars, slices, curves
+    assert parsed.tags.count("svg") == 6 + 2 + 2  # bars of every metric, slices at every k, loss and validation
     assert len(parsed.ids) == len(set(parsed.ids))
     local = {link.removeprefix("#") for link in parsed.links}
     assert all(link.startswith("#") for link in parsed.links)
     assert local | set(parsed.used) <= set(parsed.ids)
-    assert "script" not in parsed.tags
+    assert parsed.tags.count("script") == 1  # the page's own few lines: no src, as no link leads out
     assert "link" not in parsed.tags
 
 
@@ -326,7 +326,7 @@ def test_a_page_before_the_first_run_ended(made, tmp_path):
     summary = summarise(experiment, waiting, [False])
     assert "not run yet" in report.page(summary)
     assert "0 of 9 runs" in table.markdown(summary)
-    assert plot.bars(summary, summary.views[0]) is None
+    assert plot.bars(summary, summary.views[0], summary.metrics) is None
 
 
 def test_a_placebo_can_be_told_from_what_it_stands_for(made):
