@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import itertools
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -318,6 +321,57 @@ def test_the_page_is_one_file_with_its_figures(made):
     assert local | set(parsed.used) <= set(parsed.ids)
     assert parsed.tags.count("script") == 1  # the page's own few lines: no src, as no link leads out
     assert "link" not in parsed.tags
+
+
+def test_without_a_script_every_metric_is_there_to_read(made):
+    experiment, runs, _ = made
+    page = report.page(summarise(experiment, runs, [False]))
+    assert re.search(r'<div id="places" [^>]*hidden>', page)  # the switch does nothing then
+    assert "<body>" in page  # nothing is chosen: the rules that hide begin with .only-
+    assert all(f'<th class="k k{k}">NDCG@{k}</th>' in page for k in (1, 5))
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+#: in a frame of a phone's width: what is wider than the frame and not in a box that scrolls, and what each button shows
+LOOK = """
+<iframe id="phone" width="390" height="800" srcdoc="{page}"></iframe><script>
+phone.onload = () => {{
+  const page = phone.contentDocument, found = {{shown: {{}}, wide: []}};
+  const visible = (e) => e.getClientRects().length > 0;
+  found.first = page.querySelector("[aria-pressed=true]").value;
+  for (const button of page.querySelectorAll("#places button")) {{
+    button.click();
+    const heads = [...page.querySelectorAll("table.wide th.k")].filter(visible).map((e) => e.textContent);
+    const figures = [...page.querySelectorAll("figure.k")].filter(visible).map((e) => e.getAttribute("aria-label"));
+    found.shown[button.value] = {{heads, figures}};
+    for (const e of page.querySelectorAll("body *"))
+      if (visible(e) && !e.closest(".scroll, svg") && e.getBoundingClientRect().right > 390.5) found.wide.push(e.outerHTML);
+    found.width = Math.max(found.width || 0, page.documentElement.scrollWidth);
+  }}
+  document.title = JSON.stringify(found);
+}};
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on the path: the page is not looked at in a browser")
+def test_in_a_browser_the_switch_works_and_a_phone_is_wide_enough(made, tmp_path):
+    experiment, runs, _ = made
+    page = report.page(summarise(experiment, runs, [False]))
+    file = tmp_path / "look.html"
+    file.write_text(f"<!doctype html><meta charset=utf-8>{LOOK.format(page=html.escape(page))}", encoding="utf-8")
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+               "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000")  # fmt: skip
+    asked = subprocess.run(
+        [BROWSER, *options, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    found = json.loads(html.unescape(re.search(r"<title>(.+?)</title>", asked.stdout).group(1)))
+    assert found["first"] == "5"  # the k that checkpoints are chosen by
+    for k, places in (("1", [1]), ("5", [5]), ("", [1, 5])):
+        names = [f"{kind}@{place}" for place in places for kind in ("Recall", "HR", "NDCG")]
+        assert found["shown"][k]["heads"] == names
+        assert found["shown"][k]["figures"] == [f"{name}, %" for name in names]
+    assert found["wide"] == []
+    assert found["width"] <= 390
 
 
 def test_a_page_before_the_first_run_ended(made, tmp_path):
