@@ -18,10 +18,8 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_eimf.data import protocol, views
 from recbole_eimf.data.atomic_file import first_seen, read_plain, return_freed_memory
 from recbole_eimf.data.split_file import read_split, write_split
+from recbole_eimf.data.views import TARGET_LIST
 from recbole_eimf.errors import ConfigError, DataError
-
-#: Interaction field: the item that follows each position of ``item_id_list``, zero where padded. [b, l]
-TARGET_LIST = "target_item_list"
 
 
 class LazySequenceDataset(SequentialDataset):

@@ -23,6 +23,9 @@ import torch
 
 from recbole_eimf.data.protocol import Spans
 
+#: Interaction field: the item that follows each position of ``item_id_list``, zero where padded. [b, l]
+TARGET_LIST = "target_item_list"
+
 
 def gather_rows(flat: torch.Tensor, start: np.ndarray, end: np.ndarray, width: int | None = None) -> torch.Tensor:
     """Gather ``flat[start[r]:end[r]]`` into right-padded rows.

@@ -16,22 +16,21 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
-from recbole_eimf.data.dataset import TARGET_LIST
+from recbole_eimf.data.views import TARGET_LIST
 from recbole_eimf.errors import ConfigError, suggestion
 from recbole_eimf.model.item_table import ItemTable
+from recbole_eimf.model.layer import encoded_by_length
+
+if TYPE_CHECKING:  # what serving needs of a backbone is free of RecBole
+    from recbole.data.interaction import Interaction
 
 #: (dimension, extra rows) -> table; the model that owns the text makes it
 TableFactory = Callable[[int, int], ItemTable]
-
-
-#: rows that are encoded at a time while scoring
-_ROWS_TOGETHER = 128
 
 
 class TrainingStates(NamedTuple):
@@ -95,14 +94,7 @@ class Backbone(nn.Module):
     def interests_by_length(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """:meth:`interests`, with rows of like length together: users are scored in the order of the data, where one
         long history would have every short one of its batch padded to its length."""
-        if len(item_seq) <= _ROWS_TOGETHER:
-            return self.interests(item_seq, item_seq_len)
-        order = item_seq_len.argsort(stable=True)
-        parts = []
-        for rows in order.split(_ROWS_TOGETHER):
-            length = item_seq_len[rows]
-            parts.append(self.interests(item_seq[rows, : int(length.max())], length))
-        return torch.cat(parts)[order.argsort()]
+        return encoded_by_length(self.interests, item_seq, item_seq_len)
 
     def positions(self, item_seq: Tensor) -> Tensor:
         """[B, L] -> [B, L, d]: the state after each item. Causal networks only."""
