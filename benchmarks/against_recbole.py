@@ -73,7 +73,7 @@ def make(
     """Load data, model and trainer of a contestant in its own process; return what answers its questions."""
     import torch
 
-    from recbole_eimf import plugin
+    from recbole_eimf.experiment import plugin
 
     logging.disable(logging.WARNING)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -129,8 +129,8 @@ def _stock(model: str, dataset: str, quick: bool, given: dict[str, Any]) -> tupl
 def _ours(model: str, dataset: str, given: dict[str, Any]) -> tuple:
     from recbole.utils import init_seed
 
-    from recbole_eimf import quick_start
-    from recbole_eimf.config import EIMFConfig
+    from recbole_eimf.config.config import EIMFConfig
+    from recbole_eimf.experiment import quick_start
     from recbole_eimf.trainer.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -162,7 +162,7 @@ def _curve(
     """
     from recbole.trainer import Trainer
 
-    from recbole_eimf.config import is_ours
+    from recbole_eimf.config.config import is_ours
 
     curve: list[dict[str, Any]] = []
     spent = {"cpu_seconds": 0.0, "wall_seconds": 0.0}
@@ -287,7 +287,7 @@ def main() -> None:
     if arguments.measure == "sooner":
         compare_times(arguments.dataset)
         return
-    from recbole_eimf.config import parse_command_line
+    from recbole_eimf.config.config import parse_command_line
 
     keys = parse_command_line(rest)
     if arguments.measure == "quality":

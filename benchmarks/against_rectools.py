@@ -62,8 +62,8 @@ def make(dataset: str, folder: str, dtype: str) -> Callable[..., Any]:
     import torch
     from recbole.utils import init_seed
 
-    from recbole_eimf import plugin, quick_start
-    from recbole_eimf.config import EIMFConfig
+    from recbole_eimf.config.config import EIMFConfig
+    from recbole_eimf.experiment import plugin, quick_start
     from recbole_eimf.trainer.memory import keep_freed_memory
 
     logging.disable(logging.WARNING)

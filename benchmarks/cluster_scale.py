@@ -85,7 +85,7 @@ class _Lists:
 
 def run(file: str, count: int, settings: dict[str, Any], walk: tuple[str, str, float] | None = None) -> dict[str, Any]:
     """Cluster a part of the vectors, or as many users as are asked for of a ``walk`` (see `walked`)."""
-    from recbole_eimf.semantic.clustering import ClusterSettings, cluster_users
+    from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
 
     if walk is None:
         vectors = np.load(file)
@@ -143,7 +143,7 @@ def all_pairs(file: str, preference: float) -> dict[str, Any]:
     """scikit-learn's affinity propagation of all points, with the iterations and the damping that ours has."""
     from sklearn.cluster import AffinityPropagation
 
-    from recbole_eimf.semantic.clustering import ClusterSettings
+    from recbole_eimf.semantic.clustering.cluster import ClusterSettings
 
     points = np.load(file)
     squares = np.square(points, dtype=np.float64).sum(1).astype(np.float32)

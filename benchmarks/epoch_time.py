@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from contest import merge_result
 
-from recbole_eimf import plugin, quick_start
-from recbole_eimf.config import EIMFConfig, parse_command_line
+from recbole_eimf.config.config import EIMFConfig, parse_command_line
+from recbole_eimf.experiment import plugin, quick_start
 from recbole_eimf.trainer.memory import keep_freed_memory
 
 

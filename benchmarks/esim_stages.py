@@ -66,8 +66,8 @@ def encode(data: str, work: str, encoder_name: str, unit: bool) -> dict:
     """Encode the titles through a cache in ``work`` and save them as items.npy."""
     import pandas as pd
 
-    from recbole_eimf.semantic.embedding_cache import EmbeddingCache
-    from recbole_eimf.semantic.text_encoder import EncoderSettings, build_encoder
+    from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
+    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
 
     titles = pd.read_csv(Path(data) / "items.csv.gz", usecols=["title"], keep_default_na=False)["title"].tolist()
     began = time.perf_counter()
@@ -102,7 +102,7 @@ def pool(data: str, work: str, unit: bool) -> dict:
 
 def cluster(work: str, method: str, preference: float | None, ratio: float | None, memory_limit_mb: int) -> dict:
     """Cluster users.npy and report what came out; notes say if the graph had to be widened."""
-    from recbole_eimf.semantic.clustering import ClusterSettings, cluster_users
+    from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
 
     settings = ClusterSettings(
         method=method, preference=preference, exemplar_ratio=ratio, memory_limit_mb=memory_limit_mb

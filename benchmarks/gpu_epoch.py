@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from contest import merge_result
 
-from recbole_eimf import plugin, quick_start
-from recbole_eimf.config import EIMFConfig, parse_command_line
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.config.config import EIMFConfig, parse_command_line
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import plugin, quick_start
 from recbole_eimf.study.rows import parse_model
 
 _NARROW = {"logits_dtype": "bfloat16", "enable_amp": True, "amp_dtype": "bfloat16"}

@@ -22,8 +22,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from recbole_eimf.semantic.llm import OpenAISettings, fetch_openai
-from recbole_eimf.semantic.prompt import PromptRequest
+from recbole_eimf.semantic.llm.client import OpenAISettings, fetch_openai
+from recbole_eimf.semantic.llm.prompt import PromptRequest
 
 SERVER = Path(__file__).resolve().parents[1] / "tests" / "semantic"
 RESULT = Path(__file__).resolve().parent / "results" / "llm_stage.json"

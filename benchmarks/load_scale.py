@@ -50,9 +50,9 @@ def write_interactions(folder: Path, interactions: int, users: int, items: int) 
 def load_ours(folder: Path, name: str) -> dict:
     """Seconds of our data set: loading, splitting, and making loaders through RecBole."""
 
-    from recbole_eimf import plugin
-    from recbole_eimf.config import EIMFConfig
+    from recbole_eimf.config.config import EIMFConfig
     from recbole_eimf.data.dataset import LazySequenceDataset
+    from recbole_eimf.experiment import plugin
 
     plugin.register_models()
     keys = {"data_path": str(folder), "state": "ERROR", "MAX_ITEM_LIST_LENGTH": LENGTH, "compare_with": []}
@@ -63,7 +63,7 @@ def load_ours(folder: Path, name: str) -> dict:
 
 def load_recbole(folder: Path, name: str) -> dict:
     """The same of RecBole's own data set."""
-    from recbole_eimf import plugin
+    from recbole_eimf.experiment import plugin
 
     plugin.register_models()
     from recbole.config import Config

@@ -25,9 +25,10 @@ import torch
 from contest import RESULTS, merge_result
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from recbole_eimf import plugin, quick_start
-from recbole_eimf.config import EIMFConfig, parse_command_line
-from recbole_eimf.model import eimf, loss
+from recbole_eimf.config.config import EIMFConfig, parse_command_line
+from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.model import eimf
+from recbole_eimf.model.losses import loss
 from recbole_eimf.trainer.memory import keep_freed_memory
 
 GROUPS = {

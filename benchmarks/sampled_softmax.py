@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_eimf import plugin, quick_start
-from recbole_eimf.config import EIMFConfig, parse_command_line
+from recbole_eimf.config.config import EIMFConfig, parse_command_line
 from recbole_eimf.data.dataset import TARGET_LIST
-from recbole_eimf.model import partition
+from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.model.losses import partition
 from recbole_eimf.trainer import trainer as trainer_module
 from recbole_eimf.trainer.memory import keep_freed_memory
 from recbole_eimf.trainer.trainer import InterestTrainer

@@ -12,14 +12,14 @@ __all__ = ["register", "run"]
 
 
 def register() -> None:
-    """Register our models with RecBole (see :func:`recbole_eimf.plugin.register`)."""
-    from recbole_eimf import plugin
+    """Register our models with RecBole (see :func:`recbole_eimf.experiment.plugin.register`)."""
+    from recbole_eimf.experiment import plugin
 
     plugin.register()
 
 
 def run(model: str, dataset: str, **overrides: Any):
-    """Train and evaluate one model (see :func:`recbole_eimf.quick_start.run`)."""
-    from recbole_eimf import quick_start
+    """Train and evaluate one model (see :func:`recbole_eimf.experiment.quick_start.run`)."""
+    from recbole_eimf.experiment import quick_start
 
     return quick_start.run(model, dataset, **overrides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from recbole_eimf.errors import ConfigError, UserError, suggestion
+from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 
 USAGE = """usage: python -m recbole_eimf COMMAND ...
 
@@ -28,8 +28,9 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from recbole_eimf import distributed, quick_start
-    from recbole_eimf.config import parse_command_line
+    from recbole_eimf.config.config import parse_command_line
+    from recbole_eimf.core import distributed
+    from recbole_eimf.experiment import quick_start
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
@@ -54,19 +55,19 @@ def _run(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
-    from recbole_eimf.data import prepare
+    from recbole_eimf.data.prepare import write
 
-    return prepare.main(arguments)
+    return write.main(arguments)
 
 
 def _interests(arguments: list[str]) -> int:
-    from recbole_eimf.semantic import command
+    from recbole_eimf.cli import interests
 
-    return command.main(arguments)
+    return interests.main(arguments)
 
 
 def _tune(arguments: list[str]) -> int:
-    from recbole_eimf.study import tune
+    from recbole_eimf.study.search import tune
 
     return tune.main(arguments)
 
@@ -84,7 +85,7 @@ def _study(arguments: list[str]) -> int:
 
 
 def _agreement(arguments: list[str]) -> int:
-    from recbole_eimf.evaluator import agreement
+    from recbole_eimf.study import agreement
 
     return agreement.main(arguments)
 

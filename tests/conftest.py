@@ -18,7 +18,7 @@ SHARED = REPOSITORY.parent / "shared"
 
 @pytest.fixture(scope="session", autouse=True)
 def _registered():
-    from recbole_eimf import plugin
+    from recbole_eimf.experiment import plugin
 
     plugin.register_models()
 
@@ -109,7 +109,7 @@ def semantic_cache(tmp_path_factory) -> Path:
 @pytest.fixture
 def make_config(planted, semantic_cache):
     """``make_config(model, dataset="planted", **keys)``: a configuration over small data, quiet and quick."""
-    from recbole_eimf.config import EIMFConfig
+    from recbole_eimf.config.config import EIMFConfig
 
     def make(model, dataset="planted", **keys):
         small = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from recbole_eimf import distributed
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import ConfigError
 
 
 def meet_and_fail(folder: Path) -> None:

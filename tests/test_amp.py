@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError
-from recbole_eimf.model.partition import mean_hard_partition, mean_log_partition
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.model.losses.partition import mean_hard_partition, mean_log_partition
 from recbole_eimf.trainer.state import read_state
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from recbole.model.layers import TransformerEncoder
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError
-from recbole_eimf.model.backbone import BACKBONES, backbone_class
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
 from recbole_eimf.trainer.trainer import compile_encoders
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from recbole_eimf import settings
-from recbole_eimf.config import EIMFConfig, parse_command_line, parse_value
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.config import keys
+from recbole_eimf.config.config import EIMFConfig, parse_command_line, parse_value
+from recbole_eimf.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_a_value_out_of_range_names_key_value_and_what_is_allowed(make_config, k
 
 def test_words_that_yaml_reads_as_something_else_are_understood(make_config):
     config = make_config("EIMF", item_text=None, llm_structured=True)
-    assert settings.read(settings.ItemSettings, config).item_text == "none"
-    assert settings.read(settings.SemanticSettings, config).llm_structured == "on"
+    assert keys.read(keys.ItemSettings, config).item_text == "none"
+    assert keys.read(keys.SemanticSettings, config).llm_structured == "on"
 
 
 def test_strength_of_sources(tmp_path, make_config, planted):

@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recbole_eimf import distributed, quick_start
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import quick_start
 from recbole_eimf.trainer.trainer import InterestTrainer
 from tests.conftest import REPOSITORY, planted_sequences
 from tests.probe import meet_and_fail

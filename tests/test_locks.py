@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from recbole_eimf.errors import ConfigError
-from recbole_eimf.locks import folder_locked, made_once
-from recbole_eimf.study import compare, tune
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.locks import folder_locked, made_once
+from recbole_eimf.study import compare
+from recbole_eimf.study.search import tune
 
 
 def hold(folder: Path) -> None:

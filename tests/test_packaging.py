@@ -42,7 +42,8 @@ def test_the_wheel_holds_properties_and_they_are_found(tmp_path):
     assert missing == []
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = (
-        "from recbole_eimf.properties_path import properties_folder; from recbole_eimf.config import plugin_defaults;"
+        "from recbole_eimf.config.layers import properties_folder;"
+        "from recbole_eimf.config.config import plugin_defaults;"
         "print(properties_folder()); print(plugin_defaults(None, 'EIMF', 'ml-100k', {})['n_layers'])"
     )
     done = subprocess.run(

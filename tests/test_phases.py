@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import DataError
-from recbole_eimf.locks import made_once
-from recbole_eimf.model.pad import Alignment
-from recbole_eimf.model.text_baselines import ContrastiveStage
-from recbole_eimf.model.towers import TowerModel
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.locks import made_once
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.model.baselines.text_baselines import ContrastiveStage
+from recbole_eimf.model.pad.pad import Alignment
+from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.trainer import phases
 from recbole_eimf.trainer.phases import EarlierPhaseTrainer, PhaseTrainer
 from recbole_eimf.trainer.state import read_state
@@ -280,7 +280,7 @@ def test_every_phase_leaves_a_checkpoint_and_shows_a_bar(keys, tmp_path, capsys)
 
 
 def test_a_contrast_has_no_false_negatives_among_equal_rows(keys):
-    from recbole_eimf.model.text_baselines import _equal_rows
+    from recbole_eimf.model.baselines.text_baselines import _equal_rows
 
     same = _equal_rows(torch.tensor([[1, 2, 0], [1, 2, 0], [2, 1, 0]]))
     assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]

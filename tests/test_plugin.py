@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from recbole_eimf import plugin, quick_start
+from recbole_eimf.experiment import plugin, quick_start
 from tests.conftest import REPOSITORY
 
 SMALL = {"epochs": 2, "show_progress": False, "state": "ERROR", "MAX_ITEM_LIST_LENGTH": 10, "hidden_size": 16,

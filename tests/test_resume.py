@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_eimf import quick_start
-from recbole_eimf.plugin import trusted_checkpoints
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment.plugin import trusted_checkpoints
 from recbole_eimf.trainer.state import read_state
 
 RUNS = {
@@ -61,7 +61,8 @@ def start():
     """Start ``child`` from a server process that has imported everything; returns the process."""
     context = multiprocessing.get_context("forkserver")
     # not this module: the server does not stand in the repository
-    context.set_forkserver_preload(["recbole_eimf.quick_start", "recbole_eimf.model.text_baselines", "torch._dynamo",
+    context.set_forkserver_preload(["recbole_eimf.experiment.quick_start",
+                                    "recbole_eimf.model.baselines.text_baselines", "torch._dynamo",
                                     "recbole_eimf.model.eimf", "recbole_eimf.semantic.side_load",
                                     "sklearn.decomposition", "recbole.model.sequential_recommender"])  # fmt: skip
 

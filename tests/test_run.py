@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError, DataError, InterestSourceError
-from recbole_eimf.semantic.interests import read_assignment
-from recbole_eimf.semantic.store import read_tensors
+from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
+from recbole_eimf.core.files import read_tensors
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.semantic.pipeline import read_assignment
 from recbole_eimf.trainer.state import read_state, write_state
 
 
@@ -82,7 +82,7 @@ def test_user_split_metrics_agree_with_a_slow_count(keys, wide, tmp_path, mask):
     )
     train, _, test_data = quick_start._loaders(config)
     model = config.model_class(config, train._dataset)
-    from recbole_eimf.plugin import trusted_checkpoints
+    from recbole_eimf.experiment.plugin import trusted_checkpoints
 
     with trusted_checkpoints():
         model.load_state_dict(torch.load(tmp_path / "model.pth")["state_dict"])
@@ -216,7 +216,7 @@ def test_batch_source_asks_for_its_file(make_config):
 
 
 def test_real_replies_cover_every_training_user(shared, make_config, tmp_path):
-    from recbole_eimf.data.prepare import main
+    from recbole_eimf.data.prepare.write import main
 
     source, replies = shared / "datasets" / "amazon-office", shared / "interests" / "amazon-office"
     main(["csv", f"--interactions={source / 'interactions.csv.gz'}", f"--items={source / 'items.csv.gz'}",

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from recbole_eimf.data.interaction_log import MISSING
+from recbole_eimf.data.prepare.interaction_log import MISSING
 
 _BYTES_AT_ONCE = 1 << 24
 

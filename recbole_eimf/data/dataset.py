@@ -15,11 +15,11 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import protocol, views
 from recbole_eimf.data.atomic_file import first_seen, read_plain, return_freed_memory
 from recbole_eimf.data.split_file import read_split, write_split
 from recbole_eimf.data.views import TARGET_LIST
-from recbole_eimf.errors import ConfigError, DataError
 
 
 class LazySequenceDataset(SequentialDataset):
@@ -44,7 +44,7 @@ class LazySequenceDataset(SequentialDataset):
         if config["single_spec"] is False:
             raise ConfigError(
                 f"local_rank={config['local_rank']}: RecBole's own processes know nothing of our rows. Start "
-                f"several with run_recbole_eimf.py --nproc=N, recbole_eimf.quick_start.run(..., nproc=N) or torchrun."
+                f"several with run_recbole_eimf.py --nproc=N, recbole_eimf.run(..., nproc=N) or torchrun."
             )
         self.view: views.View | None = None
         self.spans: protocol.Spans | None = None

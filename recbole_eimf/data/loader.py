@@ -11,9 +11,9 @@ from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 
-from recbole_eimf import distributed
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.prefetch import pinned, prefetched, sent
-from recbole_eimf.errors import ConfigError
 
 
 class SequenceTrainDataLoader(TrainDataLoader):
@@ -24,7 +24,7 @@ class SequenceTrainDataLoader(TrainDataLoader):
     pinned memory.
 
     Of several processes each takes its part of every batch (``train_batch_size`` counts the rows of all of them), and
-    ``share`` is the weight of the latest part (:func:`recbole_eimf.distributed.batch_share`).
+    ``share`` is the weight of the latest part (:func:`recbole_eimf.core.distributed.batch_share`).
     """
 
     batches_sorted_together = 32

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError
 
 PROTOCOLS = ("leave_one_out", "user_split")
 PARTS = ("train", "valid", "test")

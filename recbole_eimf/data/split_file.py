@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_eimf.core.errors import ConfigError, DataError, suggestion
+from recbole_eimf.core.files import atomic_path
 from recbole_eimf.data.protocol import PARTS, Split, split_of_users
-from recbole_eimf.errors import ConfigError, DataError, suggestion
-from recbole_eimf.semantic.store import atomic_path
 
 _HEADER = ["user_id", "part"]
 

@@ -8,8 +8,8 @@ import torch
 from recbole.evaluator import Collector
 from torch import Tensor
 
-from recbole_eimf import distributed
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.evaluator.ranking import ranked_items
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from recbole_eimf.errors import ConfigError, DataError, suggestion
+from recbole_eimf.core.errors import ConfigError, DataError, suggestion
+from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
 from recbole_eimf.evaluator.slices import Range, frequency_slices, inside
-from recbole_eimf.semantic.store import fingerprint, read_tensors, write_tensors
 
 RANKS_FILE = "test_ranks.safetensors"
 METRICS = ("recall", "hit", "ndcg", "ndcg_hits", "mrr")

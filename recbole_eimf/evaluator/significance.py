@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from recbole_eimf.errors import DataError
+from recbole_eimf.core.errors import DataError
 
 _FLIPS = 10_000
 _FLIPS_AT_ONCE = 250

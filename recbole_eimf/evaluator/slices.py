@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError
 
 #: A slice: the smallest and the largest training frequency of its targets; ``None`` is no upper end.
 Range = tuple[int, int | None]

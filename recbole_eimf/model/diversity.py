@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from recbole_eimf import settings
-from recbole_eimf.errors import ConfigError, DataError
-from recbole_eimf.semantic.item_text import read_item_text
-from recbole_eimf.settings import InterestModelSettings
+from recbole_eimf.config import keys
+from recbole_eimf.config.keys import InterestModelSettings
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.data.item_text import read_item_text
 
 
 def greedy_diverse(scores: Tensor, category: Tensor, weight: float, count: int, pool: int) -> Tensor:
@@ -71,7 +71,7 @@ class ControllableAggregation(nn.Module):
 
     def __init__(self, config, dataset) -> None:
         super().__init__()
-        wanted = settings.read(InterestModelSettings, config)
+        wanted = keys.read(InterestModelSettings, config)
         self.weight = wanted.diversity_lambda
         self.count = max(config["topk"])
         self.mask_history = bool(config["mask_history"])

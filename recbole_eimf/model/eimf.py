@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
-from recbole_eimf import settings
-from recbole_eimf.errors import ConfigError
-from recbole_eimf.model import loss
-from recbole_eimf.model.backbone import TrainingStates
+from recbole_eimf.config import keys
+from recbole_eimf.config.keys import EIMFSettings
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.model.backbones.backbone import TrainingStates
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.layer import MaskedSelfAttention, target_attention, unit_rows
-from recbole_eimf.model.soft_label import SoftLabels
-from recbole_eimf.settings import EIMFSettings
+from recbole_eimf.model.losses import loss
+from recbole_eimf.model.losses.soft_label import SoftLabels
 
 
 class ExplicitInterests(nn.Module):
@@ -89,7 +89,7 @@ class EIMF(IBIM):
     """
 
     def __init__(self, config, dataset) -> None:
-        self.eimf = settings.read(EIMFSettings, config)
+        self.eimf = keys.read(EIMFSettings, config)
         super().__init__(config, dataset)
         self.esim = self.labels = None
         if self.inference_only:
@@ -148,7 +148,7 @@ class EIMF(IBIM):
     def _labelled_score(
         self, positive: Tensor, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
     ) -> Tensor:
-        """[P]: the mean score under soft labels (:mod:`recbole_eimf.model.soft_label`)."""
+        """[P]: the mean score under soft labels (:mod:`recbole_eimf.model.losses.soft_label`)."""
         if self.labels is None:
             return positive
         bias = self.backbone.item_bias

@@ -12,15 +12,15 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
-from recbole_eimf import settings
+from recbole_eimf.config import keys
+from recbole_eimf.config.keys import InterestModelSettings, ItemSettings
 from recbole_eimf.evaluator.chunked import scored_by_products
-from recbole_eimf.model import loss
-from recbole_eimf.model.backbone import TrainingStates, WeighsTargets, backbone_class
+from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import first_rows, hard_readout, target_attention, unit_rows
-from recbole_eimf.model.negatives import NegativeSampler, sampled_softmax_loss
-from recbole_eimf.settings import InterestModelSettings, ItemSettings
+from recbole_eimf.model.losses import loss
+from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax_loss
 
 
 class IBIM(WeighsTargets, SequentialRecommender):
@@ -41,8 +41,8 @@ class IBIM(WeighsTargets, SequentialRecommender):
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        self.item_settings = settings.read(ItemSettings, config)
-        self.interest_settings = settings.read(InterestModelSettings, config)
+        self.item_settings = keys.read(ItemSettings, config)
+        self.interest_settings = keys.read(InterestModelSettings, config)
         self.inference_only = bool(config["inference_only"])
         self.logits_dtype = getattr(torch, self.item_settings.logits_dtype)
         side = None if self.inference_only else getattr(dataset, "side", None)
@@ -72,7 +72,7 @@ class IBIM(WeighsTargets, SequentialRecommender):
     @classmethod
     def needs_side_information(cls, config) -> str | None:
         """``"text"`` if keys ask for item text, None otherwise."""
-        wants = settings.read(ItemSettings, config)
+        wants = keys.read(ItemSettings, config)
         return "text" if wants.item_init == "pca_text" or wants.item_text != "none" else None
 
     def _make_table(self, dimension: int, extra_rows: int) -> ItemTable:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_eimf.errors import ConfigError
-from recbole_eimf.settings import ItemSettings
+from recbole_eimf.config.keys import ItemSettings
+from recbole_eimf.core.errors import ConfigError
 
 
 class TextTransform:

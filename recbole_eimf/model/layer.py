@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-
 #: rows that are encoded at a time while scoring
 _ROWS_TOGETHER = 128
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_eimf import settings
-from recbole_eimf.errors import ConfigError, DataError
-from recbole_eimf.semantic.interests import Corpus, Interests, Pipeline
-from recbole_eimf.semantic.item_text import read_item_text
-from recbole_eimf.settings import SemanticSettings
+from recbole_eimf.config import keys
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.data.item_text import read_item_text
+from recbole_eimf.semantic.pipeline import Corpus, Interests, Pipeline
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def corpus_of(config, train) -> Corpus:
         config: RecBole's configuration.
         train: the training part (:class:`~recbole_eimf.data.dataset.LazySequenceDataset`).
     """
-    wanted = settings.read(SemanticSettings, config)
+    wanted = keys.read(SemanticSettings, config)
     user_field, item_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
     texts = read_item_text(path, item_field, wanted.text_fields, config["field_separator"])
@@ -59,7 +59,7 @@ def corpus_of(config, train) -> Corpus:
 
 def pipeline_of(config, train) -> Pipeline:
     """The ESIM pipeline of a configuration over a training part."""
-    wanted = settings.read(SemanticSettings, config)
+    wanted = keys.read(SemanticSettings, config)
     return Pipeline(corpus_of(config, train), wanted, config["dataset"], str(config["device"]))
 
 

@@ -29,7 +29,8 @@ def model_card(config: Mapping[str, Any]) -> str:
     if config.get("refit"):
         lines.append(
             f"\nThe weights served were trained again on everything, held-out items too, for the "
-            f"{evaluation['best_epoch'] + 1} epochs that were best on validation. The figures are those of the run before.\n"
+            f"{evaluation['best_epoch'] + 1} epochs that were best on validation. The figures are those of the run "
+            "before.\n"
         )
     lines += ["\n## Limits\n", *_limits(config)]
     return "\n".join(lines).rstrip() + "\n"
@@ -79,6 +80,7 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
     if explain:
         lines.append(
             f"- Reasons (`explain=True`): the sentence named ranks the recommended title above another exemplar's "
-            f"sentence in {100 * explain['better']:.1f} % of {explain['pairs']:,} cases; 50 % is a name without meaning."
+            f"sentence in {100 * explain['better']:.1f} % of {explain['pairs']:,} cases; 50 % is a name without "
+            "meaning."
         )
     return lines

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from recbole_eimf.errors import DataError, suggestion
+from recbole_eimf.core.errors import DataError, suggestion
 
 
 @dataclass(frozen=True)

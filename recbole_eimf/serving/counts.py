@@ -1,4 +1,4 @@
-"""The counting floors as sparse tables: what :mod:`recbole_eimf.model.counting` scores with, without RecBole."""
+"""The counting floors as sparse tables: :mod:`recbole_eimf.model.baselines.counting` without RecBole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from recbole_eimf.errors import DataError
+from recbole_eimf.core.errors import DataError
 
 COUNTING_MODELS = ("Popularity", "Markov", "DecayedItemKNN")
 

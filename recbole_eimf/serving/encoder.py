@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_eimf.errors import DataError
-from recbole_eimf.model.backbone import Backbone, backbone_class
+from recbole_eimf.config.keys import ItemSettings
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.model.backbones.backbone import Backbone, backbone_class
 from recbole_eimf.model.item_table import ItemTable
 from recbole_eimf.model.layer import encoded_by_length, unit_rows
 from recbole_eimf.serving.networks import NETWORKS
-from recbole_eimf.settings import ItemSettings
 
 #: networks of RecBole's own models (not ours over them) that are served
 OWN_MODELS = ("SASRec", "GRU4Rec", "BERT4Rec")

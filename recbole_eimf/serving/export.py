@@ -16,12 +16,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.config.keys import SemanticSettings, read
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.files import fingerprint
+from recbole_eimf.data.item_text import read_item_text
+from recbole_eimf.experiment import quick_start
 from recbole_eimf.model.ibim import IBIM
-from recbole_eimf.model.towers import TowerModel
-from recbole_eimf.semantic.item_text import read_item_text
-from recbole_eimf.semantic.store import fingerprint
+from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.card import model_card
 from recbole_eimf.serving.catalogue import Catalogue, Users
@@ -30,7 +31,6 @@ from recbole_eimf.serving.encoder import OWN_MODELS, EncoderSpec, build_encoder,
 from recbole_eimf.serving.index import check_kind
 from recbole_eimf.serving.recommender import Parts, Recommender, with_index
 from recbole_eimf.serving.save import write_parts
-from recbole_eimf.settings import SemanticSettings, read
 
 logger = getLogger(__name__)
 
@@ -40,7 +40,7 @@ _COMPARED = 64
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run in memory: its result, and what :func:`recbole_eimf.quick_start.load` makes of its model."""
+    """A finished run in memory: its result, and what ``quick_start.load`` makes of its model."""
 
     folder: Path
     checkpoint: Path
@@ -304,6 +304,6 @@ def _compare(run: Run, recommender: Recommender) -> None:
     if recommender.config["diversity"] is None and not np.allclose(expected, found.scores, atol=tolerance):
         off = float(np.abs(expected - found.scores).max())
         raise DataError(
-            f"{run.folder}: {recommender.config['name']} scores otherwise than what would be written (up to {off:.3g}): "
-            f"it is a model whose scoring serving does not know. Nothing was written."
+            f"{run.folder}: {recommender.config['name']} scores otherwise than what would be written (up to {off:.3g}):"
+            " it is a model whose scoring serving does not know. Nothing was written."
         )

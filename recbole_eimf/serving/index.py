@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.evaluator.ranking import places_of, ranked_items
 
 KINDS = ("auto", "flat", "hnsw", "none")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_eimf.errors import DataError
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.counts import Counts

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recbole_eimf import __version__
-from recbole_eimf.errors import DataError
+from recbole_eimf.core.errors import DataError
 
 FORMAT = "recbole_eimf served model"
 #: readers know this version and those before it
@@ -131,7 +131,8 @@ def read_config(path: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
         raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
     if isinstance(config, dict) and str(config.get("format")).startswith("recbole_eimf model"):
         raise DataError(
-            f"{path}: the output of a run, not a model folder yet. `python -m recbole_eimf export --run {path} --out MODEL` makes one."
+            f"{path}: what a run wrote, no model folder yet. `python -m recbole_eimf export --run {path} --out MODEL` "
+            f"makes one."
         )
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise DataError(f"{file}: not of a model that recbole_eimf exported (no format {FORMAT!r}).")

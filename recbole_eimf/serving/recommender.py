@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.evaluator.chunked import Query, chunk_items, ranked_in_chunks
 from recbole_eimf.evaluator.ranking import ranked_items
 from recbole_eimf.serving import index as search

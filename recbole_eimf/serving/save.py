@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recbole_eimf.errors import DataError
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.index import HNSWIndex

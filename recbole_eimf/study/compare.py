@@ -11,16 +11,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recbole_eimf.config import parse_command_line, parse_value, read_yaml
+from recbole_eimf.config.config import parse_command_line, parse_value, read_yaml
+from recbole_eimf.core.environment import environment_kept
+from recbole_eimf.core.errors import ConfigError, DataError, suggestion
+from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.data.protocol import PROTOCOLS
-from recbole_eimf.errors import ConfigError, DataError, suggestion
-from recbole_eimf.locks import folder_locked
-from recbole_eimf.study import report, runs, table
+from recbole_eimf.study import runs
+from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, parse_models, read_rows
 from recbole_eimf.study.runs import RESERVED, Run, Workers
-from recbole_eimf.study.space import shipped_space
-from recbole_eimf.study.summary import Experiment, Summary, summarise
-from recbole_eimf.study.surroundings import environment_kept
+from recbole_eimf.study.search.space import shipped_space
+from recbole_eimf.study.table import table
+from recbole_eimf.study.table.summary import Experiment, Summary, summarise
 
 USAGE = """usage: python -m recbole_eimf compare --models SASRec,EIMF[SASRec],placebo[SASRec] --dataset NAME --out DIR
          [--protocol leave_one_out|user_split] [--seeds 5] [--parallel 2] [--config_files a.yaml ...] [--key=value ...]
@@ -239,7 +241,7 @@ def _tuned(
 
     Keys that are given are not searched. A row whose trials all fail goes on as it is: its runs will say why.
     """
-    from recbole_eimf.study import tune
+    from recbole_eimf.study.search import tune
 
     found: dict[str, dict[str, Any]] = {}
     remarks = [f"Rows have the best settings of a search of their own: {samples} trials each, on validation."]

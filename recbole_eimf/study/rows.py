@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config import known_model_names, read_yaml
-from recbole_eimf.errors import ConfigError, suggestion
-from recbole_eimf.model.backbone import BACKBONES, backbone_class
-from recbole_eimf.registry import MODELS, load_model_class
+from recbole_eimf.config.config import known_model_names, read_yaml
+from recbole_eimf.config.models import MODELS, load_model_class
+from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
 
 #: in every table: a neural model that does not beat counting is not worth its price
 FLOORS = ("Popularity", "Markov", "DecayedItemKNN")
@@ -35,7 +35,7 @@ _ROW_KEYS = ("name", "model", "backbone", "keys", "against", "x")
 class Row:
     """One line of a table.
 
-    ``model`` and ``keys`` are what :func:`recbole_eimf.quick_start.run` takes, ``keys`` being stronger than those that
+    ``model`` and ``keys`` are what :func:`recbole_eimf.run` takes, ``keys`` being stronger than those that
     all rows share. ``against`` names the rows it is tested against; its improvement is over the first of them that is
     there. ``x`` is its place on a study's x-axis.
     """

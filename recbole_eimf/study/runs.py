@@ -1,6 +1,6 @@
 """Runs of a table: one folder each, made once, several at a time, going on where they were stopped.
 
-A run's folder holds ``run.json`` (its settings), what :func:`recbole_eimf.quick_start.run` writes (``result.json``
+A run's folder holds ``run.json`` (its settings), what :func:`recbole_eimf.run` writes (``result.json``
 when it is finished), ``log.txt``, and ``error.txt`` if it failed. A folder is used again only for the settings it was
 made with: paths count by what is in the files, and keys that cannot change a figure (threads, logging, device) do not
 count at all.
@@ -23,13 +23,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf import settings
-from recbole_eimf.config import EIMFConfig
-from recbole_eimf.errors import ConfigError, UserError
-from recbole_eimf.semantic.store import fingerprint, write_json
-from recbole_eimf.settings import SemanticSettings
+from recbole_eimf.config import keys
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.core.environment import environment_kept
+from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.study.rows import Row
-from recbole_eimf.study.surroundings import environment_kept
 
 #: keys whose value is a path: made absolute, because a worker stands elsewhere
 PATHS = ("data_path", "semantic_cache", "interest_file", "assignment_file", "batch_file", "prompt_file", "split_file",
@@ -57,7 +57,7 @@ OTHER_MASK = "test_other_mask"
 class Run:
     """One training: a row with a seed.
 
-    ``given`` are the keys for :func:`recbole_eimf.quick_start.run`; ``settings`` every setting that decides the
+    ``given`` are the keys for :func:`recbole_eimf.run`; ``settings`` every setting that decides the
     figures, without the seed; ``other_mask`` asks for the test metrics under the other ``mask_history`` too.
     """
 
@@ -125,7 +125,7 @@ def plan(
     Raises:
         ConfigError: a key or value that is wrong, or a folder that holds a run of other settings.
     """
-    from recbole_eimf import plugin
+    from recbole_eimf.experiment import plugin
 
     plugin.register_models()
     made: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
@@ -147,7 +147,7 @@ def plan(
 
 
 def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFConfig, dict[str, Any]]:
-    """(a row's configuration, the keys for :func:`recbole_eimf.quick_start.run`), paths absolute.
+    """(a row's configuration, the keys for :func:`recbole_eimf.run`), paths absolute.
 
     Raises:
         ConfigError: naming the row, the key and the value.
@@ -233,9 +233,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     >>> differences({"epochs": 5, "gamma": 0.1}, {"epochs": 6, "gamma": 0.1, "new_key": None})
     ['epochs was 5, is 6']
     """
-    default = settings.defaults()
-    keys = sorted({*before, *now})
-    pairs = [(key, before.get(key, default.get(key)), now.get(key, default.get(key))) for key in keys]
+    default = keys.defaults()
+    pairs = [
+        (key, before.get(key, default.get(key)), now.get(key, default.get(key))) for key in sorted({*before, *now})
+    ]
     return [f"{key} was {a!r}, is {b!r}" for key, a, b in pairs if a != b]
 
 
@@ -246,13 +247,13 @@ def prepare(runs: Sequence[Run]) -> None:
     Raises:
         UserError: data, text or interests that are not there: no run could have found them.
     """
-    from recbole_eimf import quick_start
+    from recbole_eimf.experiment import quick_start
 
     seen = set()
     for run in runs:
         config = EIMFConfig(run.row.model, run.dataset, None, dict(run.given))
         need = getattr(config.model_class, "needs_side_information", lambda _: None)(config)
-        wanted = settings.read(SemanticSettings, config.final_config_dict)
+        wanted = keys.read(SemanticSettings, config.final_config_dict)
         stage = (need, fingerprint(vars(wanted), config["protocol"], config["split_seed"]) if need else None)
         if stage not in seen:
             seen.add(stage)
@@ -297,7 +298,7 @@ def execute(job: Mapping[str, Any]) -> str | None:
 def _train(job: Mapping[str, Any], folder: Path) -> None:
     import torch
 
-    from recbole_eimf import quick_start
+    from recbole_eimf.experiment import quick_start
 
     torch.set_num_threads(job["threads"])
     given = {**job["given"], "num_threads": job["threads"]}

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config import read_yaml
-from recbole_eimf.errors import ConfigError, suggestion
-from recbole_eimf.properties_path import properties_folder
+from recbole_eimf.config.config import read_yaml
+from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.study.compare import (
     carry_out,
     check,
@@ -37,7 +37,7 @@ from recbole_eimf.study.compare import (
     parse_seeds,
 )
 from recbole_eimf.study.rows import Row, as_list, complete, row_of
-from recbole_eimf.study.summary import Experiment
+from recbole_eimf.study.table.summary import Experiment
 
 _KEYS = ("title", "model", "keys", "seeds", "metrics", "rows", "grid", "axis", "columns", "floors")
 

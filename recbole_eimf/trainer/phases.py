@@ -24,10 +24,12 @@ from recbole.utils import init_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from recbole_eimf import __version__, distributed, settings
-from recbole_eimf.errors import DataError
-from recbole_eimf.locks import made_once
-from recbole_eimf.semantic.store import fingerprint
+from recbole_eimf import __version__
+from recbole_eimf.config import keys
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.files import fingerprint
+from recbole_eimf.core.locks import made_once
 from recbole_eimf.trainer.state import read_state, write_state
 from recbole_eimf.trainer.trainer import InterestTrainer
 
@@ -251,7 +253,7 @@ def phase_identity(config, phase: Phase, text: Tensor | None, train_data, valid_
     with_text = any(kind != "id" for kind, _ in kinds)
     deciding = _DECIDING | (_DECIDING_WITH_TEXT if with_text else set())
     deciding |= {"amp_dtype"} if config["enable_amp"] else set()
-    parts = (settings.EIMFSettings, settings.SemanticSettings, settings.RunSettings, settings.PADSettings)
+    parts = (keys.EIMFSettings, keys.SemanticSettings, keys.RunSettings, keys.PADSettings)
     later = {field.name for part in parts for field in dataclasses.fields(part)} - deciding
     values = {k: v for k, v in config.final_config_dict.items() if k not in _INDIFFERENT | later}
     seen = [] if text is None or not (with_text or config["item_init"] == "pca_text") else [text.cpu().numpy()]

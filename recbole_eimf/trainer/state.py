@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from recbole_eimf.semantic.store import atomic_path
+from recbole_eimf.core.files import atomic_path
 
 
 def write_state(path: str | os.PathLike, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:

@@ -17,13 +17,14 @@ from recbole.utils import init_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recbole_eimf import distributed, settings
-from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.config import keys
+from recbole_eimf.config.keys import RunSettings
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.evaluator.chunked import chunk_items, query, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
-from recbole_eimf.plugin import trusted_checkpoints
-from recbole_eimf.semantic.store import atomic_path, write_json
-from recbole_eimf.settings import RunSettings
+from recbole_eimf.experiment.plugin import trusted_checkpoints
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
 from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
 
@@ -82,8 +83,8 @@ class InterestTrainer(Trainer):
     ``last.safetensors`` the latest state with optimiser and random states, ``history.json`` the losses and validation
     metrics.
 
-    Of several processes (:mod:`recbole_eimf.distributed`) each trains and evaluates on its share; after every step and
-    every evaluation all hold the same model and figures. Process 0 writes the files, and they all read them.
+    Of several processes (:mod:`recbole_eimf.core.distributed`) each trains and evaluates on its share; after every step
+    and every evaluation all hold the same model and figures. Process 0 writes the files, and they all read them.
     """
 
     #: attributes that a resumed run goes on with
@@ -93,7 +94,7 @@ class InterestTrainer(Trainer):
         Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's way fails if two try at once
         super().__init__(config, model)
         rank_reproducibly(self)
-        wanted = settings.read(RunSettings, config)
+        wanted = keys.read(RunSettings, config)
         self.amp_dtype = getattr(torch, wanted.amp_dtype)
         if wanted.torch_compile:
             compile_encoders(model)

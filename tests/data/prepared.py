@@ -2,7 +2,7 @@
 
 import gzip
 
-from recbole_eimf.data.prepare import (
+from recbole_eimf.data.prepare.write import (
     prepare_csv,
 )
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from recbole.data.dataset import SequentialDataset
 
-from recbole_eimf import quick_start
 from recbole_eimf.data import atomic_file, dataset
 from recbole_eimf.data.dataset import LazySequenceDataset
+from recbole_eimf.experiment import quick_start
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\tshop:token"
 ALL = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp", "shop"]}}

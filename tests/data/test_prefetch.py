@@ -7,8 +7,8 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
-from recbole_eimf import quick_start
 from recbole_eimf.data.prefetch import pinned, prefetched, sent
+from recbole_eimf.experiment import quick_start
 
 
 def threads():

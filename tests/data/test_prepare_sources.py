@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_eimf.data import prepare as prepare_module
-from recbole_eimf.data.prepare import (
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.data.prepare import write as prepare_module
+from recbole_eimf.data.prepare.write import (
     clean_text,
     main,
     prepare_amazon,
@@ -17,7 +18,6 @@ from recbole_eimf.data.prepare import (
     prepare_mind,
     prepare_movielens,
 )
-from recbole_eimf.errors import DataError
 from tests.data.prepared import HEADER, inter, item, pairs, run_csv, write
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "datasets"

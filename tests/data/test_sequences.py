@@ -8,10 +8,10 @@ import torch
 from recbole.config import Config
 from recbole.data.dataset import SequentialDataset
 
-from recbole_eimf import quick_start
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import protocol, views
 from recbole_eimf.data.dataset import TARGET_LIST
-from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.experiment import quick_start
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 SIZES = [0, 1, 2, 3, 4, 9, 23]

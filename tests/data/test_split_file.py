@@ -7,8 +7,8 @@ import gzip
 import numpy as np
 import pytest
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.experiment import quick_start
 from tests.conftest import write_atomic
 
 

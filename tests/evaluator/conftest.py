@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_eimf import quick_start
 from recbole_eimf.evaluator.ranks import collected_ranks
+from recbole_eimf.experiment import quick_start
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from recbole_eimf import quick_start
 from recbole_eimf.__main__ import main
-from recbole_eimf.evaluator import agreement
-from recbole_eimf.evaluator.agreement import RunVectors
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.study import agreement
+from recbole_eimf.study.agreement import RunVectors
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.evaluator import chunked
 from recbole_eimf.evaluator.collector import hits_and_counts, ranked_items
+from recbole_eimf.experiment import quick_start
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.trainer.trainer import InterestTrainer
 from tests.evaluator import slow

@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.files import read_tensors, write_tensors
 from recbole_eimf.evaluator.ranks import check_same_users, read_ranks
-from recbole_eimf.semantic.store import read_tensors, write_tensors
+from recbole_eimf.experiment import quick_start
 from tests.evaluator import slow
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recbole_eimf.errors import DataError
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.evaluator.significance import holm, paired_test
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.evaluator.slices import check_bounds, frequency_slices, inside
 
 

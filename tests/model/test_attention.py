@@ -7,7 +7,7 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.layers import TransformerEncoder
 
-from recbole_eimf.model.attention import fuse_attention
+from recbole_eimf.model.backbones.attention import fuse_attention
 
 LENGTHS = torch.tensor([7, 1, 4, 9])
 

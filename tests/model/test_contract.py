@@ -7,12 +7,12 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_eimf import quick_start
+from recbole_eimf.config.models import MODELS
 from recbole_eimf.data.dataset import TARGET_LIST
-from recbole_eimf.model.backbone import BACKBONES, backbone_class
-from recbole_eimf.model.experts import PAD_BACKBONES
-from recbole_eimf.model.multi_interest import MultiInterestBackbone
-from recbole_eimf.registry import MODELS
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
+from recbole_eimf.model.backbones.multi_interest import MultiInterestBackbone
+from recbole_eimf.model.pad.experts import PAD_BACKBONES
 from tests.conftest import write_atomic
 
 NEURAL = [("IBIM", name) for name in BACKBONES] + [("EIMF", name) for name in BACKBONES]

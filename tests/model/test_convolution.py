@@ -6,8 +6,8 @@ import pytest
 import torch
 from recbole.model.sequential_recommender.caser import Caser
 
-from recbole_eimf import quick_start
-from recbole_eimf.model.convolution import flatten_convolutions
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.model.backbones.convolution import flatten_convolutions
 
 
 class Network(torch.nn.Module):

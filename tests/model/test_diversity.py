@@ -7,8 +7,8 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import quick_start
 from recbole_eimf.model.diversity import greedy_diverse
 from tests.conftest import TITLES, planted_sequences, write_atomic
 

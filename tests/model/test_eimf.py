@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import quick_start
 
 
 @pytest.fixture

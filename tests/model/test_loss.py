@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recbole_eimf.model import loss, partition
+from recbole_eimf.model.losses import loss, partition
 
 torch.manual_seed(0)
 P, N, D, M = 7, 12, 5, 6

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from recbole_eimf.model.mmd import BANDWIDTHS, KERNELS, kernel_matrix, mmd, squared_distances
+from recbole_eimf.model.losses.mmd import BANDWIDTHS, KERNELS, kernel_matrix, mmd, squared_distances
 
 
 def kernel_value(x, y, kernel, mean):

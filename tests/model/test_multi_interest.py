@@ -6,7 +6,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_eimf import quick_start
+from recbole_eimf.experiment import quick_start
 from recbole_eimf.model.layer import target_attention
 
 SHORT, LONG = [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7, 8]  # K' = 2 and 3 of 4

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_eimf import quick_start
-from recbole_eimf.errors import ConfigError
-from recbole_eimf.model import loss
-from recbole_eimf.model.negatives import Drawn, NegativeSampler, sampled_softmax_loss
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.model.losses import loss
+from recbole_eimf.model.losses.negatives import Drawn, NegativeSampler, sampled_softmax_loss
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW
 from recbole_eimf.trainer.trainer import InterestTrainer
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_eimf import quick_start
-from recbole_eimf.config import read_yaml
-from recbole_eimf.errors import ConfigError
-from recbole_eimf.model.binary_loss import HistoryNegatives, binary_loss, gbce_power
-from recbole_eimf.model.experts import frequency_buckets
-from recbole_eimf.model.mmd import KERNELS, mmd
-from recbole_eimf.model.pad import Alignment, batch_items
-from recbole_eimf.properties_path import properties_folder
+from recbole_eimf.config.config import read_yaml
+from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
+from recbole_eimf.model.losses.mmd import KERNELS, mmd
+from recbole_eimf.model.pad.experts import frequency_buckets
+from recbole_eimf.model.pad.pad import Alignment, batch_items
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 ALL_FORMS = ["gelu", "concat", "add"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf import quick_start
-from recbole_eimf.model.soft_label import SoftLabels
-from recbole_eimf.settings import EIMFSettings
+from recbole_eimf.config.keys import EIMFSettings
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.model.losses.soft_label import SoftLabels
 
 N, C, M, D_TEXT, D, P = 14, 3, 4, 6, 5, 9
 
@@ -77,7 +77,7 @@ def test_scores_are_means_under_the_label(parts, a, b, items):
 def test_rows_taken_in_pieces_are_the_same(parts, monkeypatch):
     settings = EIMFSettings(interest_labels=0.3, text_labels=0.2, text_label_items=4)
     whole = SoftLabels(*parts, settings)
-    monkeypatch.setattr("recbole_eimf.model.soft_label._ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("recbole_eimf.model.losses.soft_label._ROWS_AT_ONCE", 4)
     pieces = SoftLabels(*parts, settings)
     for name, buffer in whole.named_buffers():
         torch.testing.assert_close(buffer, dict(pieces.named_buffers())[name], msg=name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recbole_eimf.semantic import endpoint
+from recbole_eimf.semantic.llm import endpoint
 from tests.semantic.llm_calls import KEY
 
 

@@ -2,8 +2,8 @@
 
 import json
 
-from recbole_eimf.semantic.llm import OpenAISettings, fetch_openai
-from recbole_eimf.semantic.prompt import PromptRequest
+from recbole_eimf.semantic.llm.client import OpenAISettings, fetch_openai
+from recbole_eimf.semantic.llm.prompt import PromptRequest
 from tests.semantic.llm_server import Answer
 
 KEY = "sk-test-3f9a1c77d2e84b06"

@@ -3,10 +3,10 @@ import logging
 
 import pytest
 
-from recbole_eimf.errors import DataError, InterestSourceError
-from recbole_eimf.semantic.batch import fetch_file, read_batch, write_batch
-from recbole_eimf.semantic.endpoint import OpenAISettings
-from recbole_eimf.semantic.prompt import PromptRequest
+from recbole_eimf.core.errors import DataError, InterestSourceError
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings
+from recbole_eimf.semantic.llm.prompt import PromptRequest
+from recbole_eimf.semantic.sources.batch import fetch_file, read_batch, write_batch
 
 GOOD = '{"1": "Nail art", "2": "Hair care"}'
 
@@ -185,7 +185,7 @@ def test_batch_errors_name_file_and_line(tmp_path, bad):
 def test_batch_with_nothing_to_ask_or_too_much(tmp_path, monkeypatch):
     with pytest.raises(InterestSourceError, match="no request"):
         write_batch([], OpenAISettings("m"), tmp_path / "in.jsonl")
-    monkeypatch.setattr("recbole_eimf.semantic.batch.BATCH_REQUESTS", 2)
+    monkeypatch.setattr("recbole_eimf.semantic.sources.batch.BATCH_REQUESTS", 2)
     with pytest.raises(InterestSourceError, match="3 requests"):
         write_batch(requests("a", "b", "c"), OpenAISettings("m"), tmp_path / "in.jsonl")
     assert not (tmp_path / "in.jsonl").exists()

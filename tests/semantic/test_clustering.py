@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_eimf.errors import ConfigError, DataError, UserError
-from recbole_eimf.semantic import cluster_solver, clustering, neighbours, sparse_affinity
-from recbole_eimf.semantic.clustering import ClusterSettings, closest_to_mean, cluster_users
-from recbole_eimf.semantic.neighbours import neighbour_graph
-from recbole_eimf.semantic.sparse_affinity import propagate
+from recbole_eimf.core.errors import ConfigError, DataError, UserError
+from recbole_eimf.semantic.clustering import cluster, cluster_solver, neighbours, sparse_affinity
+from recbole_eimf.semantic.clustering.cluster import ClusterSettings, closest_to_mean, cluster_users
+from recbole_eimf.semantic.clustering.neighbours import neighbour_graph
+from recbole_eimf.semantic.clustering.sparse_affinity import propagate
 
 OFFICE = Path(__file__).resolve().parents[3] / "shared" / "datasets" / "amazon-office" / "items.csv.gz"
 
@@ -187,7 +187,7 @@ def test_a_number_of_exemplars_nobody_wants_is_not_followed_to_its_end():
 def test_among_very_many_points_a_search_takes_no_result_from_messages_left_before_their_end(monkeypatch):
     points = cloud(3000, 6)
     monkeypatch.setattr(neighbours, "EXACT_SEARCH_UP_TO", 100)
-    monkeypatch.setattr(clustering, "_CALIBRATION", 10_000)  # a first guess that is far off
+    monkeypatch.setattr(cluster, "_CALIBRATION", 10_000)  # a first guess that is far off
     runs, run = [], cluster_solver.propagate
     monkeypatch.setattr(cluster_solver, "propagate", lambda *args, **more: runs.append(run(*args, **more)) or runs[-1])
     result = cluster_users(points, settings(exemplar_ratio=0.03, method="sparse", neighbours=200))
@@ -195,7 +195,7 @@ def test_among_very_many_points_a_search_takes_no_result_from_messages_left_befo
     assert not runs[-1].abandoned
     assert result.converged
     assert abs(len(result.exemplars) - 90) <= 5
-    monkeypatch.setattr(clustering, "_MOST_TRIALS", 1)  # nothing but the one that was left
+    monkeypatch.setattr(cluster, "_MOST_TRIALS", 1)  # nothing but the one that was left
     result = cluster_users(points, settings(exemplar_ratio=0.03, method="sparse", neighbours=200))
     assert runs[-2].abandoned
     assert runs[-1].converged
@@ -242,7 +242,7 @@ def test_a_trial_with_far_too_few_exemplars_is_finished_only_if_it_is_the_closes
     assert len(bare.exemplars) == 12
     whole = solver.attempt(-2.0)
     np.testing.assert_array_equal(solver.finish(bare).labels, whole.labels)
-    result = clustering._search(solver, 40)
+    result = cluster._search(solver, 40)
     assert result.labels is not None
 
 
@@ -358,7 +358,7 @@ def test_exemplar_ratio_is_hit(ratio, method, d):
 
 
 def test_exemplar_ratio_begins_with_a_subsample(monkeypatch, caplog):
-    monkeypatch.setattr(clustering, "_CALIBRATION", 400)
+    monkeypatch.setattr(cluster, "_CALIBRATION", 400)
     caplog.set_level(logging.INFO)
     result = cluster_users(cloud(2000, 16), ClusterSettings(method="sparse", exemplar_ratio=0.05))
     assert len(result.exemplars) == pytest.approx(100, rel=0.06)
@@ -494,7 +494,7 @@ def test_real_titles_sparse_agrees_with_dense():
     """Titles of Amazon Office under tfidf-svd: where both settle, counts within 1 % and net similarity within 0.1 %."""
     import pandas as pd
 
-    from recbole_eimf.semantic.text_encoder import EncoderSettings, build_encoder
+    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
 
     with gzip.open(OFFICE, "rt", encoding="utf-8") as stream:
         titles = pd.read_csv(stream)["title"].dropna().tolist()[:1200]

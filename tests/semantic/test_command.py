@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from recbole_eimf import quick_start
 from recbole_eimf.__main__ import main
+from recbole_eimf.experiment import quick_start
 from tests.conftest import REPOSITORY
 from tests.semantic.llm_server import Answer, LLMServer
 

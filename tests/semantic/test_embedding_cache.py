@@ -7,8 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from recbole_eimf.errors import DataError
-from recbole_eimf.semantic.embedding_cache import EmbeddingCache
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
 
 
 class LetterEncoder:

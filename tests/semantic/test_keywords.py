@@ -1,6 +1,6 @@
 import pytest
 
-from recbole_eimf.semantic.keywords import keyword_replies
+from recbole_eimf.semantic.sources.keywords import keyword_replies
 
 PENS = [f"{colour} gel pen, fine point" for colour in ("red", "blue", "green", "black")]
 CHAIRS = [f"{kind} office chair with armrest" for kind in ("mesh", "leather", "folding", "ergonomic")]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from recbole_eimf.errors import DataError, InterestSourceError
-from recbole_eimf.semantic import llm
-from recbole_eimf.semantic.llm import fetch_openai
-from recbole_eimf.semantic.prompt import PromptRequest
+from recbole_eimf.core.errors import DataError, InterestSourceError
+from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.llm.client import fetch_openai
+from recbole_eimf.semantic.llm.prompt import PromptRequest
 from tests.semantic.llm_calls import KEY, always, fetch, journal, once, requests, settings
 from tests.semantic.llm_server import GOOD, Answer, LLMServer
 
@@ -274,11 +274,11 @@ def test_models_without_max_tokens_and_temperature(tmp_path):
 CHILD = """
 import logging, signal, sys
 from pathlib import Path
-from recbole_eimf.semantic import llm
-from recbole_eimf.semantic.llm import OpenAISettings, fetch_openai
-from recbole_eimf.semantic.prompt import PromptRequest
+from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.llm.client import OpenAISettings, fetch_openai
+from recbole_eimf.semantic.llm.prompt import PromptRequest
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children start with SIGINT ignored
-llm.STOP_GRACE_SECONDS = 1000.0  # nothing below may come about by waiting
+client.STOP_GRACE_SECONDS = 1000.0  # nothing below may come about by waiting
 logging.basicConfig(level="INFO", stream=sys.stderr)
 requests = [PromptRequest(f"u{i}", f"prompt {i}") for i in range(40)]
 settings = OpenAISettings("m", sys.argv[1], "TEST_LLM_KEY", concurrency=4)
@@ -384,7 +384,7 @@ def test_a_full_disk_stops_the_run_instead_of_losing_replies(tmp_path, monkeypat
     def full(path, records):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(llm, "append_jsonl", full)
+    monkeypatch.setattr(client, "append_jsonl", full)
     with LLMServer() as server:
         with pytest.raises(OSError, match="No space left"):
             fetch(server, tmp_path, 200, concurrency=2)

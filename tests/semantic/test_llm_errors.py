@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from recbole_eimf.errors import InterestSourceError
-from recbole_eimf.semantic import endpoint
+from recbole_eimf.core.errors import InterestSourceError
+from recbole_eimf.semantic.llm import endpoint
 from tests.semantic.llm_calls import always, fetch, journal, once
 from tests.semantic.llm_server import Answer, LLMServer
 

@@ -5,10 +5,10 @@ import logging
 
 import pytest
 
-from recbole_eimf.errors import ConfigError, InterestSourceError
-from recbole_eimf.semantic.endpoint import Secret, read_key
-from recbole_eimf.semantic.llm import Estimate, OpenAISettings, answered_users, estimate, fetch_openai
-from recbole_eimf.semantic.prompt import PromptRequest
+from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.semantic.llm.client import Estimate, OpenAISettings, answered_users, estimate, fetch_openai
+from recbole_eimf.semantic.llm.endpoint import Secret, read_key
+from recbole_eimf.semantic.llm.prompt import PromptRequest
 from tests.semantic.llm_calls import KEY, always, fetch, requests, settings
 from tests.semantic.llm_server import Answer, LLMServer
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from recbole_eimf.errors import DataError
-from recbole_eimf.properties_path import properties_folder
-from recbole_eimf.semantic.prompt import Exemplar, PromptRequest, build_prompt, load_template
+from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_eimf.semantic.reply import ReplyError, completion_interests, parse_interests, reply_from_text
+from recbole_eimf.semantic.llm.reply import ReplyError, completion_interests, parse_interests, reply_from_text
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "interests"
 AB = ["Nail art", "Hair care"]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf.errors import ConfigError, DataError, UserError
-from recbole_eimf.semantic import transformers_encoder
-from recbole_eimf.semantic.text_encoder import EncoderSettings, build_encoder
+from recbole_eimf.core.errors import ConfigError, DataError, UserError
+from recbole_eimf.semantic.encoders import transformers_encoder
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
 
 TEXTS = [
     "Stapler",

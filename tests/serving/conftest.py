@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf import quick_start
+from recbole_eimf.experiment import quick_start
 from recbole_eimf.serving.export import Run, write_run
 from recbole_eimf.serving.recommender import Recommender
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf.model.backbone import BACKBONES
+from recbole_eimf.model.backbones.backbone import BACKBONES
 from recbole_eimf.serving.recommender import _padded
 from tests.serving.conftest import STOCK, evaluated_lists, histories_of
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from recbole_eimf import quick_start
 from recbole_eimf.__main__ import main as command_line
-from recbole_eimf.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.experiment import quick_start
 from recbole_eimf.study import compare, runs
 from recbole_eimf.study.rows import complete, parse_model, parse_models, read_rows
 from recbole_eimf.trainer.trainer import InterestTrainer
@@ -42,7 +42,7 @@ def test_what_names_mean():
     placebo = parse_model("placebo[REMI]")
     assert (placebo.model, placebo.keys) == ("EIMF", {"backbone": "REMI", "interest_source": "shuffled"})
     assert parse_model("Pop").model == "Pop"
-    assert parse_model("recbole_eimf.model.counting:Markov").counting
+    assert parse_model("recbole_eimf.model.baselines.counting:Markov").counting
     assert [row.name for row in complete(parse_models("Markov, SASRec"))] == [
         "Popularity", "DecayedItemKNN", "Markov", "SASRec",
     ]  # fmt: skip
@@ -260,7 +260,7 @@ def test_history_masked_and_not(keys):
 
 
 def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
-    from recbole_eimf.study import tune
+    from recbole_eimf.study.search import tune
 
     asked = {}
 

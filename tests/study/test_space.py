@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from recbole_eimf.config import EIMFConfig
-from recbole_eimf.errors import ConfigError, UserError
-from recbole_eimf.properties_path import properties_folder
-from recbole_eimf.study.space import Dimension, draw_settings, read_space, shipped_space
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.study.search.space import Dimension, draw_settings, read_space, shipped_space
 
 BACKBONES = sorted(path.stem for path in (properties_folder() / "backbone").glob("*.yaml"))
 
@@ -102,7 +102,7 @@ def test_every_shipped_space_is_of_keys_the_model_has(model, backbone):
 
 
 def test_every_model_that_learns_settings_has_a_space():
-    from recbole_eimf.registry import MODELS
+    from recbole_eimf.config.models import MODELS
 
     counting = {"Popularity", "Markov"}
     for model in set(MODELS) - counting:
@@ -114,7 +114,7 @@ def test_every_model_that_learns_settings_has_a_space():
 @pytest.mark.parametrize(("model", "backbone"), _cases())
 def test_every_key_of_a_shipped_space_is_read(model, backbone, make_config, monkeypatch):
     """A key that nobody reads would be searched for nothing: watch what one training batch asks the configuration."""
-    from recbole_eimf import quick_start
+    from recbole_eimf.experiment import quick_start
 
     config = make_config(model, **({"backbone": backbone} if backbone else {}))
     asked = {"train_batch_size", "learning_rate", "weight_decay"}  # RecBole's loaders and trainer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recbole_eimf.__main__ import main as command_line
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study import runs, study
 from recbole_eimf.study.rows import complete
 

@@ -12,12 +12,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from recbole_eimf.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.evaluator.ranks import Ranks
-from recbole_eimf.study import plot, report, table
+from recbole_eimf.study.report import plot, report
 from recbole_eimf.study.rows import complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
-from recbole_eimf.study.summary import Experiment, summarise
+from recbole_eimf.study.table import table
+from recbole_eimf.study.table.summary import Experiment, summarise
 
 USERS, DEPTH = 9, 5
 SETTINGS = {"protocol": "user_split", "valid_metric": "Recall@5", "topk": [1, 5], "metrics": ["Recall", "Hit", "NDCG"]}

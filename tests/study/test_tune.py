@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from recbole_eimf import plugin, quick_start
 from recbole_eimf.__main__ import main
-from recbole_eimf.config import read_yaml
-from recbole_eimf.errors import DataError
-from recbole_eimf.study import tune
-from recbole_eimf.study.search_plot import importance, plot_search
-from recbole_eimf.study.search_result import Found
-from recbole_eimf.study.space import Dimension
-from recbole_eimf.study.trial import Job, Trial
+from recbole_eimf.config.config import read_yaml
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.study.search import tune
+from recbole_eimf.study.search.plot import importance, plot_search
+from recbole_eimf.study.search.result import Found
+from recbole_eimf.study.search.space import Dimension
+from recbole_eimf.study.search.trial import Job, Trial
 
 ONE = tune.Effort(samples=6, max_epochs=4, grace=1, cpus_per_trial=1, gpus_per_trial=0)
 ALONE = {"compare_with": [], "show_progress": False}
@@ -214,7 +214,7 @@ def test_the_best_trial_heeds_the_direction_and_skips_failures():
 # ---------------------------------------------------------------------- RecBole's own route
 def _as_recbole_wrote_it(config, config_file_list):
     """RecBole's objective with our models registered but without the answer to its second report."""
-    from recbole_eimf import plugin
+    from recbole_eimf.experiment import plugin
 
     plugin.register()
     return getattr(plugin.objective_function, plugin._PATCHED)(config)

@@ -1,0 +1,152 @@
+"""``python -m recbole_eimf interests``: the LLM stage alone, with a look at the price before anything is spent."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.core.files import atomic_path, write_json
+from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.pipeline import Interests, Pipeline
+from recbole_eimf.semantic.sources import batch
+
+USAGE = """usage: python -m recbole_eimf interests --dataset=NAME [--data_path=DIR]
+         --interest_source=openai|file|batch|keywords [--key=value ...] [--dry-run | --yes]
+
+Clusters the training users by the text of what they bought, asks for the interests of each cluster's exemplar and
+writes OUT/interests.jsonl and OUT/assignment.csv.gz (--output_dir=OUT, default interests/NAME), which training
+side-loads with --interest_source=file. Before any paid call it shows one prompt and the number of calls, tokens and the
+estimated cost, then asks. --dry-run stops there, --yes does not ask. Stopped in any way, the same command goes on where
+it was: replies are kept, one line each, as they arrive.
+
+keys (all take --key=value): llm_model, llm_base_url, llm_api_key_env (the NAME of the variable that holds the key),
+llm_api_key_file, llm_concurrency, llm_price_in, llm_price_out (USD per million tokens), exemplar_ratio, preference,
+clustering, text_encoder, protocol, split_seed, prompt_file, prompt_items, max_interests, batch_file, semantic_cache
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code (0 done, 1 declined, 3 some replies failed).
+
+    Raises:
+        UserError: bad keys, files or sources.
+    """
+    flags = {a for a in arguments if a in ("--yes", "--dry-run", "-h", "--help")}
+    if not arguments or flags & {"-h", "--help"}:
+        print(USAGE)
+        return 0
+    from recbole_eimf.config.config import parse_command_line
+
+    values = parse_command_line([a for a in arguments if a not in flags])
+    if values.pop("yes", False):
+        flags.add("--yes")
+    pipeline, folder, seed = _prepared(values)
+    source = pipeline.settings.interest_source
+    writes_requests = source == "batch" and not pipeline.settings.batch_file
+    if "--dry-run" not in flags and not writes_requests:
+        pipeline.check_source()
+    if source == "shuffled":
+        raise ConfigError("interest_source=shuffled is the placebo of training; there is nothing to run for it here.")
+    if source in ("openai", "batch"):
+        if writes_requests:
+            return _write_batch(pipeline, folder)
+        if source == "openai" and not _agreed(pipeline, flags):
+            return 0 if "--dry-run" in flags else 1
+    elif "--dry-run" in flags:
+        exemplars = pipeline.clusters[0] if source == "keywords" else []
+        print(f"interest_source={source}: no paid calls; {len(exemplars) or 'the file decides how many'} exemplars.")
+        return 0
+    found = pipeline.run(seed=seed, agreed=True)
+    return _written(found, pipeline, folder)
+
+
+def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:
+    from recbole_eimf.config.config import EIMFConfig
+    from recbole_eimf.experiment import plugin, quick_start
+    from recbole_eimf.semantic.side_load import pipeline_of
+
+    if not values.get("dataset"):
+        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
+    dataset = str(values.pop("dataset"))
+    files = values.pop("config_files", None)
+    plugin.register_models()
+    # the training part alone is wanted here, not the side information this command is about to make
+    config = EIMFConfig("IBIM", dataset, str(files).split() if files else None, {"state": "WARNING", **values})
+    _, parts = quick_start.build(config)
+    folder = Path(values.get("output_dir") or Path("interests") / dataset)
+    return pipeline_of(config, parts[0]), folder, config["seed"]
+
+
+def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:
+    """Show a prompt and the price; whether to go on."""
+    exemplars, assignment, _ = pipeline.clusters
+    requests, wanted = pipeline.requests(exemplars), pipeline.llm_settings()
+    estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, pipeline.journal))
+    print(f"{len(exemplars)} clusters of {len(assignment)} training users. The prompt of one exemplar:\n")
+    print(requests[0].prompt)
+    print(f"\nmodel {wanted.model} at {wanted.base_url or 'the default endpoint'}: {estimate}")
+    if "--dry-run" in flags:
+        return False
+    if not estimate.calls or "--yes" in flags:
+        return True
+    if not sys.stdin or not sys.stdin.isatty():
+        raise InterestSourceError("nobody is there to answer (no terminal): add --yes to make these calls.")
+    return input("Make these calls? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _write_batch(pipeline: Pipeline, folder: Path) -> int:
+    exemplars, _, _ = pipeline.clusters
+    path = folder / "batch_requests.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    batch.write_batch(pipeline.requests(exemplars), pipeline.llm_settings(), path)
+    print(
+        f"written: {path}, {len(exemplars)} requests for the OpenAI Batch API. Upload it, then run this command again "
+        f"with --batch_file=ANSWERS.jsonl."
+    )
+    return 0
+
+
+def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [
+        {"user_id": user, "response": _as_response(texts), "source": found.source}
+        for user, texts in zip(found.exemplars, found.texts)
+        if texts
+    ]
+    with atomic_path(folder / "interests.jsonl") as temporary:
+        temporary.write_text("".join(_json_line(record) for record in records), encoding="utf-8")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["user_id", "exemplar_user_id"])
+    writer.writerows((user, found.exemplars[c]) for user, c in found.assignment.items())
+    with atomic_path(folder / "assignment.csv.gz") as temporary:
+        temporary.write_bytes(gzip.compress(table.getvalue().encode(), mtime=0))
+    report = {"source": found.source, "llm_used": found.llm_used, **found.report}
+    write_json(folder / "report.json", report)
+    failed = len(found.exemplars) - len(records)
+    print(
+        f"{report['interests']} interests of {len(records)} exemplars for {len(found.assignment)} users"
+        + ("" if found.llm_used else " (NO LLM was used: keywords of the clusters' titles)")
+        + (f"; {failed} exemplars without any" if failed else "")
+        + f"\nwritten: {folder}/interests.jsonl, assignment.csv.gz, report.json"
+    )
+    if failed and found.llm_used:
+        print(f"the raw replies are in {pipeline.journal}; the same command asks for the failed ones again")
+        return 3
+    return 0
+
+
+def _as_response(texts: Sequence[str]) -> str:
+    """Interests in the form the prompt asks for, so that the file source reads them as it reads an LLM's reply."""
+    return json.dumps({str(n): text for n, text in enumerate(texts, start=1)}, ensure_ascii=False)
+
+
+def _json_line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"

@@ -1,0 +1,1 @@
+"""Catalogues of keys and models, and the configuration made from them."""

@@ -1,0 +1,79 @@
+"""Locks between processes: the operating system's, so they end with the process that holds them, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from recbole_eimf.core.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: nothing is locked there
+    fcntl = None
+
+
+@contextlib.contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Have a folder of results to oneself, by ``<folder>/lock``: two commands would make the same runs in it.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+", encoding="utf-8") as lock:
+        if not _taken(lock, wait=False):
+            raise ConfigError(
+                f"--out={folder}: another command works in this folder (process {_holder(lock)}). "
+                f"Wait for it, stop it, or use another --out."
+            )
+        yield
+
+
+@contextlib.contextmanager
+def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Be the only process that makes a file: one that comes later waits, and then finds it.
+
+    While it is being made ``<path>.lock`` lies beside it. Where a file system has no locks nobody waits.
+
+    Args:
+        say: told, once, whom this process waits for.
+    """
+    if path.is_file():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".lock")
+    with open(beside, "a+", encoding="utf-8") as lock:
+        if not _taken(lock, wait=False):
+            say(f"process {_holder(lock)} is making {path}; waiting for it")
+            _taken(lock, wait=True)
+        try:
+            yield
+        finally:
+            if path.is_file():  # whoever opened the lock before it went finds the file as well
+                beside.unlink(missing_ok=True)
+
+
+def _taken(lock: IO[str], wait: bool) -> bool:
+    """Lock an open file and write this process into it; False where another one holds it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a network's file system may have no locks
+        return True
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return True
+
+
+def _holder(lock: IO[str]) -> str:
+    lock.seek(0)
+    return lock.read().strip() or "unknown"

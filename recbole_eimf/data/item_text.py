@@ -1,0 +1,67 @@
+"""Item text, read from the ``.item`` atomic file as it stands: RecBole would split titles into remapped words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from logging import getLogger
+from pathlib import Path
+
+from recbole_eimf.core.errors import DataError, suggestion
+
+
+def read_item_text(path: str | Path, item_field: str, fields: Sequence[str], separator: str = "\t") -> dict[str, str]:
+    """Read the text of every item.
+
+    Args:
+        path: an ``.item`` file; its header is ``name:type`` columns.
+        item_field: the column of item tokens (ITEM_ID_FIELD).
+        fields: text columns, joined by ``". "`` in this order; empty ones are left out.
+        separator: RecBole's ``field_separator``.
+
+    Returns:
+        item token -> text; items whose columns are all empty are absent.
+
+    Raises:
+        DataError: no file, no such column (with the closest one), a line with another number of columns, an item twice
+            with different text, or bytes that are not UTF-8; the message names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file, and the text of items is read from it (columns {', '.join(fields)}). "
+            f"`python -m recbole_eimf prepare` writes one where the raw data has text."
+        )
+    texts: dict[str, str] = {}
+    try:
+        with open(path, encoding="utf-8", newline="\n") as stream:
+            header = [column.partition(":")[0] for column in stream.readline().rstrip("\r\n").split(separator)]
+            token_at, text_at = _columns(path, header, item_field, fields)
+            for number, line in enumerate(stream, start=2):
+                values = line.rstrip("\r\n").split(separator)
+                if len(values) != len(header):
+                    if not line.strip():
+                        continue
+                    raise DataError(
+                        f"{path}, line {number}: {len(values)} columns where the header has {len(header)}. "
+                        f"Mend the line, or set field_separator if it is not {separator!r}."
+                    )
+                text = ". ".join(part for part in (values[i].strip() for i in text_at) if part)
+                token = values[token_at]
+                if token in texts and texts[token] != text:
+                    raise DataError(f"{path}, line {number}: item {token!r} stands twice with different text.")
+                if text:
+                    texts[token] = text
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}). Convert the file, for example with iconv.") from error
+    getLogger().info(f"item text: {len(texts)} items of {path.name}, columns {', '.join(fields)}")
+    return texts
+
+
+def _columns(path: Path, header: list[str], item_field: str, fields: Sequence[str]) -> tuple[int, list[int]]:
+    for name in (item_field, *fields):
+        if name not in header:
+            raise DataError(
+                f"{path}, line 1: no column {name!r}.{suggestion(name, header)} Columns: {', '.join(header)}. "
+                f"Choose text columns with text_fields."
+            )
+    return header.index(item_field), [header.index(name) for name in fields]

@@ -1,0 +1,243 @@
+"""Raw text files, read as a stream: each line with its number, each fault with its place.
+
+Nothing here holds more than a line (or one csv record) of a file in memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from recbole_eimf.core.errors import DataError, suggestion
+
+# How many places of one kind of fault are told; the others are only counted.
+PLACES_SHOWN = 3
+# The csv module's own limit (128 KiB) is below some shops' product descriptions.
+CSV_FIELD_LIMIT = 1 << 24
+# How often the progress bar looks at the file position: often enough to look smooth, rarely enough to cost nothing.
+_LINES_PER_UPDATE = 8192
+
+
+@dataclass
+class Report:
+    """What was read, kept and dropped, and where the faults were.
+
+    ``counts`` maps a readable name to a number, in the order things happened; ``places`` holds the first
+    three places (file, line, what) of each kind of fault. ``reading`` says whose broken lines are counted.
+    """
+
+    on_broken_line: str = "error"
+    reading: str = "interactions"
+    counts: dict[str, int] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.on_broken_line not in ("error", "skip"):
+            raise DataError(f"on_broken_line: {self.on_broken_line!r} is not known; it is 'error' or 'skip'.")
+
+    def add(self, kind: str, number: int = 1) -> None:
+        """Count ``number`` more of ``kind``; 0 makes the line appear in the table all the same."""
+        self.counts[kind] = self.counts.get(kind, 0) + number
+
+    def note(self, kind: str, place: str) -> None:
+        """Count one fault and remember its place if it is among the first."""
+        self.add(kind)
+        places = self.places.setdefault(kind, [])
+        if len(places) < PLACES_SHOWN:
+            places.append(place)
+
+    def broken(self, path: Path, line: int, what: str) -> None:
+        """Refuse a broken line, or count it where the user asked for that. Raises DataError."""
+        place = f"{path}, line {line}: {what}"
+        if self.on_broken_line == "error":
+            raise DataError(f"{place}. Mend the line, or leave such lines out with --on-broken-line skip.")
+        self.note(self.broken_kind, place)
+
+    @property
+    def broken_kind(self) -> str:
+        """The name under which broken lines are counted now."""
+        return f"{self.reading}: broken lines left out"
+
+    def table(self) -> str:
+        """Return the counts as aligned text, each fault's places below it."""
+        width = max(map(len, self.counts), default=0)
+        lines = []
+        for kind, number in self.counts.items():
+            lines.append(f"  {kind:<{width}}  {number:>13,}")
+            places = self.places.get(kind, [])
+            lines += [f"      {place}" for place in places]
+            if number > len(places) > 0:
+                lines.append(f"      ... and {number - len(places):,} more")
+        return "\n".join(lines)
+
+
+def check_encoding(encoding: str) -> str:
+    """Return the codec to read with. Raises DataError for a name that Python does not know."""
+    try:
+        name = codecs.lookup(encoding).name
+    except LookupError as error:
+        raise DataError(
+            f"--encoding: {encoding!r} is not an encoding that Python knows (utf-8, latin-1, ...)."
+        ) from error
+    # Excel writes a byte order mark, which would become part of the first column's name
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def check_file(path: str | os.PathLike) -> Path:
+    """Return ``path`` if it is a file with something in it. Raises DataError."""
+    path = Path(path)
+    if not path.exists():
+        parent = path.parent
+        near = suggestion(path.name, (p.name for p in parent.iterdir())) if parent.is_dir() else ""
+        raise DataError(f"{path}: no such file.{near}")
+    if not path.is_file():
+        raise DataError(f"{path}: not a file.")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: may not be read. Change its permissions (chmod u+r).")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty. Was the download complete?")
+    return path
+
+
+def is_gzip(path: Path) -> bool:
+    """Tell a gzip file by its first two bytes. Raises DataError if only the name says so."""
+    with open(path, "rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+    if path.suffix == ".gz" and not zipped:
+        raise DataError(f"{path}: named .gz but not gzip data. Download it again, or drop .gz if it is plain text.")
+    return zipped
+
+
+def text_lines(path: Path, encoding: str, newline: str = "\n") -> Iterator[str]:
+    """Yield a plain or gzipped file's lines, with a progress bar over the bytes as stored.
+
+    Raises DataError, naming file and line, for bytes that are not ``encoding`` and for broken gzip data, and for a
+    file without a line.
+    """
+    path = check_file(path)
+    codec = check_encoding(encoding)
+    number = 0
+    size = path.stat().st_size
+    zipped = is_gzip(path)
+    try:
+        with (
+            open(path, "rb") as raw,
+            tqdm(total=size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None) as bar,
+        ):
+            binary = gzip.GzipFile(fileobj=raw) if zipped else raw
+            for number, line in enumerate(io.TextIOWrapper(binary, encoding=codec, newline=newline), 1):
+                if number % _LINES_PER_UPDATE == 0:
+                    bar.update(raw.tell() - bar.n)
+                yield line
+            bar.update(size - bar.n)
+    except UnicodeDecodeError as error:
+        line, byte = _undecodable(path, encoding, zipped)
+        where = f", line {line}" if line else ""
+        byte = byte or f"byte 0x{error.object[error.start]:02x}"
+        raise DataError(
+            f"{path}{where}: {byte} is not {encoding}. Name the file's encoding with --encoding (latin-1, cp1252, ...)."
+        ) from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}, after line {number}: the gzip data is cut off or damaged ({error}). Download the file again."
+        ) from error
+    if number == 0:
+        raise DataError(f"{path}: the file is empty. Was the download complete?")
+
+
+def _undecodable(path: Path, encoding: str, zipped: bool) -> tuple[int, str]:
+    """Find the first line that does not decode: the decoder itself works on blocks and can not tell."""
+    with gzip.open(path) if zipped else open(path, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError as error:
+                return number, f"byte 0x{line[error.start]:02x} (column {error.start + 1})"
+    return 0, ""
+
+
+def csv_header(path: Path, encoding: str, delimiter: str) -> list[str]:
+    """Return the column names. Raises DataError for an empty file, no names or a name twice."""
+    lines = text_lines(path, encoding, newline="")
+    try:
+        header = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        raise DataError(f"{path}, line 1: not a csv header ({error}). The first line must name the columns.") from error
+    finally:
+        lines.close()
+    if not any(name.strip() for name in header):
+        raise DataError(f"{path}, line 1: no column names. The first line must name the columns.")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}, line 1: column {twice[0]!r} appears twice. Rename one of them.")
+    return header
+
+
+def csv_rows(path: Path, encoding: str, delimiter: str, header: Sequence[str], report: Report) -> Iterator[tuple]:
+    """Yield (line number, list of fields) of each record below the header, as many fields as the header has."""
+    limit = csv.field_size_limit(CSV_FIELD_LIMIT)
+    reader = csv.reader(text_lines(path, encoding, newline=""), delimiter=delimiter, strict=True)
+    width = len(header)
+    try:
+        next(reader)
+        while True:
+            # a quoted field may run over several lines: the place is where the record starts
+            line = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                report.broken(path, line, f"not csv ({error})")
+                continue
+            if len(row) == width:
+                yield line, row
+            elif row:
+                report.broken(
+                    path, line, f"{len(row)} fields where the header has {width}: {shorten(delimiter.join(row))}"
+                )
+    finally:
+        csv.field_size_limit(limit)
+
+
+def plain_fields(
+    path: Path, encoding: str, separator: str, width: int, report: Report
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, fields) of lines that know no quoting."""
+    for number, line in enumerate(text_lines(path, encoding), 1):
+        line = line.rstrip("\r\n")
+        row = line.split(separator)
+        if len(row) == width:
+            yield number, row
+        elif line:
+            report.broken(path, number, f"{len(row)} fields where {width} belong: {shorten(line)}")
+
+
+def find_column(path: Path, header: Sequence[str], name: str, option: str, delimiter: str) -> int:
+    """Return the position of a column. Raises DataError naming the option that changes it (if any)."""
+    if name in header:
+        return header.index(name)
+    hint = suggestion(name, header)
+    if len(header) == 1:
+        hint += f" The line has one field only: is the delimiter not {delimiter!r} (--delimiter)?"
+    remedy = f"Name the column with {option}." if option else "Is it the right file?"
+    raise DataError(f"{path}, line 1: no column {name!r}; there are {', '.join(map(repr, header))}.{hint} {remedy}")
+
+
+def shorten(value: object, length: int = 60) -> str:
+    """Return ``repr(value)``, cut to fit a message.
+
+    >>> shorten("a" * 100, 8)
+    "'aaaaaa..."
+    """
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 1] + "..."

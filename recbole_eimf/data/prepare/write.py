@@ -1,0 +1,373 @@
+"""Raw data -> RecBole's atomic files: ``python -m recbole_eimf prepare <source> ...``.
+
+Interactions are read as a stream into integer-coded columns, filtered and sorted; only then are the items' texts
+streamed, and written at once for the items that are left. So memory grows with the number of interactions (about 30
+bytes each, and as much again while sorting) and of distinct ids, not with the size of the reviews' and descriptions'
+texts.
+
+What RecBole 1.2.1 makes of an atomic file decides how it is written: its reader takes a double quote at the start of
+a field for csv quoting and swallows fields and lines up to the next one; a field above 131,072 characters stops it;
+``NA``, ``None`` and the like become missing values; times become float32, which tells Unix seconds apart only every
+two minutes (hence the ``order`` column).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import html
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.files import atomic_path
+from recbole_eimf.data.prepare.amazon import amazon_source
+from recbole_eimf.data.prepare.interaction_log import (
+    MISSING,
+    Filters,
+    InteractionLog,
+    Kept,
+    apply_filters,
+    filter_options,
+)
+from recbole_eimf.data.prepare.raw_files import Report, shorten
+from recbole_eimf.data.prepare.sources import (
+    CsvColumns,
+    PathLike,
+    Paths,
+    RawSource,
+    csv_source,
+    mind_source,
+    movielens_source,
+)
+
+# RecBole reads with Python's csv module, which refuses fields above 131,072 characters.
+MAX_TEXT = 100_000
+_ROWS_PER_WRITE = 100_000
+_BAD_CHARACTERS = re.compile("[\x00-\x1f\x7f\ud800-\udfff\\s]+")
+
+
+def clean_text(text: str) -> str:
+    """Return a text as it can stand in an atomic file: on one line, without HTML entities or a quote at its start.
+
+    White space and control characters become one space. In a text that begins with a double quote every double
+    quote becomes two single ones; elsewhere they are harmless and stay. What RecBole reads as missing becomes "".
+
+    >>> clean_text('7" tablet &amp; pen'), clean_text('"The Best" of'), clean_text("a\\tb\\n c"), clean_text("N/A")
+    ('7" tablet & pen', "''The Best'' of", 'a b c', '')
+    """
+    text = _BAD_CHARACTERS.sub(" ", html.unescape(text)).strip()
+    if text.startswith('"'):
+        text = text.replace('"', "''")
+    return "" if text in MISSING else text[:MAX_TEXT].rstrip()
+
+
+def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, report: Report) -> Report:
+    """Write ``out/name/name.inter``, ``name.item`` (if the source has items) and ``prepare.json``.
+
+    All of them appear whole or not at all. Returns the report. Raises DataError (see ``raw_files``,
+    ``interaction_log``).
+    """
+    folder = _output_folder(out, name, source)
+    log = InteractionLog(source.timed)
+    report.add("interactions read", 0)
+    report.add(report.broken_kind, 0)
+    for path, line, *values in source.rows(report):
+        if fault := log.add(*values):
+            report.broken(path, line, fault)
+    if not log.user:
+        faults = "".join(f" {place}." for place in report.places.get(report.broken_kind, []))
+        raise DataError(f"{source.files[0]}: no interaction in it.{faults} Is it the right file for {source.kind}?")
+    report.counts["interactions read"] = len(log.user)
+    kept = apply_filters(log, filters, report)
+    del log
+    kept_items = np.unique(kept.item)
+    report.add("kept: interactions", len(kept.user))
+    report.add("kept: users", len(np.unique(kept.user)))
+    report.add("kept: items", len(kept_items))
+    report.add("kept: users with equal times", _users_with_ties(kept))
+    existed = folder.exists()
+    try:
+        with contextlib.ExitStack() as files:
+            inter = files.enter_context(atomic_path(folder / f"{name}.inter"))
+            _write_interactions(inter, kept)
+            if source.items:
+                item = files.enter_context(atomic_path(folder / f"{name}.item"))
+                _write_items(item, source, {kept.item_tokens[code] for code in kept_items}, report)
+            record = files.enter_context(atomic_path(folder / "prepare.json"))
+            text = json.dumps(_record(source, name, filters, report), indent=2, ensure_ascii=False, default=str)
+            record.write_text(text + "\n", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"{folder}: can not be written ({error}). Choose another --out.") from error
+    finally:
+        if not existed and folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+    return report
+
+
+def _output_folder(out: PathLike, name: str, source: RawSource) -> Path:
+    if not re.fullmatch(r"[\w][\w.+-]*", name):
+        raise DataError(f"--name: {name!r} is not a plain name (letters, digits, '-', '_', '.').")
+    folder = Path(out) / name
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: exists and is not a folder. Choose another --out or --name.")
+    if source.items is None and (old := folder / f"{name}.item").exists():
+        raise DataError(f"{old}: is from an earlier run and would not fit. Remove it, or name the items' file as well.")
+    return folder
+
+
+def _users_with_ties(kept: Kept) -> int:
+    tie = (kept.user[1:] == kept.user[:-1]) & (kept.time[1:] == kept.time[:-1])
+    return len(np.unique(kept.user[1:][tie]))
+
+
+def _write_interactions(path: Path, kept: Kept) -> None:
+    rated = kept.rating is not None
+    with open(path, "w", encoding="utf-8", newline="\n") as stream:
+        rating = "rating:float\t" if rated else ""
+        stream.write(f"user_id:token\titem_id:token\t{rating}timestamp:float\torder:float\n")
+        for start in range(0, len(kept.user), _ROWS_PER_WRITE):
+            part = slice(start, start + _ROWS_PER_WRITE)
+            users = (kept.user_tokens[code] for code in kept.user[part].tolist())
+            items = (kept.item_tokens[code] for code in kept.item[part].tolist())
+            times, orders = kept.time[part].tolist(), kept.order[part].tolist()
+            if rated:
+                stars = ("" if value != value else f"{value:.7g}" for value in kept.rating[part].tolist())
+                rows = zip(users, items, stars, times, orders)
+                stream.writelines(f"{u}\t{i}\t{r}\t{t}\t{o}\n" for u, i, r, t, o in rows)
+            else:
+                stream.writelines(f"{u}\t{i}\t{t}\t{o}\n" for u, i, t, o in zip(users, items, times, orders))
+
+
+def _write_items(path: Path, source: RawSource, wanted: set[str], report: Report) -> None:
+    """Write the wanted items in the order of the metadata, those without any text last."""
+    fields, items = source.fields, source.items
+    title = fields.index("title") if "title" in fields else None
+    written: set[str] = set()
+    textless: dict[str, str] = {}
+    report.reading = "items"
+    for kind in ("items read", report.broken_kind, "items read without interactions"):
+        report.add(kind, 0)
+    with open(path, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write("\t".join(["item_id:token", *(f"{field}:token_seq" for field in fields)]) + "\n")
+        for file, line, item, raw in items(report, wanted):
+            place = f"{file}, line {line}: {shorten(item)}"
+            if not isinstance(item, str) or not item.strip():
+                report.broken(file, line, "the item id is missing or empty")
+                continue
+            report.counts["items read"] += 1
+            if item not in wanted:
+                report.add("items read without interactions")
+            elif item in written or item in textless and not any(raw):
+                report.note("items named again (the first text stays)", place)
+            else:
+                texts = [clean_text(text) for text in raw]
+                if not any(texts) and fields:
+                    textless[item] = place
+                    continue
+                # a later record may have the text that the first one lacked
+                textless.pop(item, None)
+                written.add(item)
+                stream.write("\t".join([item, *texts]) + "\n")
+                if any(len(text) > MAX_TEXT for text in raw):
+                    report.note(f"texts cut to {MAX_TEXT:,} characters", place)
+                if title is not None and not texts[title]:
+                    report.note("items without a title", place)
+        for item in sorted(wanted - written):
+            stream.write(item + "\t" * len(fields) + "\n")
+    for place in textless.values():
+        report.note("items without text", place)
+    absent = sorted(wanted - written - textless.keys())
+    if len(absent) == len(wanted):
+        raise DataError(
+            f"{source.files[-1]}: names none of the {len(wanted):,} items of the interactions (such as "
+            f"{absent[0]!r}). Do the two files belong together?"
+        )
+    for item in absent:
+        report.note("items not in the items' file", f"{source.files[-1]}: {item!r}")
+
+
+def _record(source: RawSource, name: str, filters: Filters, report: Report) -> dict[str, object]:
+    return {
+        "name": name,
+        "source": source.kind,
+        "files": [path.name for path in source.files],
+        "options": {**source.options, **filter_options(filters), "on_broken_line": report.on_broken_line},
+        "counts": report.counts,
+        "places": report.places,
+    }
+
+
+def prepare_csv(
+    interactions: Paths,
+    out: PathLike,
+    name: str,
+    *,
+    items: PathLike | None = None,
+    columns: CsvColumns | None = None,
+    delimiter: str | None = None,
+    no_time: bool = False,
+    encoding: str = "utf-8",
+    filters: Filters | None = None,
+    on_broken_line: str = "error",
+) -> Report:
+    """Prepare plain CSV files with a header (or .gz). Times stay in the file's unit, ISO 8601 becomes Unix seconds.
+
+    ``no_time``: there is no time column; the order column, if any, and the place in the file decide, and the
+    position is written as the time. Raises DataError naming file, line, column and value.
+    """
+    source = csv_source(interactions, items, columns=columns, delimiter=delimiter, encoding=encoding, no_time=no_time)
+    return prepare(source, out, name, filters or Filters(), Report(on_broken_line))
+
+
+def prepare_amazon(
+    release: str,
+    reviews: Paths,
+    out: PathLike,
+    name: str,
+    *,
+    meta: Paths | None = None,
+    text_fields: Sequence[str] | None = None,
+    encoding: str = "utf-8",
+    filters: Filters | None = None,
+    on_broken_line: str = "skip",
+) -> Report:
+    """Prepare Amazon reviews of ``release`` "2014", "2018" or "2023"; the default filter is the 5-core.
+
+    Times are Unix seconds (2023: milliseconds). Raises DataError.
+    """
+    source = amazon_source(release, reviews, meta, text_fields=text_fields, encoding=encoding)
+    return prepare(source, out, name, filters or Filters(k_core=5), Report(on_broken_line))
+
+
+def prepare_movielens(
+    ratings: PathLike,
+    out: PathLike,
+    name: str,
+    *,
+    movies: PathLike | None = None,
+    encoding: str | None = None,
+    filters: Filters | None = None,
+    on_broken_line: str = "error",
+) -> Report:
+    """Prepare MovieLens 100K, 1M, 10M, 20M, 25M or 32M, told apart by their form. Times are Unix seconds.
+
+    Raises DataError.
+    """
+    source = movielens_source(ratings, movies, encoding=encoding)
+    return prepare(source, out, name, filters or Filters(), Report(on_broken_line))
+
+
+def prepare_mind(
+    behaviors: Paths,
+    out: PathLike,
+    name: str,
+    *,
+    news: Paths | None = None,
+    history: bool = True,
+    encoding: str = "utf-8",
+    filters: Filters | None = None,
+    on_broken_line: str = "skip",
+) -> Report:
+    """Prepare MIND: each user's click history, then the clicked impressions. Times are Unix seconds (read as UTC).
+
+    Raises DataError.
+    """
+    source = mind_source(behaviors, news, history=history, encoding=encoding)
+    return prepare(source, out, name, filters or Filters(), Report(on_broken_line))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m recbole_eimf prepare", description=__doc__.split("\n")[0])
+    sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
+
+    def add(name: str, help_text: str, k_core: int, broken: str, encoding: str | None) -> argparse.ArgumentParser:
+        sub = sources.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+        sub.add_argument("--out", required=True, metavar="DIR", help="the files go to DIR/NAME/NAME.inter and .item")
+        sub.add_argument("--name", required=True, metavar="NAME", help="the data set's name in RecBole")
+        sub.add_argument("--k-core", type=int, default=k_core, metavar="K", help="default %(default)s; 0 is off")
+        sub.add_argument("--min-user", type=int, metavar="N", help="in place of --k-core for users")
+        sub.add_argument("--min-item", type=int, metavar="N", help="in place of --k-core for items")
+        sub.add_argument("--duplicates", choices=["keep", "first", "last"], default="keep", help="of a user-item pair")
+        sub.add_argument("--min-rating", type=float, metavar="X", help="keep interactions rated X or higher")
+        sub.add_argument("--max-history", type=int, metavar="N", help="keep the latest N interactions of each user")
+        sub.add_argument("--on-broken-line", choices=["error", "skip"], default=broken, help="default %(default)s")
+        sub.add_argument("--encoding", default=encoding, help=f"default {encoding or 'told from the file'}")
+        return sub
+
+    sub = add("csv", "Plain CSV files with a header line, also gzipped.", 0, "error", "utf-8")
+    sub.add_argument("--interactions", required=True, nargs="+", metavar="FILE")
+    sub.add_argument("--items", metavar="FILE")
+    sub.add_argument("--delimiter", metavar="C", help="default comma, in .tsv files tab")
+    sub.add_argument("--user-column", default="user_id", metavar="COLUMN")
+    sub.add_argument("--item-column", default="item_id", metavar="COLUMN")
+    sub.add_argument("--items-item-column", metavar="COLUMN", help="in the items' file; default as --item-column")
+    sub.add_argument("--time-column", default="timestamp", metavar="COLUMN")
+    sub.add_argument("--no-time", action="store_true", help="no time column: the order of the file decides")
+    sub.add_argument("--rating-column", metavar="COLUMN", help="default rating, if there is one")
+    sub.add_argument("--order-column", metavar="COLUMN", help="decides between equal times; default order, if any")
+    sub.add_argument("--title-column", metavar="COLUMN", help="default title, if there is one")
+    sub.add_argument("--text-columns", metavar="A,B=C", help="default brand,categories,description, if there")
+    for release in ("2014", "2018", "2023"):
+        sub = add(f"amazon-{release}", f"Amazon reviews of {release}, as downloaded.", 5, "skip", "utf-8")
+        sub.add_argument("--reviews", required=True, nargs="+", metavar="FILE", help="reviews, or the csv of ratings")
+        sub.add_argument("--meta", nargs="+", metavar="FILE")
+        sub.add_argument("--text-columns", metavar="A,B", help="default title,brand,categories,description")
+    sub = add("movielens", "MovieLens 100K, 1M, 10M, 20M, 25M or 32M.", 0, "error", None)
+    sub.add_argument("--ratings", required=True, metavar="FILE", help="ratings.dat, u.data or ratings.csv")
+    sub.add_argument("--movies", metavar="FILE", help="movies.dat, u.item or movies.csv")
+    sub = add("mind-news", "Microsoft News (MIND).", 0, "skip", "utf-8")
+    sub.add_argument("--behaviors", required=True, nargs="+", metavar="FILE", help="behaviors.tsv")
+    sub.add_argument("--news", nargs="+", metavar="FILE", help="news.tsv")
+    sub.add_argument("--no-history", action="store_true", help="clicked impressions only")
+    return parser
+
+
+def _source(options: argparse.Namespace) -> RawSource:
+    if options.source == "csv":
+        text = None if options.text_columns is None else options.text_columns.split(",")
+        columns = CsvColumns(
+            options.user_column,
+            options.item_column,
+            options.time_column,
+            options.rating_column,
+            options.order_column,
+            options.title_column,
+            text,
+            options.items_item_column,
+        )
+        return csv_source(
+            options.interactions,
+            options.items,
+            columns=columns,
+            delimiter="\t" if options.delimiter == "tab" else options.delimiter,
+            encoding=options.encoding,
+            no_time=options.no_time,
+        )
+    if options.source == "movielens":
+        return movielens_source(options.ratings, options.movies, encoding=options.encoding)
+    if options.source == "mind-news":
+        return mind_source(options.behaviors, options.news, history=not options.no_history, encoding=options.encoding)
+    text = None if options.text_columns is None else options.text_columns.split(",")
+    release = options.source.removeprefix("amazon-")
+    return amazon_source(release, options.reviews, options.meta, text_fields=text, encoding=options.encoding)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command with the arguments after ``prepare``. Raises DataError; returns 0."""
+    options = _parser().parse_args(argv)
+    filters = Filters(
+        options.k_core, options.min_user, options.min_item, options.duplicates, options.min_rating, options.max_history
+    )
+    report = prepare(_source(options), options.out, options.name, filters, Report(options.on_broken_line))
+    print(f"{Path(options.out) / options.name}, from {options.source}:\n{report.table()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

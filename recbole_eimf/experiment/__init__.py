@@ -1,0 +1,1 @@
+"""One run: configuration to result, saved models, RecBole's own doors."""

@@ -1,0 +1,282 @@
+"""The only file that reaches into RecBole: registration of our models, and shims for today's libraries.
+
+:func:`register` is idempotent and changes nothing for RecBole's own models except that they run on these library
+versions. Each shim names what it answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import recbole.config.configurator
+import recbole.data.dataset
+import recbole.data.utils
+import recbole.trainer
+import recbole.trainer.trainer
+import torch
+
+from recbole_eimf.config.models import MODELS
+
+_PATCHED = "_recbole_eimf_original"
+
+
+def register() -> None:
+    """Make RecBole find our models, and make RecBole run on today's NumPy and torch.
+
+    After it, ``recbole.quick_start.run_recbole(model="EIMF", ...)``, ``recbole.quick_start.load_data_and_model`` and
+    ``recbole.utils.get_model("EIMF")`` work, in this process and in those RecBole spawns.
+    """
+    register_models()
+    _patch_quick_start()
+
+
+def register_models() -> None:
+    """:func:`register` without ``recbole.quick_start``, whose import pulls in Ray."""
+    # RecBole's calls into pandas and torch.cuda.amp are deprecated, not wrong, on the versions setup.cfg allows
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    _restore_numpy_names()
+    _stop_anomaly_detection()
+    _trust_own_checkpoints()
+    _load_plugin_yaml_for_our_models()
+    _use_our_loaders_for_our_datasets()
+    _make_no_idle_samplers()
+    _add_metrics()
+    _write_tensorboard_once()
+    for name, module in MODELS.items():
+        register_model(getattr(importlib.import_module(module), name))
+
+
+def register_model(model_class: type) -> None:
+    """Let RecBole find ``model_class``, its data set and its trainer by the class's name."""
+    from recbole_eimf.data.dataset import LazySequenceDataset
+    from recbole_eimf.trainer.trainer import trainer_class
+
+    name = model_class.__name__
+    path = f"recbole.model.sequential_recommender.{name.lower()}"
+    # get_model() asks for a module of the model's name: an alias that holds just the class
+    alias = types.ModuleType(path, f"Alias of {model_class.__module__}.")
+    alias.__spec__ = importlib.machinery.ModuleSpec(path, loader=None)
+    setattr(alias, name, model_class)
+    sys.modules[path] = alias
+    setattr(recbole.data.dataset, f"{name}Dataset", getattr(model_class, "dataset_class", LazySequenceDataset))
+    setattr(recbole.trainer, f"{name}Trainer", trainer_class(model_class))
+
+
+# ---------------------------------------------------------------------- shims
+def _restore_numpy_names() -> None:
+    """NumPy 2 dropped names that RecBole 1.2.1's Config and Ray 2.6.3 read at import (RecBole's issue 2215)."""
+    for name, value in {
+        "float_": np.float64,
+        "complex_": np.complex128,
+        "unicode_": np.str_,
+        "bool8": np.bool_,
+    }.items():
+        if name not in vars(np):
+            setattr(np, name, value)
+
+
+def _stop_anomaly_detection() -> None:
+    """Importing RecBole's sine.py turns autograd anomaly detection on for the whole process: slow, of no use."""
+    importlib.import_module("recbole.model.sequential_recommender")
+    torch.autograd.set_detect_anomaly(False)
+
+
+@contextlib.contextmanager
+def trusted_checkpoints() -> Iterator[None]:
+    """Inside, ``torch.load`` reads RecBole's checkpoints, which pickle the whole Config.
+
+    Since 2.6 torch refuses them by default (``weights_only``). A checkpoint can run code when it is loaded: load only
+    files that you or people you trust have written.
+    """
+    original = torch.load
+
+    @functools.wraps(original)
+    def load(*args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("weights_only", False)
+        return original(*args, **kwargs)
+
+    torch.load = load
+    try:
+        yield
+    finally:
+        torch.load = original
+
+
+def _patch(owner: Any, name: str, make: Any) -> None:
+    """Replace ``owner.name`` by ``make(original)``, once."""
+    current = getattr(owner, name)
+    if hasattr(current, _PATCHED):
+        return
+    replacement = functools.wraps(current)(make(current))
+    setattr(replacement, _PATCHED, current)
+    setattr(owner, name, replacement)
+
+
+def _with_trust(original: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with trusted_checkpoints():
+            return original(*args, **kwargs)
+
+    return call
+
+
+def _trust_own_checkpoints() -> None:
+    for method in ("evaluate", "resume_checkpoint"):
+        _patch(recbole.trainer.trainer.Trainer, method, _with_trust)
+
+
+def _load_plugin_yaml_for_our_models() -> None:
+    """RecBole's Config reads YAML from its own package only; ours is applied after it, before the user's."""
+    from recbole_eimf.config.config import is_ours, plugin_defaults
+
+    def make(original: Any) -> Any:
+        def load(self, model, model_class, dataset):
+            original(self, model, model_class, dataset)
+            if is_ours(model_class):
+                given = self.external_config_dict
+                self.internal_config_dict.update(plugin_defaults(model_class, model, dataset, given))
+            self.model_class = model_class
+
+        return load
+
+    _patch(recbole.config.configurator.Config, "_load_internal_config_dict", make)
+
+
+def _use_our_loaders_for_our_datasets() -> None:
+    """RecBole picks loaders by model name and type; a lazy data set needs ours whatever the model."""
+    from recbole_eimf.data.dataset import LazySequenceDataset
+    from recbole_eimf.data.loader import RankingEvalDataLoader, SequenceTrainDataLoader
+
+    def make(original: Any) -> Any:
+        def get_dataloader(config, phase):
+            stock = original(config, phase)
+            if phase == "train":
+                ours = SequenceTrainDataLoader
+            elif config["eval_args"]["mode"][phase if phase == "valid" else "test"] == "full":
+                ours = RankingEvalDataLoader
+            else:
+                ours = stock
+
+            def build(config, dataset, sampler, shuffle=False):
+                kind = ours if isinstance(dataset, LazySequenceDataset) else stock
+                return kind(config, dataset, sampler, shuffle=shuffle)
+
+            return build
+
+        return get_dataloader
+
+    _patch(recbole.data.utils, "get_dataloader", make)
+
+
+def _make_no_idle_samplers() -> None:
+    """RecBole's samplers keep a set for every user; where nothing is ever sampled a lazy data set goes without."""
+    from recbole_eimf.data.dataset import LazySequenceDataset
+
+    def make(original: Any) -> Any:
+        def create_samplers(config, dataset, built_datasets):
+            modes = config["eval_args"]["mode"]
+            idle = config["train_neg_sample_args"]["distribution"] == "none" and set(modes.values()) == {"full"}
+            if idle and isinstance(dataset, LazySequenceDataset):
+                return None, None, None
+            return original(config, dataset, built_datasets)
+
+        return create_samplers
+
+    _patch(recbole.data.utils, "create_samplers", make)
+
+
+def _add_metrics() -> None:
+    """RecBole's registry of metrics is made once from its own module; Config, Collector and Evaluator read it."""
+    from recbole.evaluator import register as registry
+
+    from recbole_eimf.evaluator.metrics import METRICS
+
+    for name, metric in METRICS.items():
+        registry.metrics_dict[name] = metric
+        registry.metric_information[name] = metric.metric_need
+        registry.metric_types[name] = metric.metric_type
+
+
+def _write_tensorboard_once() -> None:
+    """Every trainer opens a log for TensorBoard; of several processes the first one's is enough."""
+    from recbole_eimf.core import distributed
+
+    def make(original: Any) -> Any:
+        return lambda logger: original(logger) if distributed.is_first() else _NoTensorBoard()
+
+    _patch(recbole.trainer.trainer, "get_tensorboard", make)
+
+
+class _NoTensorBoard:
+    """What a trainer calls of a ``SummaryWriter``, doing nothing."""
+
+    def add_scalar(self, *args: Any) -> None: ...
+
+    def add_hparams(self, *args: Any) -> None: ...
+
+
+def _patch_quick_start() -> None:
+    package = importlib.import_module("recbole.quick_start")
+    module = importlib.import_module("recbole.quick_start.quick_start")
+    _patch(module, "load_data_and_model", _loading_without_side_files)
+    # Processes that RecBole spawns start without us and find their function by its import path: it must be this
+    # module's, whose import registers.
+    if module.run_recboles is not run_recboles:
+        setattr(run_recboles, _PATCHED, module.run_recboles)
+        module.run_recboles = run_recboles
+    if module.objective_function is not objective_function:
+        setattr(objective_function, _PATCHED, module.objective_function)
+        module.objective_function = package.objective_function = objective_function
+    package.load_data_and_model = module.load_data_and_model
+
+
+def _loading_without_side_files(original: Any) -> Any:
+    def load_data_and_model(model_file):
+        with trusted_checkpoints():
+            checkpoint = torch.load(model_file, map_location="cpu")
+            config = checkpoint["config"]
+            if config["model_import"]:
+                from recbole_eimf.config.models import load_model_class
+
+                register_model(load_model_class(config["model_import"]))
+            load, held = torch.load, checkpoint
+
+            def load_once(file, *args: Any, **kwargs: Any) -> Any:
+                return held if file == model_file else load(file, *args, **kwargs)
+
+            # serving needs neither text nor interests: the model is built without them
+            config["inference_only"] = True
+            torch.load = load_once
+            try:
+                return original(model_file)
+            finally:
+                torch.load = load
+
+    return load_data_and_model
+
+
+def run_recboles(rank, *args):
+    """RecBole's worker function for several processes, which registers our models first."""
+    register()
+    return getattr(run_recboles, _PATCHED)(rank, *args)
+
+
+def objective_function(config_dict=None, config_file_list=None, saved=True):
+    """RecBole's objective of a search, in Ray's workers and in RecBole's HyperTuning.
+
+    In a Ray trial the metrics are reported and nothing is returned: Ray takes a returned dictionary for another report,
+    which lacks the metric that its scheduler asks for.
+    """
+    register()
+    from ray.tune.trainable.session import is_session_enabled
+
+    found = getattr(objective_function, _PATCHED)(config_dict, config_file_list, saved)
+    return None if is_session_enabled() else found

@@ -1,0 +1,1 @@
+"""Backbones: user histories to interest vectors."""

@@ -1,0 +1,144 @@
+"""The contract of backbones: RecBole's networks (``recbole_backbone``) and ours (``multi_interest``).
+
+A backbone turns item sequences into interests. EIMF and IBIM know nothing else of it:
+
+* ``interests(item_seq, item_seq_len) -> [B, K, d]``: what is served; a user with fewer than K interests has copies of
+  the first in the other slots, which changes no maximum over interests;
+* ``positions(item_seq) -> [B, L, d]`` where the network is causal: the state after each item;
+* ``training_states(batch) -> TrainingStates``: the states a training batch asks to predict items with;
+* ``item_embedding``: the :class:`~recbole_eimf.model.item_table.ItemTable`; ``item_bias`` [N] or None;
+* ``view``: the training rows it wants (:mod:`recbole_eimf.data.views`).
+
+A further backbone is one class in one file and a name in ``BACKBONES``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.data.views import TARGET_LIST
+from recbole_eimf.model.item_table import ItemTable
+from recbole_eimf.model.layer import encoded_by_length
+
+if TYPE_CHECKING:  # what serving needs of a backbone is free of RecBole
+    from recbole.data.interaction import Interaction
+
+#: (dimension, extra rows) -> table; the model that owns the text makes it
+TableFactory = Callable[[int, int], ItemTable]
+
+
+class TrainingStates(NamedTuple):
+    """States of a training batch, one per target.
+
+    interests: [P, K, d]; target: [P] item ids; row: [P] the batch row a target belongs to; penalty: a scalar the
+    backbone adds to the recommendation loss; mask: [P, K] bool, False where an interest is a copy of a user's first
+    because the user has fewer than K, None where all are real.
+    """
+
+    interests: Tensor
+    target: Tensor
+    row: Tensor
+    penalty: Tensor | float
+    mask: Tensor | None = None
+
+
+class WeighsTargets:
+    """Part of a recommender that lets every target of an epoch weigh the same.
+
+    Rows of like length share a batch, so a mean over a batch of long rows would count each of its targets for less than
+    one of short rows: a batch weighs by its targets, in units of the mean of all rows.
+    """
+
+    mean_targets = 1.0
+
+    def count_targets(self, dataset) -> None:
+        """Take the mean number of targets from the training rows of ``dataset``."""
+        view = getattr(dataset, "view", None)
+        if hasattr(view, "targets"):
+            self.mean_targets = float(view.targets.mean())
+
+    def batch_weight(self, batch: Interaction) -> Tensor | float:
+        """What a batch's mean loss is to be multiplied by; 1 where every row has one target."""
+        if TARGET_LIST not in batch:
+            return 1.0
+        return (batch[TARGET_LIST] != 0).sum(1).float().mean() / self.mean_targets
+
+
+class Backbone(nn.Module):
+    """The contract; subclasses give ``interests`` and, where causal, ``positions``."""
+
+    view: str = "prefix"
+    #: whether it has an encoder that ``torch_compile`` compiles
+    has_transformer: bool = False
+    item_bias: Tensor | None = None
+    #: beta of REMI's interest-aware hard negatives; None trains with the plain softmax
+    hard_negative_beta: float | None = None
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        self.item_seq_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+        self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
+        self.item_field = config["ITEM_ID_FIELD"]
+        self.max_length = config["MAX_ITEM_LIST_LENGTH"]
+
+    def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """[B, L] right-padded item ids, [B] lengths (at least 1) -> [B, K, d]."""
+        raise NotImplementedError
+
+    def interests_by_length(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """:meth:`interests`, with rows of like length together: users are scored in the order of the data, where one
+        long history would have every short one of its batch padded to its length."""
+        return encoded_by_length(self.interests, item_seq, item_seq_len)
+
+    def positions(self, item_seq: Tensor) -> Tensor:
+        """[B, L] -> [B, L, d]: the state after each item. Causal networks only."""
+        raise NotImplementedError(f"{type(self).__name__} is not causal: it has no state per position.")
+
+    def training_states(self, batch: Interaction) -> TrainingStates:
+        """States for the targets of a batch: every position of ``sequence`` rows, else the one target of a row."""
+        item_seq, target = batch[self.item_seq_field], batch[self.item_field]
+        if TARGET_LIST in batch:
+            row, column = (batch[TARGET_LIST] != 0).nonzero(as_tuple=True)
+            states = self.positions(item_seq)[row, column]
+            return TrainingStates(states[:, None], batch[TARGET_LIST][row, column], row, 0.0)
+        interests = self.interests(item_seq, batch[self.length_field])
+        return TrainingStates(interests, target, torch.arange(len(target), device=target.device), 0.0)
+
+
+class CausalBackbone(Backbone):
+    """A network with a state per position, served from the last one; subclasses give ``positions``. K = 1."""
+
+    view = "sequence"
+
+    def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        states = self.positions(item_seq)
+        row = torch.arange(len(item_seq), device=item_seq.device)
+        return states[row, item_seq_len - 1][:, None]
+
+
+#: backbone name -> module and class, imported when asked for: they build on this file
+BACKBONES = {
+    "SASRec": "recbole_eimf.model.backbones.recbole_backbone:RecBoleSASRec",
+    "GRU4Rec": "recbole_eimf.model.backbones.recbole_backbone:RecBoleGRU4Rec",
+    "BERT4Rec": "recbole_eimf.model.backbones.recbole_backbone:RecBoleBERT4Rec",
+    "Caser": "recbole_eimf.model.backbones.recbole_backbone:RecBoleCaser",
+    "ComiRecSA": "recbole_eimf.model.backbones.multi_interest:ComiRecSABackbone",
+    "ComiRecDR": "recbole_eimf.model.backbones.multi_interest:ComiRecDRBackbone",
+    "MIND": "recbole_eimf.model.backbones.multi_interest:MINDBackbone",
+    "REMI": "recbole_eimf.model.backbones.multi_interest:REMIBackbone",
+    "DNN": "recbole_eimf.model.backbones.multi_interest:DNNBackbone",
+}
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """Look a backbone up. Raises ConfigError with the closest name."""
+    if name not in BACKBONES:
+        raise ConfigError(f"backbone={name!r}:{suggestion(name, BACKBONES)} Allowed: {', '.join(BACKBONES)}.")
+    module, _, class_name = BACKBONES[name].partition(":")
+    return getattr(importlib.import_module(module), class_name)

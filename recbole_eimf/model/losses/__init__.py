@@ -1,0 +1,1 @@
+"""Losses, and how their negatives and labels are drawn."""

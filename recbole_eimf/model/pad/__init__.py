@@ -1,0 +1,1 @@
+"""PAD: experts, towers and the model."""

@@ -1,0 +1,1 @@
+"""Users into clusters with a typical user each."""

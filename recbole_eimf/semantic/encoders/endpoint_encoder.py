@@ -1,0 +1,108 @@
+"""Vectors from an OpenAI-compatible embeddings endpoint."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from recbole_eimf.core.errors import UserError
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
+
+_REQUEST_RETRIES = 5
+_REQUEST_TIMEOUT = 60.0
+
+
+class OpenAIEncoder(TextEncoder):
+    """Embeddings from an OpenAI-compatible endpoint.
+
+    429, 5xx and broken connections are tried again with back-off, by the openai package. The service has its own limit
+    on a text's length: ``max_length`` does not apply. The key comes from the environment or a file when the first
+    request is made, and is never logged, stored or part of a message.
+    """
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__(settings)
+        self._name = settings.name.removeprefix("openai:")
+        # the openai package's own rule, applied here so that cached vectors need neither client nor key
+        self._base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+
+    @property
+    def identity(self) -> str:
+        # two services may give one name to different models; user:password@ in the address is not ours to keep
+        where = urlsplit(self._base_url)
+        place = f"{where.hostname}:{where.port or ''}{where.path.rstrip('/')}"
+        return f"openai:{self._name}@{place}:dimensions={self.settings.dimension}:unit={self.settings.normalize}"
+
+    @cached_property
+    def dimension(self) -> int:
+        """Length of a vector; where the settings do not say it, one word is sent to find out."""
+        return self.settings.dimension or self._vectors(["dimension"], progress=False).shape[1]
+
+    @cached_property
+    def _client(self) -> tuple[Any, str]:
+        import openai
+
+        key = self._read_key()
+        client = openai.OpenAI(
+            api_key=key, base_url=self._base_url, max_retries=_REQUEST_RETRIES, timeout=_REQUEST_TIMEOUT
+        )
+        return client, key
+
+    def _read_key(self) -> str:
+        file, variable = self.settings.api_key_file, self.settings.api_key_env
+        if file is not None:
+            try:
+                key = Path(file).expanduser().read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise UserError(f"api_key_file {file}: cannot be read ({error.strerror}).") from None
+            if not key:
+                raise UserError(f"api_key_file {file}: empty. Write the key into it.")
+            return key
+        key = os.environ.get(variable, "").strip()
+        if not key:
+            raise UserError(
+                f"text encoder {self.settings.name}: no API key. Set the environment variable {variable}, or name a "
+                "file with api_key_file (a local server that wants no key takes any word)."
+            )
+        return key
+
+    def _vectors(self, texts: list[str], progress: bool) -> np.ndarray:
+        import openai
+
+        client, key = self._client
+        extra = {} if self.settings.dimension is None else {"dimensions": self.settings.dimension}
+        rows: list[list[float]] = []
+        size = self.settings.batch_size
+        pieces = [np.arange(begin, min(begin + size, len(texts))) for begin in range(0, len(texts), size)]
+        for batch in with_progress(pieces, progress):
+            try:
+                # floats and not the client's base64 default, which some compatible servers do not know
+                reply = client.embeddings.create(
+                    model=self._name, input=[texts[i] for i in batch], encoding_format="float", **extra
+                )
+            except openai.OpenAIError as error:
+                # `from None`: the cause's text could hold what a server echoes of the key
+                message = str(error).replace(key, "***")
+                raise UserError(
+                    f"text encoder {self.settings.name} at {urlsplit(self._base_url).hostname}: {message} "
+                    "Check base_url, the model's name and the key; what is cached so far is kept."
+                ) from None
+            data = sorted(reply.data or [], key=lambda entry: entry.index)
+            if [entry.index for entry in data] != list(range(len(batch))):
+                raise UserError(
+                    f"text encoder {self.settings.name}: {len(data)} vectors for {len(batch)} texts. "
+                    "The endpoint does not speak the embeddings protocol, or the batch is too large for it."
+                )
+            rows.extend(entry.embedding for entry in data)
+        lengths = {len(row) for row in rows}
+        if len(lengths) > 1 or 0 in lengths or self.settings.dimension not in (None, *lengths):
+            raise UserError(
+                f"text encoder {self.settings.name}: vectors of {sorted(lengths)} numbers; the settings say dimension "
+                f"{self.settings.dimension}. Leave dimension out if the model has only one."
+            )
+        return np.asarray(rows, dtype=np.float32)

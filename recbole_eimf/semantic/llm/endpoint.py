@@ -1,0 +1,359 @@
+"""One OpenAI-compatible endpoint: its settings, its key, and a call that survives what passes.
+
+Retries, and what an endpoint turns out not to know, are dealt with here and nowhere else (the client's own retries are
+off). The key is read at the last moment and never enters a message, a log or a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import json
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from recbole_eimf.core.errors import ConfigError, InterestSourceError
+
+logger = logging.getLogger(__name__)
+
+# Back-off before retry n: a random 50 to 100 % of this times 2^n, at most the longest.
+BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 30.0
+# An endpoint that asks for a longer wait (a daily quota) is not waited for.
+LONGEST_RETRY_AFTER_SECONDS = 300.0
+_RETRIED_STATUS = frozenset({408, 409, 425, 429})
+# 400s that are about one prompt, not about the set-up: the other prompts go on
+_PROMPT_ERRORS = frozenset({"contentfilter", "contentpolicyviolation", "datainspectionfailed", "contextlengthexceeded"})
+_ABOUT_FORMAT = re.compile(r"response_format|json_schema|json_object|json mode|structured output|word 'json'", re.I)
+_JSON_OBJECT = {"type": "json_object"}
+# the paper's shape, "interest sequence number: interest content", for endpoints that know schemas only
+_JSON_SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "interests", "schema": {"type": "object", "additionalProperties": {"type": "string"}}},
+}
+
+
+@dataclass(frozen=True)
+class OpenAISettings:
+    """How to ask an OpenAI-compatible endpoint.
+
+    ``base_url`` None leaves it to the client (``OPENAI_BASE_URL``, else OpenAI). The key is read from
+    ``api_key_file`` if given, else from the environment variable ``api_key_env``. ``timeout`` is in seconds per
+    call, prices in USD per million tokens. ``temperature`` None is not sent. ``structured`` asks for JSON with
+    ``response_format``: "on" insists, "auto" goes without if the endpoint does not know it, "off" never asks.
+    Raises ConfigError for a value that cannot work.
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    api_key_file: str | None = None
+    concurrency: int = 8
+    max_retries: int = 6
+    timeout: float = 60.0
+    temperature: float | None = 0.0
+    max_tokens: int = 1024
+    structured: Literal["auto", "on", "off"] = "auto"
+    price_in: float | None = None
+    price_out: float | None = None
+    max_interests: int = 20
+
+    def __post_init__(self) -> None:
+        if isinstance(self.structured, bool):  # YAML reads a bare on and off as booleans
+            object.__setattr__(self, "structured", "on" if self.structured else "off")
+        if self.structured not in ("auto", "on", "off"):
+            raise ConfigError(f"structured = {self.structured!r}: allowed are auto, on, off.")
+        if not self.model:
+            raise ConfigError("model is empty: name the model that the endpoint is to run.")
+        # the value is not repeated: it is probably the key itself
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
+            raise ConfigError(
+                "api_key_env: give the NAME (capital letters) of the variable holding the key, not the key."
+            )
+        for name, least in (("concurrency", 1), ("max_retries", 0), ("max_tokens", 1), ("max_interests", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: must be at least {least}.")
+        if not self.timeout > 0:
+            raise ConfigError(f"timeout = {self.timeout!r}: must be a positive number of seconds.")
+
+
+class Secret:
+    """A key that does not show itself in a repr, a log or a traceback with local variables."""
+
+    def __init__(self, value: str):
+        self.reveal = lambda: value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def scrub(self, text: str) -> str:
+        """Return ``text`` without the key (endpoints echo it in error messages)."""
+        value = self.reveal()
+        # a placeholder such as "EMPTY" for endpoints without keys is no secret, and may be a common word
+        return text.replace(value, "***") if len(value) >= 8 else text
+
+
+def read_key(settings: OpenAISettings) -> Secret:
+    """Read the key. Raises InterestSourceError naming the variable or file if there is none or it is malformed."""
+    place = _key_place(settings)
+    if settings.api_key_file:
+        try:
+            value = Path(settings.api_key_file).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InterestSourceError(f"{place}: cannot be read ({type(error).__name__}).") from None
+    else:
+        value = os.environ.get(settings.api_key_env, "")
+    value = value.strip()
+    if not value:
+        raise InterestSourceError(
+            f"{place}: no API key there for model {settings.model}. Set it (to anything, for an endpoint that asks for "
+            "none), or use interests from a file or from keywords."
+        )
+    if not re.fullmatch(r"[!-~]+", value):  # an HTTP header could not carry it, and the error would print it
+        raise InterestSourceError(f"{place}: the key there holds spaces, line breaks or letters that no key has.")
+    return Secret(value)
+
+
+def _key_place(settings: OpenAISettings) -> str:
+    if settings.api_key_file:
+        return f"key file {settings.api_key_file}"
+    return f"environment variable {settings.api_key_env}"
+
+
+class GaveUpError(Exception):
+    """One prompt's retries are used up, or its endpoint will not answer this prompt."""
+
+    def __init__(self, message: str, endpoint_down: bool):
+        super().__init__(message)
+        self.endpoint_down = endpoint_down
+
+
+class StoppedError(Exception):
+    """The run is being stopped: do not try again."""
+
+
+@dataclass
+class _Dialect:
+    """What of the request this endpoint has been found to accept."""
+
+    formats: list[dict | None] = field(default_factory=list)
+    tokens_key: str = "max_tokens"
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Why a call brought no completion."""
+
+    text: str
+    status: int | None = None
+    code: str = ""
+    retry_after: float | None = None
+
+    @property
+    def passing(self) -> bool:
+        return self.code != "insufficient_quota" and (
+            self.status is None or self.status in _RETRIED_STATUS or self.status >= 500
+        )
+
+    @property
+    def about_prompt(self) -> bool:
+        return self.status == 400 and self.code.lower().replace("_", "") in _PROMPT_ERRORS
+
+
+class Endpoint:
+    """Chat completions from one endpoint, for use within one event loop.
+
+    ``stopping``, once set, lets calls in flight end but starts no retry. ``settled`` is set when the first call has
+    shown which request the endpoint accepts.
+    """
+
+    def __init__(self, settings: OpenAISettings, key: Secret):
+        # imported late: a second that runs without an endpoint need not spend
+        import openai
+
+        self.openai, self.settings, self.key = openai, settings, key
+        formats = {"auto": [_JSON_OBJECT, _JSON_SCHEMA, None], "on": [_JSON_OBJECT, _JSON_SCHEMA], "off": [None]}
+        self.dialect = _Dialect(formats[settings.structured], temperature=settings.temperature)
+        self.random = random.Random()  # its own: back-off must not disturb a seeded experiment
+        self.stopping, self.settled = asyncio.Event(), asyncio.Event()
+        # httpx logs every URL at INFO, all through the progress bar; the others do at DEBUG. A URL may hold a key.
+        for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
+            if logging.getLogger(name).level == logging.NOTSET:
+                logging.getLogger(name).setLevel(logging.WARNING)
+        self.client: Any = None
+        try:
+            self.client = openai.AsyncOpenAI(
+                api_key=key.reveal(), base_url=settings.base_url, timeout=settings.timeout, max_retries=0
+            )
+            self.base_url = _shown_url(str(self.client.base_url))
+        except Exception as error:  # a malformed URL, in as many types as there are HTTP libraries
+            self.base_url = type(error).__name__
+        if not self.base_url.startswith(("http://", "https://")):
+            raise InterestSourceError(
+                f"base_url {_shown_url(settings.base_url)!r} is not a URL such as https://host/v1 "
+                f"({self.base_url}, model {settings.model})."
+            )
+
+    async def close(self) -> None:
+        await self.client.close()
+
+    async def complete(self, messages: list[dict]) -> dict[str, Any]:
+        """Return one chat completion.
+
+        Raises GaveUpError when the retries are used up or the endpoint rejects this one prompt, StoppedError instead of
+        a retry while stopping, InterestSourceError for whatever would fail every other prompt too.
+        """
+        retries = 0
+        while True:
+            options = self._options(messages)
+            outcome = await self._call(options)
+            if isinstance(outcome, dict):
+                self.settled.set()
+                return outcome
+            if outcome.status in (400, 422) and self._adapt(options, outcome):
+                continue
+            if not outcome.passing and not outcome.about_prompt:
+                self.stopping.set()  # before the other workers wake up to make the same call
+                raise self._fatal(outcome, options)
+            self.settled.set()
+            if outcome.about_prompt:
+                raise GaveUpError(f"The endpoint rejects this prompt: {outcome.text}", endpoint_down=False)
+            if retries >= self.settings.max_retries or (outcome.retry_after or 0) > LONGEST_RETRY_AFTER_SECONDS:
+                wait = f", asks to wait {outcome.retry_after:.0f} s" if outcome.retry_after else ""
+                raise GaveUpError(f"{outcome.text} ({retries + 1} tries{wait})", endpoint_down=True)
+            await self._back_off(retries, outcome)
+            retries += 1
+
+    async def _call(self, options: dict[str, Any]) -> dict[str, Any] | _Problem:
+        """Make one call; what goes wrong is returned as text, without the exception: that holds the request."""
+        openai = self.openai
+        try:
+            # post, not chat.completions.create: that spends a third of the call on typed copies of what goes in and
+            # comes out, and endpoints that are only nearly compatible do not fit its types
+            call = self.client.post("/chat/completions", cast_to=object, body=options)
+            body = await asyncio.wait_for(call, self.settings.timeout)
+        except (asyncio.TimeoutError, openai.APITimeoutError):
+            return _Problem(f"no answer within {self.settings.timeout:g} s")
+        except openai.APIStatusError as error:
+            text = self.key.scrub(_server_message(error.body) or str(error))[:500]
+            retry_after = _retry_after(error.response.headers)
+            return _Problem(f"HTTP {error.status_code}: {text}", error.status_code, str(error.code or ""), retry_after)
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            return _Problem(self.key.scrub(f"no connection ({type(cause).__name__}: {cause})")[:500])
+        except (openai.OpenAIError, json.JSONDecodeError) as error:
+            return _Problem(self.key.scrub(f"{type(error).__name__}: {error}")[:500])
+        if isinstance(body, dict) and isinstance(body.get("choices"), list):
+            return body
+        error = body.get("error") if isinstance(body, dict) else None
+        if isinstance(error, dict):  # some gateways send an error with status 200
+            code = error.get("code")
+            text = self.key.scrub(_server_message(body) or "")[:500]
+            status = code if isinstance(code, int) and code >= 400 else None
+            return _Problem(f"error in the reply: {text}", status, str(code or ""))
+        shown = self.key.scrub(str(body))[:80]
+        return _Problem(f"not a chat completion but {shown!r}; does base_url end in /v1?", 200)
+
+    async def _back_off(self, retries: int, problem: _Problem) -> None:
+        delay = min(BACKOFF_SECONDS * 2**retries, LONGEST_BACKOFF_SECONDS) * self.random.uniform(0.5, 1)
+        if problem.retry_after is not None:
+            # the jitter stays: all who were turned away were told the same moment
+            delay = problem.retry_after + min(delay, 1.0)
+        logger.debug("%s; trying again in %.1f s", problem.text, delay)
+        try:
+            await asyncio.wait_for(self.stopping.wait(), delay)
+        except asyncio.TimeoutError:
+            return
+        raise StoppedError
+
+    def _options(self, messages: list[dict]) -> dict[str, Any]:
+        dialect = self.dialect
+        options = {"model": self.settings.model, "messages": messages, dialect.tokens_key: self.settings.max_tokens}
+        if dialect.temperature is not None:
+            options["temperature"] = dialect.temperature
+        if dialect.formats[0] is not None:
+            options["response_format"] = dialect.formats[0]
+        return options
+
+    def _adapt(self, options: dict[str, Any], problem: _Problem) -> bool:
+        """Learn from a 400 what the endpoint does not know; True if the call is worth making again."""
+        dialect, text = self.dialect, problem.text
+        if "response_format" in options and _ABOUT_FORMAT.search(text):
+            if dialect.formats[0] is options["response_format"]:
+                if len(dialect.formats) == 1:
+                    return False
+                logger.info("%s does not take response_format %s", self.base_url, dialect.formats[0]["type"])
+                dialect.formats = dialect.formats[1:]
+        elif "max_tokens" in options and "max_completion_tokens" in text:
+            dialect.tokens_key = "max_completion_tokens"
+        elif "temperature" in options and "temperature" in text and "support" in text.lower():
+            if dialect.temperature is not None:
+                logger.warning("model %s takes no temperature; asking without", self.settings.model)
+            dialect.temperature = None
+        else:
+            return False
+        return True
+
+    def _fatal(self, problem: _Problem, options: dict[str, Any]) -> InterestSourceError:
+        place = _key_place(self.settings)
+        if problem.status in (401, 403):
+            remedy = f"Check the key in {place}, and that it may use this model."
+        elif problem.status == 404:
+            remedy = f"Check the name of the model and that base_url is the API's root (key from {place})."
+        elif problem.code == "insufficient_quota":
+            remedy = f"The account of the key in {place} is out of credit."
+        else:
+            remedy = f"The endpoint does not accept the request (key from {place})."
+            if "response_format" in options:
+                remedy += " If it does not know response_format, set structured: off."
+        return self.error(problem.text, remedy)
+
+    def error(self, text: str, remedy: str) -> InterestSourceError:
+        return InterestSourceError(f"endpoint {self.base_url}, model {self.settings.model}: {text}. {remedy}")
+
+
+def _server_message(body: Any) -> str | None:
+    """Return the endpoint's own words out of an error body, which the client may have unwrapped."""
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        body = inner.get("message") or json.dumps(inner) if isinstance(inner, dict) else inner
+    return str(body) if body else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header (a number or an HTTP date), or None.
+
+    >>> _retry_after({"retry-after": "1.5"})
+    1.5
+    """
+    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, float(milliseconds) / 1000)
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, float(value))
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def _shown_url(url: str | None) -> str:
+    """Return a URL without user, password and query: those can hold keys.
+
+    >>> _shown_url("https://me:pw@host:8000/v1/?key=1")
+    'https://host:8000/v1'
+    """
+    try:
+        parts = urlsplit(url or "")
+    except ValueError:
+        return "(malformed)"
+    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path.rstrip('/')}"

@@ -1,0 +1,351 @@
+"""What a language model answered, and the interests in it (EIMF section 3.2.2, eq. 3).
+
+Models are asked for JSON and send much else: fences, prose, lists, objects in objects, half an object. The parser
+takes what is plainly there and refuses the rest with a complaint that can be sent back to the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import json_repair
+
+from recbole_eimf.core.errors import UserError
+
+# A reply is a few hundred characters; what is far longer is a run-away model, and costs time to repair.
+_MAX_CHARACTERS = 100_000
+_MAX_JSON_STARTS = 50
+# json_repair takes quadratic time in the number of brackets
+_MAX_REPAIRED_BRACKETS = 1000
+_MAX_DEPTH = 12
+
+# Words that JSON keys are made of, best first: for the text of one interest, and for a collection of interests.
+_TEXT_WORDS = tuple(
+    re.findall(r"\w+", "interest content preference description name title text topic theme category label value")
+)
+_COLLECTION_WORDS = ("interests", "preferences", "contents", "topics", "categories", "themes")
+# ... and for what is said about an interest or the user. "Office products" is no such key: not all its words are here.
+_OTHER_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        id ids index no number num rank order sequence score confidence weight probability strength level count
+        frequency evidence items item examples example products product reason reasons reasoning rationale explanation
+        analysis summary overall note notes source sources user asin asins keywords tags status error message related
+        supporting relevant
+        """,
+    )
+)
+_KNOWN_WORDS = _OTHER_WORDS.union(_TEXT_WORDS, _COLLECTION_WORDS)
+_NUMBER = r"[\"'(\[]?\d{1,3}[\"')\]]?"
+_NUMBERED_LINE = re.compile(
+    rf"^[ \t]*(?:[-*•#>]+[ \t]*)?[\"'*_]*(?:(?:interest|preference|兴趣|偏好)[ \t]*#?[ \t]*(?:{_NUMBER})?|{_NUMBER})"
+    r"[\"'*_]*[ \t]*(?:[.:)：、．]|-[ \t])[*_]*[ \t]*(?P<text>\S.*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_BULLET_LINE = re.compile(r"^[ \t]*[-*•][ \t]+(?P<text>\S.*)$", re.MULTILINE)
+# "2. ", "2) ", "Interest 2: " before a text; "3D printing", "24/7 help" and "2.5 mm nails" are texts
+_ENUMERATION = re.compile(r"^(?:interest\s*#?\d*\s*[:：]|#?\d{1,3}\s*[.:)：、](?=\s))\s*", re.IGNORECASE)
+_BRACKET = re.compile(r"[{\[]")
+_JSON_START = re.compile(r"\[\s*(?:[\"'{\[]|\Z)|\{\s*(?:[\"'{\[]|[\w ]{1,40}:|\Z)")
+_KEY_AT_END = re.compile(r'([{,]\s*)(?:"(?:[^"\\]|\\.)*"\s*:?|[\w ]+:)\s*\Z')
+_FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
+
+
+class ReplyError(UserError):
+    """A reply without usable interests. ``final`` says that asking the model again cannot help."""
+
+    def __init__(self, message: str, final: bool = False):
+        super().__init__(message)
+        self.final = final
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One exemplar's interests and where they come from.
+
+    ``status`` is "ok" (at least one interest) or "failed" (``error`` says why). ``response`` is the raw reply, None
+    where there is none. ``usage`` holds ``prompt_tokens`` and ``completion_tokens`` of all calls this reply took,
+    None where no call is known. ``prompt_sha256`` is "" where no prompt was asked or recorded.
+    """
+
+    user_id: str
+    prompt_sha256: str
+    response: str | None
+    interests: tuple[str, ...]
+    status: Literal["ok", "failed"]
+    error: str | None
+    usage: dict[str, int] | None
+    source: str
+
+
+def parse_interests(response: str, max_interests: int = 20, *, truncated: bool = False) -> list[str]:
+    """Return the distinct interests of a raw reply, in order, at most ``max_interests`` (M of eq. 3).
+
+    Interests are distinct up to case and spaces. A last interest that is visibly cut off is left out; ``truncated``
+    tells that the model ran into its token limit, which makes an unfinished last *line* visible too.
+    Raises ReplyError, worded as a complaint to the model, if no interest is found.
+
+    >>> parse_interests('{"1": "Nail art", "2": "Hair care"}')
+    ['Nail art', 'Hair care']
+    >>> parse_interests('Sure! Here it is:\\n1. Nail art\\n2. nail  art\\n3. Hair care')
+    ['Nail art', 'Hair care']
+    >>> parse_interests('{"1": "Nail art", "2": "Hair ca')
+    ['Nail art']
+    """
+    # reasoning models print their thoughts before the answer, with drafts of it
+    text = response[:_MAX_CHARACTERS].rsplit("</think>", 1)[-1]
+    text = _unquoted(text.strip())
+    if text.startswith("<think>"):
+        raise ReplyError("The reply ends before its thinking does, so it holds no interests.", final=truncated)
+    distinct: dict[str, str] = {}
+    for candidate in _candidates(text, truncated):
+        clean = _clean(_encodable(candidate))
+        if any(character.isalpha() for character in clean):
+            distinct.setdefault(clean.casefold(), clean)
+        if len(distinct) >= max_interests:
+            break
+    if not distinct:
+        start = " ".join(text.split())[:80]
+        raise ReplyError(
+            'No interests found. Answer with one JSON object only, such as {"1": "first interest", '
+            f'"2": "second interest"}}. The reply began with {start!r}.',
+            final=truncated,
+        )
+    return list(distinct.values())
+
+
+def completion_interests(completion: Mapping[str, Any], max_interests: int) -> list[str]:
+    """Return the interests in a chat completion (a JSON object of the OpenAI API).
+
+    Raises ReplyError: final for a refusal, a content filter, or a reply cut off before its first interest was
+    complete; not final for a reply that merely cannot be parsed.
+    """
+    message = _choice(completion)[1]
+    text, finish_reason = completion_text(completion), completion_finish(completion)
+    if message.get("refusal"):
+        raise ReplyError(f"The model refused: {_encodable(str(message['refusal']))}", final=True)
+    if finish_reason == "content_filter":
+        raise ReplyError("The endpoint's content filter withheld the reply.", final=True)
+    if text is None and finish_reason != "length":
+        raise ReplyError(f"The reply has no content (finish_reason {finish_reason!r}).", final=True)
+    try:
+        return parse_interests(text or "", max_interests, truncated=finish_reason == "length")
+    except ReplyError as error:
+        if error.final:
+            raise ReplyError(
+                "The reply was cut off at the token limit before one interest was complete: raise max_tokens.",
+                final=True,
+            ) from None
+        raise
+
+
+def completion_text(completion: Mapping[str, Any]) -> str | None:
+    """Return the text of a chat completion's first choice, or None; a list of text parts is joined."""
+    content = _choice(completion)[1].get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return content if content is None else _encodable(str(content))
+
+
+def completion_finish(completion: Mapping[str, Any]) -> str | None:
+    """Return why the model stopped: "stop", "length", "content_filter", ..., or None."""
+    return _choice(completion)[0].get("finish_reason")
+
+
+def completion_usage(completion: Mapping[str, Any]) -> dict[str, int] | None:
+    """Return ``prompt_tokens`` and ``completion_tokens`` as the endpoint counted them, or None if it did not."""
+    usage = completion.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    return {key: int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")}
+
+
+def reply_from_text(user_id: str, prompt_sha256: str, response: str, source: str, max_interests: int) -> Reply:
+    """Return the Reply for a raw response made elsewhere; one that cannot be parsed is failed, not an error."""
+    try:
+        interests, error = tuple(parse_interests(response, max_interests)), None
+    except ReplyError as problem:
+        interests, error = (), str(problem)
+    status = "failed" if error else "ok"
+    return Reply(user_id, prompt_sha256, response, interests, status, error, None, source)
+
+
+def _choice(completion: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    choices = completion.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
+    message = choice.get("message")
+    return choice, message if isinstance(message, Mapping) else {}
+
+
+def _encodable(text: str) -> str:
+    """Replace halves of surrogate pairs (a reply cut inside an emoji): no file could be written with them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _unquoted(text: str) -> str:
+    """Undo double encoding: a reply that is one JSON string holding the JSON."""
+    if text.startswith('"'):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return text
+        return value if isinstance(value, str) else text
+    return text
+
+
+def _candidates(text: str, truncated: bool) -> Iterator[str]:
+    """Yield the texts that may be interests: from JSON if there is any, else from numbered or bulleted lines."""
+    for readings in (_json_values(text), _repaired_values(text)):
+        found = [string for value in readings for string in _strings(value)]
+        if found:
+            yield from found
+            return
+    yield from _lines(text, truncated)
+
+
+def _lines(text: str, truncated: bool) -> list[str]:
+    for pattern in (_NUMBERED_LINE, _BULLET_LINE):
+        found = list(pattern.finditer(text))
+        if found:
+            # the model ran out of tokens within this line, unless a full stop or a line break came first
+            cut = truncated and found[-1].end() == len(text) and not text.endswith((".", "!", '"', ";"))
+            return [match["text"] for match in (found[:-1] if cut else found)]
+    return []
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    """Yield every valid JSON object or list of the text, wherever it starts (prose and fences are skipped)."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    position = 0
+    for _ in range(_MAX_JSON_STARTS):
+        start = _BRACKET.search(text, position)
+        if not start:
+            return
+        try:
+            value, position = decoder.raw_decode(text, start.start())
+            yield value
+        except (ValueError, RecursionError):
+            # the outermost opening decides: what is inside a broken object is left to the repair
+            if _is_json_like(text, start.start()):
+                return
+            position = start.end()
+
+
+def _repaired_values(text: str) -> Iterator[Any]:
+    """Yield what json_repair makes of each fenced block, or else of the text from where JSON seems to start."""
+    regions = [block for block in _FENCE.findall(text) if _BRACKET.search(block)] or [text]
+    for region in regions:
+        start = next((m.start() for m in _BRACKET.finditer(region) if _is_json_like(region, m.start())), None)
+        if start is None or region.count("{") + region.count("[") > _MAX_REPAIRED_BRACKETS:
+            continue
+        try:
+            yield json_repair.loads(_without_cut_string(region[start:].strip()), skip_json_loads=True)
+        except (ValueError, RecursionError):
+            continue
+
+
+def _is_json_like(text: str, start: int) -> bool:
+    """Say whether the bracket at ``start`` opens JSON, if perhaps broken, rather than a remark in brackets."""
+    return bool(_JSON_START.match(text, start))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """Build a JSON object; one that repeats a key, as in {"interest": "a", "interest": "b"}, becomes a list."""
+    as_dict = dict(pairs)
+    return as_dict if len(as_dict) == len(pairs) else [{key: value} for key, value in pairs]
+
+
+def _without_cut_string(text: str) -> str:
+    """Cut JSON text before a string that it ends in the middle of, and before a key that has no value yet."""
+    opened: int | None = None
+    escaped = False
+    brackets: list[str] = []
+    for index, character in enumerate(text):
+        if opened is not None and escaped:
+            escaped = False
+        elif opened is not None and character == "\\":
+            escaped = True
+        elif character == '"':
+            opened = index if opened is None else None
+        elif opened is None and character in "{[":
+            brackets.append(character)
+        elif opened is None and character in "}]" and brackets:
+            brackets.pop()
+    if opened is not None:
+        # an open string that ends in a closing bracket has lost its quote, not its end
+        if text[opened:].rstrip("`\n ").endswith(("}", "]")):
+            return text
+        text = text[:opened]
+    if brackets[-1:] == ["{"]:
+        text = _KEY_AT_END.sub(r"\1", text)
+    return text
+
+
+def _strings(value: Any, depth: int = 0) -> Iterator[str]:
+    """Yield the interest texts in a JSON value, in order."""
+    if depth > _MAX_DEPTH:
+        return
+    if isinstance(value, str):
+        yield from _inner_strings(value, depth)
+    elif isinstance(value, list):
+        for element in value:
+            yield from _strings(element, depth + 1)
+    elif isinstance(value, Mapping):
+        yield from _object_strings(value, depth)
+
+
+def _inner_strings(text: str, depth: int) -> Iterator[str]:
+    """Yield a string, or its parts if it is itself a JSON text or a numbered list."""
+    if text.lstrip().startswith(("{", "[")):
+        inner = [string for value in _json_values(text.strip()) for string in _strings(value, depth + 1)]
+        if inner:
+            yield from inner
+            return
+    numbered = [match["text"] for match in _NUMBERED_LINE.finditer(text)] if "\n" in text.strip() else []
+    yield from numbered if len(numbered) > 1 else [text]
+
+
+def _object_strings(value: Mapping[str, Any], depth: int) -> Iterator[str]:
+    words = {key: _words(key) for key in value}
+    plain = {key: w for key, w in words.items() if w and _KNOWN_WORDS.issuperset(w)}
+    for word in _COLLECTION_WORDS:
+        for key in plain:
+            if words[key][-1] == word and value[key]:
+                yield from _strings(value[key], depth + 1)
+                return
+    # {"id": 1, "interest": ..., "evidence": [...]} is one interest; with a number in a key, "interest 1" counts
+    if not any(character.isdigit() for key in value for character in key):
+        for word in _TEXT_WORDS:
+            for key in plain:
+                if words[key][-1] == word and value[key]:
+                    yield from _strings(value[key], depth + 1)
+                    return
+    for key, inner in value.items():
+        if key in plain and words[key][-1] in _OTHER_WORDS:
+            continue
+        found = list(_strings(inner, depth + 1))
+        if not found and words[key] and key not in plain and not isinstance(inner, str):
+            # {"Nail art": 0.9} and {"Nail art": {"evidence": [...]}}: the key is the interest
+            found = [key]
+        yield from found
+
+
+def _words(key: str) -> list[str]:
+    """Split a JSON key into lower-case words without digits.
+
+    >>> _words("interestContent_2"), _words("1"), _words("Sequence number")
+    (['interest', 'content'], [], ['sequence', 'number'])
+    """
+    return re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).casefold())
+
+
+def _clean(text: str) -> str:
+    """Return the text on one line without the quotes, bullets, numbers and emphasis around it."""
+    text = " ".join(text.split()).strip("\"'`“”,;• ")
+    text = _ENUMERATION.sub("", re.sub(r"^[-*•] ", "", text))
+    return text.replace("**", "").replace("__", "").strip("\"'`“”,; ")

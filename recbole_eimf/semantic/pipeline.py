@@ -1,0 +1,379 @@
+"""The ESIM pipeline: a corpus of training sequences in, interests of exemplar users and an assignment out.
+
+Everything here is keyed by *tokens* (the ids of the raw data); :mod:`recbole_eimf.semantic.side_load` aligns the result
+to RecBole's internal ids.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
+from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
+from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
+from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, build_encoder
+from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
+from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
+from recbole_eimf.semantic.llm.reply import Reply
+from recbole_eimf.semantic.sources import batch, keywords
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What ESIM may see: the *training* sequences, as tokens, and the text of items.
+
+    users: [U] tokens; histories: per user, item tokens, oldest first; item_text: item token -> text.
+    """
+
+    users: list[str]
+    histories: list[list[str]]
+    item_text: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Interests:
+    """Result of the pipeline.
+
+    exemplars: [C] user tokens; texts: per exemplar its interests, most important first; assignment: training user token
+    -> index into exemplars (users without one are absent); source: where the replies come from; llm_used: whether any
+    LLM had a part in them; report: counts and seconds for the log and result.json.
+    """
+
+    exemplars: list[str]
+    texts: list[tuple[str, ...]]
+    assignment: dict[str, int]
+    source: str
+    llm_used: bool
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+class Pipeline:
+    """The stages of ESIM over one corpus, each computed once.
+
+    Args:
+        corpus: training sequences and item text.
+        settings: keys of the stage.
+        name: the data set's name, for cache files.
+        device: torch device of the text encoder.
+
+    Raises:
+        UserError: see the stages.
+    """
+
+    def __init__(self, corpus: Corpus, settings: SemanticSettings, name: str, device: str = "cpu") -> None:
+        self.corpus, self.settings, self.name, self.device = corpus, settings, name, device
+        self.folder = Path(settings.semantic_cache)
+        self.cache = EmbeddingCache(self.folder / "embeddings.sqlite")
+        self.seconds: dict[str, float] = {}
+
+    def check_source(self) -> None:
+        """Raise what is known to fail before anything is encoded: a file that is not there, a key that is not set."""
+        s = self.settings
+        source = s.interest_source
+        if source == "file" and not s.interest_file:
+            raise ConfigError("interest_source=file: interest_file is not set; give a JSONL file of user_id, response.")
+        if source == "batch" and not s.batch_file:
+            raise ConfigError(
+                "interest_source=batch: batch_file is not set; give the answers' JSONL file. "
+                "`python -m recbole_eimf interests --interest_source=batch` writes the requests."
+            )
+        for key in ("interest_file", "assignment_file", "batch_file", "prompt_file"):
+            path = getattr(s, key)
+            if path and not Path(path).is_file():
+                raise DataError(f"{key}={path}: no such file.")
+        if source == "openai":
+            read_key(self.llm_settings())
+
+    # ------------------------------------------------------------------ eq. 1
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The text encoder; fitted encoders (tfidf-svd) see the items' text only."""
+        s = self.settings
+        wanted = EncoderSettings(
+            name=s.text_encoder,
+            batch_size=s.text_batch_size,
+            max_length=s.text_max_length,
+            pooling=s.text_pooling,
+            device=self.device,
+            processes=s.encoder_processes,
+            base_url=s.llm_base_url,
+            api_key_env=s.llm_api_key_env,
+            api_key_file=s.llm_api_key_file,
+        )
+        return build_encoder(wanted, corpus=sorted(set(self.corpus.item_text.values())))
+
+    def encode(self, texts: Sequence[str], stage: str) -> np.ndarray:
+        """Embed texts through the cache: [n] -> float32 [n, d_t]."""
+        begin = time.perf_counter()
+        vectors = self.cache.encode(self.encoder, list(texts), progress=True)
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+        return vectors
+
+    @cached_property
+    def item_vectors(self) -> tuple[dict[str, int], np.ndarray]:
+        """(item token -> row, float32 [items with text, d_t])."""
+        tokens = sorted(self.corpus.item_text)
+        vectors = self.encode([self.corpus.item_text[t] for t in tokens], "encode_items")
+        return {token: row for row, token in enumerate(tokens)}, vectors
+
+    @cached_property
+    def user_vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sequence embeddings of the training users (eq. 1): (float32 [U, d_t] of unit length, bool [U] has text)."""
+        if self.settings.sequence_text == "joined":
+            texts = [
+                ". ".join(self.corpus.item_text[i] for i in reversed(history) if i in self.corpus.item_text)
+                for history in self.corpus.histories
+            ]
+            vectors = self.encode(texts, "encode_users")
+            known = np.array([bool(text) for text in texts])
+        else:
+            rows, items = self.item_vectors
+            vectors = np.zeros((len(self.corpus.users), items.shape[1]), dtype=np.float32)
+            known = np.zeros(len(vectors), dtype=bool)
+            for u, history in enumerate(self.corpus.histories):
+                index = [rows[i] for i in history if i in rows]
+                if index:
+                    vectors[u] = items[index].mean(0)
+                    known[u] = True
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.maximum(length, 1e-12), known
+
+    # ------------------------------------------------------------------ eq. 2
+    @cached_property
+    def clusters(self) -> tuple[list[str], dict[str, int], dict[str, Any]]:
+        """Affinity propagation over users: (exemplar tokens, user token -> exemplar index, report)."""
+        s = self.settings
+        vectors, known = self.user_vectors
+        none = s.clustering == "none"
+        wanted = ClusterSettings(
+            method="auto" if none else s.clustering,
+            preference=s.preference,
+            exemplar_ratio=None if none or s.preference is not None else s.exemplar_ratio,
+            damping=s.damping,
+            neighbours=s.cluster_neighbours,
+        )
+        users = [user for user, ok in zip(self.corpus.users, known) if ok]
+        content = hashlib.sha256(np.ascontiguousarray(vectors[known]).tobytes()).hexdigest()
+        path = self.folder / f"clusters-{self.name}-{fingerprint(content, wanted, users)}.safetensors"
+        begin = time.perf_counter()
+        if path.is_file():
+            stored = read_tensors(path)
+            exemplars, labels = stored["exemplars"], stored["labels"]
+            report = {"clusters": len(exemplars), "cached": True}
+        else:
+            result = cluster_users(vectors[known], wanted, progress=True)
+            exemplars, labels = result.exemplars, result.labels
+            write_tensors(path, {"exemplars": exemplars, "labels": labels}, {"users": str(len(users))})
+            report = {
+                "clusters": len(exemplars),
+                "method": result.method,
+                "preference": result.preference,
+                "net_similarity": result.net_similarity,
+                "notes": list(result.notes),
+            }
+        self.seconds["cluster"] = time.perf_counter() - begin
+        return [users[i] for i in exemplars], dict(zip(users, labels.tolist())), report
+
+    # ------------------------------------------------------------------ section 3.2.2, eq. 3
+    def requests(self, exemplars: Sequence[str]) -> list[PromptRequest]:
+        """The prompt of each exemplar user, over the latest ``prompt_items`` training items that have text."""
+        template = load_template(self.settings.prompt_file)
+        row = {user: u for u, user in enumerate(self.corpus.users)}
+        made = []
+        for user in exemplars:
+            items = [i for i in self.corpus.histories[row[user]] if i in self.corpus.item_text]
+            titles = tuple(self.corpus.item_text[i] for i in items)
+            made.append(build_prompt(Exemplar(user, titles, tuple(items)), template, self.settings.prompt_items))
+        return made
+
+    def llm_settings(self) -> OpenAISettings:
+        """The endpoint's settings; the key itself is read from the environment or a file when a call is made."""
+        s = self.settings
+        return OpenAISettings(
+            model=s.llm_model,
+            base_url=s.llm_base_url,
+            api_key_env=s.llm_api_key_env,
+            api_key_file=s.llm_api_key_file,
+            concurrency=s.llm_concurrency,
+            max_retries=s.llm_max_retries,
+            timeout=s.llm_timeout,
+            temperature=s.llm_temperature,
+            max_tokens=s.llm_max_tokens,
+            structured=s.llm_structured,
+            price_in=s.llm_price_in,
+            price_out=s.llm_price_out,
+            max_interests=s.max_interests,
+        )
+
+    @property
+    def journal(self) -> Path:
+        """Where replies of the endpoint are kept, one line each, the moment they arrive."""
+        return self.folder / f"replies-{self.name}.jsonl"
+
+    def _fetched(self, source: str, agreed: bool) -> tuple[list[str], dict[str, int], dict[str, Reply], dict[str, Any]]:
+        """(exemplars, assignment, replies, report) of a source other than the placebo."""
+        if source == "file":
+            return self._from_file()
+        exemplars, assignment, report = self.clusters
+        begin = time.perf_counter()
+        if source == "keywords":
+            replies = keywords.keyword_replies(self._cluster_titles(exemplars, assignment))
+        elif source == "batch":
+            requests = self.requests(exemplars)
+            replies = batch.read_batch(requests, Path(self.settings.batch_file), self.settings.max_interests)
+        else:
+            replies = self._ask(exemplars, agreed)
+        self.seconds["replies"] = time.perf_counter() - begin
+        return exemplars, assignment, replies, report
+
+    def _ask(self, exemplars: Sequence[str], agreed: bool) -> dict[str, Reply]:
+        requests, wanted = self.requests(exemplars), self.llm_settings()
+        estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, self.journal))
+        if estimate.calls and not agreed:
+            raise InterestSourceError(
+                f"interest_source=openai would make paid calls: {estimate}. Look at a prompt and agree with "
+                f"`python -m recbole_eimf interests --dataset={self.name} --interest_source=openai ...`, "
+                f"or add --yes=True."
+            )
+        return client.fetch_openai(requests, wanted, self.journal)
+
+    def _cluster_titles(self, exemplars: Sequence[str], assignment: Mapping[str, int]) -> dict[str, list[str]]:
+        titles: dict[str, list[str]] = {user: [] for user in exemplars}
+        seen: list[set[str]] = [set() for _ in exemplars]
+        for user, history in zip(self.corpus.users, self.corpus.histories):
+            cluster = assignment.get(user)
+            if cluster is None:
+                continue
+            for item in history:
+                if item in self.corpus.item_text and item not in seen[cluster]:
+                    seen[cluster].add(item)
+                    titles[exemplars[cluster]].append(self.corpus.item_text[item])
+        return titles
+
+    def _from_file(self) -> tuple[list[str], dict[str, int], dict[str, Reply], dict[str, Any]]:
+        """Side-load replies. Exemplars that are not training users are not used: their members move to the nearest."""
+        s = self.settings
+        begin = time.perf_counter()
+        replies = batch.fetch_file(None, Path(s.interest_file), s.max_interests)
+        training = set(self.corpus.users)
+        exemplars = [user for user in replies if user in training]
+        if not exemplars:
+            example = next(iter(replies), None)
+            raise DataError(
+                f"{s.interest_file}: none of its {len(replies)} users is a training user of {self.name} "
+                f"(first one: {example!r}). Is it the file of another data set?"
+            )
+        usable = [user for user in exemplars if replies[user].status == "ok"]
+        index = {user: c for c, user in enumerate(usable)}
+        report: dict[str, Any] = {"exemplars_not_in_training": len(replies) - len(exemplars)}
+        if s.assignment_file:
+            given = read_assignment(s.assignment_file)
+            wanted = {user: given.get(user) for user in self.corpus.users}
+            report["users_without_assignment"] = sum(e is None for e in wanted.values())
+            stranded = [u for u, e in wanted.items() if e is not None and e not in index]
+            assignment = {u: index[e] for u, e in wanted.items() if e is not None and e in index}
+        else:
+            stranded, assignment = [u for u in self.corpus.users if u not in index], {u: index[u] for u in usable}
+        moved = self._nearest(stranded, usable)
+        report |= {"users_moved_to_nearest_exemplar": len(moved), "clusters": len(usable)}
+        self.seconds["replies"] = time.perf_counter() - begin
+        return usable, assignment | moved, replies, report
+
+    def _nearest(self, users: Sequence[str], exemplars: Sequence[str]) -> dict[str, int]:
+        """The closest exemplar of each user by sequence embedding; users without text are left out."""
+        if not users:
+            return {}
+        vectors, known = self.user_vectors
+        row = {user: u for u, user in enumerate(self.corpus.users)}
+        candidates = np.array([c for c, user in enumerate(exemplars) if known[row[user]]])
+        movable = [user for user in users if known[row[user]]]
+        if not len(candidates) or not movable:
+            return {}
+        centres = vectors[[row[exemplars[c]] for c in candidates]]
+        moved = {}
+        for begin in range(0, len(movable), 4096):
+            part = movable[begin : begin + 4096]
+            nearest = candidates[(vectors[[row[u] for u in part]] @ centres.T).argmax(1)]
+            moved.update(zip(part, nearest.tolist()))
+        return moved
+
+    # ------------------------------------------------------------------ all of it
+    def run(self, seed: int = 0, agreed: bool = False) -> Interests:
+        """Run every stage up to the replies.
+
+        Args:
+            seed: draws the exemplars of the placebo (``interest_source=shuffled``).
+            agreed: paid calls may be made.
+
+        Raises:
+            UserError: a source that cannot deliver, a file that does not fit.
+        """
+        self.check_source()
+        source = self.settings.interest_source
+        placebo = source == "shuffled"
+        if placebo:
+            source = self.settings.shuffled_source or ("file" if self.settings.interest_file else "keywords")
+        exemplars, assignment, replies, report = self._fetched(source, agreed)
+        texts = [replies[user].interests if user in replies else () for user in exemplars]
+        answered = [c for c, text in enumerate(texts) if text]
+        if not answered:
+            raise InterestSourceError(
+                f"interest_source={source}: not one of {len(exemplars)} replies holds an interest."
+            )
+        assignment = {user: c for user, c in assignment.items() if texts[c]}
+        if placebo:
+            rng = np.random.default_rng(seed)
+            assignment = {
+                user: answered[i] for user, i in zip(assignment, rng.integers(len(answered), size=len(assignment)))
+            }
+        report = {
+            **report,
+            "exemplars": len(exemplars),
+            "exemplars_without_interests": len(exemplars) - len(answered),
+            "interests": sum(len(text) for text in texts),
+            "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
+        }
+        name = f"shuffled {source}" if placebo else source
+        getLogger().info(
+            f"interests: {report['interests']} of {len(answered)} exemplars, source {name}"
+            + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
+        )
+        return Interests(exemplars, texts, assignment, name, source != "keywords", report)
+
+
+def read_assignment(path: str | Path) -> dict[str, str]:
+    """Read ``user_id,exemplar_user_id`` rows from a CSV file (optionally .gz).
+
+    Raises:
+        DataError: no file, other columns, a row of another width, or a user twice; names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"assignment_file={path}: no such file.")
+    assignment: dict[str, str] = {}
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8", newline="") as stream:
+        reader = csv.reader(stream)
+        header = next(reader, None)
+        if header != ["user_id", "exemplar_user_id"]:
+            raise DataError(f"{path}, line 1: expected the columns user_id,exemplar_user_id; found {header}.")
+        for row in reader:
+            if len(row) != 2 or not all(row):
+                raise DataError(f"{path}, line {reader.line_num}: expected two ids, found {row}.")
+            if assignment.setdefault(row[0], row[1]) != row[1]:
+                raise DataError(f"{path}, line {reader.line_num}: user {row[0]!r} has two different exemplars.")
+    return assignment

@@ -1,0 +1,1 @@
+"""Where interests come from."""

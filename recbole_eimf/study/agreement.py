@@ -1,0 +1,280 @@
+"""Do two models see the same items as near? (PAD section 4.3, eq. 13, figures 3, 6 and 7.)
+
+``python -m recbole_eimf agreement RUN_A RUN_B --out=DIR``: Kendall's tau between the distances of two models, over the
+(behaviour, target) pairs of the training sequences, by the target's frequency bucket; and where the pairs of items that
+are nearest and farthest by ids lie among the distances of every other kind of vectors. Vectors may have different
+dimensions. Written are ``agreement.json``, ``agreement_tau.png`` and ``agreement_distances.png``.
+
+**Decisions.** A pair of items counts once, however often it occurs. Vectors of a model that scores by cosine are
+normalised first: their length means nothing to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import kendalltau
+
+from recbole_eimf.core.errors import ConfigError, DataError, suggestion
+from recbole_eimf.core.files import write_json
+from recbole_eimf.model.pad.experts import frequency_buckets
+
+USAGE = """usage: python -m recbole_eimf agreement RUN_A RUN_B [--out=DIR] [--pairs=20000] [--buckets=10] [--seed=0]
+
+  RUN_A RUN_B  output_dir of two runs on the same data (or their model.pth; load only files you trust)
+  --pairs      at most this many pairs of items per frequency bucket
+"""
+_OPTIONS = {"out": "agreement", "pairs": 20000, "buckets": 10, "seed": 0}
+_BINS = 40
+
+
+@dataclass(frozen=True)
+class RunVectors:
+    """A run's item vectors: name -> float [N, d], with what the pairs of items are drawn from."""
+
+    name: str
+    vectors: Mapping[str, np.ndarray]
+    tokens: np.ndarray  # [N]
+    histories: Sequence[np.ndarray]  # training sequences, item ids
+    counts: np.ndarray  # [N] training frequency
+    max_length: int
+
+
+def side(name: str) -> str:
+    """What vectors called ``aligned.id``, ``id-2``, ``text``, ... are made of.
+
+    >>> [side(name) for name in ("aligned.id", "id-2", "text", "titles", "hybrid", "aligned")]
+    ['ids', 'ids', 'text', 'text', 'joined', 'joined']
+    """
+    last = name.rpartition(".")[2].partition("-")[0]
+    return {"id": "ids", "text": "text", "titles": "text"}.get(last, "joined")
+
+
+# ---------------------------------------------------------------------- pairs and their order
+def behaviour_target_pairs(histories: Sequence[np.ndarray], max_length: int) -> np.ndarray:
+    """The distinct (behaviour, target) pairs of item ids of section 4.3, int64 [n, 2]; of equal items there is none.
+
+    Every item of a sequence is a target, the at most ``max_length`` items before it are its behaviours.
+    """
+    found = []
+    for gap in range(1, max_length + 1):
+        longer = [history for history in histories if len(history) > gap]
+        if not longer:
+            break
+        pairs = np.concatenate([np.stack([history[:-gap], history[gap:]], 1) for history in longer])
+        found.append(np.unique(pairs, axis=0))
+    pairs = np.unique(np.concatenate(found), axis=0)
+    return pairs[pairs[:, 0] != pairs[:, 1]].astype(np.int64)
+
+
+def distances(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Euclidean distances of pairs of rows: [N, d], [n, 2] -> float64 [n]."""
+    return np.linalg.norm(vectors[pairs[:, 0]].astype(np.float64) - vectors[pairs[:, 1]], axis=1)
+
+
+def tau_by_bucket(first: np.ndarray, second: np.ndarray, bucket: np.ndarray, buckets: int) -> list[float | None]:
+    """Kendall's tau (eq. 13; tau-b where distances tie) of two distances [n] in each bucket 1..``buckets``."""
+    found: list[float | None] = []
+    for number in range(1, buckets + 1):
+        inside = bucket == number
+        tau = kendalltau(first[inside], second[inside]).statistic if inside.sum() > 1 else float("nan")
+        found.append(None if np.isnan(tau) else float(tau))
+    return found
+
+
+def sample_by_bucket(pairs: np.ndarray, bucket: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Row numbers of at most ``count`` random pairs of every bucket, in order."""
+    order = rng.permutation(len(pairs))
+    kept = [order[bucket[order] == number][:count] for number in np.unique(bucket)]
+    return np.sort(np.concatenate(kept))
+
+
+def near_and_far(by_ids: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """Where the tenth of pairs nearest and farthest by ids lie among the distances ``other`` (figure 3).
+
+    Returns:
+        ``edges`` of the bins, ``near`` and ``far`` as shares of pairs per bin, and ``overlap``, the area the two
+        distributions share: 1 cannot be told apart, 0 are apart.
+    """
+    order, tenth = np.argsort(by_ids, kind="stable"), max(len(by_ids) // 10, 1)
+    edges = np.histogram_bin_edges(other, _BINS)
+    near, far = (np.histogram(other[part], edges)[0] / tenth for part in (order[:tenth], order[-tenth:]))
+    overlap = float(np.minimum(near, far).sum())
+    return {"edges": edges.tolist(), "near": near.tolist(), "far": far.tolist(), "overlap": overlap}
+
+
+# ---------------------------------------------------------------------- two runs
+def compare(first: RunVectors, second: RunVectors, pairs: int, buckets: int, seed: int) -> dict[str, Any]:
+    """Everything ``agreement.json`` holds.
+
+    Raises:
+        DataError: the runs have other items.
+    """
+    if not np.array_equal(first.tokens, second.tokens):
+        raise DataError(f"{first.name} and {second.name} do not have the same items. Use runs on the same data.")
+    rng = np.random.default_rng(seed)
+    item_bucket = frequency_buckets(first.counts, buckets)
+    drawn = behaviour_target_pairs(first.histories, first.max_length)
+    drawn = drawn[sample_by_bucket(drawn, item_bucket[drawn[:, 1]], pairs, rng)]
+    bucket = item_bucket[drawn[:, 1]]
+    of = [{name: distances(v, drawn) for name, v in run.vectors.items()} for run in (first, second)]
+    tau = [
+        {"first": a, "second": b, "side": side(a), "tau": tau_by_bucket(of[0][a], of[1][b], bucket, buckets)}
+        for a in of[0]
+        for b in of[1]
+        if side(a) == side(b)
+    ]
+    slices = {"warm": (1, (buckets + 2) // 3), "cold": (buckets - (buckets + 2) // 3 + 1, buckets)}
+    spread = {
+        name: [_spread(run, first, _random_pairs(item_bucket, limits, pairs, rng)) for run in (first, second)]
+        for name, limits in slices.items()
+    }
+    counted = [int((bucket == number).sum()) for number in range(1, buckets + 1)]
+    return {"runs": [first.name, second.name], "pairs": counted, "tau": tau, "near_and_far": spread}
+
+
+def _random_pairs(item_bucket: np.ndarray, limits: tuple[int, int], count: int, rng) -> np.ndarray:
+    items = np.flatnonzero((item_bucket >= limits[0]) & (item_bucket <= limits[1]))
+    pairs = rng.choice(items, (count, 2))
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
+def _spread(run: RunVectors, first: RunVectors, pairs: np.ndarray) -> dict[str, Any]:
+    """:func:`near_and_far` of every kind of vectors; near and far by the run's own ids, else by the first run's."""
+    if not len(pairs):
+        return {}
+    owner = run if any(side(name) == "ids" for name in run.vectors) else first
+    ids = next((v for name, v in owner.vectors.items() if side(name) == "ids"), next(iter(owner.vectors.values())))
+    by_ids = distances(ids, pairs)
+    return {name: near_and_far(by_ids, distances(vectors, pairs)) for name, vectors in run.vectors.items()}
+
+
+def read_run(path: str | Path) -> RunVectors:
+    """Load a run's item vectors, those made with text too where the model is one of experts.
+
+    Raises:
+        DataError: no checkpoint there.
+        ConfigError: a model without item vectors.
+    """
+    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.model.pad.towers import TowerModel
+
+    checkpoint = Path(path) / "model.pth" if Path(path).is_dir() else Path(path)
+    if not checkpoint.is_file():
+        raise DataError(f"{checkpoint}: no such checkpoint. Run with output_dir={path} to have one.")
+    config, model, (train, _, _) = quick_start.load(checkpoint)
+    if isinstance(model, TowerModel):
+        config, model, (train, _, _) = quick_start.load(checkpoint, inference_only=False)
+        vectors = model.eval().embeddings()
+    elif hasattr(model, "backbone"):
+        vectors = {"id": model.eval().backbone.item_embedding.weight[: model.n_items]}
+    elif hasattr(model, "item_embedding"):
+        vectors = {"id": model.item_embedding.weight[: model.n_items]}
+    else:
+        raise ConfigError(f"{path}: {config['model']} has no item vectors to compare; choose a run of a neural model.")
+    unit = hasattr(model, "item_settings") and model.item_settings.score == "cosine"
+    data = train._dataset
+    return RunVectors(
+        str(path),
+        {name: _plain(value, unit) for name, value in vectors.items()},
+        data.field2id_token[data.iid_field],
+        data.sequences()[1],
+        data.item_counts(),
+        config["MAX_ITEM_LIST_LENGTH"],
+    )
+
+
+def _plain(vectors: torch.Tensor, unit: bool) -> np.ndarray:
+    vectors = vectors.detach().cpu()
+    return (F.normalize(vectors, dim=-1) if unit else vectors).numpy()
+
+
+# ---------------------------------------------------------------------- command and figures
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        UserError: wrong arguments, runs that are not there or do not fit each other.
+    """
+    if not arguments or set(arguments) & {"-h", "--help"}:
+        print(USAGE)
+        return 0
+    from recbole_eimf.config.config import parse_command_line
+
+    runs = [argument for argument in arguments if not argument.startswith("--")]
+    given = parse_command_line(argument for argument in arguments if argument.startswith("--"))
+    for name, value in given.items():
+        if name not in _OPTIONS:
+            raise ConfigError(f"--{name}: no such option.{suggestion(name, _OPTIONS)} See agreement --help.")
+        if name != "out" and (not isinstance(value, int) or value < (0 if name == "seed" else 1)):
+            raise ConfigError(f"--{name}={value}: a whole number is needed.")
+    if len(runs) != 2:
+        raise ConfigError(f"agreement compares two runs, not {len(runs)}: agreement RUN_A RUN_B.")
+    wanted = {**_OPTIONS, **given}
+    found = compare(read_run(runs[0]), read_run(runs[1]), wanted["pairs"], wanted["buckets"], wanted["seed"])
+    out = Path(str(wanted["out"]))
+    write_json(out / "agreement.json", found)
+    draw_tau(found, out / "agreement_tau.png")
+    draw_distances(found, out / "agreement_distances.png")
+    print(text_table(found))
+    print(f"written: {out}/agreement.json, agreement_tau.png, agreement_distances.png")
+    return 0
+
+
+def text_table(found: Mapping[str, Any]) -> str:
+    """Kendall's tau by bucket, hot to cold, a line per pair of vectors."""
+    lines = [f"Kendall's tau of distances, buckets hot to cold; {found['runs'][0]} : {found['runs'][1]}"]
+    for row in found["tau"]:
+        values = " ".join("   - " if tau is None else f"{tau:5.2f}" for tau in row["tau"])
+        lines.append(f"{row['first'] + ' : ' + row['second']:<28} {values}")
+    return "\n".join(lines)
+
+
+def draw_tau(found: Mapping[str, Any], path: Path) -> None:
+    """Figure 6: tau by bucket, a line per pair of vectors."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for row in found["tau"]:
+        values = [float("nan") if tau is None else tau for tau in row["tau"]]
+        axis.plot(range(1, len(values) + 1), values, marker="o", label=f"{row['first']} : {row['second']}")
+    axis.set(xlabel="frequency bucket of the target, hot to cold", ylabel="Kendall's tau")
+    axis.set_title(" : ".join(found["runs"]), fontsize=9)
+    if found["tau"]:
+        axis.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def draw_distances(found: Mapping[str, Any], path: Path) -> None:
+    """Figures 3 and 7: distances of the nearest and the farthest tenth of pairs by ids, cold and warm items."""
+    from matplotlib.figure import Figure
+
+    rows = [(part, run, found["near_and_far"][part][run]) for part in ("cold", "warm") for run in (0, 1)]
+    columns = max(max(len(panels) for _, _, panels in rows), 1)
+    figure = Figure(figsize=(2.6 * columns + 0.6, 2.1 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (part, run, panels) in zip(axes, rows):
+        for axis in line[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (name, panel) in zip(line, panels.items()):
+            for kind, colour in (("near", "#0072B2"), ("far", "#D55E00")):
+                axis.stairs(panel[kind], panel["edges"], fill=True, alpha=0.5, color=colour, label=f"{kind} by ids")
+            axis.set_title(f"{'AB'[run]}, {part}: {name}, overlap {panel['overlap']:.2f}", fontsize=8)
+            axis.set_yticks([])
+    axes[0][0].legend(fontsize=7, frameon=False)
+    figure.suptitle(f"A: {found['runs'][0]}   B: {found['runs'][1]}", fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    from recbole_eimf.core.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,192 @@
+"""What a search draws from: a file of one entry per setting, checked before anything runs.
+
+A space is YAML, a key and one of four forms in each entry::
+
+    learning_rate: {log: [3.0e-4, 1.0e-2]}      # a number, uniform in its logarithm
+    hidden_dropout_prob: {uniform: [0.1, 0.7]}  # a number
+    n_layers: {int: [1, 3]}                     # a whole number, both ends included
+    item_text: {choice: [none, add, concat]}    # one of these
+
+RecBole's ``.hyper`` files are read too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_eimf.config.config import check_keys, parse_value, read_yaml
+from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.core.errors import ConfigError, DataError, suggestion
+
+KINDS = ("log", "uniform", "int", "choice")
+_FORMS = "{log: [low, high]}, {uniform: [low, high]}, {int: [low, high]} or {choice: [a, b, ...]}"
+_TRIES = 100  # draws of one trial before a space counts as used up
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting of a space: ``kind`` is one of KINDS, ``values`` its two bounds, or the choices."""
+
+    kind: str
+    values: tuple[Any, ...]
+
+    def draw(self, generator: np.random.Generator) -> Any:
+        """A plain value (JSON and YAML take it); numbers have four digits, which is what anyone would write down."""
+        if self.kind == "choice":
+            return self.values[int(generator.integers(len(self.values)))]
+        low, high = self.values
+        if self.kind == "int":
+            return int(generator.integers(low, high + 1))
+        if self.kind == "log":
+            value = math.exp(generator.uniform(math.log(low), math.log(high)))
+        else:
+            value = generator.uniform(low, high)
+        return min(max(float(f"{value:.4g}"), float(low)), float(high))
+
+
+Space = dict[str, Dimension]
+
+
+def read_space(path: str | Path) -> Space:
+    """Read a space from YAML, or from one of RecBole's ``.hyper`` files.
+
+    Raises:
+        ConfigError: naming the file, the key and the value.
+    """
+    path = Path(path)
+    space = _read_hyper(path) if path.suffix == ".hyper" else _read_yaml_space(path)
+    try:
+        check_keys({key: list(dimension.values) for key, dimension in space.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return space
+
+
+def shipped_space(model: str, backbone: str | None) -> Space:
+    """The shipped space: the backbone's entries (``properties/tune/<backbone>.yaml``), then the model's own.
+
+    Raises:
+        ConfigError: there is no file for either.
+    """
+    folder = properties_folder() / "tune"
+    files = [folder / f"{name}.yaml" for name in dict.fromkeys((backbone, model)) if name]
+    space = {key: value for path in files if path.is_file() for key, value in read_space(path).items()}
+    if not space:
+        raise ConfigError(
+            f"no search space is shipped for {model}; write one as --space=FILE.yaml, a line per key: {_FORMS}."
+        )
+    return space
+
+
+def draw_settings(space: Space, samples: int, seed: int, first: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The settings of every trial.
+
+    The first trial is the configuration as it stands, so that a search never ends below what one had. Trial n depends
+    on the space, the seed and n alone: more samples later keep the earlier ones.
+
+    Args:
+        space: what to draw from.
+        samples: number of trials; a space of choices may hold fewer.
+        seed: of the draws.
+        first: values of the first trial.
+
+    Returns:
+        Up to ``samples`` dictionaries, no two alike.
+    """
+    chosen = [dict(first)]
+    known = {_identity(first)}
+    for number in range(1, samples):
+        generator = np.random.default_rng([seed, number])
+        for _ in range(_TRIES):
+            drawn = {key: dimension.draw(generator) for key, dimension in space.items()}
+            if _identity(drawn) not in known:
+                known.add(_identity(drawn))
+                chosen.append(drawn)
+                break
+        else:
+            break
+    return chosen
+
+
+def _identity(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+# ---------------------------------------------------------------------- YAML
+def _read_yaml_space(path: Path) -> Space:
+    return {str(key): _dimension(f"{path}: {key}", entry) for key, entry in read_yaml(path).items()}
+
+
+def _dimension(where: str, entry: Any) -> Dimension:
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ConfigError(f"{where}: {entry!r} is no range; write {_FORMS}.")
+    ((kind, values),) = entry.items()
+    if kind not in KINDS:
+        raise ConfigError(f"{where}: no form {kind!r}.{suggestion(str(kind), KINDS)} Write {_FORMS}.")
+    if not isinstance(values, list):
+        raise ConfigError(f"{where}: {kind}: {values!r} is no list; write {_FORMS}.")
+    return _checked(where, kind, values)
+
+
+def _checked(where: str, kind: str, values: list[Any]) -> Dimension:
+    if kind == "choice":
+        if not values:
+            raise ConfigError(f"{where}: choice: [] leaves nothing to choose from.")
+        return Dimension(kind, tuple(values))
+    wanted = int if kind == "int" else (int, float)
+    fits = len(values) == 2 and all(isinstance(v, wanted) and not isinstance(v, bool) for v in values)
+    if not fits or not values[0] < values[1]:
+        number = "whole number" if kind == "int" else "number"
+        raise ConfigError(f"{where}: {kind}: {values!r} needs a lower and a higher {number}.")
+    if kind == "log" and values[0] <= 0:
+        raise ConfigError(f"{where}: log: {values!r} needs bounds above 0.")
+    return Dimension(kind, tuple(values))
+
+
+# ---------------------------------------------------------------------- RecBole's .hyper
+def _read_hyper(path: Path) -> Space:
+    """Lines ``key choice [a,b]``, ``key uniform low,high``, ``key quniform low,high,step``, ``key loguniform a,b``.
+
+    As for RecBole's HyperTuning, the bounds of ``loguniform`` are natural logarithms.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file.") from error
+    space = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split(maxsplit=2)
+        if not words or words[0].startswith("#"):
+            continue
+        where = f"{path}, line {number}: {words[0]}"
+        if len(words) < 3:
+            raise ConfigError(f"{where}: write `key choice|uniform|quniform|loguniform values`.")
+        space[words[0]] = _hyper_dimension(where, words[1], parse_value(words[2]))
+    if not space:
+        raise DataError(f"{path}: holds no settings.")
+    return space
+
+
+def _hyper_dimension(where: str, kind: str, values: Any) -> Dimension:
+    values = list(values) if isinstance(values, list | tuple) else [values]
+    if kind in ("choice", "uniform"):
+        return _checked(where, kind, values)
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        raise ConfigError(f"{where}: {kind} {values!r} needs numbers.")
+    if kind == "loguniform":
+        return _checked(where, "log", [math.exp(v) for v in values])
+    if kind != "quniform":
+        known = ("choice", "uniform", "quniform", "loguniform")
+        raise ConfigError(f"{where}: no form {kind!r}.{suggestion(kind, known)}")
+    if len(values) != 3 or values[2] <= 0 or values[0] >= values[1]:
+        raise ConfigError(f"{where}: quniform {values!r} needs low, high and a step above 0.")
+    low, high, step = values
+    steps = range(math.floor((high - low) / step + 1e-9) + 1)
+    return Dimension("choice", tuple(float(f"{low + step * n:.10g}") for n in steps))

@@ -1,0 +1,179 @@
+"""One trial of a search: what a Ray worker runs, and what it leaves on disk.
+
+A trial's folder says everything about it, so a search that was stopped goes on from the folders alone: ``trial.json``
+is there once the search is done with the trial; before that, ``last.safetensors`` and ``history.json`` are the state of
+its training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.files import write_json
+
+SEARCH_FILE = "search.json"
+_ERROR_FILE = "error.txt"
+_STATE_FILES = ("last.safetensors", "model.pth", "best.safetensors")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every trial of a search shares; it travels to Ray's workers.
+
+    model, dataset: as in :func:`recbole_eimf.run`; given: the configuration's keys, paths absolute;
+    settings: per trial the keys it tries; metric: name in the results (``ndcg@10``); bigger: whether more of it is
+    better; out: the search's folder, absolute.
+    """
+
+    model: str
+    dataset: str
+    given: Mapping[str, Any]
+    settings: list[dict[str, Any]]
+    metric: str
+    bigger: bool
+    out: str
+
+    def folder(self, number: int) -> Path:
+        """Where trial ``number`` writes."""
+        return Path(self.out) / "trials" / f"{number:03d}"
+
+    def better(self, one: float, other: float | None) -> bool:
+        """Whether ``one`` beats ``other``."""
+        return other is None or (one > other if self.bigger else one < other)
+
+
+@dataclass
+class Trial:
+    """What is known of a trial: validation only, the test part is never looked at.
+
+    status: ``finished`` (trained to its end), ``stopped`` (by ASHA) or ``failed``; score: the best validation metric;
+    best_epoch (from 0) and epochs as in a run's result; seconds of training and validation; curve: per validation
+    (epochs so far, best score so far).
+    """
+
+    number: int
+    status: str
+    settings: dict[str, Any]
+    score: float | None = None
+    valid: dict[str, float] = field(default_factory=dict)
+    best_epoch: int = -1
+    epochs: int = 0
+    seconds: float = 0.0
+    curve: list[list[float]] = field(default_factory=list)
+    error: str | None = None
+
+
+def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> None:
+    """Ray's trainable: train trial ``config["number"]``, reporting the best validation score so far every epoch.
+
+    A trial that was cut off goes on from its state; the epochs it had are reported again first, which tells the
+    scheduler where it stands.
+
+    Args:
+        config: Ray's, holds the trial's number.
+        job: the search.
+        gpus: how much of a GPU Ray lent; 0 keeps the trial off all of them.
+        threads: of torch.
+    """
+    from ray.air import session
+
+    from recbole_eimf.experiment import quick_start
+
+    number = config["number"]
+    folder = job.folder(number)
+    if not (Path(job.out) / SEARCH_FILE).is_file():
+        raise ConfigError(f"out={job.out}: this worker does not see it; on a cluster, choose a folder all nodes share.")
+    best: float | None = None
+
+    def report(epoch: int, score: float) -> None:
+        nonlocal best
+        best = score if job.better(score, best) else best
+        session.report({"epoch": epoch + 1, "score": best})
+
+    for entry in _evaluated(_history(folder)):
+        report(entry["epoch"], entry["valid"][job.metric])
+    keys = {**job.given, **job.settings[number], "output_dir": str(folder), "gpu_id": _gpu_id(gpus)}
+    keys["num_threads"] = job.given.get("num_threads") or threads
+    keys["resume"] = any(folder.rglob(_STATE_FILES[0]))  # of a phase, too
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _ERROR_FILE).unlink(missing_ok=True)
+    try:
+        quick_start.run(job.model, job.dataset, None, report, **keys)
+    except Exception:
+        (folder / _ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+def _gpu_id(gpus: float) -> str:
+    """RecBole makes the GPUs of ``gpu_id`` the visible ones: it must name those that Ray lent this worker."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0") if gpus else "-1"
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "history.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def _evaluated(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The epochs that were scored on validation; with ``eval_step`` not all are."""
+    return [entry for entry in history if "valid" in entry]
+
+
+# ---------------------------------------------------------------------- the search's side
+def close_trial(job: Job, number: int, failed: bool) -> Trial:
+    """Write down how a trial ended, and drop the state of its training: nobody goes on from there."""
+    folder = job.folder(number)
+    result = folder / "result.json"
+    history = _history(folder)
+    trial = Trial(number, "stopped", job.settings[number], curve=_curve(history, job))
+    if failed:
+        trial.status, trial.error = "failed", _reason(folder)
+    evaluated = _evaluated(history)
+    if evaluated:
+        best = max(evaluated, key=lambda entry: entry["valid"][job.metric] * (1 if job.bigger else -1))
+        trial.valid, trial.best_epoch, trial.epochs = best["valid"], best["epoch"], history[-1]["epoch"] + 1
+        trial.seconds = sum(entry["train_seconds"] + entry.get("valid_seconds", 0.0) for entry in history)
+    if result.is_file() and not failed:
+        trial.status = "finished"
+        found = json.loads(result.read_text(encoding="utf-8"))
+        if not history:  # a trainer of RecBole's own keeps none
+            trial.valid, trial.epochs = found["valid"], found["epochs"]
+    trial.score = trial.valid.get(job.metric)
+    trial.seconds = round(trial.seconds, 3)
+    write_json(folder / "trial.json", asdict(trial))
+    if not failed:
+        for path in [path for name in _STATE_FILES for path in folder.rglob(name)]:
+            path.unlink()
+    return trial
+
+
+def read_trial(job: Job, number: int) -> Trial | None:
+    """A trial that the search is done with; None for one that is still to run, as a failed one is."""
+    path = job.folder(number) / "trial.json"
+    if not path.is_file():
+        return None
+    trial = Trial(**json.loads(path.read_text(encoding="utf-8")))
+    return None if trial.status == "failed" else trial
+
+
+def _curve(history: list[dict[str, Any]], job: Job) -> list[list[float]]:
+    best, curve = None, []
+    for entry in _evaluated(history):
+        score = entry["valid"][job.metric]
+        best = score if job.better(score, best) else best
+        curve.append([entry["epoch"] + 1, best])
+    return curve
+
+
+def _reason(folder: Path) -> str:
+    path = folder / _ERROR_FILE
+    if not path.is_file():
+        return "the worker's process ended; was it out of memory?"
+    return path.read_text(encoding="utf-8").strip().splitlines()[-1]

@@ -1,0 +1,361 @@
+"""``python -m recbole_eimf tune``: a search over a space of settings on Ray Tune, chosen on validation alone.
+
+Ray runs the trials and ASHA ends the weak ones early. What a trial found stands in its own folder, so a search that was
+stopped in any way, or asked for more samples, goes on from there: see :mod:`recbole_eimf.study.search.trial`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from recbole_eimf.config import keys
+from recbole_eimf.config.config import EIMFConfig, parse_command_line, read_yaml
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.core.environment import environment_kept
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.files import write_json
+from recbole_eimf.core.locks import folder_locked
+from recbole_eimf.study.search.result import Found, write_found
+from recbole_eimf.study.search.space import Space, draw_settings, read_space, shipped_space
+from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial
+
+USAGE = """usage: python -m recbole_eimf tune --dataset=NAME [--model=EIMF] [--samples=20] [--out=DIR] [--key=value ...]
+
+Searches the space properties/tune/<Model>.yaml (with the backbone's) or --space=FILE on validation, with ASHA early
+stopping; the test part is never looked at. The first trial is the configuration as it stands. Stopped in any way, or
+asked for more --samples, the same command goes on: trials that are done are not run again.
+
+  --samples=20           trials
+  --max-epochs=N         of one trial (default: the configuration's epochs)
+  --grace=N              epochs a trial has before ASHA may stop it (default: a quarter of max-epochs, at most 10)
+  --cpus-per-trial=1     what a trial takes, and its threads
+  --gpus-per-trial=N     parts of a GPU (0.5) are allowed (default: 1 where there is one, else 0)
+  --cpus=N               CPUs of this machine to use (default: all)
+  --ray_address=ADDRESS  run on a Ray cluster; --out and the data must then be on storage that all its nodes see
+  --out=DIR              default results/tune/<model>-<dataset>; holds best.yaml, trials.csv, results.json, search.png
+  --config_files="a.yaml b.yaml", --key=value   the configuration; a key given as --key=value is not searched
+"""
+
+_REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes on
+_MACHINE_KEYS = ("data_path", "semantic_cache", "num_threads", "state")  # may change between two starts of a search
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is tried, and on what: see USAGE. None is the default that depends on the model or the machine."""
+
+    samples: int = 20
+    max_epochs: int | None = None
+    grace: int | None = None
+    cpus_per_trial: float = 1
+    gpus_per_trial: float | None = None
+    cpus: int | None = None
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, least in (("samples", 1), ("max_epochs", 1), ("grace", 1), ("cpus_per_trial", 0.1), ("cpus", 1)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ConfigError(f"--{key.replace('_', '-')}={value}: at least {least} is needed.")
+        if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
+            raise ConfigError(f"--gpus-per-trial={self.gpus_per_trial}: must not be negative.")
+        if self.ray_address and self.cpus:
+            raise ConfigError(f"--cpus={self.cpus}: limits this machine, but the trials run on {self.ray_address}.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        UserError: bad options, keys, spaces or data, before any trial.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    options, rest = _parser().parse_known_args(list(arguments))
+    values = parse_command_line(rest)
+    effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
+    if not options.dataset:
+        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
+    files = str(values.pop("config_files", None) or "").split()
+    found = search(options.model, options.dataset, options.out, effort, options.space, files, **values)
+    print(found.summary())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m recbole_eimf tune", allow_abbrev=False, add_help=False)
+    for name in ("--dataset", "--out", "--space", "--ray_address"):
+        parser.add_argument(name)
+    parser.add_argument("--model", default="EIMF")
+    parser.add_argument("--samples", type=int, default=Effort.samples)
+    parser.add_argument("--max-epochs", type=int)
+    parser.add_argument("--grace", type=int)
+    parser.add_argument("--cpus", type=int)
+    parser.add_argument("--cpus-per-trial", type=float, default=Effort.cpus_per_trial)
+    parser.add_argument("--gpus-per-trial", type=float)
+    return parser
+
+
+def search(
+    model: str,
+    dataset: str,
+    out: str | Path | None = None,
+    effort: Effort | None = None,
+    space_file: str | Path | None = None,
+    config_file_list: Sequence[str] = (),
+    **overrides: Any,
+) -> Found:
+    """Search the settings of a model on a data set; goes on with what ``out`` holds.
+
+    Args:
+        model, dataset: as in :func:`recbole_eimf.run`.
+        out: folder of the search.
+        effort: trials, epochs and machines.
+        space_file: instead of the shipped space.
+        config_file_list: YAML files, the later ones stronger.
+        overrides: configuration keys; strongest, and not searched.
+
+    Returns:
+        The trials and the best one, which ``out`` also holds as files.
+
+    Raises:
+        UserError: bad input, before any trial; or no trial gave a score.
+    """
+    from recbole_eimf.experiment import plugin
+
+    plugin.register_models()
+    effort = effort or Effort()
+    given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
+    with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
+        base = _config(model, dataset, given)
+        space = _space(space_file, base, overrides)
+        drawn = draw_settings(space, effort.samples, base["seed"], {k: base[k] for k in space if k in base})
+        epochs = effort.max_epochs or int(base["epochs"])
+        out = Path(out or Path("results") / "tune" / f"{_name(base)}-{dataset}").absolute()
+        job = _job(model, dataset, given, base, drawn, epochs, out)
+        grace = min(effort.grace or min(10, max(1, epochs // 4)), epochs)
+    with folder_locked(out):
+        _claim(job, space, base["seed"], {"max_epochs": epochs, "grace": grace})
+        return _made(Found(job, space, given, []), epochs, grace, effort)
+
+
+def _made(found: Found, epochs: int, grace: int, effort: Effort) -> Found:
+    """Run the trials that the folder does not hold yet."""
+    job, drawn = found.job, found.job.settings
+    found.trials += [trial for number in range(len(drawn)) if (trial := read_trial(job, number))]
+    done = {trial.number for trial in found.trials}
+    pending = [number for number in range(len(drawn)) if number not in done]
+    with environment_kept("CUDA_VISIBLE_DEVICES"):
+        _off_line([_config(job.model, job.dataset, {**job.given, **drawn[number]}) for number in pending])
+    print(f"{len(drawn)} trials over {', '.join(found.space)}; {len(done)} of them done before. Folder: {job.out}")
+    try:
+        if pending:
+            _run_trials(job, pending, found, epochs, grace, effort)
+    except KeyboardInterrupt:
+        print(f"\nstopped with {len(found.trials)} of {len(drawn)} trials done; the same command goes on.")
+        raise
+    finally:
+        if found.best:
+            write_found(found)
+    found.require_best()
+    return found
+
+
+# ---------------------------------------------------------------------- before the trials
+def _config(model: str, dataset: str, given: Mapping[str, Any]) -> EIMFConfig:
+    return EIMFConfig(model, dataset, None, {"state": "WARNING", **given})
+
+
+def _name(config: EIMFConfig) -> str:
+    backbone = _backbone(config)
+    return config["model"] if backbone in (None, config["model"]) else f"{config['model']}-{backbone}"
+
+
+def _backbone(config: EIMFConfig) -> str | None:
+    named = getattr(config.model_class, "backbone_name", None)
+    return named(config) if named else None
+
+
+def _space(space_file: str | Path | None, base: EIMFConfig, fixed: Mapping[str, Any]) -> Space:
+    # a model of RecBole's is searched as the backbone of its name
+    space = read_space(space_file) if space_file else shipped_space(base["model"], _backbone(base))
+    left = {key: dimension for key, dimension in space.items() if key not in fixed}
+    if not left:
+        raise ConfigError(f"{', '.join(space) or space_file}: nothing is left to search; all of it is given as --key.")
+    if dropped := [key for key in space if key in fixed]:
+        print(f"not searched, because given: {', '.join(dropped)}")
+    return left
+
+
+def _job(
+    model: str,
+    dataset: str,
+    given: Mapping[str, Any],
+    base: EIMFConfig,
+    drawn: list[dict[str, Any]],
+    epochs: int,
+    out: Path,
+) -> Job:
+    metric = base["valid_metric"].lower()
+    if int(base["eval_step"]) < 1:
+        raise ConfigError(f"eval_step={base['eval_step']}: a search chooses on validation; set 1 or more.")
+    own = {"epochs": epochs, "skip_test": True, "compare_with": [], "save_split": None, "show_progress": False}
+    keys = {**given, **_absolute_paths(base), **own, "state": "WARNING"}
+    return Job(model, dataset, keys, drawn, metric, bool(base["valid_metric_bigger"]), str(out))
+
+
+def _absolute_paths(base: EIMFConfig) -> dict[str, str]:
+    """Keys that name files, absolute: a worker stands in another folder."""
+    given = base.external_config_dict
+    data_path = given.get("data_path", base.internal_config_dict.get("data_path"))
+    found = {"data_path": str(Path(data_path).absolute())} if data_path else {}
+    names = [key for key in keys.known_keys() if key.endswith("_file") or key in ("semantic_cache", "text_encoder")]
+    for key in names:
+        value = base[key]
+        # an encoder is a name or a folder; a file that is missing is reported when it is looked for
+        if isinstance(value, str) and (key == "semantic_cache" or Path(value).exists()):
+            found[key] = str(Path(value).absolute())
+    return found
+
+
+def _claim(job: Job, space: Space, seed: int, schedule: Mapping[str, int]) -> None:
+    """Write down what this folder searches, or refuse a folder that holds another search."""
+    keys = {key: value for key, value in job.given.items() if key not in _MACHINE_KEYS}
+    ranges = {f"space of {key}": {d.kind: list(d.values)} for key, d in space.items()}
+    wanted = {"model": job.model, "dataset": job.dataset, "seed": seed, **schedule, **ranges, **keys}
+    wanted = json.loads(json.dumps(wanted, default=str))
+    path = Path(job.out) / SEARCH_FILE
+    if path.is_file():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        differs = sorted(key for key in {*held, *wanted} if held.get(key) != wanted.get(key))
+        if differs:
+            key = differs[0]
+            raise ConfigError(
+                f"out={job.out} holds a search with other settings ({', '.join(differs)}): {key} was "
+                f"{held.get(key)!r}, now {wanted.get(key)!r}. Give the same command, or another --out."
+            )
+    write_json(path, wanted)
+
+
+def _off_line(configs: list[EIMFConfig]) -> None:
+    """Run the text side once, so that trials find embeddings, clusters and interests in the cache.
+
+    Trials that search the text side itself need it once per distinct setting. The first configuration's data are read
+    in any case: what is wrong with them is said before Ray starts.
+    """
+    from recbole_eimf.experiment import quick_start
+
+    seen = set()
+    for config in configs:
+        needs = getattr(config.model_class, "needs_side_information", None)
+        need = needs(config) if needs else None
+        key = need and (need, keys.read(SemanticSettings, config), config["protocol"], config["split_seed"])
+        if key not in seen and (need or not seen):
+            quick_start.build(config)
+        seen.add(key)
+
+
+# ---------------------------------------------------------------------- on Ray
+def _run_trials(job: Job, pending: list[int], found: Found, epochs: int, grace: int, effort: Effort) -> None:
+    # our folders say all there is to say, and Ctrl-C shall end the search, not Ray's loop alone
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output ignores verbose=0
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pkg_resources, at Ray's import
+        from ray import tune
+        from ray.tune.schedulers import ASHAScheduler
+
+        from recbole_eimf.study.search.display import Display
+
+    scheduler = ASHAScheduler(
+        time_attr="epoch",
+        metric="score",
+        mode="max" if job.bigger else "min",
+        max_t=epochs,
+        grace_period=grace,
+        reduction_factor=_REDUCTION,
+        stop_last_trials=False,  # a trial at max_t writes its result first
+    )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the display and trials.csv tell of failed trials
+    _replay(scheduler, found.trials)
+    gpus = _gpus_per_trial(effort)
+    threads = max(1, int(effort.cpus_per_trial))
+    scratch = Path(job.out) / "ray"
+    with _ray(effort, gpus), Display(job, pending, found, epochs) as display:
+        try:
+            tune.run(
+                tune.with_parameters(run_trial, job=job, gpus=gpus, threads=threads),
+                config={"number": tune.grid_search(pending)},
+                resources_per_trial={"cpu": effort.cpus_per_trial, "gpu": gpus},
+                scheduler=scheduler,
+                callbacks=[display],
+                storage_path=str(scratch),
+                name="search",
+                trial_dirname_creator=lambda trial: f"{trial.config['number']:03d}",
+                reuse_actors=True,
+                raise_on_failed_trial=False,
+                verbose=0,
+            )
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replay(scheduler: Any, trials: list[Trial]) -> None:
+    """Tell ASHA what earlier trials scored at each rung, so that a search that goes on is as strict as it was."""
+    for trial in trials:
+        ghost = SimpleNamespace(trial_id=f"done-{trial.number}")
+        scheduler.on_trial_add(None, ghost)
+        for epoch, score in trial.curve:
+            scheduler.on_trial_result(None, ghost, {"epoch": epoch, "score": score})
+
+
+def _gpus_per_trial(effort: Effort) -> float:
+    if effort.gpus_per_trial is not None:
+        return effort.gpus_per_trial
+    import torch
+
+    return 1 if torch.cuda.is_available() else 0
+
+
+@contextmanager
+def _ray(effort: Effort, gpus: float) -> Iterator[None]:
+    """Ray for the trials, ended with them; a Ray that runs in this process already is used and left as it is."""
+    import ray
+
+    if ray.is_initialized():
+        _check_resources(ray.cluster_resources(), effort.cpus_per_trial, gpus)
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
+    try:
+        if effort.ray_address:
+            ray.init(address=effort.ray_address, log_to_driver=False, logging_level=logging.CRITICAL)
+        else:
+            ray.init(num_cpus=effort.cpus, object_store_memory=100 * 2**20, **quiet)
+            _check_resources(ray.cluster_resources(), effort.cpus_per_trial, gpus)
+        yield
+    except ConnectionError as error:
+        raise ConfigError(f"--ray_address={effort.ray_address}: no Ray answers there ({error}).") from error
+    finally:
+        ray.shutdown()
+
+
+def _check_resources(there: Mapping[str, float], cpus: float, gpus: float) -> None:
+    """A trial that asks for more than the machine has would wait for ever."""
+    for name, option, wanted in (("CPU", "--cpus-per-trial", cpus), ("GPU", "--gpus-per-trial", gpus)):
+        if wanted > there.get(name, 0):
+            raise ConfigError(f"{option}={wanted:g}: this machine offers {there.get(name, 0):g} {name}.")

@@ -1,0 +1,317 @@
+"""What runs add up to: mean and deviation over seeds, improvements, and paired significance over users."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_eimf.core.errors import ConfigError, DataError, suggestion
+from recbole_eimf.core.files import fingerprint
+from recbole_eimf.evaluator.ranks import Ranks, check_same_users, read_ranks
+from recbole_eimf.evaluator.significance import PairedTest, holm, paired_test
+from recbole_eimf.study.rows import FRAMED, Row
+from recbole_eimf.study.runs import OTHER_MASK, Run, read_json
+
+LEVEL = 0.05
+_NAMES = {"hit": "HR", "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "ndcg_hits": "NDCG(hits)"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a table is about.
+
+    ``shared`` are the keys of all rows; ``columns`` are further columns, a title and a path into ``result.json``
+    (``side_load.clusters``); ``axis`` labels a study's x-axis; ``remarks`` stand below the table.
+    """
+
+    title: str
+    dataset: str
+    rows: Sequence[Row]
+    seeds: Sequence[int]
+    shared: Mapping[str, Any]
+    command: str
+    metrics: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    axis: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric of a row in percent: ``mean`` and sample deviation over seeds (None of a single one)."""
+
+    mean: float
+    deviation: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row against another in one metric, or a framework over several backbones against all of these.
+
+    ``points`` (percent) and ``relative`` (% of the other's mean) difference of the means over seeds, and the test over
+    users of the values averaged over seeds, Holm-corrected over the table.
+    """
+
+    row: str
+    other: str
+    metric: str
+    points: float
+    relative: float | None
+    test: PairedTest | None
+    adjusted: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        return self.adjusted is not None and self.adjusted < LEVEL
+
+
+@dataclass
+class Line:
+    """A row with what its runs found: ``results`` of finished ones, ``errors`` (seed, why) of failed ones."""
+
+    row: Row
+    runs: list[Run]
+
+    @cached_property
+    def done(self) -> list[tuple[Run, dict[str, Any]]]:
+        return [(run, run.result()) for run in self.runs if run.finished]
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        return [result for _, result in self.done]
+
+    @cached_property
+    def errors(self) -> list[tuple[int, str]]:
+        return [(run.seed, error) for run in self.runs if (error := run.error())]
+
+    def mean_of(self, path: str) -> float | None:
+        """The mean over seeds of a number of ``result.json``, by its path, or None."""
+        values = [_at(result, path) for result in self.results]
+        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        return statistics.mean(numbers) if numbers else None
+
+
+@dataclass
+class View:
+    """One way to evaluate: ``figures`` by row and metric (all of them), ``comparisons`` in the shown metrics.
+
+    ``chosen`` says whether checkpoints were chosen by a validation metric of this kind.
+    """
+
+    mask_history: bool
+    chosen: bool
+    figures: dict[str, dict[str, Figure]]
+    comparisons: list[Comparison]
+
+    def marks(self, metric: str) -> dict[str, str]:
+        """The rows with the ``best`` and the ``second`` mean of a metric; equal means share a place."""
+        means = {row: round(f[metric].mean, 6) for row, f in self.figures.items() if metric in f}
+        places = sorted(set(means.values()), reverse=True)[:2]
+        return {row: ("best", "second")[places.index(mean)] for row, mean in means.items() if mean in places}
+
+    def found(self, row: str, other: str, metric: str) -> Comparison | None:
+        return next((c for c in self.comparisons if (c.row, c.other, c.metric) == (row, other, metric)), None)
+
+
+@dataclass
+class Summary:
+    """Everything that tables and figures print.
+
+    ``metrics`` are those shown, ``main`` is the one that checkpoints were chosen by (the first shown, if that one is
+    not shown); ``slices``: row -> slice -> metric in percent of the first view, and the number of ``targets``.
+    """
+
+    experiment: Experiment
+    lines: list[Line]
+    protocol: str
+    metrics: list[str]
+    main: str
+    views: list[View]
+    slices: dict[str, dict[str, dict[str, float]]]
+    planned: int
+    finished: int
+
+
+def pretty(metric: str) -> str:
+    """How a table writes a metric.
+
+    >>> pretty("hit@50"), pretty("ndcg@10")
+    ('HR@50', 'NDCG@10')
+    """
+    kind, _, k = metric.partition("@")
+    return f"{_NAMES.get(kind, kind)}@{k}" if k else kind
+
+
+def summarise(experiment: Experiment, runs: Sequence[Run], masks: Sequence[bool]) -> Summary:
+    """Add up what is there; unfinished and failed runs leave gaps.
+
+    Args:
+        masks: the values of ``mask_history`` to report, the one that checkpoints were chosen with first.
+
+    Raises:
+        ConfigError: ``experiment.metrics`` names one that the runs do not compute.
+    """
+    lines = [Line(row, [run for run in runs if run.row.name == row.name]) for row in experiment.rows]
+    settings = runs[0].settings
+    known = [f"{metric}@{k}".lower() for k in settings["topk"] for metric in settings["metrics"]]
+    protocol = str(settings["protocol"])
+    metrics = _shown(experiment.metrics, known, protocol)
+    main = str(settings["valid_metric"]).lower()
+    return Summary(
+        experiment,
+        lines,
+        protocol,
+        metrics,
+        main if main in metrics else (metrics or [main])[0],
+        [_view(lines, metrics, mask, mask == masks[0]) for mask in masks],
+        {line.row.name: _sliced(line.results) for line in lines if line.results},
+        planned=len(runs),
+        finished=sum(len(line.done) for line in lines),
+    )
+
+
+def _shown(wanted: Sequence[str], known: Sequence[str], protocol: str) -> list[str]:
+    for metric in wanted:
+        if metric not in known:
+            raise ConfigError(
+                f"metrics: {metric} is not computed.{suggestion(metric, known)} The runs compute {', '.join(known)}; "
+                f"the keys metrics (in brackets: [Recall,NDCG]) and topk say which."
+            )
+    if wanted:
+        return list(wanted)
+    places = sorted({int(metric.split("@")[1]) for metric in known})
+    if protocol == "leave_one_out":  # with one target per user recall is the hit rate
+        chosen = [f"{kind}@{k}" for k in dict.fromkeys((places[0], places[-1])) for kind in ("hit", "ndcg")]
+    else:
+        chosen = [f"{kind}@{k}" for k in places[-2:] for kind in ("recall", "hit", "ndcg")]
+    return [metric for metric in chosen if metric in known] or list(known)
+
+
+def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: bool) -> View:
+    folders: dict[str, list[Path]] = {}
+    figures: dict[str, dict[str, Figure]] = {}
+    for line in lines:
+        tests = []
+        for run, result in line.done:
+            folder = run.folder if bool(result["mask_history"]) == mask else run.folder / OTHER_MASK
+            test = result["test"] if folder == run.folder else read_json(folder / "metrics.json")
+            if test:
+                tests.append(test)
+                folders.setdefault(line.row.name, []).append(folder)
+        if tests:
+            figures[line.row.name] = {
+                m: _figure([100 * t[m] for t in tests]) for m in tests[0] if all(m in t for t in tests)
+            }
+    found = [
+        _compared(line.row.name, other, metric, figures, folders)
+        for line in lines
+        for other in line.row.against
+        for metric in metrics
+        if metric in figures.get(line.row.name, ()) and metric in figures.get(other, ())
+    ]
+    return View(mask, chosen, figures, _corrected(found + _pooled(found, figures, folders)))
+
+
+def _figure(values: Sequence[float]) -> Figure:
+    return Figure(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def _compared(row: str, other: str, metric: str, figures, folders) -> Comparison:
+    return _difference(row, other, [(row, other)], metric, figures, folders)
+
+
+def _pooled(found: Sequence[Comparison], figures, folders) -> list[Comparison]:
+    """A framework over all its backbones together, where it stands over several: one test instead of many weak ones.
+
+    Metrics are averaged over backbones, of a user too. ``against`` are the backbones, or the same control over each.
+    """
+    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for comparison in found:
+        framed = FRAMED.fullmatch(comparison.row)
+        other = FRAMED.fullmatch(comparison.other)
+        if framed and comparison.other == framed["inner"]:
+            against = "their backbones"
+        elif framed and other and other["inner"] == framed["inner"]:
+            against = f"{other['frame']} over them"
+        else:
+            continue
+        groups.setdefault((framed["frame"], against, comparison.metric), []).append((comparison.row, comparison.other))
+    return [
+        _difference(f"{frame} over {len(pairs)} backbones", against, pairs, metric, figures, folders)
+        for (frame, against, metric), pairs in groups.items()
+        if len(pairs) > 1
+    ]
+
+
+def _difference(name: str, against: str, pairs: Sequence[tuple[str, str]], metric: str, figures, folders) -> Comparison:
+    """The mean over pairs of rows, and its test."""
+    mine, theirs = (statistics.mean(figures[row][metric].mean for row in side) for side in zip(*pairs))
+    relative = 100 * (mine - theirs) / theirs if theirs else None
+    test = _tested(*([folders[row] for row in side] for side in zip(*pairs)), metric)
+    return Comparison(name, against, metric, mine - theirs, relative, test)
+
+
+_RANKS: dict[Path, tuple[int, Ranks]] = {}
+_TESTS: dict[str, PairedTest] = {}
+
+
+def _ranks(folder: Path) -> Ranks:
+    stamp = (folder / "test_ranks.safetensors").stat().st_mtime_ns
+    if _RANKS.get(folder, (None,))[0] != stamp:
+        _RANKS[folder] = stamp, read_ranks(folder)
+    return _RANKS[folder][1]
+
+
+def _tested(first: Sequence[list[Path]], second: Sequence[list[Path]], metric: str) -> PairedTest | None:
+    """The paired test of rows, each the folders of its seeds, made once for the same runs.
+
+    None where a run kept no ranks or was asked other users.
+    """
+    try:
+        mine, theirs = ([[_ranks(folder) for folder in row] for row in side] for side in (first, second))
+        for row, paths in zip((*mine, *theirs), (*first, *second)):
+            for ranks, path in zip(row, paths):
+                check_same_users(mine[0][0], ranks, (str(first[0][0]), str(path)))
+        stamps = [[_RANKS[folder][0] for folder in row] for row in (*first, *second)]
+        key = fingerprint(metric, [[str(f) for f in row] for row in (*first, ["against"], *second)], stamps)
+        if key not in _TESTS:
+            _TESTS[key] = paired_test(*(np.stack([_per_user(row, metric) for row in side]) for side in (mine, theirs)))
+        return _TESTS[key]
+    except (DataError, ConfigError, FileNotFoundError):
+        return None
+
+
+def _per_user(row: Sequence[Ranks], metric: str) -> np.ndarray:
+    """[R]: the mean over a row's seeds; rows count the same, however many of their runs are done."""
+    return np.stack([ranks.per_user(metric) for ranks in row]).mean(axis=0)
+
+
+def _corrected(found: list[Comparison]) -> list[Comparison]:
+    tested = [index for index, comparison in enumerate(found) if comparison.test is not None]
+    adjusted = holm(np.array([found[index].test.p_value for index in tested])) if tested else ()
+    for index, value in zip(tested, adjusted):
+        found[index] = replace(found[index], adjusted=float(value))
+    return found
+
+
+def _sliced(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    means: dict[str, dict[str, float]] = {}
+    for name in results[0].get("slices") or {}:
+        every = [result["slices"][name] for result in results if name in (result.get("slices") or {})]
+        means[name] = {"targets": every[0]["targets"]}
+        for metric in every[0]:
+            if "@" in metric:
+                means[name][metric] = 100 * statistics.mean(slice[metric] for slice in every)
+    return means
+
+
+def _at(result: Any, path: str) -> Any:
+    for name in path.split("."):
+        result = result.get(name) if isinstance(result, Mapping) else None
+    return result
