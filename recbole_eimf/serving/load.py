@@ -35,6 +35,10 @@ def load(folder: Path, verify: bool) -> Recommender:
             users = None
     except KeyError as error:
         raise DataError(f"{folder / model_folder.CONFIG}: lacks {error}. Export the model again.") from error
+    except (TypeError, AttributeError) as error:  # values of other kinds than export writes
+        raise DataError(
+            f"{folder / model_folder.CONFIG}: is not of a model of this version ({error}). Export the model again."
+        ) from error
     return Recommender(with_index(parts, config["index"], folder), config, users, folder)
 
 
