@@ -195,7 +195,7 @@ def _shown(model: Recommender, history: Sequence[str], frame: pd.DataFrame) -> s
         lines += [f"          {reason}" for reason in _reasons(row)]
     if not len(frame):
         lines.append("  nothing to recommend: no candidate is left, or k is 0")
-    if "honesty" in frame.attrs:
+    if frame.attrs.get("honesty"):
         lines.append(frame.attrs["honesty"])
     return "\n".join(lines)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_eimf.serving.explain import said_of
+
 
 def model_card(config: Mapping[str, Any]) -> str:
     """``README.md`` of a model folder, from its ``config.json``."""
@@ -76,11 +78,7 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"- Interests it was trained with were made {made} (source: {side['source']}). Serving needs none."
         )
-    explain = (config["text"] or {}).get("explain")
-    if explain:
-        lines.append(
-            f"- Reasons (`explain=True`): the sentence named ranks the recommended title above another exemplar's "
-            f"sentence in {100 * explain['better']:.1f} % of {explain['pairs']:,} cases; 50 % is a name without "
-            "meaning."
-        )
+    said = said_of((config["text"] or {}).get("explain"))
+    if said:
+        lines.append(f"- {said}")
     return lines

@@ -58,6 +58,11 @@ class Catalogue:
             raise DataError(f"item {token!r}: not in this model's catalogue of {len(self) - 1} items.{close}")
         return row
 
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """Titles, or tokens where an item has none."""
+        pairs = zip(self.titles.take(rows).to_pylist(), self.tokens.take(rows).to_pylist())
+        return [title or token for title, token in pairs]
+
     def extended(self, tokens: Sequence[str], titles: Sequence[str]) -> Catalogue:
         """This catalogue with further items, which training never saw, at its end."""
         return Catalogue(

@@ -120,13 +120,11 @@ def write_run(
     users = _users(run)
     config |= {"index": index, "refit": refit}
     _compare(run, Recommender(parts, config, users))
-    parts, config, further = _with_text(run, parts, config, text)
+    parts, config = _with_text(run, parts, config, text)
     parts = with_index(parts, index)
     out = Path(out)
     with model_folder.new_folder(out, config) as new:
         write_parts(new, parts, users if histories else None)
-        for name, write in further.items():
-            write(new / name)
         if onnx:
             from recbole_eimf.serving.onnx import write_onnx
 
@@ -277,10 +275,10 @@ def _name(result: dict[str, Any]) -> str:
     return quick_start.RunResult.from_json(result).name
 
 
-def _with_text(run: Run, parts: Parts, config: dict[str, Any], text: str) -> tuple[Parts, dict[str, Any], dict]:
+def _with_text(run: Run, parts: Parts, config: dict[str, Any], text: str) -> tuple[Parts, dict[str, Any]]:
     side = run.result["side_load"]
     if text == "no" or (text == "auto" and side is None) or parts.encoder is None:
-        return parts, config, {}
+        return parts, config
     from recbole_eimf.serving.text import with_text
 
     return with_text(run, parts, config)

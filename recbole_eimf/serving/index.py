@@ -222,6 +222,15 @@ class HNSWIndex:
             interests = torch.nn.functional.pad(interests, (0, 1), value=1.0)
         return HNSWQuery(self.index, interests.contiguous().numpy())
 
+    def extended(self, vectors: Tensor, bias: Tensor | None, first: int) -> HNSWIndex:
+        """With the rows from ``first`` on added; the old graph stays as it is."""
+        import faiss
+
+        rows = vectors if bias is None else torch.cat([vectors, bias[:, None]], 1)
+        index = faiss.clone_index(self.index)
+        index.add(np.ascontiguousarray(rows[first:].float().numpy()))
+        return HNSWIndex(index, self.biased, _longest(vectors))
+
     def write(self, file: Path) -> None:
         """Write ``index.faiss``."""
         import faiss

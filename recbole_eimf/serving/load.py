@@ -14,6 +14,8 @@ from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.counts import Counts
 from recbole_eimf.serving.encoder import Encoder, EncoderSpec, build_encoder
+from recbole_eimf.serving.explain import Sentences
+from recbole_eimf.serving.new_items import TitleMap
 from recbole_eimf.serving.recommender import Parts, Recommender, with_index
 
 
@@ -60,8 +62,21 @@ def _scored_by_products(folder: Path, config: dict[str, Any], catalogue: Catalog
     _check_items(folder, items, len(catalogue), encoder)
     text = None
     if "text.safetensors" in config["files"]:
-        text = model_folder.read_tensors(folder / "text.safetensors")
-    return Parts(catalogue, encoder, items["vectors"], items.get("bias"), category=items.get("category"), text=text)
+        text = TitleMap.of_tensors(model_folder.read_tensors(folder / "text.safetensors"))
+    sentences = None
+    if "explain.safetensors" in config["files"]:
+        table = model_folder.read_table(folder / "interests.parquet", ("exemplar", "interests"))
+        tensors = model_folder.read_tensors(folder / "explain.safetensors")
+        sentences = Sentences.of(tensors, _one(table["exemplar"]), _one(table["interests"]))
+    return Parts(
+        catalogue,
+        encoder,
+        items["vectors"],
+        items.get("bias"),
+        category=items.get("category"),
+        text=text,
+        sentences=sentences,
+    )
 
 
 def _check_items(folder: Path, items: dict[str, Tensor], count: int, encoder: Encoder) -> None:

@@ -21,6 +21,8 @@ from recbole_eimf.serving import index as search
 from recbole_eimf.serving.catalogue import Catalogue, Users, place_in_ties
 from recbole_eimf.serving.counts import Counts
 from recbole_eimf.serving.encoder import Encoder
+from recbole_eimf.serving.explain import Sentences, reasons, said_of
+from recbole_eimf.serving.new_items import TitleMap, extended
 
 #: requests of up to this many users go through the index one by one; more are cheaper as one product
 FEW_USERS = 4
@@ -32,7 +34,7 @@ class Parts:
 
     encoder: None for counting models; vectors: [N, D], row 0 is padding; bias: [N] or None; counts: of counting models;
     index: for few users at a time, None is all products; category: int64 [N] for ComiRec's aggregation, or None; text:
-    float32 [N, d_t], zero where an item has none, or None.
+    what places new items, or None; sentences: what EIMF's reasons are made of, or None.
     """
 
     catalogue: Catalogue
@@ -42,7 +44,18 @@ class Parts:
     counts: Counts | None = None
     index: search.Index | None = None
     category: Tensor | None = None
-    text: Any = None
+    text: TitleMap | None = None
+    sentences: Sentences | None = None
+
+    @property
+    def max_length(self) -> int:
+        """How many of the latest items of a history are read."""
+        return (self.encoder or self.counts).max_length
+
+    def interests(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Histories as rows of the catalogue, none empty -> [B, K, D]."""
+        with torch.inference_mode():
+            return self.encoder(*_padded(rows, self.encoder))
 
 
 class Ranked(NamedTuple):
@@ -164,7 +177,8 @@ class Recommender:
             users: their tokens, for the column ``user`` and for the order of equal scores; default their numbers.
             exclude_seen: leave out what stands anywhere in the history; None does as the run's evaluation did.
             only: candidates, tokens; without: tokens that are no candidates. Unknown tokens here are passed over.
-            explain: add the columns of :mod:`recbole_eimf.serving.explain`.
+            explain: say why (:mod:`recbole_eimf.serving.explain`): columns ``interest``, ``because`` and, of EIMF,
+                ``sentence`` and ``sentence_weight``; ``attrs["honesty"]`` says what the sentences are worth.
 
         Returns:
             A row per recommendation: ``user``, ``rank`` (from 1), ``item``, ``score``, ``title`` where the model has
@@ -176,12 +190,13 @@ class Recommender:
             DataError: ``only`` leaves no candidate.
         """
         parts = self._parts
-        found = self.rank(histories, k, users=users, exclude_seen=exclude_seen, only=only, without=without)
+        found = self._rank(parts, histories, k, users, exclude_seen, only, without)
         frame = self.frame(found, users, parts)
         if explain:
-            from recbole_eimf.serving.explain import reasons
-
-            frame = pd.concat([frame, reasons(self, parts, histories, found)], axis=1)
+            attrs = frame.attrs
+            rows = [parts.catalogue.rows(history)[0] for history in histories]
+            frame = pd.concat([frame, reasons(parts, rows, found)], axis=1)
+            frame.attrs = {**attrs, "honesty": said_of((self.config["text"] or {}).get("explain"))}
         return frame
 
     def rank(
@@ -195,9 +210,11 @@ class Recommender:
         without: Iterable[str] | None = None,
     ) -> Ranked:
         """:meth:`recommend` as arrays over rows of the catalogue, for batches and services."""
+        return self._rank(self._parts, histories, k, users, exclude_seen, only, without)
+
+    def _rank(self, parts: Parts, histories, k, users, exclude_seen, only, without) -> Ranked:
         _check_histories(histories, users)
         exclude_seen = self.config["evaluation"]["mask_history"] if exclude_seen is None else exclude_seen
-        parts = self._parts
         k = min(_checked_k(k), len(parts.catalogue) - 1)
         known = [parts.catalogue.rows(history) for history in histories]
         rows = [found for found, _ in known]
@@ -252,8 +269,7 @@ class Recommender:
             raise ConfigError(f"{self.config['name']} only counts: it has no interests.")
         rows = [parts.catalogue.rows(history)[0] for history in histories]
         some = [i for i, found in enumerate(rows) if found]
-        with torch.inference_mode():
-            first = parts.encoder(*_padded([rows[i] for i in some] or [[1]], parts.encoder))
+        first = parts.interests([rows[i] for i in some] or [[1]])
         out = np.zeros((len(rows), *first.shape[1:]), dtype=np.float32)
         if some:
             out[some] = first.numpy()
@@ -269,8 +285,6 @@ class Recommender:
             ConfigError: the model has no map from text to vectors (see :mod:`recbole_eimf.serving.new_items`).
             DataError: a title is empty, or no text.
         """
-        from recbole_eimf.serving.new_items import extended
-
         with self._lock:
             self._parts, added = extended(self._parts, self.config, titles)
         return added
@@ -304,7 +318,7 @@ class Recommender:
             if parts.encoder is None:
                 sequence, length = _padded(asked.rows, parts.counts)
                 return (*_ranked(parts.counts.scores(sequence, length).clone(), asked, k), True)
-            interests = parts.encoder(*_padded(asked.rows, parts.encoder))
+            interests = parts.interests(asked.rows)
             if parts.category is not None:
                 return (*self._diverse(parts, asked, interests, k), True)
             if len(asked.rows) <= FEW_USERS and parts.index is not None and asked.barred is None:

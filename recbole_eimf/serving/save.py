@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
 
-from recbole_eimf.core.errors import DataError
 from recbole_eimf.serving import model_folder
+from recbole_eimf.serving.card import model_card
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.index import HNSWIndex
 from recbole_eimf.serving.recommender import Parts, Recommender
 
-#: what a Recommender does not hold in memory and hands on as it is
-_AS_IT_IS = ("README.md", "interests.parquet", "explain.safetensors")
-
 
 def save(recommender: Recommender, folder: Path, histories: bool) -> Path:
     """See :meth:`Recommender.save`."""
-    source = recommender.folder
-    if source is not None and not source.is_dir():
-        raise DataError(f"{source}: the folder this model was loaded from is gone, and parts of it are needed.")
     users = recommender.users if histories else None
     with model_folder.new_folder(folder, recommender.config) as new:
         write_parts(new, recommender._parts, users)
-        for name in _AS_IT_IS if source is not None else ():
-            if (source / name).is_file():
-                shutil.copyfile(source / name, new / name)
+        (new / "README.md").write_text(model_card(recommender.config), encoding="utf-8")
     return folder
 
 
@@ -42,7 +33,10 @@ def write_parts(folder: Path, parts: Parts, users: Users | None) -> None:
         present = {name: tensor for name, tensor in items.items() if tensor is not None}
         model_folder.write_tensors(folder / "items.safetensors", present)
     if parts.text is not None:
-        model_folder.write_tensors(folder / "text.safetensors", parts.text)
+        model_folder.write_tensors(folder / "text.safetensors", parts.text.tensors())
+    if parts.sentences is not None:
+        model_folder.write_tensors(folder / "explain.safetensors", parts.sentences.tensors())
+        model_folder.write_table(folder / "interests.parquet", parts.sentences.columns())
     if isinstance(parts.index, HNSWIndex):
         parts.index.write(folder / "index.faiss")
     if users is not None:

@@ -118,9 +118,14 @@ def test_an_encoder_that_does_not_fit_its_parameters(folder):
 
 def test_a_kill_while_writing_leaves_the_old_folder(folder):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    with pytest.raises(KeyboardInterrupt), model_folder.new_folder(folder, {}) as new:
-        (new / "items.parquet").write_bytes(b"half")
-        raise KeyboardInterrupt
+
+    def killed():
+        with model_folder.new_folder(folder, {}) as new:
+            (new / "items.parquet").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert [other.name for other in folder.parent.iterdir() if other.name.startswith(".")] == []
 

@@ -37,7 +37,8 @@ def test_a_frame_of_tokens(sasrec):
     assert frame["rank"].tolist() == [1, 2, 3, 4] * 2
     assert (frame.groupby("user")["score"].diff().dropna() <= 0).all()
     assert frame["title"].tolist() == [f"thing number {item[1:]}" for item in frame["item"]]
-    assert set(frame["source"]) == {"model"} and frame.attrs["proved"]
+    assert set(frame["source"]) == {"model"}
+    assert frame.attrs["proved"]
 
 
 def test_seen_items_are_left_out_on_demand_and_by_default_as_evaluated(exported, tmp_path):
@@ -73,7 +74,8 @@ def test_an_empty_history_gets_popularity_and_says_so(exported, history):
     run, _, model = exported("IBIM")
     frame = model.recommend([history, ["i1"]], 60)
     popular, scored = frame[frame["user"] == 0], frame[frame["user"] == 1]
-    assert set(popular["source"]) == {"popularity"} and set(scored["source"]) == {"model"}
+    assert set(popular["source"]) == {"popularity"}
+    assert set(scored["source"]) == {"model"}
     assert frame.attrs["empty_histories"] == 1
     counts = run.loaders[0]._dataset.item_counts()
     expected = sorted(counts[1:], reverse=True)
@@ -132,7 +134,8 @@ def test_saved_again_it_answers_the_same(exported, tmp_path):
         again = type(first).load(first.save(tmp_path / "copy", histories=False))
         histories = [["i1", "i2"], ["i5"], []]
         assert again.recommend(histories, 9).equals(first.recommend(histories, 9))
-        assert again.users is None and first.users is not None
+        assert again.users is None
+        assert first.users is not None
         assert (tmp_path / "copy" / "README.md").read_text() == (folder / "README.md").read_text()
 
 
