@@ -135,21 +135,12 @@ def _file(given: argparse.Namespace, folder: str) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _spread(given: argparse.Namespace):
+def _spread(given: argparse.Namespace) -> contextlib.AbstractContextManager:
     if not (given.ray or given.ray_address or given.workers):
-        yield None
-        return
-    import os
-
+        return contextlib.nullcontext()
     from recbole_eimf.serving.on_ray import over_ray
-    from recbole_eimf.study.runs import Workers, start_ray
 
-    ray = start_ray(Workers(given.workers or os.cpu_count() or 1, 1, ray_address=given.ray_address))
-    try:
-        yield over_ray(ray, given.workers)
-    finally:
-        ray.shutdown()
+    return over_ray(given.workers, given.ray_address)
 
 
 def _one(given: argparse.Namespace, folder: str) -> int:
@@ -192,7 +183,7 @@ def _shown(model: Recommender, history: Sequence[str], frame: pd.DataFrame) -> s
     for row in frame.to_dict("records"):
         title = f"  {row['title']}" if row.get("title") else ""
         lines.append(f"{row['rank']:>4}  {str(row['item']):<{width}}  {row['score']:8.3f}{title}")
-        lines += [f"          {reason}" for reason in _reasons(row)]
+        lines += [f"          {reason}" for reason in _reasons(row, model)]
     if not len(frame):
         lines.append("  nothing to recommend: no candidate is left, or k is 0")
     if frame.attrs.get("honesty"):
@@ -200,11 +191,12 @@ def _shown(model: Recommender, history: Sequence[str], frame: pd.DataFrame) -> s
     return "\n".join(lines)
 
 
-def _reasons(row: dict) -> Iterator[str]:
+def _reasons(row: dict, model: Recommender) -> Iterator[str]:
     if row.get("because"):
         yield f"because of {'; '.join(row['because'])}"
     if row.get("sentence"):
-        yield f"an LLM's words for users like this one: {row['sentence']}"
+        by_llm = model.config["text"]["explain"]["llm_used"]
+        yield f"{'an LLM says' if by_llm else 'keywords, no LLM,'} of users like this one: {row['sentence']}"
 
 
 def _named(model: Recommender, token: str) -> str:

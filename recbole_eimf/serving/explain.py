@@ -131,13 +131,21 @@ def _nearest_of_history(
     """(the interest that won each item, places in ``history`` of the items nearest to it)."""
     if parts.encoder is None:  # a counting model: the items whose counts speak for the recommended one
         scores = parts.counts.scores(torch.tensor(history)[:, None], torch.ones(len(history), dtype=torch.long))
-        near = scores[:, torch.from_numpy(items)].T
-        return [None] * len(items), near.topk(min(BECAUSE, len(history))).indices.tolist()
+        return [None] * len(items), _best_places(scores[:, torch.from_numpy(items)].T, history, items)
     interests = parts.interests([rows])[0]
     won = (interests @ parts.vectors[items].T).argmax(0)
     near = F.normalize(interests, dim=1) @ F.normalize(parts.vectors[history], dim=1).T  # [K, H]
-    best = near[won].topk(min(BECAUSE, len(history))).indices
-    return won.tolist(), best.tolist()
+    return won.tolist(), _best_places(near[won], history, items)
+
+
+def _best_places(near: Tensor, history: list[int], items: np.ndarray) -> list[list[int]]:
+    """The places of the greatest of ``near`` [R, H]; an item is no reason for itself."""
+    itself = torch.tensor(history) == torch.from_numpy(items)[:, None]
+    best = near.masked_fill(itself, -torch.inf).topk(min(BECAUSE, len(history)))
+    return [
+        [place for place, value in zip(places, values) if value > -torch.inf]
+        for places, values in zip(best.indices.tolist(), best.values.tolist())
+    ]
 
 
 def history_text(text: Tensor, rows: Sequence[int]) -> Tensor:
@@ -204,8 +212,9 @@ def said_of(better: Mapping[str, Any] | None) -> str | None:
         return None
     share, error = 100 * better["better"], 100 * better["error"]
     meaning = "more than a placebo's" if share - 2 * error > 50 else "no more than a placebo's"
+    whose = "the LLM's sentences" if better["llm_used"] else "the sentences (keywords of titles; no LLM)"
     return (
-        f"What the LLM's sentences mean: the one named ranks the recommended title above another exemplar's in "
+        f"What {whose} mean: the one named ranks the recommended title above another exemplar's in "
         f"{share:.1f} % of {better['pairs']:,} cases (± {2 * error:.1f}; 50 % is chance): {meaning}. Items are ranked "
         f"without reading them."
     )

@@ -2,10 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import logging
+import os
+import sys
 from collections.abc import Iterator, Sequence
 
+from recbole_eimf.core.environment import environment_kept
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.serving.batch import Job, Spread, make_pieces
 from recbole_eimf.serving.recommender import Recommender
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_VENDORED = "pkg_resources._vendor.packaging.version"
+
+
+@contextlib.contextmanager
+def over_ray(workers: int | None = None, address: str | None = None) -> Iterator[Spread]:
+    """Start Ray on this machine, or join the cluster at ``address``, whose nodes must see model, histories and output.
+
+    Args:
+        workers: copies of the model that answer at a time; None: one a processor.
+
+    Raises:
+        ConfigError: no cluster answers at ``address``.
+    """
+    restore_moved_names()
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    environment = {"worker_process_setup_hook": restore_moved_names}
+    try:
+        if address:
+            ray.init(address=address, runtime_env=environment, **quiet)
+        else:
+            with environment_kept(*_THREADS):
+                os.environ.update(dict.fromkeys(_THREADS, "1"))  # the workers inherit it
+                slots = workers or os.cpu_count() or 1
+                # a piece is a number: the store holds next to nothing, and 78 MB is the least that Ray takes
+                ray.init(
+                    num_cpus=slots,
+                    include_dashboard=False,
+                    object_store_memory=80 * 1024**2,
+                    runtime_env=environment,
+                    **quiet,
+                )
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"ray_address={address}: no Ray cluster answers there ({error}).") from error
+    try:
+        yield lambda job, numbers: _spread(ray, workers, job, numbers)
+    finally:
+        ray.shutdown()
+
+
+def restore_moved_names() -> None:
+    """Names that Ray 2.6.3's data package imports, and that are elsewhere by now: the copy of ``packaging`` that
+    setuptools shipped until its version 70, and a class of pandas that has an underscore since 2.2."""
+    try:
+        importlib.import_module(_VENDORED)
+    except ImportError:
+        version = importlib.import_module("packaging.version")
+        for name in ("pkg_resources._vendor", "pkg_resources._vendor.packaging"):
+            sys.modules.setdefault(name, importlib.import_module("packaging"))
+        sys.modules[_VENDORED] = version
+    formats = importlib.import_module("pandas.io.formats.format")
+    if not hasattr(formats, "ExtensionArrayFormatter") and hasattr(formats, "_ExtensionArrayFormatter"):
+        formats.ExtensionArrayFormatter = formats._ExtensionArrayFormatter
 
 
 class PieceMaker:
@@ -21,26 +84,21 @@ class PieceMaker:
         return batch
 
 
-def over_ray(ray, workers: int | None) -> Spread:
-    """Makes pieces on a started Ray; the model, the histories and the output must be on storage that all nodes see.
+def _spread(ray, workers: int | None, job: Job, numbers: Sequence[int]) -> Iterator[int]:
+    if not numbers:
+        return
+    import ray.data
 
-    Args:
-        ray: the module, initialised; workers: actors, None as many as there are processors.
-    """
+    size = workers or int(ray.cluster_resources().get("CPU", 1))
+    pool = ray.data.ActorPoolStrategy(size=max(min(size, len(numbers)), 1))
+    ray.data.DataContext.get_current().execution_options.verbose_progress = False
+    ray.data.set_progress_bars(False)
+    job = Job(**{**job.__dict__, **_absolute(job)})  # actors stand elsewhere
+    source = ray.data.from_items([{"number": number} for number in numbers], parallelism=len(numbers))
+    made = source.map_batches(PieceMaker, fn_constructor_args=(job,), compute=pool, batch_size=1, batch_format="numpy")
+    for row in made.iter_rows():
+        yield int(row["number"])
 
-    def spread(job: Job, numbers: Sequence[int]) -> Iterator[int]:
-        import numpy as np
 
-        if not numbers:
-            return
-        size = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        pool = ray.data.ActorPoolStrategy(size=max(min(size, len(numbers)), 1))
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        source = ray.data.from_items([{"number": number} for number in numbers], parallelism=len(numbers))
-        made = source.map_batches(
-            PieceMaker, fn_constructor_args=(job,), compute=pool, batch_size=1, batch_format="numpy"
-        )
-        for row in made.iter_rows():
-            yield int(np.asarray(row["number"]))
-
-    return spread
+def _absolute(job: Job) -> dict[str, str]:
+    return {name: os.path.abspath(getattr(job, name)) for name in ("model", "histories", "out")}
