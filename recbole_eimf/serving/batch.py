@@ -21,6 +21,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, fingerprint, write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.serving.histories import Histories
+from recbole_eimf.serving.model_folder import digest
 from recbole_eimf.serving.recommender import Recommender
 
 #: users of a piece: what a stop may cost, and what is in memory
@@ -124,9 +125,11 @@ def _answers(job: Job, recommender: Recommender, users: list[str], histories: li
 
 def _same_command(job: Job) -> None:
     """Note what is being made, or check that what was begun is the same. Raises DataError."""
-    source, model = Path(job.histories).stat(), Path(job.model) / "config.json"
-    seen = [source.st_size, source.st_mtime_ns, model.read_text(encoding="utf-8") if model.is_file() else None]
-    identity = fingerprint({key: value for key, value in asdict(job).items() if key != "out"}, seen)
+    model = Path(job.model) / "config.json"  # which holds the digests of the model's files
+    seen = [digest(Path(job.histories)), model.read_text(encoding="utf-8") if model.is_file() else None]
+    identity = fingerprint(
+        {key: value for key, value in asdict(job).items() if key not in ("out", "model", "histories")}, seen
+    )
     note = job.parts / "command.json"
     if note.is_file():
         if json.loads(note.read_text(encoding="utf-8"))["identity"] == identity:

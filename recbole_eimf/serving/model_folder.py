@@ -61,10 +61,11 @@ def new_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[P
 
 
 def _described(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": _digest(file)}
+    return {"bytes": file.stat().st_size, "sha256": digest(file)}
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """SHA-256 of a file's content."""
     with open(file, "rb") as stream:
         digest = hashlib.sha256()
         while block := stream.read(1 << 20):
@@ -164,7 +165,7 @@ def _check_file(folder: Path, name: str, wanted: Any, verify: bool) -> None:
             f"{file}: {size} bytes where {CONFIG} says {wanted.get('bytes')}: cut off or of another model. Export or "
             f"copy the model again."
         )
-    if verify and _digest(file) != wanted.get("sha256"):
+    if verify and digest(file) != wanted.get("sha256"):
         raise DataError(f"{file}: damaged (its SHA-256 is not the one in {CONFIG}). Export or copy the model again.")
 
 

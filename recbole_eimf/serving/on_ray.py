@@ -7,10 +7,11 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 
 from recbole_eimf.core.environment import environment_kept
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.serving.batch import Job, Spread, make_pieces
 from recbole_eimf.serving.recommender import Recommender
 
@@ -39,7 +40,7 @@ def over_ray(workers: int | None = None, address: str | None = None) -> Iterator
         else:
             with environment_kept(*_THREADS):
                 os.environ.update(dict.fromkeys(_THREADS, "1"))  # the workers inherit it
-                slots = workers or os.cpu_count() or 1
+                slots = (workers or os.cpu_count() or 1) + 1  # Ray Data keeps one to read its numbers with
                 # a piece is a number: the store holds next to nothing, and 78 MB is the least that Ray takes
                 ray.init(
                     num_cpus=slots,
@@ -60,7 +61,9 @@ def restore_moved_names() -> None:
     """Names that Ray 2.6.3's data package imports, and that are elsewhere by now: the copy of ``packaging`` that
     setuptools shipped until its version 70, and a class of pandas that has an underscore since 2.2."""
     try:
-        importlib.import_module(_VENDORED)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # pkg_resources says that it will go
+            importlib.import_module(_VENDORED)
     except ImportError:
         version = importlib.import_module("packaging.version")
         for name in ("pkg_resources._vendor", "pkg_resources._vendor.packaging"):
@@ -89,15 +92,22 @@ def _spread(ray, workers: int | None, job: Job, numbers: Sequence[int]) -> Itera
         return
     import ray.data
 
-    size = workers or int(ray.cluster_resources().get("CPU", 1))
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # the bar of users says what is going on
+    size = workers or int(ray.cluster_resources().get("CPU", 2)) - 1
     pool = ray.data.ActorPoolStrategy(size=max(min(size, len(numbers)), 1))
     ray.data.DataContext.get_current().execution_options.verbose_progress = False
     ray.data.set_progress_bars(False)
     job = Job(**{**job.__dict__, **_absolute(job)})  # actors stand elsewhere
     source = ray.data.from_items([{"number": number} for number in numbers], parallelism=len(numbers))
     made = source.map_batches(PieceMaker, fn_constructor_args=(job,), compute=pool, batch_size=1, batch_format="numpy")
-    for row in made.iter_rows():
-        yield int(row["number"])
+    try:
+        for row in made.iter_rows():
+            yield int(row["number"])
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise
 
 
 def _absolute(job: Job) -> dict[str, str]:
