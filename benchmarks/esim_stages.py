@@ -66,8 +66,9 @@ def encode(data: str, work: str, encoder_name: str, unit: bool) -> dict:
     """Encode the titles through a cache in ``work`` and save them as items.npy."""
     import pandas as pd
 
+    from recbole_eimf.semantic.encoders.build import build_encoder
     from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
-    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
+    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 
     titles = pd.read_csv(Path(data) / "items.csv.gz", usecols=["title"], keep_default_na=False)["title"].tolist()
     began = time.perf_counter()

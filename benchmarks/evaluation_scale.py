@@ -21,6 +21,7 @@ import torch
 
 from recbole_eimf.evaluator import chunked
 from recbole_eimf.evaluator.collector import hits_and_counts, ranked_items
+from recbole_eimf.model import products
 from recbole_eimf.trainer.memory import keep_freed_memory
 
 HISTORY = 20  # masked items of a user
@@ -52,7 +53,7 @@ def one_product_and_top_k(arguments, vectors, interests, users, history) -> torc
 
 def whole_matrix(arguments, vectors, interests, users, history) -> torch.Tensor:
     """This plugin with ``eval_chunk_items=0``."""
-    scores = chunked.Query(interests, vectors).scores(0, len(vectors))
+    scores = products.Query(interests, vectors).scores(0, len(vectors))
     scores[:, 0] = -torch.inf
     scores[history] = -torch.inf
     return ranked_items(scores, users, arguments.k)
@@ -62,7 +63,7 @@ def chunks(arguments, vectors, interests, users, history) -> torch.Tensor:
     """This plugin with chunks."""
     size = chunked.chunk_items(None, arguments.batch, len(vectors), vectors.device)
     assert size, "too few scores for chunks"
-    asked = chunked.Query(interests, vectors)
+    asked = products.Query(interests, vectors)
     return chunked.ranked_in_chunks(asked.scores, len(vectors), users, arguments.k, size, history)
 
 

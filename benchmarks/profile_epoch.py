@@ -1,4 +1,4 @@
-"""Where a training epoch's time goes, before and after the blocked softmax. Draws benchmarks/results/profile_epoch.svg.
+"""Where a training epoch's time goes, before and after the blocked softmax. Draws docs/images/profile_epoch.svg.
 
     python benchmarks/profile_epoch.py --dataset amazon-prime-pantry --data_path DIR [--key=value ...]
 
@@ -197,7 +197,7 @@ def draw(report: dict[str, Any], title: str) -> None:
     axes.set_title(title, fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize="small", frameon=False)
-    figure.savefig(RESULTS / "profile_epoch.svg", metadata={"Date": None})
+    figure.savefig(RESULTS.parents[1] / "docs" / "images" / "profile_epoch.svg", metadata={"Date": None})
 
 
 def main() -> None:

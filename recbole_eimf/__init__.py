@@ -1,19 +1,22 @@
 """LLM-assisted sequential recommendation as a plugin for RecBole 1.2.1.
 
 ``register()`` makes RecBole find our models; ``run()`` is the front door as a function; ``Recommender`` serves what a
-run has trained.
+run has trained. Importing this needs neither RecBole nor torch.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__version__ = "0.1.0"
-__all__ = ["Recommender", "register", "run"]
+from recbole_eimf.core.parts import require
+from recbole_eimf.core.version import __version__
+
+__all__ = ["Recommender", "__version__", "register", "run"]
 
 
 def register() -> None:
     """Register our models with RecBole (see :func:`recbole_eimf.experiment.plugin.register`)."""
+    require("recbole")
     from recbole_eimf.experiment import plugin
 
     plugin.register()
@@ -21,6 +24,7 @@ def register() -> None:
 
 def run(model: str, dataset: str, **overrides: Any):
     """Train and evaluate one model (see :func:`recbole_eimf.experiment.quick_start.run`)."""
+    require("recbole")
     from recbole_eimf.experiment import quick_start
 
     return quick_start.run(model, dataset, **overrides)

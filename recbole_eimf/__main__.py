@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from recbole_eimf.core import parts
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 
 USAGE = """usage: python -m recbole_eimf COMMAND ...
@@ -21,11 +22,16 @@ commands:
   agreement  do two runs see the same items as near (Kendall's tau, distances): agreement RUN_A RUN_B [--out=DIR]
   export     a run to a model folder that is served without RecBole: export --run OUT --out MODEL
   recommend  items for a user, a history or a file of histories: recommend --model MODEL --history A,B --k 10
+
+--version    what a bug report should hold: versions of this, Python, torch, GPUs and libraries
 """
 
 
 def run_command(arguments: list[str]) -> int:
     """Run ``--key=value`` arguments: ``--model`` (default EIMF), ``--dataset``, ``--config_files``, any RecBole key."""
+    if arguments[:1] == ["--version"]:
+        print(parts.versions())
+        return 0
     return _guarded(_run, arguments)
 
 
@@ -124,6 +130,12 @@ def _guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        missing = parts.explain(error)
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -134,6 +146,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
+        return 0
+    if arguments[0] == "--version":
+        print(parts.versions())
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.experiment import plugin, quick_start
 from tests.conftest import REPOSITORY
 
@@ -38,7 +39,7 @@ def test_get_model_finds_ours():
 
 def test_torch_load_is_only_trusting_inside():
     original = torch.load
-    with plugin.trusted_checkpoints():
+    with trusted_checkpoints():
         assert torch.load is not original
     assert torch.load is original
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.experiment import quick_start
-from recbole_eimf.experiment.plugin import trusted_checkpoints
 from recbole_eimf.trainer.state import read_state
 
 RUNS = {

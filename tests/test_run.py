@@ -82,7 +82,7 @@ def test_user_split_metrics_agree_with_a_slow_count(keys, wide, tmp_path, mask):
     )
     train, _, test_data = quick_start._loaders(config)
     model = config.model_class(config, train._dataset)
-    from recbole_eimf.experiment.plugin import trusted_checkpoints
+    from recbole_eimf.core.trust import trusted_checkpoints
 
     with trusted_checkpoints():
         model.load_state_dict(torch.load(tmp_path / "model.pth")["state_dict"])

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
-from recbole_eimf.core.files import atomic_path, write_json
+from recbole_eimf.core.files import write_json
+from recbole_eimf.semantic import export
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.sources import batch
+from recbole_eimf.semantic.trial import ask_terminal
 
 USAGE = """usage: python -m recbole_eimf interests --dataset=NAME [--data_path=DIR]
          --interest_source=openai|file|batch|keywords [--key=value ...] [--dry-run | --yes]
+         [--export=DIR [--licence=TEXT]]
 
 Clusters the training users by the text of what they bought, asks for the interests of each cluster's exemplar and
 writes OUT/interests.jsonl and OUT/assignment.csv.gz (--output_dir=OUT, default interests/NAME), which training
 side-loads with --interest_source=file. Before any paid call it shows one prompt and the number of calls, tokens and the
 estimated cost, then asks. --dry-run stops there, --yes does not ask. Stopped in any way, the same command goes on where
-it was: replies are kept, one line each, as they arrive.
+it was: replies are kept, one line each, as they arrive, and at most the calls in flight are asked again. Where not one
+of the first 20 replies (llm_check_first) holds an interest, it asks whether to go on, or stops if nobody can answer.
+
+--export=DIR also writes the replies as data for others: with a card, the prompt, the model, the protocol and a
+fingerprint of the training data, which --interest_file=DIR checks when it loads the folder.
 
 keys (all take --key=value): llm_model, llm_base_url, llm_api_key_env (the NAME of the variable that holds the key),
-llm_api_key_file, llm_concurrency, llm_price_in, llm_price_out (USD per million tokens), exemplar_ratio, preference,
-clustering, text_encoder, protocol, split_seed, prompt_file, prompt_items, max_interests, batch_file, semantic_cache
+llm_api_key_file, llm_concurrency, llm_check_first, llm_price_in, llm_price_out (USD per million tokens),
+exemplar_ratio, preference, clustering, text_encoder, protocol, split_seed, prompt_file, prompt_items, max_interests,
+batch_file, semantic_cache
 """
 
 
@@ -44,7 +47,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     from recbole_eimf.config.config import parse_command_line
 
-    values = parse_command_line([a for a in arguments if a not in flags])
+    words = [a for a in arguments if a not in flags]
+    out, licence = _take_option(words, "export"), _take_option(words, "licence")
+    if out:
+        export.check_folder(Path(out))
+    values = parse_command_line(words)
     if values.pop("yes", False):
         flags.add("--yes")
     pipeline, folder, seed = _prepared(values)
@@ -64,7 +71,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"interest_source={source}: no paid calls; {len(exemplars) or 'the file decides how many'} exemplars.")
         return 0
     found = pipeline.run(seed=seed, agreed=True)
-    return _written(found, pipeline, folder)
+    code = _written(found, pipeline, folder)
+    if out:
+        export.write_export(Path(out), found, pipeline.origin(), licence)
+        print(f"exported: {out} (see {out}/README.md); load it with --interest_source=file --interest_file={out}")
+    return code
 
 
 def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:
@@ -96,9 +107,10 @@ def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:
         return False
     if not estimate.calls or "--yes" in flags:
         return True
-    if not sys.stdin or not sys.stdin.isatty():
+    answer = ask_terminal("Make these calls?")
+    if answer is None:
         raise InterestSourceError("nobody is there to answer (no terminal): add --yes to make these calls.")
-    return input("Make these calls? [y/N] ").strip().lower() in ("y", "yes")
+    return answer
 
 
 def _write_batch(pipeline: Pipeline, folder: Path) -> int:
@@ -114,25 +126,12 @@ def _write_batch(pipeline: Pipeline, folder: Path) -> int:
 
 
 def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    records = [
-        {"user_id": user, "response": _as_response(texts), "source": found.source}
-        for user, texts in zip(found.exemplars, found.texts)
-        if texts
-    ]
-    with atomic_path(folder / "interests.jsonl") as temporary:
-        temporary.write_text("".join(_json_line(record) for record in records), encoding="utf-8")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["user_id", "exemplar_user_id"])
-    writer.writerows((user, found.exemplars[c]) for user, c in found.assignment.items())
-    with atomic_path(folder / "assignment.csv.gz") as temporary:
-        temporary.write_bytes(gzip.compress(table.getvalue().encode(), mtime=0))
+    exemplars = export.write_replies(folder, found)
     report = {"source": found.source, "llm_used": found.llm_used, **found.report}
     write_json(folder / "report.json", report)
-    failed = len(found.exemplars) - len(records)
+    failed = len(found.exemplars) - exemplars
     print(
-        f"{report['interests']} interests of {len(records)} exemplars for {len(found.assignment)} users"
+        f"{report['interests']} interests of {exemplars} exemplars for {len(found.assignment)} users"
         + ("" if found.llm_used else " (NO LLM was used: keywords of the clusters' titles)")
         + (f"; {failed} exemplars without any" if failed else "")
         + f"\nwritten: {folder}/interests.jsonl, assignment.csv.gz, report.json"
@@ -143,10 +142,14 @@ def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
     return 0
 
 
-def _as_response(texts: Sequence[str]) -> str:
-    """Interests in the form the prompt asks for, so that the file source reads them as it reads an LLM's reply."""
-    return json.dumps({str(n): text for n, text in enumerate(texts, start=1)}, ensure_ascii=False)
-
-
-def _json_line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _take_option(arguments: list[str], name: str) -> str | None:
+    """Take ``--name VALUE`` or ``--name=VALUE`` out of the arguments; None where it is not there."""
+    for at, argument in enumerate(arguments):
+        if argument.startswith(f"--{name}="):
+            return arguments.pop(at).partition("=")[2]
+        if argument == f"--{name}":
+            if at + 1 == len(arguments) or arguments[at + 1].startswith("--"):
+                raise ConfigError(f"--{name} is given without a value.")
+            del arguments[at]
+            return arguments.pop(at)
+    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import datetime
-import importlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ from recbole.config import Config
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.layers import properties_folder
-from recbole_eimf.config.models import MODELS, load_model_class
+from recbole_eimf.config.models import load_model_class
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, suggestion
 
@@ -250,9 +249,3 @@ class EIMFConfig(Config):
 def is_ours(model_class: type) -> bool:
     """Whether a model class is one of this plugin's, or derives from one."""
     return getattr(model_class, "recbole_eimf_model", False)
-
-
-def known_model_names() -> list[str]:
-    """Names that ``--model`` takes without an import path, ours first."""
-    stock = importlib.import_module("recbole.model.sequential_recommender")
-    return [*MODELS, *sorted(name for name in vars(stock) if name[0].isupper() and name not in MODELS)]

@@ -128,6 +128,7 @@ class SemanticSettings:
     llm_structured: Literal["auto", "on", "off"] = "auto"
     llm_price_in: float | None = None
     llm_price_out: float | None = None
+    llm_check_first: int = 20  # stop when so many replies came and none holds an interest; 0: never
     batch_file: str | None = None
 
 

@@ -54,10 +54,14 @@ def load_model_class(name: str) -> type:
     try:
         return get_model(name)
     except (ValueError, AttributeError, ImportError) as error:  # an unknown name makes RecBole import lightgbm
-        from recbole_eimf.config.config import known_model_names
-
         known = known_model_names()
         raise ConfigError(
             f"model={name}: no such model.{suggestion(name, known)} "
             f"Ours: {', '.join(MODELS)}; RecBole's by their names; your own as package.module:Class."
         ) from error
+
+
+def known_model_names() -> list[str]:
+    """Names that ``--model`` takes without an import path, ours first."""
+    stock = importlib.import_module("recbole.model.sequential_recommender")
+    return [*MODELS, *sorted(name for name in vars(stock) if name[0].isupper() and name not in MODELS)]

@@ -6,11 +6,17 @@ leaves either the old artefact or the new one. Tensors are safetensors, records 
 
 from __future__ import annotations
 
+import codecs
+import csv
+import gzip
 import hashlib
+import io
 import json
 import os
+import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,28 +81,96 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ) from error
 
 
-def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
+def read_jsonl(path: str | os.PathLike, half_last_line: bool = True) -> Iterator[tuple[int, dict]]:
     """Yield (line number, record) of a JSON-lines file.
 
-    A broken *last* line is what a kill leaves while appending: it is skipped, whatever it held is made again.
-    Any other broken line raises DataError naming file and line.
+    A broken *last* line is what a kill leaves while appending: it is skipped, whatever it held is made again, unless
+    ``half_last_line`` is False. Any other broken line raises DataError naming file and line, as does a file that
+    cannot be read.
     """
-    path = Path(path)
-    with open(path, encoding="utf-8") as stream:
-        lines = stream.read().split("\n")
+    lines = _content(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     for index, line in enumerate(lines):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if index == last:
+            record = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of 5,000 digits; 1,000 brackets
+            if half_last_line and index == last:
                 return
-            raise DataError(f"{path}, line {index + 1}: not JSON ({error.msg}). Mend or remove the line.") from error
+            cut = " (is the file cut off?)" if index == last else ""
+            raise DataError(
+                f"{path}, line {index + 1}: {_why_not_json(error)}{cut}. Mend or remove the line."
+            ) from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {index + 1}: expected a JSON object, got {type(record).__name__}.")
         yield index + 1, record
+
+
+def read_csv(path: str | os.PathLike, header: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Return (line number, values) of every line below the header of a CSV file, gzip where the name ends in ``.gz``.
+
+    Args:
+        path: the file; UTF-8, with or without a byte order mark.
+        header: the names that its first line must hold, in this order.
+
+    Raises:
+        DataError: naming the file, and the line where there is one: not readable, damaged gzip, not UTF-8, another
+            header, broken CSV, a line with another number of values, a value with a control character, no line at all.
+    """
+    try:
+        text = unpacked(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: not UTF-8 text (line {line}, byte {error.start}). Save it as UTF-8.") from error
+    wanted, records = list(header), []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = next(reader, [])
+        if names != wanted:
+            raise DataError(f"{path}, line 1: expected {','.join(wanted)!r}, got {','.join(names)[:200]!r}.")
+        for row in reader:
+            if row and len(row) != len(wanted):
+                raise DataError(f"{path}, line {reader.line_num}: expected {len(wanted)} values, got {len(row)}.")
+            for name, value in zip(wanted, row):
+                if any(character < " " or character == "\x7f" for character in value):
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: {name} {value[:80]!r} holds a control character. "
+                        f"Mend or remove the line."
+                    )
+            if row:
+                records.append((reader.line_num, row))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error}). Mend the line.") from error
+    if not records:
+        raise DataError(f"{path}: names no {wanted[0]}. Expected lines of {','.join(wanted)!r}.")
+    return records
+
+
+def unpacked(path: str | os.PathLike) -> bytes:
+    """Return a file's bytes, decompressed where its name ends in ``.gz``. Raises DataError naming the file."""
+    content = _content(path)
+    if Path(path).suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise DataError(f"{path}: not readable as gzip ({error}). Make it again.") from error
+
+
+def _content(path: str | os.PathLike) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _why_not_json(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({error.msg})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text ({error.reason} at byte {error.start} of the line)"
+    return "not JSON (brackets nested too deep)" if isinstance(error, RecursionError) else f"not JSON ({error})"
 
 
 def append_jsonl(path: str | os.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
@@ -130,5 +204,5 @@ def _mend_last_line(stream: BinaryIO) -> None:
     try:
         json.loads(half)
         stream.write(b"\n")
-    except ValueError:
+    except (ValueError, RecursionError):
         stream.truncate(end - len(half))

@@ -214,7 +214,6 @@ class LazySequenceDataset(SequentialDataset):
         train = self._part(split.train, self._training_view_name())
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
-        self._attach_side_information(train)
         return [train, valid, test]
 
     def _training_view_name(self) -> str:
@@ -226,16 +225,6 @@ class LazySequenceDataset(SequentialDataset):
         if chosen not in views.TRAINING_VIEWS:
             raise ConfigError(f"training_view={chosen!r}: allowed are {', '.join(views.TRAINING_VIEWS)}.")
         return chosen
-
-    def _attach_side_information(self, train: LazySequenceDataset) -> None:
-        model_class = getattr(self.config, "model_class", None)
-        if self.config["inference_only"] or not hasattr(model_class, "needs_side_information"):
-            return
-        need = model_class.needs_side_information(self.config)
-        if need:
-            from recbole_eimf.semantic.side_load import load_side_information  # text libraries only where needed
-
-            train.side = load_side_information(self.config, train, interests=need == "interests")
 
     def _part(self, spans: protocol.Spans, view: str | None) -> LazySequenceDataset:
         """A copy that holds only the rows of ``spans``, renumbered from zero."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
-from recbole_eimf.core.files import atomic_path
+from recbole_eimf.core.files import atomic_path, read_csv, unpacked
 from recbole_eimf.data.protocol import PARTS, Split, split_of_users
 
 _HEADER = ["user_id", "part"]
@@ -39,7 +38,7 @@ def write_split(path: str | Path, split: Split, tokens: np.ndarray) -> None:
         writer.writerows((tokens[user], part) for user in getattr(split, part).user)
     content = text.getvalue().encode()
     if path.exists():
-        if _decompressed(path) != content:
+        if unpacked(path) != content:
             raise ConfigError(f"save_split={path}: exists and holds another split. Name another file, or delete it.")
         return
     with atomic_path(path) as temporary:
@@ -67,7 +66,7 @@ def read_split(path: str | Path, tokens: np.ndarray, offsets: np.ndarray) -> Spl
     length = np.diff(offsets)
     users: dict[str, list[int]] = {part: [] for part in PARTS}
     first_line: dict[int, int] = {}
-    for line, token, part in _records(path):
+    for line, (token, part) in read_csv(path, _HEADER):
         if part not in users:
             raise DataError(f"{path}, line {line}: part {part!r} is not train, valid or test.{suggestion(part, PARTS)}")
         if token not in ids:
@@ -95,37 +94,3 @@ def read_split(path: str | Path, tokens: np.ndarray, offsets: np.ndarray) -> Spl
         if not members:
             raise DataError(f"{path}: no user has part {part}. Each of train, valid and test needs one.")
     return split_of_users(offsets, *(np.array(users[part], dtype=np.int64) for part in PARTS))
-
-
-def _records(path: Path) -> list[tuple[int, str, str]]:
-    """(line number, user token, part) of every line."""
-    try:
-        text = _decompressed(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    records = []
-    try:
-        for row in reader:
-            if reader.line_num == 1:
-                if row != _HEADER:
-                    raise DataError(f"{path}, line 1: expected {','.join(_HEADER)!r}, got {','.join(row)!r}.")
-            elif len(row) == 2:
-                records.append((reader.line_num, *row))
-            elif row:
-                raise DataError(f"{path}, line {reader.line_num}: expected 2 values, got {len(row)}.")
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error}). Mend the line.") from error
-    if not records:
-        raise DataError(f"{path}: names no user. Expected lines of {','.join(_HEADER)!r}.")
-    return records
-
-
-def _decompressed(path: Path) -> bytes:
-    content = path.read_bytes()
-    if path.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not readable as gzip ({error}). Make it again.") from error

@@ -24,6 +24,7 @@ import recbole.trainer.trainer
 import torch
 
 from recbole_eimf.config.models import MODELS
+from recbole_eimf.core.trust import trusted_checkpoints
 
 _PATCHED = "_recbole_eimf_original"
 
@@ -39,7 +40,7 @@ def register() -> None:
 
 
 def register_models() -> None:
-    """:func:`register` without ``recbole.quick_start``, whose import pulls in Ray."""
+    """:func:`register` without ``recbole.quick_start``."""
     # RecBole's calls into pandas and torch.cuda.amp are deprecated, not wrong, on the versions setup.cfg allows
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     _restore_numpy_names()
@@ -56,8 +57,8 @@ def register_models() -> None:
 
 def register_model(model_class: type) -> None:
     """Let RecBole find ``model_class``, its data set and its trainer by the class's name."""
-    from recbole_eimf.data.dataset import LazySequenceDataset
-    from recbole_eimf.trainer.trainer import trainer_class
+    from recbole_eimf.semantic.dataset import SideLoadedDataset
+    from recbole_eimf.trainer.choice import trainer_class
 
     name = model_class.__name__
     path = f"recbole.model.sequential_recommender.{name.lower()}"
@@ -66,19 +67,14 @@ def register_model(model_class: type) -> None:
     alias.__spec__ = importlib.machinery.ModuleSpec(path, loader=None)
     setattr(alias, name, model_class)
     sys.modules[path] = alias
-    setattr(recbole.data.dataset, f"{name}Dataset", getattr(model_class, "dataset_class", LazySequenceDataset))
+    setattr(recbole.data.dataset, f"{name}Dataset", getattr(model_class, "dataset_class", SideLoadedDataset))
     setattr(recbole.trainer, f"{name}Trainer", trainer_class(model_class))
 
 
 # ---------------------------------------------------------------------- shims
 def _restore_numpy_names() -> None:
-    """NumPy 2 dropped names that RecBole 1.2.1's Config and Ray 2.6.3 read at import (RecBole's issue 2215)."""
-    for name, value in {
-        "float_": np.float64,
-        "complex_": np.complex128,
-        "unicode_": np.str_,
-        "bool8": np.bool_,
-    }.items():
+    """NumPy 2 dropped names that RecBole 1.2.1's Config reads (RecBole's issue 2215)."""
+    for name, value in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
         if name not in vars(np):
             setattr(np, name, value)
 
@@ -87,27 +83,6 @@ def _stop_anomaly_detection() -> None:
     """Importing RecBole's sine.py turns autograd anomaly detection on for the whole process: slow, of no use."""
     importlib.import_module("recbole.model.sequential_recommender")
     torch.autograd.set_detect_anomaly(False)
-
-
-@contextlib.contextmanager
-def trusted_checkpoints() -> Iterator[None]:
-    """Inside, ``torch.load`` reads RecBole's checkpoints, which pickle the whole Config.
-
-    Since 2.6 torch refuses them by default (``weights_only``). A checkpoint can run code when it is loaded: load only
-    files that you or people you trust have written.
-    """
-    original = torch.load
-
-    @functools.wraps(original)
-    def load(*args: Any, **kwargs: Any) -> Any:
-        kwargs.setdefault("weights_only", False)
-        return original(*args, **kwargs)
-
-    torch.load = load
-    try:
-        yield
-    finally:
-        torch.load = original
 
 
 def _patch(owner: Any, name: str, make: Any) -> None:
@@ -223,9 +198,41 @@ class _NoTensorBoard:
     def add_hparams(self, *args: Any) -> None: ...
 
 
+class _Tune:
+    """``ray.tune`` as RecBole's ``quick_start`` uses it, which needs no Ray where no trial of Ray's runs.
+
+    RecBole reports with ``report(**result)``, also when nobody listens; Ray takes a dictionary, from a trial only.
+    """
+
+    @staticmethod
+    def report(**result: Any) -> None:
+        if _in_ray_trial():
+            from ray import tune
+
+            tune.report(result)
+
+
+@contextlib.contextmanager
+def _without_ray() -> Iterator[None]:
+    """Inside, ``from ray import tune`` gives :class:`_Tune`: RecBole imports Ray at its front door, whoever enters."""
+    names = ("ray", "ray.tune")
+    held = {name: sys.modules[name] for name in names if name in sys.modules}
+    for name in names:
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["ray"].tune = _Tune
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(held)
+
+
 def _patch_quick_start() -> None:
-    package = importlib.import_module("recbole.quick_start")
+    with _without_ray():
+        package = importlib.import_module("recbole.quick_start")
     module = importlib.import_module("recbole.quick_start.quick_start")
+    module.tune = _Tune
     _patch(module, "load_data_and_model", _loading_without_side_files)
     # Processes that RecBole spawns start without us and find their function by its import path: it must be this
     # module's, whose import registers.
@@ -276,7 +283,17 @@ def objective_function(config_dict=None, config_file_list=None, saved=True):
     which lacks the metric that its scheduler asks for.
     """
     register()
-    from ray.tune.trainable.session import is_session_enabled
-
     found = getattr(objective_function, _PATCHED)(config_dict, config_file_list, saved)
-    return None if is_session_enabled() else found
+    return None if _in_ray_trial() else found
+
+
+def _in_ray_trial() -> bool:
+    # a trial runs in a process in which Ray has been imported; elsewhere Ray may be missing
+    if "ray.tune" not in sys.modules:
+        return False
+    from ray import tune
+
+    try:
+        return tune.get_context().get_trial_id() is not None
+    except RuntimeError:
+        return False

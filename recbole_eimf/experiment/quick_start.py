@@ -16,18 +16,21 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_logger, init_seed, set_color
 
-from recbole_eimf import __version__
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig, is_ours, read_yaml
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.parts import require
+from recbole_eimf.core.trust import trusted_checkpoints
+from recbole_eimf.core.version import __version__
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
 from recbole_eimf.experiment import plugin
 from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
+from recbole_eimf.semantic.dataset import SideLoadedDataset
 from recbole_eimf.trainer.memory import keep_freed_memory
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
 
@@ -116,6 +119,8 @@ def run(
     plugin.register_models()
     import_path = model if isinstance(model, str) and ":" in model else None
     config = EIMFConfig(model, dataset, config_file_list, {**overrides, "model_import": import_path})
+    if config["log_wandb"]:
+        require("wandb")
     wanted = keys.read(RunSettings, config.final_config_dict)
     if import_path:
         plugin.register_model(config.model_class)
@@ -187,7 +192,7 @@ def load(checkpoint: str | Path, **overrides: Any) -> tuple[EIMFConfig, torch.nn
         checkpoint, overrides: see :func:`evaluate`.
     """
     plugin.register_models()
-    with plugin.trusted_checkpoints():
+    with trusted_checkpoints():
         saved = torch.load(checkpoint, map_location="cpu")
     old = saved["config"]
     unwanted = {"compare_with": [], "output_dir": None, "save_split": None}
@@ -208,7 +213,7 @@ def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDat
 
 
 def _dataset_class(config) -> type:
-    return getattr(config.model_class, "dataset_class", LazySequenceDataset)
+    return getattr(config.model_class, "dataset_class", SideLoadedDataset)
 
 
 def _run_one(

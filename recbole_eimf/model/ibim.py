@@ -14,13 +14,13 @@ from torch import Tensor
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import InterestModelSettings, ItemSettings
-from recbole_eimf.evaluator.chunked import scored_by_products
 from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import first_rows, hard_readout, target_attention, unit_rows
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax_loss
+from recbole_eimf.model.products import scored_by_products
 
 
 class IBIM(WeighsTargets, SequentialRecommender):

@@ -6,10 +6,9 @@ to RecBole's internal ids.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,10 +20,13 @@ import numpy as np
 
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
-from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
+from recbole_eimf.core.files import fingerprint, read_csv, read_tensors, write_tensors
+from recbole_eimf.core.parts import require
+from recbole_eimf.semantic import export
 from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
+from recbole_eimf.semantic.encoders.build import build_encoder
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
-from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, build_encoder
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
@@ -50,7 +52,8 @@ class Interests:
 
     exemplars: [C] user tokens; texts: per exemplar its interests, most important first; assignment: training user token
     -> index into exemplars (users without one are absent); source: where the replies come from; llm_used: whether any
-    LLM had a part in them; report: counts and seconds for the log and result.json.
+    LLM had a part in them; report: counts and seconds for the log and result.json; digests: per exemplar the sha256 of
+    the prompt its reply answers, "" where there is none.
     """
 
     exemplars: list[str]
@@ -59,6 +62,7 @@ class Interests:
     source: str
     llm_used: bool
     report: dict[str, Any] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)
 
 
 class Pipeline:
@@ -69,16 +73,34 @@ class Pipeline:
         settings: keys of the stage.
         name: the data set's name, for cache files.
         device: torch device of the text encoder.
+        protocol: of the split; None where there is none.
 
     Raises:
         UserError: see the stages.
     """
 
-    def __init__(self, corpus: Corpus, settings: SemanticSettings, name: str, device: str = "cpu") -> None:
+    def __init__(
+        self, corpus: Corpus, settings: SemanticSettings, name: str, device: str = "cpu", protocol: str | None = None
+    ) -> None:
         self.corpus, self.settings, self.name, self.device = corpus, settings, name, device
+        self.protocol = protocol
+        if settings.interest_file and Path(settings.interest_file).is_dir():
+            self.settings = export.opened(settings, self.origin().data, protocol)
         self.folder = Path(settings.semantic_cache)
         self.cache = EmbeddingCache(self.folder / "embeddings.sqlite")
         self.seconds: dict[str, float] = {}
+
+    def origin(self) -> export.Origin:
+        """What replies of this pipeline are made from, for those who load them elsewhere."""
+        s = self.settings
+        return export.Origin(
+            dataset=self.name,
+            protocol=self.protocol or "none",
+            data=export.fingerprint_of(self.corpus.users, self.corpus.histories),
+            model=s.llm_model if s.interest_source in ("openai", "batch") else None,
+            prompt=load_template(s.prompt_file),
+            prompt_items=s.prompt_items,
+        )
 
     def check_source(self) -> None:
         """Raise what is known to fail before anything is encoded: a file that is not there, a key that is not set."""
@@ -96,6 +118,7 @@ class Pipeline:
             if path and not Path(path).is_file():
                 raise DataError(f"{key}={path}: no such file.")
         if source == "openai":
+            require("openai")
             read_key(self.llm_settings())
 
     # ------------------------------------------------------------------ eq. 1
@@ -216,6 +239,7 @@ class Pipeline:
             structured=s.llm_structured,
             price_in=s.llm_price_in,
             price_out=s.llm_price_out,
+            check_first=s.llm_check_first,
             max_interests=s.max_interests,
         )
 
@@ -344,6 +368,7 @@ class Pipeline:
             **report,
             "exemplars": len(exemplars),
             "exemplars_without_interests": len(exemplars) - len(answered),
+            "failed_replies": dict(Counter(reply.failure for reply in replies.values() if reply.failure)),
             "interests": sum(len(text) for text in texts),
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
         }
@@ -352,28 +377,29 @@ class Pipeline:
             f"interests: {report['interests']} of {len(answered)} exemplars, source {name}"
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
-        return Interests(exemplars, texts, assignment, name, source != "keywords", report)
+        digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
+        return Interests(exemplars, texts, assignment, name, source != "keywords", report, digests)
 
 
 def read_assignment(path: str | Path) -> dict[str, str]:
     """Read ``user_id,exemplar_user_id`` rows from a CSV file (optionally .gz).
 
     Raises:
-        DataError: no file, other columns, a row of another width, or a user twice; names file and line.
+        DataError: no file, an unreadable one, other columns, a row of another width, a missing id, or a user with two
+            exemplars; names file and line.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"assignment_file={path}: no such file.")
     assignment: dict[str, str] = {}
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", newline="") as stream:
-        reader = csv.reader(stream)
-        header = next(reader, None)
-        if header != ["user_id", "exemplar_user_id"]:
-            raise DataError(f"{path}, line 1: expected the columns user_id,exemplar_user_id; found {header}.")
-        for row in reader:
-            if len(row) != 2 or not all(row):
-                raise DataError(f"{path}, line {reader.line_num}: expected two ids, found {row}.")
-            if assignment.setdefault(row[0], row[1]) != row[1]:
-                raise DataError(f"{path}, line {reader.line_num}: user {row[0]!r} has two different exemplars.")
+    first_line: dict[str, int] = {}
+    for line, row in read_csv(path, ("user_id", "exemplar_user_id")):
+        if not all(row):
+            raise DataError(f"{path}, line {line}: expected two ids, found {row}. Mend or remove the line.")
+        user, exemplar = row
+        if assignment.setdefault(user, exemplar) != exemplar:
+            raise DataError(
+                f"{path}, line {line}: user {user!r} has another exemplar in line {first_line[user]}. Keep one."
+            )
+        first_line.setdefault(user, line)
     return assignment

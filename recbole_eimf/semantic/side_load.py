@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_eimf.config import keys
-from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.keys import DataSettings, SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.semantic.pipeline import Corpus, Interests, Pipeline
@@ -60,7 +60,8 @@ def corpus_of(config, train) -> Corpus:
 def pipeline_of(config, train) -> Pipeline:
     """The ESIM pipeline of a configuration over a training part."""
     wanted = keys.read(SemanticSettings, config)
-    return Pipeline(corpus_of(config, train), wanted, config["dataset"], str(config["device"]))
+    protocol = keys.read(DataSettings, config).protocol
+    return Pipeline(corpus_of(config, train), wanted, config["dataset"], str(config["device"]), protocol)
 
 
 def load_side_information(config, train, interests: bool) -> SideInformation:

@@ -23,6 +23,7 @@ from scipy.stats import kendalltau
 
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.parts import require
 from recbole_eimf.model.pad.experts import frequency_buckets
 
 USAGE = """usage: python -m recbole_eimf agreement RUN_A RUN_B [--out=DIR] [--pairs=20000] [--buckets=10] [--seed=0]
@@ -205,6 +206,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or set(arguments) & {"-h", "--help"}:
         print(USAGE)
         return 0
+    require("matplotlib")
     from recbole_eimf.config.config import parse_command_line
 
     runs = [argument for argument in arguments if not argument.startswith("--")]

@@ -15,6 +15,7 @@ from recbole_eimf.config.config import parse_command_line, parse_value, read_yam
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.locks import folder_locked
+from recbole_eimf.core.parts import require
 from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.study import runs
 from recbole_eimf.study.report import report
@@ -189,6 +190,7 @@ def carry_out(experiment: Experiment, options: argparse.Namespace) -> int:
     Raises:
         UserError: before any run, for whatever is wrong with keys, data or folders, or a folder in use.
     """
+    require("matplotlib", *(["ray"] if options.parallel or options.tune_first else []))
     with folder_locked(Path(options.out).resolve()):
         return _carried_out(experiment, options)
 

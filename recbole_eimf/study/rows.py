@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config.config import known_model_names, read_yaml
-from recbole_eimf.config.models import MODELS, load_model_class
+from recbole_eimf.config.config import read_yaml
+from recbole_eimf.config.models import MODELS, known_model_names, load_model_class
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
 

@@ -29,6 +29,8 @@ from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.core.files import fingerprint, write_json
+from recbole_eimf.core.parts import require
+from recbole_eimf.semantic.export import REPLIES
 from recbole_eimf.study.rows import Row
 
 #: keys whose value is a path: made absolute, because a worker stands elsewhere
@@ -192,6 +194,8 @@ _DIGESTS: dict[tuple[str, int, int], str] = {}
 
 
 def _digest(path: Path) -> str | None:
+    if path.is_dir():  # an export of replies
+        path = path / REPLIES
     if not path.is_file():
         return None
     state = path.stat()
@@ -416,11 +420,9 @@ def start_ray(workers: Workers):
         ConfigError: no cluster answers at ``ray_address``.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import warnings
+    require("ray")
+    import ray
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray 2.6.3 imports pkg_resources
-        import ray
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     if not workers.ray_address:
         slots = workers.parallel * workers.cpus

@@ -15,21 +15,21 @@ import dataclasses
 import hashlib
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from recbole.utils import init_seed
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from recbole_eimf import __version__
 from recbole_eimf.config import keys
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.core.locks import made_once
+from recbole_eimf.core.version import __version__
+from recbole_eimf.model.phase import Phase
 from recbole_eimf.trainer.state import read_state, write_state
 from recbole_eimf.trainer.trainer import InterestTrainer
 
@@ -45,22 +45,6 @@ _INDIFFERENT = {
 #: of PAD's keys, those that decide how an expert is pre-trained; all others concern later phases
 _DECIDING = {"loss", "gbce_calibration", "candidates"}
 _DECIDING_WITH_TEXT = {"fusion", "fusion_dropout", "text_projection", "unseen_ids"}
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A phase before the last.
-
-    name: of its folder and progress bar; model: what is trained and left at its best epoch; keys: over the run's
-    configuration (``None`` values are ignored); cached: share the outcome with other runs; select: choose the best
-    epoch on validation, or take the last one where the phase's loss does not rank.
-    """
-
-    name: str
-    model: nn.Module
-    keys: Mapping[str, Any]
-    cached: bool = False
-    select: bool = True
 
 
 def with_keys(config, keys: Mapping[str, Any]):

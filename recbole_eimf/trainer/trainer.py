@@ -22,9 +22,10 @@ from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, write_json
-from recbole_eimf.evaluator.chunked import chunk_items, query, ranked_in_chunks
+from recbole_eimf.core.trust import trusted_checkpoints
+from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
-from recbole_eimf.experiment.plugin import trusted_checkpoints
+from recbole_eimf.model.products import query
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
 from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
 
@@ -304,9 +305,3 @@ class CountingTrainer(InterestTrainer):
     def __init__(self, config, model) -> None:
         super().__init__(config, model)
         self.epochs = 1
-
-
-def trainer_class(model_class: type) -> type[InterestTrainer]:
-    """The trainer of a model of ours."""
-    default = CountingTrainer if getattr(model_class, "counting", False) else InterestTrainer
-    return getattr(model_class, "trainer_class", default)

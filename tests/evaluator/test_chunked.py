@@ -10,6 +10,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.evaluator import chunked
 from recbole_eimf.evaluator.collector import hits_and_counts, ranked_items
 from recbole_eimf.experiment import quick_start
+from recbole_eimf.model import products
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.trainer.trainer import InterestTrainer
 from tests.evaluator import slow
@@ -53,7 +54,7 @@ def test_chunks_rank_as_a_slow_count_does():
 
 def test_a_query_scores_the_best_interest_plus_the_bias():
     torch.manual_seed(0)
-    asked = chunked.Query(torch.randn(5, 3, 4), torch.randn(20, 4), torch.randn(20))
+    asked = products.Query(torch.randn(5, 3, 4), torch.randn(20, 4), torch.randn(20))
     for b in range(5):
         for i in range(20):
             best = max(float(asked.interests[b, k] @ asked.vectors[i]) for k in range(3)) + float(asked.bias[i])
@@ -76,8 +77,8 @@ def test_a_model_has_the_same_metrics_either_way(make_config, backbone, mask, mo
     """On ml-100k, several targets a user; only chunks of scores are made."""
     keys = {"protocol": "user_split", "mask_history": mask, "metrics": ["Recall", "NDCG", "Hit"], "topk": [10, 50],
             "valid_metric": "NDCG@10", "backbone": backbone, "MAX_ITEM_LIST_LENGTH": 20}  # fmt: skip
-    widths, scores = [], chunked.Query.scores
-    monkeypatch.setattr(chunked.Query, "scores", lambda self, a, b: widths.append(b - a) or scores(self, a, b))
+    widths, scores = [], products.Query.scores
+    monkeypatch.setattr(products.Query, "scores", lambda self, a, b: widths.append(b - a) or scores(self, a, b))
     found, ranked = [], []
     for chunk in (0, 100, None):
         config = make_config("IBIM", "ml-100k", eval_chunk_items=chunk, **keys)
@@ -109,11 +110,11 @@ def test_scores_that_are_no_products_are_taken_whole(make_config):
         trainer.evaluate(test, load_best_model=False)
         found[kind] = trainer.evaluator.last.get("rec.items")
         batch = next(iter(test))[0]
-        asked = chunked.query(model.eval(), batch)
+        asked = products.query(model.eval(), batch)
         assert (asked is None) == (kind is Reversed)
     assert not torch.equal(found[IBIM], found[Reversed])
     model.diversity = torch.nn.Identity()
-    assert chunked.query(model, batch) is None
+    assert products.query(model, batch) is None
 
 
 def test_metrics_that_need_all_scores_get_them(make_config, wide):

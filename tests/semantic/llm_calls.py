@@ -17,8 +17,10 @@ def settings(server, **changes):
     return OpenAISettings(**{"model": "m", "base_url": server.url, "api_key_env": "TEST_LLM_KEY", **changes})
 
 
-def fetch(server, tmp_path, n=1, **changes):
-    return fetch_openai(requests(n), settings(server, **changes), tmp_path / "journal.jsonl", progress=False)
+def fetch(server, tmp_path, n=1, ask=None, **changes):
+    wanted = settings(server, **changes)
+    more = {"ask": ask} if ask else {}
+    return fetch_openai(requests(n), wanted, tmp_path / "journal.jsonl", progress=False, **more)
 
 
 def journal(tmp_path):

@@ -24,11 +24,12 @@ class Answer:
     finish_reason: str = "stop"
     refusal: str | None = None
     error: dict | None = None
-    raw: str | None = None
+    raw: str | bytes | None = None
+    usage: object = field(default_factory=lambda: {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
 
     def body(self, model: str) -> bytes:
         if self.raw is not None:
-            return self.raw.encode()
+            return self.raw if isinstance(self.raw, bytes) else self.raw.encode()
         if self.status != 200:
             return json.dumps({"error": self.error or {"message": f"scripted {self.status}", "code": None}}).encode()
         message = {"role": "assistant", "content": self.content, "refusal": self.refusal}
@@ -39,7 +40,7 @@ class Answer:
                 "created": 1,
                 "model": model,
                 "choices": [{"index": 0, "message": message, "finish_reason": self.finish_reason}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+                "usage": self.usage,
             }
         ).encode()
 
@@ -123,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.owner.respond(Asked(body, self.headers.get("Authorization", ""), self.path))
         payload = answer.body(body["model"])
         self.send_response(answer.status)
-        self.send_header("Content-Type", "text/html" if (answer.raw or "").startswith("<") else "application/json")
+        self.send_header("Content-Type", "text/html" if payload.startswith(b"<") else "application/json")
         self.send_header("Content-Length", str(len(payload)))
         for name, value in answer.headers.items():
             self.send_header(name, value)

@@ -380,9 +380,7 @@ def test_exemplar_ratio_that_no_preference_gives():
 def test_messages_that_do_not_settle_are_an_error_with_the_remedy():
     points = cloud(100)
     for method in ("dense", "sparse"):
-        with pytest.raises(
-            UserError, match="exemplars still change after 12 iterations.*damping.*max_iter.*neighbours"
-        ):
+        with pytest.raises(UserError, match="exemplars still change after 12 iterations.*damping.*cluster_neighbours"):
             cluster_users(
                 points,
                 settings(preference=-1.0, method=method, max_iter=12, convergence_iter=11, on_nonconvergence="error"),
@@ -416,7 +414,7 @@ def test_a_graph_that_is_too_narrow_is_widened_and_said_so(caplog):
 
 
 def test_a_graph_that_may_not_be_widened_is_an_error():
-    with pytest.raises(UserError, match="too narrow.*memory_limit_mb, now 1"):
+    with pytest.raises(UserError, match="too narrow.*cluster_neighbours .now"):
         cluster_users(cloud(800, 8), settings(preference=-80.0, method="sparse", neighbours=16, memory_limit_mb=1))
 
 
@@ -461,12 +459,12 @@ def test_closest_to_mean():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"method": "spares"}, "method: 'spares' is not one of auto, dense, sparse. Did you mean 'sparse'"),
+        ({"method": "spares"}, "clustering: 'spares' is not one of auto, dense, sparse. Did you mean 'sparse'"),
         ({"preference": -1.0}, "both say how many exemplars"),
-        ({"preference": 1.0, "exemplar_ratio": None}, "preference: 1.0 must be a negative number"),
-        ({"exemplar_ratio": 3}, "exemplar_ratio: 3 must be above 0 and at most 1"),
-        ({"damping": 1.0}, "damping: 1.0"),
-        ({"neighbours": 0}, "neighbours: 0"),
+        ({"preference": 1.0, "exemplar_ratio": None}, "preference=1.0: must be a negative number"),
+        ({"exemplar_ratio": 3}, "exemplar_ratio=3: must be above 0 and at most 1"),
+        ({"damping": 1.0}, "damping=1.0"),
+        ({"neighbours": 0}, "cluster_neighbours=0"),
         ({"max_iter": 20}, "max_iter: 20 leaves no room for 30"),
     ],
 )
@@ -485,7 +483,10 @@ def test_rows_that_are_no_numbers():
 
 
 def test_all_pairs_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="dense needs about 3 MB for 300 distinct users, memory_limit_mb allows 1"):
+    with pytest.raises(
+        ConfigError,
+        match="clustering=dense needs about 3 MB for 300 distinct users, and 1 are allowed. Use clustering=sparse",
+    ):
         cluster_users(cloud(300), settings(preference=-1.0, method="dense", memory_limit_mb=1))
 
 
@@ -494,7 +495,8 @@ def test_real_titles_sparse_agrees_with_dense():
     """Titles of Amazon Office under tfidf-svd: where both settle, counts within 1 % and net similarity within 0.1 %."""
     import pandas as pd
 
-    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
+    from recbole_eimf.semantic.encoders.build import build_encoder
+    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 
     with gzip.open(OFFICE, "rt", encoding="utf-8") as stream:
         titles = pd.read_csv(stream)["title"].dropna().tolist()[:1200]

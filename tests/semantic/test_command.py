@@ -128,3 +128,28 @@ def test_batch_requests_and_answers(arguments, tmp_path, capsys):
             stream.write(json.dumps(line) + "\n")
     assert main([*words, "--interest_source=batch", f"--batch_file={answers}"]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["interests"] == 2 * len(requests)
+
+
+@pytest.mark.parametrize(("answer", "code", "calls"), [(None, 2, 20), ("n", 2, 20), ("y", 2, 38)])
+def test_an_endpoint_that_refuses_is_asked_about_before_it_is_paid_on(
+    arguments, tmp_path, capsys, monkeypatch, answer, code, calls
+):
+    words = [a for a in arguments if "exemplar_ratio" not in a] + ["--exemplar_ratio=0.16", "--llm_concurrency=2"]
+    if answer:
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("builtins.input", lambda question: print(question) or answer)
+    with LLMServer(lambda asked, n: Answer(content="I'm sorry, but I cannot help with that.")) as server:
+        assert main([*words, f"--llm_base_url={server.url}", "--yes"]) == code
+        assert len(server.asked) == pytest.approx(calls, abs=2 if answer == "y" else 0)
+    shown = capsys.readouterr()
+    assert ("Go on and pay" in shown.out) == bool(answer)
+    assert ("not one of the first 20 replies" in shown.err) == (answer != "y")
+    assert "Traceback" not in shown.err
+
+
+def test_refusals_are_counted_in_the_report(arguments, tmp_path):
+    refusal = lambda asked, n: Answer(content="N/A") if "(i3)" in asked.prompt else Answer()  # noqa: E731
+    with LLMServer(refusal) as server:
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 3
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["failed_replies"] == {"placeholder": report["exemplars_without_interests"]}

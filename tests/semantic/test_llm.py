@@ -197,7 +197,7 @@ def test_an_empty_reply_is_asked_again_without_an_empty_turn(tmp_path):
         ({"content": None, "refusal": "I must not say"}, "I must not say"),
         ({"content": None}, "no content"),
         ({"content": "", "finish_reason": "content_filter"}, "content filter"),
-        ({"content": '{"1": "Nai', "finish_reason": "length"}, "raise max_tokens"),
+        ({"content": '{"1": "Nai', "finish_reason": "length"}, "raise llm_max_tokens"),
     ],
 )
 def test_refusals_and_the_like_are_failed_and_not_paid_for_twice(tmp_path, answer, reason):
@@ -252,7 +252,7 @@ def test_off_never_asks_for_a_format_and_on_insists(tmp_path):
         fetch(server, tmp_path, structured="off")
         assert "response_format" not in server.asked[0].body
     with LLMServer(rejecting(lambda body: "response_format" in body and "no response_format here")) as server:
-        with pytest.raises(InterestSourceError, match="set structured: off"):
+        with pytest.raises(InterestSourceError, match="set llm_structured: off"):
             fetch(server, tmp_path / "other", 3, structured="on")
         assert len(server.asked) == 2
 
@@ -318,7 +318,7 @@ def wait_until(condition, process):
         time.sleep(0.01)
 
 
-def test_kill_9_in_the_middle_pays_for_nothing_twice(tmp_path):
+def test_kill_9_in_the_middle_asks_again_what_was_in_flight(tmp_path):
     dam = Dam()
     with LLMServer(dam) as server:
         with child(server, tmp_path) as process:
@@ -333,6 +333,39 @@ def test_kill_9_in_the_middle_pays_for_nothing_twice(tmp_path):
         again = {prompt.replace("prompt ", "u") for prompt in server.prompts()[asked_before:]}
     assert again == {f"u{i}" for i in range(40)} - before
     assert sorted(record["user_id"] for record in journal(tmp_path)) == sorted(f"u{i}" for i in range(40))
+
+
+def test_kill_9_asks_at_most_the_calls_in_flight_again(tmp_path):
+    """At whatever moment: the CHILD has four calls in flight, and none goes out before the last reply is on disk."""
+    with LLMServer(always(delay=0.01)) as server:
+        for kills, replies in ((1, 3), (2, 20)):
+            with child(server, tmp_path) as process:
+                wait_until(lambda least=replies: len(journal(tmp_path)) >= least, process)
+                process.kill()
+            assert len(server.prompts()) <= len(journal(tmp_path)) + 4 * kills
+            journalled = {record["user_id"].replace("u", "prompt ") for record in journal(tmp_path)}
+            asked = len(server.prompts())
+        with child(server, tmp_path) as process:
+            out, err = process.communicate(timeout=60)
+        assert out.strip() == "40", err
+        assert journalled.isdisjoint(server.prompts()[asked:])
+        assert 40 <= len(server.prompts()) <= 40 + 2 * 4
+    assert sorted(record["user_id"] for record in journal(tmp_path)) == sorted(f"u{i}" for i in range(40))
+
+
+def test_no_call_goes_out_before_the_last_reply_is_on_disk(tmp_path, monkeypatch):
+    """However slow the disk: what is neither in the journal nor in flight would be paid for twice after a kill."""
+    append, ahead = client.append_jsonl, []
+
+    def slow(path, records):
+        time.sleep(0.05)
+        ahead.append(len(server.prompts()) - len(journal(tmp_path)))
+        append(path, records)
+
+    monkeypatch.setattr(client, "append_jsonl", slow)
+    with LLMServer() as server:
+        fetch(server, tmp_path, 40, concurrency=4)
+    assert max(ahead) == 4
 
 
 def test_ctrl_c_keeps_what_has_arrived_and_what_is_under_way(tmp_path):

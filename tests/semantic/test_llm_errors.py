@@ -154,8 +154,8 @@ def test_nobody_listens(tmp_path):
     [
         (401, None, "Check the key in environment variable TEST_LLM_KEY"),
         (403, None, "Check the key in environment variable TEST_LLM_KEY"),
-        (404, {"message": "no model m"}, "Check the name of the model"),
-        (400, {"message": "n must be 1"}, "set structured: off"),
+        (404, {"message": "no model m"}, "Check llm_model"),
+        (400, {"message": "n must be 1"}, "set llm_structured: off"),
         (429, {"message": "no credit", "code": "insufficient_quota"}, "out of credit"),
     ],
 )

@@ -54,7 +54,7 @@ def test_an_exemplar_without_items_or_titles_is_named(broken):
 
 
 def test_no_items_asked_for():
-    with pytest.raises(DataError, match="max_items = 0"):
+    with pytest.raises(DataError, match="prompt_items=0"):
         build_prompt(exemplar(), "{history}", max_items=0)
 
 

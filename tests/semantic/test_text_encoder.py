@@ -14,7 +14,8 @@ import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.semantic.encoders import transformers_encoder
-from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
+from recbole_eimf.semantic.encoders.build import build_encoder
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 
 TEXTS = [
     "Stapler",
@@ -275,16 +276,16 @@ def test_llm2vec_is_used_where_it_is_installed(tiny_models, monkeypatch):
 
 
 def test_settings_name_the_bad_value():
-    with pytest.raises(ConfigError, match="pooling: 'maen' is not one of mean, cls, last. Did you mean 'mean'"):
+    with pytest.raises(ConfigError, match="text_pooling='maen': not one of mean, cls, last. Did you mean 'mean'"):
         EncoderSettings(pooling="maen")
-    with pytest.raises(ConfigError, match="batch_size: 0"):
+    with pytest.raises(ConfigError, match="text_batch_size=0"):
         EncoderSettings(batch_size=0)
     with pytest.raises(ConfigError, match="names no model"):
         EncoderSettings(name="openai:")
 
 
 def test_max_length_beyond_the_positions(tiny_models):
-    with pytest.raises(ConfigError, match="max_length: 128 is more than the 64 positions"):
+    with pytest.raises(ConfigError, match="text_max_length=128 is more than the 64 positions"):
         build_encoder(EncoderSettings(name=str(tiny_models["bert"])))
 
 
@@ -418,7 +419,7 @@ def test_openai_needs_a_key_only_to_ask(monkeypatch, tmp_path):
     assert "secret" not in encoder.identity
     with pytest.raises(UserError, match="environment variable OPENAI_API_KEY"):
         encoder.encode(["a"])
-    with pytest.raises(UserError, match="api_key_file .*cannot be read"):
+    with pytest.raises(UserError, match="llm_api_key_file=.*cannot be read"):
         build_encoder(EncoderSettings(name="openai:small", api_key_file=str(tmp_path / "none"))).encode(["a"])
 
 

@@ -18,8 +18,8 @@ from recbole_eimf.config.config import read_yaml
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.experiment import plugin, quick_start
 from recbole_eimf.study.search import tune
+from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.plot import importance, plot_search
-from recbole_eimf.study.search.result import Found
 from recbole_eimf.study.search.space import Dimension
 from recbole_eimf.study.search.trial import Job, Trial
 

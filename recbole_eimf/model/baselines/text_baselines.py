@@ -17,7 +17,7 @@ from recbole_eimf.model.layer import unit_rows
 from recbole_eimf.model.losses.loss import info_nce
 from recbole_eimf.model.pad.pad import batch_items
 from recbole_eimf.model.pad.towers import TowerModel
-from recbole_eimf.trainer.phases import Phase
+from recbole_eimf.model.phase import Phase
 
 
 class Hybrid(TowerModel):

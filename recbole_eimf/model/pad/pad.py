@@ -25,7 +25,7 @@ from recbole_eimf.model.losses.loss import info_nce
 from recbole_eimf.model.losses.mmd import mmd
 from recbole_eimf.model.pad.experts import Tower, parse_experts
 from recbole_eimf.model.pad.towers import TowerModel
-from recbole_eimf.trainer.phases import Phase
+from recbole_eimf.model.phase import Phase
 
 
 class Alignment(TowerModel):

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import ItemSettings, PADSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.evaluator.chunked import scored_by_products
 from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class
 from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax_loss
 from recbole_eimf.model.pad.experts import ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
-from recbole_eimf.trainer.phases import Phase, PhaseTrainer
+from recbole_eimf.model.phase import Phase
+from recbole_eimf.model.products import scored_by_products
 
 
 class TowerModel(WeighsTargets, SequentialRecommender):
@@ -43,7 +43,6 @@ class TowerModel(WeighsTargets, SequentialRecommender):
     recbole_eimf_model = True
     trims_batches = True
     input_type = InputType.POINTWISE
-    trainer_class = PhaseTrainer
     last_phase = "train"
 
     def __init__(self, config, dataset, towers: Sequence[Tower] | None = None) -> None:

@@ -135,8 +135,8 @@ def _search(solver: Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) ->
             break
     if best is None:
         raise UserError(
-            f"cluster exemplar_ratio: no preference near {-math.exp(guess):.4g} settles with about {wanted} exemplars. "
-            "Raise damping, max_iter or neighbours, or give preference yourself."
+            f"exemplar_ratio: no preference near {-math.exp(guess):.4g} settles with about {wanted} exemplars. "
+            "Raise damping or cluster_neighbours, or set preference (and exemplar_ratio=None) yourself."
         )
     # a trial that was far off may have been left before its end
     closest = best[1] if best[1].labels is not None else solver.attempt(best[1].preference)

@@ -64,24 +64,26 @@ class ClusterSettings:
             value = getattr(self, key)
             if value not in allowed:
                 hint = suggestion(str(value), allowed)
-                raise ConfigError(f"cluster {key}: {value!r} is not one of {', '.join(allowed)}.{hint}")
+                name = "clustering" if key == "method" else key
+                raise ConfigError(f"{name}: {value!r} is not one of {', '.join(allowed)}.{hint}")
         if self.preference is not None and self.exemplar_ratio is not None:
             raise ConfigError(
-                f"cluster preference: {self.preference!r} and exemplar_ratio: {self.exemplar_ratio!r} both say how "
+                f"preference={self.preference!r} and exemplar_ratio={self.exemplar_ratio!r} both say how "
                 "many exemplars there are. Set one of them to None."
             )
         if self.preference is not None and not (math.isfinite(self.preference) and self.preference < 0):
-            raise ConfigError(f"cluster preference: {self.preference!r} must be a negative number, such as -1.0.")
+            raise ConfigError(f"preference={self.preference!r}: must be a negative number, such as -1.0.")
         if self.exemplar_ratio is not None and not 0 < self.exemplar_ratio <= 1:
-            raise ConfigError(f"cluster exemplar_ratio: {self.exemplar_ratio!r} must be above 0 and at most 1.")
+            raise ConfigError(f"exemplar_ratio={self.exemplar_ratio!r}: must be above 0 and at most 1.")
         if not 0.5 <= self.damping < 1:
-            raise ConfigError(f"cluster damping: {self.damping!r} must be at least 0.5 and below 1.")
+            raise ConfigError(f"damping={self.damping!r}: must be at least 0.5 and below 1.")
         for key in ("max_iter", "convergence_iter", "neighbours", "memory_limit_mb"):
             if getattr(self, key) < 1:
-                raise ConfigError(f"cluster {key}: {getattr(self, key)!r} must be at least 1.")
+                name = "cluster_neighbours" if key == "neighbours" else key
+                raise ConfigError(f"{name}={getattr(self, key)!r}: must be at least 1.")
         if self.max_iter <= self.convergence_iter:
             raise ConfigError(
-                f"cluster max_iter: {self.max_iter} leaves no room for {self.convergence_iter} rounds without a change "
+                f"max_iter: {self.max_iter} leaves no room for {self.convergence_iter} rounds without a change "
                 "(convergence_iter)."
             )
 
@@ -128,8 +130,8 @@ class Solver:
         self.method = settings.method if settings.method != "auto" else "dense" if small else "sparse"
         if self.method == "dense" and not self._dense_fits():
             raise ConfigError(
-                f"cluster method: dense needs about {self._dense_mb():,.0f} MB for {len(points):,} distinct users, "
-                f"memory_limit_mb allows {settings.memory_limit_mb:,}. Raise it, or use method sparse."
+                f"clustering=dense needs about {self._dense_mb():,.0f} MB for {len(points):,} distinct users, "
+                f"and {settings.memory_limit_mb:,} are allowed. Use clustering=sparse."
             )
 
     def solve(self, preference: float, solution: Solution | None = None) -> Solution:
@@ -159,9 +161,8 @@ class Solver:
                 return solution
             if remedy is None:
                 raise UserError(
-                    f"{complaint} Raise damping (now {self.damping:g}) or max_iter (now {self.max_iter}), change "
-                    f"preference or exemplar_ratio, allow more neighbours (now {self.neighbours}) or more memory "
-                    f"(memory_limit_mb, now {self.settings.memory_limit_mb}), or set on_nonconvergence: accept."
+                    f"{complaint} Raise damping (now {self.damping:g}) or cluster_neighbours (now {self.neighbours}), "
+                    f"or change exemplar_ratio or preference."
                 )
             self.note(f"{complaint} {remedy}")
             narrower, solution = solution if solution.converged else None, None

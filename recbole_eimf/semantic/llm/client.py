@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from typing import Any
 from tqdm import tqdm
 
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.core.files import append_jsonl, read_jsonl
-from recbole_eimf.semantic.llm.endpoint import Endpoint, GaveUpError, OpenAISettings, StoppedError, read_key
+from recbole_eimf.core.files import append_jsonl
+from recbole_eimf.semantic.journal import Past, cut, exclusive, read_journal, reusable
+from recbole_eimf.semantic.llm.endpoint import Completion, Endpoint, GaveUpError, OpenAISettings, StoppedError, read_key
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
     Reply,
@@ -30,8 +32,8 @@ from recbole_eimf.semantic.llm.reply import (
     completion_interests,
     completion_text,
     completion_usage,
-    parse_interests,
 )
+from recbole_eimf.semantic.trial import NO_ANSWER, Trial, ask_terminal, counted
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ logger = logging.getLogger(__name__)
 STOP_GRACE_SECONDS = 10.0
 # The 1,124 replies at hand (2 to 7 interests each) average 309 characters, rounded up from 77 tokens.
 COMPLETION_TOKENS_PER_CALL = 100
+# Characters of a bad reply that go back to the model with the complaint: they are paid for a second time.
+MOST_COMPLAINED_OF = 4000
 
 
 @dataclass(frozen=True)
@@ -75,36 +79,65 @@ def estimate(requests: Sequence[PromptRequest], settings: OpenAISettings, done: 
 
 def answered_users(requests: Sequence[PromptRequest], settings: OpenAISettings, journal: Path) -> set[str]:
     """Return the users whose request the journal already answers: same prompt, same model, status ok."""
-    return set(_reusable(requests, settings, _read_journal(journal, settings.model)))
+    return set(reusable(requests, settings.max_interests, read_journal(journal, settings.model)))
 
 
 def fetch_openai(
-    requests: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, *, progress: bool = True
+    requests: Sequence[PromptRequest],
+    settings: OpenAISettings,
+    journal: Path,
+    *,
+    progress: bool = True,
+    ask: Callable[[str], bool | None] = ask_terminal,
 ) -> dict[str, Reply]:
     """Return a Reply per request, by user id; only what ``journal`` does not answer is asked (eq. 3).
 
     At most ``concurrency`` calls are in flight. 408, 409, 425, 429, 5xx, time-outs and lost connections are tried
     again up to ``max_retries`` times, honouring Retry-After; a prompt that still has no answer is a failed reply, as
-    are refusals and replies that cannot be parsed even after one complaint to the model. Each reply is appended to the
-    journal as it arrives. On Ctrl-C no new call starts, replies under way are kept, and KeyboardInterrupt is raised.
+    are refusals and replies that cannot be parsed even after one complaint to the model. Each reply is in the journal
+    before the same worker makes another call, so a kill loses at most the ``concurrency`` calls in flight. On Ctrl-C no
+    new call starts, replies under way are kept, and KeyboardInterrupt is raised.
+
+    If the journal answers nothing and not one of the first ``check_first`` replies holds an interest, ``ask`` is asked
+    whether to go on; it returns None if nobody is there.
 
     Raises InterestSourceError, naming endpoint, model and where the key comes from, if the endpoint rejects the key
     (401, 403), the model (404) or the request (other 4xx), is out of credit, answers with something else than chat
-    completions, or answers nothing at all. Raises DataError for a broken journal or two prompts for one user.
+    completions, answers nothing at all, or sends nothing of use and nobody wants to go on. Raises DataError for a
+    broken journal or two prompts for one user.
     """
     requests = _one_per_user(requests)
     journal = Path(journal)
-    with _exclusive(journal):
-        past = _read_journal(journal, settings.model)
-        replies = _reusable(requests, settings, past)
-        pending = [request for request in requests if request.user_id not in replies]
+    with exclusive(journal):
+        past = read_journal(journal, settings.model)
+        replies = reusable(requests, settings.max_interests, past)
         logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, replies))
-        if pending:
-            run = _Run(pending, settings, journal, past, progress)
+        check_first = 0 if replies else settings.check_first
+        while pending := [request for request in requests if request.user_id not in replies]:
+            run = _Run(pending, settings, journal, past, progress, check_first)
             _run_in_thread(run)
             replies.update(run.replies)
             logger.info("Interests from %s: %s", settings.model, run.summary())
+            if run.trial.failed:
+                _ask_to_go_on(run, ask)
+            check_first = 0
     return {request.user_id: replies[request.user_id] for request in requests}
+
+
+def _ask_to_go_on(run: _Run, ask: Callable[[str], bool | None]) -> None:
+    """Raise InterestSourceError unless somebody wants to pay for more replies from an endpoint of no use so far."""
+    trial, last = run.trial, next(reply for reply in reversed(run.replies.values()) if reply.error)
+    problem = (
+        f"not one of the first {trial.limit} replies holds an interest ({counted(trial.failures)}); "
+        f"user {last.user_id}, for one: {last.error}"
+    )
+    answer = ask(f"{run.settings.model} at {run.endpoint.base_url}: {problem}\nGo on and pay for the other prompts?")
+    if not answer:
+        raise run.endpoint.error(
+            f"stopped, because {problem}",
+            f"The raw replies are in {run.journal}. Try another llm_model, llm_base_url or prompt_file, or "
+            f"--llm_structured=off. To go on all the same: --llm_check_first=0.",
+        )
 
 
 def _cost(settings: OpenAISettings, prompt_tokens: int, completion_tokens: int) -> float | None:
@@ -121,79 +154,6 @@ def _one_per_user(requests: Sequence[PromptRequest]) -> list[PromptRequest]:
     return list(by_user.values())
 
 
-# --- the journal ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Past:
-    """The journal's records of one prompt to one model."""
-
-    ok: dict | None = None
-    usage: dict[str, int] | None = None
-
-    def pay(self, usage: Mapping[str, int] | None) -> None:
-        if usage:
-            self.usage = {key: (self.usage or {}).get(key, 0) + count for key, count in usage.items()}
-
-
-def _read_journal(journal: Path, model: str) -> dict[tuple[str, str], _Past]:
-    """Read the journal by (user, prompt digest), leaving out other models' records."""
-    past: dict[tuple[str, str], _Past] = {}
-    if not Path(journal).exists():
-        return past
-    for line, record in read_jsonl(journal):
-        missing = {"user_id", "prompt_sha256", "model", "status", "response", "usage"} - record.keys()
-        if missing:
-            raise DataError(
-                f"{journal}, line {line}: a journal record without {', '.join(sorted(missing))}. Remove it."
-            )
-        if record["model"] == model:
-            entry = past.setdefault((record["user_id"], record["prompt_sha256"]), _Past())
-            entry.pay(record["usage"])
-            if record["status"] == "ok":
-                entry.ok = record
-    return past
-
-
-def _reusable(
-    requests: Sequence[PromptRequest], settings: OpenAISettings, past: Mapping[tuple[str, str], _Past]
-) -> dict[str, Reply]:
-    replies = {}
-    for request in requests:
-        entry = past.get((request.user_id, request.sha256))
-        if entry is None or entry.ok is None:
-            continue
-        # parsed anew, because max_interests may have changed since
-        try:
-            truncated = entry.ok.get("finish_reason") == "length"
-            interests = parse_interests(entry.ok["response"], settings.max_interests, truncated=truncated)
-        except ReplyError:
-            interests = entry.ok.get("interests", [])[: settings.max_interests]
-        replies[request.user_id] = Reply(
-            request.user_id, request.sha256, entry.ok["response"], tuple(interests), "ok", None, entry.usage, "openai"
-        )
-    return replies
-
-
-@contextlib.contextmanager
-def _exclusive(journal: Path) -> Iterator[None]:
-    """Hold the journal for one process, so that two runs that start together do not both pay; released by any death."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: a journal is for one run at a time there
-        yield
-        return
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with open(journal, "ab") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            logger.warning("%s: another run is filling this journal; waiting for it.", journal)
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
 # --- the calls --------------------------------------------------------------------------------------------------------
 
 
@@ -205,8 +165,9 @@ class _Run:
         pending: Sequence[PromptRequest],
         settings: OpenAISettings,
         journal: Path,
-        past: dict[tuple[str, str], _Past],
+        past: dict[tuple[str, str], Past],
         progress: bool,
+        check_first: int,
     ):
         self.settings, self.key, self.journal, self.past = settings, read_key(settings), journal, past
         self.endpoint = Endpoint(settings, self.key)
@@ -216,21 +177,23 @@ class _Run:
         self.given_up_in_a_row = 0
         self.loop = asyncio.new_event_loop()
         self.stopping = self.endpoint.stopping
-        self.records: asyncio.Queue[dict | None] = asyncio.Queue()
+        self.trial = Trial(check_first)
+        self.records: asyncio.Queue[tuple[dict, asyncio.Future] | None] = asyncio.Queue()
+        self.writer: asyncio.Task | None = None
         self.workers: list[asyncio.Task] = []
         self.bar = tqdm(total=self.total, unit="prompt", desc="interests", disable=not progress, dynamic_ncols=True)
 
     async def main(self) -> None:
-        writer = asyncio.create_task(self._write_journal())
+        self.writer = asyncio.create_task(self._write_journal())
         count = min(self.settings.concurrency, self.total)
         self.workers = [asyncio.create_task(self._work(first=n == 0)) for n in range(count)]
         try:
-            await self._watch(writer)
+            await self._watch(self.writer)
         finally:
             self.abort()
             await asyncio.gather(*self.workers, return_exceptions=True)
             self.records.put_nowait(None)
-            await writer
+            await self.writer
             await self.endpoint.close()
             self.bar.close()
         for worker in self.workers:
@@ -246,6 +209,7 @@ class _Run:
             running -= done
             if any(not task.cancelled() and task.exception() for task in done):
                 self.stopping.set()
+        self.trial.close()
         if running:
             await asyncio.wait(running, timeout=STOP_GRACE_SECONDS)
         stop.cancel()
@@ -256,22 +220,28 @@ class _Run:
             worker.cancel()
 
     def summary(self) -> str:
-        failed = sum(reply.status == "failed" for reply in self.replies.values())
+        failures = Counter(reply.failure for reply in self.replies.values() if reply.failure)
+        failed = failures.total()
         cost = _cost(self.settings, **self.tokens)
         return (
-            f"{len(self.replies) - failed} ok, {failed} failed, {self.tokens['prompt_tokens']:,} prompt and "
+            f"{len(self.replies) - failed} ok, {failed} failed"
+            + (f" ({counted(failures)})" if failures else "")
+            + f", {self.tokens['prompt_tokens']:,} prompt and "
             f"{self.tokens['completion_tokens']:,} completion tokens" + ("" if cost is None else f", ${cost:.2f}")
         )
 
     async def _write_journal(self) -> None:
-        """Append records as they come; what arrives during one fsync shares the next, so the disk slows no call."""
+        """Append records as they come; what arrives during one fsync shares the next."""
         while True:
             records = [await self.records.get()]
             while not self.records.empty():
                 records.append(self.records.get_nowait())
             whole = [record for record in records if record is not None]
             if whole:
-                await asyncio.get_running_loop().run_in_executor(None, append_jsonl, self.journal, whole)
+                lines = [line for line, _ in whole]
+                await asyncio.get_running_loop().run_in_executor(None, append_jsonl, self.journal, lines)
+                for _, written in whole:
+                    written.done() or written.set_result(None)  # done: whoever waited has been cancelled
             if None in records:
                 return
 
@@ -290,34 +260,58 @@ class _Run:
             self.endpoint.settled.set()
 
     async def _answer(self, request: PromptRequest) -> None:
-        """Ask one prompt, and once more with the parser's complaint if the reply holds no interests."""
+        """Ask one prompt, and once more, with the parser's complaint, if the reply holds no interests."""
         messages = [{"role": "user", "content": request.prompt}]
         for last in (False, True):
+            await self.trial.turn()
+            if self.stopping.is_set():
+                return
+            completion, interests, error = None, [], None
             try:
                 completion = await self.endpoint.complete(messages)
-            except GaveUpError as error:
-                self._record(request, None, [], str(error))
-                self._count_given_up(error)
+                self.given_up_in_a_row = 0
+                interests = self._interests(completion)
+            except GaveUpError as problem:
+                error = ReplyError(str(problem), final=True, kind=NO_ANSWER)
+                await self._record(request, None, [], error)
+                self.trial.over(NO_ANSWER)
+                self._count_given_up(problem)
                 break
-            self.given_up_in_a_row = 0
-            try:
-                self._record(request, completion, completion_interests(completion, self.settings.max_interests), None)
+            except ReplyError as problem:
+                error = problem
+            await self._record(request, completion, interests, error)
+            self.trial.over(error and error.kind)
+            if self.trial.failed:
+                self.stopping.set()
+            if error is None or last or error.final or self.stopping.is_set():
                 break
-            except ReplyError as error:
-                self._record(request, completion, [], str(error))
-                if last or error.final or self.stopping.is_set():
-                    break
+            if completion.body is not None:
                 messages = _with_complaint(request.prompt, self._text(completion), str(error))
         self.bar.update()
 
-    def _record(
-        self, request: PromptRequest, completion: Mapping[str, Any] | None, interests: list[str], error: str | None
+    def _interests(self, completion: Completion) -> list[str]:
+        if completion.body is None:
+            raise ReplyError(f"The reply cannot be read: {completion.problem}.", kind="malformed")
+        try:
+            return completion_interests(completion.body, self.settings.max_interests)
+        except ReplyError:
+            raise
+        except Exception as error:  # the reply is paid for: it must reach the journal whatever is the matter with it
+            logger.warning("A reply could not be read; please report it with its line of %s.", self.journal)
+            raise ReplyError(f"Reading the reply failed ({type(error).__name__}).", True, "malformed") from error
+
+    async def _record(
+        self, request: PromptRequest, completion: Completion | None, interests: list[str], error: ReplyError | None
     ) -> None:
+        """Note a reply, and return when its record is on disk."""
         response, usage, finish_reason = None, None, None
-        if completion is not None:
-            response, usage = self._text(completion), completion_usage(completion)
-            finish_reason = completion_finish(completion)
-        entry = self.past.setdefault((request.user_id, request.sha256), _Past())
+        if completion is not None and completion.body is not None:
+            usage, finish_reason = completion_usage(completion.body), completion_finish(completion.body)
+            response = self._text(completion)
+        if completion is not None and response is None and error is not None and error.kind == "malformed":
+            response = self.key.scrub(completion.raw)
+        response, size = cut(response)
+        entry = self.past.setdefault((request.user_id, request.sha256), Past())
         entry.pay(usage)
         reply = Reply(
             request.user_id,
@@ -325,31 +319,36 @@ class _Run:
             response,
             tuple(map(self.key.scrub, interests)),
             "failed" if error else "ok",
-            error and self.key.scrub(error),
+            error and self.key.scrub(str(error)),
             entry.usage,
             "openai",
+            error and error.kind,
         )
         self.replies[request.user_id] = reply
-        self.records.put_nowait(
-            {
-                "user_id": reply.user_id,
-                "prompt_sha256": reply.prompt_sha256,
-                "model": self.settings.model,
-                "base_url": self.endpoint.base_url,
-                "status": reply.status,
-                "response": reply.response,
-                "interests": list(reply.interests),
-                "error": reply.error,
-                "usage": usage,  # this call's alone: the sum over a prompt's records is what it cost
-                "finish_reason": finish_reason,
-            }
-        )
         for name, count in (usage or {}).items():
             self.tokens[name] += count
         self.bar.set_postfix_str(f"{sum(self.tokens.values()):,} tokens", refresh=False)
+        record = {
+            "user_id": reply.user_id,
+            "prompt_sha256": reply.prompt_sha256,
+            "model": self.settings.model,
+            "base_url": self.endpoint.base_url,
+            "status": reply.status,
+            "response": reply.response,
+            "interests": list(reply.interests),
+            "error": reply.error,
+            "usage": usage,  # this call's alone: the sum over a prompt's records is what it cost
+            "finish_reason": finish_reason,
+            **size,
+        }
+        written = asyncio.get_running_loop().create_future()
+        self.records.put_nowait((record, written))
+        await asyncio.wait({written, self.writer}, return_when=asyncio.FIRST_COMPLETED)
+        if not written.done():  # the disk is full: no further call may be paid for
+            raise StoppedError
 
-    def _text(self, completion: Mapping[str, Any]) -> str | None:
-        text = completion_text(completion)
+    def _text(self, completion: Completion) -> str | None:
+        text = completion_text(completion.body)
         return text if text is None else self.key.scrub(text)
 
     def _count_given_up(self, error: GaveUpError) -> None:
@@ -414,6 +413,6 @@ def _with_complaint(prompt: str, response: str | None, complaint: str) -> list[d
         return [{"role": "user", "content": f"{prompt}\n\n{complaint}"}]
     return [
         {"role": "user", "content": prompt},
-        {"role": "assistant", "content": response},
+        {"role": "assistant", "content": response[:MOST_COMPLAINED_OF]},
         {"role": "user", "content": complaint},
     ]

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.core.parts import require
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ class OpenAISettings:
     ``base_url`` None leaves it to the client (``OPENAI_BASE_URL``, else OpenAI). The key is read from
     ``api_key_file`` if given, else from the environment variable ``api_key_env``. ``timeout`` is in seconds per
     call, prices in USD per million tokens. ``temperature`` None is not sent. ``structured`` asks for JSON with
-    ``response_format``: "on" insists, "auto" goes without if the endpoint does not know it, "off" never asks.
-    Raises ConfigError for a value that cannot work.
+    ``response_format``: "on" insists, "auto" goes without if the endpoint does not know it, "off" never asks. A run
+    stops when not one of the first ``check_first`` replies holds an interest (0: it never does).
+    Raises ConfigError for a value that cannot work, under the name of the configuration key.
     """
 
     model: str
@@ -66,24 +68,27 @@ class OpenAISettings:
     price_in: float | None = None
     price_out: float | None = None
     max_interests: int = 20
+    check_first: int = 20
 
     def __post_init__(self) -> None:
         if isinstance(self.structured, bool):  # YAML reads a bare on and off as booleans
             object.__setattr__(self, "structured", "on" if self.structured else "off")
         if self.structured not in ("auto", "on", "off"):
-            raise ConfigError(f"structured = {self.structured!r}: allowed are auto, on, off.")
+            raise ConfigError(f"llm_structured = {self.structured!r}: allowed are auto, on, off.")
         if not self.model:
-            raise ConfigError("model is empty: name the model that the endpoint is to run.")
+            raise ConfigError("llm_model is empty: name the model that the endpoint is to run.")
         # the value is not repeated: it is probably the key itself
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
             raise ConfigError(
-                "api_key_env: give the NAME (capital letters) of the variable holding the key, not the key."
+                "llm_api_key_env: give the NAME (capital letters) of the variable holding the key, not the key."
             )
-        for name, least in (("concurrency", 1), ("max_retries", 0), ("max_tokens", 1), ("max_interests", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: must be at least {least}.")
+        least = {"concurrency": 1, "max_retries": 0, "max_tokens": 1, "max_interests": 1, "check_first": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                key = name if name == "max_interests" else f"llm_{name}"
+                raise ConfigError(f"{key} = {getattr(self, name)!r}: must be at least {bound}.")
         if not self.timeout > 0:
-            raise ConfigError(f"timeout = {self.timeout!r}: must be a positive number of seconds.")
+            raise ConfigError(f"llm_timeout = {self.timeout!r}: must be a positive number of seconds.")
 
 
 class Secret:
@@ -116,7 +121,7 @@ def read_key(settings: OpenAISettings) -> Secret:
     if not value:
         raise InterestSourceError(
             f"{place}: no API key there for model {settings.model}. Set it (to anything, for an endpoint that asks for "
-            "none), or use interests from a file or from keywords."
+            "none), or take interest_source=file or keywords."
         )
     if not re.fullmatch(r"[!-~]+", value):  # an HTTP header could not carry it, and the error would print it
         raise InterestSourceError(f"{place}: the key there holds spaces, line breaks or letters that no key has.")
@@ -151,6 +156,20 @@ class _Dialect:
 
 
 @dataclass(frozen=True)
+class Completion:
+    """A reply with status 200: a chat completion (``body``), or something else (``problem`` says what)."""
+
+    content: bytes
+    body: dict[str, Any] | None
+    problem: str = ""
+
+    @property
+    def raw(self) -> str:
+        """The reply as it came; bytes that are not UTF-8 as escapes."""
+        return self.content.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
 class _Problem:
     """Why a call brought no completion."""
 
@@ -179,6 +198,7 @@ class Endpoint:
 
     def __init__(self, settings: OpenAISettings, key: Secret):
         # imported late: a second that runs without an endpoint need not spend
+        require("openai")
         import openai
 
         self.openai, self.settings, self.key = openai, settings, key
@@ -190,6 +210,7 @@ class Endpoint:
         for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
             if logging.getLogger(name).level == logging.NOTSET:
                 logging.getLogger(name).setLevel(logging.WARNING)
+        self.known_to_chat = False  # whether a chat completion has ever come from it
         self.client: Any = None
         try:
             self.client = openai.AsyncOpenAI(
@@ -200,15 +221,15 @@ class Endpoint:
             self.base_url = type(error).__name__
         if not self.base_url.startswith(("http://", "https://")):
             raise InterestSourceError(
-                f"base_url {_shown_url(settings.base_url)!r} is not a URL such as https://host/v1 "
+                f"llm_base_url {_shown_url(settings.base_url)!r} is not a URL such as https://host/v1 "
                 f"({self.base_url}, model {settings.model})."
             )
 
     async def close(self) -> None:
         await self.client.close()
 
-    async def complete(self, messages: list[dict]) -> dict[str, Any]:
-        """Return one chat completion.
+    async def complete(self, messages: list[dict]) -> Completion:
+        """Return one chat completion, or, with a problem, what an endpoint of chat completions sent in its place.
 
         Raises GaveUpError when the retries are used up or the endpoint rejects this one prompt, StoppedError instead of
         a retry while stopping, InterestSourceError for whatever would fail every other prompt too.
@@ -217,7 +238,7 @@ class Endpoint:
         while True:
             options = self._options(messages)
             outcome = await self._call(options)
-            if isinstance(outcome, dict):
+            if isinstance(outcome, Completion):
                 self.settled.set()
                 return outcome
             if outcome.status in (400, 422) and self._adapt(options, outcome):
@@ -234,14 +255,15 @@ class Endpoint:
             await self._back_off(retries, outcome)
             retries += 1
 
-    async def _call(self, options: dict[str, Any]) -> dict[str, Any] | _Problem:
+    async def _call(self, options: dict[str, Any]) -> Completion | _Problem:
         """Make one call; what goes wrong is returned as text, without the exception: that holds the request."""
         openai = self.openai
         try:
             # post, not chat.completions.create: that spends a third of the call on typed copies of what goes in and
-            # comes out, and endpoints that are only nearly compatible do not fit its types
-            call = self.client.post("/chat/completions", cast_to=object, body=options)
-            body = await asyncio.wait_for(call, self.settings.timeout)
+            # comes out, and endpoints that are only nearly compatible do not fit its types. Bytes: what comes is paid
+            # for, and kept, also where it is not JSON.
+            call = self.client.post("/chat/completions", cast_to=bytes, body=options)
+            content = await asyncio.wait_for(call, self.settings.timeout)
         except (asyncio.TimeoutError, openai.APITimeoutError):
             return _Problem(f"no answer within {self.settings.timeout:g} s")
         except openai.APIStatusError as error:
@@ -251,18 +273,34 @@ class Endpoint:
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             return _Problem(self.key.scrub(f"no connection ({type(cause).__name__}: {cause})")[:500])
-        except (openai.OpenAIError, json.JSONDecodeError) as error:
+        except openai.OpenAIError as error:
             return _Problem(self.key.scrub(f"{type(error).__name__}: {error}")[:500])
-        if isinstance(body, dict) and isinstance(body.get("choices"), list):
-            return body
-        error = body.get("error") if isinstance(body, dict) else None
-        if isinstance(error, dict):  # some gateways send an error with status 200
-            code = error.get("code")
-            text = self.key.scrub(_server_message(body) or "")[:500]
-            status = code if isinstance(code, int) and code >= 400 else None
-            return _Problem(f"error in the reply: {text}", status, str(code or ""))
-        shown = self.key.scrub(str(body))[:80]
-        return _Problem(f"not a chat completion but {shown!r}; does base_url end in /v1?", 200)
+        return self._read(content)
+
+    def _read(self, content: bytes) -> Completion | _Problem:
+        """Tell a chat completion from an error, a damaged one, and from what comes from another kind of address."""
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 5,000 digits; 1,000 brackets
+            body, problem = None, f"not JSON ({type(error).__name__})"
+            # a web page is what a wrong address serves
+            may_be_damaged = not content.lstrip().startswith(b"<")
+        else:
+            problem = "no chat completion"
+            may_be_damaged = isinstance(body, dict) and "choices" in body
+        if isinstance(body, dict):
+            if isinstance(body.get("choices"), list) and (body["choices"] or not body.get("error")):
+                self.known_to_chat = True
+                return Completion(content, body)
+            if isinstance(body.get("error"), dict):  # some gateways send an error with status 200
+                code = body["error"].get("code")
+                text = self.key.scrub(_server_message(body) or "")[:500]
+                status = code if isinstance(code, int) and 400 <= code < 600 else None
+                return _Problem(f"error in the reply: {text}", status, str(code) if isinstance(code, str | int) else "")
+        if self.known_to_chat or may_be_damaged:
+            return Completion(content, None, problem)
+        shown = self.key.scrub(content[:400].decode("utf-8", "replace"))[:80]
+        return _Problem(f"not a chat completion but {shown!r}; does llm_base_url end in /v1?", 200)
 
     async def _back_off(self, retries: int, problem: _Problem) -> None:
         delay = min(BACKOFF_SECONDS * 2**retries, LONGEST_BACKOFF_SECONDS) * self.random.uniform(0.5, 1)
@@ -309,13 +347,13 @@ class Endpoint:
         if problem.status in (401, 403):
             remedy = f"Check the key in {place}, and that it may use this model."
         elif problem.status == 404:
-            remedy = f"Check the name of the model and that base_url is the API's root (key from {place})."
+            remedy = f"Check llm_model and that llm_base_url is the API's root (key from {place})."
         elif problem.code == "insufficient_quota":
             remedy = f"The account of the key in {place} is out of credit."
         else:
             remedy = f"The endpoint does not accept the request (key from {place})."
             if "response_format" in options:
-                remedy += " If it does not know response_format, set structured: off."
+                remedy += " If it does not know response_format, set llm_structured: off."
         return self.error(problem.text, remedy)
 
     def error(self, text: str, remedy: str) -> InterestSourceError:

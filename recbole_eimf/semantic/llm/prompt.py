@@ -77,7 +77,7 @@ def build_prompt(
             "a prompt needs at least one item and one title (it may be empty) per item."
         )
     if max_items < 1:
-        raise DataError(f"a prompt needs at least one item, not max_items = {max_items}.")
+        raise DataError(f"prompt_items={max_items}: a prompt needs at least one item.")
     latest = list(zip(exemplar.titles, exemplar.item_ids))[-max_items:]
     # a line break inside a title would look like the end of the list; the rest of a title is left as it is
     history = "".join(f"[{' '.join(title.splitlines())[:max_title] or 'untitled'} ({item})]" for title, item in latest)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import json_repair
 
 from recbole_eimf.core.errors import UserError
+from recbole_eimf.semantic.refusal import denies, is_error_object, refused
 
 # A reply is a few hundred characters; what is far longer is a run-away model, and costs time to repair.
 _MAX_CHARACTERS = 100_000
@@ -22,6 +23,7 @@ _MAX_JSON_STARTS = 50
 # json_repair takes quadratic time in the number of brackets
 _MAX_REPAIRED_BRACKETS = 1000
 _MAX_DEPTH = 12
+_MOST_TOKENS = 10**9
 
 # Words that JSON keys are made of, best first: for the text of one interest, and for a collection of interests.
 _TEXT_WORDS = tuple(
@@ -56,12 +58,33 @@ _KEY_AT_END = re.compile(r'([{,]\s*)(?:"(?:[^"\\]|\\.)*"\s*:?|[\w ]+:)\s*\Z')
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 
 
-class ReplyError(UserError):
-    """A reply without usable interests. ``final`` says that asking the model again cannot help."""
+# What a reply may be instead of interests; the keys of the counts in logs and report.json.
+FAILURES = (
+    "refusal",
+    "placeholder",
+    "template",
+    "error object",
+    "no interests",
+    "no content",
+    "content filter",
+    "cut off",
+    "malformed",
+    "no answer",
+)
+# ... of which these look like interests to a parser that knows no better
+NO_INTERESTS = frozenset({"refusal", "placeholder", "template", "error object"})
+_FORM = 'Answer with one JSON object only, such as {"1": "first interest", "2": "second interest"}.'
 
-    def __init__(self, message: str, final: bool = False):
+
+class ReplyError(UserError):
+    """A reply without usable interests; ``kind`` is one of FAILURES.
+
+    ``final`` says that asking the model again cannot help.
+    """
+
+    def __init__(self, message: str, final: bool = False, kind: str = "no interests"):
         super().__init__(message)
-        self.final = final
+        self.final, self.kind = final, kind
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,8 @@ class Reply:
 
     ``status`` is "ok" (at least one interest) or "failed" (``error`` says why). ``response`` is the raw reply, None
     where there is none. ``usage`` holds ``prompt_tokens`` and ``completion_tokens`` of all calls this reply took,
-    None where no call is known. ``prompt_sha256`` is "" where no prompt was asked or recorded.
+    None where no call is known. ``prompt_sha256`` is "" where no prompt was asked or recorded. ``failure`` is the kind
+    of a failed reply (one of FAILURES).
     """
 
     user_id: str
@@ -81,13 +105,15 @@ class Reply:
     error: str | None
     usage: dict[str, int] | None
     source: str
+    failure: str | None = None
 
 
 def parse_interests(response: str, max_interests: int = 20, *, truncated: bool = False) -> list[str]:
     """Return the distinct interests of a raw reply, in order, at most ``max_interests`` (M of eq. 3).
 
     Interests are distinct up to case and spaces. A last interest that is visibly cut off is left out; ``truncated``
-    tells that the model ran into its token limit, which makes an unfinished last *line* visible too.
+    tells that the model ran into its token limit, which makes an unfinished last *line* visible too. Placeholders
+    ("N/A") among interests are left out; a refusal, an error object or a form that was not filled in is none.
     Raises ReplyError, worded as a complaint to the model, if no interest is found.
 
     >>> parse_interests('{"1": "Nail art", "2": "Hair care"}')
@@ -103,20 +129,41 @@ def parse_interests(response: str, max_interests: int = 20, *, truncated: bool =
     if text.startswith("<think>"):
         raise ReplyError("The reply ends before its thinking does, so it holds no interests.", final=truncated)
     distinct: dict[str, str] = {}
+    others: list[str] = []  # the kinds of what stands in the place of interests
     for candidate in _candidates(text, truncated):
         clean = _clean(_encodable(candidate))
-        if any(character.isalpha() for character in clean):
+        if not any(character.isalpha() for character in clean):
+            continue
+        kind = refused(clean)
+        if kind:
+            others.append(kind)
+            # a reply that starts by refusing goes on with reasons and remedies, not with interests
+            if kind == "refusal" and not distinct:
+                break
+        else:
             distinct.setdefault(clean.casefold(), clean)
         if len(distinct) >= max_interests:
             break
-    if not distinct:
-        start = " ".join(text.split())[:80]
-        raise ReplyError(
-            'No interests found. Answer with one JSON object only, such as {"1": "first interest", '
-            f'"2": "second interest"}}. The reply began with {start!r}.',
-            final=truncated,
-        )
+    if not distinct or others.count("refusal") > len(distinct):
+        raise _without_interests(text, others, truncated)
     return list(distinct.values())
+
+
+def _without_interests(text: str, others: list[str], truncated: bool) -> ReplyError:
+    start = " ".join(text.split())[:80]
+    began = f"The reply began with {start!r}."
+    alone = refused(text) if not others and any(map(str.isalpha, text[:1000])) else None
+    others = [alone] if alone else others
+    if "refusal" in others:
+        complaint = (
+            f"No interests found, but a refusal. The items above are all there is, and a best guess is enough. {_FORM}"
+        )
+        return ReplyError(f"{complaint} {began}", truncated, "refusal")
+    if others:
+        return ReplyError(f"No interests found, only words that stand for none. {_FORM} {began}", truncated, others[0])
+    if any(map(is_error_object, _json_values(text))):
+        return ReplyError(f"No interests found, but an error. {_FORM} {began}", truncated, "error object")
+    return ReplyError(f"No interests found. {_FORM} {began}", final=truncated)
 
 
 def completion_interests(completion: Mapping[str, Any], max_interests: int) -> list[str]:
@@ -128,51 +175,69 @@ def completion_interests(completion: Mapping[str, Any], max_interests: int) -> l
     message = _choice(completion)[1]
     text, finish_reason = completion_text(completion), completion_finish(completion)
     if message.get("refusal"):
-        raise ReplyError(f"The model refused: {_encodable(str(message['refusal']))}", final=True)
+        refusal = message["refusal"]
+        refusal = _encodable(refusal)[:500] if isinstance(refusal, str) else "it does not say why"
+        raise ReplyError(f"The model refused: {refusal}", final=True, kind="refusal")
     if finish_reason == "content_filter":
-        raise ReplyError("The endpoint's content filter withheld the reply.", final=True)
+        raise ReplyError("The endpoint's content filter withheld the reply.", final=True, kind="content filter")
     if text is None and finish_reason != "length":
-        raise ReplyError(f"The reply has no content (finish_reason {finish_reason!r}).", final=True)
+        kind = "no content" if message else "malformed"
+        raise ReplyError(f"The reply has no content (finish_reason {finish_reason!r}).", final=True, kind=kind)
     try:
         return parse_interests(text or "", max_interests, truncated=finish_reason == "length")
     except ReplyError as error:
         if error.final:
             raise ReplyError(
-                "The reply was cut off at the token limit before one interest was complete: raise max_tokens.",
+                "The reply was cut off at the token limit before one interest was complete: raise llm_max_tokens.",
                 final=True,
+                kind="cut off",
             ) from None
         raise
 
 
 def completion_text(completion: Mapping[str, Any]) -> str | None:
-    """Return the text of a chat completion's first choice, or None; a list of text parts is joined."""
+    """Return the text of a chat completion's first choice, or None.
+
+    A list of text parts is joined; an object or list in place of text, as some gateways send it, becomes JSON.
+    """
     content = _choice(completion)[1].get("content")
-    if isinstance(content, list):
-        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
-    return content if content is None else _encodable(str(content))
+    if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
+        content = "".join(part["text"] for part in content if isinstance(part["text"], str))
+    elif not isinstance(content, str | None):
+        try:
+            content = json.dumps(content, ensure_ascii=False)
+        except RecursionError:
+            return None
+    return None if content is None else _encodable(content)
 
 
 def completion_finish(completion: Mapping[str, Any]) -> str | None:
     """Return why the model stopped: "stop", "length", "content_filter", ..., or None."""
-    return _choice(completion)[0].get("finish_reason")
+    reason = _choice(completion)[0].get("finish_reason")
+    return _encodable(reason)[:100] if isinstance(reason, str) else None
 
 
 def completion_usage(completion: Mapping[str, Any]) -> dict[str, int] | None:
-    """Return ``prompt_tokens`` and ``completion_tokens`` as the endpoint counted them, or None if it did not."""
+    """Return ``prompt_tokens`` and ``completion_tokens`` as the endpoint counted them, or None if it did not.
+
+    What is no count (text, a negative or endless number) makes the whole None: the reply is of use all the same.
+    """
     usage = completion.get("usage")
     if not isinstance(usage, Mapping):
         return None
-    return {key: int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")}
+    counts = {key: usage.get(key) or 0 for key in ("prompt_tokens", "completion_tokens")}
+    if all(isinstance(n, int | float) and 0 <= n <= _MOST_TOKENS for n in counts.values()):
+        return {key: int(n) for key, n in counts.items()}
+    return None
 
 
 def reply_from_text(user_id: str, prompt_sha256: str, response: str, source: str, max_interests: int) -> Reply:
     """Return the Reply for a raw response made elsewhere; one that cannot be parsed is failed, not an error."""
     try:
-        interests, error = tuple(parse_interests(response, max_interests)), None
-    except ReplyError as problem:
-        interests, error = (), str(problem)
-    status = "failed" if error else "ok"
-    return Reply(user_id, prompt_sha256, response, interests, status, error, None, source)
+        interests = tuple(parse_interests(response, max_interests))
+    except ReplyError as error:
+        return Reply(user_id, prompt_sha256, response, (), "failed", str(error), None, source, error.kind)
+    return Reply(user_id, prompt_sha256, response, interests, "ok", None, None, source)
 
 
 def _choice(completion: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -201,11 +266,17 @@ def _unquoted(text: str) -> str:
 def _candidates(text: str, truncated: bool) -> Iterator[str]:
     """Yield the texts that may be interests: from JSON if there is any, else from numbered or bulleted lines."""
     for readings in (_json_values(text), _repaired_values(text)):
-        found = [string for value in readings for string in _strings(value)]
+        found = [string for value in readings if not is_error_object(value) for string in _strings(value)]
         if found:
+            yield from _denial(text[: _BRACKET.search(text).start()])
             yield from found
             return
     yield from _lines(text, truncated)
+
+
+def _denial(text: str) -> list[str]:
+    """The text before interests if it says that there are none: what follows is an example or a list of reasons."""
+    return [text] if denies(text) else []
 
 
 def _lines(text: str, truncated: bool) -> list[str]:
@@ -214,7 +285,7 @@ def _lines(text: str, truncated: bool) -> list[str]:
         if found:
             # the model ran out of tokens within this line, unless a full stop or a line break came first
             cut = truncated and found[-1].end() == len(text) and not text.endswith((".", "!", '"', ";"))
-            return [match["text"] for match in (found[:-1] if cut else found)]
+            return _denial(text[: found[0].start()]) + [match["text"] for match in (found[:-1] if cut else found)]
     return []
 
 
@@ -329,7 +400,8 @@ def _object_strings(value: Mapping[str, Any], depth: int) -> Iterator[str]:
         if key in plain and words[key][-1] in _OTHER_WORDS:
             continue
         found = list(_strings(inner, depth + 1))
-        if not found and words[key] and key not in plain and not isinstance(inner, str):
+        is_said_to_be = not isinstance(inner, str) and inner is not None and inner is not False
+        if not found and words[key] and key not in plain and is_said_to_be:
             # {"Nail art": 0.9} and {"Nail art": {"evidence": [...]}}: the key is the interest
             found = [key]
         yield from found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from recbole_eimf.semantic.llm.reply import (
     completion_usage,
     reply_from_text,
 )
+from recbole_eimf.semantic.trial import counted
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def write_batch(requests: Sequence[PromptRequest], settings: OpenAISettings, pat
     if len(lines) > BATCH_REQUESTS or size > BATCH_BYTES:
         raise InterestSourceError(
             f"{path}: {len(lines):,} requests of {size / 1e6:.0f} MB; a batch file takes {BATCH_REQUESTS:,} requests "
-            f"and {BATCH_BYTES / 1e6:.0f} MB. Write several, each from a part of the requests."
+            f"and {BATCH_BYTES / 1e6:.0f} MB. Ask about fewer exemplars (exemplar_ratio)."
         )
     with atomic_path(path) as temporary:
         temporary.write_bytes(b"\n".join(lines) + b"\n")
@@ -137,14 +139,15 @@ def _batch_reply(request: PromptRequest, record: Mapping[str, Any], max_interest
     body = response.get("body") if isinstance(response, Mapping) else None
     body = body if isinstance(body, Mapping) else {}
     interests: tuple[str, ...] = ()
-    error = record.get("error") or body.get("error")
+    error, failure = record.get("error") or body.get("error"), None
     if error:
+        failure = "no answer"
         error = f"The batch failed for this prompt: {error.get('message') if isinstance(error, Mapping) else error}"
     else:
         try:
             interests, error = tuple(completion_interests(body, max_interests)), None
         except ReplyError as problem:
-            error = str(problem)
+            error, failure = str(problem), problem.kind
     return Reply(
         request.user_id,
         request.sha256,
@@ -154,22 +157,15 @@ def _batch_reply(request: PromptRequest, record: Mapping[str, Any], max_interest
         error,
         completion_usage(body),
         "batch",
+        failure,
     )
 
 
 def _read(path: Path) -> list[tuple[int, dict]]:
     """Read all lines; unlike in a journal of ours, half a last line is a broken file."""
-    try:
-        records = list(read_jsonl(path))
-        whole = Path(path).read_text(encoding="utf-8").rstrip()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file of replies.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    last = whole.count("\n") + 1
-    if whole and (not records or records[-1][0] != last):
-        raise DataError(f"{path}, line {last}: not JSON (is the file cut off?). Mend or remove the line.")
-    return records
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file of replies.")
+    return list(read_jsonl(path, half_last_line=False))
 
 
 def _text(record: Mapping[str, Any], key: str, path: Path, line: int) -> str:
@@ -183,6 +179,14 @@ def _text(record: Mapping[str, Any], key: str, path: Path, line: int) -> str:
 def _report(path: Path, replies: Mapping[str, Reply], wanted: int | None) -> None:
     failed = [reply for reply in replies.values() if reply.status == "failed"]
     of = "" if wanted is None else f" for {wanted} users"
-    logger.info("%s: %d replies%s, %d of them without interests", path, len(replies), of, len(failed))
+    kinds = counted(Counter(reply.failure for reply in failed))
+    logger.info(
+        "%s: %d replies%s, %d of them without interests%s",
+        path,
+        len(replies),
+        of,
+        len(failed),
+        f" ({kinds})" if kinds else "",
+    )
     if failed:
         logger.warning("%s: user %s, for one: %s", path, failed[0].user_id, failed[0].error)

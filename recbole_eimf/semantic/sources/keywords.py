@@ -50,7 +50,7 @@ def keyword_replies(
         groups = _group(vectors, weights, max_interests)
 
     used = sum((matrix.getnnz(axis=0) for matrix in groups.values()), np.zeros(len(vocabulary)))
-    rarity = np.log1p(sum(matrix.shape[0] for matrix in groups.values()) / np.maximum(used, 1))
+    rarity = _stable(np.log1p(sum(matrix.shape[0] for matrix in groups.values()) / np.maximum(used, 1)))
     terms = np.array(list(vocabulary), dtype=object)
     return {user: _reply(user, groups.get(user), rarity, terms, terms_per_interest) for user in cluster_titles}
 
@@ -87,6 +87,7 @@ def _group(
     if not vectors:
         return {}
     tf_idf = TfidfTransformer().fit(sparse.vstack(list(vectors.values())))
+    tf_idf.idf_ = _stable(tf_idf.idf_)
     groups = {}
     for user, matrix in vectors.items():
         count = min(max_interests, math.ceil(math.sqrt(matrix.shape[0])))
@@ -96,6 +97,14 @@ def _group(
         member = sparse.csr_matrix((weights[user], (labels, np.arange(len(labels)))), shape=(count, len(labels)))
         groups[user] = (member @ matrix)[order[label_weights[order] > 0]]
     return groups
+
+
+def _stable(logarithms: np.ndarray) -> np.ndarray:
+    """Round away the last bits, in which NumPy's logarithms differ from version to version and processor to processor.
+
+    Titles that are equally far from two centres are common: one bit decides where they go, and with them the interests.
+    """
+    return np.round(logarithms, 9)
 
 
 def _labels(vectors: sparse.csr_matrix, count: int) -> np.ndarray:

@@ -9,9 +9,8 @@ from html import escape
 from itertools import count
 from pathlib import Path
 
-from recbole_eimf import __version__
 from recbole_eimf.core.files import atomic_path
-from recbole_eimf.study.report import plot
+from recbole_eimf.core.version import __version__
 from recbole_eimf.study.table import table
 from recbole_eimf.study.table.summary import Summary, View, pretty
 
@@ -48,6 +47,8 @@ def write(summary: Summary, folder: Path) -> None:
 
 def page(summary: Summary) -> str:
     """The whole page."""
+    from recbole_eimf.study.report import plot  # late: without matplotlib the command line still answers
+
     title = escape(summary.experiment.title)
     parts = [f"<h1>{title}</h1>"]
     for view in summary.views:

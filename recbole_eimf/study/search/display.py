@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune import Callback
 from tqdm import tqdm
 
-from recbole_eimf.study.search.result import Found
+from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.trial import Job, close_trial
 
 _FORMAT = "{desc} |{bar:16}| {n_fmt}/{total_fmt} epochs, {elapsed}, at most {remaining} more"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.core.files import atomic_path
-from recbole_eimf.study.search.result import Found
+from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.space import Dimension
 from recbole_eimf.study.search.trial import Trial
 

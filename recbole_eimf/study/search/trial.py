@@ -82,7 +82,7 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
         gpus: how much of a GPU Ray lent; 0 keeps the trial off all of them.
         threads: of torch.
     """
-    from ray.air import session
+    from ray import tune
 
     from recbole_eimf.experiment import quick_start
 
@@ -95,7 +95,7 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
     def report(epoch: int, score: float) -> None:
         nonlocal best
         best = score if job.better(score, best) else best
-        session.report({"epoch": epoch + 1, "score": best})
+        tune.report({"epoch": epoch + 1, "score": best})
 
     for entry in _evaluated(_history(folder)):
         report(entry["epoch"], entry["valid"][job.metric])

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,9 @@ from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
-from recbole_eimf.study.search.result import Found, write_found
+from recbole_eimf.core.parts import require
+from recbole_eimf.study.search.found import Found
+from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, read_space, shipped_space
 from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial
 
@@ -133,6 +134,7 @@ def search(
     Raises:
         UserError: bad input, before any trial; or no trial gave a score.
     """
+    require("ray", "matplotlib")
     from recbole_eimf.experiment import plugin
 
     plugin.register_models()
@@ -274,12 +276,10 @@ def _run_trials(job: Job, pending: list[int], found: Found, epochs: int, grace: 
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output ignores verbose=0
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pkg_resources, at Ray's import
-        from ray import tune
-        from ray.tune.schedulers import ASHAScheduler
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
 
-        from recbole_eimf.study.search.display import Display
+    from recbole_eimf.study.search.display import Display
 
     scheduler = ASHAScheduler(
         time_attr="epoch",

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole_eimf import __version__
 from recbole_eimf.core.files import atomic_path, write_json
+from recbole_eimf.core.version import __version__
 from recbole_eimf.study.table.summary import LEVEL, Comparison, Figure, Line, Summary, View, pretty
 
 _EMPTY = "–"

@@ -1,0 +1,1 @@
+"""Extensions that stand in the documentation; tests run each."""

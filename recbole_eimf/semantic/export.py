@@ -1,0 +1,188 @@
+"""Replies as data: a folder that others can load, with what is needed to tell whether it fits their data.
+
+``interests.jsonl`` (``user_id``, ``response``, ``prompt_sha256``, ``source``), ``assignment.csv.gz`` (``user_id``,
+``exemplar_user_id``), ``meta.json`` (data, protocol, model, prompt, licence) and a card, ``README.md``.
+``interest_file=FOLDER`` loads it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.files import atomic_path, write_json
+
+REPLIES, ASSIGNMENT, META, CARD = "interests.jsonl", "assignment.csv.gz", "meta.json", "README.md"
+_NO_LICENCE = (
+    "None named by whoever made this. The terms of the model's provider and of the data set decide what may be done "
+    "with the replies; read both before passing them on."
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What replies were made from. protocol: of the split; model: None where no LLM or nobody knows."""
+
+    dataset: str
+    protocol: str
+    data: str
+    model: str | None
+    prompt: str
+    prompt_items: int
+
+
+def fingerprint_of(users: Sequence[str], histories: Sequence[Sequence[str]]) -> str:
+    """Return a digest (16 hex characters) of training sequences as tokens, whatever the order of the users."""
+    digest = hashlib.sha256()
+    for user, history in sorted(zip(users, histories)):
+        digest.update(json.dumps([str(user), [str(item) for item in history]]).encode())
+    return digest.hexdigest()[:16]
+
+
+def write_replies(folder: Path, found: Any) -> int:
+    """Write replies and assignment as the file source reads them; return how many exemplars have interests.
+
+    Args:
+        folder: where to.
+        found: :class:`~recbole_eimf.semantic.pipeline.Interests`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [
+        {"user_id": user, "response": _as_response(texts), "source": found.source}
+        | ({"prompt_sha256": digest} if digest else {})
+        for user, texts, digest in zip(found.exemplars, found.texts, found.digests)
+        if texts
+    ]
+    with atomic_path(folder / REPLIES) as temporary:
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        temporary.write_text(lines, encoding="utf-8")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["user_id", "exemplar_user_id"])
+    writer.writerows((user, found.exemplars[c]) for user, c in found.assignment.items())
+    with atomic_path(folder / ASSIGNMENT) as temporary:
+        temporary.write_bytes(gzip.compress(table.getvalue().encode(), mtime=0))
+    return len(records)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ConfigError if an export would mix with something else that is in the folder."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / META).is_file())):
+        raise ConfigError(f"--export={folder}: holds something else than an export. Name a new or an empty folder.")
+
+
+def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) -> None:
+    """Write a whole export; ``meta.json`` comes last, so that half an export is none.
+
+    Args:
+        folder: where to; new, empty, or an earlier export.
+        found: :class:`~recbole_eimf.semantic.pipeline.Interests`.
+        origin: what the replies were made from.
+        licence: a note on what others may do with the replies.
+    """
+    check_folder(folder)
+    exemplars = write_replies(folder, found)
+    meta = {
+        "format": 1,
+        "dataset": origin.dataset,
+        "protocol": origin.protocol,
+        "training_data": origin.data,
+        "source": found.source,
+        "llm_used": found.llm_used,
+        "model": origin.model,
+        "prompt": origin.prompt,
+        "prompt_sha256": hashlib.sha256(origin.prompt.encode()).hexdigest(),
+        "prompt_items": origin.prompt_items,
+        "exemplars": exemplars,
+        "users": len(found.assignment),
+        "interests": found.report["interests"],
+        "licence": licence or _NO_LICENCE,
+        "recbole_eimf": metadata.version("recbole_eimf"),
+    }
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(_card(meta), encoding="utf-8")
+    write_json(folder / META, meta)
+
+
+def opened(settings: SemanticSettings, data: str, protocol: str | None) -> SemanticSettings:
+    """Return ``settings`` with the files of an export where ``interest_file`` is such a folder.
+
+    Args:
+        settings: keys of the stage; ``assignment_file`` stays if it is set.
+        data: :func:`fingerprint_of` the training sequences at hand.
+        protocol: of the split at hand; None where there is none.
+
+    Raises:
+        DataError: the folder is no export, or was made from other training data or under another protocol.
+    """
+    folder = Path(settings.interest_file)
+    try:
+        meta = json.loads((folder / META).read_bytes())
+        made_under, made_from = meta["protocol"], meta["training_data"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise DataError(
+            f"interest_file={folder}: a folder without a readable {META} ({type(error).__name__}): not an export of "
+            f"`python -m recbole_eimf interests --export`. Name the JSONL file of replies itself."
+        ) from error
+    if protocol is not None and made_under != protocol:
+        raise DataError(
+            f"interest_file={folder}: its replies were made under protocol={made_under}, this run has "
+            f"protocol={protocol}: they may know items that are held out here. Run with --protocol={made_under}, or "
+            f"make replies for this protocol."
+        )
+    if made_from != data:
+        raise DataError(
+            f"interest_file={folder}: made from other training data of {meta.get('dataset')} (fingerprint {made_from}, "
+            f"here {data}). Take the same data set, filters and split_seed; or, where held-out items cannot stand in "
+            f"the replies, name the file itself: interest_file={folder / REPLIES}."
+        )
+    return replace(
+        settings,
+        interest_file=str(folder / REPLIES),
+        assignment_file=settings.assignment_file or str(folder / ASSIGNMENT),
+    )
+
+
+def _as_response(texts: Sequence[str]) -> str:
+    """Interests in the form the prompt asks for, so that the file source reads them as it reads an LLM's reply."""
+    return json.dumps({str(n): text for n, text in enumerate(texts, start=1)}, ensure_ascii=False)
+
+
+def _card(meta: dict[str, Any]) -> str:
+    made_by = meta["model"] or ("a model that is not recorded" if meta["llm_used"] else "no LLM: keywords of titles")
+    return f"""# Interests of exemplar users of {meta["dataset"]}
+
+{meta["interests"]} interests of {meta["exemplars"]} exemplar users, who stand for {meta["users"]} training users.
+
+- made by: {made_by} (source `{meta["source"]}`), with recbole_eimf {meta["recbole_eimf"]}
+- protocol: `{meta["protocol"]}`; only training interactions stand in the prompts
+- training data: fingerprint `{meta["training_data"]}`, checked when the folder is loaded
+- licence: {meta["licence"]}
+
+| file | what |
+|---|---|
+| `{REPLIES}` | `user_id` of the exemplar, `response` (its interests as JSON), `prompt_sha256` of its prompt |
+| `{ASSIGNMENT}` | `user_id`, `exemplar_user_id` |
+| `{META}` | all of the above for programs, with the prompt's template |
+
+```bash
+python -m recbole_eimf run --model=EIMF --dataset={meta["dataset"]} --protocol={meta["protocol"]} \\
+    --interest_source=file --interest_file=THIS_FOLDER
+```
+
+The prompt, over each exemplar's latest {meta["prompt_items"]} items that have text:
+
+```text
+{meta["prompt"]}
+```
+"""

@@ -1,0 +1,131 @@
+"""The journal of paid replies: one JSON line each, on disk before anything else happens to a reply."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.files import read_jsonl
+from recbole_eimf.semantic.llm.prompt import PromptRequest
+from recbole_eimf.semantic.llm.reply import NO_INTERESTS, Reply, ReplyError, completion_usage, parse_interests
+
+logger = logging.getLogger(__name__)
+
+# Real replies have some hundred bytes; what a run-away model or a broken gateway sends must not fill the disk.
+MOST_BYTES = 256 * 1024
+_TEXT_OR_NONE = (str, type(None))
+_TYPES: dict[str, tuple[type, ...]] = {
+    "user_id": (str,),
+    "prompt_sha256": (str,),
+    "model": (str,),
+    "status": (str,),
+    "response": _TEXT_OR_NONE,
+    "usage": (dict, type(None)),
+}
+
+
+@dataclass
+class Past:
+    """The journal's records of one prompt to one model."""
+
+    ok: dict | None = None
+    usage: dict[str, int] | None = None
+
+    def pay(self, usage: Mapping[str, int] | None) -> None:
+        if usage:
+            self.usage = {key: (self.usage or {}).get(key, 0) + count for key, count in usage.items()}
+
+
+def cut(response: str | None) -> tuple[str | None, dict[str, int]]:
+    """Return a response that fits the journal, and what its record says in addition if it had to be cut."""
+    content = (response or "").encode()
+    if len(content) <= MOST_BYTES:
+        return response, {}
+    return content[:MOST_BYTES].decode("utf-8", "ignore"), {"response_bytes": len(content)}
+
+
+def read_journal(journal: Path, model: str) -> dict[tuple[str, str], Past]:
+    """Read the journal by (user, prompt digest), leaving out other models' records.
+
+    Raises DataError naming file, line and key for a record that is none of ours.
+    """
+    past: dict[tuple[str, str], Past] = {}
+    if not Path(journal).exists():
+        return past
+    for line, record in read_jsonl(journal):
+        missing = _TYPES.keys() - record.keys()
+        if missing:
+            raise DataError(
+                f"{journal}, line {line}: a journal record without {', '.join(sorted(missing))}. Remove it."
+            )
+        for key, types in _TYPES.items():
+            if not isinstance(record[key], types):
+                raise DataError(f"{journal}, line {line}: {key} is {type(record[key]).__name__}. Remove the line.")
+        if record["model"] == model:
+            entry = past.setdefault((record["user_id"], record["prompt_sha256"]), Past())
+            entry.pay(completion_usage(record))
+            if record["status"] == "ok":
+                entry.ok = record
+    return past
+
+
+def reusable(
+    requests: Sequence[PromptRequest], max_interests: int, past: Mapping[tuple[str, str], Past]
+) -> dict[str, Reply]:
+    """Return a Reply for each request that the journal answers, by user id."""
+    replies = {}
+    for request in requests:
+        entry = past.get((request.user_id, request.sha256))
+        interests = _interests(entry.ok, max_interests) if entry is not None and entry.ok is not None else []
+        if interests:
+            replies[request.user_id] = Reply(
+                request.user_id,
+                request.sha256,
+                entry.ok["response"],
+                tuple(interests),
+                "ok",
+                None,
+                entry.usage,
+                "openai",
+            )
+    return replies
+
+
+def _interests(record: Mapping[str, Any], max_interests: int) -> list[str]:
+    """The interests of a record, parsed anew because max_interests may have changed since.
+
+    None of a reply that passed for interests when it was journalled and is known for a refusal today.
+    """
+    stored = record.get("interests")
+    stored = [text for text in stored if isinstance(text, str)] if isinstance(stored, list) else []
+    if "response_bytes" in record:
+        return stored[:max_interests]
+    try:
+        truncated = record.get("finish_reason") == "length"
+        return parse_interests(record["response"] or "", max_interests, truncated=truncated)
+    except ReplyError as error:
+        return [] if error.kind in NO_INTERESTS else stored[:max_interests]
+
+
+@contextlib.contextmanager
+def exclusive(journal: Path) -> Iterator[None]:
+    """Hold the journal for one process, so that two runs that start together do not both pay; released by any death."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: a journal is for one run at a time there
+        yield
+        return
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with open(journal, "ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            logger.warning("%s: another run is filling this journal; waiting for it.", journal)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,95 @@
+"""``interests --export``: replies as data, and what is checked when they are loaded."""
+
+import json
+
+import pytest
+
+from recbole_eimf.__main__ import main
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.semantic.export import fingerprint_of
+from recbole_eimf.semantic.pipeline import Corpus, Pipeline, read_assignment
+from recbole_eimf.semantic.sources.batch import fetch_file
+from tests.semantic.llm_server import LLMServer
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+
+
+@pytest.fixture
+def words(planted, tmp_path):
+    return [
+        "interests", "--dataset=planted", f"--data_path={planted}", "--text_encoder=tfidf-svd", "--exemplar_ratio=0.1",
+        f"--semantic_cache={tmp_path / 'cache'}", f"--output_dir={tmp_path / 'out'}",
+    ]  # fmt: skip
+
+
+def test_an_export_holds_what_others_need_and_loads(words, tmp_path, capsys):
+    folder = tmp_path / "export"
+    with LLMServer() as server:
+        paid = [*words, "--interest_source=openai", f"--llm_base_url={server.url}", "--llm_model=qwen-x", "--yes"]
+        assert main([*paid, "--export", str(folder), "--licence=CC BY 4.0"]) == 0
+        assert main([*paid, f"--export={folder}"]) == 0  # over an earlier export
+        asked = {asked.prompt for asked in server.asked}
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "assignment.csv.gz", "interests.jsonl", "meta.json",
+    ]  # fmt: skip
+    meta = json.loads((folder / "meta.json").read_text())
+    assert (meta["dataset"], meta["protocol"], meta["model"], meta["llm_used"]) == (
+        "planted", "leave_one_out", "qwen-x", True,
+    )  # fmt: skip
+    replies, assignment = fetch_file(None, folder / "interests.jsonl"), read_assignment(folder / "assignment.csv.gz")
+    assert (len(replies), len(assignment)) == (meta["exemplars"], meta["users"]) == (len(asked), 120)
+    assert set(assignment.values()) == set(replies)
+    from recbole_eimf.semantic.llm.prompt import PromptRequest
+
+    assert {reply.prompt_sha256 for reply in replies.values()} == {PromptRequest("", p).sha256 for p in asked}
+    card = (folder / "README.md").read_text()
+    for part in ("qwen-x", "leave_one_out", meta["training_data"], "licence", "{history}"):
+        assert part in card
+    assert "sk-secret" not in "".join(path.read_text(errors="ignore") for path in folder.iterdir())
+    capsys.readouterr()
+
+    load = [*words[:-1], f"--output_dir={tmp_path / 'loaded'}", "--interest_source=file", f"--interest_file={folder}"]
+    assert main(load) == 0
+    report = json.loads((tmp_path / "loaded" / "report.json").read_text())
+    assert (report["exemplars"], report["users_moved_to_nearest_exemplar"]) == (meta["exemplars"], 0)
+    assert read_assignment(tmp_path / "loaded" / "assignment.csv.gz") == assignment
+
+    assert main([*load, "--protocol=user_split"]) == 2
+    assert "protocol=leave_one_out, this run has protocol=user_split" in capsys.readouterr().err
+    (folder / "meta.json").write_text(json.dumps({**meta, "training_data": "0" * 16}))
+    assert main(load) == 2
+    assert f"name the file itself: interest_file={folder}/interests.jsonl" in " ".join(capsys.readouterr().err.split())
+
+
+def test_where_an_export_may_go(words, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    assert main([*words, f"--export={tmp_path / 'mine'}"]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert main([*words, "--export"]) == 2
+    assert "--export is given without a value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"protocol": 1}', "\udcff"])
+def test_a_folder_that_is_no_export(tmp_path, content):
+    if content is not None:
+        (tmp_path / "meta.json").write_text(content, errors="surrogateescape")
+    corpus = Corpus(["a"], [["x"]], {"x": "pen"})
+    with pytest.raises(DataError, match=r"without a readable meta\.json"):
+        Pipeline(corpus, SemanticSettings(interest_source="file", interest_file=str(tmp_path)), "d")
+
+
+def test_the_fingerprint_knows_sequences_not_their_order():
+    one = fingerprint_of(["a", "b"], [["x", "y"], ["z"]])
+    assert one == fingerprint_of(["b", "a"], [["z"], ["x", "y"]])
+    for users, histories in (
+        (["a", "b"], [["y", "x"], ["z"]]),
+        (["a", "c"], [["x", "y"], ["z"]]),
+        (["a", "b"], [["x"], ["y", "z"]]),
+        (["a"], [["x", "y"]]),
+    ):
+        assert one != fingerprint_of(users, histories)
