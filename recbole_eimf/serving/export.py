@@ -24,12 +24,13 @@ from recbole_eimf.experiment import quick_start
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.serving import model_folder
+from recbole_eimf.serving.answer import Question, rank
 from recbole_eimf.serving.card import model_card
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.counts import COUNTING_MODELS, Counts
 from recbole_eimf.serving.encoder import OWN_MODELS, EncoderSpec, build_encoder, keys_read
 from recbole_eimf.serving.index import check_kind
-from recbole_eimf.serving.recommender import Parts, Recommender, with_index
+from recbole_eimf.serving.parts import Parts, with_index
 from recbole_eimf.serving.save import write_parts
 
 logger = getLogger(__name__)
@@ -119,7 +120,7 @@ def write_run(
     parts, config = _taken_apart(run)
     users = _users(run)
     config |= {"index": index, "refit": refit}
-    _compare(run, Recommender(parts, config, users))
+    _compare(run, parts, config)
     parts, config = _with_text(run, parts, config, text)
     parts = with_index(parts, index)
     out = Path(out)
@@ -285,23 +286,23 @@ def _with_text(run: Run, parts: Parts, config: dict[str, Any], text: str) -> tup
 
 
 # ---------------------------------------------------------------------- what is written is what was trained
-def _compare(run: Run, recommender: Recommender) -> None:
+def _compare(run: Run, parts: Parts, config: dict[str, Any]) -> None:
     """Raise DataError unless the folder's lists are the model's, for the first test users."""
     test = run.loaders[2]._dataset
     index = np.arange(min(len(test), _COMPARED))
     batch = test.rows(index)
     with torch.no_grad():
         scores = run.net.full_sort_predict(batch.to(run.config["device"])).view(len(index), -1).cpu()
-    catalogue = recommender.catalogue
+    catalogue = parts.catalogue
     row, item = (part.numpy() for part in test.history(index))
     tokens = np.array(catalogue.tokens.to_pylist(), dtype=object)
     histories = [tokens[item[row == user]].tolist() for user in index]
-    found = recommender.rank(histories, min(10, len(catalogue) - 1), exclude_seen=False)
+    found = rank(parts, config, histories, Question(min(10, len(catalogue) - 1), exclude_seen=False))
     expected = scores.gather(1, torch.from_numpy(found.rows)).numpy()
     tolerance = 1e-4 * max(float(np.abs(expected).max()), 1e-6)
-    if recommender.config["diversity"] is None and not np.allclose(expected, found.scores, atol=tolerance):
+    if config["diversity"] is None and not np.allclose(expected, found.scores, atol=tolerance):
         off = float(np.abs(expected - found.scores).max())
         raise DataError(
-            f"{run.folder}: {recommender.config['name']} scores otherwise than what would be written (up to {off:.3g}):"
+            f"{run.folder}: {config['name']} scores otherwise than what would be written (up to {off:.3g}):"
             " it is a model whose scoring serving does not know. Nothing was written."
         )

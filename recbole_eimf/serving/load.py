@@ -1,4 +1,4 @@
-"""A model folder on disk to a :class:`~recbole_eimf.serving.recommender.Recommender`."""
+"""A model folder on disk to what answers requests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.counts import Counts
 from recbole_eimf.serving.encoder import Encoder, EncoderSpec, build_encoder
-from recbole_eimf.serving.explain import Sentences
-from recbole_eimf.serving.new_items import TitleMap
-from recbole_eimf.serving.recommender import Parts, Recommender, with_index
+from recbole_eimf.serving.parts import Parts, with_index
+from recbole_eimf.serving.sentences import Sentences
+from recbole_eimf.serving.title_map import TitleMap
 
 
-def load(folder: Path, verify: bool) -> Recommender:
-    """See :meth:`Recommender.load`."""
+def read(folder: Path, verify: bool) -> tuple[Parts, dict[str, Any], Users | None]:
+    """What a model folder holds: see :meth:`Recommender.load`."""
     config = model_folder.read_config(folder, verify)
     catalogue = _catalogue(folder)
     items = len(catalogue)
@@ -41,7 +41,7 @@ def load(folder: Path, verify: bool) -> Recommender:
         raise DataError(
             f"{folder / model_folder.CONFIG}: is not of a model of this version ({error}). Export the model again."
         ) from error
-    return Recommender(with_index(parts, config["index"], folder), config, users, folder)
+    return with_index(parts, config["index"], folder), config, users
 
 
 def _one(column):

@@ -23,8 +23,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recbole_eimf import __version__
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.version import __version__
 
 FORMAT = "recbole_eimf served model"
 #: readers know this version and those before it

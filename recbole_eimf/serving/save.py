@@ -1,8 +1,10 @@
-"""A :class:`~recbole_eimf.serving.recommender.Recommender` to a model folder."""
+"""What answers requests to a model folder."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -10,16 +12,14 @@ from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.card import model_card
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.index import HNSWIndex
-from recbole_eimf.serving.recommender import Parts, Recommender
+from recbole_eimf.serving.parts import Parts
 
 
-def save(recommender: Recommender, folder: Path, histories: bool) -> Path:
-    """See :meth:`Recommender.save`."""
-    users = recommender.users if histories else None
-    with model_folder.new_folder(folder, recommender.config) as new:
-        write_parts(new, recommender._parts, users)
-        (new / "README.md").write_text(model_card(recommender.config), encoding="utf-8")
-    return folder
+def write(folder: Path, parts: Parts, config: Mapping[str, Any], users: Users | None) -> None:
+    """Write a model folder, in place of an older one; ``users`` None leaves histories out."""
+    with model_folder.new_folder(folder, config) as new:
+        write_parts(new, parts, users)
+        (new / "README.md").write_text(model_card(config), encoding="utf-8")
 
 
 def write_parts(folder: Path, parts: Parts, users: Users | None) -> None:

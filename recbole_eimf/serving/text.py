@@ -17,9 +17,11 @@ from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.semantic.pipeline import Pipeline
 from recbole_eimf.semantic.side_load import pipeline_of
-from recbole_eimf.serving.explain import Sentences, history_text, honesty
-from recbole_eimf.serving.new_items import TitleMap
-from recbole_eimf.serving.recommender import Parts, Recommender
+from recbole_eimf.serving.answer import Question, rank
+from recbole_eimf.serving.explain import honesty
+from recbole_eimf.serving.parts import Parts
+from recbole_eimf.serving.sentences import Sentences, history_text
+from recbole_eimf.serving.title_map import TitleMap
 
 #: test users whose recommendations the sentences are tried on
 _TRIED = 500
@@ -111,5 +113,5 @@ def _honesty(run, parts: Parts, config: dict[str, Any]) -> dict[str, Any]:
     flat, spans = test.flat.numpy(), test.spans
     histories = [flat[spans.start[u] : spans.middle[u]].tolist() for u in chosen]
     tokens = np.array(parts.catalogue.tokens.to_pylist(), dtype=object)
-    found = Recommender(parts, config, None).rank([tokens[rows].tolist() for rows in histories], 10)
+    found = rank(parts, config, [tokens[rows].tolist() for rows in histories], Question(10))
     return honesty(parts, histories, found)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recbole_eimf.model.backbones.backbone import BACKBONES
-from recbole_eimf.serving.recommender import _padded
+from recbole_eimf.serving.parts import padded
 from tests.serving.conftest import STOCK, evaluated_lists, histories_of
 
 NEURAL = [("IBIM", {"backbone": name}) for name in BACKBONES]
@@ -60,7 +60,7 @@ def test_interests_are_the_models_bit_for_bit(exported, backbone):
     run, _, recommender = exported("EIMF", backbone=backbone)
     rng = np.random.default_rng(0)
     rows = [rng.integers(1, run.net.n_items, rng.integers(1, 12)).tolist() for _ in range(300)]
-    sequence, length = _padded(rows, recommender._parts.encoder)
+    sequence, length = padded(rows, recommender._parts.encoder)
     with torch.no_grad():
         expected = run.net.interests(sequence, length)
     tokens = np.array(recommender.catalogue.tokens.to_pylist())
