@@ -51,7 +51,8 @@ def made(items: int, interests: int, folder: Path, index: str) -> None:
     catalogue = Catalogue(tokens, pa.nulls(items + 1, pa.string()), np.ones(items + 1, dtype=np.int64))
     parts = with_index(Parts(catalogue, encoder, vectors), index)
     evaluation = {"mask_history": True, "eval_batch_size": 256, "eval_chunk_items": None, "protocol": "none",
-                  "seed": 0, "valid": {}, "test": {}, "compared": [], "slices": {}, "side_load": None, "best_epoch": 0}  # fmt: skip
+                  "seed": 0, "valid": {}, "test": {}, "compared": [], "slices": {},
+                  "side_load": None, "best_epoch": 0}  # fmt: skip
     described = {"dataset": "random", "items": items, "users": 0, "training_interactions": items}
     config = {"model": spec.towers[0], "name": spec.towers[0], "data": described, "evaluation": evaluation,
               "encoder": {**vars(spec)}, "keys": None, "diversity": None, "text": None, "index": index}  # fmt: skip
