@@ -34,7 +34,7 @@ def refitted(run):
     if run.config["train_neg_sample_args"].get("distribution", "none") != "none":
         raise ConfigError(f"--refit: {name} was trained with RecBole's drawn negatives. Leave --refit out.")
     config, _, loaders = quick_start.load(
-        run.checkpoint, inference_only=False, gpu_id="", state="WARNING", show_progress=True
+        run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=True
     )
     train = _everything(config, loaders[0]._dataset.side)
     with tempfile.TemporaryDirectory() as folder:
