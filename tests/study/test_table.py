@@ -345,7 +345,8 @@ phone.onload = () => {{
     const figures = [...page.querySelectorAll("figure.k")].filter(visible).map((e) => e.getAttribute("aria-label"));
     found.shown[button.value] = {{heads, figures}};
     for (const e of page.querySelectorAll("body *"))
-      if (visible(e) && !e.closest(".scroll, svg") && e.getBoundingClientRect().right > 390.5) found.wide.push(e.outerHTML);
+      if (visible(e) && !e.closest(".scroll, svg") && e.getBoundingClientRect().right > 390.5)
+        found.wide.push(e.outerHTML);
     found.width = Math.max(found.width || 0, page.documentElement.scrollWidth);
   }}
   document.title = JSON.stringify(found);
