@@ -1,4 +1,4 @@
-"""What the commands of README and docs/ write is ignored by git: paid replies, data and weights are not committed by accident."""
+"""What the commands of README and docs/ write is ignored by git: nobody commits paid replies or weights by accident."""
 
 import re
 import shutil

@@ -99,10 +99,6 @@ class Run:
                 found[history[-1].get("phase") or folder.strip(".")] = history
         return found
 
-    def epochs(self) -> int:
-        """Epochs trained so far, those of earlier phases too."""
-        return sum(epoch.get("epoch", 0) >= 0 for history in self.histories().values() for epoch in history)
-
 
 def read_json(path: Path) -> Any:
     """What a file of a run's folder holds, or None where there is none. Raises DataError for a damaged one."""

@@ -344,9 +344,8 @@ phone.onload = () => {{
     const heads = [...page.querySelectorAll("table.wide th.k")].filter(visible).map((e) => e.textContent);
     const figures = [...page.querySelectorAll("figure.k")].filter(visible).map((e) => e.getAttribute("aria-label"));
     found.shown[button.value] = {{heads, figures}};
-    for (const e of page.querySelectorAll("body *"))
-      if (visible(e) && !e.closest(".scroll, svg") && e.getBoundingClientRect().right > 390.5)
-        found.wide.push(e.outerHTML);
+    const outside = [...page.querySelectorAll("body *")].filter((e) => visible(e) && !e.closest(".scroll, svg"));
+    found.wide.push(...outside.filter((e) => e.getBoundingClientRect().right > 390.5).map((e) => e.outerHTML));
     found.width = Math.max(found.width || 0, page.documentElement.scrollWidth);
   }}
   document.title = JSON.stringify(found);
