@@ -1,4 +1,4 @@
-"""Docstrings name code with Sphinx's roles (``:func:`run```), which mkdocstrings shows as they stand: names alone remain."""
+"""Docstrings name code with Sphinx's roles (``:func:`run```), which mkdocstrings shows as text: names alone remain."""
 
 import re
 
