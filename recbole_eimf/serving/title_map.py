@@ -126,7 +126,8 @@ def encoded(wanted: Mapping[str, Any], titles: list[str], catalogue: Catalogue) 
 
 @lru_cache(maxsize=2)
 def _encoder(wanted: TitleEncoder, corpus: tuple[str, ...] | None):
-    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, build_encoder
+    from recbole_eimf.semantic.encoders.build import build_encoder
+    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 
     keys = asdict(wanted)
     identity = keys.pop("identity")
