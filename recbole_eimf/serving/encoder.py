@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.core.errors import DataError
@@ -124,13 +125,27 @@ def build_encoder(spec: EncoderSpec, items: int, tensors: Mapping[str, Tensor]) 
     Raises:
         DataError: parameters are missing, or do not fit.
     """
-    with torch.device("meta"):  # shapes alone: fresh numbers for a large catalogue would take longer than reading it
+    with torch.device("meta"), _ShapesAlone():
         encoder = Encoder(spec, items)
     try:
         encoder.load_state_dict(dict(tensors), strict=True, assign=True)
     except RuntimeError as error:
         raise DataError(f"the encoder's parameters do not fit {'+'.join(spec.towers)}: {error}") from error
     return encoder.eval().requires_grad_(False)
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Inside, nothing is filled with fresh numbers: for a large catalogue that takes longer than reading it, and on the
+    meta device torch would first import its compiler, seconds long."""
+
+    _FILLS = ("normal_", "uniform_", "zero_", "fill_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_")
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if name in self._FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if name == "randn" else function)(*args, **kwargs)
 
 
 class AskedKeys(dict):
@@ -151,6 +166,6 @@ class AskedKeys(dict):
 def keys_read(towers: tuple[str, ...], own: bool, config: Any) -> dict[str, Any]:
     """The keys that building these towers reads of a configuration, with their values."""
     asked = AskedKeys(config)
-    with torch.device("meta"):
+    with torch.device("meta"), _ShapesAlone():
         Encoder(EncoderSpec(towers, asked, own=own), 2)
     return {key: asked[key] for key in sorted({*asked, "MAX_ITEM_LIST_LENGTH"})}

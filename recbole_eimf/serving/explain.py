@@ -1,6 +1,7 @@
 """Why an item is recommended, and whether an LLM's sentence beside it means anything.
 
-For every model of interests: the interest that won the maximum, and the two items of the history nearest to it. For
+For every model of interests: the interest that won the maximum, and the two items of the history that are nearest to
+the item (by the cosine of what the model scores with; of counting models, by their counts). For
 EIMF also a sentence: of the interests that the LLM wrote for the exemplar nearest to the user (by the text of their
 history), the one with the highest weight of eq. 8 for the item. The behaviour that ranks items does not read that
 sentence, so it is a name, not a cause. *Honesty*: how often the sentence named ranks the recommended item's title
@@ -26,6 +27,8 @@ from recbole_eimf.serving.sentences import Sentences, history_text
 
 #: items of the history that are named
 BECAUSE = 2
+#: (sentence, title) pairs that are ranked at a time
+_PAIRS = 512
 
 
 def reasons(parts: Parts, rows: Sequence[Sequence[int]], found: Ranked) -> pd.DataFrame:
@@ -63,8 +66,8 @@ def _nearest_of_history(
         return [None] * len(items), _best_places(scores[:, torch.from_numpy(items)].T, history, items)
     interests = parts.interests([rows])[0]
     won = (interests @ parts.vectors[items].T).argmax(0)
-    near = F.normalize(interests, dim=1) @ F.normalize(parts.vectors[history], dim=1).T  # [K, H]
-    return won.tolist(), _best_places(near[won], history, items)
+    near = F.normalize(parts.vectors[items], dim=1) @ F.normalize(parts.vectors[history], dim=1).T  # [R, H]
+    return won.tolist(), _best_places(near, history, items)
 
 
 def _best_places(near: Tensor, history: list[int], items: np.ndarray) -> list[list[int]]:
@@ -101,33 +104,35 @@ def honesty(parts: Parts, histories: Sequence[Sequence[int]], found: Ranked, see
     """
     words, text = parts.sentences, parts.text.text.float()
     has_text = text.any(1)
-    rng = np.random.default_rng(seed)
-    shares = []
-    pairs = 0
-    for rows, items in zip(histories, found.rows):
-        items = torch.from_numpy(items[items > 0])
-        items, own = items[has_text[items]], history_text(text, rows)
-        if not len(items) or not own.any() or len(words.answerable) < 2:
-            continue
-        near = words.nearest(own[None])
-        others = words.answerable[words.answerable != near]
-        other = others[torch.from_numpy(rng.integers(len(others), size=len(items)))]
-        ranks = [_rank_of_title(words, text, exemplar, items, has_text) for exemplar in (near.expand_as(items), other)]
-        shares.append(float(((ranks[0] < ranks[1]).float() + 0.5 * (ranks[0] == ranks[1]).float()).mean()))
-        pairs += len(items)
-    if not shares:
-        return {"better": None, "error": None, "pairs": 0, "users": 0}
-    error = float(np.std(shares) / math.sqrt(len(shares)))
-    return {"better": float(np.mean(shares)), "error": error, "pairs": pairs, "users": len(shares)}
+    nothing = {"better": None, "error": None, "pairs": 0, "users": 0}
+    if len(words.answerable) < 2:
+        return nothing
+    own = torch.stack([history_text(text, rows) for rows in histories])
+    items = torch.from_numpy(found.rows)
+    user, place = (has_text[items] & (items > 0) & own.any(1, keepdim=True)).nonzero(as_tuple=True)
+    if not len(user):
+        return nothing
+    items, near = items[user, place], words.nearest(own)[user]
+    others = torch.from_numpy(np.random.default_rng(seed).integers(len(words.answerable) - 1, size=len(user)))
+    at = torch.searchsorted(words.answerable, near)
+    other = words.answerable[others + (others >= at)]  # any but the nearest
+    ranks = [_rank_of_title(words, text, exemplar, items, has_text) for exemplar in (near, other)]
+    better = (ranks[0] < ranks[1]).double() + 0.5 * (ranks[0] == ranks[1]).double()
+    pairs = torch.bincount(user)
+    shares = (torch.bincount(user, better) / pairs)[pairs > 0].numpy()
+    error = float(shares.std() / math.sqrt(len(shares)))
+    return {"better": float(shares.mean()), "error": error, "pairs": len(user), "users": len(shares)}
 
 
 def _rank_of_title(words: Sentences, text: Tensor, exemplar: Tensor, items: Tensor, has_text: Tensor) -> Tensor:
     """Place of each item's title among all titles, by the cosine with the exemplar's sentence of highest weight."""
-    chosen = words.weigh(exemplar, text[items]).argmax(1)
-    sentence = words.interests[exemplar, chosen].float()
-    near = sentence @ text.T
-    near[:, ~has_text] = -torch.inf
-    return (near > near.gather(1, items[:, None])).sum(1)
+    titles, ranks = text[has_text].T.contiguous(), []
+    for part, own in zip(exemplar.split(_PAIRS), items.split(_PAIRS)):
+        chosen = words.weigh(part, text[own]).argmax(1)
+        sentence = words.interests[part, chosen].float()
+        to_own = (sentence * text[own]).sum(1, keepdim=True)
+        ranks.append((sentence @ titles > to_own + 1e-6).sum(1))
+    return torch.cat(ranks)
 
 
 def said_of(better: Mapping[str, Any] | None) -> str | None:

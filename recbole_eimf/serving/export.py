@@ -129,7 +129,7 @@ def write_run(
         if onnx:
             from recbole_eimf.serving.onnx import write_onnx
 
-            write_onnx(new / "encoder.onnx", parts.encoder, config)
+            write_onnx(new / "encoder.onnx", parts.encoder)
         (new / "README.md").write_text(model_card(config), encoding="utf-8")
     return out
 

@@ -118,7 +118,7 @@ class CausalBackbone(Backbone):
 
     def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         states = self.positions(item_seq)
-        row = torch.arange(len(item_seq), device=item_seq.device)
+        row = torch.arange(item_seq.shape[0], device=item_seq.device)  # len() would fix an exported graph's batch
         return states[row, item_seq_len - 1][:, None]
 
 

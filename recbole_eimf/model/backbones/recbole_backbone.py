@@ -93,12 +93,12 @@ class RecBoleBERT4Rec(Backbone):
 
     def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         masked, position = self._append_mask(item_seq, item_seq_len)
-        row = torch.arange(len(item_seq), device=item_seq.device)
+        row = torch.arange(item_seq.shape[0], device=item_seq.device)
         return self.net.forward(masked)[row, position][:, None]
 
     def _append_mask(self, item_seq: Tensor, item_seq_len: Tensor) -> tuple[Tensor, Tensor]:
         """Put the mask token after the last item; only a full row gives up its oldest item for it."""
-        wide = torch.cat([item_seq, item_seq.new_zeros(len(item_seq), 1)], 1)
+        wide = torch.cat([item_seq, item_seq.new_zeros(item_seq.shape[0], 1)], 1)
         full = item_seq_len >= self.max_length
         wide = torch.where(full[:, None], wide.roll(-1, 1), wide)
         position = torch.where(full, item_seq_len - 1, item_seq_len)
@@ -162,4 +162,4 @@ class _NoUser(nn.Module):
     """Stands where RecBole's Caser has user embeddings: vectors of no dimension."""
 
     def forward(self, user: Tensor) -> Tensor:
-        return torch.zeros(len(user), 0, device=user.device)
+        return torch.zeros(user.shape[0], 0, device=user.device)
