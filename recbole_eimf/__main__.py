@@ -25,6 +25,7 @@ commands:
   agreement  do two runs see the same items as near (Kendall's tau, distances): agreement RUN_A RUN_B [--out=DIR]
   export     a run to a model folder that is served without RecBole: export --run OUT --out MODEL
   recommend  items for a user, a history or a file of histories: recommend --model MODEL --history A,B --k 10
+  serve      a model folder over HTTP, with a page to try it: serve MODEL --port 8000 [--workers N]
 
 --version    what a bug report should hold: versions of this, Python, torch, GPUs and libraries
 """
@@ -125,6 +126,12 @@ def _recommend(arguments: list[str]) -> int:
     return recommend.main(arguments)
 
 
+def _serve(arguments: list[str]) -> int:
+    from recbole_eimf.cli import serve
+
+    return serve.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "keys": _keys,
@@ -137,6 +144,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "agreement": _agreement,
     "export": _export,
     "recommend": _recommend,
+    "serve": _serve,
 }
 
 
