@@ -39,7 +39,8 @@ def run_command(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     from recbole_eimf.config.config import parse_command_line
     from recbole_eimf.core import distributed
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment.result import summary
+    from recbole_eimf.experiment.run import run
 
     if not arguments or arguments[0] in ("-h", "--help"):
         from recbole_eimf.config.show import run_help
@@ -52,12 +53,12 @@ def _run(arguments: list[str]) -> int:
     files = values.pop("config_files", None)
     model = str(values.pop("model", "EIMF"))
     dataset = str(values.pop("dataset"))
-    result = quick_start.run(model, dataset, str(files).split() if files else None, **values)
+    result = run(model, dataset, str(files).split() if files else None, **values)
     first = distributed.is_first()
     distributed.leave()
     if not first:
         return 0  # torchrun started several processes: the first one speaks
-    print("\n" + quick_start.summary(result))
+    print("\n" + summary(result))
     if values.get("output_dir"):
         print(f"written: {values['output_dir']}/result.json")
     return 0

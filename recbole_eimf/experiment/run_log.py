@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import colorlog
+from recbole.utils import init_logger
 from recbole.utils.logger import RemoveColorFilter, log_colors_config
 
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.core import distributed
+from recbole_eimf.core.disk import writing
+
 LOG_FILE, TENSORBOARD_FOLDER = "run.log", "log_tensorboard"
+#: ``logger.info(..., extra=DETAIL)``: for the log file; the screen shows it with ``verbose=True``
+DETAIL = {"detail": True}
 
 
 class RunLog(logging.FileHandler):
@@ -48,3 +58,36 @@ def tensorboard_folder(logger: logging.Logger) -> Path | None:
     """Where a run that logs to its own folder keeps what TensorBoard reads; None for any other."""
     folders = [handler.folder for handler in logger.handlers if isinstance(handler, RunLog)]
     return folders[0] / TENSORBOARD_FOLDER if folders else None
+
+
+@contextlib.contextmanager
+def logged(config: EIMFConfig) -> Iterator[None]:
+    """Log as RecBole does, to the console and a file, while a run lasts; what the host program has set up stays.
+
+    A host that already writes to the console gets our lines through its own handlers.
+    """
+    root = logging.getLogger()
+    level, theirs = root.level, list(root.handlers)
+    root.handlers = []  # RecBole adds none where there is one
+    try:
+        if not distributed.is_first():
+            root.setLevel(logging.ERROR)
+        elif config["output_dir"]:
+            start(Path(config["output_dir"]), config["state"])
+        else:
+            with writing("log"):  # RecBole's place, and its name for the file
+                init_logger(config)
+    finally:
+        ours, root.handlers = root.handlers, theirs
+    consoles = (sys.stdout, sys.stderr)
+    doubled = any(getattr(handler, "stream", None) in consoles for handler in theirs)
+    for handler in ours:
+        if not doubled or isinstance(handler, logging.FileHandler):
+            root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in ours:
+            root.removeHandler(handler)
+            handler.close()
+        root.setLevel(level)

@@ -162,19 +162,19 @@ def read_run(path: str | Path, trusted: str | None = None) -> RunVectors:
     """Load a run's item vectors, those made with text too where the model is one of experts.
 
     Args:
-        path: output_dir of the run; trusted: see :func:`recbole_eimf.experiment.quick_start.load`.
+        path: output_dir of the run; trusted: see :func:`recbole_eimf.experiment.load.load`.
 
     Raises:
         DataError: no model there.
         ConfigError: a model without item vectors.
     """
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment.load import load
     from recbole_eimf.model.base import SequenceModel
     from recbole_eimf.model.pad.towers import TowerModel
 
-    config, model, (train, _, _) = quick_start.load(path, trusted)
+    config, model, (train, _, _) = load(path, trusted)
     if isinstance(model, TowerModel):
-        config, model, (train, _, _) = quick_start.load(path, trusted, inference_only=False)
+        config, model, (train, _, _) = load(path, trusted, inference_only=False)
         vectors = model.eval().embeddings()
     elif isinstance(model, SequenceModel):
         vectors = model.eval().embeddings()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import recbole_eimf
 from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.experiment import quick_start
 from recbole_eimf.study import compare, runs
 from recbole_eimf.study.rows import complete, parse_model, parse_models, read_rows
 from recbole_eimf.trainer.trainer import InterestTrainer
@@ -203,7 +203,7 @@ def test_a_failed_run_is_a_row_and_a_finished_one_is_not_made_again(keys, own_mo
 
     assert os.getcwd() == str(tmp_path)
     assert not (tmp_path / "log").exists()  # RecBole's files went to the runs' folders
-    whole = quick_start.run("IBIM", "planted", **keys, backbone="REMI", seed=2020, state="ERROR", show_progress=False)
+    whole = recbole_eimf.run("IBIM", "planted", **keys, backbone="REMI", seed=2020, state="ERROR", show_progress=False)
     row = next(r for r in json.loads(Path("out/results.json").read_text())["rows"] if r["name"] == "REMI")
     assert row["runs"][0]["test"] == whole.test  # a row's own keys are stronger than --backbone
 
@@ -233,7 +233,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_figures(keys, monkeypatch)
         patched.setattr(InterestTrainer, "_train_epoch", count)
         assert command_line(given) == 0
     assert trained == [(2020, 3), (2020, 4), *((2021, epoch) for epoch in range(5))]
-    whole = quick_start.run("IBIM", "planted", **keys, seed=2020, state="ERROR", show_progress=False)
+    whole = recbole_eimf.run("IBIM", "planted", **keys, seed=2020, state="ERROR", show_progress=False)
     assert json.loads(Path("out/runs/SASRec/2020/result.json").read_text())["test"] == whole.test
 
 
@@ -254,7 +254,7 @@ def test_history_masked_and_not(keys):
     masked, unmasked = found["views"]
     assert (masked["mask_history"], unmasked["mask_history"]) == (True, False)
     for mask, view in ((True, masked), (False, unmasked)):
-        alone = quick_start.run("Markov", "planted", **keys, mask_history=mask, state="ERROR", show_progress=False)
+        alone = recbole_eimf.run("Markov", "planted", **keys, mask_history=mask, state="ERROR", show_progress=False)
         assert view["rows"]["Markov"]["ndcg@5"]["mean"] == pytest.approx(100 * alone.test["ndcg@5"])
     assert masked["rows"]["Markov"] != unmasked["rows"]["Markov"]
 

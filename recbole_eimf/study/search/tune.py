@@ -137,7 +137,7 @@ def search(
     require("ray", "matplotlib")
     from recbole_eimf.experiment import plugin
 
-    plugin.register_models()
+    plugin.adapt_recbole()
     effort = effort or Effort()
     given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
     with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
@@ -258,14 +258,14 @@ def _off_line(configs: list[EIMFConfig]) -> None:
     Trials that search the text side itself need it once per distinct setting. The first configuration's data are read
     in any case: what is wrong with them is said before Ray starts.
     """
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment import assembly
 
     seen = set()
     for config in configs:
         need = contract_of(config.model_class).needs_side_information(config)
         key = need and (need, keys.read(SemanticSettings, config), config["protocol"], config["split_seed"])
         if key not in seen and (need or not seen):
-            quick_start.build(config)
+            assembly.datasets(config)
         seen.add(key)
 
 
