@@ -24,21 +24,35 @@ from recbole_eimf.core.parts import require
 from recbole_eimf.core.version import __version__
 
 if TYPE_CHECKING:
+    from recbole_eimf.data.prepare.raw import prepare
+    from recbole_eimf.experiment.interests import interests
     from recbole_eimf.experiment.load import evaluate, load
     from recbole_eimf.experiment.plugin import register
+    from recbole_eimf.experiment.result import RunResult
     from recbole_eimf.experiment.run import run
+    from recbole_eimf.study.compare import compare
+    from recbole_eimf.study.search.tune import tune
+    from recbole_eimf.study.study import run_study as study
 
-#: name -> (where it is, packages it cannot do without)
+#: name -> (where it stands, packages it cannot do without)
 _PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
     "run": ("recbole_eimf.experiment.run", ("recbole",)),
+    "RunResult": ("recbole_eimf.experiment.result", ("recbole",)),
     "load": ("recbole_eimf.experiment.load", ("recbole",)),
     "evaluate": ("recbole_eimf.experiment.load", ("recbole",)),
+    "compare": ("recbole_eimf.study.compare", ("recbole",)),
+    "tune": ("recbole_eimf.study.search.tune", ("recbole",)),
+    "prepare": ("recbole_eimf.data.prepare.raw", ()),
+    "interests": ("recbole_eimf.experiment.interests", ("recbole",)),
     "register": ("recbole_eimf.experiment.plugin", ("recbole",)),
 }
-__all__ = ["__version__", "evaluate", "load", "register", "run"]
+__all__ = ["RunResult", "__version__", "compare", "evaluate", "interests", "load", "prepare", "register", "run",
+           "study", "tune"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "study":
+        return import_module("recbole_eimf.study")  # a package that can be called
     if name not in _PLACES:
         raise AttributeError(f"module 'recbole_eimf' has no attribute {name!r}")
     place, needed = _PLACES[name]
@@ -47,4 +61,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+    return sorted({*globals(), *_PLACES, "study"})

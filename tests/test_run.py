@@ -215,7 +215,7 @@ def test_batch_source_asks_for_its_file(make_config):
 
 
 def test_real_replies_cover_every_training_user(shared, make_config, tmp_path):
-    from recbole_eimf.data.prepare.write import main
+    from recbole_eimf.cli.prepare import main
 
     source, replies = shared / "datasets" / "amazon-office", shared / "interests" / "amazon-office"
     main(["csv", f"--interactions={source / 'interactions.csv.gz'}", f"--items={source / 'items.csv.gz'}",

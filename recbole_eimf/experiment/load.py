@@ -11,7 +11,7 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly, plugin
-from recbole_eimf.experiment.one_run import test_ranks
+from recbole_eimf.experiment.one_run import ranks_of
 from recbole_eimf.trainer import checkpoint as saved_model
 
 
@@ -30,12 +30,24 @@ def evaluate(
 
     Returns:
         Test metrics, fractions.
+
+    Raises:
+        UserError: as :func:`load`.
+
+    Example:
+        >>> import recbole_eimf
+        >>> _ = recbole_eimf.run(
+        ...     "Popularity", "ml-100k", compare_with=[], show_progress=False, state="ERROR", output_dir="out"
+        ... )
+        >>> found = recbole_eimf.evaluate("out", state="ERROR", mask_history=True)
+        >>> 0 < found["ndcg@10"] < 1
+        True
     """
     config, net, (train_data, _, test_data) = load(checkpoint, model, **overrides)
     trainer = assembly.trainer(config, net)
     trainer.eval_collector.data_collect(train_data)
     found = trainer.evaluate(test_data, load_best_model=False)
-    ranks = test_ranks(trainer, test_data._dataset, train_data._dataset) if ranks_folder else None
+    ranks = ranks_of(trainer, test_data._dataset, train_data._dataset) if ranks_folder else None
     if ranks is not None:
         ranks.write(ranks_folder)
     return {name: float(value) for name, value in found.items()}
@@ -54,10 +66,22 @@ def load(
             runs that module's code.
         overrides: keys that change the configuration it was trained with.
 
+    Returns:
+        (configuration, model, (train, valid, test)).
+
     Raises:
         DataError: no model there, a damaged one, or other data than it was trained on.
         ConfigError: the model's class, or its backbone's, is not one of ours or RecBole's, and ``model``, or the key
             ``backbone``, does not name it.
+
+    Example:
+        >>> import recbole_eimf
+        >>> _ = recbole_eimf.run(
+        ...     "Popularity", "ml-100k", compare_with=[], show_progress=False, state="ERROR", output_dir="out"
+        ... )
+        >>> config, model, (train, valid, test) = recbole_eimf.load("out", state="ERROR")
+        >>> type(model).__name__, len(test.dataset)
+        ('Popularity', 943)
     """
     plugin.adapt_recbole()
     folder = saved_model.model_folder(checkpoint)

@@ -89,7 +89,7 @@ def _trained(
         return result
     test = trainer.evaluate(test_data, load_best_model=saved, show_progress=False)
     result = _result(config, model, trainer, valid or {}, test, train)
-    ranks = test_ranks(trainer, test_data._dataset, train)
+    ranks = ranks_of(trainer, test_data._dataset, train)
     if ranks is not None:
         result.slices = ranks.by_slice(sorted(config["topk"]))
         if wanted.output_dir and distributed.is_first():
@@ -190,7 +190,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {k: v if isinstance(v, plain) else str(v) for k, v in sorted(values.items())}
 
 
-def test_ranks(trainer, test: LazySequenceDataset, train: LazySequenceDataset) -> Ranks | None:
+def ranks_of(trainer, test: LazySequenceDataset, train: LazySequenceDataset) -> Ranks | None:
     """Where the last evaluation ranked the targets of ``test``; ``None`` after value metrics (AUC, ...), which rank
     nothing."""
     struct = getattr(trainer.evaluator, "last", None)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from recbole_eimf.config.models import MODELS, short_name
 from recbole_eimf.core.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -46,6 +45,21 @@ class RunResult:
     def from_json(cls, values: dict[str, Any]) -> RunResult:
         """The result that ``result.json`` holds."""
         return cls(**{**values, "compared": [cls.from_json(other) for other in values["compared"]]})
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for this run and for each made beside it: what it is, its effort, and its metrics as fractions.
+
+        Test metrics, or those of validation where the test part was left alone.
+        """
+        facts = ("dataset", "protocol", "mask_history", "seed", "epochs", "seconds_per_epoch", "parameters")
+        rows = [
+            {"model": run.name, **{fact: getattr(run, fact) for fact in facts}, **(run.test or run.valid)}
+            for run in (self, *self.compared)
+        ]
+        return pd.DataFrame(rows)
+
+    def __str__(self) -> str:
+        return summary(self)
 
     @property
     def name(self) -> str:

@@ -53,6 +53,14 @@ def run(
 
     Raises:
         UserError: bad keys, files or sources, before any long work.
+
+    Example:
+        >>> import recbole_eimf
+        >>> result = recbole_eimf.run(
+        ...     "Popularity", "ml-100k", compare_with=[], show_progress=False, state="ERROR"
+        ... )
+        >>> result.to_frame()[["model", "ndcg@10"]].round(4).values.tolist()
+        [['Popularity', 0.0223]]
     """
     processes = distributed.asked({**_file_keys(config_file_list), **overrides})
     if processes is not None:

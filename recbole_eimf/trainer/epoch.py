@@ -10,7 +10,7 @@ import torch
 from recbole.utils import get_gpu_usage, set_color
 from torch import Tensor
 from torch.nn.utils.clip_grad import clip_grad_norm_
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 #: steps after which a GPU is asked for their losses; a processor's are there at once
 _STEPS_UNREAD = 64
