@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     distributed.leave()
     if not first:
         return 0  # torchrun started several processes: the first one speaks
-    print("\n" + summary(result))
     if values.get("output_dir"):
         print(f"written: {values['output_dir']}/result.json")
+    print("\n" + summary(result))
     return 0

@@ -18,7 +18,6 @@ from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.core.version import __version__
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
@@ -46,7 +45,7 @@ def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, fl
     changes = _settle_folder(config, wanted)
     init_seed(config["seed"], config["reproducibility"])
     with run_log.logged(config):
-        getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
+        getLogger().info(config, extra=run_log.DETAIL)
         return _trained(config, wanted, changes, callback)
 
 
@@ -95,8 +94,8 @@ def _trained(
         if wanted.output_dir and distributed.is_first():
             ranks.write(wanted.output_dir)
     _note_metrics(trainer, result)
-    logger.info(set_color("best valid ", "yellow") + f": {result.valid}")
-    logger.info(set_color("test result", "yellow") + f": {result.test}")
+    logger.info(set_color("best valid ", "yellow") + f": {result.valid}", extra=run_log.DETAIL)
+    logger.info(set_color("test result", "yellow") + f": {result.test}", extra=run_log.DETAIL)
     return result
 
 

@@ -112,7 +112,7 @@ def summary(result: RunResult) -> str:
         f"{result.dataset}, {result.protocol}, history {'masked' if result.mask_history else 'not masked'}, "
         f"{'test' if result.test else 'validation'}, %, seed {result.seed}"
     )
-    lines = [first, table([result, *result.compared])]
+    lines = [first]
     side = result.side_load
     if side and "source" in side:
         used = "an LLM's replies" if side["llm_used"] else "NO LLM: keywords of the clusters' titles"
@@ -120,4 +120,4 @@ def summary(result: RunResult) -> str:
             f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
             f"{side['training_users']} training users covered"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", table([result, *result.compared])])
