@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.study.search.space import Space
 from recbole_eimf.study.search.trial import Job, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -50,6 +53,17 @@ class Found:
                 f"{reasons[0] if reasons else ''} Each trial's folder holds its error.txt."
             )
         return best
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per trial, by number: status, epochs, score and its settings."""
+        import pandas as pd
+
+        rows = [
+            {"number": trial.number, "status": trial.status, "epochs": trial.epochs, "score": trial.score}
+            | {key: trial.settings.get(key) for key in self.space}
+            for trial in self.trials
+        ]
+        return pd.DataFrame(rows)
 
     def summary(self) -> str:
         """What a user wants to read at the end of a search."""
