@@ -25,6 +25,11 @@ class DataSettings:
         "order", "column that orders a user's interactions; TIME_FIELD where a data set has no such column",
         affects="expert",
     )  # fmt: skip
+    ties: Literal["source", "shuffle", "together"] = key(
+        "source", "a user's events of one time: in the source's order, shuffled, or shuffled and targets only together",
+        affects="expert",
+    )  # fmt: skip
+    ties_seed: int = key(2024, "of ties: draws that order; not the training seed", least=0, affects="expert")
     protocol: Literal["leave_one_out", "user_split"] = key(
         "leave_one_out", "what is held out: every user's last two items, or whole users", affects="expert"
     )

@@ -51,12 +51,15 @@ class Split:
     test: Spans
 
 
-def leave_one_out(offsets: np.ndarray) -> Split:
-    """Hold out the last two items of every user.
+def leave_one_out(offsets: np.ndarray, moment: np.ndarray | None = None) -> Split:
+    """Hold out the last two items of every user; with ``moment`` all items of the last two times.
 
     Args:
         offsets: int64 [U + 1]; user u owns ``offsets[u]:offsets[u + 1]`` of the flat arrays. Row 0 (padding) is empty.
+        moment: int [n], ascending, equal where items of a user belong together (``ties=together``).
     """
+    if moment is not None:
+        return _leave_last_moments(offsets, moment)
     start, end = offsets[:-1], offsets[1:]
     length = end - start
     user = np.arange(len(length), dtype=np.int64)
@@ -68,6 +71,45 @@ def leave_one_out(offsets: np.ndarray) -> Split:
     valid = Spans(user[both], start[both], end[both] - 2, end[both] - 1)
     test = Spans(user[tested], start[tested], end[tested] - 1, end[tested])
     return Split(train, valid, test)
+
+
+def _leave_last_moments(offsets: np.ndarray, moment: np.ndarray) -> Split:
+    """As :func:`leave_one_out`, a user's training keeping two items or more."""
+    start, end = offsets[:-1], offsets[1:]
+    user = np.arange(len(start), dtype=np.int64)
+
+    def last_begins(before: np.ndarray) -> np.ndarray:
+        return np.where(before > start, np.searchsorted(moment, moment[np.maximum(before - 1, 0)]), start)
+
+    test_begins = last_begins(end)
+    valid_begins = last_begins(test_begins)
+    tested = test_begins - start >= 2
+    both = tested & (valid_begins - start >= 2)
+    train_end = np.where(both, valid_begins, np.where(tested, test_begins, end))
+    some = end > start
+    train = Spans(user[some], start[some], train_end[some], train_end[some])
+    valid = Spans(user[both], start[both], valid_begins[both], test_begins[both])
+    test = Spans(user[tested], start[tested], test_begins[tested], end[tested])
+    return Split(train, valid, test)
+
+
+def cut_between_moments(split: Split, moment: np.ndarray) -> Split:
+    """Move the cuts of a user split to where a time begins: back, or on where that leaves no history.
+
+    Users all of whose items are of one time have no history before their targets and are not asked.
+
+    Args:
+        moment: int [n], ascending, equal where items of a user belong together.
+    """
+
+    def moved(spans: Spans) -> Spans:
+        back = np.searchsorted(moment, moment[spans.middle])
+        on = np.searchsorted(moment, moment[spans.middle], side="right")
+        middle = np.where(back > spans.start, back, on)
+        asked = middle < spans.end
+        return Spans(spans.user[asked], spans.start[asked], middle[asked], spans.end[asked])
+
+    return Split(split.train, moved(split.valid), moved(split.test))
 
 
 def user_split(offsets: np.ndarray, seed: int, ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Split:

@@ -54,10 +54,11 @@ def corpus_of(config, train) -> Corpus:
             f"{path}: not one of the {len(tokens) - 1} items of {config['dataset']} has text in "
             f"{', '.join(wanted.text_fields)}. Choose other text_fields, or a model that needs no text."
         )
-    users, histories = train.sequences()
+    users, _ = train.sequences()
     user_tokens = train.field2id_token[user_field]
-    named = [[tokens[i] for i in h] for h in histories]
-    return Corpus([user_tokens[u] for u in users], named, catalogue, shorter)
+    histories, elsewhere = ([[tokens[i] for i in h] for h in each] for each in train.source_sequences())
+    asked = elsewhere if train.source_row is not None else None
+    return Corpus([user_tokens[u] for u in users], histories, catalogue, shorter, asked)
 
 
 def pipeline_of(config, train) -> Pipeline:

@@ -40,6 +40,7 @@ models    SASRec            a backbone of ours, trained as EIMF trains it
 options   --models_file FILE.yaml   rows with name, model, backbone, keys, against
           --seeds 5 | 2020,2021     how many (from 2020 on), or which
           --metrics Recall@50,HR@50 what the tables show; the CSV and JSON files hold all
+          --ties=source             the source's order inside one time, as the papers; tables shuffle it
           --mask_history=both       score every checkpoint with the history masked and not masked
           --tune-first N            the same search of N trials for every model on validation before the seeds
           --parallel N              runs at once, on Ray; 0: one after the other in this process
@@ -47,6 +48,8 @@ options   --models_file FILE.yaml   rows with name, model, backbone, keys, again
           any configuration key as --key=value, for all rows; a row's own keys are stronger
 """
 FIRST_SEED = 2020
+#: keys of every new table: figures that the source's order inside one time may have made are no evidence
+TABLE_DEFAULTS = {"ties": "shuffle"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         options.dataset,
         complete(rows),
         parse_seeds(options.seeds or "5"),
-        shared,
+        {**TABLE_DEFAULTS, **shared},
         command_text("compare", arguments),
         metric_names(options.metrics),
     )

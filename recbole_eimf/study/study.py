@@ -28,6 +28,7 @@ from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.study.compare import (
+    TABLE_DEFAULTS,
     carry_out,
     check,
     command_text,
@@ -100,7 +101,7 @@ def _experiment(study: Study, options: argparse.Namespace, given: Mapping[str, A
         options.dataset,
         complete(study.rows, study.floors),
         parse_seeds(options.seeds or study.seeds),
-        {**study.keys, **given},
+        {**TABLE_DEFAULTS, **study.keys, **given},
         command,
         metric_names(options.metrics) or study.metrics,
         study.columns,
