@@ -14,7 +14,7 @@ BIN = $(VENV)/bin
 TORCH ?=
 EXTRAS ?= all,test
 
-.PHONY: demo test test-fast test-gpu lint bench mutants python
+.PHONY: demo test test-fast test-gpu lint bench docs mutants python
 
 # torch first and by itself: its wheel may come from an index of its own
 $(VENV)/.torch: $(wildcard constraints/*.txt) | python
@@ -60,6 +60,11 @@ test-gpu: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# the documentation's site in site/, offline; a warning is an error
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed
 	@echo "benchmarks take their data by argument; see benchmarks/README.md"

@@ -1,7 +1,7 @@
 """LLM-assisted sequential recommendation as a plugin for RecBole 1.2.1.
 
-``register()`` makes RecBole find our models; ``run()`` is the front door as a function. Importing this needs neither
-RecBole nor torch.
+``register()`` makes RecBole find our models; ``run()`` is the front door as a function; ``Recommender`` serves what a
+run has trained. Importing this needs neither RecBole nor torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from recbole_eimf.core.parts import require
 from recbole_eimf.core.version import __version__
 
-__all__ = ["__version__", "register", "run"]
+__all__ = ["Recommender", "__version__", "register", "run"]
 
 
 def register() -> None:
@@ -28,3 +28,11 @@ def run(model: str, dataset: str, **overrides: Any):
     from recbole_eimf.experiment import quick_start
 
     return quick_start.run(model, dataset, **overrides)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Recommender":  # when it is asked for: it imports torch and pandas
+        from recbole_eimf.serving.recommender import Recommender
+
+        return Recommender
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

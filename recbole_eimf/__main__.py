@@ -1,4 +1,4 @@
-"""Command line: ``python -m recbole_eimf {run, keys, explain, prepare, interests, tune, compare, study, ...} ...``."""
+"""Command line: ``python -m recbole_eimf COMMAND ...``; see USAGE for the commands."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ commands:
              --out DIR [--seeds 5] [--key=value ...]
   study      a paper's experiment from a YAML file: study eimf_ablation --dataset=NAME [--key=value ...]
   agreement  do two runs see the same items as near (Kendall's tau, distances): agreement RUN_A RUN_B [--out=DIR]
+  export     a run to a model folder that is served without RecBole: export --run OUT --out MODEL
+  recommend  items for a user, a history or a file of histories: recommend --model MODEL --history A,B --k 10
+  serve      a model folder over HTTP, with a page to try it: serve MODEL --port 8000 [--workers N]
 
 --version    what a bug report should hold: versions of this, Python, torch, GPUs and libraries
 """
@@ -111,6 +114,24 @@ def _agreement(arguments: list[str]) -> int:
     return agreement.main(arguments)
 
 
+def _export(arguments: list[str]) -> int:
+    from recbole_eimf.cli import export
+
+    return export.main(arguments)
+
+
+def _recommend(arguments: list[str]) -> int:
+    from recbole_eimf.cli import recommend
+
+    return recommend.main(arguments)
+
+
+def _serve(arguments: list[str]) -> int:
+    from recbole_eimf.cli import serve
+
+    return serve.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "keys": _keys,
@@ -121,6 +142,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "study": _study,
     "agreement": _agreement,
+    "export": _export,
+    "recommend": _recommend,
+    "serve": _serve,
 }
 
 

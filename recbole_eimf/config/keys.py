@@ -15,6 +15,9 @@ from recbole_eimf.config.key import OF_MODEL, Form, Key, key, keys_of
 from recbole_eimf.config.key import read as read
 
 _VARIABLE = Form("the NAME of an environment variable, in capital letters, not the key itself", r"[A-Z_][A-Z0-9_]*")
+#: where interests come from, but for the placebo and functions of the user's own
+SOURCES = ("file", "openai", "batch", "keywords")
+_FUNCTION = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
 
 @dataclass(frozen=True)
@@ -173,11 +176,17 @@ class SemanticSettings:
     exemplar_ratio: float | None = key(0.03, "share of the users that become exemplars", above=0, most=1)
     damping: float = key(0.9, "of affinity propagation", least=0.5, below=1)
     cluster_neighbours: int = key(50, "of the sparse graph to begin with", least=1)
-    interest_source: Literal["file", "openai", "batch", "keywords", "shuffled"] = key(
-        "keywords", "where interests come from; keywords needs no LLM, shuffled is the placebo"
+    interest_source: str = key(
+        "keywords",
+        "where interests come from; keywords needs no LLM, shuffled is the placebo, module:function is yours",
+        form=Form(
+            f"{', '.join(SOURCES)}, shuffled or package.module:function", f"{'|'.join(SOURCES)}|shuffled|{_FUNCTION}"
+        ),
     )
-    shuffled_source: Literal["file", "openai", "batch", "keywords"] | None = key(
-        None, "what the placebo shuffles; None: file where interest_file is set, else keywords"
+    shuffled_source: str | None = key(
+        None,
+        "what the placebo shuffles; None: file where interest_file is set, else keywords",
+        form=Form(f"{', '.join(SOURCES)} or package.module:function", f"{'|'.join(SOURCES)}|{_FUNCTION}"),
     )
     interest_file: str | None = key(None, "JSONL of user_id, response, for interest_source=file", affects="content")
     allow_foreign_replies: bool = key(False, "use replies whose prompts the training histories do not give")

@@ -22,9 +22,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import protocol, ties, views
 from recbole_eimf.data.atomic_file import first_seen, read_plain, return_freed_memory
 from recbole_eimf.data.split_file import read_split, write_split
-
-#: Interaction field: the item that follows each position of ``item_id_list``, zero where padded. [b, l]
-TARGET_LIST = "target_item_list"
+from recbole_eimf.data.views import TARGET_LIST
 
 
 class LazySequenceDataset(SequentialDataset):

@@ -587,7 +587,13 @@ def summary(result: RunResult) -> str:
     lines = [first, table([result, *result.compared])]
     side = result.side_load
     if side and "source" in side:
-        used = "an LLM's replies" if side["llm_used"] else "NO LLM: keywords of the clusters' titles"
+        used = (
+            "an LLM's replies"
+            if side["llm_used"]
+            else "a function of yours"
+            if ":" in side["source"]
+            else ("NO LLM: keywords of the clusters' titles")
+        )
         lines.append(
             f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
             f"{side['training_users']} training users covered"

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.keys import SOURCES, SemanticSettings
 from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
@@ -34,7 +34,10 @@ from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
 from recbole_eimf.semantic.llm.reply import Reply
 from recbole_eimf.semantic.reply_check import PromptForm, checked_replies, knowing_replies
-from recbole_eimf.semantic.sources import batch, keywords
+from recbole_eimf.semantic.sources import batch, keywords, own
+
+#: whose interests are an LLM's words
+LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ class Pipeline:
             path = getattr(s, key)
             if path and not Path(path).is_file():
                 raise DataError(f"{key}={path}: no such file.")
+        if ":" in self._replies_source:
+            own.own_source(self._replies_source, "shuffled_source" if source == "shuffled" else "interest_source")
         if source == "openai":
             require("openai")
             read_key(self.llm_settings())
@@ -251,10 +256,26 @@ class Pipeline:
         elif source == "batch":
             requests = self.requests(exemplars)
             replies = batch.read_batch(requests, Path(self.settings.batch_file), self.settings.max_interests)
+        elif ":" in source:
+            replies = own.own_replies(source, self._told(exemplars, assignment), self.settings.max_interests)
         else:
             replies = self._ask(exemplars, agreed)
         self.seconds["replies"] = time.perf_counter() - begin
         return exemplars, assignment, replies, report
+
+    def _told(self, exemplars: Sequence[str], assignment: Mapping[str, int]) -> list[own.Cluster]:
+        """What a source of the user's own is told."""
+        titles, row = self._cluster_titles(exemplars, assignment), {user: u for u, user in enumerate(self.corpus.users)}
+        text = self.corpus.item_text
+        return [
+            own.Cluster(
+                user,
+                tuple(text[i] for i in self.corpus.histories[row[user]] if i in text),
+                tuple(titles[user]),
+                request.prompt,
+            )
+            for user, request in zip(exemplars, self.requests(exemplars), strict=True)
+        ]
 
     def _ask(self, exemplars: Sequence[str], agreed: bool) -> dict[str, Reply]:
         requests, wanted = self.requests(exemplars), self.llm_settings()
@@ -405,7 +426,7 @@ class Pipeline:
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
         digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
-        return Interests(exemplars, texts, assignment, name, source != "keywords", report, digests)
+        return Interests(exemplars, texts, assignment, name, source in LLM_SOURCES, report, digests)
 
 
 def read_assignment(path: str | Path) -> dict[str, str]:

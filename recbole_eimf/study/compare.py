@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.yaml_file import parse_command_line, parse_value, read_yaml
 from recbole_eimf.core.environment import environment_kept
@@ -18,7 +16,7 @@ from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.data.protocol import PROTOCOLS
-from recbole_eimf.study import runs
+from recbole_eimf.study import progress, runs
 from recbole_eimf.study.options import OptionsParser
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, parse_models, read_rows
@@ -288,24 +286,11 @@ def _masks(shared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bool, ...]]
 
 def _make(plan: Plan, missing: list[Run]) -> None:
     print(f"{len(missing)} of {len(plan.runs)} runs to make; stop at any time, the same command goes on")
-    failed = 0
-    with tqdm(total=len(plan.runs), initial=len(plan.runs) - len(missing), desc="runs", unit="run") as bar:
+    with progress.shown(plan.runs, plan.workers.parallel) as tell:
         for event in runs.execute_all(missing, plan.workers):
             if event is not None:
-                run, why = event
-                failed += why is not None
-                if why is not None:
-                    bar.write(f"failed: {run.label}: {why}")
+                tell(*event)
                 _write(plan)
-                bar.update()
-            bar.set_postfix_str(_state(missing, failed))
-
-
-def _state(missing: list[Run], failed: int) -> str:
-    """``1 failed; SASRec/2020 epoch 7, ...``"""
-    parts = [f"{failed} failed"] if failed else []
-    running = ", ".join(f"{run.label} epoch {run.epochs()}" for run in missing if run.running)
-    return "; ".join([*parts, running] if running else parts)
 
 
 def _write(plan: Plan) -> Summary:

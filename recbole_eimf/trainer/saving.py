@@ -9,6 +9,8 @@ from recbole.trainer import Trainer
 from recbole.utils import get_local_time
 
 from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.models import short_name
 from recbole_eimf.core import distributed
 from recbole_eimf.core.files import atomic_path, fingerprint
 from recbole_eimf.trainer import checkpoint
@@ -95,11 +97,11 @@ def keeping_best_model(stock: type[Trainer]) -> type[Trainer]:
 
 def run_name(config) -> str:
     """What a run trains, as the name of a file: ``EIMF-SASRec-placebo-ml-100k``."""
-    named = getattr(config.model_class, "backbone_name", None)
-    backbone = named(config) if named else None
+    asked = contract_of(config.model_class)
+    backbone = short_name(asked.backbone_name(config))
     parts = [config["model"], backbone if backbone != config["model"] else None]
-    if getattr(config.model_class, "needs_side_information", None) and backbone:
-        need = config.model_class.needs_side_information(config)
+    if backbone:
+        need = asked.needs_side_information(config)
         parts.append("placebo" if need == "interests" and config["interest_source"] == "shuffled" else None)
     if config["model"] == "EIMF" and config["use_interests"] is False:
         parts.append("text-only")

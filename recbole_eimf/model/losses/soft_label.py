@@ -6,7 +6,7 @@ The recommendation loss stays a softmax over the catalogue; its label is no long
 
 with t the items' text vectors, cos(z_u, .) the largest cosine to one of the interests of the user's exemplar, and
 a = ``interest_labels``, b = ``text_labels``: label smoothing that knows what the user likes. Nothing of it is needed
-to score. Not in the paper: **Decision**, chosen on validation (benchmarks/README.md); ``esim=paper`` switches it off.
+to score. Not in the paper: **Decision**, chosen on validation (benchmarks/README.md); ``recipe=paper`` switches it off.
 """
 
 from __future__ import annotations
