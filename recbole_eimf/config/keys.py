@@ -33,6 +33,10 @@ class DataSettings:
         affects="expert",
     )  # fmt: skip
     ties_seed: int = key(2024, "of ties: draws that order; not the training seed", least=0, affects="expert")
+    shuffled_history: bool = key(
+        False, "training sequences and histories in an order of chance (by ties_seed): does order matter here?",
+        affects="expert",
+    )  # fmt: skip
     protocol: Literal["leave_one_out", "user_split"] = key(
         "leave_one_out", "what is held out: every user's last two items, or whole users", affects="expert"
     )
@@ -153,6 +157,10 @@ class EIMFSettings:
 class SemanticSettings:
     """Text and LLM: the off-line stage (EIMF section 3.2)."""
 
+    text_source: Literal["real", "shuffled", "noise"] = key(
+        "real",
+        "item vectors of text that a model reads: placebos are those of other items, or noise of their covariance",
+    )
     text_fields: tuple[str, ...] = key(("title",), "columns of the .item file that make an item's text")
     text_encoder: str = key(
         "minilm", "minilm, tfidf-svd, a hub name or folder of transformers, llm2vec:<...>, openai:<model>"

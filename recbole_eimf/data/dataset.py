@@ -195,6 +195,8 @@ class LazySequenceDataset(SequentialDataset):
         """The rows' order [n] as ``ties`` says, from the source's; notes which rows are tied."""
         chosen = self.config["ties"] or "source"
         user = frame[self.uid_field].to_numpy()[position]
+        if self.config["shuffled_history"]:
+            self.source_row = np.arange(len(position))  # the off-line stage goes on from the source's order
         columns = [frame[f].to_numpy()[position] if f and f in frame else None for f in (self.time_field, self._order)]
         if not ties.has_times(user, *columns):
             self._say_no_times(chosen)
@@ -291,8 +293,21 @@ class LazySequenceDataset(SequentialDataset):
         local = protocol.Spans(spans.user, first, first + (spans.middle - spans.start), first + length)
         part.moment = None if self.moment is None else self.moment[kept]
         part.source_row = None if self.source_row is None else self.source_row[kept]
+        if self.config["shuffled_history"]:
+            part._shuffle_histories(local)
         part._set_view(local, view)
         return part
+
+    def _shuffle_histories(self, spans: protocol.Spans) -> None:
+        """Bring every history into an order of chance; what is asked for stays what it is."""
+        tokens = (self.field2id_token[f][self.inter_feat[f].numpy()] for f in (self.uid_field, self.iid_field))
+        piece = np.arange(len(self.inter_feat))  # a target stays where it is
+        row, position = _positions(spans.start, spans.middle)
+        piece[position] = spans.start[row]
+        order = ties.shuffled(piece, *tokens, seed=self.config["ties_seed"] or 0)
+        columns = self.inter_feat.interaction.items()
+        self.inter_feat = Interaction({field: values[torch.from_numpy(order)] for field, values in columns})
+        self.source_row = self.source_row[order]
 
     def _set_view(self, spans: protocol.Spans, view: str | None) -> None:
         self.spans = spans

@@ -34,6 +34,9 @@ runs are not made again and interrupted ones go on: stop it at any time and give
 models    SASRec            a backbone of ours, trained as EIMF trains it
           EIMF[SASRec]      EIMF over it; placebo[SASRec]: with the interests of random exemplars
           RecBole[SASRec]   RecBole's own class; other names as --model takes them (package.module:Class too)
+          placebo[PAD], shuffled_text[...], noise_text[...]: a row with texts of other items, or noise in their place
+          shuffled_history[SASRec]: trained and tested on histories in an order of chance
+          TextKNN, ItemKNN+text: floors for data with text
           Popularity, Markov and DecayedItemKNN are always added
 options   --models_file FILE.yaml   rows with name, model, backbone, keys, against
           --seeds 5 | 2020,2021     how many (from 2020 on), or which
