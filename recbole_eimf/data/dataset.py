@@ -19,7 +19,7 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.stock_needs import check_files
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.data import protocol, ties, views
+from recbole_eimf.data import protocol, ties, time_split, views
 from recbole_eimf.data.atomic_file import first_seen, read_plain, return_freed_memory
 from recbole_eimf.data.split_file import read_split, write_split
 from recbole_eimf.data.views import TARGET_LIST
@@ -53,6 +53,7 @@ class LazySequenceDataset(SequentialDataset):
         self.view: views.View | None = None
         self.spans: protocol.Spans | None = None
         self.side = None
+        self.times: np.ndarray | None = None  # float64 [n]; None: no times
         self.moment: np.ndarray | None = None  # int32 [n], equal where a user's events have one time; None: no times
         self.source_row: np.ndarray | None = None  # int64 [n], each row's place in the source's order; None: as it is
         self.source_spans: protocol.Spans | None = None  # of ``source_flat``: what training has with ``ties=source``
@@ -201,7 +202,7 @@ class LazySequenceDataset(SequentialDataset):
         if not ties.has_times(user, *columns):
             self._say_no_times(chosen)
             return position
-        self.moment = ties.moments(user, columns[0])
+        self.moment, self.times = ties.moments(user, columns[0]), columns[0].astype(np.float64)
         if chosen == "source":
             return position
         tokens = (self.field2id_token[f][frame[f].to_numpy()[position]] for f in (self.uid_field, self.iid_field))
@@ -237,7 +238,7 @@ class LazySequenceDataset(SequentialDataset):
         self._change_feat_format()
         config = self.config
         name = config["protocol"] or "leave_one_out"
-        for key in ("split_file", "save_split") if name == "leave_one_out" else ():
+        for key in ("split_file", "save_split") if name != "user_split" else ():
             if config[key]:
                 raise ConfigError(f"{key}={config[key]}: users are split under protocol=user_split only.")
         split = self._split(config["ties"] or "source")
@@ -261,6 +262,8 @@ class LazySequenceDataset(SequentialDataset):
         name = config["protocol"] or "leave_one_out"
         if name == "leave_one_out":
             return protocol.leave_one_out(self.offsets, moment)
+        if name == "global_time":
+            return self._time_split(moment)
         if name != "user_split":
             raise ConfigError(f"protocol={name!r}: allowed are {', '.join(protocol.PROTOCOLS)}.")
         if config["split_file"]:
@@ -268,6 +271,18 @@ class LazySequenceDataset(SequentialDataset):
         else:
             split = protocol.user_split(self.offsets, config["split_seed"] or 0, tuple(config["split_ratios"]))
         return split if moment is None else protocol.cut_between_moments(split, moment)
+
+    def _time_split(self, moment: np.ndarray | None) -> protocol.Split:
+        config = self.config
+        if self.times is None:
+            raise DataError(
+                f"protocol=global_time: {self.dataset_name}.inter has no times (column {self.time_field!r} is missing, "
+                f"constant or a count): nothing says what was known when. Use leave_one_out or user_split."
+            )
+        until = time_split.borders(self.times, config["time_quantiles"] or (0.8, 0.9), config["time_dates"] or ())
+        chosen = config["time_target"] or "successive"
+        getLogger().info(f"global_time: training up to {until[0]:.0f}, validation up to {until[1]:.0f}, {chosen}")
+        return time_split.global_time(self.offsets, self.times, until, chosen, moment)
 
     def _in_source_order(self) -> np.ndarray:
         flat = np.empty(len(self.flat), dtype=np.int64)
@@ -282,15 +297,15 @@ class LazySequenceDataset(SequentialDataset):
 
     def _part(self, spans: protocol.Spans, view: str | None) -> LazySequenceDataset:
         """A copy that holds only the rows of ``spans``, renumbered from zero."""
-        length = spans.end - spans.start
-        first = np.cumsum(length) - length
-        border = np.zeros(len(self.inter_feat) + 1, dtype=np.int8)  # spans are in the rows' order
+        border = np.zeros(len(self.inter_feat) + 1, dtype=np.int32)  # a user may have several spans
         np.add.at(border, spans.start, 1)
         np.add.at(border, spans.end, -1)
-        kept = np.cumsum(border[:-1], dtype=np.int8).astype(bool)
+        kept = np.cumsum(border[:-1], dtype=np.int32) > 0
+        place = np.concatenate([[0], np.cumsum(kept)])
         columns = self.inter_feat.interaction.items()
         part = self.copy(Interaction({field: torch.from_numpy(values.numpy()[kept]) for field, values in columns}))
-        local = protocol.Spans(spans.user, first, first + (spans.middle - spans.start), first + length)
+        local = protocol.Spans(spans.user, place[spans.start], place[spans.middle], place[spans.end])
+        part.times = None if self.times is None else self.times[kept]
         part.moment = None if self.moment is None else self.moment[kept]
         part.source_row = None if self.source_row is None else self.source_row[kept]
         if self.config["shuffled_history"]:
@@ -425,6 +440,11 @@ class LazySequenceDataset(SequentialDataset):
         place = {user: row for row, user in enumerate(self.source_spans.user)}
         spans = [(self.source_spans.start[place[u]], self.source_spans.middle[place[u]]) for u in users]
         return sorted_today, [self.source_flat[a:b] for a, b in spans]
+
+    def of_new_users(self, index: np.ndarray, train: LazySequenceDataset) -> np.ndarray:
+        """Which of :meth:`targets` are of users that ``train`` does not know, bool [number of targets]."""
+        row, _ = _positions(self.spans.middle[index], self.spans.end[index])
+        return ~np.isin(self.spans.user[index], train.spans.user)[row]
 
     def item_counts(self) -> np.ndarray:
         """How often each item occurs in this part, int64 [number of items]."""

@@ -1,6 +1,6 @@
 """Which interactions train a model and which ones test it.
 
-Two protocols (``--protocol``), both on sequences that are sorted by (user, order):
+Three protocols (``--protocol``), both on sequences that are sorted by (user, order):
 
 ``leave_one_out``
     RecBole's and PAD's: the last item of every user is the test target, the one before it the validation target. Users
@@ -10,6 +10,9 @@ Two protocols (``--protocol``), both on sequences that are sorted by (user, orde
     ComiRec's, REMI's and EIMF's (section 4.1.1): 80 % of the *users* train with their whole sequences; of the other
     users the first 80 % of the sequence is the input and the last 20 % are the targets. Which users are where is drawn
     with a seed, or read from a file (:mod:`recbole_eimf.data.split_file`).
+``global_time``
+    what a service could have known (Time to Split, arXiv 2507.16289): training up to a time T_val, validation after it
+    up to T_test, test after that (:mod:`recbole_eimf.data.time_split`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy as np
 
 from recbole_eimf.core.errors import ConfigError
 
-PROTOCOLS = ("leave_one_out", "user_split")
+PROTOCOLS = ("leave_one_out", "user_split", "global_time")
 PARTS = ("train", "valid", "test")
 _HISTORY = 0.8  # share of a held-out user's sequence that is input; the rest are targets
 

@@ -25,7 +25,7 @@ class Ranks:
     ``identity`` is a digest of the users' and targets' tokens: equal identities are about the same users and targets
     in the same order, so their values may be paired. ``slices`` are ranges of training frequency; ``mark_names``
     are further ones, whose targets ``marked`` tells: ``tied`` and ``untied``, whether a target has the time of the
-    history's last item (without times all may).
+    history's last item (without times all may), and ``new_user``, whether training does not know its user.
     """
 
     user: np.ndarray  # int64 [R], RecBole ids
@@ -98,7 +98,7 @@ class Ranks:
         found: dict[str, dict[str, float]] = {}
         for name in (*self.slices, *self.mark_names):
             asked = self._in_slice(name)
-            found[name] = {"targets": int(asked.sum()), "users": len(np.unique(self.target_row[asked]))}
+            found[name] = {"targets": int(asked.sum()), "users": len(np.unique(self.user[self.target_row[asked]]))}
             if asked.any():
                 metrics = [f"{kind}@{k}" for kind in ("recall", "hit", "ndcg") for k in ks]
                 found[name] |= {metric: round(self.mean(metric, name), 6) for metric in metrics}
@@ -146,7 +146,7 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
     # an item asked for twice is one target, as in RecBole
     pairs, first = np.unique(np.stack([row, item], axis=1), axis=0, return_index=True)
     row, item = pairs[:, 0], pairs[:, 1]
-    tied = test.tied_targets(every)[first]
+    tied, new = test.tied_targets(every)[first], test.of_new_users(every, train)[first]
     at = items[row] == item[:, None]
     rank = np.where(at.any(1), at.argmax(1), -1).astype(np.int32)
     hits = np.zeros(items.shape, dtype=np.uint8)
@@ -162,8 +162,8 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
         target_count=counts[item],
         identity=_identity(test, row, item),
         slices=frequency_slices(counts, bounds),
-        marked=np.stack([tied, ~tied], axis=1).astype(np.uint8),
-        mark_names=("tied", "untied"),
+        marked=np.stack([tied, ~tied, new], axis=1).astype(np.uint8),
+        mark_names=("tied", "untied", "new_user"),
     )
 
 

@@ -26,7 +26,8 @@ from recbole_eimf.study.table import table
 from recbole_eimf.study.table.summary import Experiment, Summary, summarise
 
 USAGE = """usage: python -m recbole_eimf compare --models SASRec,EIMF[SASRec],placebo[SASRec] --dataset NAME --out DIR
-         [--protocol leave_one_out|user_split] [--seeds 5] [--parallel 2] [--config_files a.yaml ...] [--key=value ...]
+         [--protocol leave_one_out|user_split|global_time] [--seeds 5] [--parallel 2] [--config_files a.yaml ...]
+         [--key=value ...]
 
 Trains every model with every seed and writes DIR/table.md, table.csv, table.tex, results.json and index.html. Finished
 runs are not made again and interrupted ones go on: stop it at any time and give the same command.
@@ -283,7 +284,7 @@ def _masks(shared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bool, ...]]
     wanted = shared.get("mask_history", False)
     if wanted != "both":
         return dict(shared), (bool(wanted),)
-    first = shared.get("protocol", "leave_one_out") == "leave_one_out"
+    first = shared.get("protocol", "leave_one_out") != "user_split"
     return {**shared, "mask_history": first}, (first, not first)
 
 
