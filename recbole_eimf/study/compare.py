@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIRST_SEED = 2020
+#: keys of every new table: figures that the source's order inside one time may have made are no evidence
+TABLE_DEFAULTS = {"ties": "shuffle"}
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def experiment_of(
         dataset,
         complete(rows),
         parse_seeds(seeds),
-        shared,
+        {**TABLE_DEFAULTS, **shared},
         command,
         metric_names(metrics),
     )
@@ -302,7 +304,7 @@ def _masks(shared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bool, ...]]
     wanted = shared.get("mask_history", False)
     if wanted != "both":
         return dict(shared), (bool(wanted),)
-    first = shared.get("protocol", "leave_one_out") == "leave_one_out"
+    first = shared.get("protocol", "leave_one_out") != "user_split"
     return {**shared, "mask_history": first}, (first, not first)
 
 

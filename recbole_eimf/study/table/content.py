@@ -65,8 +65,22 @@ def facts(summary: Summary, view: View) -> str:
     return (
         f"{summary.experiment.dataset}, {summary.protocol}, history {'masked' if view.mask_history else 'not masked'} "
         f"(mask_history={view.mask_history}), {size}test, %, mean ± sample deviation over seeds {seeds} (counting "
-        f"models have one run), all items ranked{chosen}"
+        f"models have one run), all items ranked{_order(summary)}{chosen}"
     )
+
+
+_TIES = {"source": "as in the source", "shuffle": "shuffled", "together": "shuffled, targets together"}
+
+
+def _order(summary: Summary) -> str:
+    """What the order of events of one time is."""
+    if summary.ties not in _TIES:
+        return ", order of ties by row"
+    said = f", events of one time {_TIES[summary.ties]} (ties={summary.ties})"
+    first = next(iter(summary.slices.values()), {})
+    if first.get("tied", {}).get("targets") and not first["untied"]["targets"]:
+        return f"{said}; the data has no times that tell a target from a tie"
+    return said
 
 
 def which(summary: Summary, view: View) -> str:

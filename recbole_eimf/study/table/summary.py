@@ -135,7 +135,8 @@ class Summary:
     """Everything that tables and figures print.
 
     ``metrics`` are those shown, ``main`` is the one that checkpoints were chosen by (the first shown, if that one is
-    not shown); ``slices``: row -> slice -> metric in percent of the first view, and the number of ``targets``.
+    not shown); ``ties``: the key, "" where rows differ in it; ``slices``: row -> slice -> metric in percent of the
+    first view, and the number of ``targets``.
     """
 
     experiment: Experiment
@@ -147,6 +148,7 @@ class Summary:
     slices: dict[str, dict[str, dict[str, float]]]
     planned: int
     finished: int
+    ties: str = ""
 
 
 def pretty(metric: str) -> str:
@@ -184,7 +186,12 @@ def summarise(experiment: Experiment, runs: Sequence[Run], masks: Sequence[bool]
         {line.row.name: _sliced(line.results) for line in lines if line.results},
         planned=len(runs),
         finished=sum(len(line.done) for line in lines),
+        ties=_same({str(run.settings.get("ties", "source")) for run in runs}),
     )
+
+
+def _same(values: set[str]) -> str:
+    return values.pop() if len(values) == 1 else ""
 
 
 def _shown(wanted: Sequence[str], known: Sequence[str], protocol: str) -> list[str]:
