@@ -14,7 +14,7 @@ BIN = $(VENV)/bin
 TORCH ?=
 EXTRAS ?= all,test
 
-.PHONY: demo test test-fast lint bench python
+.PHONY: demo test test-fast test-gpu lint bench docs mutants python
 
 # torch first and by itself: its wheel may come from an index of its own
 $(VENV)/.torch: $(wildcard constraints/*.txt) | python
@@ -45,14 +45,31 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-# what needs no training, in two minutes
+# what hardly trains: two minutes
+FAST = tests/data tests/evaluator tests/semantic/test_reply.py tests/semantic/test_prompt.py tests/semantic/test_keywords.py \
+    tests/semantic/test_batch.py tests/model/test_loss.py tests/model/test_layer.py tests/model/test_mmd.py \
+    tests/model/test_multi_interest.py tests/model/test_negatives.py tests/model/test_soft_label.py tests/test_config.py \
+    tests/test_parts.py tests/test_packaging.py tests/study/test_space.py tests/study/test_table.py recbole_eimf
 test-fast: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(FAST)
+
+# all that needs a GPU, then gpu_epoch.py (GPU_OPTIONS="--dataset=... --data_path=..."); fails where there is none
+test-gpu: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.gpu $(GPU_OPTIONS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# the documentation's site in site/, offline; a warning is an error
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/.installed
 	@echo "benchmarks take their data by argument; see benchmarks/README.md"
 	$(BIN)/python benchmarks/epoch_time.py --dataset ml-100k
+
+# Hours: for the night. `make mutants MUTANTS="--files model/pad --sample 200"` does a part; a stopped run goes on.
+mutants: $(VENV)/.installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 nice -n 15 $(BIN)/python -m tests.mutants $(MUTANTS)

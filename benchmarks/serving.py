@@ -51,7 +51,8 @@ def made(items: int, interests: int, folder: Path, index: str) -> None:
     catalogue = Catalogue(tokens, pa.nulls(items + 1, pa.string()), np.ones(items + 1, dtype=np.int64))
     parts = with_index(Parts(catalogue, encoder, vectors), index)
     evaluation = {"mask_history": True, "eval_batch_size": 256, "eval_chunk_items": None, "protocol": "none",
-                  "seed": 0, "valid": {}, "test": {}, "compared": [], "slices": {}, "side_load": None, "best_epoch": 0}  # fmt: skip
+                  "seed": 0, "valid": {}, "test": {}, "compared": [], "slices": {},
+                  "side_load": None, "best_epoch": 0}  # fmt: skip
     described = {"dataset": "random", "items": items, "users": 0, "training_interactions": items}
     config = {"model": spec.towers[0], "name": spec.towers[0], "data": described, "evaluation": evaluation,
               "encoder": {**vars(spec)}, "keys": None, "diversity": None, "text": None, "index": index}  # fmt: skip
@@ -147,7 +148,7 @@ def main() -> None:
                 print(row, flush=True)
                 figures.append(row)
                 load = os.getloadavg()[0]
-                note = "shared machine, 2 cores; p0 is what an undisturbed request takes"
+                note = "2 cores shared with other work (load_average): read cpu and p0, not the clock's percentiles"
                 text = json.dumps({"note": note, "load_average": round(load, 1), "rows": figures}, indent=1)
                 out.write_text(text + "\n", encoding="utf-8")
 

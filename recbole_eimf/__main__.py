@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable
 
 from recbole_eimf.core import parts
+from recbole_eimf.core.disk import refusal
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 
 USAGE = """usage: python -m recbole_eimf COMMAND ...
 
 commands:
   run        train and evaluate a model: run --model=EIMF --dataset=ml-100k [--key=value ...]
+  keys       every configuration key: keys [word] [--markdown | --json-schema]
+  explain    a key's value and which file and line set it: explain KEY [--model=NAME] [--key=value ...]
   prepare    write atomic files from raw data: prepare csv|amazon-2014|amazon-2018|amazon-2023|movielens|mind-news ...
   interests  the LLM stage alone: interests --dataset=NAME --interest_source=openai|file|batch|keywords
              [--dry-run | --yes] [--key=value ...]
@@ -42,9 +45,9 @@ def _run(arguments: list[str]) -> int:
     from recbole_eimf.experiment import quick_start
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            "usage: python run_recbole_eimf.py --model=EIMF --dataset=ml-100k [--config_files=a.yaml] [--key=value ...]"
-        )
+        from recbole_eimf.config.show import run_help
+
+        print(run_help())
         return 0
     values = parse_command_line(arguments)
     if not values.get("dataset"):
@@ -61,6 +64,18 @@ def _run(arguments: list[str]) -> int:
     if values.get("output_dir"):
         print(f"written: {values['output_dir']}/result.json")
     return 0
+
+
+def _keys(arguments: list[str]) -> int:
+    from recbole_eimf.cli import keys
+
+    return keys.main(arguments)
+
+
+def _explain(arguments: list[str]) -> int:
+    from recbole_eimf.cli import explain
+
+    return explain.main(arguments)
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -119,6 +134,8 @@ def _serve(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
+    "keys": _keys,
+    "explain": _explain,
     "prepare": _prepare,
     "interests": _interests,
     "tune": _tune,
@@ -132,9 +149,15 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def _guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Run a command; a user's error is a message and exit code 2, an interruption 130."""
+    """Run a command; a user's error or a disk's refusal is a message and exit code 2, an interruption 130."""
     try:
         return command(arguments)
+    except OSError as error:
+        found = refusal(error)
+        if found is None:
+            raise
+        print(f"error: {found}", file=sys.stderr)
+        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +80,8 @@ def main(folder: Path) -> None:
         made("dropout", keys, folder / "stopped", callback=stop)
     except Stop:
         made("dropout", keys, folder / "stopped", resume=True)
+    with contextlib.suppress(Stop):
+        made("SASRec", keys, folder / "fewer", callback=stop)
     distributed.leave()
 
 
@@ -176,14 +180,24 @@ def test_two_processes_go_on_after_a_stop_to_the_same_weights(two):
     assert result(two / "stopped")["test"] == result(two / "dropout")["test"]
 
 
+def test_one_process_goes_on_where_two_were_stopped(two, keys, tmp_path):
+    shutil.copytree(two / "fewer", tmp_path / "fewer")
+    found = made("SASRec", keys, tmp_path / "fewer", resume=True)
+    assert found.epochs == 3
+    first, second = weights(two / "SASRec"), weights(tmp_path / "fewer")
+    for key in first:
+        if not key.endswith("attention.key.bias"):
+            torch.testing.assert_close(second[key], first[key], atol=1e-5, rtol=0, msg=key)
+
+
 def test_a_checkpoint_of_two_processes_is_one_like_any_other(two, planted):
-    found = quick_start.evaluate(two / "SASRec" / "model.pth", data_path=str(planted))
+    found = quick_start.evaluate(two / "SASRec", data_path=str(planted))
     assert found == pytest.approx(result(two / "SASRec")["test"])
     assert not [path.name for path in (two / "SASRec").glob("*.tmp")]
 
 
 def test_only_the_first_process_writes_logs(two):
-    runs = len(JOBS) + 2  # the stopped run and how it went on
+    runs = len(JOBS) + 3  # the stopped run and how it went on, and the one that a single process goes on with
     assert len(list((two / "log").rglob("*.log"))) <= runs  # named by the second
     assert not list((two / "log_tensorboard").glob("model-*"))
 

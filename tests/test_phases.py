@@ -196,7 +196,7 @@ def test_a_sum_of_pretrained_towers_is_a_run_like_any_other(keys, tmp_path):
     assert entry["valid"] == pytest.approx(first.valid)
     again = quick_start.run("PAD", "planted", resume=True, **keys, **more)
     assert (again.test, again.epochs) == (first.test, 4)
-    assert quick_start.evaluate(tmp_path / "model.pth") == pytest.approx(first.test)
+    assert quick_start.evaluate(tmp_path) == pytest.approx(first.test)
 
 
 @pytest.mark.parametrize("fine_tune", [True, False])
@@ -204,7 +204,7 @@ def test_one_tower_whose_vectors_are_its_table_is_saved_and_read(keys, tmp_path,
     """Dot products with ids: what is scored is the parameter itself, and must not become a second one."""
     more = {"experts": "id", "score": "dot", "fine_tune": fine_tune, "output_dir": str(tmp_path)}
     result = quick_start.run("PAD", "planted", **keys, **more)
-    assert quick_start.evaluate(tmp_path / "model.pth") == pytest.approx(result.test)
+    assert quick_start.evaluate(tmp_path) == pytest.approx(result.test)
 
 
 def test_alignment_variants_share_one_pretraining(keys, tmp_path, monkeypatch):
@@ -272,7 +272,7 @@ def test_every_phase_leaves_a_checkpoint_and_shows_a_bar(keys, tmp_path, capsys)
         state, values = read_state(out / name / "best.safetensors")
         assert "towers.0.backbone.net.item_embedding.embedding.weight" in state
         assert len(json.loads((out / name / "history.json").read_text())) == 2
-    assert (out / "model.pth").is_file()
+    assert (out / "model.safetensors").is_file()
     bars = capsys.readouterr().err
     for name in ("pretrain-id", "align-aligned", "finetune"):
         assert f"{name}: 100%" in bars

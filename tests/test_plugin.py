@@ -17,10 +17,11 @@ SMALL = {"epochs": 2, "show_progress": False, "state": "ERROR", "MAX_ITEM_LIST_L
          "inner_size": 16, "text_encoder": "tfidf-svd", "compare_with": []}  # fmt: skip
 
 
-def test_register_is_idempotent_and_stops_anomaly_detection():
+def test_register_is_idempotent_and_keeps_anomaly_detection_off():
+    """RecBole's sine.py turns it on when it is imported; tests/test_recbole_models.py: the user's own stays."""
     from recbole.trainer.trainer import Trainer
 
-    torch.autograd.set_detect_anomaly(True)
+    assert "recbole.model.sequential_recommender.sine" in sys.modules
     plugin.register_models()
     first = Trainer.evaluate
     plugin.register_models()
@@ -151,3 +152,16 @@ def test_recboles_models_run_as_they_are_on_lazy_sequences(model, wide):
     extra = {"SINE": {"prototype_size": 5, "interest_size": 2, "embedding_size": 16}}.get(model, {})
     result = quick_start.run(model, "wide", data_path=str(wide), topk=[1, 5], valid_metric="NDCG@5", **keys, **extra)
     assert 0 < result.test["hit@5"] <= 1
+
+
+def test_save_pth_is_what_recboles_own_door_reads(planted, tmp_path):
+    import recbole_eimf
+
+    recbole_eimf.register()
+    from recbole.quick_start import load_data_and_model
+
+    keys = {**SMALL, "data_path": str(planted), "topk": [5], "valid_metric": "NDCG@5", "epochs": 1}
+    quick_start.run("IBIM", "planted", output_dir=str(tmp_path / "out"), save_pth=True, **keys)
+    _, model, *_ = load_data_and_model(str(tmp_path / "out" / "model.pth"))
+    _, same, _ = quick_start.load(tmp_path / "out")
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in model.state_dict().items())

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.experiment import quick_start
 from recbole_eimf.trainer.state import read_state
 
@@ -92,9 +91,8 @@ def ended(folder: Path) -> tuple[dict, dict]:
     tensors, state = read_state(folder / "last.safetensors")
     figures["losses"] = [epoch["losses"] for epoch in json.loads((folder / "history.json").read_text())]
     figures["state"] = {key: state[key] for key in ("python", "numpy", "epoch", "best_valid_score", "cur_step")}
-    with trusted_checkpoints():
-        saved = torch.load(folder / "model.pth", map_location="cpu")
-    return figures, tensors | {f"best.{name}": value for name, value in saved["state_dict"].items()}
+    best, _ = read_state(folder / "model.safetensors")
+    return figures, tensors | {f"best.{name}": value for name, value in best.items()}
 
 
 def assert_same(first: Path, second: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or flags & {"-h", "--help"}:
         print(USAGE)
         return 0
-    from recbole_eimf.config.config import parse_command_line
+    from recbole_eimf.config.yaml_file import parse_command_line
 
     words = [a for a in arguments if a not in flags]
     out, licence = _take_option(words, "export"), _take_option(words, "licence")
@@ -92,6 +93,7 @@ def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:
     config = EIMFConfig("IBIM", dataset, str(files).split() if files else None, {"state": "WARNING", **values})
     _, parts = quick_start.build(config)
     folder = Path(values.get("output_dir") or Path("interests") / dataset)
+    check_writable(folder, "output_dir", make=False)  # before anything is paid for
     return pipeline_of(config, parts[0]), folder, config["seed"]
 
 
@@ -132,7 +134,7 @@ def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
     failed = len(found.exemplars) - exemplars
     print(
         f"{report['interests']} interests of {exemplars} exemplars for {len(found.assignment)} users"
-        + ("" if found.llm_used else " (NO LLM was used: keywords of the clusters' titles)")
+        + ("" if found.llm_used or ":" in found.source else " (NO LLM was used: keywords of the clusters' titles)")
         + (f"; {failed} exemplars without any" if failed else "")
         + f"\nwritten: {folder}/interests.jsonl, assignment.csv.gz, report.json"
     )

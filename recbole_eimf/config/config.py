@@ -1,26 +1,32 @@
-"""RecBole's configuration with our models, our YAML files and our keys checked."""
+"""RecBole's configuration with our models, our YAML files, and every key checked before any work."""
 
 from __future__ import annotations
 
-import ast
-import datetime
 import os
-import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import recbole
 import torch
-import yaml
 from recbole.config import Config
 
-from recbole_eimf.config import keys
-from recbole_eimf.config.layers import properties_folder
-from recbole_eimf.config.models import load_model_class
+from recbole_eimf.config import checks
+from recbole_eimf.config.contract import contract_of, is_ours
+from recbole_eimf.config.keys import our_keys
+from recbole_eimf.config.layers import merged, our_layers, today
+from recbole_eimf.config.models import known_model_names, load_model_class
+from recbole_eimf.config.recbole_keys import checked_recbole_keys
+from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
+from recbole_eimf.config.yaml_file import parse_command_line, parse_value, read_yaml
 from recbole_eimf.core import distributed
+from recbole_eimf.core.disk import LONGEST_NAME
 from recbole_eimf.core.errors import ConfigError, suggestion
+
+__all__ = ["EIMFConfig", "check_configuration", "check_keys", "is_ours", "known_model_names", "parse_command_line",
+           "parse_value", "plugin_defaults", "read_yaml", "recbole_keys"]  # fmt: skip
 
 # Keys RecBole reads that stand in none of its YAML files.
 _RECBOLE_EXTRA_KEYS = {
@@ -29,57 +35,20 @@ _RECBOLE_EXTRA_KEYS = {
     "MODEL_TYPE", "MODEL_INPUT_TYPE", "user_inter_num_interval", "item_inter_num_interval", "tool", "params_file",
     "val_interval", "item_price", "tail_ratio", "loss_type", "transform", "save_dataset", "wandb_project",
 }  # fmt: skip
-
-
-class _SafeLoader(yaml.SafeLoader):
-    """YAML without code, where ``1e-4`` is a number and a date stays text."""
-
-
-_SafeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)$"),
-    list("-+0123456789."),
-)
-
-
-def parse_value(text: str) -> Any:
-    """Read a command-line value: a Python literal, else YAML, else the text itself. Nothing is evaluated.
-
-    >>> parse_value("1e-3"), parse_value("[10,20]"), parse_value("[Recall, NDCG]"), parse_value("None")
-    (0.001, [10, 20], ['Recall', 'NDCG'], None)
-    >>> parse_value("[5,inf)"), parse_value("true"), parse_value("a=b")
-    ('[5,inf)', True, 'a=b')
-    """
-    if text.strip() in ("None", ""):
-        return None
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        try:
-            value = yaml.load(text, Loader=_SafeLoader)  # noqa: S506 (a SafeLoader)
-        except yaml.YAMLError:
-            return text
-    # a date stays the text it was
-    return text if isinstance(value, datetime.date) else value
-
-
-def parse_command_line(arguments: Iterable[str]) -> dict[str, Any]:
-    """Turn ``--key=value`` arguments into a dictionary.
-
-    Raises:
-        ConfigError: an argument of another form, or a key given twice with different values.
-    """
-    values: dict[str, Any] = {}
-    texts: dict[str, str] = {}
-    for argument in arguments:
-        key, sign, text = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not sign or not key:
-            raise ConfigError(f"argument {argument!r}: write --key=value, without spaces around '='.")
-        if texts.get(key, text) != text:
-            raise ConfigError(f"--{key} is given twice: {texts[key]!r} and {text!r}. Keep one.")
-        texts[key] = text
-        values[key] = parse_value(text)
-    return values
+#: what only files of `study` and options of `compare` and `tune` say -> where it is said
+ELSEWHERE = {
+    "seeds": "`compare --seeds=5` trains with several; one run takes --seed=2020",
+    "rows": "rows stand in a study's file, or in `compare --models_file=FILE.yaml`",
+    "grid": "a grid stands in a study's file: `study FILE.yaml`",
+    "columns": "columns stand in a study's file: `study FILE.yaml`",
+    "axis": "an axis stands in a study's file: `study FILE.yaml`",
+    "keys": "keys stands in a study's file: `study FILE.yaml`",
+    "floors": "floors stands in a study's file; a run takes --compare_with=[Popularity,Markov]",
+    "title": "`compare --title=...` names a table",
+    "models": "`compare --models=SASRec,EIMF[SASRec]` trains several; one run takes --model=EIMF",
+    "out": "`compare` and `tune` take --out; a run takes --output_dir",
+    "samples": "`tune --samples=20` searches",
+}
 
 
 @cache
@@ -89,96 +58,68 @@ def recbole_keys() -> frozenset[str]:
 
     keys = {*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments, *_RECBOLE_EXTRA_KEYS}
     for path in (Path(recbole.__file__).parent / "properties").rglob("*.yaml"):
-        if path.name in ("url.yaml", "kg_url.yaml"):
-            continue
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
-        keys.update(content or ())
-    return frozenset(keys)
-
-
-@cache
-def shipped_keys() -> frozenset[str]:
-    """Every key of ours: the typed settings, and what the shipped YAML files set for a model."""
-    found = set(keys.known_keys())
-    for path in properties_folder().rglob("*.yaml"):
-        found.update(read_yaml(path))
-    return frozenset(found)
+        if path.name not in ("url.yaml", "kg_url.yaml"):
+            keys.update(read_yaml(path))
+    return frozenset(keys) | {*checked_recbole_keys()}
 
 
 def check_keys(given: Mapping[str, Any], also_known: Iterable[str] = ()) -> None:
     """Raise ConfigError for a key that neither RecBole nor we know, with the closest one that exists."""
-    known = recbole_keys() | shipped_keys() | set(also_known)
+    known = recbole_keys() | {*our_keys(), "esim"} | set(also_known)
     for key in given:
-        if key not in known:
+        if key in known:
+            continue
+        if key in ELSEWHERE:
             raise ConfigError(
-                f"unknown key '{key}' (value {given[key]!r}).{suggestion(key, known)} "
-                f"If your own model reads it, add --allow_unknown_keys=True."
+                f"{key}={given[key]!r}: no key of a run. {ELSEWHERE[key][0].upper()}{ELSEWHERE[key][1:]}."
             )
-
-
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a YAML mapping. Raises ConfigError naming file and line."""
-    path = Path(path)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SafeLoader)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not YAML ({getattr(error, 'problem', error)}).") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected 'key: value' lines, got a {type(content).__name__}.")
-    return content
+        raise ConfigError(
+            f"unknown key '{key}' (value {given[key]!r}).{suggestion(key, known)} "
+            f"If your own model reads it, add --allow_unknown_keys=True."
+        )
 
 
 def plugin_defaults(model_class: type | None, model: str, dataset: str, external: Mapping[str, Any]) -> dict[str, Any]:
-    """What our YAML says, weakest first: settings, overall, the backbone's (RecBole's, ours), those of the model's
-    ancestors and its own, the form of EIMF (``esim``), the data set's, the recipe's.
+    """What the catalogue and our YAML files say, see :func:`recbole_eimf.config.layers.our_layers`."""
+    return merged(our_layers(model_class, model, dataset, external))
 
-    Args:
-        model_class: the model's class; None is a model that is not ours.
-        model, dataset: names; external: the user's keys.
+
+class Settled(dict):
+    """All keys of a configuration as they will be; one that nobody sets is None, as RecBole's Config has it."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def check_configuration(config: Config) -> None:
+    """Check a configuration whose layers are loaded, before RecBole changes the form of anything.
 
     Raises:
-        ConfigError: there is no such recipe.
+        ConfigError: naming key, value and remedy.
     """
-    folder = properties_folder()
-    values: dict[str, Any] = keys.defaults()
-    # a subclass of ours in anybody's module starts from what it derives from
-    family = [cls.__name__ for cls in reversed(model_class.__mro__) if is_ours(cls)] if model_class else [model]
-    own = [path for name in family if (path := folder / "model" / f"{name}.yaml").is_file()]
-    model_values = {key: value for path in own for key, value in read_yaml(path).items()}
-    files = [folder / "overall.yaml"]
-    recipe = external.get("recipe")
-    recipes = _recipe_files(folder / "recipe", model, str(recipe)) if recipe else []
-    backbone = external.get("backbone", model_values.get("backbone"))
-    if isinstance(backbone, str):
-        files.append(Path(recbole.__file__).parent / "properties" / "model" / f"{backbone}.yaml")
-        files.append(folder / "backbone" / f"{backbone}.yaml")
-    files += own
-    form = external.get("esim", model_values.get("esim"))
-    if form is not None:
-        files.append(folder / "esim" / f"{form}.yaml")
-    files += [folder / "dataset" / f"{dataset}.yaml", *recipes]
-    for path in files:
-        if path.is_file():
-            values.update(read_yaml(path))
-    return values
+    given, internal = config.external_config_dict, config.internal_config_dict
+    final = Settled({**internal, **given, "model": config.model, "dataset": config.dataset})
+    checks.check_values(given, final)
+    # to say what would be so anyway is no wish that might be ignored
+    wishes = {key: value for key, value in given.items() if key not in internal or internal[key] != value}
+    checks.check_together(wishes, final)
+    checks.check_backbone(config.model_class, wishes)
+    checks.check_compared(wishes, final)
+    checks.check_columns(wishes, final)
+    contract_of(config.model_class).check_configuration(final)
 
 
-def _recipe_files(folder: Path, model: str, recipe: str) -> list[Path]:
-    """``<recipe>.yaml``, for every model, and over it ``<Model>-<recipe>.yaml``; one of them must exist."""
-    files = [path for path in (folder / f"{recipe}.yaml", folder / f"{model}-{recipe}.yaml") if path.is_file()]
-    if not files:
-        known = {name for path in folder.glob("*.yaml") for name in [path.stem.removeprefix(f"{model}-")]}
-        known = sorted(name for name in known if "-" not in name)
+def plain_name(key: str, name: Any) -> str:
+    """``name`` if it can be the name of a folder and begin the names of files. Raises ConfigError naming the key."""
+    name = str(name)
+    if not name or name[0] == "." or set(name) & set("/\\\0\n\r\t"):
         raise ConfigError(
-            f"recipe={recipe}: no such recipe of {model}.{suggestion(recipe, known)} There are: {', '.join(known)}."
+            f"{key}={name}: not the plain name of a data set. Give the name of its folder here, and the folder above "
+            f"it as data_path."
         )
-    return files
+    if len(name.encode()) > LONGEST_NAME:
+        raise ConfigError(f"{key}={name[:40]}...: {len(name.encode())} bytes; a name has at most {LONGEST_NAME}.")
+    return name
 
 
 class EIMFConfig(Config):
@@ -194,18 +135,17 @@ class EIMFConfig(Config):
         if isinstance(model, str):
             model = load_model_class(model)
         super().__init__(model, dataset, config_file_list, config_dict)
-        # a typed reading of every part: a bad value is an error now, not after an hour
-        for part in keys.ALL_SETTINGS:
-            keys.read(part, self.final_config_dict)
+        if not is_ours(self.model_class):
+            check_settings(self)
 
     def _convert_config_dict(self, config_dict):
         return {key: parse_value(v) if isinstance(v, str) else v for key, v in config_dict.items()}
 
     def _load_config_files(self, file_list):
-        merged: dict[str, Any] = {}
-        for path in file_list or ():
-            merged.update(read_yaml(path))
-        return merged
+        merged_files: dict[str, Any] = {}
+        for part in file_list or ():  # a mapping is what a file once said
+            merged_files.update(part if isinstance(part, Mapping) else read_yaml(part))
+        return merged_files
 
     def _load_cmd_line(self):
         return {}  # the front door passes the command line as config_dict; a library must not read sys.argv
@@ -214,6 +154,9 @@ class EIMFConfig(Config):
         super()._merge_external_config_dict()
         if not self.external_config_dict.get("allow_unknown_keys"):
             check_keys(self.external_config_dict)
+        if "esim" in self.external_config_dict:
+            getLogger().warning("esim is called recipe now: --recipe=paper is what --esim=paper was")
+            self.external_config_dict = today(self.external_config_dict)
 
     def _init_device(self):
         """RecBole's choice; one of several processes takes the GPU of its number on this machine, and only the first of
@@ -240,12 +183,17 @@ class EIMFConfig(Config):
             values["device"] = torch.device("cuda", here.local_rank)
             torch.cuda.set_device(here.local_rank)
 
+    def _get_model_and_dataset(self, model, dataset):
+        model, model_class, dataset = super()._get_model_and_dataset(model, dataset)
+        return model, model_class, plain_name("dataset", dataset)
+
     def _load_internal_config_dict(self, model, model_class, dataset):
-        super()._load_internal_config_dict(model, model_class, dataset)
+        stock = stock_class(model_class)
+        # a subclass of RecBole's in anybody's module starts from what it derives from
+        super()._load_internal_config_dict(stock.__name__ if stock else model, model_class, dataset)
         if not is_ours(model_class):  # register() adds our YAML for our models whoever makes the Config
-            self.internal_config_dict.update(plugin_defaults(None, model, dataset, self.external_config_dict))
-
-
-def is_ours(model_class: type) -> bool:
-    """Whether a model class is one of this plugin's, or derives from one."""
-    return getattr(model_class, "recbole_eimf_model", False)
+            given, stock_values = self.external_config_dict, dict(self.internal_config_dict)
+            values = plugin_defaults(None, model, dataset, given)
+            values |= stock_defaults(model_class, stock_values, values, given)
+            self.internal_config_dict.update(values)
+            check_configuration(self)

@@ -1,279 +1,331 @@
-"""Typed settings of our parts, built from RecBole's untyped configuration.
+"""The catalogue of this plugin's own configuration keys: name, type, default, range, a line of help, what each affects.
 
-Each dataclass names the configuration keys one part reads, with type, default and allowed values. A key of ours that
-is mistyped, or has a value outside what is allowed, is an error before any work starts.
+One frozen dataclass for each part that reads keys; :func:`recbole_eimf.config.key.read` builds it from a configuration,
+so that a bad value is an error that names key, value and what is allowed, before any work. RecBole's own keys stand in
+:mod:`recbole_eimf.config.recbole_keys`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import Any, Literal
 
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.config.key import OF_MODEL, Form, Key, key, keys_of
+from recbole_eimf.config.key import read as read
 
-Settings = TypeVar("Settings")
+_VARIABLE = Form("the NAME of an environment variable, in capital letters, not the key itself", r"[A-Z_][A-Z0-9_]*")
+#: where interests come from, but for the placebo and functions of the user's own
+SOURCES = ("file", "openai", "batch", "keywords")
+_FUNCTION = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Sequences, split and rows (:mod:`recbole_eimf.data`)."""
+    """Data: sequences, split and rows."""
 
-    ORDER_FIELD: str | None = "order"  # column that orders a user's interactions; TIME_FIELD where it is absent
-    protocol: Literal["leave_one_out", "user_split"] = "leave_one_out"
-    split_seed: int = 2024
-    split_ratios: tuple[float, ...] = (0.8, 0.1, 0.1)
-    split_file: str | None = None  # user_split: the users of each part, instead of drawing them
-    save_split: str | None = None  # user_split: where to write the users of each part
-    mask_history: bool = False
-    # None: what the model needs
-    training_view: Literal["prefix", "sequence", "random_cut", "interactions"] | None = None
-    window_stride: int | None = None  # of the sequence view: items between windows; None is half their length
-    visits_per_epoch: int = 1  # random_cut: visits of each user in an epoch
-    min_history: int = 4  # random_cut: earliest cut
-    # items scored at a time when ranking, which bounds memory; 0: all; None: all, or few where there are many
-    eval_chunk_items: int | None = None
+    ORDER_FIELD: str | None = key(
+        "order", "column that orders a user's interactions; TIME_FIELD where a data set has no such column",
+        affects="expert",
+    )  # fmt: skip
+    protocol: Literal["leave_one_out", "user_split"] = key(
+        "leave_one_out", "what is held out: every user's last two items, or whole users", affects="expert"
+    )
+    split_seed: int = key(
+        2024, "of user_split: which users are where; not the training seed", least=0, affects="expert"
+    )
+    split_ratios: tuple[float, ...] = key(
+        (0.8, 0.1, 0.1), "of user_split: shares of users that train, validate, test", least=0, most=1, affects="expert"
+    )
+    split_file: str | None = key(
+        None, "of user_split: a CSV of user_id, part, instead of drawing them", affects="content"
+    )
+    save_split: str | None = key(None, "of user_split: where to write which user is where", affects="output")
+    mask_history: bool = key(False, "rank without the items a user already had", affects="expert")
+    training_view: Literal["prefix", "sequence", "random_cut", "interactions"] | None = key(
+        None, "rows of training; None: what the model needs", affects="expert"
+    )
+    window_stride: int | None = key(
+        None, "of the sequence view: items between windows; None: half their length", least=1, affects="expert"
+    )
+    visits_per_epoch: int = key(1, "of the random_cut view: visits of each user in an epoch", least=1, affects="expert")
+    min_history: int = key(4, "of the random_cut view: the earliest cut", least=1, affects="expert")
+    eval_chunk_items: int | None = key(
+        None, "items scored at a time when ranking, which bounds memory; 0: all; None: few where there are many",
+        least=0, affects="machine",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ItemSettings:
-    """Item vectors, scores and the recommendation loss (:mod:`recbole_eimf.model.item_table`)."""
+    """Items: vectors, scores and the recommendation loss."""
 
-    item_init: Literal["xavier", "normal", "pca_text"] = "normal"
-    item_init_std: float = 0.02
-    item_text: Literal["none", "add", "concat"] = "none"
-    text_whitening: Literal["none", "center", "half", "full"] = "none"
-    text_dimension: int = 0  # keep this many principal components of the text vectors; 0 keeps the vectors as they are
-    score: Literal["dot", "cosine"] = "dot"
-    score_scale: float = 14.0  # multiplies cosine scores
-    num_negatives: int = 0  # shared negatives of a sampled softmax; 0 is the full softmax
-    negative_sampling: Literal["uniform", "popularity"] = "uniform"  # how they are drawn (log-Q corrected)
-    logits_dtype: Literal["float32", "bfloat16"] = "float32"  # of the catalogue matrix product while training
+    item_init: Literal["xavier", "normal", "pca_text"] = key(
+        "normal", "where item vectors start; pca_text: from the principal components of item text", affects="expert"
+    )
+    item_init_std: float = key(0.02, "deviation of item_init=normal", least=0, affects="expert")
+    item_text: Literal["none", "add", "concat"] = key(
+        "none", "how projected text joins the item vectors (folded into the checkpoint)", affects="expert"
+    )
+    # PAD's pre-trained experts look at the text itself, as it is after these two
+    text_whitening: Literal["none", "center", "half", "full"] = key("none", "whitening of text vectors")
+    text_dimension: int = key(0, "principal components of the text vectors that are kept; 0: as they are", least=0)
+    score: Literal["dot", "cosine"] = key("dot", "how a state and an item vector make a score", affects="expert")
+    score_scale: float = key(14.0, "multiplies cosine scores", above=0, affects="expert")
+    num_negatives: int = key(
+        0, "drawn negatives: of a sampled softmax, for the whole batch (0: the full softmax), or for each target (bce)",
+        least=0, affects="expert",
+    )  # fmt: skip
+    negative_sampling: Literal["uniform", "popularity"] = key(
+        "uniform", "how negatives of a sampled softmax are drawn (log-Q corrected)", affects="expert"
+    )
+    logits_dtype: Literal["float32", "bfloat16"] = key(
+        "float32", "of the product with the catalogue while training", affects="expert"
+    )
 
 
 @dataclass(frozen=True)
 class InterestModelSettings:
-    """The behaviour module: backbone and readout (EIMF section 3.3)."""
+    """Interests: backbone and readout (EIMF section 3.3)."""
 
-    backbone: str = "SASRec"
-    readout: Literal["soft", "hard"] = "hard"
-    readout_temperature: float = 1.0  # soft: 1/p of MIND's label-aware attention with power p
-    diversity_lambda: float = 0.0  # ComiRec's controllable aggregation when ranking; 0 is off
-    category_field: str = "categories"  # column of the .item file that tells categories apart
+    backbone: str = key(
+        "SASRec", "the network that turns a sequence into interests; your own as package.module:Class", affects="expert"
+    )
+    readout: Literal["soft", "hard"] = key(
+        "hard", "in training, the mean of a user's interests by likeness to the target, or the likest", affects="expert"
+    )
+    readout_temperature: float = key(
+        1.0, "of the soft readout: 1/p of MIND's label-aware attention with power p", above=0, affects="expert"
+    )
+    diversity_lambda: float = key(
+        0.0, "ComiRec's controllable aggregation when ranking: weight of other categories; 0 is off", least=0,
+        affects="expert",
+    )  # fmt: skip
+    category_field: str = key("categories", "column of the .item file that tells categories apart", affects="expert")
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Networks: what backbones and floors of ours read; their YAML files set it."""
+
+    interest_num: int = key(OF_MODEL, "interests of a user, at most (K)", least=1, affects="expert")
+    remi_beta: float = key(OF_MODEL, "REMI: hardness of the interest-aware negatives", least=0, affects="expert")
+    routing_weight: float = key(OF_MODEL, "REMI: weight of the routing regularisation", least=0, affects="expert")
+    knn_decay: float = key(
+        OF_MODEL, "DecayedItemKNN: an item counts this much less for each step back", least=0, most=1
+    )
+    knn_neighbours: int = key(OF_MODEL, "DecayedItemKNN: neighbours of an item that are kept", least=1)
+    knn_shrink: float = key(OF_MODEL, "DecayedItemKNN: added to the denominator of a similarity", least=0)
 
 
 @dataclass(frozen=True)
 class EIMFSettings:
-    """Joint training (EIMF section 3.4)."""
+    """EIMF: joint training (section 3.4)."""
 
-    # which of properties/esim sets the keys below: the paper's form, or the one that did best on validation
-    esim: Literal["strong", "paper"] = "strong"
-    gamma: float = 0.1
-    alpha: float = 0.4
-    beta: float = 0.1
-    tau: float = 0.1
-    use_alignment: bool = True
-    use_prediction: bool = True
-    use_interests: bool = True  # False: item text alone, what is left of EIMF without clusters and LLM
-    item_alignment: Literal["target", "batch_items"] = "target"
-    auxiliary_targets: Literal["one", "all"] = "one"  # targets of a row that enter the auxiliary losses
-    auxiliary_interval: int = 1  # every so many batches have the auxiliary losses, as many times as heavy
-    # eq. 9 among this many drawn items; 0 is all, None as many as the recommendation loss has (num_negatives)
-    semantic_negatives: int | None = None
-    # soft labels: shares of a label that go to items like the user's interests, and like the target's text
-    interest_labels: float = 0.0
-    text_labels: float = 0.0
-    label_temperature: float = 0.1
-    label_items: int = 500  # items of an exemplar's label
-    text_label_items: int = 20  # items of a target's label
+    gamma: float = key(0.1, "weight of EIMF's auxiliary losses, of PAD's alignment loss", least=0)
+    alpha: float = key(0.4, "weight of the contrast in the alignment loss (eq. 12)", least=0)
+    beta: float = key(0.1, "weight of the cosine distance in the alignment loss (eq. 12)", least=0)
+    tau: float = key(0.1, "temperature of the contrast (EIMF's, PAD's kernel=infonce, CTRL's)", above=0)
+    use_alignment: bool = key(True, "the alignment loss (eq. 10-12)")
+    use_prediction: bool = key(True, "the semantic prediction loss (eq. 9)")
+    use_interests: bool = key(True, "False: item text alone, what is left of EIMF without clusters and LLM")
+    item_alignment: Literal["target", "batch_items"] = key("target", "whose text and id vectors are aligned")
+    auxiliary_targets: Literal["one", "all"] = key("one", "targets of a row that enter the auxiliary losses")
+    auxiliary_interval: int = key(1, "every so many batches have the auxiliary losses, as many times as heavy", least=1)
+    semantic_negatives: int | None = key(
+        None, "eq. 9 among this many drawn items; 0 is all, None as many as num_negatives", least=0
+    )
+    interest_labels: float = key(
+        0.0, "share of a soft label that goes to items like the user's interests", least=0, most=1
+    )
+    text_labels: float = key(0.0, "share of a soft label that goes to items like the target's text", least=0, most=1)
+    label_temperature: float = key(0.1, "of the soft labels", above=0)
+    label_items: int = key(500, "items of an exemplar's soft label", least=1)
+    text_label_items: int = key(20, "items of a target's soft label", least=1)
 
 
 @dataclass(frozen=True)
 class SemanticSettings:
-    """The off-line stage (EIMF section 3.2): text, clusters, interests (:mod:`recbole_eimf.semantic`)."""
+    """Text and LLM: the off-line stage (EIMF section 3.2)."""
 
-    text_fields: tuple[str, ...] = ("title",)
-    text_encoder: str = "minilm"
-    text_batch_size: int = 64
-    text_max_length: int = 128
-    text_pooling: str = "mean"
-    encoder_processes: int = 1  # that share the encoding of texts; 0 is one for each GPU
-    semantic_cache: str = ".cache/recbole_eimf"
-    sequence_text: Literal["pooled", "joined"] = "pooled"
-    clustering: Literal["auto", "dense", "sparse", "none"] = "auto"
-    preference: float | None = None
-    exemplar_ratio: float | None = 0.03
-    damping: float = 0.9
-    cluster_neighbours: int = 50
-    interest_source: Literal["file", "openai", "batch", "keywords", "shuffled"] = "keywords"
-    # what the placebo shuffles; None: file where interest_file is set, else keywords
-    shuffled_source: Literal["file", "openai", "batch", "keywords"] | None = None
-    interest_file: str | None = None
-    assignment_file: str | None = None
-    max_interests: int = 20
-    prompt_file: str | None = None
-    prompt_items: int = 20
-    llm_model: str = "qwen-turbo"
-    llm_base_url: str | None = None
-    llm_api_key_env: str = "OPENAI_API_KEY"
-    llm_api_key_file: str | None = None
-    llm_concurrency: int = 8
-    llm_max_retries: int = 6
-    llm_timeout: float = 60.0
-    llm_temperature: float = 0.0
-    llm_max_tokens: int = 1024
-    llm_structured: Literal["auto", "on", "off"] = "auto"
-    llm_price_in: float | None = None
-    llm_price_out: float | None = None
-    llm_check_first: int = 20  # stop when so many replies came and none holds an interest; 0: never
-    batch_file: str | None = None
+    text_fields: tuple[str, ...] = key(("title",), "columns of the .item file that make an item's text")
+    text_encoder: str = key(
+        "minilm", "minilm, tfidf-svd, a hub name or folder of transformers, llm2vec:<...>, openai:<model>"
+    )
+    text_batch_size: int = key(64, "texts encoded together, or asked for in one request", least=1, affects="machine")
+    text_max_length: int = key(128, "tokens kept of a text", least=1)
+    text_pooling: Literal["mean", "cls", "last"] = key("mean", "which tokens' states make a text's vector")
+    encoder_processes: int = key(
+        1, "that share the encoding of texts; 0 is one for each GPU", least=0, affects="machine"
+    )
+    semantic_cache: str = key(
+        ".cache/recbole_eimf", "folder of embeddings, clusters, replies and pre-trained experts", affects="path"
+    )
+    sequence_text: Literal["pooled", "joined"] = key(
+        "pooled", "a user's text vector: the mean of the items', or that of all titles as one text"
+    )
+    clustering: Literal["auto", "dense", "sparse", "none"] = key(
+        "auto", "affinity propagation with all pairs or on a graph of neighbours; none: every user an exemplar"
+    )
+    preference: float | None = key(None, "p of affinity propagation, instead of exemplar_ratio", below=0)
+    exemplar_ratio: float | None = key(0.03, "share of the users that become exemplars", above=0, most=1)
+    damping: float = key(0.9, "of affinity propagation", least=0.5, below=1)
+    cluster_neighbours: int = key(50, "of the sparse graph to begin with", least=1)
+    interest_source: str = key(
+        "keywords",
+        "where interests come from; keywords needs no LLM, shuffled is the placebo, module:function is yours",
+        form=Form(
+            f"{', '.join(SOURCES)}, shuffled or package.module:function", f"{'|'.join(SOURCES)}|shuffled|{_FUNCTION}"
+        ),
+    )
+    shuffled_source: str | None = key(
+        None,
+        "what the placebo shuffles; None: file where interest_file is set, else keywords",
+        form=Form(f"{', '.join(SOURCES)} or package.module:function", f"{'|'.join(SOURCES)}|{_FUNCTION}"),
+    )
+    interest_file: str | None = key(None, "JSONL of user_id, response, for interest_source=file", affects="content")
+    allow_foreign_replies: bool = key(False, "use replies whose prompts the training histories do not give")
+    assignment_file: str | None = key(None, "CSV of user_id, exemplar_user_id beside it", affects="content")
+    max_interests: int = key(20, "interests of an exemplar that are used", least=1)
+    prompt_file: str | None = key(None, "a prompt of your own", affects="content")
+    prompt_items: int = key(20, "latest titles that a prompt shows", least=1)
+    llm_model: str = key("qwen-turbo", "the endpoint's model")
+    llm_base_url: str | None = key(None, "of the endpoint, such as https://host/v1; None: OpenAI's")
+    llm_api_key_env: str = key(
+        "OPENAI_API_KEY", "NAME of the environment variable that holds the key", affects="machine", form=_VARIABLE,
+        secret=True,
+    )  # fmt: skip
+    llm_api_key_file: str | None = key(None, "a file that holds the key instead", affects="path")
+    llm_concurrency: int = key(8, "calls at a time", least=1, affects="machine")
+    llm_max_retries: int = key(6, "of a call that fails", least=0, affects="machine")
+    llm_timeout: float = key(60.0, "seconds a call may take", above=0, affects="machine")
+    llm_temperature: float | None = key(0.0, "of the LLM; None: not sent", least=0)
+    llm_max_tokens: int = key(1024, "of a reply", least=1)
+    llm_structured: Literal["auto", "on", "off"] = key("auto", "ask for JSON by response_format; on insists")
+    llm_price_in: float | None = key(None, "USD for a million tokens sent", least=0, affects="machine")
+    llm_price_out: float | None = key(None, "USD for a million tokens received", least=0, affects="machine")
+    llm_check_first: int = key(
+        20, "stop when so many replies came and none holds an interest; 0: never", least=0, affects="machine"
+    )
+    batch_file: str | None = key(None, "answers of the OpenAI Batch API", affects="content")
 
 
 @dataclass(frozen=True)
 class PADSettings:
-    """Experts, alignment and phases of PAD (its section 3) and of the baselines that share its parts."""
+    """PAD: experts, alignment and phases (section 3), also of the baselines that share its parts."""
 
-    experts: str = "id+text+aligned"  # any of id, text, hybrid, aligned; a kind may stand there several times
-    fusion: Literal["gelu", "concat", "add"] = "gelu"  # how a hybrid or aligned expert joins id and text (gelu: PAD's)
-    fusion_dropout: float = 0.1
-    text_projection: Literal["linear", "mlp"] = "linear"
-    # what the id vector of an item that training never saw counts: as much as any; nothing; or nothing, and its text
-    # experts, if there are some, stand in for all others
-    unseen_ids: Literal["learned", "none", "text"] = "learned"
-    unseen_offset: float = 0.0  # subtracted from the scores of such items when ranking
-    gate: Literal["frequency", "shared", "none"] = "frequency"  # shared: learned, the same for all items
-    gate_buckets: int = 10
-    # of id, text and aligned or hybrid experts, before the sigmoid; () is equal weights
-    gate_start: tuple[float, ...] = ()
-    gate_total: float = 1.0  # what an item's weights add up to: 1 are probabilities, the number of experts is a sum
-    loss: Literal["ce", "bce", "gbce"] = "ce"
-    gbce_calibration: float = 0.75
-    # which items compete with a target in training: all, or those that training ever saw (the others stay as they are)
-    candidates: Literal["all", "seen"] = "all"
-    alignment: Literal["none", "non_anchored", "anchored", "anchored_frozen"] = "anchored"
-    kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = "gaussian"
-    mmd_estimator: Literal["biased", "unbiased"] = "biased"
-    mmd_items: int = 512  # at most this many distinct items of a batch enter the alignment loss; 0 is all
-    gamma: float = 0.1  # weight of the alignment loss; PAD.yaml has the paper's
-    tau: float = 0.1  # temperature of kernel=infonce and of CTRL
-    sufficiency_weight: float = 0.5  # DisCo
-    disentanglement_weight: float = 0.1  # DisCo
-    chunks: int = 4  # DisCo
-    pretrain: Literal["id", "all"] = "id"  # all: every expert is trained alone first
-    fine_tune: bool = True
-    # of the phases; None is learning_rate, epochs
-    pretrain_learning_rate: float | None = None
-    align_learning_rate: float | None = None
-    finetune_learning_rate: float | None = None
-    pretrain_epochs: int | None = None
-    align_epochs: int | None = None
-    finetune_epochs: int | None = None
-    phase_cache: bool = True  # keep pre-trained experts under semantic_cache for runs that differ in later phases only
+    experts: str = key(
+        "id+text+aligned", "any of id, text, hybrid, aligned, joined by +; a kind may come several times"
+    )
+    fusion: Literal["gelu", "concat", "add"] = key(
+        "gelu", "how a hybrid or aligned expert joins ids and text (gelu: PAD's)", affects="text expert"
+    )
+    fusion_dropout: float = key(0.1, "before that", least=0, below=1, affects="text expert")
+    text_projection: Literal["linear", "mlp"] = key("linear", "of text to the item dimension", affects="text expert")
+    unseen_ids: Literal["learned", "none", "text"] = key(
+        "learned", "id vectors of items that training never saw count, do not, or text experts stand in for all",
+        affects="text expert",
+    )  # fmt: skip
+    unseen_offset: float = key(0.0, "subtracted from the scores of such items when ranking")
+    gate: Literal["frequency", "shared", "none"] = key(
+        "frequency", "weights of the experts: by the item's frequency, the same for all items, or equal"
+    )
+    gate_buckets: int = key(10, "of frequency", least=1)
+    gate_start: tuple[float, ...] = key((), "of id, text and aligned or hybrid experts, before the sigmoid; []: equal")
+    gate_total: float = key(
+        1.0, "what an item's weights add up to: 1 are probabilities, the number of experts is a sum", above=0
+    )
+    loss: Literal["ce", "bce", "gbce"] = key(
+        "ce", "softmax over the catalogue, or binary with negatives outside the user's history", affects="expert"
+    )
+    gbce_calibration: float = key(0.75, "t of gbce: 0 is bce, 1 fully calibrated", least=0, most=1, affects="expert")
+    candidates: Literal["all", "seen"] = key(
+        "all", "which items compete with a target in training: all, or those that training ever saw", affects="expert"
+    )
+    alignment: Literal["none", "non_anchored", "anchored", "anchored_frozen"] = key(
+        "anchored", "phase 2: with the recommendation loss, without, with ids that stand still, or none"
+    )
+    kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = key("gaussian", "of the alignment loss")
+    mmd_estimator: Literal["biased", "unbiased"] = key("biased", "of MK-MMD")
+    mmd_items: int = key(512, "distinct items of a batch in the alignment loss, at most; 0 is all", least=0)
+    gamma: float = key(0.1, "weight of EIMF's auxiliary losses, of PAD's alignment loss", least=0)
+    tau: float = key(0.1, "temperature of the contrast (EIMF's, PAD's kernel=infonce, CTRL's)", above=0)
+    sufficiency_weight: float = key(0.5, "DisCo: of its sufficiency loss", least=0)
+    disentanglement_weight: float = key(0.1, "DisCo: of its disentanglement loss", least=0)
+    chunks: int = key(4, "DisCo: of an item vector; divides hidden_size", least=2)
+    pretrain: Literal["id", "all"] = key("id", "which experts are trained alone first")
+    fine_tune: bool = key(True, "the last phase: all experts together")
+    pretrain_learning_rate: float | None = key(None, "of phase 1; None is learning_rate", above=0)
+    align_learning_rate: float | None = key(None, "of phase 2; None is learning_rate", above=0)
+    finetune_learning_rate: float | None = key(None, "of phase 3; None is learning_rate", above=0)
+    pretrain_epochs: int | None = key(None, "of phase 1; None is epochs", least=0)
+    align_epochs: int | None = key(None, "of phase 2; None is epochs", least=0)
+    finetune_epochs: int | None = key(None, "of phase 3; None is epochs", least=0)
+    phase_cache: bool = key(
+        True, "keep pre-trained experts under semantic_cache for runs that differ in later phases", affects="machine"
+    )
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One run of :func:`recbole_eimf.run`."""
+    """Run: one training and what is written of it."""
 
-    output_dir: str | None = None
-    recipe: str | None = None  # a file of properties/recipe: keys over the model's and the data set's, under the user's
-    resume: bool = False
-    yes: bool = False
-    compare_with: tuple[str, ...] = ()
-    inference_only: bool = False
-    allow_unknown_keys: bool = False
-    config_files: str | None = None
-    model_import: str | None = None  # set by the program: import path of a model that is not ours
-    num_threads: int | None = None
-    amp_dtype: Literal["bfloat16", "float16"] = "bfloat16"  # of enable_amp=True; float16 needs enable_scaler=True too
-    torch_compile: bool = False  # of transformer encoders; slower on processors (benchmarks/README.md)
-    skip_test: bool = False  # a search chooses on validation and does not even look at the test part
-    slice_bounds: tuple[int, ...] = (1, 5, 20)  # fixed slices of the targets by training frequency: 0, 1-5, 6-20, >20
+    output_dir: str | None = key(
+        None, "folder of result.json, model.safetensors, config.json, history.json", affects="output"
+    )
+    recipe: str | None = key(
+        None, "keys under one name (properties/recipe), over the model's and the data set's and under yours"
+    )
+    resume: bool | Literal["force"] = key(
+        False, "go on with the run in output_dir; force: with other settings than it was begun with", affects="machine"
+    )
+    save_pth: bool = key(False, "also write RecBole's checkpoint, a pickle, for RecBole's own doors", affects="machine")
+    yes: bool = key(False, "agree to paid calls of an LLM", affects="machine")
+    compare_with: tuple[str, ...] = key(
+        (), "trained beside it the same way: backbone, placebo, any model", affects="machine"
+    )
+    inference_only: bool = key(False, "build a model to score only, without text and interests")
+    allow_unknown_keys: bool = key(False, "take keys that only a model of your own reads", affects="machine")
+    config_files: str | None = key(
+        None, "YAML files of keys, separated by spaces; the later ones stronger", affects="machine"
+    )
+    model_import: str | None = key(
+        None, "set by the program: import path of a model that is not ours", affects="machine"
+    )
+    num_threads: int | None = key(None, "of torch", least=1, affects="machine")
+    amp_dtype: Literal["bfloat16", "float16"] = key(
+        "bfloat16", "of enable_amp=True; float16 needs enable_scaler=True too"
+    )
+    torch_compile: bool = key(False, "compile transformer encoders; slower on processors")
+    skip_test: bool = key(False, "do not look at the test part: what a search does")
+    slice_bounds: tuple[int, ...] = key(
+        (1, 5, 20), "slices of the targets by training frequency: 0, 1-5, 6-20, >20", least=0, affects="machine"
+    )
 
 
+#: every part, in the order that `keys` shows
 ALL_SETTINGS = (
+    RunSettings,
     DataSettings,
     ItemSettings,
     InterestModelSettings,
+    NetworkSettings,
     EIMFSettings,
     SemanticSettings,
     PADSettings,
-    RunSettings,
 )
 
 
-def known_keys() -> dict[str, dataclasses.Field]:
-    """Every configuration key of ours, by name."""
-    return {field.name: field for cls in ALL_SETTINGS for field in dataclasses.fields(cls)}
+@cache
+def our_keys() -> dict[str, Key]:
+    """Every configuration key of ours, by name; one that two parts read stands where it comes first."""
+    found: dict[str, Key] = {}
+    for part in ALL_SETTINGS:
+        for each in keys_of(part):
+            found.setdefault(each.name, each)
+    return found
 
 
 def defaults() -> dict[str, Any]:
-    """The default of every key of ours, as plain values that fit a YAML file."""
-    return {
-        name: list(field.default) if isinstance(field.default, tuple) else field.default
-        for name, field in known_keys().items()
-    }
-
-
-def read(cls: type[Settings], config: Mapping[str, Any] | Any) -> Settings:
-    """Build ``cls`` from a configuration, checking type and allowed values of each key.
-
-    Raises:
-        ConfigError: naming the key, the value and what is allowed.
-    """
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for field in dataclasses.fields(cls):
-        present = field.name in config
-        values[field.name] = _checked(field.name, config[field.name], hints[field.name]) if present else field.default
-    return cls(**values)
-
-
-def _checked(key: str, value: Any, hint: Any) -> Any:
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    options = typing.get_args(hint) if is_union else (hint,)
-    for option in options:
-        accepted, result = _fits(value, option)
-        if accepted:
-            return result
-    raise ConfigError(f"{key}={value!r}: allowed is {_described(options)}.")
-
-
-def _fits(value: Any, hint: Any) -> tuple[bool, Any]:
-    if hint is type(None):
-        return value is None, None
-    if typing.get_origin(hint) is Literal:
-        # YAML reads a bare none, on, off as null or a boolean: take the word that is meant
-        names = {None: "none", True: "on", False: "off"}
-        word = names.get(value, value) if isinstance(value, bool | None) else value
-        return word in typing.get_args(hint), word
-    if typing.get_origin(hint) is tuple:
-        inner = typing.get_args(hint)[0]
-        items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, list | tuple):
-            return False, None
-        checked = [_fits(item.strip() if isinstance(item, str) else item, inner) for item in items]
-        return all(ok for ok, _ in checked), tuple(item for _, item in checked)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool), value
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
-    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return True, str(value)  # a file or model called 123
-    return isinstance(value, hint), value
-
-
-def _described(options: tuple[Any, ...]) -> str:
-    words = []
-    for option in options:
-        if typing.get_origin(option) is Literal:
-            words += [str(choice) for choice in typing.get_args(option)]
-        elif typing.get_origin(option) is tuple:
-            words.append(f"a list of {typing.get_args(option)[0].__name__}")
-        else:
-            names = {int: "a whole number", float: "a number", str: "text", bool: "True or False", type(None): "None"}
-            words.append(names.get(option, str(option)))
-    return " or ".join(words) if len(words) < 3 else ", ".join(words[:-1]) + " or " + words[-1]
+    """The default of every key of ours that has one whatever the model, as plain values that fit a YAML file."""
+    return {name: each.plain_default for name, each in our_keys().items() if each.default is not OF_MODEL}

@@ -1,10 +1,48 @@
-"""Where the shipped YAML files and prompt templates are."""
+"""Which files and words a configuration is made of, weakest first, and which of them set a key.
+
+1. RecBole's YAML files. 2. The catalogue's defaults. 3. Ours: ``overall.yaml``, the backbone's (RecBole's, ours), those
+of the model's ancestors and its own, the data set's, the recipe's. 4. The user's files. 5. The user's words.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from recbole_eimf.core.errors import DataError
+import recbole
+from recbole.utils import ModelType
+
+from recbole_eimf.config import keys
+from recbole_eimf.config.contract import contract_of, is_ours
+from recbole_eimf.config.models import backbone_lineage, load_model_class
+from recbole_eimf.config.yaml_file import line_of, read_yaml
+from recbole_eimf.core.errors import ConfigError, DataError, suggestion
+
+#: what a recipe's file calls the recipe it builds on
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A source of keys: ``path`` is None where it is no file, ``name`` says what it is."""
+
+    name: str
+    values: Mapping[str, Any]
+    path: Path | None = None
+
+    def where(self, key: str) -> str:
+        """``properties/model/PAD.yaml, line 7``, or the name."""
+        if self.path is None:
+            return self.name
+        return f"{self.name} ({self.path}, line {line_of(self.path, key)})"
+
+
+def merged(layers: list[Layer]) -> dict[str, Any]:
+    """All keys; of one that several layers set, the last."""
+    return {key: value for layer in layers for key, value in layer.values.items()}
 
 
 def properties_folder() -> Path:
@@ -24,3 +62,164 @@ def properties_folder() -> Path:
     raise DataError(
         f"{package}: the shipped properties folder is neither in the package nor beside it. Install recbole_eimf again."
     )
+
+
+def our_layers(model_class: type | None, model: str, dataset: str, external: Mapping[str, Any]) -> list[Layer]:
+    """The layers of this plugin.
+
+    Args:
+        model_class: the model's class; None is a model that is not ours.
+        model, dataset: names; external: the user's keys.
+
+    Raises:
+        ConfigError: there is no such recipe, or no such backbone.
+    """
+    folder = properties_folder()
+    shipped = _lineage(model_class, model)
+    own = [Layer(f"model {name}", *_read(_file("model", name))) for name in shipped]
+    of_model = merged(own)
+    layers = [Layer("default", keys.defaults()), Layer("every model", *_read(folder / "overall.yaml"))]
+    backbone = external.get("backbone", of_model.get("backbone"))
+    for name in backbone_lineage(backbone) if isinstance(backbone, str) else ():
+        files = (Path(recbole.__file__).parent / "properties" / "model" / f"{name}.yaml", _file("backbone", name))
+        layers += [Layer(f"backbone {name}", *_read(path)) for path in files if path.is_file()]
+    layers += own
+    if (path := _file("dataset", dataset)).is_file():
+        layers.append(Layer(f"data set {dataset}", *_read(path)))
+    recipe = external.get("recipe", of_model.get("recipe"))
+    if recipe is not None:
+        layers += recipe_layers((shipped or [model])[-1], str(recipe))
+    return layers
+
+
+def _lineage(model_class: type | None, model: str) -> list[str]:
+    """The models whose files one starts from: a subclass of ours in anybody's module, what it derives from."""
+    family = [cls.__name__ for cls in reversed(model_class.__mro__) if is_ours(cls)] if model_class else [model]
+    return [name for name in family if _file("model", name).is_file()]
+
+
+def recipe_owner(model_class: type) -> str:
+    """The model of ours whose recipes a model takes: itself, or what it derives from."""
+    name = model_class.__name__
+    return (_lineage(model_class if is_ours(model_class) else None, name) or [name])[-1]
+
+
+def _file(kind: str, name: str) -> Path:
+    return properties_folder() / kind / f"{name}.yaml"
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Path]:
+    return read_yaml(path), path
+
+
+# ---------------------------------------------------------------------- recipes
+def recipes_of(model: str) -> list[str]:
+    """The recipes a model can take, those for every model first."""
+    stems = sorted(path.stem for path in (properties_folder() / "recipe").glob("*.yaml"))
+    everyones = [stem for stem in stems if "-" not in stem]
+    return list(dict.fromkeys([*everyones, *(s.removeprefix(f"{model}-") for s in stems if s.startswith(f"{model}-"))]))
+
+
+def recipe_layers(model: str, recipe: str) -> list[Layer]:
+    """``<recipe>.yaml``, for every model, and over it ``<Model>-<recipe>.yaml``; under both what they build on.
+
+    A file's ``base`` names the recipe it builds on: its own keys are stronger.
+
+    Raises:
+        ConfigError: the model has no such recipe.
+    """
+    known = recipes_of(model)
+    if recipe not in known:
+        raise ConfigError(
+            f"recipe={recipe}: no such recipe of {model}.{suggestion(recipe, known)} There are: {', '.join(known)}."
+        )
+    paths = [path for path in (_file("recipe", recipe), _file("recipe", f"{model}-{recipe}")) if path.is_file()]
+    own = [(path, read_yaml(path)) for path in paths]
+    below: list[Layer] = []
+    for _, values in own:
+        if base := values.get(BASE):
+            below += recipe_layers(model, str(base))
+    return below + [
+        Layer(f"recipe {recipe}", {k: v for k, v in values.items() if k != BASE}, path) for path, values in own
+    ]
+
+
+def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Of keys that several models share, those that concern one of them.
+
+    A backbone goes to models that take one, a recipe to models that have one of that name; others train as they are.
+
+    Args:
+        model: as ``--model`` takes it, or a class; shared: keys of all.
+    """
+    model_class = load_model_class(model) if isinstance(model, str) else model
+    asked = contract_of(model_class)
+    left = today(shared)
+    takes = asked.takes_backbone or asked.counting  # floors keep the backbone's length of sequences
+    if "backbone" in left and (asked.fixed_backbone or not takes):
+        del left["backbone"]
+    if left.get("recipe") is not None and str(left["recipe"]) not in recipes_of(recipe_owner(model_class)):
+        del left["recipe"]
+    return left
+
+
+def today(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's keys under today's names: ``esim`` is ``recipe``.
+
+    Raises:
+        ConfigError: both are given and differ.
+    """
+    if "esim" not in given:
+        return dict(given)
+    now = {key: value for key, value in given.items() if key != "esim"}
+    form = given["esim"]
+    if now.get("recipe") not in (None, form):
+        raise ConfigError(f"esim={form}, recipe={now['recipe']}: esim is recipe's old name. Give recipe alone.")
+    if form is not None:
+        now["recipe"] = form
+    return now
+
+
+# ---------------------------------------------------------------------- RecBole's, and the user's
+@cache
+def recbole_defaults(model: str) -> dict[str, Any]:
+    """What RecBole's own YAML says of one of its models; empty where there is none."""
+    path = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
+def recbole_layers(model_class: type, model: str, dataset: str) -> list[Layer]:
+    """RecBole's own files, in the order its Config reads them (its ``_load_internal_config_dict``)."""
+    folder = Path(recbole.__file__).parent / "properties"
+    files = [folder / "overall.yaml", folder / "model" / f"{model}.yaml", folder / "dataset" / "sample.yaml",
+             folder / "dataset" / f"{dataset}.yaml"]  # fmt: skip
+    if getattr(model_class, "type", None) == ModelType.SEQUENTIAL:
+        files.append(folder / "quick_start_config" / "sequential.yaml")
+    return [Layer("RecBole", *_read(path)) for path in files if path.is_file()]
+
+
+def user_layers(files: list[str], words: Mapping[str, Any]) -> list[Layer]:
+    """Configuration files, the later ones stronger, and what was given as ``--key=value``."""
+    return [*(Layer("your file", *_read(Path(path))) for path in files), Layer("the command line", words)]
+
+
+def every_layer(config, files: list[str], words: Mapping[str, Any]) -> list[Layer]:
+    """All layers of a configuration, weakest first."""
+    model_class, model, dataset = config.model_class, config["model"], config["dataset"]
+    ours = our_layers(model_class if is_ours(model_class) else None, model, dataset, config.external_config_dict)
+    return [*recbole_layers(model_class, model, dataset), *ours, *user_layers(files, words)]
+
+
+def house_defaults() -> dict[str, Any]:
+    """What every key is before a model, a backbone, a data set or a user says something."""
+    folder = Path(recbole.__file__).parent / "properties"
+    files = [folder / "overall.yaml", folder / "dataset" / "sample.yaml"]
+    below = [Layer("RecBole", *_read(path)) for path in files]
+    return merged(
+        [*below, Layer("default", keys.defaults()), Layer("every model", *_read(properties_folder() / "overall.yaml"))]
+    )
+
+
+def setters(layers: list[Layer], key: str) -> Iterator[Layer]:
+    """The layers that set a key, the one that decides first."""
+    return (layer for layer in reversed(layers) if key in layer.values)

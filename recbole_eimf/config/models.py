@@ -1,32 +1,137 @@
-"""Names of models: ours, RecBole's, and any importable class."""
+"""The catalogue of models and backbones: one card each, from which come the registry, help, tables and tests.
+
+A card names classes by import path and imports none: what a model is made of is loaded when it is asked for.
+"""
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass, field
+from typing import Any
 
 from recbole_eimf.core.errors import ConfigError, suggestion
 
-#: model name -> module that holds the class of that name
-MODELS = {
-    "EIMF": "recbole_eimf.model.eimf",
-    "IBIM": "recbole_eimf.model.ibim",
-    "REMI": "recbole_eimf.model.ibim",
-    "ComiRecSA": "recbole_eimf.model.ibim",
-    "ComiRecDR": "recbole_eimf.model.ibim",
-    "MIND": "recbole_eimf.model.ibim",
-    "DNN": "recbole_eimf.model.ibim",
-    "LLM2BERT4Rec": "recbole_eimf.model.ibim",
-    "PAD": "recbole_eimf.model.pad.pad",
-    "SMEM": "recbole_eimf.model.pad.pad",
-    "Hybrid": "recbole_eimf.model.baselines.text_baselines",
-    "MoRec": "recbole_eimf.model.baselines.text_baselines",
-    "CTRL": "recbole_eimf.model.baselines.text_baselines",
-    "MAKE": "recbole_eimf.model.baselines.text_baselines",
-    "DisCo": "recbole_eimf.model.baselines.text_baselines",
-    "Popularity": "recbole_eimf.model.baselines.counting",
-    "Markov": "recbole_eimf.model.baselines.counting",
-    "DecayedItemKNN": "recbole_eimf.model.baselines.counting",
-}
+
+@dataclass(frozen=True)
+class BackboneCard:
+    """A backbone of ours: ``path`` is ``module:Class``; ``towers``: whether PAD's experts can be built over it."""
+
+    name: str
+    path: str
+    help: str
+    towers: bool = False
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model of ours.
+
+    Attributes:
+        name: what ``--model=`` takes, and the class's name.
+        module: that holds the class.
+        family: ``eimf``, ``backbone``, ``pad`` or ``floor``.
+        help: one line.
+        backbones: names it can be built over, the first by default; one is a fixed one; none: it has no backbone.
+        named_over: whether its rows in tables name the backbone.
+        contract: backbones the contract tests build it over; ``None`` is as it stands.
+        keys: keys beside the tests' own that its contract needs.
+    """
+
+    name: str
+    module: str
+    family: str
+    help: str
+    backbones: tuple[str, ...] = ()
+    named_over: bool = False
+    contract: tuple[str | None, ...] = (None,)
+    keys: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def floor(self) -> bool:
+        """Whether it only counts and stands in every table."""
+        return self.family == "floor"
+
+    @property
+    def fixed_backbone(self) -> str | None:
+        """The one backbone it has, or None."""
+        return self.backbones[0] if len(self.backbones) == 1 else None
+
+    @property
+    def defaults_file(self) -> str:
+        """Its YAML file under properties/."""
+        return f"model/{self.name}.yaml"
+
+    @property
+    def tune_file(self) -> str:
+        """Its search space under properties/; the backbone's is searched too."""
+        return f"tune/{self.name}.yaml"
+
+
+_BACKBONES = "recbole_eimf.model.backbones.recbole_backbone:RecBole"
+_MULTI = "recbole_eimf.model.backbones.multi_interest:"
+BACKBONES = {card.name: card for card in (
+    BackboneCard("SASRec", f"{_BACKBONES}SASRec", "self-attention (Kang and McAuley 2018)", towers=True),
+    BackboneCard("GRU4Rec", f"{_BACKBONES}GRU4Rec", "a GRU (Tan et al. 2016)", towers=True),
+    BackboneCard("BERT4Rec", f"{_BACKBONES}BERT4Rec", "bidirectional self-attention, cloze (Sun et al. 2019)"),
+    BackboneCard("Caser", f"{_BACKBONES}Caser", "convolutions (Tang and Wang 2018)", towers=True),
+    BackboneCard("ComiRecSA", f"{_MULTI}ComiRecSABackbone", "K interests by attention (Cen et al. 2020)"),
+    BackboneCard("ComiRecDR", f"{_MULTI}ComiRecDRBackbone", "K interests by dynamic routing (Cen et al. 2020)"),
+    BackboneCard("MIND", f"{_MULTI}MINDBackbone", "up to K interests by routing (Li et al. 2019)"),
+    BackboneCard("REMI", f"{_MULTI}REMIBackbone", "ComiRecSA with hard negatives, regularised (Xie et al. 2023)"),
+    BackboneCard("DNN", f"{_MULTI}DNNBackbone", "the mean of the items (Covington et al. 2016)"),
+)}  # fmt: skip
+#: what PAD's towers can be built over: one state per target, at places that every tower shares
+TOWER_BACKBONES = tuple(card.name for card in BACKBONES.values() if card.towers)
+
+_ALL = tuple(BACKBONES)
+_IBIM, _PAD = "recbole_eimf.model.ibim", "recbole_eimf.model.pad.pad"
+_TEXT, _COUNTING = "recbole_eimf.model.baselines.text_baselines", "recbole_eimf.model.baselines.counting"
+_TOWER = {"family": "pad", "backbones": TOWER_BACKBONES, "named_over": True, "contract": ("SASRec",)}
+#: by name; the order is that of help and tables
+MODELS = {card.name: card for card in (
+    ModelCard("EIMF", "recbole_eimf.model.eimf", "eimf", "joint training with interests of an LLM (arXiv 2411.09410)",
+              _ALL, True, _ALL),
+    ModelCard("IBIM", _IBIM, "eimf", "a backbone alone, trained as EIMF trains it: EIMF's baseline", _ALL, False, _ALL),
+    *(ModelCard(name, _IBIM, "backbone", f"IBIM over {name}: {BACKBONES[name].help}", (name,))
+      for name in ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "DNN")),
+    ModelCard("LLM2BERT4Rec", _IBIM, "backbone",
+              "BERT4Rec whose item vectors start from principal components of item text (Harte et al. 2023)",
+              ("BERT4Rec",)),
+    ModelCard("PAD", _PAD, **{**_TOWER, "contract": TOWER_BACKBONES},
+              help="pre-train, align, disentangle: experts of ids, of text, of both (arXiv 2412.04107)"),
+    ModelCard("SMEM", _PAD, help="PAD without its align phase", **_TOWER),
+    ModelCard("Hybrid", _TEXT, help="ids and text in one item vector", **_TOWER),
+    ModelCard("MoRec", _TEXT, help="text in place of ids (Yuan et al. 2023)", **_TOWER),
+    ModelCard("CTRL", _TEXT, help="ids aligned with text by contrast, then trained alone (Li et al. 2023)", **_TOWER),
+    ModelCard("MAKE", _TEXT, help="a pre-trained text expert and an id expert (Sheng et al. 2024)", **_TOWER),
+    ModelCard("DisCo", _TEXT, help="ids and text disentangled in chunks (Du et al. 2024)", **_TOWER),
+    ModelCard("Popularity", _COUNTING, "floor", "counts of items"),
+    ModelCard("Markov", _COUNTING, "floor", "counts of what follows the last item"),
+    ModelCard("DecayedItemKNN", _COUNTING, "floor", "items bought together, weighing less the longer ago"),
+)}  # fmt: skip
+#: in every table: a neural model that does not beat counting is not worth its price
+FLOORS = tuple(card.name for card in MODELS.values() if card.floor)
+
+
+def load_class(key: str, path: str) -> type:
+    """The class of ``package.module:Class``.
+
+    Args:
+        key: what names it, for the message; path: the import path.
+
+    Raises:
+        ConfigError: no such module or class; the message suggests the closest name.
+    """
+    module_name, _, class_name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:  # an empty or relative name is a ValueError
+        raise ConfigError(f"{key}={path}: cannot import {module_name} ({error}).") from error
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        near = suggestion(class_name, vars(module))
+        raise ConfigError(f"{key}={path}: {module_name} has no class {class_name}.{near}")
+    return found
 
 
 def load_model_class(name: str) -> type:
@@ -39,24 +144,17 @@ def load_model_class(name: str) -> type:
         ConfigError: no such model, module or class; the message suggests the closest name.
     """
     if ":" in name:
-        module_name, _, class_name = name.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise ConfigError(f"model={name}: cannot import {module_name} ({error}).") from error
-        if not hasattr(module, class_name):
-            raise ConfigError(f"model={name}: {module_name} has no {class_name}.{suggestion(class_name, vars(module))}")
-        return getattr(module, class_name)
+        return load_class("model", name)
     if name in MODELS:
-        return getattr(importlib.import_module(MODELS[name]), name)
+        return load_class("model", f"{MODELS[name].module}:{name}")
     from recbole.utils import get_model
 
     try:
         return get_model(name)
     except (ValueError, AttributeError, ImportError) as error:  # an unknown name makes RecBole import lightgbm
-        known = known_model_names()
+        near = suggestion(name, known_model_names())
         raise ConfigError(
-            f"model={name}: no such model.{suggestion(name, known)} "
+            f"model={name}: no such model.{near} "
             f"Ours: {', '.join(MODELS)}; RecBole's by their names; your own as package.module:Class."
         ) from error
 
@@ -65,3 +163,47 @@ def known_model_names() -> list[str]:
     """Names that ``--model`` takes without an import path, ours first."""
     stock = importlib.import_module("recbole.model.sequential_recommender")
     return [*MODELS, *sorted(name for name in vars(stock) if name[0].isupper() and name not in MODELS)]
+
+
+# ---------------------------------------------------------------------- backbones
+def load_backbone_class(name: str) -> type:
+    """Find the class of ``--backbone=name``.
+
+    Args:
+        name: one of ours, or ``package.module:Class``.
+
+    Raises:
+        ConfigError: no such backbone, module or class; the message suggests the closest name.
+    """
+    if ":" in str(name):
+        return load_class("backbone", name)
+    if name not in BACKBONES:
+        raise ConfigError(
+            f"backbone={name!r}:{suggestion(str(name), BACKBONES)} Allowed: {', '.join(BACKBONES)}, or your own as "
+            f"package.module:Class."
+        )
+    return load_class("backbone", BACKBONES[name].path)
+
+
+def backbone_lineage(name: str) -> list[str]:
+    """The backbones of ours whose settings one starts from: itself, or those that somebody's own derives from.
+
+    >>> backbone_lineage("REMI"), backbone_lineage("no such thing")
+    (['REMI'], [])
+    """
+    if name in BACKBONES:
+        return [name]
+    if ":" not in name:
+        return []
+    paths = {card.path: card.name for card in BACKBONES.values()}
+    parents = (f"{cls.__module__}:{cls.__name__}" for cls in reversed(load_backbone_class(name).__mro__))
+    return [paths[path] for path in parents if path in paths]
+
+
+def short_name(name: str | None) -> str | None:
+    """A backbone or model as tables and folders name it: the class of an import path.
+
+    >>> short_name("mine.networks:Mamba"), short_name("SASRec")
+    ('Mamba', 'SASRec')
+    """
+    return name if name is None else name.rpartition(":")[2]

@@ -22,6 +22,10 @@ class DataError(UserError):
     """A data file that is missing, broken or does not fit the others."""
 
 
+class DiskError(UserError):
+    """A folder or disk that takes no file."""
+
+
 class InterestSourceError(UserError):
     """An interest source (LLM endpoint, reply file) that cannot deliver."""
 

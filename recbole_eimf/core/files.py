@@ -17,13 +17,14 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from recbole_eimf.core.disk import writing
 from recbole_eimf.core.errors import DataError
 
 
@@ -39,8 +40,17 @@ def fingerprint(*parts: Any) -> str:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success fsync it and rename it over ``path``."""
-    path = Path(path)
+    """Yield a temporary path beside ``path``; on success fsync it and rename it over ``path``.
+
+    Raises:
+        DiskError: the disk refuses (full, read-only, ...); ``path`` is what it was.
+    """
+    with writing(path), _replacing(Path(path)) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -55,7 +65,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -177,15 +188,19 @@ def append_jsonl(path: str | os.PathLike, records: Iterable[Mapping[str, Any]]) 
     """Append records and fsync: when this returns, the records survive a kill.
 
     Half a line that an earlier kill left at the end is cut off first.
+
+    Raises:
+        DiskError: the disk refuses (full, read-only, ...); lines that were there before stay.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as stream:
-        _mend_last_line(stream)
-        for record in records:
-            stream.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
-        stream.flush()
-        os.fsync(stream.fileno())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+") as stream:
+            _mend_last_line(stream)
+            for record in records:
+                stream.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def _mend_last_line(stream: BinaryIO) -> None:

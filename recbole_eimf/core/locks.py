@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
 
 try:
@@ -17,19 +20,24 @@ except ImportError:  # Windows has none: nothing is locked there
 
 
 @contextlib.contextmanager
-def folder_locked(folder: Path) -> Iterator[None]:
+def folder_locked(folder: Path, key: str = "--out") -> Iterator[None]:
     """Have a folder of results to oneself, by ``<folder>/lock``: two commands would make the same runs in it.
+
+    Args:
+        key: how the user named the folder, for the message.
 
     Raises:
         ConfigError: another process holds it.
+        DiskError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder, key)
     with open(folder / "lock", "a+", encoding="utf-8") as lock:
         if not _taken(lock, wait=False):
             raise ConfigError(
-                f"--out={folder}: another command works in this folder (process {_holder(lock)}). "
-                f"Wait for it, stop it, or use another --out."
+                f"{key}={folder}: another command works in this folder (process {_holder(lock)}). "
+                f"Wait for it, stop it, or use another {key}."
             )
+        _clear_halves(folder, "")
         yield
 
 
@@ -51,6 +59,7 @@ def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         if not _taken(lock, wait=False):
             say(f"process {_holder(lock)} is making {path}; waiting for it")
             _taken(lock, wait=True)
+        _clear_halves(path.parent, f".{path.name}")
         try:
             yield
         finally:
@@ -80,6 +89,13 @@ def _taken(lock: IO[str], wait: bool) -> bool:
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     return True
+
+
+def _clear_halves(folder: Path, start: str) -> None:
+    """Remove what a kill left of files that were being written; the holder of a lock knows that nobody is at it."""
+    for half in folder.glob(f"{glob.escape(start)}.*.tmp") if fcntl is not None else ():
+        if re.search(r".\.[a-z0-9_]{8}\.tmp$", half.name):  # as atomic_path calls them
+            half.unlink(missing_ok=True)
 
 
 def _holder(lock: IO[str]) -> str:

@@ -53,7 +53,7 @@ def explain(error: ModuleNotFoundError) -> MissingPartError | None:
 
 def versions() -> str:
     """What a bug report should hold: our version, Python, the machine, and every package that setup.cfg names."""
-    from recbole_eimf import __version__
+    from recbole_eimf.core.version import __version__
 
     lines = [
         f"recbole_eimf {__version__}",

@@ -15,6 +15,8 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.stock_needs import check_files
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import protocol, views
 from recbole_eimf.data.atomic_file import first_seen, read_plain, return_freed_memory
@@ -60,6 +62,7 @@ class LazySequenceDataset(SequentialDataset):
         folder = Path(dataset_path)
         if not (folder / f"{token}.inter").is_file():
             self._fetch_or_explain(token, folder)
+        check_files(self.config, folder, token)
         super()._load_data(token, dataset_path)
 
     def _fetch_or_explain(self, token: str, folder: Path) -> None:
@@ -174,11 +177,15 @@ class LazySequenceDataset(SequentialDataset):
         del key, finite, position
         return_freed_memory()
         Dataset._change_feat_format(self)
+        self._add_columns()
         self._aug_presets()
         users = self.inter_feat[self.uid_field].numpy()
         self.offsets = np.searchsorted(users, np.arange(self.user_num + 1)).astype(np.int64)
         whole = protocol.Spans(np.arange(self.user_num), self.offsets[:-1], self.offsets[1:], self.offsets[1:])
         self._set_view(whole, "prefix")
+
+    def _add_columns(self) -> None:
+        """Add further columns of interactions, whose lists every row then has; a subclass says which."""
 
     # ------------------------------------------------------------------ split
     def build(self):
@@ -217,11 +224,7 @@ class LazySequenceDataset(SequentialDataset):
         return [train, valid, test]
 
     def _training_view_name(self) -> str:
-        model_class = getattr(self.config, "model_class", None)
-        chosen = self.config["training_view"]
-        if chosen is None and hasattr(model_class, "choose_training_view"):
-            chosen = model_class.choose_training_view(self.config)
-        chosen = chosen or "prefix"
+        chosen = self.config["training_view"] or contract_of(self.config.model_class).choose_training_view(self.config)
         if chosen not in views.TRAINING_VIEWS:
             raise ConfigError(f"training_view={chosen!r}: allowed are {', '.join(views.TRAINING_VIEWS)}.")
         return chosen
@@ -242,8 +245,8 @@ class LazySequenceDataset(SequentialDataset):
 
     def _set_view(self, spans: protocol.Spans, view: str | None) -> None:
         self.spans = spans
-        self.flat = self.inter_feat[self.iid_field]
-        self.__dict__.pop("_target_rows", None)
+        self.columns = self.inter_feat  # one number per interaction, whatever ``inter_feat`` becomes
+        self.flat = self.columns[self.iid_field]
         if view is None:
             self.view = views.EvaluationView(self.flat, spans, self.max_item_list_len)
         else:
@@ -254,6 +257,15 @@ class LazySequenceDataset(SequentialDataset):
                 raise ConfigError(f"window_stride={stride}: 1 to MAX_ITEM_LIST_LENGTH={length}.")
             self.view = views.training_view(view, self.flat, spans, length, min_history, visits, stride)
         self.view_name = view or "evaluation"
+        if view is None:
+            # RecBole's case study and its samples of negatives look up a user's rows here, and ask for them by number
+            self.inter_feat = self._targets_alone()
+
+    def _targets_alone(self) -> Interaction:
+        """One row per row of the view, as RecBole's ``inter_feat`` has: the user and the (first) target's columns."""
+        target = torch.from_numpy(self.spans.middle)
+        fields = {field: values[target] for field, values in self.columns.interaction.items()}
+        return Interaction({**fields, self.uid_field: torch.from_numpy(self.spans.user)})
 
     # ------------------------------------------------------------------ rows
     def __len__(self) -> int:
@@ -268,7 +280,7 @@ class LazySequenceDataset(SequentialDataset):
         """Gather rows of the view.
 
         Args:
-            index: row numbers, [b].
+            index: row numbers, [b], a mask or a slice.
             rng: draws the cuts of ``random_cut``; without one, cuts are those of seed 0.
             part: which of the rows to gather; cuts are drawn for all, so that they do not depend on the part.
 
@@ -277,6 +289,8 @@ class LazySequenceDataset(SequentialDataset):
             that follows [b], the lists of every further loaded field (for RecBole's models), and, under the
             ``sequence`` view, ``target_item_list`` [b, l], zero where what follows is another window's target.
         """
+        if isinstance(index, slice):
+            index = np.arange(len(self))[index]
         index = np.atleast_1d(np.asarray(index))
         if index.dtype == bool:
             index = np.flatnonzero(index)
@@ -286,7 +300,7 @@ class LazySequenceDataset(SequentialDataset):
         target = np.minimum(end, len(self.flat) - 1)
         fields = {self.uid_field: torch.from_numpy(self.spans.user[span])}
         for field in self._listed_fields:
-            values = self.inter_feat[field]
+            values = self.columns[field]
             fields[field] = values[torch.from_numpy(target)]
             if self.view_name != "interactions":
                 fields[getattr(self, f"{field}_list_field")] = views.gather_rows(values, start, end, width)
@@ -314,14 +328,14 @@ class LazySequenceDataset(SequentialDataset):
 
     @cached_property
     def _trims_batches(self) -> bool:
-        return bool(getattr(getattr(self.config, "model_class", None), "trims_batches", False))
+        return contract_of(self.config.model_class).trims_batches
 
     @cached_property
     def _listed_fields(self) -> list[str]:
         if self._trims_batches:
             return [self.iid_field]
         hidden = {self.uid_field, self.config["ORDER_FIELD"]}
-        return [f for f in self.inter_feat.columns if f not in hidden and hasattr(self, f"{f}_list_field")]
+        return [f for f in self.columns.columns if f not in hidden and hasattr(self, f"{f}_list_field")]
 
     # ------------------------------------------------------------------ what others ask
     def sequences(self) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -65,6 +65,22 @@ def pinned(batch: Interaction, device: torch.device) -> Interaction:
     return Interaction({field: values.pin_memory() for field, values in batch.interaction.items()})
 
 
-def sent(batch: Interaction, device: torch.device) -> Interaction:
+class SentBatch(Interaction):
+    """A batch on a GPU; ``origin`` is the one of the processor it was made from, which nobody has to wait for."""
+
+    def __init__(self, fields: dict[str, torch.Tensor], origin: Interaction) -> None:
+        super().__init__(fields)
+        self.origin = origin
+
+    def to(self, device, selected_field=None) -> Interaction:
+        """This batch, where it is on ``device`` already."""
+        device = torch.device(device)  # without a number it is the one in use, which these are on
+        own = {values.device for values in self.interaction.values()}
+        there = all(device.type == each.type and device.index in (None, each.index) for each in own)
+        return self if there and selected_field is None else super().to(device, selected_field)
+
+
+def sent(batch: Interaction, device: torch.device) -> SentBatch:
     """The batch on ``device``, without waiting for what the device is still doing."""
-    return Interaction({field: values.to(device, non_blocking=True) for field, values in batch.interaction.items()})
+    fields = {field: values.to(device, non_blocking=True) for field, values in batch.interaction.items()}
+    return SentBatch(fields, batch)

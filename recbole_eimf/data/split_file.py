@@ -87,8 +87,8 @@ def read_split(path: str | Path, tokens: np.ndarray, offsets: np.ndarray) -> Spl
     missing = [user for user in np.flatnonzero(length >= 2) if user not in first_line]
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} users of the data stand in no line, for example {tokens[missing[0]]!r}. Add them, "
-            f"or leave them out of the data."
+            f"{path}: {len(missing)} users of the data stand in no line, for example "
+            f"{str(tokens[missing[0]])!r}. Add them, or leave them out of the data."
         )
     for part, members in users.items():
         if not members:

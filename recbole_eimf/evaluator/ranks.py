@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
@@ -173,6 +173,25 @@ def read_ranks(folder: str | Path) -> Ranks:
         return Ranks(**tensors, identity=notes["identity"], slices=slices)
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: lacks what a comparison needs ({error}). Run again to have it rewritten.") from error
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Whom a run was tested on: numbers of users and of their targets; equal ``identity``: the same ones."""
+
+    users: int
+    targets: int
+    identity: str
+
+
+def tested_on(folder: str | Path) -> Tested | None:
+    """What a run's ``test_ranks.safetensors`` is about, from its first bytes; None where there is none to read."""
+    try:
+        with safe_open(Path(folder) / RANKS_FILE, framework="np") as stored:
+            users, targets = (stored.get_slice(name).get_shape()[0] for name in ("user", "target_row"))
+            return Tested(users, targets, stored.metadata()["identity"])
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
 
 
 def check_same_users(first: Ranks, second: Ranks, names: tuple[str, str] = ("first", "second")) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import sys
 import types
 import warnings
@@ -21,12 +22,16 @@ import recbole.data.dataset
 import recbole.data.utils
 import recbole.trainer
 import recbole.trainer.trainer
+import recbole.utils.utils
 import torch
 
-from recbole_eimf.config.models import MODELS
+from recbole_eimf.config.contract import is_ours
+from recbole_eimf.config.models import MODELS, load_model_class
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.trust import trusted_checkpoints
 
 _PATCHED = "_recbole_eimf_original"
+_registered: set[str] = set()  # names of ours that RecBole finds
 
 
 def register() -> None:
@@ -43,6 +48,8 @@ def register_models() -> None:
     """:func:`register` without ``recbole.quick_start``."""
     # RecBole's calls into pandas and torch.cuda.amp are deprecated, not wrong, on the versions setup.cfg allows
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    # "\\p" in a docstring, which Python 3.12 and later tell of when they first compile the file
+    warnings.filterwarnings("ignore", category=SyntaxWarning, module=r".*\brecbole\b")
     _restore_numpy_names()
     _stop_anomaly_detection()
     _trust_own_checkpoints()
@@ -51,24 +58,48 @@ def register_models() -> None:
     _make_no_idle_samplers()
     _add_metrics()
     _write_tensorboard_once()
-    for name, module in MODELS.items():
-        register_model(getattr(importlib.import_module(module), name))
+    _refuse_users_without_rows()
+    for name in MODELS:
+        register_model(load_model_class(name))
 
 
 def register_model(model_class: type) -> None:
     """Let RecBole find ``model_class``, its data set and its trainer by the class's name."""
-    from recbole_eimf.semantic.dataset import SideLoadedDataset
+    from recbole_eimf.semantic.dataset import dataset_class
     from recbole_eimf.trainer.choice import trainer_class
 
     name = model_class.__name__
+    _registered.add(name)
     path = f"recbole.model.sequential_recommender.{name.lower()}"
     # get_model() asks for a module of the model's name: an alias that holds just the class
     alias = types.ModuleType(path, f"Alias of {model_class.__module__}.")
     alias.__spec__ = importlib.machinery.ModuleSpec(path, loader=None)
     setattr(alias, name, model_class)
     sys.modules[path] = alias
-    setattr(recbole.data.dataset, f"{name}Dataset", getattr(model_class, "dataset_class", SideLoadedDataset))
+    setattr(recbole.data.dataset, f"{name}Dataset", dataset_class(model_class))
     setattr(recbole.trainer, f"{name}Trainer", trainer_class(model_class))
+
+
+@contextlib.contextmanager
+def found_by_recbole(model_class: type) -> Iterator[None]:
+    """:func:`register_model`, undone at the end where the class bears a name that RecBole knows already."""
+    name = model_class.__name__
+    path = f"recbole.model.sequential_recommender.{name.lower()}"
+    if importlib.util.find_spec(path) is None:
+        register_model(model_class)
+        yield
+        return
+    places = [(vars(recbole.data.dataset), f"{name}Dataset"), (vars(recbole.trainer), f"{name}Trainer")]
+    places = [(sys.modules, path), *places]
+    before = [(place, key, place.get(key)) for place, key in places]
+    register_model(model_class)
+    try:
+        yield
+    finally:
+        for place, key, value in before:
+            place.pop(key)
+            if value is not None:
+                place[key] = value
 
 
 # ---------------------------------------------------------------------- shims
@@ -80,9 +111,22 @@ def _restore_numpy_names() -> None:
 
 
 def _stop_anomaly_detection() -> None:
-    """Importing RecBole's sine.py turns autograd anomaly detection on for the whole process: slow, of no use."""
+    """Importing RecBole's sine.py turns autograd anomaly detection on for the whole process: slow, of no use.
+
+    Imported here, it leaves the setting as the user had it. Where RecBole's models were imported before, nobody can
+    tell who turned it on: it stays, and a warning says so.
+    """
+    if "recbole.model.sequential_recommender.sine" in sys.modules:
+        if torch.is_anomaly_enabled() and not _registered:
+            warnings.warn(
+                "autograd anomaly detection is on, and training slow: RecBole's sine.py turns it on when RecBole's "
+                "models are imported. torch.autograd.set_detect_anomaly(False) turns it off.",
+                stacklevel=4,
+            )
+        return
+    wanted, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     importlib.import_module("recbole.model.sequential_recommender")
-    torch.autograd.set_detect_anomaly(False)
+    torch.autograd.set_detect_anomaly(wanted, checks)
 
 
 def _patch(owner: Any, name: str, make: Any) -> None:
@@ -110,14 +154,17 @@ def _trust_own_checkpoints() -> None:
 
 def _load_plugin_yaml_for_our_models() -> None:
     """RecBole's Config reads YAML from its own package only; ours is applied after it, before the user's."""
-    from recbole_eimf.config.config import is_ours, plugin_defaults
+    from recbole_eimf.config.config import check_configuration, plugin_defaults
+    from recbole_eimf.config.layers import today
 
     def make(original: Any) -> Any:
         def load(self, model, model_class, dataset):
             original(self, model, model_class, dataset)
             if is_ours(model_class):
+                self.external_config_dict = today(self.external_config_dict)
                 given = self.external_config_dict
                 self.internal_config_dict.update(plugin_defaults(model_class, model, dataset, given))
+                check_configuration(self)
             self.model_class = model_class
 
         return load
@@ -181,11 +228,19 @@ def _add_metrics() -> None:
 
 
 def _write_tensorboard_once() -> None:
-    """Every trainer opens a log for TensorBoard; of several processes the first one's is enough."""
+    """Every trainer opens a log for TensorBoard; of several processes the first one's is enough, in the run's folder if
+    it has one."""
     from recbole_eimf.core import distributed
+    from recbole_eimf.experiment import run_log
 
     def make(original: Any) -> Any:
-        return lambda logger: original(logger) if distributed.is_first() else _NoTensorBoard()
+        def get_tensorboard(logger):
+            if not distributed.is_first():
+                return _NoTensorBoard()
+            folder = run_log.tensorboard_folder(logger)
+            return original(logger) if folder is None else recbole.utils.utils.SummaryWriter(str(folder))
+
+        return get_tensorboard
 
     _patch(recbole.trainer.trainer, "get_tensorboard", make)
 
@@ -228,6 +283,28 @@ def _without_ray() -> Iterator[None]:
         sys.modules.update(held)
 
 
+def _refuse_users_without_rows() -> None:
+    """RecBole's case study leaves out users that have no row in the data, and the rows no longer fit the users."""
+    import recbole.utils.case_study
+
+    def make(original: Any) -> Any:
+        def full_sort_scores(uid_series, model, test_data, device=None):
+            if test_data.is_sequential:
+                known = np.unique(test_data._dataset.inter_feat[test_data._dataset.uid_field].numpy())
+                absent = np.setdiff1d(np.asarray(uid_series), known)
+                if len(absent):
+                    token = test_data._dataset.id2token(test_data._dataset.uid_field, int(absent[0]))
+                    raise DataError(
+                        f"full_sort_scores: {len(absent)} of {len(uid_series)} users have no row in this data, the "
+                        f"first is {token!r}. Ask for users of this part, or give another (valid_data, test_data)."
+                    )
+            return original(uid_series, model, test_data, device)
+
+        return full_sort_scores
+
+    _patch(recbole.utils.case_study, "full_sort_scores", make)
+
+
 def _patch_quick_start() -> None:
     with _without_ray():
         package = importlib.import_module("recbole.quick_start")
@@ -250,10 +327,6 @@ def _loading_without_side_files(original: Any) -> Any:
         with trusted_checkpoints():
             checkpoint = torch.load(model_file, map_location="cpu")
             config = checkpoint["config"]
-            if config["model_import"]:
-                from recbole_eimf.config.models import load_model_class
-
-                register_model(load_model_class(config["model_import"]))
             load, held = torch.load, checkpoint
 
             def load_once(file, *args: Any, **kwargs: Any) -> Any:
@@ -263,11 +336,18 @@ def _loading_without_side_files(original: Any) -> Any:
             config["inference_only"] = True
             torch.load = load_once
             try:
-                return original(model_file)
+                with _imported_model(config["model_import"]):
+                    return original(model_file)
             finally:
                 torch.load = load
 
     return load_data_and_model
+
+
+def _imported_model(path: str | None) -> contextlib.AbstractContextManager:
+    from recbole_eimf.config.models import load_model_class
+
+    return found_by_recbole(load_model_class(path)) if path else contextlib.nullcontext()
 
 
 def run_recboles(rank, *args):

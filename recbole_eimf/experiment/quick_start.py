@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
+import os
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
@@ -14,28 +17,36 @@ from typing import Any
 
 import torch
 from recbole.data import create_dataset, data_preparation
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_logger, init_seed, set_color
 
 from recbole_eimf.config import keys
-from recbole_eimf.config.config import EIMFConfig, is_ours, read_yaml
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.keys import RunSettings
+from recbole_eimf.config.layers import concerning
+from recbole_eimf.config.models import BACKBONES, MODELS, short_name
+from recbole_eimf.config.stock_needs import stock_class
+from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
+from recbole_eimf.core.disk import check_writable, writing
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
-from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
-from recbole_eimf.experiment import plugin
-from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
-from recbole_eimf.semantic.dataset import SideLoadedDataset
+from recbole_eimf.experiment import plugin, run_log
+from recbole_eimf.model.backbones.backbone import backbone_class
+from recbole_eimf.semantic.dataset import dataset_class
+from recbole_eimf.trainer import checkpoint as saved_model
+from recbole_eimf.trainer.choice import trainer_class
 from recbole_eimf.trainer.memory import keep_freed_memory
+from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
+from recbole_eimf.trainer.saving import KeepsBestModel, keeping_best_model
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer, rank_reproducibly
-
-#: models besides EIMF whose rows name the backbone
-OVER_BACKBONES = ("PAD", "SMEM", "Hybrid", "MoRec", "CTRL", "MAKE", "DisCo")
 
 
 @dataclass
@@ -76,15 +87,16 @@ class RunResult:
     @property
     def name(self) -> str:
         """``EIMF(SASRec)``, ``PAD(SASRec)``, ``SASRec`` for IBIM, other models' names; a placebo says so."""
+        backbone = short_name(self.backbone)
         if self.model == "IBIM":
-            return self.backbone or "IBIM"
-        if self.model in OVER_BACKBONES:
-            return f"{self.model}({self.backbone})"
-        if self.model != "EIMF":
+            return backbone or "IBIM"
+        if self.model not in MODELS or not MODELS[self.model].named_over:
             return self.model
+        if self.model != "EIMF":
+            return f"{self.model}({backbone})"
         placebo = bool(self.side_load) and str(self.side_load.get("source", "")).startswith("shuffled")
         control = " placebo" if placebo else "" if self.config.get("use_interests", True) else " text only"
-        return f"EIMF({self.backbone}){control}"
+        return f"EIMF({backbone}){control}"
 
 
 def run(
@@ -106,9 +118,11 @@ def run(
             calls this then needs ``if __name__ == "__main__":``); under ``torchrun`` every process calls this.
 
     Returns:
-        The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.pth``,
+        The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.safetensors`` with
+        ``config.json`` (:mod:`recbole_eimf.trainer.checkpoint`; ``save_pth=True`` adds RecBole's ``model.pth``),
         ``history.json`` and ``test_ranks.safetensors`` (where every test target was ranked: read it with
-        :func:`recbole_eimf.evaluator.ranks.read_ranks`).
+        :func:`recbole_eimf.evaluator.ranks.read_ranks`). Without ``output_dir`` the model is
+        ``saved/<model>-<backbone>-<data set>-<time>``.
 
     Raises:
         UserError: bad keys, files or sources, before any long work.
@@ -122,14 +136,19 @@ def run(
     if config["log_wandb"]:
         require("wandb")
     wanted = keys.read(RunSettings, config.final_config_dict)
-    if import_path:
-        plugin.register_model(config.model_class)
     distributed.join(config["device"])
-    result = _run_one(config, wanted, callback)
-    result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
-    if wanted.output_dir and distributed.is_first():
-        write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
+    with _own_folder(wanted):
+        result = _run_one(config, wanted, callback)
+        result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
+        if wanted.output_dir and distributed.is_first():
+            write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
     return result
+
+
+def _own_folder(wanted: RunSettings) -> contextlib.AbstractContextManager:
+    """``output_dir`` for this run alone: a second one would write between its files."""
+    alone = wanted.output_dir and distributed.is_first()
+    return folder_locked(Path(wanted.output_dir), "output_dir") if alone else contextlib.nullcontext()
 
 
 def _file_keys(files: list[str] | None) -> dict[str, Any]:
@@ -164,18 +183,23 @@ def _run_all_compared(config: EIMFConfig, wanted: RunSettings, files: list[str] 
     return [_run_compared(other, config, files, overrides) for other in (wanted.compare_with if asked else ())]
 
 
-def evaluate(checkpoint: str | Path, ranks_folder: str | Path | None = None, **overrides: Any) -> dict[str, float]:
+def evaluate(
+    checkpoint: str | Path,
+    ranks_folder: str | Path | None = None,
+    model: str | type | None = None,
+    **overrides: Any,
+) -> dict[str, float]:
     """Score a saved model on the test part, from behaviour alone: no text, no interests, no LLM.
 
     Args:
-        checkpoint: a ``model.pth`` of :func:`run`. It can run code when it is loaded: load only files you trust.
+        checkpoint, model: see :func:`load`.
         ranks_folder: where to write ``test_ranks.safetensors``, for paired tests.
         overrides: keys that change the evaluation (``mask_history``, ``topk``, ``metrics``, ``data_path``, ...).
 
     Returns:
         Test metrics, fractions.
     """
-    config, net, (train_data, _, test_data) = load(checkpoint, **overrides)
+    config, net, (train_data, _, test_data) = load(checkpoint, model, **overrides)
     trainer = _trainer(config, net)
     trainer.eval_collector.data_collect(train_data)
     found = trainer.evaluate(test_data, load_best_model=False)
@@ -185,25 +209,49 @@ def evaluate(checkpoint: str | Path, ranks_folder: str | Path | None = None, **o
     return {name: float(value) for name, value in found.items()}
 
 
-def load(checkpoint: str | Path, **overrides: Any) -> tuple[EIMFConfig, torch.nn.Module, tuple]:
+def load(
+    checkpoint: str | Path, model: str | type | None = None, **overrides: Any
+) -> tuple[EIMFConfig, torch.nn.Module, tuple]:
     """A saved model with its configuration and (train, valid, test) loaders, by default without text and interests.
 
+    No code of the folder's choice runs (:mod:`recbole_eimf.trainer.checkpoint`).
+
     Args:
-        checkpoint, overrides: see :func:`evaluate`.
+        checkpoint: ``output_dir`` of a run, or the ``model.safetensors`` in it.
+        model: the class of a model that is neither ours nor RecBole's, or its ``package.module:Class``: importing it
+            runs that module's code.
+        overrides: keys that change the configuration it was trained with.
+
+    Raises:
+        DataError: no model there, a damaged one, or other data than it was trained on.
+        ConfigError: the model's class, or its backbone's, is not one of ours or RecBole's, and ``model``, or the key
+            ``backbone``, does not name it.
     """
     plugin.register_models()
-    with trusted_checkpoints():
-        saved = torch.load(checkpoint, map_location="cpu")
-    old = saved["config"]
+    folder = saved_model.model_folder(checkpoint)
+    description = saved_model.read_description(folder)
+    model_class = saved_model.model_class_of(description, folder, model)
+    if description["model_import"]:
+        plugin.register_model(model_class)
     unwanted = {"compare_with": [], "output_dir": None, "save_split": None}
-    given = {**old.external_config_dict, "inference_only": True, **overrides, **unwanted}
-    model = old["model_import"] or old["model"]
-    config = EIMFConfig(model, old["dataset"], None, {k: v for k, v in given.items() if k not in ("model", "dataset")})
+    given = {"inference_only": True, **overrides, **unwanted}
+    stored = concerning(model_class, saved_model.keys_of(description))
+    _check_backbone_is_named(stored.get("backbone"), overrides, folder)
+    config = EIMFConfig(model_class, description["dataset"], [stored], given)
     loaders = _loaders(config)
-    net = config.model_class(config, loaders[0]._dataset).to(config["device"])
-    net.load_state_dict(saved["state_dict"])
-    net.load_other_parameter(saved.get("other_parameter"))
+    saved_model.check_data(description, loaders[0]._dataset, model_class, folder)
+    net = _new_model(config, loaders[0]._dataset).to(config["device"])
+    saved_model.read_weights(net, folder)
     return config, net, loaders
+
+
+def _check_backbone_is_named(stored: Any, overrides: dict[str, Any], folder: Path) -> None:
+    """A folder must not choose what is imported: a backbone that is not ours is named by who loads it."""
+    if ":" in str(stored) and overrides.get("backbone") != stored:
+        raise ConfigError(
+            f"{folder}: built over backbone={stored}, which is not one of ours, and importing it runs its code. If you "
+            f"trust it, name it: backbone={stored!r}."
+        )
 
 
 def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDataset]]:
@@ -213,7 +261,7 @@ def build(config: EIMFConfig) -> tuple[LazySequenceDataset, list[LazySequenceDat
 
 
 def _dataset_class(config) -> type:
-    return getattr(config.model_class, "dataset_class", SideLoadedDataset)
+    return dataset_class(config.model_class)
 
 
 def _run_one(
@@ -229,21 +277,36 @@ def _run_one(
     keep_freed_memory()
     if wanted.num_threads:
         torch.set_num_threads(wanted.num_threads)
-    if wanted.output_dir:
-        config["checkpoint_dir"] = wanted.output_dir
+    changes = _settle_folder(config, wanted)
     init_seed(config["seed"], config["reproducibility"])
-    _start_logging(config)
+    with _logging(config):
+        getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
+        return _trained(config, wanted, changes, callback)
+
+
+def _trained(
+    config: EIMFConfig,
+    wanted: RunSettings,
+    changes: Mapping[str, tuple[Any, Any]],
+    callback: Callable[[int, float], None] | None,
+) -> RunResult:
     logger = getLogger()
     with distributed.first_alone():
         train_data, valid_data, test_data = _loaders(config)
     train = train_data._dataset
 
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = config.model_class(config, train).to(config["device"])
+    model = _new_model(config, train).to(config["device"])
     logger.info(model)
     trainer = _trainer(config, model)
+    if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
+        pairs = len(valid_data._dataset) * train.item_num
+        logger.warning(
+            f"{config['model']} scores one item of one user at a time: {pairs:,} pairs an evaluation, minutes "
+            f"per million on a CPU. --eval_step=5 evaluates less often."
+        )
     if wanted.resume:
-        trainer.resume(train_data)
+        _resume(trainer, train_data, changes)
     saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
     shown = config["show_progress"]
     try:
@@ -255,7 +318,9 @@ def _run_one(
             logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
         raise
     if wanted.skip_test:
-        return _result(config, model, trainer, valid or {}, {}, train)
+        result = _result(config, model, trainer, valid or {}, {}, train)
+        _note_metrics(trainer, result)
+        return result
     test = trainer.evaluate(test_data, load_best_model=saved, show_progress=False)
     result = _result(config, model, trainer, valid or {}, test, train)
     ranks = _ranks(trainer, test_data._dataset, train)
@@ -263,9 +328,51 @@ def _run_one(
         result.slices = ranks.by_slice(sorted(config["topk"]))
         if wanted.output_dir and distributed.is_first():
             ranks.write(wanted.output_dir)
+    _note_metrics(trainer, result)
     logger.info(set_color("best valid ", "yellow") + f": {result.valid}")
     logger.info(set_color("test result", "yellow") + f": {result.test}")
     return result
+
+
+def _settle_folder(config: EIMFConfig, wanted: RunSettings) -> Mapping[str, tuple[Any, Any]]:
+    """Make ``output_dir`` this run's: gone on with, or cleared of an earlier one; what changed since it was begun."""
+    if not wanted.output_dir:
+        if distributed.is_first():
+            check_writable(config["checkpoint_dir"], "checkpoint_dir")
+        return {}
+    folder = Path(wanted.output_dir)
+    config["checkpoint_dir"] = wanted.output_dir
+    with distributed.first_alone():
+        if wanted.resume:
+            return check_resumed(config, folder, wanted.resume == "force")
+        if distributed.is_first():
+            check_writable(folder, "output_dir")  # of a run that is compared: a folder of its own
+            start_afresh(folder)
+    return {}
+
+
+def _resume(trainer: KeepsBestModel, train_data, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    if not isinstance(trainer, InterestTrainer):
+        raise ConfigError(
+            f"resume=True: {trainer.config['model']} has a trainer of RecBole's own, which keeps no state to go on "
+            f"from. Leave it out: the run starts again."
+        )
+    trainer.resume(train_data)
+    if distributed.is_first():
+        note_changes(Path(trainer.config["output_dir"]), getattr(trainer, "whole_config", trainer.config), changes)
+
+
+def _note_metrics(trainer: KeepsBestModel, result: RunResult) -> None:
+    """Let the model's folder say how good it is, and under which protocol."""
+    folder = trainer.model_folder
+    if folder is None or not (folder / saved_model.CONFIG_FILE).is_file() or not distributed.is_first():
+        return
+    protocol = ("protocol", "mask_history", "valid_metric", "split_seed", "split_ratios", "topk")
+    measured = {"valid": result.valid, "test": result.test, "best_epoch": result.best_epoch}
+    description = saved_model.read_description(folder)
+    description["metrics"] = measured | {key: result.config.get(key) for key in protocol}
+    saved_model.write_description(folder, description)
+    getLogger().info(f"model: {folder}")
 
 
 def _check_evaluation(config: EIMFConfig) -> None:
@@ -278,8 +385,8 @@ def _check_evaluation(config: EIMFConfig) -> None:
 
 def _check_compiled(config: EIMFConfig, wanted: RunSettings) -> None:
     """Before text is encoded; RecBole's own models are looked at when the trainer is made."""
-    name = config["backbone"]
-    if wanted.torch_compile and is_ours(config.model_class) and name and not backbone_class(name).has_transformer:
+    name = contract_of(config.model_class).backbone_name(config)
+    if wanted.torch_compile and name and not backbone_class(name).has_transformer:
         able = ", ".join(known for known in BACKBONES if backbone_class(known).has_transformer)
         raise ConfigError(
             f"torch_compile=True: backbone={name} has no transformer encoder to compile; {able} have. Leave it out."
@@ -293,28 +400,40 @@ def _loaders(config: EIMFConfig) -> tuple:
     name = f"{config['model']}Dataset"
     before = getattr(known, name, None)
     setattr(known, name, _dataset_class(config))
+    folder = config["checkpoint_dir"]
+    if not (config["save_dataset"] or config["save_dataloaders"]):
+        config["checkpoint_dir"] = os.devnull  # else RecBole would unpickle data sets that lie there
     try:
         dataset = create_dataset(config)
         getLogger().info(dataset)
         return data_preparation(config, dataset)
     finally:
+        config["checkpoint_dir"] = folder
         if before is None:
             delattr(known, name)
         else:
             setattr(known, name, before)
 
 
+def _new_model(config: EIMFConfig, train: LazySequenceDataset) -> torch.nn.Module:
+    if is_ours(config.model_class):
+        return config.model_class(config, train)
+    with plugin.trusted_checkpoints():  # S3Rec reads what its first stage wrote
+        return config.model_class(config, train)
+
+
 def _trainer(config: EIMFConfig, model: torch.nn.Module) -> InterestTrainer:
     from recbole.utils import ModelType, get_trainer
 
     if is_ours(config.model_class):
-        return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    stock = get_trainer(config["MODEL_TYPE"], config["model"])
+        return trainer_class(config.model_class)(config, model)
+    known = stock_class(config.model_class)  # a subclass is trained as what it derives from
+    stock = get_trainer(config["MODEL_TYPE"], known.__name__ if known else config["model"])
     _check_stock_model(config, model, stock)
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL:
         return CountingTrainer(config, model)
     if stock.__name__ not in ("Trainer", "TraditionalTrainer"):
-        trainer = stock(config, model)  # a model with phases of its own keeps its trainer
+        trainer = keeping_best_model(stock)(config, model)  # a model with phases of its own keeps its trainer
         rank_reproducibly(trainer)
         return trainer
     return InterestTrainer(config, model)
@@ -329,25 +448,44 @@ def _check_stock_model(config: EIMFConfig, model: torch.nn.Module, trainer: type
         raise ConfigError(f"model={config['model']}: does not learn by gradients alone. Use nproc=1.")
 
 
-def _start_logging(config: EIMFConfig) -> None:
+@contextlib.contextmanager
+def _logging(config: EIMFConfig) -> Iterator[None]:
+    """Log as RecBole does, to the console and a file, while a run lasts; what the host program has set up stays.
+
+    A host that already writes to the console gets our lines through its own handlers.
+    """
     root = logging.getLogger()
-    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
-        root.removeHandler(handler)  # the file of an earlier run in this process
-        handler.close()
-    for handler in [h for h in root.handlers if type(h) is logging.StreamHandler]:
-        root.removeHandler(handler)
-    if not distributed.is_first():
-        root.setLevel(logging.ERROR)
-        return
-    init_logger(config)
-    getLogger().info(f"recbole_eimf {__version__}: {config['model']} on {config['dataset']}")
+    level, theirs = root.level, list(root.handlers)
+    root.handlers = []  # RecBole adds none where there is one
+    try:
+        if not distributed.is_first():
+            root.setLevel(logging.ERROR)
+        elif config["output_dir"]:
+            run_log.start(Path(config["output_dir"]), config["state"])
+        else:
+            with writing("log"):  # RecBole's place, and its name for the file
+                init_logger(config)
+    finally:
+        ours, root.handlers = root.handlers, theirs
+    consoles = (sys.stdout, sys.stderr)
+    doubled = any(getattr(handler, "stream", None) in consoles for handler in theirs)
+    for handler in ours:
+        if not doubled or isinstance(handler, logging.FileHandler):
+            root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in ours:
+            root.removeHandler(handler)
+            handler.close()
+        root.setLevel(level)
 
 
 def _result(config, model, trainer, valid, test, train) -> RunResult:
     history = [*getattr(trainer, "earlier", []), *getattr(trainer, "history", [])]
     history = [epoch for epoch in history if epoch["epoch"] >= 0]  # -1 is an evaluation before any training
     seconds = sum(epoch["train_seconds"] for epoch in history)
-    backbone = model.backbone_name(config) if hasattr(model, "backbone_name") else None
+    backbone = contract_of(config.model_class).backbone_name(config)
     side = getattr(train, "side", None)
     return RunResult(
         model=config["model"],
@@ -392,7 +530,7 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
     """
     if name == "backbone":
         model = "IBIM"
-        given = {**overrides, "backbone": config.model_class.backbone_name(config)}
+        given = {**concerning(model, overrides), "backbone": contract_of(config.model_class).backbone_name(config)}
         # settings of the model's YAML that concern training apply to its backbone too
         shared = [f.name for part in (keys.ItemSettings, keys.DataSettings) for f in dataclasses.fields(part)]
         given |= {key: config[key] for key in [*shared, "train_batch_size", "learning_rate", "epochs", "stopping_step"]}
@@ -400,7 +538,7 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
         model = config["model"]
         given = {**overrides, "interest_source": "shuffled", "shuffled_source": config["interest_source"]}
     else:
-        model, given = name, {k: v for k, v in overrides.items() if k != "backbone"}
+        model, given = name, concerning(name, {k: v for k, v in overrides.items() if k != "backbone"})
     given |= {"compare_with": [], "state": "WARNING"}
     if config["output_dir"]:
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
@@ -449,7 +587,13 @@ def summary(result: RunResult) -> str:
     lines = [first, table([result, *result.compared])]
     side = result.side_load
     if side and "source" in side:
-        used = "an LLM's replies" if side["llm_used"] else "NO LLM: keywords of the clusters' titles"
+        used = (
+            "an LLM's replies"
+            if side["llm_used"]
+            else "a function of yours"
+            if ":" in side["source"]
+            else ("NO LLM: keywords of the clusters' titles")
+        )
         lines.append(
             f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
             f"{side['training_users']} training users covered"

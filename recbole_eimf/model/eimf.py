@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import EIMFSettings
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data.views import host_side
 from recbole_eimf.model.backbones.backbone import TrainingStates
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.layer import MaskedSelfAttention, target_attention, unit_rows
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.soft_label import SoftLabels
+from recbole_eimf.model.selection import distinct, shared_rows
 
 
 class ExplicitInterests(nn.Module):
@@ -57,6 +59,7 @@ class ExplicitInterests(nn.Module):
         self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
         self.attention = MaskedSelfAttention(dimension)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # kept, so that a resumed run goes on alike
+        self._counted: int | None = None  # the same number, which no GPU has to be asked for
 
     def projected(self, items: Tensor | slice) -> Tensor:
         """Projected text of many items: [n, d]."""
@@ -68,15 +71,28 @@ class ExplicitInterests(nn.Module):
         """[R] bool: the user has interests and the target has text."""
         return (self.user_exemplar[user] >= 0) & self.item_has_text[target]
 
+    def count_step(self) -> int:
+        """The number of this training step, from 0."""
+        if self._counted is None:
+            self._counted = int(self.steps)
+        self.steps += 1
+        self._counted += 1
+        return self._counted - 1
+
     def forward(self, user: Tensor, target: Tensor) -> Tensor:
-        """h_ex of users for targets (eq. 7-8): [R], [R] -> [R, d]. Every user must have interests."""
-        exemplar = self.user_exemplar[user]
+        """h_ex of users for targets (eq. 7-8): [R], [R] -> [R, d]; a row of a user without interests is meaningless."""
+        exemplar = self.user_exemplar[user].clamp(min=0)
         # users of one exemplar share H_ex: attend once per exemplar
-        distinct, inverse = exemplar.unique(return_inverse=True)
+        distinct, inverse = shared_rows(exemplar, len(self.interests))
         mask = self.interest_mask[distinct]
+        mask = mask | ~mask.any(1, keepdim=True)  # an exemplar without interests counts nowhere, but not as NaN
         attended = self.attention(self.projection(self.interests[distinct]), mask)
         query = self.projection(self.item_text[target])
         return target_attention(query, attended[inverse], mask[inverse], scale=query.shape[-1] ** -0.5)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._counted = None
+        super()._load_from_state_dict(*args)
 
 
 class EIMF(IBIM):
@@ -102,22 +118,21 @@ class EIMF(IBIM):
             )
         dimension = self.backbone.item_embedding.embedding.embedding_dim
         self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num, self.logits_dtype)
-        if self.eimf.auxiliary_interval < 1:
-            raise ConfigError(
-                f"auxiliary_interval={self.eimf.auxiliary_interval}: allowed is 1 (every batch has the auxiliary "
-                "losses) or more (every so many batches)."
-            )
         drawn = self.eimf.semantic_negatives
-        if drawn is not None and drawn < 0:
-            raise ConfigError(f"semantic_negatives={drawn}: allowed is 0 (eq. 9 over all items) or more.")
         self.semantic_negatives = self.item_settings.num_negatives if drawn is None else drawn
-        if self.eimf.interest_labels and not self.eimf.use_interests:
-            raise ConfigError(
-                f"interest_labels={self.eimf.interest_labels}: needs interests, and use_interests is False. Set one."
-            )
         if self.eimf.interest_labels or self.eimf.text_labels:
             parts = (self.esim.item_text, self.esim.item_has_text, self.esim.interests, self.esim.interest_mask)
             self.labels = SoftLabels(*parts, self.eimf)
+
+    @classmethod
+    def check_configuration(cls, config) -> None:
+        """Refuse soft labels from interests where there are none. Raises ConfigError."""
+        super().check_configuration(config)
+        wanted = keys.read(EIMFSettings, config)
+        if wanted.interest_labels and not wanted.use_interests:
+            raise ConfigError(
+                f"interest_labels={wanted.interest_labels}: needs interests, and use_interests is False. Set one."
+            )
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:
@@ -141,9 +156,7 @@ class EIMF(IBIM):
         """Whether this batch, the next to train on, has them."""
         if self.eimf.auxiliary_interval == 1:
             return True
-        taken = int(self.esim.steps) % self.eimf.auxiliary_interval == 0
-        self.esim.steps += 1
-        return taken
+        return self.esim.count_step() % self.eimf.auxiliary_interval == 0
 
     def _labelled_score(
         self, positive: Tensor, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
@@ -163,68 +176,74 @@ class EIMF(IBIM):
     ) -> tuple[Tensor, Tensor]:
         """(L_S, L_A) of eq. 9 and 12."""
         zero = readout.new_zeros(())
-        chosen = self._auxiliary_rows(states.row)
-        targets = states.target[chosen]
+        chosen = self._auxiliary_rows(states.row, len(interaction[self.ITEM_SEQ]))
+        target = states.target[chosen]
         user = interaction[self.USER_ID][states.row[chosen]]
-        known = self.esim.known(user, targets)
-        user, target, implicit = user[known], targets[known], readout[chosen][known]
         semantic = alignment = zero
-        if len(target):
+        if len(self.esim.interests):
+            known = self.esim.known(user, target)
             explicit = self.esim(user, target)
             if self.eimf.use_prediction:
-                semantic = self._semantic_prediction(explicit, target)
+                semantic = self._semantic_prediction(explicit, target, known)
             if self.eimf.use_alignment:
                 exemplar = self.esim.user_exemplar[user]
                 same = (target[:, None] == target) & (exemplar[:, None] == exemplar)
-                alignment = self._aligned(explicit, implicit, same)
+                alignment = self._aligned(explicit, readout[chosen], same, known)
         if self.eimf.use_alignment:
-            alignment = alignment + self._item_alignment(interaction, targets)
+            alignment = alignment + self._item_alignment(interaction, target)
         return semantic, alignment
 
-    def _auxiliary_rows(self, row: Tensor) -> Tensor:
-        """Indices of the targets that enter the auxiliary losses; with ``one``, a random one of each batch row."""
+    def _auxiliary_rows(self, row: Tensor, rows: int) -> Tensor:
+        """Indices of the targets that enter the auxiliary losses; with ``one``, a random one of each of the batch's
+        ``rows``, [rows]."""
         if self.eimf.auxiliary_targets == "all":
             return torch.arange(len(row), device=row.device)
         order = torch.argsort(row.double() + torch.rand(len(row), dtype=torch.float64, device=row.device) * 0.999)
-        ordered = row[order]
-        first = torch.ones_like(ordered, dtype=torch.bool)
-        first[1:] = ordered[1:] != ordered[:-1]
-        return order[first]
+        # every row has a target: those of row r begin where the first r is
+        return order[torch.searchsorted(row, torch.arange(rows, device=row.device))]
 
-    def _semantic_prediction(self, explicit: Tensor, target: Tensor) -> Tensor:
-        """Eq. 9: cross entropy of the target among all items that have text.
+    def _semantic_prediction(self, explicit: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        """Eq. 9: cross entropy of the target among all items that have text, a mean over the rows that are ``known``.
 
         With ``semantic_negatives``, or ``num_negatives``, the sum over items is estimated from that many drawn ones
         (log-Q corrected).
         """
         states, count = self.item_settings.score_scale * unit_rows(explicit), self.semantic_negatives
         if count:
-            known = self.esim.items_with_text
-            drawn = known[torch.randint(len(known), (count,), device=known.device)]
+            competing = self.esim.items_with_text
+            drawn = competing[torch.randint(len(competing), (count,), device=competing.device)]
             positive = (states * self._text_vectors(target)).sum(-1)
-            negative = states @ self._text_vectors(drawn).T + math.log(len(known) / count)
-            return loss.interest_aware_loss(positive, negative.masked_fill(drawn == target[:, None], -torch.inf), 0.0)
+            negative = states @ self._text_vectors(drawn).T + math.log(len(competing) / count)
+            negative = negative.masked_fill(drawn == target[:, None], -torch.inf)
+            return loss.interest_aware_loss(positive, negative, 0.0, counts=known)
         vectors = self._text_vectors(slice(None))
         positive = loss.target_score(states, vectors, target)
-        return loss.full_softmax_loss(states, vectors, positive, self.esim.absent, self.logits_dtype)
+        return loss.full_softmax_loss(states, vectors, positive, self.esim.absent, self.logits_dtype, known)
 
     def _text_vectors(self, items: Tensor | slice) -> Tensor:
         return unit_rows(self.esim.projected(items))
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""
-        items = target
+        # an item is not a negative of itself
         if self.eimf.item_alignment == "batch_items":
-            items = torch.cat([interaction[self.ITEM_SEQ].flatten(), interaction[self.ITEM_ID].flatten()])
-        items = items.unique()  # an item is not a negative of itself
-        items = items[self.esim.item_has_text[items]]
+            there = host_side(interaction)
+            items = torch.cat([there[self.ITEM_SEQ].flatten(), there[self.ITEM_ID].flatten()]).unique()
+            items = items[self._has_text.to(items.device)[items]].to(target.device, non_blocking=True)
+            counts = None
+        else:
+            items, first = distinct(target)
+            counts = self.esim.item_has_text[items]
+            counts = counts if first is None else counts & first
         if not len(items):
             return self.esim.projection.weight.new_zeros(())
-        return self._aligned(self.esim.projected(items), self.backbone.item_embedding(items))
+        return self._aligned(self.esim.projected(items), self.backbone.item_embedding(items), counts=counts)
 
-    def _aligned(self, first: Tensor, second: Tensor, same: Tensor | None = None) -> Tensor:
-        contrast = loss.info_nce(first, second, self.eimf.tau, same, self.logits_dtype)
-        return self.eimf.alpha * contrast + self.eimf.beta * loss.cosine_distance(first, second)
+    def _aligned(
+        self, first: Tensor, second: Tensor, same: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
+        contrast = loss.info_nce(first, second, self.eimf.tau, same, self.logits_dtype, counts)
+        return self.eimf.alpha * contrast + self.eimf.beta * loss.cosine_distance(first, second, counts)
 
     # ------------------------------------------------------------------ checkpoints
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

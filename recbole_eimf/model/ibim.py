@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import torch
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import InterestModelSettings, ItemSettings
 from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class
+from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import first_rows, hard_readout, target_attention, unit_rows
@@ -23,7 +22,7 @@ from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax
 from recbole_eimf.model.products import scored_by_products
 
 
-class IBIM(WeighsTargets, SequentialRecommender):
+class IBIM(WeighsTargets, SequenceModel):
     """A backbone, an item table, a readout and a softmax over the catalogue.
 
     Args:
@@ -34,10 +33,7 @@ class IBIM(WeighsTargets, SequentialRecommender):
         ConfigError: unknown backbone, or keys that need text where there is none.
     """
 
-    recbole_eimf_model = True
-    trims_batches = True
-    input_type = InputType.POINTWISE
-    fixed_backbone: str | None = None
+    takes_backbone = True
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -74,6 +70,23 @@ class IBIM(WeighsTargets, SequentialRecommender):
         """``"text"`` if keys ask for item text, None otherwise."""
         wants = keys.read(ItemSettings, config)
         return "text" if wants.item_init == "pca_text" or wants.item_text != "none" else None
+
+    @classmethod
+    def check_configuration(cls, config) -> None:
+        """Refuse a backbone that is none. Raises ConfigError."""
+        backbone_class(cls.backbone_name(config))
+
+    @property
+    def item_bias(self) -> Tensor | None:
+        return self.backbone.item_bias
+
+    @property
+    def scores_are_products(self) -> bool:
+        return self.diversity is None
+
+    @property
+    def unit_vectors(self) -> bool:
+        return self.item_settings.score == "cosine"
 
     def _make_table(self, dimension: int, extra_rows: int) -> ItemTable:
         return ItemTable(
@@ -186,7 +199,7 @@ class IBIM(WeighsTargets, SequentialRecommender):
         scores = interests[:, 0] @ vectors.T
         for k in range(1, interests.shape[1]):  # one interest at a time: [B, K, N] would be K times the memory
             scores = torch.maximum(scores, interests[:, k] @ vectors.T)
-        bias = self.backbone.item_bias
+        bias = self.item_bias
         scores = scores if bias is None else scores + bias
         if self.diversity is None:
             return scores
@@ -197,8 +210,12 @@ class IBIM(WeighsTargets, SequentialRecommender):
         interests = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         items = interaction[self.ITEM_ID]
         scores = torch.einsum("bkd,bd->bk", interests, self.scored_vectors()[items]).amax(1)
-        bias = self.backbone.item_bias
+        bias = self.item_bias
         return scores if bias is None else scores + bias[items]
+
+    def embeddings(self) -> dict[str, Tensor]:
+        """The ids' vectors [N, d], as ``id``."""
+        return {"id": self.backbone.item_embedding.weight[: self.n_items]}
 
 
 class LookedUpVectors:

@@ -47,10 +47,9 @@ def encoded_by_length(encode: Callable[[Tensor, Tensor], Tensor], item_seq: Tens
     if len(item_seq) <= _ROWS_TOGETHER:
         return encode(item_seq, item_seq_len)
     order = item_seq_len.argsort(stable=True)
-    parts = []
-    for rows in order.split(_ROWS_TOGETHER):
-        length = item_seq_len[rows]
-        parts.append(encode(item_seq[rows, : int(length.max())], length))
+    pieces = [(rows, item_seq_len[rows]) for rows in order.split(_ROWS_TOGETHER)]
+    longest = torch.stack([length[-1] for _, length in pieces]).tolist()  # a GPU is waited for once
+    parts = [encode(item_seq[rows, :width], length) for (rows, length), width in zip(pieces, longest, strict=True)]
     return torch.cat(parts)[order.argsort()]
 
 

@@ -38,8 +38,7 @@ def scored_by_products(method: Callable) -> Callable:
 def query(model: Any, interaction: Any) -> Query | None:
     """The scores of a batch as products; None where a model's are something else (or are re-ranked)."""
     marked = getattr(type(model).full_sort_predict, "scored_by_products", False)
-    if not marked or getattr(model, "diversity", None) is not None:
+    if not marked or not model.scores_are_products:  # a mark is worn by models under our contract only
         return None
     interests = model.interests(interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN])
-    bias = getattr(getattr(model, "backbone", None), "item_bias", None)
-    return Query(interests, model.scored_vectors(), bias)
+    return Query(interests, model.scored_vectors(), model.item_bias)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.data import stock_datasets
 from recbole_eimf.data.dataset import LazySequenceDataset
 
 
@@ -16,11 +18,16 @@ class SideLoadedDataset(LazySequenceDataset):
                 :func:`~recbole_eimf.semantic.side_load.load_side_information`.
         """
         train, valid, test = super().build()
-        model_class = getattr(self.config, "model_class", None)
-        if not self.config["inference_only"] and hasattr(model_class, "needs_side_information"):
-            need = model_class.needs_side_information(self.config)
+        if not self.config["inference_only"]:
+            need = contract_of(self.config.model_class).needs_side_information(self.config)
             if need:
                 from recbole_eimf.semantic.side_load import load_side_information  # text libraries only where needed
 
                 train.side = load_side_information(self.config, train, interests=need == "interests")
         return [train, valid, test]
+
+
+def dataset_class(model_class: type) -> type[LazySequenceDataset]:
+    """The data set class of a model: its own, what a model of RecBole's reads beyond items, else the one above."""
+    found = stock_datasets.dataset_class(model_class)
+    return SideLoadedDataset if found is LazySequenceDataset else found

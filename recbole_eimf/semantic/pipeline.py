@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.keys import SOURCES, SemanticSettings
+from recbole_eimf.config.parts import part_of
+from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_csv, read_tensors, write_tensors
 from recbole_eimf.core.parts import require
@@ -31,19 +33,25 @@ from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
 from recbole_eimf.semantic.llm.reply import Reply
-from recbole_eimf.semantic.sources import batch, keywords
+from recbole_eimf.semantic.reply_check import PromptForm, checked_replies
+from recbole_eimf.semantic.sources import batch, keywords, own
+
+#: whose interests are an LLM's words
+LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
 
 
 @dataclass(frozen=True)
 class Corpus:
     """What ESIM may see: the *training* sequences, as tokens, and the text of items.
 
-    users: [U] tokens; histories: per user, item tokens, oldest first; item_text: item token -> text.
+    users: [U] tokens; histories: per user, item tokens, oldest first; item_text: item token -> text; shorter_text: the
+    same of fewer text columns, which side-loaded replies may have been asked with.
     """
 
     users: list[str]
     histories: list[list[str]]
     item_text: Mapping[str, str]
+    shorter_text: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,26 +125,27 @@ class Pipeline:
             path = getattr(s, key)
             if path and not Path(path).is_file():
                 raise DataError(f"{key}={path}: no such file.")
+        if ":" in self._replies_source:
+            own.own_source(self._replies_source, "shuffled_source" if source == "shuffled" else "interest_source")
         if source == "openai":
             require("openai")
             read_key(self.llm_settings())
+        if self._replies_source == "file" and s.interest_file:
+            self.side_loaded  # noqa: B018 (raises)
+
+    @property
+    def _replies_source(self) -> str:
+        """Where replies come from; of the placebo, what it shuffles."""
+        s = self.settings
+        if s.interest_source != "shuffled":
+            return s.interest_source
+        return s.shuffled_source or ("file" if s.interest_file else "keywords")
 
     # ------------------------------------------------------------------ eq. 1
     @cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder; fitted encoders (tfidf-svd) see the items' text only."""
-        s = self.settings
-        wanted = EncoderSettings(
-            name=s.text_encoder,
-            batch_size=s.text_batch_size,
-            max_length=s.text_max_length,
-            pooling=s.text_pooling,
-            device=self.device,
-            processes=s.encoder_processes,
-            base_url=s.llm_base_url,
-            api_key_env=s.llm_api_key_env,
-            api_key_file=s.llm_api_key_file,
-        )
+        wanted = part_of(EncoderSettings, self.settings, device=self.device)
         return build_encoder(wanted, corpus=sorted(set(self.corpus.item_text.values())))
 
     def encode(self, texts: Sequence[str], stage: str) -> np.ndarray:
@@ -182,12 +191,11 @@ class Pipeline:
         s = self.settings
         vectors, known = self.user_vectors
         none = s.clustering == "none"
-        wanted = ClusterSettings(
+        wanted = part_of(
+            ClusterSettings,
+            s,
             method="auto" if none else s.clustering,
-            preference=s.preference,
             exemplar_ratio=None if none or s.preference is not None else s.exemplar_ratio,
-            damping=s.damping,
-            neighbours=s.cluster_neighbours,
         )
         users = [user for user, ok in zip(self.corpus.users, known) if ok]
         content = hashlib.sha256(np.ascontiguousarray(vectors[known]).tobytes()).hexdigest()
@@ -198,6 +206,7 @@ class Pipeline:
             exemplars, labels = stored["exemplars"], stored["labels"]
             report = {"clusters": len(exemplars), "cached": True}
         else:
+            check_writable(self.folder, "semantic_cache")
             result = cluster_users(vectors[known], wanted, progress=True)
             exemplars, labels = result.exemplars, result.labels
             write_tensors(path, {"exemplars": exemplars, "labels": labels}, {"users": str(len(users))})
@@ -225,23 +234,7 @@ class Pipeline:
 
     def llm_settings(self) -> OpenAISettings:
         """The endpoint's settings; the key itself is read from the environment or a file when a call is made."""
-        s = self.settings
-        return OpenAISettings(
-            model=s.llm_model,
-            base_url=s.llm_base_url,
-            api_key_env=s.llm_api_key_env,
-            api_key_file=s.llm_api_key_file,
-            concurrency=s.llm_concurrency,
-            max_retries=s.llm_max_retries,
-            timeout=s.llm_timeout,
-            temperature=s.llm_temperature,
-            max_tokens=s.llm_max_tokens,
-            structured=s.llm_structured,
-            price_in=s.llm_price_in,
-            price_out=s.llm_price_out,
-            check_first=s.llm_check_first,
-            max_interests=s.max_interests,
-        )
+        return part_of(OpenAISettings, self.settings)
 
     @property
     def journal(self) -> Path:
@@ -259,10 +252,26 @@ class Pipeline:
         elif source == "batch":
             requests = self.requests(exemplars)
             replies = batch.read_batch(requests, Path(self.settings.batch_file), self.settings.max_interests)
+        elif ":" in source:
+            replies = own.own_replies(source, self._told(exemplars, assignment), self.settings.max_interests)
         else:
             replies = self._ask(exemplars, agreed)
         self.seconds["replies"] = time.perf_counter() - begin
         return exemplars, assignment, replies, report
+
+    def _told(self, exemplars: Sequence[str], assignment: Mapping[str, int]) -> list[own.Cluster]:
+        """What a source of the user's own is told."""
+        titles, row = self._cluster_titles(exemplars, assignment), {user: u for u, user in enumerate(self.corpus.users)}
+        text = self.corpus.item_text
+        return [
+            own.Cluster(
+                user,
+                tuple(text[i] for i in self.corpus.histories[row[user]] if i in text),
+                tuple(titles[user]),
+                request.prompt,
+            )
+            for user, request in zip(exemplars, self.requests(exemplars), strict=True)
+        ]
 
     def _ask(self, exemplars: Sequence[str], agreed: bool) -> dict[str, Reply]:
         requests, wanted = self.requests(exemplars), self.llm_settings()
@@ -292,18 +301,9 @@ class Pipeline:
         """Side-load replies. Exemplars that are not training users are not used: their members move to the nearest."""
         s = self.settings
         begin = time.perf_counter()
-        replies = batch.fetch_file(None, Path(s.interest_file), s.max_interests)
-        training = set(self.corpus.users)
-        exemplars = [user for user in replies if user in training]
-        if not exemplars:
-            example = next(iter(replies), None)
-            raise DataError(
-                f"{s.interest_file}: none of its {len(replies)} users is a training user of {self.name} "
-                f"(first one: {example!r}). Is it the file of another data set?"
-            )
-        usable = [user for user in exemplars if replies[user].status == "ok"]
+        replies, usable, found = self.side_loaded
         index = {user: c for c, user in enumerate(usable)}
-        report: dict[str, Any] = {"exemplars_not_in_training": len(replies) - len(exemplars)}
+        report: dict[str, Any] = dict(found)
         if s.assignment_file:
             given = read_assignment(s.assignment_file)
             wanted = {user: given.get(user) for user in self.corpus.users}
@@ -316,6 +316,34 @@ class Pipeline:
         report |= {"users_moved_to_nearest_exemplar": len(moved), "clusters": len(usable)}
         self.seconds["replies"] = time.perf_counter() - begin
         return usable, assignment | moved, replies, report
+
+    @cached_property
+    def side_loaded(self) -> tuple[dict[str, Reply], list[str], dict[str, int]]:
+        """Replies of ``interest_file``: (all by user, the training users among them with interests, counts).
+
+        Raises:
+            DataError: the file is broken or of another data set, or replies answer prompts that the training histories
+                do not give (held-out items may stand in them) and ``allow_foreign_replies`` is not set.
+        """
+        s = self.settings
+        replies = batch.fetch_file(None, Path(s.interest_file), s.max_interests)
+        training = set(self.corpus.users)
+        exemplars = [user for user in replies if user in training]
+        if not exemplars:
+            example = next(iter(replies), None)
+            raise DataError(
+                f"{s.interest_file}: none of its {len(replies)} users is a training user of {self.name} "
+                f"(first one: {example!r}). Is it the file of another data set?"
+            )
+        usable = [user for user in exemplars if replies[user].status == "ok"]
+        counts = {"exemplars_not_in_training": len(replies) - len(exemplars)}
+        form = PromptForm(
+            load_template(s.prompt_file), s.prompt_items, (self.corpus.item_text, *self.corpus.shorter_text)
+        )
+        histories = dict(zip(self.corpus.users, self.corpus.histories))
+        digests = {user: replies[user].prompt_sha256 for user in usable}
+        path, allowed = f"{s.interest_file} ({self.name})", s.allow_foreign_replies
+        return replies, usable, counts | checked_replies(form, digests, histories, path, allowed)
 
     def _nearest(self, users: Sequence[str], exemplars: Sequence[str]) -> dict[str, int]:
         """The closest exemplar of each user by sequence embedding; users without text are left out."""
@@ -347,10 +375,8 @@ class Pipeline:
             UserError: a source that cannot deliver, a file that does not fit.
         """
         self.check_source()
-        source = self.settings.interest_source
-        placebo = source == "shuffled"
-        if placebo:
-            source = self.settings.shuffled_source or ("file" if self.settings.interest_file else "keywords")
+        placebo = self.settings.interest_source == "shuffled"
+        source = self._replies_source
         exemplars, assignment, replies, report = self._fetched(source, agreed)
         texts = [replies[user].interests if user in replies else () for user in exemplars]
         answered = [c for c, text in enumerate(texts) if text]
@@ -378,7 +404,7 @@ class Pipeline:
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
         digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
-        return Interests(exemplars, texts, assignment, name, source != "keywords", report, digests)
+        return Interests(exemplars, texts, assignment, name, source in LLM_SOURCES, report, digests)
 
 
 def read_assignment(path: str | Path) -> dict[str, str]:

@@ -45,6 +45,8 @@ def corpus_of(config, train) -> Corpus:
     user_field, item_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
     texts = read_item_text(path, item_field, wanted.text_fields, config["field_separator"])
+    fewer = [wanted.text_fields[:n] for n in range(1, len(wanted.text_fields))] if wanted.interest_file else []
+    shorter = tuple(read_item_text(path, item_field, fields, config["field_separator"]) for fields in fewer)
     tokens = train.field2id_token[item_field]
     catalogue = {token: texts[token] for token in tokens[1:] if token in texts}
     if not catalogue:
@@ -54,7 +56,8 @@ def corpus_of(config, train) -> Corpus:
         )
     users, histories = train.sequences()
     user_tokens = train.field2id_token[user_field]
-    return Corpus([user_tokens[u] for u in users], [[tokens[i] for i in h] for h in histories], catalogue)
+    named = [[tokens[i] for i in h] for h in histories]
+    return Corpus([user_tokens[u] for u in users], named, catalogue, shorter)
 
 
 def pipeline_of(config, train) -> Pipeline:

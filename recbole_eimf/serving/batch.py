@@ -25,7 +25,7 @@ from recbole_eimf.serving.model_folder import digest
 from recbole_eimf.serving.recommender import Recommender
 
 #: users of a piece: what a stop may cost, and what is in memory
-USERS_OF_A_PIECE = 20_000
+USERS_OF_A_PIECE = 10_000
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,14 @@ def make_pieces(job: Job, numbers: Sequence[int], recommender: Recommender | Non
 
 def _answers(job: Job, recommender: Recommender, users: list[str], histories: list[list[str]]) -> pa.Table:
     options = {"users": users, "exclude_seen": job.exclude_seen, "only": job.only, "without": job.without}
-    frame = recommender.recommend(histories, job.k, explain=job.explain, **options)
-    counts = {name: frame.attrs[name] for name in ("empty_histories", "unknown_items")}
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    if job.explain:
+        frame = recommender.recommend(histories, job.k, explain=True, **options)
+        counts = {name: frame.attrs[name] for name in ("empty_histories", "unknown_items")}
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    else:
+        found = recommender.rank(histories, job.k, **options)
+        counts = {"empty_histories": int(found.empty.sum()), "unknown_items": int(found.unknown.sum())}
+        table = recommender.table(found, users)
     return table.replace_schema_metadata({"answered": json.dumps({"users": len(users), **counts})})
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from recbole_eimf.config.keys import ItemSettings
+from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.model.backbones.backbone import Backbone, backbone_class
 from recbole_eimf.model.item_table import ItemTable
@@ -101,6 +102,8 @@ def _backbone(name: str, keys: Mapping[str, Any], known: _Catalogue) -> Backbone
     def make_table(dimension: int, extra_rows: int) -> ItemTable:
         return ItemTable(known.item_num, dimension, ItemSettings(), extra_rows=extra_rows, inference_only=True)
 
+    if name not in BACKBONES:  # an import path would run code that a folder names
+        raise DataError(f"encoder over {name!r}: no backbone of recbole_eimf. Served are {', '.join(BACKBONES)}.")
     network = {"network": NETWORKS[name]} if name in NETWORKS else {}
     return backbone_class(name)(keys, known, make_table, **network)
 

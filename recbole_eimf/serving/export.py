@@ -44,7 +44,6 @@ class Run:
     """A finished run in memory: its result, and what ``quick_start.load`` makes of its model."""
 
     folder: Path
-    checkpoint: Path
     result: dict[str, Any]
     config: Any
     net: nn.Module
@@ -66,12 +65,8 @@ def read_run(output_dir: str | os.PathLike) -> Run:
         result = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}). Run again to have it rewritten.") from error
-    checkpoint = folder / "model.safetensors"
-    checkpoint = folder if checkpoint.is_file() else folder / "model.pth"
-    if not checkpoint.exists():
-        raise DataError(f"{folder}: has a result.json but no model. Was it trained with output_dir={folder}?")
-    config, net, loaders = quick_start.load(checkpoint, gpu_id="", state="WARNING", show_progress=False)
-    return Run(folder, checkpoint, result, config, net.eval(), loaders)
+    config, net, loaders = quick_start.load(folder, gpu_id="", state="WARNING", show_progress=False)
+    return Run(folder, result, config, net.eval(), loaders)
 
 
 def export(

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.core.parts import require
 from recbole_eimf.serving.batch import Job, Spread, make_pieces
 from recbole_eimf.serving.recommender import Recommender
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_VENDORED = "pkg_resources._vendor.packaging.version"
 
 
 @contextlib.contextmanager
@@ -29,14 +26,13 @@ def over_ray(workers: int | None = None, address: str | None = None) -> Iterator
     Raises:
         ConfigError: no cluster answers at ``address``.
     """
-    restore_moved_names()
+    require("ray")
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    environment = {"worker_process_setup_hook": restore_moved_names}
     try:
         if address:
-            ray.init(address=address, runtime_env=environment, **quiet)
+            ray.init(address=address, **quiet)
         else:
             with environment_kept(*_THREADS):
                 os.environ.update(dict.fromkeys(_THREADS, "1"))  # the workers inherit it
@@ -46,7 +42,6 @@ def over_ray(workers: int | None = None, address: str | None = None) -> Iterator
                     num_cpus=slots,
                     include_dashboard=False,
                     object_store_memory=80 * 1024**2,
-                    runtime_env=environment,
                     **quiet,
                 )
     except (ConnectionError, ValueError) as error:
@@ -55,23 +50,6 @@ def over_ray(workers: int | None = None, address: str | None = None) -> Iterator
         yield lambda job, numbers: _spread(ray, workers, job, numbers)
     finally:
         ray.shutdown()
-
-
-def restore_moved_names() -> None:
-    """Names that Ray 2.6.3's data package imports, and that are elsewhere by now: the copy of ``packaging`` that
-    setuptools shipped until its version 70, and a class of pandas that has an underscore since 2.2."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # pkg_resources says that it will go
-            importlib.import_module(_VENDORED)
-    except ImportError:
-        version = importlib.import_module("packaging.version")
-        for name in ("pkg_resources._vendor", "pkg_resources._vendor.packaging"):
-            sys.modules.setdefault(name, importlib.import_module("packaging"))
-        sys.modules[_VENDORED] = version
-    formats = importlib.import_module("pandas.io.formats.format")
-    if not hasattr(formats, "ExtensionArrayFormatter") and hasattr(formats, "_ExtensionArrayFormatter"):
-        formats.ExtensionArrayFormatter = formats._ExtensionArrayFormatter
 
 
 class PieceMaker:
@@ -95,10 +73,9 @@ def _spread(ray, workers: int | None, job: Job, numbers: Sequence[int]) -> Itera
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # the bar of users says what is going on
     size = workers or int(ray.cluster_resources().get("CPU", 2)) - 1
     pool = ray.data.ActorPoolStrategy(size=max(min(size, len(numbers)), 1))
-    ray.data.DataContext.get_current().execution_options.verbose_progress = False
-    ray.data.set_progress_bars(False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     job = Job(**{**job.__dict__, **_absolute(job)})  # actors stand elsewhere
-    source = ray.data.from_items([{"number": number} for number in numbers], parallelism=len(numbers))
+    source = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
     made = source.map_batches(PieceMaker, fn_constructor_args=(job,), compute=pool, batch_size=1, batch_format="numpy")
     try:
         for row in made.iter_rows():

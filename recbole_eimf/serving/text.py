@@ -84,7 +84,7 @@ def _shares(net: nn.Module, parts: Parts) -> Tensor:
 def _sentences(run, pipeline: Pipeline, parts: Parts) -> Sentences:
     """What ``explain=True`` names, from the same replies that trained the model (they are in the cache)."""
     _, net, (train, _, _) = quick_start.load(
-        run.checkpoint, inference_only=False, gpu_id="", state="WARNING", show_progress=False
+        run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=False
     )
     side, esim = train._dataset.side, net.esim
     found = pipeline_of(run.config, train._dataset).run(seed=run.config["seed"])

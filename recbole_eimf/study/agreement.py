@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import kendalltau
 
+from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.parts import require
@@ -28,10 +29,11 @@ from recbole_eimf.model.pad.experts import frequency_buckets
 
 USAGE = """usage: python -m recbole_eimf agreement RUN_A RUN_B [--out=DIR] [--pairs=20000] [--buckets=10] [--seed=0]
 
-  RUN_A RUN_B  output_dir of two runs on the same data (or their model.pth; load only files you trust)
+  RUN_A RUN_B  output_dir of two runs on the same data
   --pairs      at most this many pairs of items per frequency bucket
+  --model      package.module:Class of runs of a model of your own, which is imported
 """
-_OPTIONS = {"out": "agreement", "pairs": 20000, "buckets": 10, "seed": 0}
+_OPTIONS = {"out": "agreement", "pairs": 20000, "buckets": 10, "seed": 0, "model": None}
 _BINS = 40
 
 
@@ -156,30 +158,32 @@ def _spread(run: RunVectors, first: RunVectors, pairs: np.ndarray) -> dict[str, 
     return {name: near_and_far(by_ids, distances(vectors, pairs)) for name, vectors in run.vectors.items()}
 
 
-def read_run(path: str | Path) -> RunVectors:
+def read_run(path: str | Path, trusted: str | None = None) -> RunVectors:
     """Load a run's item vectors, those made with text too where the model is one of experts.
 
+    Args:
+        path: output_dir of the run; trusted: see :func:`recbole_eimf.experiment.quick_start.load`.
+
     Raises:
-        DataError: no checkpoint there.
+        DataError: no model there.
         ConfigError: a model without item vectors.
     """
     from recbole_eimf.experiment import quick_start
+    from recbole_eimf.model.base import SequenceModel
     from recbole_eimf.model.pad.towers import TowerModel
 
-    checkpoint = Path(path) / "model.pth" if Path(path).is_dir() else Path(path)
-    if not checkpoint.is_file():
-        raise DataError(f"{checkpoint}: no such checkpoint. Run with output_dir={path} to have one.")
-    config, model, (train, _, _) = quick_start.load(checkpoint)
+    config, model, (train, _, _) = quick_start.load(path, trusted)
     if isinstance(model, TowerModel):
-        config, model, (train, _, _) = quick_start.load(checkpoint, inference_only=False)
+        config, model, (train, _, _) = quick_start.load(path, trusted, inference_only=False)
         vectors = model.eval().embeddings()
-    elif hasattr(model, "backbone"):
-        vectors = {"id": model.eval().backbone.item_embedding.weight[: model.n_items]}
-    elif hasattr(model, "item_embedding"):
-        vectors = {"id": model.item_embedding.weight[: model.n_items]}
-    else:
+    elif isinstance(model, SequenceModel):
+        vectors = model.eval().embeddings()
+    else:  # RecBole's
+        table = getattr(model, "item_embedding", None)
+        vectors = {} if table is None else {"id": table.weight[: model.n_items]}
+    if not vectors:
         raise ConfigError(f"{path}: {config['model']} has no item vectors to compare; choose a run of a neural model.")
-    unit = hasattr(model, "item_settings") and model.item_settings.score == "cosine"
+    unit = isinstance(model, SequenceModel) and model.unit_vectors
     data = train._dataset
     return RunVectors(
         str(path),
@@ -189,6 +193,14 @@ def read_run(path: str | Path) -> RunVectors:
         data.item_counts(),
         config["MAX_ITEM_LIST_LENGTH"],
     )
+
+
+def _of_run(path: str, model: str | None) -> RunVectors:
+    """One of two runs, of which perhaps only the other is of the user's own model."""
+    from recbole_eimf.trainer import checkpoint
+
+    named = checkpoint.read_description(checkpoint.model_folder(path))["model_import"]
+    return read_run(path, model if named == model else None)
 
 
 def _plain(vectors: torch.Tensor, unit: bool) -> np.ndarray:
@@ -207,19 +219,21 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0
     require("matplotlib")
-    from recbole_eimf.config.config import parse_command_line
+    from recbole_eimf.config.yaml_file import parse_command_line
 
     runs = [argument for argument in arguments if not argument.startswith("--")]
     given = parse_command_line(argument for argument in arguments if argument.startswith("--"))
     for name, value in given.items():
         if name not in _OPTIONS:
             raise ConfigError(f"--{name}: no such option.{suggestion(name, _OPTIONS)} See agreement --help.")
-        if name != "out" and (not isinstance(value, int) or value < (0 if name == "seed" else 1)):
+        if name not in ("out", "model") and (not isinstance(value, int) or value < (0 if name == "seed" else 1)):
             raise ConfigError(f"--{name}={value}: a whole number is needed.")
     if len(runs) != 2:
         raise ConfigError(f"agreement compares two runs, not {len(runs)}: agreement RUN_A RUN_B.")
     wanted = {**_OPTIONS, **given}
-    found = compare(read_run(runs[0]), read_run(runs[1]), wanted["pairs"], wanted["buckets"], wanted["seed"])
+    check_writable(str(wanted["out"]), "--out")
+    first, second = (_of_run(run, wanted["model"]) for run in runs)
+    found = compare(first, second, wanted["pairs"], wanted["buckets"], wanted["seed"])
     out = Path(str(wanted["out"]))
     write_json(out / "agreement.json", found)
     draw_tau(found, out / "agreement_tau.png")

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from recbole_eimf.config.config import parse_command_line, parse_value, read_yaml
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.yaml_file import parse_command_line, parse_value, read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.data.protocol import PROTOCOLS
-from recbole_eimf.study import runs
+from recbole_eimf.study import progress, runs
+from recbole_eimf.study.options import OptionsParser
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, parse_models, read_rows
 from recbole_eimf.study.runs import RESERVED, Run, Workers
@@ -68,8 +68,8 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0
     parser = options_parser("compare")
-    parser.add_argument("--models", default="")
-    parser.add_argument("--models_file", "--models-file")
+    parser.add_option("models", default="")
+    parser.add_option("models_file")
     options, shared = parse_options(parser, arguments)
     rows = parse_models(options.models) + (read_rows(options.models_file) if options.models_file else [])
     if not rows:
@@ -91,21 +91,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 # ---------------------------------------------------------------------- the command line, shared with `study`
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message}. See python -m recbole_eimf {self.prog} --help.")
-
-
-def options_parser(prog: str) -> argparse.ArgumentParser:
+def options_parser(prog: str) -> OptionsParser:
     """The options that ``compare`` and ``study`` share; every other argument is a key."""
-    parser = _Parser(prog=prog, add_help=False, allow_abbrev=False)
+    parser = OptionsParser(prog)
     for name in ("dataset", "out", "seeds", "metrics", "title", "protocol"):
-        parser.add_argument(f"--{name}")
-    parser.add_argument("--config_files", "--config-files", nargs="+", default=[])
+        parser.add_option(name)
+    parser.add_option("config_files", nargs="+", default=[])
     for name, kind, default in (("parallel", int, 1), ("cpus_per_run", int, 1), ("gpus_per_run", float, 0.0),
                                 ("tune_first", int, 0), ("ray_address", str, None)):  # fmt: skip
-        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        parser.add_argument(*spellings, type=kind, default=default)
+        parser.add_option(name, type=kind, default=default)
     return parser
 
 
@@ -218,6 +212,8 @@ def _planned(experiment: Experiment, options: argparse.Namespace) -> Plan:
     out = Path(options.out).resolve()
     shared, masks = _masks(experiment.shared)
     planned = _runs(experiment, options)  # names and keys are right before a search begins
+    if by_recipe := runs.takers(experiment.rows, shared):
+        print(f"recipe={runs.today(shared)['recipe']}: {', '.join(by_recipe)}; other rows train as they are")
     if options.tune_first:
         tuned, remarks = _tuned(experiment, shared, workers, options.tune_first, out / "tune")
         planned, experiment = _runs(experiment, options, tuned), replace(experiment, remarks=remarks)
@@ -267,9 +263,8 @@ def _tuned(
 def _searchable(row: Row, dataset: str, shared: Mapping[str, Any]) -> bool:
     """Whether a space is shipped for a row. Raises ConfigError if there is none for one that is trained."""
     config, _ = runs.configured(row, dataset, shared)
-    named = getattr(config.model_class, "backbone_name", None)
     try:
-        shipped_space(config["model"], named(config) if named else None)
+        shipped_space(config["model"], contract_of(config.model_class).backbone_name(config))
     except ConfigError as error:
         if not row.counting:
             raise ConfigError(f"--tune-first: row {row.name!r}: {error}") from error
@@ -288,24 +283,11 @@ def _masks(shared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bool, ...]]
 
 def _make(plan: Plan, missing: list[Run]) -> None:
     print(f"{len(missing)} of {len(plan.runs)} runs to make; stop at any time, the same command goes on")
-    failed = 0
-    with tqdm(total=len(plan.runs), initial=len(plan.runs) - len(missing), desc="runs", unit="run") as bar:
+    with progress.shown(plan.runs, plan.workers.parallel) as tell:
         for event in runs.execute_all(missing, plan.workers):
             if event is not None:
-                run, why = event
-                failed += why is not None
-                if why is not None:
-                    bar.write(f"failed: {run.label}: {why}")
+                tell(*event)
                 _write(plan)
-                bar.update()
-            bar.set_postfix_str(_state(missing, failed))
-
-
-def _state(missing: list[Run], failed: int) -> str:
-    """``1 failed; SASRec/2020 epoch 7, ...``"""
-    parts = [f"{failed} failed"] if failed else []
-    running = ", ".join(f"{run.label} epoch {run.epochs()}" for run in missing if run.running)
-    return "; ".join([*parts, running] if running else parts)
 
 
 def _write(plan: Plan) -> Summary:

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config.config import read_yaml
-from recbole_eimf.config.models import MODELS, known_model_names, load_model_class
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, known_model_names, load_model_class
+from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
-from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
+from recbole_eimf.model.backbones.backbone import backbone_class
 
-#: in every table: a neural model that does not beat counting is not worth its price
-FLOORS = ("Popularity", "Markov", "DecayedItemKNN")
 #: what EIMF has to be compared with to say anything about the LLM: name -> keys
 _CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests": False}}
 FRAMED = re.compile(r"(?P<frame>[^\[\]]+)\[(?P<inner>[^\[\]]+)\]")
@@ -52,7 +51,8 @@ class Row:
         from recbole.utils import ModelType
 
         model_class = load_model_class(self.model)
-        return getattr(model_class, "counting", False) or getattr(model_class, "type", None) == ModelType.TRADITIONAL
+        traditional = getattr(model_class, "type", None) == ModelType.TRADITIONAL  # of RecBole's: Pop and the like
+        return contract_of(model_class).counting or traditional
 
     @property
     def floor(self) -> bool:
@@ -105,7 +105,7 @@ def _framed(text: str, frame: str, inner: str) -> Row:
     if frame in _CONTROLS:
         return Row(text, "EIMF", {"backbone": backbone_class(inner) and inner, **_CONTROLS[frame]}, (inner,))
     _check_name(frame, text)
-    if getattr(load_model_class(frame), "fixed_backbone", None):
+    if contract_of(load_model_class(frame)).fixed_backbone:
         raise ConfigError(f"models: {text}: {frame} is a backbone itself. Write {frame}, or EIMF[{frame}].")
     backbone_class(inner)
     return Row(text, frame, {"backbone": inner}, _measured_against(inner) if frame == "EIMF" else (inner,))

@@ -1,21 +1,21 @@
 """Runs of a table: one folder each, made once, several at a time, going on where they were stopped.
 
-A run's folder holds ``run.json`` (its settings), what :func:`recbole_eimf.run` writes (``result.json``
-when it is finished), ``log.txt``, and ``error.txt`` if it failed. A folder is used again only for the settings it was
-made with: paths count by what is in the files, and keys that cannot change a figure (threads, logging, device) do not
-count at all.
+A run's folder holds ``run.json`` (its settings, and versions, seconds, how busy the machine was), what
+:func:`recbole_eimf.run` writes (``result.json`` when it is finished), ``log.txt``, and ``error.txt`` if it failed. A
+folder is used again only for the settings it was made with: paths count by what is in the files, and keys that cannot
+change a figure (threads, logging, device) do not count at all.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,34 +25,24 @@ from typing import Any
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.layers import concerning, recipes_of, today
+from recbole_eimf.config.same_experiment import PATHS, deciding_settings, differing_settings, in_words
 from recbole_eimf.core.environment import environment_kept
-from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.parts import require
-from recbole_eimf.semantic.export import REPLIES
+from recbole_eimf.core.version import made_with
 from recbole_eimf.study.rows import Row
 
-#: keys whose value is a path: made absolute, because a worker stands elsewhere
-PATHS = ("data_path", "semantic_cache", "interest_file", "assignment_file", "batch_file", "prompt_file", "split_file",
-         "llm_api_key_file")  # fmt: skip
-#: of those, files that decide a figure by their content
-_CONTENT = ("interest_file", "assignment_file", "batch_file", "prompt_file", "split_file")
-#: keys that change no figure
-_INDIFFERENT = {
-    *PATHS, "seed", "gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "checkpoint_dir", "output_dir",
-    "resume", "yes", "num_threads", "config_files", "log_wandb", "wandb_project", "local_rank", "single_spec",
-    "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "save_split", "model_import",
-    "llm_concurrency", "llm_max_retries", "llm_timeout", "llm_price_in", "llm_price_out", "llm_api_key_env",
-    "text_batch_size", "eval_batch_size", "encoding", "nproc", "world_size", "offset", "ip", "port", "slice_bounds",
-    "phase_cache",
-}  # fmt: skip
 #: what the program decides for every run of a table
 FORCED = {"show_progress": False, "compare_with": [], "output_dir": None, "resume": False}
 #: keys of a run that a table sets itself
 RESERVED = {"seed": "--seeds", "output_dir": "--out", "resume": "nothing: what is there goes on", "compare_with":
             "--models", "model": "--models", "save_split": "`python -m recbole_eimf run`"}  # fmt: skip
 OTHER_MASK = "test_other_mask"
+_LONGEST = 60  # characters of a folder's name, of at most four bytes each: file systems take 255
 
 
 @dataclass(frozen=True)
@@ -85,6 +75,10 @@ class Run:
             not self.other_mask or (self.folder / OTHER_MASK / "metrics.json").is_file()
         )
 
+    def notes(self) -> dict[str, Any]:
+        """``run.json``: with what and how the run was made; empty before it began."""
+        return read_json(self.folder / "run.json") or {}
+
     def error(self) -> str | None:
         """The first line of what stopped it, or None."""
         path = self.folder / "error.txt"
@@ -95,13 +89,23 @@ class Run:
         """Whether a worker has it in hand."""
         return (self.folder / "running").is_file()
 
-    def epochs(self) -> int:
-        """Epochs trained so far, those of earlier phases too."""
-        return sum(len(read_json(path) or ()) for path in self.folder.glob("**/history.json"))
+    def histories(self) -> dict[str, list[dict[str, Any]]]:
+        """The epochs so far of every phase, by its name; a model without phases has one, called ``""``."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for path in sorted(self.folder.glob("**/history.json")):
+            history = read_json(path)
+            if history:
+                folder = path.parent.relative_to(self.folder).as_posix()
+                found[history[-1].get("phase") or folder.strip(".")] = history
+        return found
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """What a file of a run's folder holds, or None where there is none. Raises DataError for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}). Remove the folder to have the run made again.") from error
 
 
 # ---------------------------------------------------------------------- planning
@@ -130,11 +134,14 @@ def plan(
     from recbole_eimf.experiment import plugin
 
     plugin.register_models()
+    takers(rows, shared)
     made: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for row in rows:
         config, given = configured(row, dataset, {**shared, **(tuned or {}).get(row.name, {})})
         _fetch(config)
-        made[row.name] = given, effective(config)
+        decided = deciding_settings(config)
+        del decided["seed"]  # the folder's name says it
+        made[row.name] = given, decided
     runs = []
     for seed in seeds:
         for row in rows:
@@ -148,13 +155,30 @@ def plan(
     return runs
 
 
+def takers(rows: Sequence[Row], shared: Mapping[str, Any]) -> list[str]:
+    """The rows that take the recipe which all share; the others train as they are.
+
+    Raises:
+        ConfigError: none does.
+    """
+    recipe = today(shared).get("recipe")
+    found = [row.name for row in rows if recipe is not None and "recipe" in concerning(row.model, shared)]
+    if recipe is not None and not found:
+        known = sorted({name for row in rows for name in recipes_of(row.model)})
+        raise ConfigError(
+            f"recipe={recipe}: no model of the table has it.{suggestion(str(recipe), known)} "
+            f"There are: {', '.join(known)}."
+        )
+    return found
+
+
 def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFConfig, dict[str, Any]]:
     """(a row's configuration, the keys for :func:`recbole_eimf.run`), paths absolute.
 
     Raises:
         ConfigError: naming the row, the key and the value.
     """
-    given = {**shared, **row.keys, **FORCED}
+    given = {**concerning(row.model, shared), **today(row.keys), **FORCED}
     try:
         if given.get("interest_source") == "shuffled" and "shuffled_source" not in given:
             # a placebo shuffles what the row it stands for trains with
@@ -181,30 +205,6 @@ def _fetch(config: EIMFConfig) -> None:
         LazySequenceDataset(config)
 
 
-def effective(config: EIMFConfig) -> dict[str, Any]:
-    """Every setting that decides a run's figures, as JSON values; files by a digest of their content."""
-    values = {k: v for k, v in config.final_config_dict.items() if k not in _INDIFFERENT}
-    values |= {key: _digest(Path(config[key])) for key in _CONTENT if config[key]}
-    for kind in ("inter", "item"):
-        values[f"data.{kind}"] = _digest(Path(config["data_path"]) / f"{config['dataset']}.{kind}")
-    return json.loads(json.dumps(values, sort_keys=True, default=str))
-
-
-_DIGESTS: dict[tuple[str, int, int], str] = {}
-
-
-def _digest(path: Path) -> str | None:
-    if path.is_dir():  # an export of replies
-        path = path / REPLIES
-    if not path.is_file():
-        return None
-    state = path.stat()
-    key = (str(path), state.st_size, state.st_mtime_ns)
-    if key not in _DIGESTS:
-        _DIGESTS[key] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return _DIGESTS[key]
-
-
 def folder_name(name: str) -> str:
     """A row's name as that of a folder; names that lose more than brackets get a digest.
 
@@ -212,7 +212,8 @@ def folder_name(name: str) -> str:
     'EIMF-SASRec'
     """
     plain = re.sub(r"[^\w.=+-]+", "-", name).strip("-.")
-    return plain if plain == name.replace("[", "-").rstrip("]") else f"{plain}-{fingerprint(name)[:6]}"
+    short = plain[:_LONGEST]
+    return plain if short == name.replace("[", "-").rstrip("]") else f"{short}-{fingerprint(name)[:6]}"
 
 
 def _check_folder(run: Run) -> None:
@@ -223,25 +224,12 @@ def _check_folder(run: Run) -> None:
         return
     if before is None:
         raise ConfigError(f"{run.folder}: holds a run without run.json, so of unknown settings. Use another --out.")
-    differ = differences(before["settings"], run.settings)
+    differ = differing_settings(before["settings"], run.settings)
     if differ:
         raise ConfigError(
-            f"{run.folder}: holds a run of {run.label} with other settings: {'; '.join(differ)}. "
+            f"{run.folder}: holds a run of {run.label} with other settings: {in_words(differ)}. "
             f"Use another --out, or remove that folder to have it made again."
         )
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """``key was A, is B`` for every setting that differs; a key only one side knows counts if it is not its default.
-
-    >>> differences({"epochs": 5, "gamma": 0.1}, {"epochs": 6, "gamma": 0.1, "new_key": None})
-    ['epochs was 5, is 6']
-    """
-    default = keys.defaults()
-    pairs = [
-        (key, before.get(key, default.get(key)), now.get(key, default.get(key))) for key in sorted({*before, *now})
-    ]
-    return [f"{key} was {a!r}, is {b!r}" for key, a, b in pairs if a != b]
 
 
 # ---------------------------------------------------------------------- the off-line stage
@@ -256,7 +244,7 @@ def prepare(runs: Sequence[Run]) -> None:
     seen = set()
     for run in runs:
         config = EIMFConfig(run.row.model, run.dataset, None, dict(run.given))
-        need = getattr(config.model_class, "needs_side_information", lambda _: None)(config)
+        need = contract_of(config.model_class).needs_side_information(config)
         wanted = keys.read(SemanticSettings, config.final_config_dict)
         stage = (need, fingerprint(vars(wanted), config["protocol"], config["split_seed"]) if need else None)
         if stage not in seen:
@@ -290,8 +278,9 @@ def execute(job: Mapping[str, Any]) -> str | None:
             _train(job, folder)
         except Exception as error:
             line = _one_line(error)
-            (folder / "error.txt").write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # a full disk: the caller is told all the same
+                (folder / "error.txt").write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
+                traceback.print_exc()
             return line
         finally:
             (folder / "running").unlink(missing_ok=True)
@@ -308,14 +297,27 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
     given = {**job["given"], "num_threads": job["threads"]}
     if not (folder / "result.json").is_file():
         stored = read_json(folder / "run.json")
-        same = stored is not None and not differences(stored["settings"], job["settings"])
-        write_json(folder / "run.json", {name: job[name] for name in ("row", "model", "dataset", "given", "settings")})
+        same = stored is not None and not differing_settings(stored["settings"], job["settings"])
+        (folder / OTHER_MASK / "metrics.json").unlink(missing_ok=True)  # of another model than the one to come
+        kept = ("row", "model", "dataset", "given", "settings", "runs_at_once")
+        told = {name: job[name] for name in kept} | {"made_with": made_with()}
+        write_json(folder / "run.json", told)
+        begin = time.monotonic()
         quick_start.run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same})
+        told["seconds"] = round(time.monotonic() - begin, 3)
+        write_json(folder / "run.json", told | {"machine": _machine()})
     if job["other_mask"]:
         chosen = json.loads((folder / "result.json").read_text(encoding="utf-8"))["mask_history"]
         target = folder / OTHER_MASK
-        found = quick_start.evaluate(folder / "model.pth", mask_history=not chosen, ranks_folder=target, state="ERROR")
+        trusted = job["model"] if ":" in job["model"] else None  # the user named it
+        found = quick_start.evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR")
         write_json(target / "metrics.json", found)
+
+
+def _machine() -> dict[str, Any]:
+    """How busy the machine was just now: its cores, and the processes that wanted one (mean of 5 minutes)."""
+    load = round(os.getloadavg()[1], 2) if hasattr(os, "getloadavg") else None  # Windows has none
+    return {"cores": os.cpu_count(), "load": load}
 
 
 def _one_line(error: BaseException) -> str:
@@ -375,6 +377,7 @@ def _job(run: Run, workers: Workers) -> dict[str, Any]:
         "folder": str(run.folder),
         "other_mask": run.other_mask,
         "threads": workers.cpus,
+        "runs_at_once": None if workers.ray_address else max(workers.parallel, 1),
         "sys_path": [os.path.abspath(path) for path in sys.path],
     }
 
@@ -393,8 +396,9 @@ def _on_ray(runs: Sequence[Run], jobs: Sequence[dict], workers: Workers) -> Iter
                     yield run, ray.get(reference)
                 except ray.exceptions.RayError as error:  # the process died: out of memory, a lost machine
                     line = f"the worker process died ({type(error).__name__}): out of memory?"
-                    run.folder.mkdir(parents=True, exist_ok=True)
-                    (run.folder / "error.txt").write_text(f"{line}\n\n{error}\n", encoding="utf-8")
+                    with contextlib.suppress(OSError):
+                        run.folder.mkdir(parents=True, exist_ok=True)
+                        (run.folder / "error.txt").write_text(f"{line}\n\n{error}\n", encoding="utf-8")
                     yield run, line
             if not done:
                 yield None

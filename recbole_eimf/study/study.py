@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config.config import read_yaml
 from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.study.compare import (
     carry_out,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.trainer.phases import PhaseTrainer
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer
 
 
 def trainer_class(model_class: type) -> type[InterestTrainer]:
     """The class a model names as ``trainer_class``; else by what it is: counted, trained in phases, or in one go."""
-    default = InterestTrainer
-    if getattr(model_class, "counting", False):
-        default = CountingTrainer
-    elif hasattr(model_class, "phases"):
-        default = PhaseTrainer
-    return getattr(model_class, "trainer_class", default)
+    asked = contract_of(model_class)
+    default = CountingTrainer if asked.counting else PhaseTrainer if asked.in_phases else InterestTrainer
+    return asked.trainer_class or default

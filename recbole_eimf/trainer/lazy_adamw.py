@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.item_table import ItemTable
 
 
@@ -148,9 +149,12 @@ def lazy_optimiser(model: nn.Module, config, scaled: bool) -> LazyAdamW | None:
     """A lazy AdamW for a model whose steps look item vectors up, where it is AdamW that was asked for; else None.
 
     ``scaled``: whether gradients are scaled (float16), which needs them dense; so do clipping and several processes.
+    A GPU rewrites a whole table sooner than it says which rows were read.
     """
+    if config["device"].type == "cuda":
+        return None
     adam = config["learner"] == "adamw" or (config["learner"] == "adam" and not config["weight_decay"])
-    if not (adam and getattr(model, "looks_up", False) and config["single_spec"]):
+    if not (adam and isinstance(model, SequenceModel) and model.looks_up and config["single_spec"]):
         return None
     lr, decay = config["learning_rate"], config["weight_decay"] or 0.0
     if scaled or config["clip_grad_norm"] or lr * decay > 0.05:  # a decay like that outruns momentum: sums diverge

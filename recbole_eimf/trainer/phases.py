@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import hashlib
 import zlib
 from collections.abc import Callable, Mapping
@@ -23,10 +22,10 @@ from recbole.utils import init_seed
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_eimf.config import keys
+from recbole_eimf.config.same import NOT_OF_EXPERTS, ONLY_OF_TEXT_EXPERTS
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.core.files import fingerprint
+from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.locks import made_once
 from recbole_eimf.core.version import __version__
 from recbole_eimf.model.phase import Phase
@@ -34,17 +33,8 @@ from recbole_eimf.trainer.state import read_state, write_state
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 BEST_FILE = "best.safetensors"
-#: keys that cannot change what a phase learns
-_INDIFFERENT = {
-    "model", "gpu_id", "use_gpu", "device", "worker", "state", "show_progress", "checkpoint_dir", "encoding", "nproc",
-    "world_size", "offset", "ip", "port", "local_rank", "single_spec", "log_wandb", "wandb_project", "eval_batch_size",
-    "metrics", "topk", "data_path", "dataset", "save_dataset", "dataset_save_path", "save_dataloaders", "split_file",
-    "dataloaders_save_path", "metric_decimal_place", "loss_decimal_place", "save_split", "MODEL_TYPE",
-    "text_whitening", "text_dimension",  # the text itself is looked at, as it is after them
-}  # fmt: skip
-#: of PAD's keys, those that decide how an expert is pre-trained; all others concern later phases
-_DECIDING = {"loss", "gbce_calibration", "candidates"}
-_DECIDING_WITH_TEXT = {"fusion", "fusion_dropout", "text_projection", "unseen_ids"}
+#: keys that cannot change what a phase learns: names, and the text itself is looked at
+_INDIFFERENT = {"model", "dataset", "MODEL_TYPE"} | NOT_OF_EXPERTS
 
 
 def with_keys(config, keys: Mapping[str, Any]):
@@ -118,6 +108,9 @@ class EarlierPhaseTrainer(_BarTrainer):
         self.fit(train_data, valid_data, saved=True, show_progress=show_progress)
         self.model.load_state_dict(self.best)
 
+    def describe(self, train_data) -> None:
+        """Nothing: the whole run's model is described, not its parts."""
+
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         if epoch < 0 and self.best is not None:
             return  # RecBole saves a resumed run that has no epochs left: over its best one
@@ -163,6 +156,8 @@ class PhaseTrainer(_BarTrainer):
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """All phases; the returned score and result are the last one's."""
         self._loader = train_data
+        if saved:
+            self.describe(train_data)
         if not (self._wants_resume and super().resume(train_data)):
             had_phases = self._run_earlier_phases(train_data, valid_data, show_progress)
             seed_phase(self.config, train_data, self.phase)
@@ -228,6 +223,7 @@ class PhaseTrainer(_BarTrainer):
         self.logger.info(f"{phase.name}: taken from {path}, {len(values['history'])} epochs")
         if self._writes:
             write_state(self.folder / phase.name / BEST_FILE, state, {"from": str(path)})
+            write_json(self.folder / phase.name / "history.json", values["history"])
         return values["history"]
 
 
@@ -235,11 +231,9 @@ def phase_identity(config, phase: Phase, text: Tensor | None, train_data, valid_
     """A hash of everything that decides the outcome of a phase: data, text, settings; not of what comes after it."""
     kinds = [(tower.kind, tower.index) for tower in phase.model.towers]
     with_text = any(kind != "id" for kind, _ in kinds)
-    deciding = _DECIDING | (_DECIDING_WITH_TEXT if with_text else set())
-    deciding |= {"amp_dtype"} if config["enable_amp"] else set()
-    parts = (keys.EIMFSettings, keys.SemanticSettings, keys.RunSettings, keys.PADSettings)
-    later = {field.name for part in parts for field in dataclasses.fields(part)} - deciding
-    values = {k: v for k, v in config.final_config_dict.items() if k not in _INDIFFERENT | later}
+    ignored = _INDIFFERENT | (set() if with_text else ONLY_OF_TEXT_EXPERTS)
+    ignored -= {"amp_dtype"} if config["enable_amp"] else set()
+    values = {k: v for k, v in config.final_config_dict.items() if k not in ignored}
     seen = [] if text is None or not (with_text or config["item_init"] == "pca_text") else [text.cpu().numpy()]
     for loader in filter(None, (train_data, valid_data)):
         spans = loader._dataset.spans

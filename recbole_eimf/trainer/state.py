@@ -30,6 +30,12 @@ def read_state(path: str | os.PathLike, device: str = "cpu") -> tuple[dict[str, 
         return tensors, json.loads(stored.metadata()["values"])
 
 
+def read_values(path: str | os.PathLike) -> dict[str, Any]:
+    """The JSON values of what :func:`write_state` wrote, without its tensors."""
+    with safe_open(Path(path), framework="pt") as stored:
+        return json.loads(stored.metadata()["values"])
+
+
 def optimiser_parts(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """An optimiser's state: tensors called ``optimiser.<parameter>.<name>``, and its groups as plain values."""
     state = optimiser.state_dict()
@@ -51,3 +57,23 @@ def restore_optimiser(
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def gpu_random_state(device: torch.device) -> dict[str, Tensor]:
+    """The random state of the GPU a run trains on, as ``random.cuda``; nothing where it trains on a processor."""
+    return {"random.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+
+
+def restore_gpu_random_state(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put back what :func:`gpu_random_state` took, whatever the number of the GPU and however many there are now.
+
+    Older states hold those of all GPUs, as ``random.cuda.<number>``: the one of this number is taken, or the first. A
+    run that was begun on a processor draws on a GPU from its seed on.
+    """
+    if device.type != "cuda":
+        return
+    first = next((key for key in sorted(tensors) if key.startswith("random.cuda.")), None)
+    for key in ("random.cuda", f"random.cuda.{device.index or 0}", first):
+        if key in tensors:
+            torch.cuda.set_rng_state(tensors[key], device)
+            return

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.evaluator import Evaluator
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.model.layers import TransformerEncoder
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
@@ -21,15 +22,24 @@ from recbole_eimf.config import keys
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.core.files import atomic_path, write_json
-from recbole_eimf.core.trust import trusted_checkpoints
+from recbole_eimf.core.files import write_json
 from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
 from recbole_eimf.model.products import query
+from recbole_eimf.trainer.epoch import train_epoch
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
-from recbole_eimf.trainer.state import optimiser_parts, read_state, restore_optimiser, write_state
+from recbole_eimf.trainer.resuming import STATE_FILE
+from recbole_eimf.trainer.saving import KeepsBestModel
+from recbole_eimf.trainer.state import (
+    gpu_random_state,
+    optimiser_parts,
+    read_state,
+    restore_gpu_random_state,
+    restore_optimiser,
+    write_state,
+)
 
-STATE_FILE = "last.safetensors"
+_PAIRS_AT_ONCE = 2**16
 
 
 class _KeepingEvaluator(Evaluator):
@@ -77,12 +87,12 @@ class _Step(nn.Module):
         return self.model.calculate_loss(batch)
 
 
-class InterestTrainer(Trainer):
-    """RecBole's trainer plus: a checkpoint at every epoch's end from which a run goes on, and a history in JSON.
+class InterestTrainer(KeepsBestModel):
+    """RecBole's trainer plus: a state at every epoch's end from which a run goes on, and a history in JSON.
 
-    With ``output_dir`` set, ``<output_dir>/model.pth`` is the best model (RecBole's checkpoint format),
-    ``last.safetensors`` the latest state with optimiser and random states, ``history.json`` the losses and validation
-    metrics.
+    With ``output_dir`` set, ``model.safetensors`` and ``config.json`` in it are the best model
+    (:mod:`recbole_eimf.trainer.checkpoint`), ``last.safetensors`` the latest state with optimiser and random states,
+    ``history.json`` the losses and validation metrics.
 
     Of several processes (:mod:`recbole_eimf.core.distributed`) each trains and evaluates on its share; after every step
     and every evaluation all hold the same model and figures. Process 0 writes the files, and they all read them.
@@ -92,7 +102,6 @@ class InterestTrainer(Trainer):
     kept: tuple[str, ...] = ("cur_step", "best_valid_score", "best_valid_result", "best_epoch", "history", "finished")
 
     def __init__(self, config, model) -> None:
-        Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's way fails if two try at once
         super().__init__(config, model)
         rank_reproducibly(self)
         wanted = keys.read(RunSettings, config)
@@ -102,9 +111,7 @@ class InterestTrainer(Trainer):
         self.folder = Path(config["output_dir"]) if config["output_dir"] else None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.saved_model_file = str(self.folder / "model.pth")
         self.history: list[dict[str, Any]] = []
-        self.best_epoch = -1
         self.finished = False
         self._loader = None
         self._parallel: DistributedDataParallel | None = None
@@ -121,7 +128,9 @@ class InterestTrainer(Trainer):
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         begin = time.perf_counter()
         self._seed_process(epoch_idx)
-        losses = super()._train_epoch(train_data, epoch_idx, loss_func or self._loss, show_progress)
+        given = (train_data, epoch_idx, loss_func or self._loss, show_progress)
+        # RecBole's own processes add gradients up in RecBole's epoch
+        losses = train_epoch(self, *given) if self.config["single_spec"] else super()._train_epoch(*given)
         if isinstance(self.optimizer, LazyAdamW):
             self.optimizer.catch_up_all()
         parts = distributed.mean(losses if isinstance(losses, tuple) else (losses,))
@@ -165,33 +174,24 @@ class InterestTrainer(Trainer):
         wanted = self.eval_collector.chunk_items
         chunk = chunk_items(wanted, len(interaction), self.tot_item_num, self.device)
         asked = query(self.model, interaction.to(self.device)) if chunk else None
+        if asked is None and type(self.model).full_sort_predict is AbstractRecommender.full_sort_predict:
+            return self._scored_in_pairs(batched_data)
         if asked is None:
             return super()._full_sort_batch_eval(batched_data)
         users, k = interaction[self.config["USER_ID_FIELD"]].to(self.device), max(self.config["topk"])
         items = ranked_in_chunks(asked.scores, self.tot_item_num, users, k, chunk, history, asked.vectors.dtype)
         return interaction, RankedItems(items), positive_u, positive_i
 
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if "saved_model_file" in kwargs:
-            return super()._save_checkpoint(epoch, verbose=verbose, **kwargs)
-        if epoch < 0 and self.best_valid_result:
-            return None  # RecBole saves a resumed run that has no epochs left: over its best one
-        if distributed.is_first():
-            with atomic_path(self.saved_model_file) as temporary:  # a kill while saving keeps the previous best
-                super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
-        self.best_epoch = epoch
-        return None
-
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's ``evaluate``; the best model is read by the process that wrote it and sent to the others."""
-        if eval_data and load_best_model and distributed.joined():
-            if distributed.is_first():
-                with trusted_checkpoints():
-                    saved = torch.load(model_file or self.saved_model_file, map_location=self.device)
-                self.model.load_state_dict(saved["state_dict"])
-            distributed.copy_from_first(self.model)
-            load_best_model = False
-        return super().evaluate(eval_data, load_best_model, model_file, show_progress)
+    def _scored_in_pairs(self, batched_data):
+        """RecBole's way for models that score (history, item) pairs alone (DIN, DIEN), a few users at a time: all pairs
+        of a batch would be its users' histories times the catalogue."""
+        interaction, history, positive_u, positive_i = batched_data
+        step = max(_PAIRS_AT_ONCE // self.tot_item_num, 1)
+        few = (interaction[begin : begin + step] for begin in range(0, len(interaction), step))
+        scores = torch.cat([Trainer._full_sort_batch_eval(self, (part, None, None, None))[1] for part in few])
+        if history is not None:
+            scores[history] = -np.inf
+        return interaction, scores, positive_u, positive_i
 
     def fit(
         self,
@@ -208,6 +208,8 @@ class InterestTrainer(Trainer):
         if self.finished:
             self.eval_collector.data_collect(train_data)
             return self.best_valid_score, self.best_valid_result
+        if saved:
+            self.describe(train_data)
 
         def after_epoch(epoch_idx, valid_score):
             self._after_evaluation(epoch_idx)
@@ -248,9 +250,7 @@ class InterestTrainer(Trainer):
         tensors, groups = optimiser_parts(self.optimizer)
         tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {"random.torch": torch.get_rng_state(), "random.loader": self._loader.generator.get_state()}
-        if torch.cuda.is_available():
-            states = torch.cuda.get_rng_state_all()
-            tensors |= {f"random.cuda.{device}": state for device, state in enumerate(states)}
+        tensors |= gpu_random_state(self.device)
         _, keys, *rest = np.random.get_state()
         tensors["random.numpy"] = torch.from_numpy(keys.astype(np.int64))
         kept = {name: getattr(self, name) for name in self.kept}
@@ -287,10 +287,10 @@ class InterestTrainer(Trainer):
         self.start_epoch = values["epoch"] + 1
         for name in self.kept:
             setattr(self, name, values[name])
+        if self.start_epoch < self.epochs and self.cur_step <= self.stopping_step:
+            self.finished = False  # it ended for want of epochs, and was given more
         torch.set_rng_state(tensors["random.torch"])
-        for key, state in tensors.items():
-            if key.startswith("random.cuda.") and torch.cuda.is_available():
-                torch.cuda.set_rng_state(state, int(key.rsplit(".", 1)[1]))
+        restore_gpu_random_state(tensors, self.device)
         train_data.generator.set_state(tensors["random.loader"])
         np.random.set_state(("MT19937", tensors["random.numpy"].numpy().astype(np.uint32), *values["numpy"]))
         random.setstate((3, tuple(values["python"]), None))

@@ -142,7 +142,7 @@ def test_a_broken_file_is_recboles_to_complain_of(tmp_path, make_config):
 
 def test_numbers_are_read_to_the_last_bit(tmp_path):
     rng = np.random.default_rng(0)
-    texts = [repr(x) for x in rng.normal(size=3000) * 10.0 ** rng.integers(-30, 30, 3000)]
+    texts = [repr(float(x)) for x in rng.normal(size=3000) * 10.0 ** rng.integers(-30, 30, 3000)]
     (tmp_path / "x").write_text("a\tb\n" + "".join(f"{t}\tq\n" for t in texts))
     frame = atomic_file.read_plain(tmp_path / "x", {"a": False, "b": True}, "\t", None)
     assert frame["a"].tolist() == [float(t) for t in texts]

@@ -8,7 +8,9 @@ from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
 from recbole_eimf.data.prefetch import pinned, prefetched, sent
+from recbole_eimf.data.views import host_side
 from recbole_eimf.experiment import quick_start
+from tests.pretend_gpu import GPU, PretendGPU
 
 
 def threads():
@@ -87,6 +89,23 @@ def test_a_batch_is_sent_as_it_is():
     there = sent(pinned(batch, torch.device("cpu")), torch.device("cpu"))
     assert there.interaction.keys() == batch.interaction.keys()
     assert all(torch.equal(there[field], batch[field]) for field in batch.interaction)
+
+
+def test_a_sent_batch_knows_what_it_was_made_from():
+    batch = Interaction({"item_id": torch.arange(5), "user_id": torch.ones(5).long()})
+    with PretendGPU() as gpu:
+        with gpu.counting() as waits:
+            there = sent(batch, GPU)
+            assert there.to(GPU) is there
+            assert there.to("cuda") is there
+        assert not waits
+        assert {values.device for values in there.interaction.values()} == {GPU}
+        assert host_side(there) is batch
+        assert len(there) == 5
+        back = there.to("cpu")
+    assert torch.equal(back["item_id"], batch["item_id"])
+    assert host_side(back) is back
+    assert host_side(batch) is batch
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here: pinned memory cannot be tried")

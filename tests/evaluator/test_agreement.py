@@ -112,4 +112,4 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     assert main(["agreement", str(tmp_path), str(tmp_path), "--pair=3"]) == 2
     assert "Did you mean 'pairs'" in capsys.readouterr().err
     assert main(["agreement", str(tmp_path), str(tmp_path)]) == 2
-    assert "model.pth" in capsys.readouterr().err
+    assert "model.safetensors" in capsys.readouterr().err

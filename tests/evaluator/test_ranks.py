@@ -42,7 +42,7 @@ def test_a_run_keeps_every_target_and_its_slices(small, tmp_path):
     assert ranks.hits.sum() == (ranks.target_rank >= 0).sum() > 0
     assert result.slices == json.loads((tmp_path / "result.json").read_text())["slices"] == ranks.by_slice([3, 10])
     assert quick_start.run("IBIM", "wide", **keys).slices == result.slices
-    masked = quick_start.evaluate(tmp_path / "model.pth", ranks_folder=tmp_path / "masked", mask_history=True)
+    masked = quick_start.evaluate(tmp_path, tmp_path / "masked", mask_history=True)
     other = read_ranks(tmp_path / "masked")
     check_same_users(ranks, other)
     assert other.mean("ndcg@10") == pytest.approx(masked["ndcg@10"], abs=2e-6)

@@ -26,6 +26,15 @@ def test_few_users_are_tested_over_every_assignment_of_signs(seed):
     assert found.confidence_interval == pytest.approx((t.low, t.high))
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_p_values_do_not_depend_on_the_metrics_unit(unit):
+    first, second = np.random.default_rng(0).integers(0, 4, (2, 11)) / 3
+    found = paired_test(first * unit, second * unit)
+    assert found.p_value == paired_test(first, second, 0).p_value < 1
+    first, second = np.random.default_rng(1).integers(0, 4, (2, 60)) / 3
+    assert paired_test(first * unit, second * unit).p_value == paired_test(first, second, 0).p_value < 1
+
+
 def test_many_users_agree_with_scipys_permutation_test():
     rng = np.random.default_rng(1)
     first = (rng.random(400) < 0.30).astype(float)
@@ -67,7 +76,8 @@ def test_what_cannot_be_compared_is_refused():
         paired_test(np.zeros(3), np.zeros(2), 0)
     with pytest.raises(DataError, match="no user"):
         paired_test(np.array([np.nan, 1.0]), np.array([1.0, np.nan]), 0)
-    assert paired_test(np.array([1.0]), np.array([0.5]), 0).p_value == 1
+    alone = paired_test(np.array([1.0]), np.array([0.5]), 0)
+    assert (alone.p_value, alone.confidence_interval) == (1, (-np.inf, np.inf))
 
 
 @pytest.mark.parametrize("seed", range(4))

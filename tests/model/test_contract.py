@@ -7,25 +7,47 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_eimf.config.models import MODELS
+from recbole_eimf.config.models import BACKBONES, MODELS, load_model_class
 from recbole_eimf.data.dataset import TARGET_LIST
 from recbole_eimf.experiment import quick_start
-from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
+from recbole_eimf.model.backbones.backbone import Backbone, backbone_class
 from recbole_eimf.model.backbones.multi_interest import MultiInterestBackbone
-from recbole_eimf.model.pad.experts import PAD_BACKBONES
+from recbole_eimf.model.base import SequenceModel
 from tests.conftest import write_atomic
 
-NEURAL = [("IBIM", name) for name in BACKBONES] + [("EIMF", name) for name in BACKBONES]
-COUNTING = [(name, None) for name in ("Popularity", "Markov", "DecayedItemKNN")]
-TOWERS = [("PAD", name) for name in PAD_BACKBONES] + [
-    (name, "SASRec") for name in ("SMEM", "Hybrid", "MoRec", "CTRL", "MAKE", "DisCo")
-]
+
+def cases(*families):
+    """(model, backbone) of every case that a card asks to have tested."""
+    return [(card.name, name) for card in MODELS.values() if card.family in families for name in card.contract]
+
+
+NEURAL, COUNTING, TOWERS = cases("eimf"), cases("floor"), cases("pad")
 TEXT_KEYS = [{}, {"item_text": "add", "score": "cosine"}, {"item_text": "concat", "item_init": "pca_text"}]
 
 
-def test_every_registered_model_is_under_contract():
-    fixed = {"REMI", "ComiRecSA", "ComiRecDR", "MIND", "DNN", "LLM2BERT4Rec"}  # IBIM with that backbone
-    assert set(MODELS) == {model for model, _ in NEURAL + COUNTING + TOWERS} | fixed
+def test_every_card_tells_the_truth_about_its_class():
+    for card in MODELS.values():
+        model_class = load_model_class(card.name)
+        assert issubclass(model_class, SequenceModel)
+        assert model_class.__name__ == card.name
+        assert model_class.counting == card.floor
+        assert model_class.fixed_backbone == card.fixed_backbone
+        assert model_class.takes_backbone == bool(card.backbones)
+        assert card.help
+        # a family whose cases are not tested above is IBIM with one backbone, which are
+        assert (card.name, card.contract[0]) in NEURAL + COUNTING + TOWERS or card.fixed_backbone in BACKBONES
+    for card in BACKBONES.values():
+        assert issubclass(backbone_class(card.name), Backbone)
+        assert backbone_class(card.name).fits_towers == card.towers
+
+
+def test_a_model_without_its_three_methods_is_none(built):
+    class Half(SequenceModel):
+        def predict(self, interaction):
+            return None
+
+    with pytest.raises(TypeError, match="abstract.*calculate_loss.*full_sort_predict"):
+        Half({}, None)
 
 
 def fitting(model, keys):
@@ -260,3 +282,41 @@ def test_every_target_of_an_epoch_weighs_the_same(built, model):
         float(net.batch_weight(batch)) * len(batch) / count for batch, count in zip(batches, targets, strict=True)
     ]
     assert of_a_target == pytest.approx([len(view) / sum(targets)] * 4)
+
+
+@pytest.mark.parametrize(("model", "backbone"), [("IBIM", "ComiRecSA"), ("IBIM", "SASRec"), ("PAD", "SASRec")])
+def test_cosine_scores_are_scaled_cosines_in_training_and_serving(built, model, backbone):
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "fusion_dropout": 0.0}
+    _, net, (train, _, _) = built(model, backbone, score="cosine", score_scale=7.0, **still)
+    parts = [(part.backbone, part.backbone.item_embedding) for part in getattr(net, "towers", [net])]
+
+    def cosines(states, table):  # [R, K, d], the closest of K interests
+        unit = states / states.norm(dim=-1, keepdim=True)
+        items = table.weight[1 : net.n_items]
+        return (unit @ (items / items.norm(dim=-1, keepdim=True)).T).amax(1)
+
+    def expected(states):  # the experts' sum, weighted by the candidate
+        weight = net.gate()[1:].T if model == "PAD" else torch.ones(1, 1)
+        each = [cosines(found, table) for found, (_, table) in zip(states, parts)]
+        return 7.0 * sum(w * scores for w, scores in zip(weight, each))
+
+    batch = rows(SEQUENCES)
+    with torch.no_grad():
+        net.eval()
+        got = net.full_sort_predict(batch)[:, 1:]
+        states = [backbone.interests(batch["item_id_list"], batch["item_length"]) for backbone, _ in parts]
+        assert torch.allclose(got, expected(states), atol=1e-4)
+        assert got.abs().max() > 1
+
+        net.train()
+        batch = train._dataset.rows(np.arange(10))
+        asked = [backbone.training_states(batch) for backbone, _ in parts]
+        if asked[0].interests.shape[1] > 1:  # a hard readout: the interest closest to the target
+            items = parts[0][1].weight[asked[0].target]
+            best = torch.einsum("pkd,pd->pk", torch.nn.functional.normalize(asked[0].interests, dim=-1), items).argmax(
+                1
+            )
+            asked = [asked[0]._replace(interests=asked[0].interests[torch.arange(len(best)), best][:, None])]
+        scores = expected([found.interests for found in asked])
+        loss = torch.nn.functional.cross_entropy(scores, asked[0].target - 1) * net.batch_weight(batch)
+        assert float(net.calculate_loss(batch)) == pytest.approx(float(loss), rel=1e-4)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import quick_start
+from recbole_eimf.model import selection
 
 
 @pytest.fixture
 def built(make_config):
     def make(**keys):
         torch.manual_seed(0)
-        given = {"esim": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, **keys}
+        given = {"recipe": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, **keys}
         config = make_config("EIMF", backbone="ComiRecSA", **given)
         train, _, _ = quick_start._loaders(config)
         net = config.model_class(config, train._dataset).double()
@@ -55,6 +58,13 @@ def explicit_by_hand(net, user, target):
 def test_losses_follow_the_equations(built):
     net, train = built()
     batch = train._dataset.rows(torch.arange(12).numpy())
+    exemplars, width = net.esim.interest_mask.shape
+    assert width > 1
+    for exemplar in range(exemplars):  # as many interests as an LLM named; what fills the rows up is not nothing here
+        net.esim.interest_mask[exemplar, 1 + exemplar % width :] = False
+    net.esim.interests[~net.esim.interest_mask] = 3.0
+    met = net.esim.user_exemplar[batch["user_id"]]
+    assert not net.esim.interest_mask[met].all()
     with torch.no_grad():
         recommendation, semantic, alignment = net.calculate_loss(batch)
         states, vectors, readout = net._forward(batch)
@@ -113,36 +123,36 @@ def test_ablations_switch_their_losses_off(built):
     assert [x.item() == 0 for x in net.calculate_loss(batch_of(train))] == [False, False, True]
 
 
-def test_every_nth_batch_has_the_auxiliary_losses_n_times_as_heavy(built):
+@pytest.mark.parametrize("interval", [2, 3])
+def test_every_nth_batch_has_the_auxiliary_losses_n_times_as_heavy(built, interval):
     always, train = built(dropout_prob=0.0)
-    sometimes, _ = built(dropout_prob=0.0, auxiliary_interval=3)
+    sometimes, _ = built(dropout_prob=0.0, auxiliary_interval=interval)
     batches = [train._dataset.rows(torch.arange(8 * i, 8 * i + 8).numpy()) for i in range(5)]
     with torch.no_grad():
         for i, batch in enumerate(batches):
             recommendation, semantic, alignment = sometimes.calculate_loss(batch)
             every = always.calculate_loss(batch)
-            weight = 3 if i % 3 == 0 else 0
+            weight = interval if i % interval == 0 else 0
             assert float(recommendation) == pytest.approx(float(every[0]))
             assert float(semantic) == pytest.approx(weight * float(every[1]))
             assert float(alignment) == pytest.approx(weight * float(every[2]))
         assert float(every[1]) > 0
-        resumed, _ = built(dropout_prob=0.0, auxiliary_interval=3)
+        resumed, _ = built(dropout_prob=0.0, auxiliary_interval=interval)
         resumed.load_state_dict(sometimes.state_dict())
         taken = [float(resumed.calculate_loss(batch)[1]) > 0 for batch in batches]
-    assert taken == [False, True, False, False, True]  # batches 5 to 9 of the run
+    assert taken == [batch % interval == 0 for batch in range(5, 10)]  # of the run
 
 
 def test_an_interval_below_one_is_refused(make_config):
-    config = make_config("EIMF", auxiliary_interval=0)
     with pytest.raises(ConfigError, match="auxiliary_interval=0.*1"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        make_config("EIMF", auxiliary_interval=0)
 
 
 def test_batch_items_align_more_items_than_targets(built):
     net, train = built(item_alignment="batch_items")
     batch = train._dataset.rows(torch.arange(3).numpy())
     seen = []
-    net._aligned = lambda first, second, same=None: seen.append(len(first)) or first.sum() * 0
+    net._aligned = lambda first, second, **_: seen.append(len(first)) or first.sum() * 0
     net._item_alignment(batch, batch["item_id"])
     items = set(batch["item_id_list"].flatten().tolist()) | set(batch["item_id"].tolist())
     assert seen == [len(items - {0})]
@@ -174,7 +184,7 @@ def test_one_auxiliary_target_per_row_is_drawn_evenly(make_config):
     row = torch.tensor([0, 0, 0, 1, 2, 2])
     counts = torch.zeros(6)
     for _ in range(3000):
-        chosen = net._auxiliary_rows(row)
+        chosen = net._auxiliary_rows(row, 3)
         assert row[chosen].tolist() == [0, 1, 2]
         counts[chosen] += 1
     assert torch.allclose(counts / 3000, torch.tensor([1 / 3, 1 / 3, 1 / 3, 1, 0.5, 0.5]), atol=0.05)
@@ -206,9 +216,8 @@ def test_a_sampled_recommendation_loss_has_a_sampled_semantic_one(built, monkeyp
 
 
 def test_fewer_than_no_semantic_negatives_are_refused(make_config):
-    config = make_config("EIMF", semantic_negatives=-1)
     with pytest.raises(ConfigError, match="semantic_negatives=-1.*0"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        make_config("EIMF", semantic_negatives=-1)
 
 
 def test_targets_weigh_the_same_whatever_their_batch(make_config):
@@ -238,6 +247,45 @@ def test_without_interests_only_item_text_is_left(built):
 
 
 def test_labels_from_interests_need_interests(make_config):
-    config = make_config("EIMF", use_interests=False, interest_labels=0.1)
     with pytest.raises(ConfigError, match="interest_labels=0.1.*use_interests"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        make_config("EIMF", use_interests=False, interest_labels=0.1)
+
+
+def losses_and_gradients(net, batch):
+    torch.manual_seed(0)
+    net.zero_grad()
+    losses = net.calculate_loss(batch)
+    sum(losses).backward()
+    gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    return torch.stack(losses).detach(), gradients
+
+
+@pytest.mark.parametrize("keys", [{}, {"recipe": "paper"}, {"interest_labels": 0.2, "item_alignment": "target"}])
+def test_what_a_gpu_computes_under_masks_has_the_same_gradients(built, monkeypatch, keys):
+    """Also with users without interests, and an exemplar that has none."""
+    net, train = built(hidden_dropout_prob=0.0, attn_dropout_prob=0.0, **keys)
+    esim = net.esim
+    esim.user_exemplar[esim.user_exemplar == 0] = -1
+    esim.user_exemplar[::3] = -1
+    esim.interest_mask[0] = False
+    batch = train._dataset.rows(np.arange(40))
+    losses, gradients = losses_and_gradients(net, batch)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    for module in ("eimf", "losses.soft_label"):
+        monkeypatch.setattr(f"recbole_eimf.model.{module}.shared_rows", selection._rows_unasked)
+    monkeypatch.setattr("recbole_eimf.model.eimf.distinct", selection._distinct_in_place)
+    esim._counted = 0
+    masked_losses, masked_gradients = losses_and_gradients(net, batch)
+    torch.testing.assert_close(masked_losses, losses)
+    assert masked_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(masked_gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("lacks", ["everything", "interests"])
+def test_a_data_set_without_interests_is_refused(make_config, lacks):
+    config = make_config("EIMF")
+    train = quick_start._loaders(config)[0]._dataset
+    train.side = None if lacks == "everything" else dataclasses.replace(train.side, interests=None)
+    with pytest.raises(ConfigError, match="side-loaded interests.*inference_only=True"):
+        config.model_class(config, train)

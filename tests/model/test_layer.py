@@ -210,3 +210,13 @@ def test_routing_gradient_flows_through_the_last_iteration_only():
     (expected,) = torch.autograd.grad(last.square().sum(), votes)
     assert torch.allclose(got, expected, atol=1e-12)
     assert not weight.requires_grad
+
+
+def test_what_is_drawn_at_the_start_has_the_deviation_it_should():
+    """Small where it only breaks ties; of maps, so that a vector keeps its length on average."""
+    torch.manual_seed(0)
+    assert SelfAttentiveRouting(32, 4, 50).position.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert BehaviourToInterestRouting(32, 8, 200).initial.std().item() == pytest.approx(0.1, rel=0.1)
+    maps = PositionalRouting(32, 4, 5).maps
+    said = maps.detach() @ torch.nn.functional.normalize(torch.randn(32), dim=0)
+    assert said.norm(dim=-1).mean().item() == pytest.approx(1, rel=0.1)

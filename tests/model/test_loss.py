@@ -122,20 +122,21 @@ def test_interest_aware_loss_without_hardness_is_the_sampled_softmax():
 
 
 def test_info_nce_masks_rows_that_share_what_they_hold():
-    a, b, tau = doubles(5, D), doubles(5, D), 0.3
-    same = torch.zeros(5, 5, dtype=torch.bool)
+    rows, tau = D + 1, 0.3  # not as many as dimensions: a mean over the wrong ones would be the same
+    a, b = doubles(rows, D), doubles(rows, D)
+    same = torch.zeros(rows, rows, dtype=torch.bool)
     same[0, 3] = same[3, 0] = same[1, 1] = True
 
     def cosine(x, y):
         return float((x * y).sum() / (x.norm() * y.norm()))
 
     total = 0.0
-    for k in range(5):
-        terms = [math.exp(cosine(a[k], b[j]) / tau) for j in range(5) if j == k or not same[k, j]]
+    for k in range(rows):
+        terms = [math.exp(cosine(a[k], b[j]) / tau) for j in range(rows) if j == k or not same[k, j]]
         total -= math.log(math.exp(cosine(a[k], b[k]) / tau) / sum(terms))
-    assert loss.info_nce(a, b, tau, same).item() == pytest.approx(total / 5, abs=1e-9)
+    assert loss.info_nce(a, b, tau, same).item() == pytest.approx(total / rows, abs=1e-9)
     assert loss.info_nce(a, b, tau).item() > loss.info_nce(a, b, tau, same).item()
-    apart = torch.zeros(5, 5, dtype=torch.bool)
+    apart = torch.zeros(rows, rows, dtype=torch.bool)
     blocked = loss.info_nce(a, b, tau, dtype=torch.float64).item()
     assert blocked == pytest.approx(loss.info_nce(a, b, tau, apart).item(), abs=1e-12)
 
@@ -161,6 +162,9 @@ def test_routing_penalty_ignores_padding_and_is_a_batch_mean():
     # the fault of counting padding: it would see the zeros of row 1 as attention
     everything = torch.ones_like(mask)
     assert loss.routing_penalty(attention, everything).item() != pytest.approx(total / 2, abs=1e-6)
+    # attention to the one item there is cannot be spread: nothing to punish
+    single = torch.tensor([[True, False, False, False]])
+    assert loss.routing_penalty(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]), single).item() == 0
     collapsed = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]])
     even = torch.full((1, 1, 4), 0.25)
     one = torch.ones(1, 4, dtype=torch.bool)

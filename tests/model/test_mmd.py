@@ -97,6 +97,16 @@ def test_duplicate_vectors_give_no_nan_gradient():
         assert torch.isfinite(grad).all(), kernel
 
 
+@pytest.mark.parametrize(("size", "unbiased"), [(1, False), (2, True)])
+def test_the_smallest_samples_that_have_a_distance(samples, size, unbiased):
+    first, second = (sample[:size] for sample in samples)
+    expected = slow_mmd(first.tolist(), second.tolist(), "gaussian", unbiased)
+    assert abs(expected) > 0.1
+    assert float(mmd(first, second, "gaussian", unbiased)) == pytest.approx(expected, abs=1e-10)
+    assert float(mmd(first, samples[1], "gaussian", unbiased)) != 0
+    assert float(mmd(samples[0], second, "gaussian", unbiased)) != 0
+
+
 def test_too_small_samples_are_zero_and_still_have_a_gradient():
     one = torch.randn(1, 3, requires_grad=True)
     mmd(one, torch.randn(4, 3), unbiased=True).backward()

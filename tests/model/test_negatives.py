@@ -135,7 +135,7 @@ def trained(make_config, model, **keys):
     ("IBIM", {"backbone": "SASRec"}),
     ("IBIM", {"backbone": "BERT4Rec", "negative_sampling": "popularity"}),
     ("IBIM", {"backbone": "REMI"}),  # with decay
-    ("EIMF", {"backbone": "GRU4Rec", "esim": "paper"}),
+    ("EIMF", {"backbone": "GRU4Rec", "recipe": "paper"}),
 ])  # fmt: skip
 def test_a_model_trains_the_same_with_rows_that_wait(make_config, monkeypatch, model, keys):
     lazy, optimiser = trained(make_config, model, **keys)
@@ -151,13 +151,13 @@ def test_a_model_trains_the_same_with_rows_that_wait(make_config, monkeypatch, m
     ("IBIM", {"learner": "sgd"}),
     ("IBIM", {"learner": "adam", "weight_decay": 0.1}),  # couples the decay to the gradient
     ("IBIM", {"item_text": "add"}),  # every row depends on the projection
-    ("EIMF", {"esim": "strong"}),  # soft labels
+    ("EIMF", {"recipe": "strong"}),  # soft labels
     ("IBIM", {"clip_grad_norm": {"max_norm": 1}}),
 ])  # fmt: skip
 def test_gradients_stay_dense_where_rows_cannot_wait(make_config, model, keys):
     net, optimiser = trained(make_config, model, backbone="SASRec", **keys)
     assert not isinstance(optimiser, LazyAdamW)
-    assert net.looks_up == (not set(keys) & {"item_text", "esim"})
+    assert net.looks_up == (not set(keys) & {"item_text", "recipe"})
 
 
 def test_drawn_negatives_make_no_table_of_scores(make_config):

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_eimf.config.config import read_yaml
-from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.config.layers import merged, properties_folder, recipe_layers
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import quick_start
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
@@ -64,6 +64,7 @@ def test_the_gate_starts_where_the_keys_say(built):
     assert torch.allclose(net.gate(torch.tensor([3])), expected, atol=1e-6)
     equal, _ = built(gate_total=3.0)
     assert torch.allclose(equal.gate(), torch.tensor(1.0))
+    assert equal.gate.logit.shape == (3, 1 + 10), "an expert's weight for padding and for each bucket"
     assert built(gate="none")[0].gate is None
     shared, _ = built(gate="shared")
     assert shared.gate.bucket.tolist() == [0] + [1] * 10
@@ -194,7 +195,10 @@ def test_the_offset_is_where_a_blank_model_stands_best():
         assert scores[int(np.argmin(losses))].abs() < 1e-9
 
 
-def test_negatives_are_uniform_over_what_a_user_did_not_have():
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_negatives_are_uniform_over_what_a_user_did_not_have(monkeypatch, on_gpu):
+    if on_gpu:
+        monkeypatch.setattr(HistoryNegatives, "forward", HistoryNegatives._drawn_outside)
     users, histories = np.array([1, 3]), [np.array([1, 2, 2]), np.array([4])]
     negatives = HistoryNegatives(users, histories, 6, torch.arange(1, 6))
     torch.manual_seed(0)
@@ -267,6 +271,16 @@ def test_a_softmax_over_seen_items_is_that_over_them(built, wide):
     assert got == pytest.approx(float((scores.exp().sum(1).log() - positive).mean()), rel=1e-4)
 
 
+@pytest.mark.parametrize("keys", [{"loss": "bce"}, {"num_negatives": 3, "negative_sampling": "popularity"}])
+def test_a_checkpoint_holds_no_training_data(built, keys):
+    """Parameters, the table that is scored, and what scoring asks of an item: no histories, no text, no counts."""
+    net, _ = built(**keys)
+    kept = {name.rpartition(".")[2] for name in net.state_dict()} - {
+        n.rpartition(".")[2] for n, _ in net.named_parameters()
+    }
+    assert kept == {"folded", "bucket", "seen"}
+
+
 # ---------------------------------------------------------------------- alignment
 def test_alignment_sees_each_item_once_no_padding_and_only_items_with_text(built):
     net, train = built()
@@ -317,6 +331,9 @@ def test_the_losses_of_phase_two(built):
     part.alignment_loss(items)
     assert len(seen[0]) == 3
     assert set(seen[0].tolist()) <= set(items.tolist())
+    object.__setattr__(part.wanted, "mmd_items", 0)  # no limit
+    part.alignment_loss(items)
+    assert seen[1].tolist() == items.tolist()
 
 
 # ---------------------------------------------------------------------- text carries items nobody bought
@@ -458,7 +475,8 @@ def test_a_recipe_lies_over_the_models_keys_and_under_the_users(make_config):
 
 def test_the_summed_recipe_is_the_published_one_but_for_how_experts_are_trained(built):
     folder = properties_folder() / "recipe"
-    published, summed = (read_yaml(folder / f"{name}.yaml") for name in ("published", "PAD-summed"))
+    published = read_yaml(folder / "published.yaml")
+    summed = merged(recipe_layers("PAD", "summed"))
     kept = {key: value for key, value in published.items() if not key.startswith(("gate_", "text_", "finetune_"))}
     others = {"learning_rate", "pretrain", "unseen_ids"}
     assert {k: v for k, v in kept.items() if k not in others} == {k: summed[k] for k in kept if k not in others}

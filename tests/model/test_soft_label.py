@@ -129,6 +129,12 @@ def test_the_loss_is_the_cross_entropy_of_the_label(make_config, backbone, negat
     assert got == pytest.approx(expected, rel=1e-6)
 
 
+def test_labels_are_made_again_not_saved(parts):
+    labels = SoftLabels(*parts, EIMFSettings(interest_labels=0.3, text_labels=0.2))
+    assert dict(labels.named_buffers())
+    assert not labels.state_dict()
+
+
 def test_paper_form_has_plain_labels(make_config):
     config = make_config("EIMF", backbone="ComiRecSA", interest_labels=0.0, text_labels=0.0)
     train, _, _ = quick_start._loaders(config)

@@ -461,8 +461,8 @@ def test_closest_to_mean():
     [
         ({"method": "spares"}, "clustering: 'spares' is not one of auto, dense, sparse. Did you mean 'sparse'"),
         ({"preference": -1.0}, "both say how many exemplars"),
-        ({"preference": 1.0, "exemplar_ratio": None}, "preference=1.0: must be a negative number"),
-        ({"exemplar_ratio": 3}, "exemplar_ratio=3: must be above 0 and at most 1"),
+        ({"preference": 1.0, "exemplar_ratio": None}, "preference=1.0: allowed is a number, below 0"),
+        ({"exemplar_ratio": 3}, "exemplar_ratio=3: allowed is a number, above 0 and at most 1"),
         ({"damping": 1.0}, "damping=1.0"),
         ({"neighbours": 0}, "cluster_neighbours=0"),
         ({"max_iter": 20}, "max_iter: 20 leaves no room for 30"),

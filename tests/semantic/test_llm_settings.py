@@ -44,12 +44,12 @@ def test_the_estimate_is_logged_before_the_first_call(tmp_path, caplog):
     ("changes", "named"),
     [
         ({"model": ""}, "llm_model"),
-        ({"concurrency": 0}, "llm_concurrency = 0"),
-        ({"max_retries": -1}, "llm_max_retries = -1"),
-        ({"timeout": 0}, "llm_timeout = 0"),
-        ({"structured": "maybe"}, "llm_structured = 'maybe'"),
-        ({"max_interests": 0}, "^max_interests = 0"),
-        ({"check_first": -1}, "llm_check_first = -1"),
+        ({"concurrency": 0}, "llm_concurrency=0"),
+        ({"max_retries": -1}, "llm_max_retries=-1"),
+        ({"timeout": 0}, "llm_timeout=0"),
+        ({"structured": "maybe"}, "llm_structured='maybe'"),
+        ({"max_interests": 0}, "^max_interests=0"),
+        ({"check_first": -1}, "llm_check_first=-1"),
     ],
 )
 def test_settings_that_cannot_work(changes, named):

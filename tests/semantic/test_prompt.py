@@ -53,6 +53,10 @@ def test_an_exemplar_without_items_or_titles_is_named(broken):
         build_prompt(broken, "{history}")
 
 
+def test_one_item_asked_for():
+    assert build_prompt(exemplar(3), "{history}", max_items=1).prompt == "[title 2 (I2)]"
+
+
 def test_no_items_asked_for():
     with pytest.raises(DataError, match="prompt_items=0"):
         build_prompt(exemplar(), "{history}", max_items=0)

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from recbole_eimf.semantic.llm.reply import ReplyError, completion_interests, parse_interests, reply_from_text
+from recbole_eimf.semantic.llm import reply
+from recbole_eimf.semantic.llm.reply import (
+    ReplyError,
+    completion_interests,
+    completion_usage,
+    parse_interests,
+    reply_from_text,
+)
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "interests"
 AB = ["Nail art", "Hair care"]
@@ -28,6 +35,9 @@ AB = ["Nail art", "Hair care"]
         '{"user_id": "U7", "userInterests": [{"interestName": "Nail art"}, {"interestName": "Hair care"}]}',
         '{"interests": {"main": ["Nail art"], "other": ["Hair care"]}, "summary": "A careful person"}',
         '{"interests": "1. Nail art\\n2. Hair care"}',
+        '{"interests": "[\\"Nail art\\", \\"Hair care\\"]"}',
+        '{"interests": " {\\"1\\": \\"Nail art\\", \\"2\\": \\"Hair care\\"}"}',
+        '[{"interest": "Nail art"}, "Hair care"',
         '{"interest 1": "Nail art", "interest_2": "Hair care"}',
         '{"1": {"interest": "Nail art", "evidence": ["x", "y"]}, "2": {"interest": "Hair care", "evidence": []}}',
         '{"Nail art": 0.9, "Hair care": 0.4}',
@@ -57,6 +67,7 @@ AB = ["Nail art", "Hair care"]
         '<think>Perhaps {"1": "Dogs"}?</think>\n{"1": "Nail art", "2": "Hair care"}',
         '{"1": "Nail art", "2": "nail  ART", "3": "Hair care", "4": "", "5": null, "6": "..."}',
         '{"1": "1. Nail art", "2": "Interest 2: Hair care"}',
+        '{"1": "**\'Nail art\'**", "2": "__Hair care;__"}',
     ],
 )
 def test_shapes(response):
@@ -92,6 +103,8 @@ def test_around_the_json(before, after, indent):
         ('[{"interest": "Nail art"}, {"interest', ["Nail art"]),
         ('{"1": "Nail art",', ["Nail art"]),
         ('["Nail art", "Hair ca', ["Nail art"]),
+        ('["", "Nail art", "Hair ca', ["Nail art"]),
+        ('{"interests": ["Nail art", {"Hair care"', ["Nail art"]),
         ('```json\n{"interests": [{"interest": "Nail art"}, {"interest": "Hair ca', ["Nail art"]),
         ('{"1": "Say \\"hi\\"", "2": "cut \\', ['Say "hi']),
         ('{"1": "Nail art", "2": "Hair care"', AB),
@@ -100,6 +113,24 @@ def test_around_the_json(before, after, indent):
 @pytest.mark.parametrize("truncated", [True, False])
 def test_a_cut_interest_is_left_out(response, interests, truncated):
     assert parse_interests(response, truncated=truncated) == interests
+
+
+def test_one_number_in_a_text_is_no_list():
+    assert parse_interests('{"1": "Nail art\\n2. at home", "2": "Hair care"}') == ["Nail art 2. at home", "Hair care"]
+
+
+@pytest.mark.parametrize(
+    "around", ["[{}]", '{{"1": {}}}', '{{"interests": {}}}', '{{"interest": {}}}', '{{"a b c": {}}}']
+)
+def test_a_reply_may_be_nested_twelve_deep_and_no_deeper(around):
+    nested = '"Nail art"'
+    for _ in range(12):
+        nested = around.format(nested)
+    assert parse_interests(nested) == ["Nail art"]
+    try:
+        assert "Nail art" not in parse_interests(around.format(nested))
+    except ReplyError as error:
+        assert "No interests" in str(error)  # noqa: PT017
 
 
 def test_a_cut_line_is_left_out_only_where_the_cut_is_known():
@@ -193,6 +224,17 @@ def test_run_away_replies_are_refused(response):
         parse_interests(response)
 
 
+@pytest.mark.parametrize("brackets", ["{", "[", "{["])
+def test_run_away_replies_are_not_repaired(monkeypatch, brackets):
+    """Repairing takes quadratic time in the number of brackets."""
+    asked = []
+    monkeypatch.setattr(reply.json_repair, "loads", lambda text, **keys: asked.append(text) or {"1": "Nail art"})
+    assert parse_interests('{"1": ' + brackets * 400) == ["Nail art"]
+    with pytest.raises(ReplyError):
+        parse_interests('{"1": ' + brackets * 1100)
+    assert len(asked) == 1
+
+
 def test_half_an_emoji_can_be_written_to_a_file():
     assert [text.encode() for text in parse_interests('{"1": "Nails \\ud83d", "2": "Hair"}')] == [b"Nails ?", b"Hair"]
 
@@ -279,6 +321,18 @@ def test_completions_without_interests(body, reason, final):
     with pytest.raises(ReplyError, match=reason) as error:
         completion_interests(body, 20)
     assert error.value.final == final
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 3}, {"prompt_tokens": 7, "completion_tokens": 3}),
+        ({"prompt_tokens": 7, "completion_tokens": None}, {"prompt_tokens": 7, "completion_tokens": 0}),
+        (None, None),
+    ],
+)
+def test_tokens_are_counted_as_the_endpoint_says(usage, counted):
+    assert completion_usage({"usage": usage}) == counted
 
 
 def test_reply_from_text():

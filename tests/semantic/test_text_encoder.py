@@ -276,7 +276,7 @@ def test_llm2vec_is_used_where_it_is_installed(tiny_models, monkeypatch):
 
 
 def test_settings_name_the_bad_value():
-    with pytest.raises(ConfigError, match="text_pooling='maen': not one of mean, cls, last. Did you mean 'mean'"):
+    with pytest.raises(ConfigError, match="text_pooling='maen': allowed is mean, cls or last. Did you mean 'mean'"):
         EncoderSettings(pooling="maen")
     with pytest.raises(ConfigError, match="text_batch_size=0"):
         EncoderSettings(batch_size=0)

@@ -47,7 +47,7 @@ def made_run(make_config, wide):
         if change is not None:
             with torch.no_grad():
                 change(net)
-        return Run(Path("run"), Path("run"), result_of(config, net), config, net, loaders)
+        return Run(Path("run"), result_of(config, net), config, net, loaders)
 
     return make
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf.model.backbones.backbone import BACKBONES
+from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.serving.parts import padded
 from tests.serving.conftest import STOCK, evaluated_lists, histories_of
 

@@ -237,17 +237,6 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_figures(keys, monkeypatch)
     assert json.loads(Path("out/runs/SASRec/2020/result.json").read_text())["test"] == whole.test
 
 
-def test_the_bar_counts_the_epochs_of_every_phase(tmp_path):
-    run = runs.Run(parse_model("PAD"), "planted", 7, tmp_path, {}, {})
-    assert run.epochs() == 0
-    (tmp_path / "running").touch()
-    (tmp_path / "align-aligned").mkdir()
-    (tmp_path / "align-aligned" / "history.json").write_text("[{}, {}, {}]")
-    assert compare._state([run], 0) == "PAD/7 epoch 3"
-    (tmp_path / "history.json").write_text("[{}]")
-    assert run.epochs() == 4
-
-
 def test_history_masked_and_not(keys):
     assert compare.main(arguments(keys, "--models=SASRec", "--seeds=1", "--mask_history=both")) == 0
     found = json.loads(Path("out/results.json").read_text())

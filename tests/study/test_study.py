@@ -60,7 +60,7 @@ def test_the_ablation_differs_in_its_parts_alone(keys):
         assert made[row][key] == value
     assert made["backbone alone"]["model"] == "IBIM"
     assert {s["protocol"] for s in made.values()} == {"user_split"}
-    assert whole["esim"] == "paper"
+    assert whole["recipe"] == "paper"
 
 
 def test_the_preference_study_goes_from_none_to_coarse(keys):

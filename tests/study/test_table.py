@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import itertools
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,7 +20,7 @@ from recbole_eimf.evaluator.ranks import Ranks
 from recbole_eimf.study.report import plot, report
 from recbole_eimf.study.rows import complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
-from recbole_eimf.study.table import table
+from recbole_eimf.study.table import content, table
 from recbole_eimf.study.table.summary import Experiment, summarise
 
 USERS, DEPTH = 9, 5
@@ -129,7 +132,7 @@ def test_improvement_and_significance_over_backbone_and_placebo(made):
     experiment, runs, places = made
     view = summarise(experiment, runs, [False]).views[0]
     asked = [("EIMF[SASRec]", "SASRec"), ("EIMF[SASRec]", "placebo[SASRec]"), ("placebo[SASRec]", "SASRec")]
-    assert table.pairs(view) == asked
+    assert content.pairs(view) == asked
     assert len(view.comparisons) == 3 * 6
     means = {
         key: {row: np.mean([gains(places[row, seed], key) for seed in (2020, 2021)], axis=0) for row, _ in asked}
@@ -311,13 +314,64 @@ def test_the_page_is_one_file_with_its_figures(made):
     experiment, runs, _ = made
     parsed = _Page()
     parsed.feed(report.page(summarise(experiment, runs, [False])))
-    assert parsed.tags.count("svg") == 3  # bars, slices, curves
+    assert parsed.tags.count("svg") == 6 + 2 + 2  # bars of every metric, slices at every k, loss and validation
     assert len(parsed.ids) == len(set(parsed.ids))
     local = {link.removeprefix("#") for link in parsed.links}
     assert all(link.startswith("#") for link in parsed.links)
     assert local | set(parsed.used) <= set(parsed.ids)
-    assert "script" not in parsed.tags
+    assert parsed.tags.count("script") == 1  # the page's own few lines: no src, as no link leads out
     assert "link" not in parsed.tags
+
+
+def test_without_a_script_every_metric_is_there_to_read(made):
+    experiment, runs, _ = made
+    page = report.page(summarise(experiment, runs, [False]))
+    assert re.search(r'<div id="places" [^>]*hidden>', page)  # the switch does nothing then
+    assert "<body>" in page  # nothing is chosen: the rules that hide begin with .only-
+    assert all(f'<th class="k k{k}">NDCG@{k}</th>' in page for k in (1, 5))
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+#: in a frame of a phone's width: what is wider than the frame and not in a box that scrolls, and what each button shows
+LOOK = """
+<iframe id="phone" width="390" height="800" srcdoc="{page}"></iframe><script>
+phone.onload = () => {{
+  const page = phone.contentDocument, found = {{shown: {{}}, wide: []}};
+  const visible = (e) => e.getClientRects().length > 0;
+  found.first = page.querySelector("[aria-pressed=true]").value;
+  for (const button of page.querySelectorAll("#places button")) {{
+    button.click();
+    const heads = [...page.querySelectorAll("table.wide th.k")].filter(visible).map((e) => e.textContent);
+    const figures = [...page.querySelectorAll("figure.k")].filter(visible).map((e) => e.getAttribute("aria-label"));
+    found.shown[button.value] = {{heads, figures}};
+    const outside = [...page.querySelectorAll("body *")].filter((e) => visible(e) && !e.closest(".scroll, svg"));
+    found.wide.push(...outside.filter((e) => e.getBoundingClientRect().right > 390.5).map((e) => e.outerHTML));
+    found.width = Math.max(found.width || 0, page.documentElement.scrollWidth);
+  }}
+  document.title = JSON.stringify(found);
+}};
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on the path: the page is not looked at in a browser")
+def test_in_a_browser_the_switch_works_and_a_phone_is_wide_enough(made, tmp_path):
+    experiment, runs, _ = made
+    page = report.page(summarise(experiment, runs, [False]))
+    file = tmp_path / "look.html"
+    file.write_text(f"<!doctype html><meta charset=utf-8>{LOOK.format(page=html.escape(page))}", encoding="utf-8")
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+               "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000")  # fmt: skip
+    asked = subprocess.run(
+        [BROWSER, *options, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    found = json.loads(html.unescape(re.search(r"<title>(.+?)</title>", asked.stdout).group(1)))
+    assert found["first"] == "5"  # the k that checkpoints are chosen by
+    for k, places in (("1", [1]), ("5", [5]), ("", [1, 5])):
+        names = [f"{kind}@{place}" for place in places for kind in ("Recall", "HR", "NDCG")]
+        assert found["shown"][k]["heads"] == names
+        assert found["shown"][k]["figures"] == [f"{name}, %" for name in names]
+    assert found["wide"] == []
+    assert found["width"] <= 390
 
 
 def test_a_page_before_the_first_run_ended(made, tmp_path):
@@ -326,7 +380,7 @@ def test_a_page_before_the_first_run_ended(made, tmp_path):
     summary = summarise(experiment, waiting, [False])
     assert "not run yet" in report.page(summary)
     assert "0 of 9 runs" in table.markdown(summary)
-    assert plot.bars(summary, summary.views[0]) is None
+    assert plot.bars(summary, summary.views[0], summary.metrics) is None
 
 
 def test_a_placebo_can_be_told_from_what_it_stands_for(made):

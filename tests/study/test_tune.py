@@ -81,7 +81,8 @@ def test_a_search_finishes_stops_and_fails_trials_and_its_best_is_what_a_run_giv
         held = json.loads(path.read_text())
         assert held["test"] == {}
         assert held["side_load"]["training_users_with_interests"] > 0
-    assert not list((tmp_path / "out").rglob("*.pth"))
+    assert not list((tmp_path / "out" / "trials").rglob("*.pth"))
+    assert not list((tmp_path / "out" / "trials").rglob("model.safetensors"))
     assert not (tmp_path / "out" / "ray").exists()
     assert (tmp_path / "out" / "search.png").read_bytes().startswith(b"\x89PNG")
 
@@ -139,7 +140,7 @@ def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     assert main(arguments) == 0
     assert "2 of them done before" in capsys.readouterr().out
     assert main([*arguments, "--gamma=0.5"]) == 2
-    assert "other settings (gamma): gamma was None, now 0.5" in capsys.readouterr().err
+    assert "other settings: gamma was 0.1, is 0.5" in capsys.readouterr().err
 
 
 def test_asha_is_as_strict_after_a_stop_as_before():

@@ -126,6 +126,10 @@ def csv_source(
     fields = _text_columns(items_path, header, columns, split)
 
     def item_rows(report: Report, wanted: Container[str]) -> Iterator[ItemRow]:
+        if "title" not in fields:
+            there = ", ".join(name for place, name in enumerate(header) if place != key) or "none besides the ids"
+            kind = "items' file without a title column" + ("" if fields else ": ids only")
+            report.note(kind, f"{items_path}: columns that are there: {there}. Name the title's with --title-column")
         for line, row in csv_rows(items_path, encoding, split, header, report):
             yield items_path, line, row[key], [row[column] for column in fields.values()]
 

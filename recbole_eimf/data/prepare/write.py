@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_eimf.core.disk import LONGEST_NAME, check_writable
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path
 from recbole_eimf.data.prepare.amazon import amazon_source
@@ -74,6 +75,7 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
     ``interaction_log``).
     """
     folder = _output_folder(out, name, source)
+    check_writable(folder, "--out", make=False)
     log = InteractionLog(source.timed)
     report.add("interactions read", 0)
     report.add(report.broken_kind, 0)
@@ -113,6 +115,8 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
 def _output_folder(out: PathLike, name: str, source: RawSource) -> Path:
     if not re.fullmatch(r"[\w][\w.+-]*", name):
         raise DataError(f"--name: {name!r} is not a plain name (letters, digits, '-', '_', '.').")
+    if len(name.encode()) > LONGEST_NAME:
+        raise DataError(f"--name: {name[:40]}... has {len(name.encode())} bytes; a name has at most {LONGEST_NAME}.")
     folder = Path(out) / name
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: exists and is not a folder. Choose another --out or --name.")

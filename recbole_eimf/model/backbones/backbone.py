@@ -9,20 +9,21 @@ A backbone turns item sequences into interests. EIMF and IBIM know nothing else 
 * ``item_embedding``: the :class:`~recbole_eimf.model.item_table.ItemTable`; ``item_bias`` [N] or None;
 * ``view``: the training rows it wants (:mod:`recbole_eimf.data.views`).
 
-A further backbone is one class in one file and a name in ``BACKBONES``.
+A further backbone is one class, in any importable module: ``--backbone=package.module:Class``. The shipped ones have a
+card each in :mod:`recbole_eimf.config.models`.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from recbole_eimf.core.errors import ConfigError, suggestion
-from recbole_eimf.data.views import TARGET_LIST
+from recbole_eimf.config.models import load_backbone_class
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data.views import TARGET_LIST, host_side
 from recbole_eimf.model.item_table import ItemTable
 from recbole_eimf.model.layer import encoded_by_length
 
@@ -36,9 +37,9 @@ TableFactory = Callable[[int, int], ItemTable]
 class TrainingStates(NamedTuple):
     """States of a training batch, one per target.
 
-    interests: [P, K, d]; target: [P] item ids; row: [P] the batch row a target belongs to; penalty: a scalar the
-    backbone adds to the recommendation loss; mask: [P, K] bool, False where an interest is a copy of a user's first
-    because the user has fewer than K, None where all are real.
+    interests: [P, K, d]; target: [P] item ids; row: [P] the batch row a target belongs to, ascending, every row of the
+    batch at least once; penalty: a scalar the backbone adds to the recommendation loss; mask: [P, K] bool, False where
+    an interest is a copy of a user's first because the user has fewer than K, None where all are real.
     """
 
     interests: Tensor
@@ -46,6 +47,13 @@ class TrainingStates(NamedTuple):
     row: Tensor
     penalty: Tensor | float
     mask: Tensor | None = None
+
+
+def target_places(batch: Interaction) -> tuple[Tensor, Tensor]:
+    """(row, column) of the targets in a batch of ``sequence`` rows, int64 [P] each, in their order."""
+    found = (host_side(batch)[TARGET_LIST] != 0).nonzero(as_tuple=True)
+    row, column = (part.to(batch[TARGET_LIST].device, non_blocking=True) for part in found)
+    return row, column
 
 
 class WeighsTargets:
@@ -74,6 +82,8 @@ class Backbone(nn.Module):
     """The contract; subclasses give ``interests`` and, where causal, ``positions``."""
 
     view: str = "prefix"
+    #: whether PAD's towers can be built over it: K = 1, and every tower takes its states at the same places
+    fits_towers: bool = False
     #: whether it has an encoder that ``torch_compile`` compiles
     has_transformer: bool = False
     item_bias: Tensor | None = None
@@ -104,7 +114,7 @@ class Backbone(nn.Module):
         """States for the targets of a batch: every position of ``sequence`` rows, else the one target of a row."""
         item_seq, target = batch[self.item_seq_field], batch[self.item_field]
         if TARGET_LIST in batch:
-            row, column = (batch[TARGET_LIST] != 0).nonzero(as_tuple=True)
+            row, column = target_places(batch)
             states = self.positions(item_seq)[row, column]
             return TrainingStates(states[:, None], batch[TARGET_LIST][row, column], row, 0.0)
         interests = self.interests(item_seq, batch[self.length_field])
@@ -122,23 +132,15 @@ class CausalBackbone(Backbone):
         return states[row, item_seq_len - 1][:, None]
 
 
-#: backbone name -> module and class, imported when asked for: they build on this file
-BACKBONES = {
-    "SASRec": "recbole_eimf.model.backbones.recbole_backbone:RecBoleSASRec",
-    "GRU4Rec": "recbole_eimf.model.backbones.recbole_backbone:RecBoleGRU4Rec",
-    "BERT4Rec": "recbole_eimf.model.backbones.recbole_backbone:RecBoleBERT4Rec",
-    "Caser": "recbole_eimf.model.backbones.recbole_backbone:RecBoleCaser",
-    "ComiRecSA": "recbole_eimf.model.backbones.multi_interest:ComiRecSABackbone",
-    "ComiRecDR": "recbole_eimf.model.backbones.multi_interest:ComiRecDRBackbone",
-    "MIND": "recbole_eimf.model.backbones.multi_interest:MINDBackbone",
-    "REMI": "recbole_eimf.model.backbones.multi_interest:REMIBackbone",
-    "DNN": "recbole_eimf.model.backbones.multi_interest:DNNBackbone",
-}
-
-
 def backbone_class(name: str) -> type[Backbone]:
-    """Look a backbone up. Raises ConfigError with the closest name."""
-    if name not in BACKBONES:
-        raise ConfigError(f"backbone={name!r}:{suggestion(name, BACKBONES)} Allowed: {', '.join(BACKBONES)}.")
-    module, _, class_name = BACKBONES[name].partition(":")
-    return getattr(importlib.import_module(module), class_name)
+    """Look a backbone up by its name, or by ``package.module:Class``.
+
+    Raises:
+        ConfigError: there is none of that name, with the closest one, or the class is no backbone.
+    """
+    found = load_backbone_class(name)
+    if not issubclass(found, Backbone):
+        raise ConfigError(
+            f"backbone={name}: {found.__name__} is no backbone; derive it from {Backbone.__module__}.Backbone."
+        )
+    return found

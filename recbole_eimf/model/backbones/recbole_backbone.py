@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class RecBoleCausal(CausalBackbone):
     """A causal network of RecBole's (SASRec, GRU4Rec): its own code and keys; K = 1."""
 
+    fits_towers = True
+
     def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module]) -> None:
         super().__init__(config)
         self.net = network(config, dataset)
@@ -119,7 +121,7 @@ class RecBoleBERT4Rec(Backbone):
         # every row predicts something; the last item, which is what serving asks for, where the draw hid nothing
         last = (whole != 0).sum(1) - 1
         none = ~hidden.any(1)
-        hidden[none.nonzero().squeeze(1), last[none]] = True
+        hidden |= none[:, None] & (torch.arange(whole.shape[1], device=whole.device) == last[:, None])
         row, column = hidden.nonzero(as_tuple=True)
         states = self.net.forward(whole.masked_fill(hidden, self.mask_token))[row, column]
         return TrainingStates(states[:, None], whole[row, column], row, 0.0)
@@ -135,6 +137,7 @@ class RecBoleCaser(Backbone):
     """
 
     view = "random_cut"
+    fits_towers = True
 
     def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module] | None = None) -> None:
         super().__init__(config)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from scipy import sparse
 from torch import Tensor, nn
 
+from recbole_eimf.model.base import SequenceModel
 
-class CountingModel(SequentialRecommender):
+
+class CountingModel(SequenceModel):
     """Base of the floors: counts are taken from the training part when the model is made, and saved with it."""
 
-    recbole_eimf_model = True
-    trims_batches = True
-    input_type = InputType.POINTWISE
     counting = True
 
     def __init__(self, config, dataset) -> None:
@@ -26,6 +23,7 @@ class CountingModel(SequentialRecommender):
         else:
             counts = dataset.item_counts()
         self.register_buffer("popularity", torch.from_numpy(counts.astype(np.float32)))
+        self._held: sparse.csr_matrix | None = None
 
     @classmethod
     def choose_training_view(cls, config) -> str:
@@ -57,8 +55,19 @@ class CountingModel(SequentialRecommender):
         self.register_buffer("value", torch.from_numpy(matrix.data.astype(np.float32)))
 
     def _matrix(self) -> sparse.csr_matrix:
-        parts = (self.value.cpu().numpy(), self.column.cpu().numpy(), self.row_pointer.cpu().numpy())
-        return sparse.csr_matrix(parts, shape=(self.n_items, self.n_items))
+        """The registered matrix in the processor's memory: a GPU's is copied once, not for every batch."""
+        if self._held is None:
+            parts = (self.value.cpu().numpy(), self.column.cpu().numpy(), self.row_pointer.cpu().numpy())
+            self._held = sparse.csr_matrix(parts, shape=(self.n_items, self.n_items))
+        return self._held
+
+    def _apply(self, *args, **kwargs):
+        self._held = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args) -> None:
+        self._held = None
+        super()._load_from_state_dict(*args)
 
 
 class Popularity(CountingModel):
@@ -89,7 +98,7 @@ class Markov(CountingModel):
 
     def _scores(self, interaction) -> Tensor:
         sequence, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        last = sequence[torch.arange(len(sequence)), length - 1].cpu().numpy()
+        last = sequence.gather(1, length[:, None] - 1).squeeze(1).cpu().numpy()
         return torch.from_numpy(self._matrix()[last].toarray()).to(sequence.device)
 
 

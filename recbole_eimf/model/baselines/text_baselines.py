@@ -13,6 +13,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data.views import host_side
 from recbole_eimf.model.layer import unit_rows
 from recbole_eimf.model.losses.loss import info_nce
 from recbole_eimf.model.pad.pad import batch_items
@@ -88,6 +89,7 @@ class ContrastiveStage(TowerModel):
         """Hold the text of ``model``, and make a projection to the towers' dimension."""
         self.register_buffer("item_text", model.text, persistent=False)
         self.register_buffer("item_has_text", model.has_text, persistent=False)
+        self.has_text = model.has_text
         self.projection = nn.Linear(model.text.shape[1], self.towers[0].table.embedding.embedding_dim, bias=False)
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
@@ -95,22 +97,26 @@ class ContrastiveStage(TowerModel):
         (tower,) = self.towers
         tower.table.refresh()
         items = batch_items(interaction, self.ITEM_SEQ, self.ITEM_ID)
-        items = items[self.item_has_text[items]]
+        items = items[self.has_text.to(items.device)[items]].to(interaction[self.ITEM_SEQ].device, non_blocking=True)
         of_items = self._contrast(tower.table.ids(items), self.projection(self.item_text[items]))
         sequence, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         real = self.item_has_text[sequence][..., None]
         text = (self.item_text[sequence] * real).sum(1) / real.sum(1).clamp(min=1)
         states = tower.states(sequence, length)
-        return of_items, self._contrast(states, self.projection(text), _equal_rows(sequence))
+        same = _equal_rows(host_side(interaction)[self.ITEM_SEQ], sequence.device)
+        return of_items, self._contrast(states, self.projection(text), same)
 
     def _contrast(self, first: Tensor, second: Tensor, same: Tensor | None = None) -> Tensor:
+        if not len(first):  # a batch of items none of which has text
+            return first.sum() + second.sum()
         tau = self.wanted.tau
         return (info_nce(first, second, tau, same) + info_nce(second, first, tau, same)) / 2
 
 
-def _equal_rows(sequence: Tensor) -> Tensor:
-    """[B, L] -> [B, B]: which rows hold the same items, and are no negatives of each other."""
+def _equal_rows(sequence: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """[B, L] -> [B, B] on ``device``: which rows hold the same items, and are no negatives of each other."""
     _, group = sequence.unique(dim=0, return_inverse=True)
+    group = group.to(device, non_blocking=True)
     return group[:, None] == group[None]
 
 
@@ -123,11 +129,15 @@ class DisCo(TowerModel):
     side or of both, are to point in unrelated directions (mean squared cosine): each holds something of its own.
     """
 
-    def __init__(self, config, dataset, towers=None) -> None:
-        super().__init__(config, dataset, towers)
+    @classmethod
+    def check_configuration(cls, config) -> None:
+        """Refuse chunks that do not divide the dimension of items. Raises ConfigError."""
+        super().check_configuration(config)
+        chunks = cls.read_settings(config).chunks
+        # Caser and GRU4Rec of RecBole call it embedding_size, and have no hidden_size or another
         dimension = config["hidden_size"] if config["hidden_size"] else config["embedding_size"]
-        if self.wanted.chunks < 2 or dimension % self.wanted.chunks:
-            raise ConfigError(f"chunks={self.wanted.chunks}: a divisor of the dimension {dimension}, at least 2.")
+        if dimension % chunks:
+            raise ConfigError(f"chunks={chunks}: a divisor of the dimension {dimension}, at least 2.")
 
     @classmethod
     def expert_kinds(cls, config) -> tuple[str, ...]:
@@ -142,7 +152,7 @@ class DisCo(TowerModel):
             self.score_loss(states, target, user, lambda items=None, side=side: self._side(side, items))
             for side in (tower.table.ids, tower.table.projected)
         ]
-        items = batch_items(interaction, self.ITEM_SEQ, self.ITEM_ID)
+        items = batch_items(interaction, self.ITEM_SEQ, self.ITEM_ID).to(target.device, non_blocking=True)
         sufficiency = self.wanted.sufficiency_weight * sum(one_sided) / 2 * weight
         return recommendation, sufficiency, self.wanted.disentanglement_weight * self.disentanglement(items)
 
@@ -156,5 +166,6 @@ class DisCo(TowerModel):
         both = torch.cat([tower.table.ids(items), tower.table.projected(items)], 1)
         chunks = unit_rows(both.view(len(items), 2 * self.wanted.chunks, -1))
         cosine = chunks @ chunks.transpose(1, 2)
-        different = ~torch.eye(2 * self.wanted.chunks, dtype=torch.bool, device=items.device)
-        return cosine[:, different].square().mean()
+        number = 2 * self.wanted.chunks
+        own = torch.eye(number, dtype=torch.bool, device=items.device)
+        return cosine.masked_fill(own, 0).square().sum() / (len(items) * number * (number - 1))

@@ -27,6 +27,22 @@ class HistoryNegatives(nn.Module):
         pairs = np.unique(owner.astype(np.int64) * n_items + np.concatenate(histories))
         self.register_buffer("competing", competing, persistent=False)
         self.register_buffer("pairs", torch.from_numpy(pairs), persistent=False)
+        for name, values in self._gaps(pairs).items():
+            self.register_buffer(name, torch.from_numpy(values), persistent=False)
+
+    def _gaps(self, pairs: np.ndarray) -> dict[str, np.ndarray]:
+        """What :meth:`_drawn_outside` looks up: by user, where its part of the gaps begins and how long that is; and
+        for each competing item of its history how many competing items before it the user has not had."""
+        place = np.full(self.n_items, -1)
+        place[self.competing.numpy()] = np.arange(len(self.competing))
+        user, place = pairs // self.n_items, place[pairs % self.n_items]
+        user, place = user[place >= 0], place[place >= 0]
+        order = np.lexsort((place, user))
+        user, place = user[order], place[order]
+        count = np.bincount(user, minlength=int(pairs.max(initial=0)) // self.n_items + 2)
+        begin = np.cumsum(count) - count
+        before = place - (np.arange(len(user)) - begin[user])
+        return {"gaps": user * (len(self.competing) + 1) + before, "gap_begin": begin, "gap_count": count}
 
     def had(self, user: Tensor, items: Tensor) -> Tensor:
         """Whether each user [P] had the items [P, k] of its row: bool [P, k]."""
@@ -36,6 +52,8 @@ class HistoryNegatives(nn.Module):
 
     def forward(self, user: Tensor, count: int) -> Tensor:
         """[P] users -> [P, count] items. A user who had nearly everything may get an item of the history."""
+        if user.is_cuda:
+            return self._drawn_outside(user, count)
         items = self._draw((len(user), count))
         for _ in range(_TRIES):
             bad = self.had(user, items)
@@ -43,6 +61,16 @@ class HistoryNegatives(nn.Module):
                 break
             items[bad] = self._draw((int(bad.sum()),))
         return items
+
+    def _drawn_outside(self, user: Tensor, count: int) -> Tensor:
+        """The same by the numbers of what is left to each user, without the question whether all draws were good."""
+        known = user.clamp(max=len(self.gap_count) - 1)  # the last one stands for all who have no history
+        had, begin, size = self.gap_count[known], self.gap_begin[known], len(self.competing)
+        left = torch.where(had < size, size - had, size)[:, None]  # nothing is left: anything
+        number = (torch.rand(len(user), count, dtype=torch.float64, device=user.device) * left).long()
+        before = torch.searchsorted(self.gaps, known[:, None] * (size + 1) + number, right=True) - begin[:, None]
+        place = number + torch.where(had[:, None] < size, before, 0)
+        return self.competing[place]
 
     def _draw(self, shape: tuple[int, ...]) -> Tensor:
         return self.competing[torch.randint(len(self.competing), shape, device=self.competing.device)]

@@ -11,18 +11,25 @@ from torch import Tensor
 
 from recbole_eimf.model.layer import unit_rows
 from recbole_eimf.model.losses.partition import mean_hard_partition, mean_log_partition
+from recbole_eimf.model.selection import mean_of
 
 
 def full_softmax_loss(
-    states: Tensor, vectors: Tensor, labelled: Tensor, bias: Tensor | None = None, dtype: torch.dtype = torch.float32
+    states: Tensor,
+    vectors: Tensor,
+    labelled: Tensor,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy over the catalogue (EIMF eq. 13-14), averaged over rows.
 
     Args:
         states: [P, d]; vectors: [N, d]; bias: [N] or None; dtype: of the products of the partition sum.
         labelled: [P], the target's score from :func:`target_score`, or the mean score under a soft label.
+        counts: bool [P], the rows averaged over; None is all.
     """
-    return mean_log_partition(states, vectors, bias, dtype, skip=1) - labelled.mean()
+    return mean_log_partition(states, vectors, bias, dtype, skip=1, counts=counts) - mean_of(labelled, counts)
 
 
 def full_interest_aware_loss(
@@ -51,7 +58,9 @@ def target_score(states: Tensor, vectors: Tensor, target: Tensor, bias: Tensor |
     return score if bias is None else score + bias[target]
 
 
-def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float, labelled: Tensor | None = None) -> Tensor:
+def interest_aware_loss(
+    positive: Tensor, negative: Tensor, beta: float, labelled: Tensor | None = None, counts: Tensor | None = None
+) -> Tensor:
     """REMI's loss with interest-aware hard negatives (Xie et al. 2023, section 3.2), averaged over rows.
 
     ``-log(e^p / (e^p + sum_j w_j e^(n_j)))`` with ``w_j`` proportional to ``e^(beta n_j)`` and of mean one over the
@@ -60,14 +69,15 @@ def interest_aware_loss(positive: Tensor, negative: Tensor, beta: float, labelle
 
     Args:
         positive: [P]; negative: [P, M], ``-inf`` where a negative is absent; labelled: [P], the mean score under a
-            soft label, which takes the place of ``p`` outside the partition sum; None is the target's score itself.
+            soft label, which takes the place of ``p`` outside the partition sum; None is the target's score itself;
+            counts: bool [P], the rows averaged over; None is all.
     """
     if not beta:  # beta * -inf would be nan
         mass = torch.logsumexp(negative, -1)
     else:
         count = (negative > -torch.inf).sum(-1).clamp(min=1).to(positive.dtype)
         mass = torch.logsumexp((1 + beta) * negative, -1) - torch.logsumexp(beta * negative, -1) + count.log()
-    return (torch.logaddexp(positive, mass) - (positive if labelled is None else labelled)).mean()
+    return mean_of(torch.logaddexp(positive, mass) - (positive if labelled is None else labelled), counts)
 
 
 def info_nce(
@@ -76,6 +86,7 @@ def info_nce(
     temperature: float,
     same: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss between paired rows (EIMF eq. 10).
 
@@ -83,18 +94,26 @@ def info_nce(
         first, second: [R, d], row k of one is the positive of row k of the other.
         same: [R, R] bool, True where rows k and j hold the same thing; such rows are not negatives of each other.
             The diagonal is ignored. dtype: of the products where ``same`` is None.
+        counts: bool [R], the rows there are, as rows and as negatives; None is all.
     """
     first, second = unit_rows(first) / temperature, unit_rows(second)
     if same is None:
-        return mean_log_partition(first, second, dtype=dtype) - (first * second).sum(-1).mean()
+        bias = None
+        if counts is not None:  # a sum over nothing has no logarithm, and counts for nothing
+            bias = torch.zeros_like(first[:, 0]).masked_fill(~counts & counts.any(), -torch.inf)
+        mass = mean_log_partition(first, second, bias, dtype, counts=counts)
+        return mass - mean_of((first * second).sum(-1), counts)
+    if counts is not None:
+        same = same | ~counts
     off_diagonal = ~torch.eye(len(first), dtype=torch.bool, device=first.device)
     logits = (first @ second.T).masked_fill(same & off_diagonal, -torch.inf)
-    return F.cross_entropy(logits, torch.arange(len(first), device=first.device))
+    own = torch.arange(len(first), device=first.device)
+    return mean_of(F.cross_entropy(logits, own, reduction="none"), counts)
 
 
-def cosine_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Mean of ``1 - cos`` over paired rows [R, d] (EIMF eq. 11)."""
-    return (1 - F.cosine_similarity(first, second, dim=-1)).mean()
+def cosine_distance(first: Tensor, second: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Mean of ``1 - cos`` over paired rows [R, d] (EIMF eq. 11); over those that ``counts`` [R], None is all."""
+    return mean_of(1 - F.cosine_similarity(first, second, dim=-1), counts)
 
 
 def routing_penalty(attention: Tensor, mask: Tensor) -> Tensor:

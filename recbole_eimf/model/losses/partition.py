@@ -25,6 +25,7 @@ def mean_log_partition(
     bias: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     skip: int = 0,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Mean over rows of ``log sum_c exp(state · v_c + bias_c)``.
 
@@ -32,11 +33,12 @@ def mean_log_partition(
         states: [P, d], P at least 1; candidates: [C, d], the v; bias: [C] or None, ``-inf`` leaves a candidate out.
         dtype: what products and exponentials are taken in; sums over items are float32 or better.
         skip: so many first rows are no candidates (a slice would copy the gradient of a whole catalogue).
+        counts: bool [P], the rows that the mean is over (zero where there are none); None is all.
 
     Returns:
         A scalar of the states' type, float32 at least.
     """
-    return _applied(states, candidates, bias, None, None, 0.0, dtype, skip)
+    return _applied(states, candidates, bias, None, None, 0.0, dtype, skip, counts)
 
 
 def mean_hard_partition(
@@ -58,7 +60,7 @@ def mean_hard_partition(
         positive: [P], the targets' scores p; target: [P], its row of ``candidates``; beta: hardness, above 0; the
             others as in :func:`mean_log_partition`.
     """
-    return _applied(states, candidates, bias, positive, target, beta, dtype, skip)
+    return _applied(states, candidates, bias, positive, target, beta, dtype, skip, None)
 
 
 def _applied(states: Tensor, *arguments) -> Tensor:
@@ -68,7 +70,7 @@ def _applied(states: Tensor, *arguments) -> Tensor:
 
 class _MeanLogPartition(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, states, vectors, bias, positive, target, beta, dtype, skip):
+    def forward(ctx, states, vectors, bias, positive, target, beta, dtype, skip, counts):
         rows = max(_FEWEST_ROWS, _BLOCK.get(states.device.type, 1 << 24) // (len(vectors) - skip))
         narrow_states, narrow_vectors = states.to(dtype), vectors[skip:].to(dtype)
         narrow_bias = None if bias is None else bias[skip:].to(dtype)
@@ -92,6 +94,8 @@ class _MeanLogPartition(torch.autograd.Function):
                 scores.scatter_(1, target[block, None] - skip, -torch.inf)
                 value, scale = _hard_softmax_(scores, positive[block].to(exact), beta)
                 of_positive[block] = 1 - scale[:, 0]
+            if counts is not None:
+                value, scale = value.masked_fill(~counts[block], 0), scale.masked_fill(~counts[block, None], 0)
             total += value.sum()
             # now the gradient of row k is scale_k * scores_k
             of_states[block] = scale * (scores @ narrow_vectors)
@@ -99,9 +103,9 @@ class _MeanLogPartition(torch.autograd.Function):
             if of_bias is not None:
                 of_bias[skip:] += (scale.to(dtype).T @ scores)[0]
         ctx.types = [None if x is None else x.dtype for x in (states, vectors, bias, positive)]
-        ctx.count = len(states)
+        ctx.count = len(states) if counts is None else counts.sum().clamp(min=1)
         ctx.save_for_backward(of_states, of_vectors, of_bias, of_positive)
-        return total / len(states)
+        return total / ctx.count
 
     @staticmethod
     @once_differentiable
@@ -111,7 +115,7 @@ class _MeanLogPartition(torch.autograd.Function):
             None if saved is None else (saved * weight).to(kind)
             for saved, kind in zip(ctx.saved_tensors, ctx.types, strict=True)
         )
-        return *found, None, None, None, None
+        return *found, None, None, None, None, None
 
 
 def _softmax_(scores: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:

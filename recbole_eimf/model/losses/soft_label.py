@@ -6,7 +6,7 @@ The recommendation loss stays a softmax over the catalogue; its label is no long
 
 with t the items' text vectors, cos(z_u, .) the largest cosine to one of the interests of the user's exemplar, and
 a = ``interest_labels``, b = ``text_labels``: label smoothing that knows what the user likes. Nothing of it is needed
-to score. Not in the paper: **Decision**, chosen on validation (benchmarks/README.md); ``esim=paper`` switches it off.
+to score. Not in the paper: **Decision**, chosen on validation (benchmarks/README.md); ``recipe=paper`` switches it off.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_eimf.config.keys import EIMFSettings
+from recbole_eimf.model.selection import shared_rows
 
 _ROWS_AT_ONCE = 1024  # rows of the [rows, N] similarities that are alive at a time
 
@@ -93,7 +94,7 @@ class SoftLabels(nn.Module):
     @staticmethod
     def _mean_score(readout: Tensor, table: Tensor, items: Tensor, weight: Tensor, row: Tensor) -> Tensor:
         # a mean of scores is the score of the mean vector, and few rows are distinct: nothing of size [P, N] is made
-        distinct, inverse = row.unique(return_inverse=True)
+        distinct, inverse = shared_rows(row, len(items))
         weights = weight[distinct].to(table.dtype)  # which autocast may have made narrow
         mean = F.embedding_bag(items[distinct], table, per_sample_weights=weights, mode="sum")
         return (readout * mean[inverse]).sum(-1)

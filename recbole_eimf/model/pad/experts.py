@@ -19,15 +19,15 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_eimf.config.keys import ItemSettings, PADSettings
+from recbole_eimf.config.models import TOWER_BACKBONES
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.model.backbones.backbone import TrainingStates, backbone_class
 from recbole_eimf.model.item_table import ItemTable
 from recbole_eimf.model.layer import first_rows, unit_rows
+from recbole_eimf.model.selection import shared_rows
 
 #: what a tower is made of: ids; projected text; both, trained together; both, the ids pre-trained and aligned to text
 KINDS = ("id", "text", "hybrid", "aligned")
-#: backbones with one state per target that every tower takes at the same places
-PAD_BACKBONES = ("SASRec", "GRU4Rec", "Caser")
 
 
 def parse_experts(text: str) -> tuple[str, ...]:
@@ -50,12 +50,12 @@ def parse_experts(text: str) -> tuple[str, ...]:
 
 def check_backbone(name: str, model: str) -> str:
     """Return ``name`` if experts can be built over it. Raises ConfigError."""
-    if name not in PAD_BACKBONES:
-        raise ConfigError(
-            f"backbone={name!r}:{suggestion(str(name), PAD_BACKBONES)} {model} sums towers with one state per target: "
-            f"allowed are {', '.join(PAD_BACKBONES)}."
-        )
-    return name
+    if name in TOWER_BACKBONES or (":" in str(name) and backbone_class(name).fits_towers):
+        return name
+    raise ConfigError(
+        f"backbone={name!r}:{suggestion(str(name), TOWER_BACKBONES)} {model} sums towers with one state per target: "
+        f"allowed are {', '.join(TOWER_BACKBONES)}, or your own (package.module:Class) that says fits_towers = True."
+    )
 
 
 class ExpertTable(ItemTable):
@@ -92,6 +92,7 @@ class ExpertTable(ItemTable):
         self.looked_up = looked_up
         self.frozen_ids = False
         self.dropout = wanted.fusion_dropout
+        self.rows = n_items + extra_rows
         self.kind = "none" if inference_only else form
         if self.kind == "none":
             return
@@ -140,7 +141,7 @@ class ExpertTable(ItemTable):
     def forward(self, ids: Tensor) -> Tensor:
         if not (self.looked_up and self.training):
             return super().forward(ids)
-        distinct, place = ids.unique(return_inverse=True)
+        distinct, place = shared_rows(ids, self.rows)
         return F.embedding(place, self._fold(distinct))
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:

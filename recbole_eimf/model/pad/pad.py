@@ -20,7 +20,7 @@ from torch import Tensor
 
 from recbole_eimf.config.keys import PADSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.data.dataset import TARGET_LIST
+from recbole_eimf.data.views import TARGET_LIST, host_side
 from recbole_eimf.model.losses.loss import info_nce
 from recbole_eimf.model.losses.mmd import mmd
 from recbole_eimf.model.pad.experts import Tower, parse_experts
@@ -46,13 +46,15 @@ class Alignment(TowerModel):
         The text itself is a constant (SG in eq. 5); its projection learns.
         """
         (tower,) = self.towers
-        return text_alignment(tower, items[self.has_text[items]], self.wanted)
+        items = items[self.has_text.to(items.device)[items]]
+        return text_alignment(tower, items, self.wanted)
 
 
 def text_alignment(tower: Tower, items: Tensor, wanted: PADSettings) -> Tensor:
     """The alignment loss of a tower with ids and text for distinct items [n] that have text: a scalar."""
     if wanted.mmd_items and len(items) > wanted.mmd_items:
         items = items[torch.randperm(len(items), device=items.device)[: wanted.mmd_items]]
+    items = items.to(tower.table.projection[0].weight.device, non_blocking=True)
     text, ids = tower.table.projected(items), tower.table.ids(items)
     if not len(items):
         return text.sum()
@@ -62,7 +64,8 @@ def text_alignment(tower: Tower, items: Tensor, wanted: PADSettings) -> Tensor:
 
 
 def batch_items(interaction: Interaction, sequence_field: str, item_field: str) -> Tensor:
-    """The distinct items of a batch, targets included, without padding: [n]."""
+    """The distinct items of a batch, targets included, without padding: [n], where the batch was made."""
+    interaction = host_side(interaction)
     parts = [interaction[sequence_field], interaction[item_field]]
     parts += [interaction[TARGET_LIST]] if TARGET_LIST in interaction else []
     items = torch.cat([part.flatten() for part in parts]).unique()
@@ -124,7 +127,7 @@ class PAD(TowerModel):
     def _align(self, tower: Tower, dataset) -> Iterator[Phase]:
         wanted = self.wanted
         part = Alignment(self.config, dataset, [tower])
-        part.has_text = self.has_text.to(self.device)
+        part.has_text = self.has_text
         keys = {"learning_rate": wanted.align_learning_rate, "epochs": wanted.align_epochs}
         tower.table.frozen_ids = wanted.alignment == "anchored_frozen"
         yield Phase(f"align-{tower.name}", part.to(self.device), keys, select=wanted.alignment != "non_anchored")

@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
 from torch import Tensor, nn
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import ItemSettings, PADSettings
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class
+from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
@@ -25,7 +24,7 @@ from recbole_eimf.model.phase import Phase
 from recbole_eimf.model.products import scored_by_products
 
 
-class TowerModel(WeighsTargets, SequentialRecommender):
+class TowerModel(WeighsTargets, SequenceModel):
     """Towers whose scores are added, trained by one recommendation loss.
 
     A subclass names its experts (:meth:`expert_kinds`) and, where it is trained in several phases, the ones before the
@@ -40,9 +39,9 @@ class TowerModel(WeighsTargets, SequentialRecommender):
         ConfigError: experts, backbone or keys that do not fit each other, or text that is not there.
     """
 
-    recbole_eimf_model = True
-    trims_batches = True
-    input_type = InputType.POINTWISE
+    takes_backbone = True
+    in_phases = True
+    scores_are_products = True
     last_phase = "train"
 
     def __init__(self, config, dataset, towers: Sequence[Tower] | None = None) -> None:
@@ -107,6 +106,19 @@ class TowerModel(WeighsTargets, SequentialRecommender):
         text = any(kind != "id" for kind in cls.expert_kinds(config)) or items.item_init == "pca_text"
         return "text" if text else None
 
+    @classmethod
+    def check_configuration(cls, config) -> None:
+        """Refuse experts, a backbone or a gate that do not fit. Raises ConfigError."""
+        cls.backbone_name(config)
+        cls.needs_side_information(config)
+        start = cls.read_settings(config).gate_start
+        if start and len(start) != 3:
+            raise ConfigError(f"gate_start={list(start)}: three logits, of id, text, and aligned or hybrid experts.")
+
+    @property
+    def unit_vectors(self) -> bool:
+        return self.item_settings.score == "cosine"
+
     # ------------------------------------------------------------------ parts
     def _take_text(self, side) -> None:
         if side is None or self.inference_only:
@@ -156,12 +168,8 @@ class TowerModel(WeighsTargets, SequentialRecommender):
 
     def _new_gate(self, dataset) -> FrequencyGate:
         start = self.wanted.gate_start or (0.0, 0.0, 0.0)
-        if len(start) != 3:
-            raise ConfigError(f"gate_start={list(start)}: three logits, of id, text, and aligned or hybrid experts.")
         logits = [float(start[{"id": 0, "text": 1}.get(tower.kind, 2)]) for tower in self.towers]
         buckets = self.wanted.gate_buckets if self.wanted.gate == "frequency" else 1
-        if buckets < 1:
-            raise ConfigError(f"gate_buckets={buckets}: at least 1.")
         bucket = torch.from_numpy(frequency_buckets(dataset.item_counts(), buckets))
         return FrequencyGate(bucket, buckets, logits, self.wanted.gate_total)
 

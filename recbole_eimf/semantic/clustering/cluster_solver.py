@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import faiss
 import numpy as np
 
+from recbole_eimf.config.parts import check_part, of_key
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 from recbole_eimf.semantic.clustering.neighbours import Graph, neighbour_graph
 from recbole_eimf.semantic.clustering.sparse_affinity import propagate
@@ -48,39 +49,33 @@ class ClusterSettings:
     Raises ConfigError for a value that is not allowed.
     """
 
-    method: str = "auto"
-    preference: float | None = None
-    exemplar_ratio: float | None = 0.03
-    damping: float = 0.9
+    method: str = of_key("clustering")
+    preference: float | None = of_key("preference")
+    exemplar_ratio: float | None = of_key("exemplar_ratio")
+    damping: float = of_key("damping")
     max_iter: int = 600
     convergence_iter: int = 30
-    neighbours: int = 64
+    neighbours: int = of_key("cluster_neighbours")
     on_nonconvergence: str = "widen"
     memory_limit_mb: int = 4096
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key, allowed in (("method", METHODS), ("on_nonconvergence", REMEDIES)):
-            value = getattr(self, key)
+        for name, value, allowed in (("clustering", self.method, METHODS),
+                                     ("on_nonconvergence", self.on_nonconvergence, REMEDIES)):  # fmt: skip
             if value not in allowed:
-                hint = suggestion(str(value), allowed)
-                name = "clustering" if key == "method" else key
-                raise ConfigError(f"{name}: {value!r} is not one of {', '.join(allowed)}.{hint}")
+                raise ConfigError(
+                    f"{name}: {value!r} is not one of {', '.join(allowed)}.{suggestion(str(value), allowed)}"
+                )
+        check_part(self)
         if self.preference is not None and self.exemplar_ratio is not None:
             raise ConfigError(
                 f"preference={self.preference!r} and exemplar_ratio={self.exemplar_ratio!r} both say how "
                 "many exemplars there are. Set one of them to None."
             )
-        if self.preference is not None and not (math.isfinite(self.preference) and self.preference < 0):
-            raise ConfigError(f"preference={self.preference!r}: must be a negative number, such as -1.0.")
-        if self.exemplar_ratio is not None and not 0 < self.exemplar_ratio <= 1:
-            raise ConfigError(f"exemplar_ratio={self.exemplar_ratio!r}: must be above 0 and at most 1.")
-        if not 0.5 <= self.damping < 1:
-            raise ConfigError(f"damping={self.damping!r}: must be at least 0.5 and below 1.")
-        for key in ("max_iter", "convergence_iter", "neighbours", "memory_limit_mb"):
+        for key in ("max_iter", "convergence_iter", "memory_limit_mb"):
             if getattr(self, key) < 1:
-                name = "cluster_neighbours" if key == "neighbours" else key
-                raise ConfigError(f"{name}={getattr(self, key)!r}: must be at least 1.")
+                raise ConfigError(f"{key}={getattr(self, key)!r}: must be at least 1.")
         if self.max_iter <= self.convergence_iter:
             raise ConfigError(
                 f"max_iter: {self.max_iter} leaves no room for {self.convergence_iter} rounds without a change "

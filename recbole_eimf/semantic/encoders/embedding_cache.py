@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from recbole_eimf.core.disk import check_writable, writing
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.semantic.encoders.text_encoder import TextEncoder
 
@@ -54,6 +55,8 @@ class EmbeddingCache:
             missing = sorted((i for i, row in enumerate(rows) if row is None), key=lambda i: -len(distinct[i]))
             step = _BATCHES_PER_COMMIT * encoder.settings.batch_size if hasattr(encoder, "settings") else 256
             step *= getattr(encoder, "processes", 1)
+            if missing:
+                check_writable(self.path.parent, "semantic_cache")
             with tqdm(
                 total=len(missing), desc="encoding texts", unit="text", disable=not (progress and missing)
             ) as bar:
@@ -78,7 +81,8 @@ class EmbeddingCache:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """Open the file for one call (a connection must not cross a fork), checking that it is ours."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = None
         try:
             connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +12,7 @@ import numpy as np
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
+from recbole_eimf.semantic.llm.endpoint import read_key
 
 _REQUEST_RETRIES = 5
 _REQUEST_TIMEOUT = 60.0
@@ -49,29 +49,11 @@ class OpenAIEncoder(TextEncoder):
         require("openai")
         import openai
 
-        key = self._read_key()
+        key = read_key(self.settings, f"text_encoder={self.settings.name}").reveal()
         client = openai.OpenAI(
             api_key=key, base_url=self._base_url, max_retries=_REQUEST_RETRIES, timeout=_REQUEST_TIMEOUT
         )
         return client, key
-
-    def _read_key(self) -> str:
-        file, variable = self.settings.api_key_file, self.settings.api_key_env
-        if file is not None:
-            try:
-                key = Path(file).expanduser().read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise UserError(f"llm_api_key_file={file}: cannot be read ({error.strerror}).") from None
-            if not key:
-                raise UserError(f"llm_api_key_file={file}: empty. Write the key into it.")
-            return key
-        key = os.environ.get(variable, "").strip()
-        if not key:
-            raise UserError(
-                f"text encoder {self.settings.name}: no API key. Set the environment variable {variable}, or name a "
-                "file with llm_api_key_file (a local server that wants no key takes any word)."
-            )
-        return key
 
     def _vectors(self, texts: list[str], progress: bool) -> np.ndarray:
         import openai

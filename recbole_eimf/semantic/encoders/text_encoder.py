@@ -24,14 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from recbole_eimf.config.parts import check_part, of_key
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 
 logger = logging.getLogger(__name__)
 
-POOLINGS = ("mean", "cls", "last")
 DTYPES = ("float32", "bfloat16", "float16")
-# fields of EncoderSettings that users set, as they type them
-_KEYS = {"pooling": "text_pooling", "batch_size": "text_batch_size", "max_length": "text_max_length"}
 
 
 @dataclass(frozen=True)
@@ -47,36 +45,29 @@ class EncoderSettings:
     Raises ConfigError for a value that is not allowed.
     """
 
-    name: str = "minilm"
-    batch_size: int = 64
-    max_length: int = 128
+    name: str = of_key("text_encoder")
+    batch_size: int = of_key("text_batch_size")
+    max_length: int = of_key("text_max_length")
     device: str = "cpu"
     normalize: bool = True
-    pooling: str = "mean"
+    pooling: str = of_key("text_pooling")
     dtype: str = "float32"
     dimension: int | None = None
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    api_key_file: str | None = None
+    base_url: str | None = of_key("llm_base_url")
+    api_key_env: str = of_key("llm_api_key_env")
+    api_key_file: str | None = of_key("llm_api_key_file")
     revision: str | None = None
-    processes: int = 1
+    processes: int = of_key("encoder_processes")
 
     def __post_init__(self) -> None:
-        if not self.name.strip() or self.name in ("openai:", "llm2vec:"):
+        check_part(self)
+        if self.name in ("openai:", "llm2vec:"):
             raise ConfigError(f"text_encoder={self.name!r} names no model, for example 'minilm'.")
-        for key, allowed in (("pooling", POOLINGS), ("dtype", DTYPES)):
-            value = getattr(self, key)
-            if value not in allowed:
-                hint = suggestion(str(value), allowed)
-                raise ConfigError(f"{_KEYS.get(key, key)}={value!r}: not one of {', '.join(allowed)}.{hint}")
-        for key in ("batch_size", "max_length", "dimension"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"{_KEYS.get(key, key)}={value!r}: must be at least 1.")
-        if self.processes < 0:
-            raise ConfigError(
-                f"encoder_processes={self.processes!r}: must be 1 or more, or 0 for one process on each GPU."
-            )
+        if self.dtype not in DTYPES:
+            near = suggestion(str(self.dtype), DTYPES)
+            raise ConfigError(f"dtype={self.dtype!r}: not one of {', '.join(DTYPES)}.{near}")
+        if self.dimension is not None and self.dimension < 1:
+            raise ConfigError(f"dimension={self.dimension!r}: must be at least 1.")
 
 
 class TextEncoder(ABC):

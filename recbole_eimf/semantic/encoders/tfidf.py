@@ -26,13 +26,15 @@ class TfidfSvdEncoder(TextEncoder):
 
     @cached_property
     def identity(self) -> str:
+        import scipy
         import sklearn
 
         digest = hashlib.sha256("\0".join(self._corpus).encode()).hexdigest()[:16]
-        # another release may turn the axes: vectors of two releases do not belong in one space
+        # another release may turn the axes, of SciPy and NumPy too where singular values are equal: vectors of two
+        # releases do not belong in one space
         return (
             f"tfidf-svd:corpus={digest}:dimension={self.settings.dimension}:unit={self.settings.normalize}"
-            f":scikit-learn={sklearn.__version__}"
+            f":scikit-learn={sklearn.__version__}:scipy={scipy.__version__}:numpy={np.__version__}"
         )
 
     @property

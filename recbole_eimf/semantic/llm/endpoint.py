@@ -18,10 +18,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.config.parts import check_part, of_key
+from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.parts import require
 
 logger = logging.getLogger(__name__)
@@ -55,40 +56,23 @@ class OpenAISettings:
     Raises ConfigError for a value that cannot work, under the name of the configuration key.
     """
 
-    model: str
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    api_key_file: str | None = None
-    concurrency: int = 8
-    max_retries: int = 6
-    timeout: float = 60.0
-    temperature: float | None = 0.0
-    max_tokens: int = 1024
-    structured: Literal["auto", "on", "off"] = "auto"
-    price_in: float | None = None
-    price_out: float | None = None
-    max_interests: int = 20
-    check_first: int = 20
+    model: str = of_key("llm_model")
+    base_url: str | None = of_key("llm_base_url")
+    api_key_env: str = of_key("llm_api_key_env")
+    api_key_file: str | None = of_key("llm_api_key_file")
+    concurrency: int = of_key("llm_concurrency")
+    max_retries: int = of_key("llm_max_retries")
+    timeout: float = of_key("llm_timeout")
+    temperature: float | None = of_key("llm_temperature")
+    max_tokens: int = of_key("llm_max_tokens")
+    structured: Literal["auto", "on", "off"] = of_key("llm_structured")
+    price_in: float | None = of_key("llm_price_in")
+    price_out: float | None = of_key("llm_price_out")
+    max_interests: int = of_key("max_interests")
+    check_first: int = of_key("llm_check_first")
 
     def __post_init__(self) -> None:
-        if isinstance(self.structured, bool):  # YAML reads a bare on and off as booleans
-            object.__setattr__(self, "structured", "on" if self.structured else "off")
-        if self.structured not in ("auto", "on", "off"):
-            raise ConfigError(f"llm_structured = {self.structured!r}: allowed are auto, on, off.")
-        if not self.model:
-            raise ConfigError("llm_model is empty: name the model that the endpoint is to run.")
-        # the value is not repeated: it is probably the key itself
-        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
-            raise ConfigError(
-                "llm_api_key_env: give the NAME (capital letters) of the variable holding the key, not the key."
-            )
-        least = {"concurrency": 1, "max_retries": 0, "max_tokens": 1, "max_interests": 1, "check_first": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                key = name if name == "max_interests" else f"llm_{name}"
-                raise ConfigError(f"{key} = {getattr(self, name)!r}: must be at least {bound}.")
-        if not self.timeout > 0:
-            raise ConfigError(f"llm_timeout = {self.timeout!r}: must be a positive number of seconds.")
+        check_part(self)
 
 
 class Secret:
@@ -107,8 +91,22 @@ class Secret:
         return text.replace(value, "***") if len(value) >= 8 else text
 
 
-def read_key(settings: OpenAISettings) -> Secret:
-    """Read the key. Raises InterestSourceError naming the variable or file if there is none or it is malformed."""
+class NamesKey(Protocol):
+    """Settings that say where an API key is: of an LLM, or of an embeddings endpoint."""
+
+    api_key_env: str
+    api_key_file: str | None
+
+
+def read_key(settings: NamesKey, asker: str = "the LLM (or take interest_source=file or keywords)") -> Secret:
+    """Read the key of whatever asks an endpoint.
+
+    Args:
+        settings: say where it is; asker: what needs it, for the message.
+
+    Raises:
+        InterestSourceError: naming the variable or file, if there is none or it is malformed.
+    """
     place = _key_place(settings)
     if settings.api_key_file:
         try:
@@ -120,17 +118,16 @@ def read_key(settings: OpenAISettings) -> Secret:
     value = value.strip()
     if not value:
         raise InterestSourceError(
-            f"{place}: no API key there for model {settings.model}. Set it (to anything, for an endpoint that asks for "
-            "none), or take interest_source=file or keywords."
+            f"{place}: no API key there for {asker}. Set it (to anything, for an endpoint that asks for none)."
         )
     if not re.fullmatch(r"[!-~]+", value):  # an HTTP header could not carry it, and the error would print it
         raise InterestSourceError(f"{place}: the key there holds spaces, line breaks or letters that no key has.")
     return Secret(value)
 
 
-def _key_place(settings: OpenAISettings) -> str:
+def _key_place(settings: NamesKey) -> str:
     if settings.api_key_file:
-        return f"key file {settings.api_key_file}"
+        return f"llm_api_key_file={settings.api_key_file}"
     return f"environment variable {settings.api_key_env}"
 
 

@@ -152,6 +152,8 @@ def parse_interests(response: str, max_interests: int = 20, *, truncated: bool =
 def _without_interests(text: str, others: list[str], truncated: bool) -> ReplyError:
     start = " ".join(text.split())[:80]
     began = f"The reply began with {start!r}."
+    if not others and any(map(is_error_object, _json_values(text))):
+        others = ["error object"]
     alone = refused(text) if not others and any(map(str.isalpha, text[:1000])) else None
     others = [alone] if alone else others
     if "refusal" in others:
@@ -160,9 +162,8 @@ def _without_interests(text: str, others: list[str], truncated: bool) -> ReplyEr
         )
         return ReplyError(f"{complaint} {began}", truncated, "refusal")
     if others:
-        return ReplyError(f"No interests found, only words that stand for none. {_FORM} {began}", truncated, others[0])
-    if any(map(is_error_object, _json_values(text))):
-        return ReplyError(f"No interests found, but an error. {_FORM} {began}", truncated, "error object")
+        what = "an error" if others == ["error object"] else "words that stand for none"
+        return ReplyError(f"No interests found, only {what}. {_FORM} {began}", truncated, others[0])
     return ReplyError(f"No interests found. {_FORM} {began}", final=truncated)
 
 

@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from recbole_eimf.config.config import check_keys, parse_value, read_yaml
+from recbole_eimf.config.config import check_keys
 from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.config.models import backbone_lineage
+from recbole_eimf.config.yaml_file import parse_value, read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 
 KINDS = ("log", "uniform", "int", "choice")
@@ -76,7 +78,8 @@ def shipped_space(model: str, backbone: str | None) -> Space:
         ConfigError: there is no file for either.
     """
     folder = properties_folder() / "tune"
-    files = [folder / f"{name}.yaml" for name in dict.fromkeys((backbone, model)) if name]
+    names = dict.fromkeys((*(backbone_lineage(backbone) if backbone else ()), model))
+    files = [folder / f"{name}.yaml" for name in names]
     space = {key: value for path in files if path.is_file() for key, value in read_space(path).items()}
     if not space:
         raise ConfigError(
@@ -160,6 +163,8 @@ def _read_hyper(path: Path) -> Space:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
     space = {}
     for number, line in enumerate(lines, start=1):
         words = line.split(maxsplit=2)

@@ -7,6 +7,7 @@ its training.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import traceback
@@ -20,7 +21,7 @@ from recbole_eimf.core.files import write_json
 
 SEARCH_FILE = "search.json"
 _ERROR_FILE = "error.txt"
-_STATE_FILES = ("last.safetensors", "model.pth", "best.safetensors")
+_STATE_FILES = ("last.safetensors", "model.safetensors", "config.json", "model.pth", "best.safetensors")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
     try:
         quick_start.run(job.model, job.dataset, None, report, **keys)
     except Exception:
-        (folder / _ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk: Ray is told all the same
+            (folder / _ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
         raise
 
 

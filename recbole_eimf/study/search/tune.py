@@ -6,7 +6,6 @@ stopped in any way, or asked for more samples, goes on from there: see :mod:`rec
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -19,13 +18,18 @@ from types import SimpleNamespace
 from typing import Any
 
 from recbole_eimf.config import keys
-from recbole_eimf.config.config import EIMFConfig, parse_command_line, read_yaml
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.models import short_name
+from recbole_eimf.config.same_experiment import PATHS, deciding_settings, differing_settings, in_words
+from recbole_eimf.config.yaml_file import parse_command_line, read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
+from recbole_eimf.study.options import OptionsParser
 from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, read_space, shipped_space
@@ -49,7 +53,6 @@ asked for more --samples, the same command goes on: trials that are done are not
 """
 
 _REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes on
-_MACHINE_KEYS = ("data_path", "semantic_cache", "num_threads", "state")  # may change between two starts of a search
 
 
 @dataclass(frozen=True)
@@ -89,23 +92,20 @@ def main(arguments: Sequence[str]) -> int:
     effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
     if not options.dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
-    files = str(values.pop("config_files", None) or "").split()
+    files = (options.config_files or "").split()
     found = search(options.model, options.dataset, options.out, effort, options.space, files, **values)
     print(found.summary())
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m recbole_eimf tune", allow_abbrev=False, add_help=False)
-    for name in ("--dataset", "--out", "--space", "--ray_address"):
-        parser.add_argument(name)
-    parser.add_argument("--model", default="EIMF")
-    parser.add_argument("--samples", type=int, default=Effort.samples)
-    parser.add_argument("--max-epochs", type=int)
-    parser.add_argument("--grace", type=int)
-    parser.add_argument("--cpus", type=int)
-    parser.add_argument("--cpus-per-trial", type=float, default=Effort.cpus_per_trial)
-    parser.add_argument("--gpus-per-trial", type=float)
+def _parser() -> OptionsParser:
+    parser = OptionsParser("tune")
+    for name in ("dataset", "out", "space", "ray_address", "config_files"):
+        parser.add_option(name)
+    parser.add_option("model", default="EIMF")
+    for name, kind in (("samples", int), ("max_epochs", int), ("grace", int), ("cpus", int),
+                       ("cpus_per_trial", float), ("gpus_per_trial", float)):  # fmt: skip
+        parser.add_option(name, type=kind, default=getattr(Effort, name))
     return parser
 
 
@@ -149,7 +149,7 @@ def search(
         job = _job(model, dataset, given, base, drawn, epochs, out)
         grace = min(effort.grace or min(10, max(1, epochs // 4)), epochs)
     with folder_locked(out):
-        _claim(job, space, base["seed"], {"max_epochs": epochs, "grace": grace})
+        _claim(job, space, base, {"max_epochs": epochs, "grace": grace})
         return _made(Found(job, space, given, []), epochs, grace, effort)
 
 
@@ -181,13 +181,12 @@ def _config(model: str, dataset: str, given: Mapping[str, Any]) -> EIMFConfig:
 
 
 def _name(config: EIMFConfig) -> str:
-    backbone = _backbone(config)
+    backbone = short_name(_backbone(config))
     return config["model"] if backbone in (None, config["model"]) else f"{config['model']}-{backbone}"
 
 
 def _backbone(config: EIMFConfig) -> str | None:
-    named = getattr(config.model_class, "backbone_name", None)
-    return named(config) if named else None
+    return contract_of(config.model_class).backbone_name(config)
 
 
 def _space(space_file: str | Path | None, base: EIMFConfig, fixed: Mapping[str, Any]) -> Space:
@@ -223,7 +222,7 @@ def _absolute_paths(base: EIMFConfig) -> dict[str, str]:
     given = base.external_config_dict
     data_path = given.get("data_path", base.internal_config_dict.get("data_path"))
     found = {"data_path": str(Path(data_path).absolute())} if data_path else {}
-    names = [key for key in keys.known_keys() if key.endswith("_file") or key in ("semantic_cache", "text_encoder")]
+    names = [key for key in (*PATHS, "text_encoder") if key != "data_path"]
     for key in names:
         value = base[key]
         # an encoder is a name or a folder; a file that is missing is reported when it is looked for
@@ -232,21 +231,23 @@ def _absolute_paths(base: EIMFConfig) -> dict[str, str]:
     return found
 
 
-def _claim(job: Job, space: Space, seed: int, schedule: Mapping[str, int]) -> None:
+def _claim(job: Job, space: Space, base: EIMFConfig, schedule: Mapping[str, int]) -> None:
     """Write down what this folder searches, or refuse a folder that holds another search."""
-    keys = {key: value for key, value in job.given.items() if key not in _MACHINE_KEYS}
     ranges = {f"space of {key}": {d.kind: list(d.values)} for key, d in space.items()}
-    wanted = {"model": job.model, "dataset": job.dataset, "seed": seed, **schedule, **ranges, **keys}
+    wanted = {**deciding_settings(base), "model": job.model, "dataset": job.dataset, **schedule, **ranges}
+    for key in ("epochs", "skip_test"):  # max_epochs says it; a search never looks at the test part
+        wanted.pop(key, None)
     wanted = json.loads(json.dumps(wanted, default=str))
     path = Path(job.out) / SEARCH_FILE
     if path.is_file():
         held = json.loads(path.read_text(encoding="utf-8"))
-        differs = sorted(key for key in {*held, *wanted} if held.get(key) != wanted.get(key))
+        if "data.inter" not in held:
+            raise ConfigError(f"out={job.out} holds a search of an older version. Give another --out.")
+        differs = differing_settings(held, wanted)
         if differs:
-            key = differs[0]
             raise ConfigError(
-                f"out={job.out} holds a search with other settings ({', '.join(differs)}): {key} was "
-                f"{held.get(key)!r}, now {wanted.get(key)!r}. Give the same command, or another --out."
+                f"out={job.out} holds a search with other settings: {in_words(differs)}. Give the same command, or "
+                f"another --out."
             )
     write_json(path, wanted)
 
@@ -261,8 +262,7 @@ def _off_line(configs: list[EIMFConfig]) -> None:
 
     seen = set()
     for config in configs:
-        needs = getattr(config.model_class, "needs_side_information", None)
-        need = needs(config) if needs else None
+        need = contract_of(config.model_class).needs_side_information(config)
         key = need and (need, keys.read(SemanticSettings, config), config["protocol"], config["split_seed"])
         if key not in seen and (need or not seen):
             quick_start.build(config)

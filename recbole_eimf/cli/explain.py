@@ -1,0 +1,35 @@
+"""``python -m recbole_eimf explain KEY``: its value, what it may be, and which file or word set it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recbole_eimf.config.explain import explained
+from recbole_eimf.config.yaml_file import parse_command_line
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import plugin
+
+USAGE = """usage: python -m recbole_eimf explain KEY [--model=EIMF] [--dataset=NAME] [--config_files=FILE] [--key=value]
+
+The value of a key in the run that these arguments would make, what the key may be, and every file and line that sets
+it, the one that decides first.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        ConfigError: no key is named, or one that nobody knows; bad keys beside it.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    plugin.register_models()  # our files lie over RecBole's
+    names = [word for word in arguments if not word.startswith("--")]
+    if len(names) != 1:
+        raise ConfigError(f"explain: name one key, not {len(names)}, for example: explain gamma --model=PAD.")
+    values = parse_command_line([word for word in arguments if word.startswith("--")])
+    files = str(values.pop("config_files", None) or "").split()
+    print(explained(names[0], str(values.pop("model", "EIMF")), values.pop("dataset", None), files, values))
+    return 0

@@ -1,0 +1,272 @@
+"""What keys must be together: whatever would fail or be ignored later is an error now, under the name a user types.
+
+Single values are held against the catalogue; here stand the rules that take more than one key, or a look at the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import recbole
+
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.keys import our_keys
+from recbole_eimf.config.models import load_backbone_class, load_model_class
+from recbole_eimf.config.recbole_keys import checked_recbole_keys
+from recbole_eimf.core.errors import ConfigError, suggestion
+
+_COLUMNS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "ORDER_FIELD", "TIME_FIELD")
+_MODES = "full, uniN (N drawn uniformly, such as uni100) or popN (by popularity)"
+
+
+def check_values(given: dict[str, Any], final: dict[str, Any]) -> None:
+    """Hold what a user gave, and every key of ours, against the catalogue; RecBole gets lists as lists.
+
+    Raises:
+        ConfigError: naming key, value and what is allowed.
+    """
+    for name, known in checked_recbole_keys().items():
+        if name in given:
+            value = known.check(given[name])
+            if isinstance(value, tuple) and isinstance(given[name], str):  # metrics=Recall: RecBole would take letters
+                given[name] = final[name] = list(value)
+    for name, known in our_keys().items():
+        if name in final:
+            known.check(final[name])
+
+
+def check_backbone(model_class: type, given: Mapping[str, Any]) -> None:
+    """Check that a backbone that is given is one, and that the model takes it.
+
+    Raises:
+        ConfigError: naming the backbone and the remedy.
+    """
+    name, asked = given.get("backbone"), contract_of(model_class)
+    if name is None or name == asked.fixed_backbone:
+        return
+    # floors of a table keep the backbone's length of sequences
+    if not (asked.takes_backbone or asked.counting) or asked.fixed_backbone:
+        what = f"is built over {asked.fixed_backbone}" if asked.fixed_backbone else "takes none"
+        raise ConfigError(
+            f"backbone={name}: model={model_class.__name__} {what}. Leave it out, or train that backbone with "
+            f"--model=IBIM --backbone={name}."
+        )
+    load_backbone_class(name)
+
+
+def check_compared(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    """Check the names of ``compare_with`` before the first of them is trained.
+
+    Raises:
+        ConfigError: a name that is neither ``backbone``, ``placebo`` nor a model.
+    """
+    if "compare_with" not in given:
+        return
+    for name in our_keys()["compare_with"].check(final["compare_with"]):
+        if name in ("backbone", "placebo"):
+            continue
+        try:
+            load_model_class(name)
+        except ConfigError as error:
+            raise ConfigError(f"compare_with={name}: neither backbone nor placebo, and {error}") from error
+
+
+def check_together(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    """Check what several keys must be together.
+
+    Args:
+        given: the user's keys; final: all, before RecBole changes their form.
+
+    Raises:
+        ConfigError: naming key, value and remedy.
+    """
+    if not final["repeatable"]:
+        raise ConfigError("repeatable=False: sequential models rank what comes next, repeats too; leave it True.")
+    _check_metrics(final)
+    _check_eval_args(given, final)
+    _check_negatives(given, final)
+    _check_clipping(given)
+    _check_dimensions(given, final)
+    _check_window(final)
+    _check_split(given, final)
+    _check_bounds(final)
+
+
+# ---------------------------------------------------------------------- evaluation
+def _check_metrics(final: Mapping[str, Any]) -> None:
+    from recbole.evaluator import metric_types
+
+    metrics = _as_list(final["metrics"])
+    if not metrics:
+        raise ConfigError("metrics=[]: name at least one, for example [Recall, NDCG].")
+    for name in metrics:
+        if str(name).lower() not in metric_types:
+            known = sorted(metric_types)
+            raise ConfigError(
+                f"metrics={final['metrics']}: no metric {name!r}.{suggestion(str(name).lower(), known)} "
+                f"There are: {', '.join(known)}."
+            )
+    kinds = {metric_types[str(name).lower()] for name in metrics}
+    if len(kinds) > 1:
+        raise ConfigError(f"metrics={metrics}: metrics of rankings and of values (AUC, ...) need separate runs.")
+    _check_topk_and_valid_metric(final, [str(name).lower() for name in metrics], kinds.pop())
+
+
+def _check_topk_and_valid_metric(final: Mapping[str, Any], metrics: list[str], kind: Any) -> None:
+    from recbole.utils import EvaluatorType
+
+    topk = _as_list(final["topk"])
+    if not topk:
+        raise ConfigError("topk=[]: name at least one k, for example [10, 50].")
+    if final["inference_only"]:  # nothing is validated
+        return
+    text = str(final["valid_metric"])
+    name, sign, k = text.partition("@")
+    if name.lower() not in metrics:
+        raise ConfigError(f"valid_metric={text}: {name} is none of metrics={metrics}. Add it there, or choose one.")
+    if kind == EvaluatorType.VALUE:
+        if sign:
+            raise ConfigError(f"valid_metric={text}: {name} has no k. Write {name}.")
+        if "full" in str(final["eval_args"]):
+            raise ConfigError(
+                f"metrics={metrics}: values (AUC, ...) need eval_args={{mode: uniN}}, not a full ranking."
+            )
+        return
+    if not k.isdecimal() or int(k) not in topk:
+        raise ConfigError(
+            f"valid_metric={text}: its k must be one of topk={list(topk)}. "
+            f"Write {name}@{topk[0]}, or add {k or 'the k'} to topk."
+        )
+
+
+def _check_eval_args(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    if "eval_args" not in given:
+        return
+    args = given["eval_args"]
+    known = ("split", "order", "group_by", "mode")
+    for key in args:
+        if key not in known:
+            raise ConfigError(f"eval_args: no {key!r}.{suggestion(str(key), known)} There are: {', '.join(known)}.")
+    # what follows is decided by protocol and by the order column: another wish would be ignored
+    ways = {"split": [{"LS": "valid_and_test"}], "order": ["TO"], "group_by": ["user"]}
+    remedies = {
+        "split": "protocol=leave_one_out or user_split says what is held out; leave split out",
+        "order": "sequences are in the order of ORDER_FIELD or TIME_FIELD (TO); leave order out",
+        "group_by": "users are what is split and ranked (user); leave group_by out",
+    }
+    for key, allowed in ways.items():
+        if key in args and args[key] not in allowed:
+            raise ConfigError(f"eval_args {key}={args[key]!r}: not honoured: {remedies[key]}.")
+    mode = args.get("mode", "full")
+    for phase, each in mode.items() if isinstance(mode, dict) else [("", mode)]:
+        number = str(each)[3:]
+        sampled = str(each)[:3] in ("uni", "pop") and number.isdecimal() and int(number) > 0
+        if phase not in ("", "valid", "test") or not (each == "full" or sampled):
+            raise ConfigError(f"eval_args mode={mode!r}: allowed is {_MODES}, or one each for valid and test.")
+
+
+# ---------------------------------------------------------------------- training
+def _check_negatives(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    args = given.get("train_neg_sample_args")
+    if args is None or args == "None":
+        return
+    if final["loss_type"] == "CE" and "loss_type" in final:
+        raise ConfigError(f"train_neg_sample_args={args!r}: loss_type=CE has no negatives to draw. Leave it None.")
+    if not isinstance(args, Mapping):
+        raise ConfigError(f"train_neg_sample_args={args!r}: allowed is None or a mapping such as {{sample_num: 1}}.")
+    known = {"distribution": ("uniform", "popularity", "none", None), "sample_num": None, "alpha": None,
+             "dynamic": (True, False), "candidate_num": None}  # fmt: skip
+    for key, value in args.items():
+        if key not in known:
+            raise ConfigError(f"train_neg_sample_args: no {key!r}.{suggestion(str(key), known)}")
+        allowed = known[key]
+        counted = key in ("sample_num", "candidate_num")
+        least = 1 if key == "sample_num" else 0
+        bad = counted and value != "none" and (type(value) is not int or value < least)
+        if bad or (allowed is not None and value not in allowed):
+            what = f"a whole number, at least {least}" if counted else ", ".join(map(str, allowed))
+            raise ConfigError(f"train_neg_sample_args {key}={value!r}: allowed is {what}.")
+
+
+def _check_clipping(given: Mapping[str, Any]) -> None:
+    args = given.get("clip_grad_norm")
+    if args is None:
+        return
+    known = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")
+    for key in args:
+        if key not in known:
+            raise ConfigError(
+                f"clip_grad_norm: no {key!r}.{suggestion(str(key), known)} There are: {', '.join(known)}."
+            )
+    norm = args.get("max_norm")
+    if not isinstance(norm, int | float) or isinstance(norm, bool) or not norm > 0:
+        raise ConfigError(f"clip_grad_norm={args}: max_norm is a number above 0, for example {{max_norm: 5}}.")
+
+
+# ---------------------------------------------------------------------- networks and data
+def _check_dimensions(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    size, heads = final.get("hidden_size"), final.get("n_heads")
+    if type(size) is int and type(heads) is int and size % heads and {"hidden_size", "n_heads"} & {*given}:
+        raise ConfigError(f"n_heads={heads}: must divide hidden_size={size}.")
+
+
+def _check_window(final: Mapping[str, Any]) -> None:
+    stride, length = final.get("window_stride"), final["MAX_ITEM_LIST_LENGTH"]
+    if stride is not None and not 1 <= stride <= length:
+        raise ConfigError(f"window_stride={stride}: 1 to MAX_ITEM_LIST_LENGTH={length}.")
+
+
+def _check_split(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    ratios = _as_list(final["split_ratios"])
+    if len(ratios) != 3 or abs(sum(ratios) - 1) > 1e-6:
+        raise ConfigError(f"split_ratios={ratios}: three shares that sum to 1, for example [0.8,0.1,0.1].")
+    if "preference" in given and given["preference"] is not None and given.get("exemplar_ratio") is not None:
+        raise ConfigError(
+            f"preference={given['preference']}, exemplar_ratio={given['exemplar_ratio']}: both say how many exemplars "
+            f"there are. Give one."
+        )
+
+
+def _check_bounds(final: Mapping[str, Any]) -> None:
+    bounds = _as_list(final["slice_bounds"])
+    if any(b <= a for a, b in zip(bounds, bounds[1:])):
+        raise ConfigError(f"slice_bounds={bounds}: must rise, for example [1,5,20].")
+
+
+def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    """Check that the columns a user names stand in the file of interactions; one that is not there is not looked at.
+
+    Args:
+        given: the user's keys; final: all.
+
+    Raises:
+        ConfigError: naming key, column, file and the columns there are.
+    """
+    example = Path(recbole.__file__).parent / "dataset_example"  # where RecBole has ml-100k
+    folder = example if final["dataset"] == "ml-100k" else Path(str(final["data_path"]))
+    path = folder / final["dataset"] / f"{final['dataset']}.inter"
+    if not path.is_file() or not {"load_col", *_COLUMNS} & {*given}:
+        return
+    with open(path, encoding=final.get("encoding") or "utf-8") as file:
+        header = file.readline().rstrip("\n")
+    columns = [column.partition(":")[0] for column in header.split(final["field_separator"])]
+    load = final.get("load_col")
+    loaded = load.get("inter") if isinstance(load, Mapping) else None
+    if isinstance(given.get("load_col"), Mapping) and not isinstance(loaded, list | None):
+        raise ConfigError(f"load_col={load}: a list of columns for each file, such as {{inter: [user_id, item_id]}}.")
+    named = {f"load_col inter={loaded}": name for name in loaded or () if "load_col" in given and name not in columns}
+    for key in _COLUMNS:
+        if given.get(key) is not None and given[key] not in columns:
+            named[f"{key}={given[key]}"] = given[key]
+    for words, name in named.items():
+        raise ConfigError(f"{words}: {path} has no column {name!r}.{suggestion(str(name), columns)} "
+                          f"It has: {', '.join(columns)}.")  # fmt: skip
+    for key in ("ORDER_FIELD", "TIME_FIELD"):
+        if given.get(key) is not None and loaded is not None and given[key] not in loaded:
+            raise ConfigError(f"{key}={given[key]}: not read; add it to load_col (inter: {loaded}).")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

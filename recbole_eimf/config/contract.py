@@ -1,0 +1,56 @@
+"""What the configuration, the data and the trainer ask a model's *class*, before there is a model.
+
+:class:`ModelContract` holds the questions with the answers of a model that is not ours; models of ours answer for
+themselves (:mod:`recbole_eimf.model.base`). :func:`contract_of` is how everybody asks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ModelContract:
+    """The questions, answered as RecBole's own models would."""
+
+    #: batches are as wide as their longest row; False: every row has MAX_ITEM_LIST_LENGTH items
+    trims_batches: bool = False
+    #: it only counts: one pass, no seed matters
+    counting: bool = False
+    #: it has ``phases`` before its last, and a name for that: ``last_phase`` (:mod:`recbole_eimf.trainer.phases`)
+    in_phases: bool = False
+    #: whether the key ``backbone`` chooses its network
+    takes_backbone: bool = False
+    #: the one backbone it has, whatever the key says
+    fixed_backbone: str | None = None
+    #: data set and trainer; None: those that every model gets
+    dataset_class: type | None = None
+    trainer_class: type | None = None
+
+    @classmethod
+    def backbone_name(cls, config: Any) -> str | None:
+        """The backbone of a configuration; None where it has none."""
+        return None
+
+    @classmethod
+    def choose_training_view(cls, config: Any) -> str:
+        """The rows it trains on (:mod:`recbole_eimf.data.views`), where ``training_view`` does not say."""
+        return "prefix"
+
+    @classmethod
+    def needs_side_information(cls, config: Any) -> str | None:
+        """``"text"``, ``"interests"`` (and text), or None: what is attached to the training part."""
+        return None
+
+    @classmethod
+    def check_configuration(cls, config: Any) -> None:
+        """Refuse settings it cannot honour, before any data are read. Raises ConfigError."""
+
+
+def contract_of(model_class: Any) -> type[ModelContract]:
+    """The class itself where it is one of ours, else the answers of a model that is not."""
+    return model_class if is_ours(model_class) else ModelContract
+
+
+def is_ours(model_class: Any) -> bool:
+    """Whether a model class is one of this plugin's, or derives from one."""
+    return isinstance(model_class, type) and issubclass(model_class, ModelContract)

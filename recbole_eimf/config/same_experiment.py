@@ -1,0 +1,95 @@
+"""Which settings decide a run's figures: what a resumed run, ``tune`` and ``compare`` regard as the same experiment.
+
+Settings that cannot change a figure (threads, logging, device, folders, prices) do not count. Files that decide figures
+count by what is in them, not by where they lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.config import keys
+from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, renamed
+
+__all__ = ["CONTENT", "INDIFFERENT", "PATHS", "content_digests", "deciding_settings", "differing_settings", "digest",
+           "in_words", "plain_settings"]  # fmt: skip
+
+
+def plain_settings(config) -> dict[str, Any]:
+    """Every setting of a configuration that decides figures, as JSON values; without the files' paths."""
+    return _as_json({k: v for k, v in config.final_config_dict.items() if k not in INDIFFERENT})
+
+
+def content_digests(config) -> dict[str, str | None]:
+    """A digest of every file that decides figures, by its key; ``data.inter`` and ``data.item`` are the data set's.
+
+    ``None`` is a file that is not there.
+    """
+    found = {key: digest(Path(config[key])) for key in CONTENT if config[key]}
+    for kind in ("inter", "item"):
+        found[f"data.{kind}"] = digest(Path(config["data_path"]) / f"{config['dataset']}.{kind}")
+    return found
+
+
+def deciding_settings(config) -> dict[str, Any]:
+    """All that decides a run's figures, the seed too: settings as JSON values, files by a digest of their content."""
+    return {**plain_settings(config), **content_digests(config)}
+
+
+def differing_settings(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Key -> (value in ``old``, value in ``new``) where two outcomes of :func:`deciding_settings` differ.
+
+    A key that only one side knows counts if it is not its default: versions add keys.
+
+    Args:
+        free: keys that may differ.
+
+    >>> differing_settings({"epochs": 5, "gamma": 0.1}, {"epochs": 6, "gamma": 0.1, "new_key": None})
+    {'epochs': (5, 6)}
+    """
+    default = keys.defaults()
+    old, new = renamed(old), renamed(new)
+    counted = sorted({*old, *new} - INDIFFERENT.difference(CONTENT) - set(free))
+    pairs = {key: (old.get(key, default.get(key)), new.get(key, default.get(key))) for key in counted}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def in_words(differing: Mapping[str, tuple[Any, Any]]) -> str:
+    """What a message says of :func:`differing_settings`.
+
+    >>> in_words({"epochs": (5, 6), "data.inter": ("ab", "cd")})
+    'epochs was 5, is 6; data.inter was a file of other content'
+    """
+    return "; ".join(
+        f"{key} was a file of other content"
+        if key.startswith("data.") or (key in CONTENT and None not in pair)
+        else f"{key} was {pair[0]!r}, is {pair[1]!r}"
+        for key, pair in differing.items()
+    )
+
+
+_DIGESTS: dict[tuple[str, int, int], str] = {}
+
+
+def digest(path: Path) -> str | None:
+    """Sixteen hex digits of a file's SHA-256, of a folder's files together, or None where there is neither."""
+    if path.is_dir():  # an export of replies
+        parts = [f"{file.name} {digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    if not path.is_file():
+        return None
+    state = path.stat()
+    key = (str(path), state.st_size, state.st_mtime_ns)
+    if key not in _DIGESTS:
+        _DIGESTS[key] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return _DIGESTS[key]
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(values, sort_keys=True, default=str))

@@ -1,0 +1,94 @@
+"""RecBole's training epoch without a wait for the GPU at every step: losses are read now and then, not one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from recbole.utils import get_gpu_usage, set_color
+from torch import Tensor
+from torch.nn.utils.clip_grad import clip_grad_norm_
+from tqdm import tqdm
+
+#: steps after which a GPU is asked for their losses; a processor's are there at once
+_STEPS_UNREAD = 64
+#: torch 2.3 moved it
+_SCALER = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler
+
+Losses = Tensor | tuple[Tensor, ...]
+
+
+class EpochLosses:
+    """The sum of an epoch's losses, each part by itself, as RecBole adds them up.
+
+    Args:
+        device: that the losses are on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.unread: list[Tensor] = []
+        self.most_unread = _STEPS_UNREAD if device.type == "cuda" else 1
+        self.parts: list[float] | None = None
+        self.single = True
+
+    def add(self, losses: Losses) -> None:
+        """Take in a step's losses. Raises ValueError where one that was read is not a number."""
+        self.single = not isinstance(losses, tuple)
+        parts = (losses,) if self.single else losses
+        # RecBole's Pop gives a loss of shape [1], which RecBole's epoch reads as a number too
+        self.unread.append(torch.stack([part.detach().reshape(()) for part in parts]))
+        if len(self.unread) >= self.most_unread:
+            self._read()
+
+    def _read(self) -> None:
+        steps = torch.stack(self.unread).tolist()
+        self.unread.clear()
+        for step in steps:
+            if math.isnan(sum(step)):
+                raise ValueError("Training loss is nan")
+            self.parts = step if self.parts is None else [a + b for a, b in zip(self.parts, step, strict=True)]
+
+    def total(self) -> float | tuple[float, ...] | None:
+        """The sums: a number, or one for each part; None where there was no step. Raises as :meth:`add` does."""
+        if self.unread:
+            self._read()
+        if self.parts is None:
+            return None
+        return self.parts[0] if self.single else tuple(self.parts)
+
+
+def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[Any], Losses], shown: bool) -> Any:
+    """One epoch of a trainer of RecBole's: its own ``_train_epoch`` but for when losses are read.
+
+    Args:
+        trainer: whose model, optimiser and settings; batches: a training loader; loss_of: a batch's loss, or losses
+            whose sum is trained; shown: with a progress bar.
+
+    Returns:
+        What :meth:`EpochLosses.total` gives.
+
+    Raises:
+        ValueError: a loss is not a number; on a GPU up to 64 steps later.
+    """
+    trainer.model.train()
+    found = EpochLosses(trainer.device)
+    scaler = _SCALER(enabled=trainer.enable_scaler)
+    title = set_color(f"Train {epoch:>5}", "pink")
+    bar = tqdm(batches, total=len(batches), ncols=100, desc=title) if shown else batches
+    for batch in bar:
+        batch = batch.to(trainer.device)
+        trainer.optimizer.zero_grad()
+        with torch.autocast(device_type=trainer.device.type, enabled=trainer.enable_amp):
+            losses = loss_of(batch)
+        found.add(losses)
+        loss = sum(losses) if isinstance(losses, tuple) else losses
+        scaler.scale(loss).backward()
+        if trainer.clip_grad_norm:
+            clip_grad_norm_(trainer.model.parameters(), **trainer.clip_grad_norm)
+        scaler.step(trainer.optimizer)
+        scaler.update()
+        if shown and trainer.gpu_available:
+            bar.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(trainer.device), "yellow"))
+    return found.total()

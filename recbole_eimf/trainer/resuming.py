@@ -1,0 +1,125 @@
+"""Before a run goes on: is what lies in ``output_dir`` the same run? Before one begins: nothing of an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.trainer import checkpoint
+from recbole_eimf.trainer.state import read_values
+
+STATE_FILE = "last.safetensors"
+#: what a run leaves in its folder
+_RESULTS = (STATE_FILE, "history.json", "result.json", "test_ranks.safetensors", checkpoint.MODEL_FILE,
+            checkpoint.PTH_FILE)  # fmt: skip
+#: keys that may differ: they change what is done with a trained model, not what was trained
+_FREE = {"skip_test"}
+
+
+def start_afresh(folder: Path) -> None:
+    """Take away what an earlier run left: a kill would leave its state or its model under the new run's settings.
+
+    Only a folder that a run of ours has written is touched.
+    """
+    described = _is_ours(folder)
+    if not (folder / STATE_FILE).is_file() and not described:
+        return
+    for path in [*(folder / name for name in _RESULTS), *folder.glob(f"*/{STATE_FILE}")]:
+        path.unlink(missing_ok=True)
+    if described:
+        (folder / checkpoint.CONFIG_FILE).unlink()
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        checkpoint.read_description(folder)
+    except (DataError, OSError):
+        return False
+    return True
+
+
+def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any]]:
+    """Compare a configuration with the one that the run in a folder was begun with.
+
+    More epochs are the same run, gone on with. A folder that no run of ours has written is nothing to compare with.
+
+    Args:
+        config: of the run that is to go on; force: let settings differ, of a run that is not finished.
+
+    Returns:
+        The settings that differ, for :func:`note_changes`.
+
+    Raises:
+        ConfigError: settings that decide figures differ, naming them.
+        DataError: the folder's files are broken.
+    """
+    states = [folder / STATE_FILE, *folder.glob(f"*/{STATE_FILE}")]
+    states = [path for path in states if path.is_file() and not path.parent.name.startswith("compared-")]
+    if not states and not _is_ours(folder):
+        return {}
+    if not (folder / checkpoint.CONFIG_FILE).is_file():
+        if force:
+            return {}
+        raise ConfigError(
+            f"{states[0]}: there is no {checkpoint.CONFIG_FILE} beside it, so nobody knows its settings (an older "
+            f"version wrote it). --resume=force goes on if you do; else use another output_dir."
+        )
+    held = checkpoint.read_description(folder)
+    old, new = {**held["settings"], **held["files"]}, deciding_settings(config)
+    differing = differing_settings(old, new, _FREE)
+    more = {key for key in _keys_of_the_last_phase(config) if _is_more(key, old, new)}
+    unlike = {key: pair for key, pair in differing.items() if key not in more}
+    if not unlike:
+        return differing
+    if not force:
+        raise ConfigError(
+            f"output_dir={folder}: holds a run with other settings: {in_words(unlike)}. Give the settings it was begun "
+            f"with (or more epochs), use another output_dir, or go on all the same with --resume=force."
+        )
+    if not states:  # stopped before its first epoch ended: there is nothing to go on from
+        start_afresh(folder)
+        return {}
+    if _finished(folder) and not more:
+        raise ConfigError(
+            f"output_dir={folder}: the run in it is finished, and its figures are not those of other settings "
+            f"({in_words(unlike)}). Use another output_dir."
+        )
+    getLogger().warning(f"resume=force: {folder} was begun with other settings: {in_words(unlike)}")
+    return differing
+
+
+def note_changes(folder: Path, config, differing: Mapping[str, tuple[Any, Any]]) -> None:
+    """Let ``config.json`` say what a run goes on with, and what it was begun with (``changed``)."""
+    path = folder / checkpoint.CONFIG_FILE
+    if not differing or not path.is_file():
+        return
+    held = checkpoint.read_description(folder)
+    new = checkpoint.settings_of(config)
+    changed = [*held.get("changed", []), *(f"{key} was {a!r}, is {b!r}" for key, (a, b) in differing.items())]
+    checkpoint.write_description(folder, {**held, **new, "metrics": None, "changed": changed})
+
+
+def _finished(folder: Path) -> bool:
+    path = folder / STATE_FILE
+    try:
+        return path.is_file() and bool(read_values(path)["finished"])
+    except Exception:  # damaged: reading it whole says so
+        return False
+
+
+def _keys_of_the_last_phase(config) -> set[str]:
+    """The keys that only say for how many epochs the last phase of a run goes on."""
+    if getattr(config.model_class, "last_phase", None) != "finetune":
+        return {"epochs"}
+    earlier = config["pretrain_epochs"] and config["align_epochs"]
+    return {"finetune_epochs"} | ({"epochs"} if earlier and not config["finetune_epochs"] else set())
+
+
+def _is_more(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    before, now = (values.get(key) or values["epochs"] for values in (old, new))
+    # RecBole evaluates after the last epoch if eval_step is larger: a longer run would have done so elsewhere
+    return now > before >= new["eval_step"]

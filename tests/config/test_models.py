@@ -1,0 +1,97 @@
+"""The catalogue of models: what names mean, and a third party's backbone end to end."""
+
+import pytest
+
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.layers import concerning
+from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, short_name
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.study import runs
+from recbole_eimf.study.rows import complete, parse_models
+
+MINE = "tests.config.backbones_of_mine"
+
+
+@pytest.fixture
+def small(planted, semantic_cache):
+    return {"data_path": str(planted), "semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd",
+            "hidden_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "topk": [1, 5], "valid_metric": "NDCG@5", "epochs": 1,
+            "compare_with": ["backbone"], "show_progress": False, "state": "ERROR"}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["EIMF", "PAD"])
+def test_a_third_partys_backbone_trains_and_is_served_again(model, small, tmp_path):
+    result = quick_start.run(
+        model, "planted", backbone=f"{MINE}:LastItem", pretrain_epochs=1, align_epochs=1, output_dir="out", **small
+    )
+    assert result.name == f"{model}(LastItem)"
+    assert result.backbone == f"{MINE}:LastItem"
+    assert result.compared[0].name == "LastItem"
+    assert result.test["hit@5"] > 0
+    with pytest.raises(ConfigError, match="out: built over backbone=.*LastItem.*importing it runs its code"):
+        quick_start.evaluate("out")  # a folder does not choose what is imported
+    found = quick_start.evaluate("out", backbone=f"{MINE}:LastItem", state="ERROR")
+    assert found == pytest.approx(result.test)
+
+
+def test_a_backbone_starts_from_the_settings_of_what_it_derives_from(make_config):
+    mine, known = (make_config("IBIM", backbone=name) for name in (f"{MINE}:MyGRU", "GRU4Rec"))
+    differ = {k for k in known.final_config_dict if mine[k] != known[k]}
+    assert differ <= {"backbone"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "match"),
+    [({"backbone": "nowhere.at_all:Net"}, "backbone=nowhere.at_all:Net: cannot import nowhere.at_all"),
+     ({"backbone": f"{MINE}:LastItme"}, "has no class LastItme.*Did you mean 'LastItem'"),
+     ({"backbone": f"{MINE}:NoBackbone"}, "NoBackbone is no backbone"),
+     ({"backbone": f"{MINE}:MyGRU:x"}, "has no class"),
+     ({"model": "SASRec", "backbone": "GRU4Rec"}, "backbone=GRU4Rec: model=SASRec takes none.*--model=IBIM"),
+     ({"model": "REMI", "backbone": "GRU4Rec"}, "model=REMI is built over REMI"),
+     ({"compare_with": ["Popularty"]}, "compare_with=Popularty.*Did you mean 'Popularity'")],
+)  # fmt: skip
+def test_a_backbone_or_company_that_does_not_fit_is_refused_before_any_work(make_config, keys, match):
+    with pytest.raises(ConfigError, match=match):
+        make_config(keys.get("model", "EIMF"), **{k: v for k, v in keys.items() if k != "model"})
+
+
+def test_a_recipe_goes_to_the_rows_that_have_it(small):
+    shared = {k: v for k, v in small.items() if k != "compare_with"} | {"recipe": "strong"}
+    rows = complete(parse_models("SASRec,PAD"))
+    assert [row.name for row in rows[:3]] == list(FLOORS)
+    planned = {run.row.name: run for run in runs.plan(rows, "planted", [2020], shared, runs.Path("out"))}
+    assert planned["PAD"].settings["pretrain"] == "all"
+    assert planned["PAD"].given["recipe"] == "strong"
+    assert "recipe" not in planned["SASRec"].given
+    assert "recipe" not in planned["Markov"].given
+    assert runs.takers(rows, shared) == ["PAD"]
+    with pytest.raises(ConfigError, match="recipe=stron: no model of the table has it.*Did you mean 'strong'"):
+        runs.plan(rows, "planted", [2020], {**shared, "recipe": "stron"}, runs.Path("out"))
+
+
+def test_a_run_beside_another_takes_what_concerns_it():
+    shared = {"recipe": "strong", "backbone": "SASRec", "epochs": 3}
+    assert concerning("PAD", shared) == shared
+    assert concerning("REMI", shared) == {"epochs": 3}
+    assert concerning("SASRec", shared) == {"epochs": 3}
+    assert concerning("EIMF", {"esim": "paper"}) == {"recipe": "paper"}
+
+
+def test_names_of_rows_come_from_the_cards():
+    for card in MODELS.values():
+        result = quick_start.RunResult(
+            card.name, "SASRec", "d", "leave_one_out", False, 0, {}, {}, 0, -1, 0.0, 0.0, 0, None
+        )
+        expected = {"EIMF": "EIMF(SASRec)", "IBIM": "SASRec"}.get(card.name)
+        assert result.name == (expected or (f"{card.name}(SASRec)" if card.named_over else card.name))
+    assert short_name("a.b:C") == "C"
+    assert set(BACKBONES) >= {"SASRec", "REMI"}
+
+
+def test_a_config_of_recboles_is_checked_too(planted):
+    from recbole.config import Config
+
+    with pytest.raises(ConfigError, match="tau=0"):
+        Config("EIMF", "planted", config_dict={"data_path": str(planted), "tau": 0})
+    assert EIMFConfig("EIMF", "planted", None, {"data_path": str(planted)})["recipe"] == "strong"

@@ -1,0 +1,99 @@
+"""Counting floors against loops over the training sequences, in which users buy things twice."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_eimf.experiment import quick_start
+from tests.conftest import write_atomic
+
+
+@pytest.fixture(scope="module")
+def repeats(tmp_path_factory):
+    """Folder with the data set ``repeats``: 25 items, few of them often, bought again and again."""
+    rng = np.random.default_rng(5)
+    sequences = [(rng.integers(5, size=rng.integers(4, 12)) * rng.integers(1, 6)).tolist() for _ in range(40)]
+    return write_atomic(tmp_path_factory.mktemp("repeats"), "repeats", sequences)
+
+
+@pytest.fixture
+def built(make_config, repeats):
+    def make(model, **keys):
+        config = make_config(model, "repeats", data_path=str(repeats), **keys)
+        train = quick_start._loaders(config)[0]._dataset
+        histories = [history.tolist() for history in train.sequences()[1]]
+        assert any(max(Counter(history).values()) > 1 for history in histories)
+        return config.model_class(config, train), histories
+
+    return make
+
+
+def rows(sequences):
+    width = max(map(len, sequences))
+    table = torch.tensor([s + [0] * (width - len(s)) for s in sequences])
+    lengths = torch.tensor([len(s) for s in sequences])
+    return Interaction({"item_id_list": table, "item_length": lengths, "item_id": torch.ones(len(sequences)).long()})
+
+
+def expected_scores(main, histories, n_items):
+    """``main`` [N], ties broken by popularity: less than a ten-thousandth, whatever an item's count."""
+    counts = Counter(item for history in histories for item in history)
+    return [main[i] + 1e-4 * counts[i] / (max(counts.values()) + 1) for i in range(n_items)]
+
+
+def test_popularity_counts_interactions(built):
+    net, histories = built("Popularity")
+    counts = Counter(item for history in histories for item in history)
+    order = net.full_sort_predict(rows([[1]]))[0].tolist()
+    assert order == pytest.approx(expected_scores(counts, histories, net.n_items), rel=1e-6)
+    assert net.calculate_loss(None).item() == 0
+
+
+def test_markov_counts_what_followed_the_last_item_within_a_user(built):
+    net, histories = built("Markov")
+    followed = defaultdict(Counter)
+    for history in histories:
+        for before, after in zip(history, history[1:]):
+            followed[before][after] += 1
+    sequences = [[2, 1], [1, 2, 3], [4]]
+    got = net.full_sort_predict(rows(sequences))
+    for r, sequence in enumerate(sequences):
+        expected = expected_scores(followed[sequence[-1]], histories, net.n_items)
+        assert got[r].tolist() == pytest.approx(expected, rel=1e-6)
+    assert any(sum(c.values()) for c in followed.values())
+
+
+@pytest.mark.parametrize("neighbours", [2000, 3])
+def test_knn_is_a_decayed_sum_of_shrunk_cosines_and_a_repeat_counts_once(built, neighbours):
+    """``sim(i, j) = |U_i and U_j| / (sqrt(|U_i| |U_j|) + shrink)``, U_i being the *set* of users who had i."""
+    net, histories = built("DecayedItemKNN", knn_decay=0.6, knn_neighbours=neighbours, knn_shrink=2.0)
+    n = net.n_items
+    users = [{u for u, history in enumerate(histories) if i in history} for i in range(n)]
+    similar = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            if i != j and users[i] & users[j]:
+                similar[i, j] = len(users[i] & users[j]) / ((len(users[i]) * len(users[j])) ** 0.5 + 2.0)
+    kept = np.sort(similar, 1)[:, -neighbours:].min(1) if neighbours < n else np.zeros(n)
+    assert neighbours > n or (kept > 0).any()
+    sequences = [[1, 2, 3, 1], [4], [5, 6]]
+    got = net.full_sort_predict(rows(sequences)).numpy()
+    for r, sequence in enumerate(sequences):
+        low, high = np.zeros(n), np.zeros(n)  # of items as similar as the last kept one, either may be kept
+        for back, item in enumerate(reversed(sequence)):
+            low += 0.6**back * np.where(similar[item] > kept[item], similar[item], 0)
+            high += 0.6**back * np.where(similar[item] >= kept[item], similar[item], 0)
+        assert (got[r] > np.array(expected_scores(low, histories, n)) - 1e-5).all()
+        assert (got[r] < np.array(expected_scores(high, histories, n)) + 1e-5).all()
+
+
+def test_each_item_keeps_as_many_neighbours_as_asked(built):
+    net, _ = built("DecayedItemKNN", knn_neighbours=3)
+    small = net.popularity / (net.popularity.max() + 1) * 1e-4
+    for item in range(1, net.n_items):
+        assert (net.full_sort_predict(rows([[item]]))[0] - small > 1e-5).sum() == 3

@@ -1,0 +1,21 @@
+"""tune, compare and study take every option in both spellings, and say in one line what they do not know."""
+
+import pytest
+
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.study.compare import options_parser
+from recbole_eimf.study.search.tune import _parser
+
+
+@pytest.mark.parametrize("parser", [_parser(), options_parser("compare"), options_parser("study")])
+def test_every_option_has_both_spellings(parser):
+    long = {action.dest: set(action.option_strings) for action in parser._actions if "_" in action.dest}
+    assert {"ray_address", "config_files"} <= set(long)
+    for name, spellings in long.items():
+        assert spellings == {f"--{name}", f"--{name.replace('_', '-')}"}, name
+
+
+def test_a_value_of_another_type_is_a_line_that_names_the_option():
+    for word in ("--max-epochs=many", "--max_epochs=many"):
+        with pytest.raises(ConfigError, match="max-epochs.*many.*recbole_eimf tune --help"):
+            _parser().parse_args([word])
