@@ -45,7 +45,7 @@ class IBIM(WeighsTargets, SequenceModel):
         self.transform = None
         self._text = self._has_text = None
         if side is not None:
-            self.transform = TextTransform(side.item_text, side.item_has_text, self.item_settings)
+            self.transform = TextTransform(side.item_text, side.fitted, self.item_settings)
             self._has_text = side.item_has_text
             self._text = self.transform(side.item_text) * self._has_text[:, None]
         self.backbone = backbone_class(self.backbone_name(config))(config, dataset, self._make_table)

@@ -157,7 +157,11 @@ class Pipeline:
     def encoder(self) -> TextEncoder:
         """The text encoder; fitted encoders (tfidf-svd) see the items' text only."""
         wanted = part_of(EncoderSettings, self.settings, device=self.device)
-        return build_encoder(wanted, corpus=sorted(set(self.corpus.item_text.values())))
+        texts = self.corpus.item_text
+        if self.protocol == "global_time":  # the texts of later items were not there yet
+            seen = {item for history in self.corpus.histories for item in history}
+            texts = {item: text for item, text in texts.items() if item in seen}
+        return build_encoder(wanted, corpus=sorted(set(texts.values())))
 
     def encode(self, texts: Sequence[str], stage: str) -> np.ndarray:
         """Embed texts through the cache: [n] -> float32 [n, d_t]."""

@@ -33,6 +33,13 @@ class SideInformation:
     interest_mask: Tensor | None
     user_exemplar: Tensor | None
     report: dict[str, Any]
+    seen: Tensor | None = None
+
+    @property
+    def fitted(self) -> Tensor:
+        """bool [N]: the items whose texts statistics (whitening, means) are taken of; under ``global_time`` those that
+        training knows, for the others' texts were not there yet."""
+        return self.item_has_text if self.seen is None else self.item_has_text & self.seen
 
 
 def corpus_of(config, train) -> Corpus:
@@ -100,7 +107,7 @@ def load_side_information(config, train, interests: bool) -> SideInformation:
     }
     if not interests:
         report["seconds"] = {k: round(v, 2) for k, v in pipeline.seconds.items()}
-        return SideInformation(item_text, has_text, None, None, None, report)
+        return SideInformation(item_text, has_text, None, None, None, report, _seen(config, train))
     found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]))
     return _with_interests(config, train, pipeline, found, item_text, has_text, report)
 
@@ -137,4 +144,11 @@ def _with_interests(
         f"side-loaded: {report['items_with_text']}/{report['items']} items with text, "
         f"{covered}/{report['training_users']} training users with interests; the others are masked out"
     )
-    return SideInformation(item_text, has_text, embedded, mask, user_exemplar, report)
+    return SideInformation(item_text, has_text, embedded, mask, user_exemplar, report, _seen(config, train))
+
+
+def _seen(config, train) -> Tensor | None:
+    """bool [N]: items of the training part where later ones must not tell anything; None elsewhere."""
+    if config["protocol"] != "global_time":
+        return None
+    return torch.from_numpy(train.item_counts() > 0)

@@ -89,7 +89,7 @@ def _sentences(run, pipeline: Pipeline, parts: Parts) -> Sentences:
     weights = {name: getattr(esim.attention, name).weight for name in ("query", "key", "value")}
     weights["projection"] = esim.projection.weight
     weights = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
-    transform = TextTransform(side.item_text, side.item_has_text, read(ItemSettings, run.config))
+    transform = TextTransform(side.item_text, side.fitted, read(ItemSettings, run.config))
     if not transform.identity:
         weights |= {"mean": transform.mean, "map": transform.map, "scale": torch.as_tensor(transform.scale).double()}
     row_of = dict(zip(pipeline.corpus.users, pipeline.corpus.histories))

@@ -88,7 +88,7 @@ def _unit_text(config, dataset, n_items: int) -> Tensor:
     if config["inference_only"] or side is None:
         return torch.zeros(n_items, 0)
     known = side.item_has_text
-    mean = side.item_text[known].mean(0)
+    mean = side.item_text[side.fitted].mean(0)
     return F.normalize((side.item_text - mean) * known[:, None], dim=-1)
 
 

@@ -123,7 +123,7 @@ class TowerModel(WeighsTargets, SequenceModel):
     def _take_text(self, side) -> None:
         if side is None or self.inference_only:
             return
-        transform = TextTransform(side.item_text, side.item_has_text, self.item_settings)
+        transform = TextTransform(side.item_text, side.fitted, self.item_settings)
         self.has_text = side.item_has_text
         self.text = transform(side.item_text) * self.has_text[:, None]
 

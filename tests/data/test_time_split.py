@@ -1,0 +1,185 @@
+"""The split by one time for all: rows against loops, nothing of the future, floors that weigh by recency."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.data import time_split
+from recbole_eimf.evaluator.ranks import collected_ranks
+from recbole_eimf.experiment import quick_start
+from recbole_eimf.semantic.side_load import corpus_of
+from tests.data.test_ties import write
+
+DAY = 86_400
+
+
+def history(users=60, seed=0):
+    """user -> (item, second), ascending; days with several events, users who come late, items that appear late."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for u in range(users):
+        days = np.sort(rng.integers(0, 100, rng.integers(1, 12)) + (60 if u % 5 == 0 else 0))
+        found[f"u{u}"] = [(int(rng.integers(0, 10 if d > 130 else 8)), int(d) * DAY + 1_300_000_000) for d in days]
+    return found
+
+
+EVENTS = history()
+TIMES = np.array([t for events in EVENTS.values() for _, t in events], dtype=float)
+T_VAL, T_TEST = np.quantile(TIMES, [0.8, 0.9])
+
+
+@pytest.fixture
+def parts(make_config, tmp_path):
+    def build(model="IBIM", events=EVENTS, folder="x", **keys):
+        given = {"dataset": "baskets", "data_path": str(write(tmp_path / folder, events)), "protocol": "global_time"}
+        config = make_config(model, **{**given, **keys})
+        return config, quick_start.build(config)[1]
+
+    return build
+
+
+def named(part):
+    """Every row as (user, history, targets)."""
+    users, items = part.field2id_token["user_id"], [t[1:] for t in part.field2id_token["item_id"]]
+    flat, spans = part.flat.tolist(), part.spans
+    return sorted((users[u], [int(items[i]) for i in flat[a:b]], [int(items[i]) for i in flat[b:c]])
+                  for u, a, b, c in zip(spans.user, spans.start, spans.middle, spans.end))  # fmt: skip
+
+
+def expected(after, until, target):
+    rows = []
+    for user, events in EVENTS.items():
+        asked = [n for n, (_, t) in enumerate(events) if after < t <= until and n > 0]
+        items = [i for i, _ in events]
+        if asked and target == "all":
+            rows.append((user, items[: asked[0]], [items[n] for n in asked]))
+        elif asked:
+            chosen = {"successive": asked, "first": asked[:1], "last": asked[-1:]}[target]
+            rows += [(user, items[:n], [items[n]]) for n in chosen]
+    return sorted(rows)
+
+
+@pytest.mark.parametrize("target", time_split.TARGETS)
+def test_rows_are_those_of_the_definition(parts, target):
+    _, (train, valid, test) = parts(time_target=target)
+    known = {u: [i for i, t in events if t <= T_VAL] for u, events in EVENTS.items()}
+    assert named(train) == sorted((u, items, []) for u, items in known.items() if items)
+    assert named(valid) == expected(T_VAL, T_TEST, target)
+    assert named(test) == expected(T_TEST, np.inf, target)
+    assert len({u for u, _, _ in named(test)} - known.keys()) == 0
+    ranks = collected_ranks(np.zeros((len(test.spans), 5), dtype=np.int64), test, train)
+    new = {
+        test.field2id_token["user_id"][ranks.user[r]] for r, n in zip(ranks.target_row, ranks.marks["new_user"]) if n
+    }
+    assert new == {u for u, _, _ in named(test) if not known[u]} != set()
+    found = ranks.by_slice([5])
+    counts = Counter(i for items in known.values() for i in items)
+    pairs = {(n, i) for n, (_, _, targets) in enumerate(named(test)) for i in targets}
+    assert found["unseen"]["targets"] == sum(counts[i] == 0 for _, i in pairs)
+
+
+def test_dates_stand_in_for_quantiles():
+    time = np.array([1.0e9, 1.1e9, 1.39e9, 1.4e9])
+    wanted = time_split.borders(time, (), ("2014-03-07", "1399939200"))
+    assert wanted == (1394150400.0, 1399939200.0)
+    assert time_split.borders(time * 1000, (), ("2014-03-07", "2014-05-13")) == (1394150400e3, 1399939200e3)
+    assert time_split.borders(time, (0.25, 0.5)) == tuple(np.quantile(time, [0.25, 0.5]))
+    for quantiles, dates in [((0.9, 0.8), ()), ((0.5,), ()), ((), ("2014-03-07", "soon")), ((), ("5", "5"))]:
+        with pytest.raises(ConfigError, match="time_"):
+            time_split.borders(time, quantiles, dates)
+
+
+def test_times_are_compared_in_double_precision(parts):
+    """Two seconds are one in float32, whose steps are two minutes wide there."""
+    events = {f"u{u}": [(n, 1_400_000_000 + 10 * u + n) for n in range(5)] for u in range(4)}
+    _, (train, _, test) = parts(events=events, time_dates=["1400000012", "1400000021"])
+    assert [(u, len(h)) for u, h, _ in named(train)] == [("u0", 5), ("u1", 3)]
+    assert Counter(u for u, _, _ in named(test)) == {"u2": 3, "u3": 4}
+
+
+def test_data_without_times_and_other_orders_are_refused(parts):
+    flat = {u: [(i, n) for n, (i, _) in enumerate(events)] for u, events in EVENTS.items()}
+    with pytest.raises(DataError, match="global_time.*no times"):
+        parts(events=flat)
+    turned = {u: events[::-1] for u, events in EVENTS.items()}
+    with pytest.raises(DataError, match="ORDER_FIELD"):
+        parts(events=turned, folder="y")
+
+
+def test_together_asks_for_whole_times(parts):
+    _, (_, valid, test) = parts(ties="together", time_target="successive")
+    for part in (valid, test):
+        assert all(part.moment[b - 1] != part.moment[b] for b in part.spans.middle)
+        assert all(len(set(part.moment[b:c])) == 1 for b, c in zip(part.spans.middle, part.spans.end))
+
+
+def test_nothing_after_the_border_reaches_training_prompts_text_or_gates(parts):
+    """Change every later item: training rows, prompts, clusters, text statistics and counts stay what they are."""
+    rng = np.random.default_rng(3)
+    changed = {u: [(i if t <= T_VAL else int(rng.integers(10)), t) for i, t in events] for u, events in EVENTS.items()}
+    sides = []
+    for folder, events in (("a", EVENTS), ("b", changed)):
+        config, (train, _, _) = parts("EIMF", events, folder, interest_source="keywords")
+        corpus = corpus_of(config, train)
+        names, items = train.field2id_token["user_id"], train.field2id_token["item_id"]
+        fitted = {items[i] for i in np.flatnonzero(train.side.fitted.numpy())}
+        vectors = {t: train.side.item_text[i].tolist() for i, t in enumerate(items) if t in fitted}
+        groups = {names[u]: int(e) for u, e in enumerate(train.side.user_exemplar) if e >= 0}
+        mates = {u: sorted(v for v in groups if groups[v] == e) for u, e in groups.items()}
+        counts = {t: int(c) for t, c in zip(items, train.item_counts()) if c}
+        sides.append((dict(zip(corpus.users, corpus.histories)), fitted, vectors, mates, counts, named(train)))
+    one, two = sides
+    assert one[2].keys() == two[2].keys()
+    assert all(one[2][t] == pytest.approx(two[2][t], abs=1e-6) for t in one[2])
+    assert one[:2] + one[3:] == two[:2] + two[3:]
+    assert not one[1] & {"i8", "i9"}
+
+
+@pytest.mark.parametrize("model", ["Popularity", "Markov", "DecayedItemKNN"])
+def test_recent_interactions_weigh_more(parts, model):
+    config, (train, _, _) = parts(model, recency_half_life=7.0, knn_decay=1.0, knn_shrink=1.0, knn_neighbours=99)
+    net = config.model_class(config, train)
+    latest = max(t for events in EVENTS.values() for _, t in events if t <= T_VAL)
+    ids = {token: n for n, token in enumerate(train.field2id_token["item_id"])}
+    kept = {u: [(ids[f"i{i}"], 0.5 ** ((latest - t) / (7 * DAY))) for i, t in events if t <= T_VAL]
+            for u, events in EVENTS.items()}  # fmt: skip
+    counts, after = np.zeros(net.n_items), np.zeros((net.n_items, net.n_items))
+    together = np.zeros_like(after)
+    for events in kept.values():
+        best = {}
+        for i, w in events:
+            counts[i] += w
+            best[i] = max(best.get(i, 0), w)
+        for (i, _), (j, w) in zip(events, events[1:]):
+            after[i, j] += w
+        for i, v in best.items():
+            for j, w in best.items():
+                together[i, j] += np.sqrt(v * w)
+    if model == "Popularity":
+        assert net.popularity.tolist() == pytest.approx(counts.tolist(), rel=1e-5)
+        return
+    if model == "DecayedItemKNN":
+        own = together.diagonal().copy()
+        np.fill_diagonal(together, 0)
+        after = together / (np.sqrt(np.outer(own, own)) + 1.0)
+    assert net._matrix().toarray() == pytest.approx(after, rel=1e-5)
+
+
+def test_replies_made_before_the_border_load_under_it(shared, make_config, tmp_path):
+    """Beauty's replies for the time split: every prompt is one over today's history, ties shuffled or not."""
+    from recbole_eimf.data.prepare.write import prepare_csv
+
+    data = shared / "datasets" / "amazon-beauty"
+    prepare_csv(data / "interactions.csv.gz", tmp_path, "beauty", items=data / "items.csv.gz")
+    keys = {"data_path": str(tmp_path), "protocol": "global_time", "ties": "shuffle", "interest_source": "file",
+            "interest_file": str(shared / "interests" / "amazon-beauty-global-time" / "interests.jsonl")}  # fmt: skip
+    config = make_config("EIMF", "beauty", **keys, inference_only=True)
+    train = quick_start.build(config)[1][0]
+    from recbole_eimf.semantic.side_load import pipeline_of
+
+    _, usable, counts = pipeline_of(config, train).side_loaded
+    assert (len(usable), counts["replies_of_this_history"], counts["replies_of_another_history"]) == (485, 485, 0)
