@@ -60,6 +60,7 @@ test-gpu: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(VENV)/.installed
 	@echo "benchmarks take their data by argument; see benchmarks/README.md"
