@@ -12,6 +12,7 @@ Importing this needs neither RecBole nor torch; what stands below is loaded when
 ``prepare``           write atomic files from raw data
 ``interests``         the LLM stage alone
 ``register``          let RecBole find our models
+``Recommender``       serve what a run has trained
 ====================  =================================================================================
 """
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from recbole_eimf.experiment.plugin import register
     from recbole_eimf.experiment.result import RunResult
     from recbole_eimf.experiment.run import run
+    from recbole_eimf.serving.recommender import Recommender
     from recbole_eimf.study.compare import compare
     from recbole_eimf.study.search.tune import tune
     from recbole_eimf.study.study import run_study as study
@@ -44,10 +46,11 @@ _PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
     "tune": ("recbole_eimf.study.search.tune", ("recbole",)),
     "prepare": ("recbole_eimf.data.prepare.raw", ()),
     "interests": ("recbole_eimf.experiment.interests", ("recbole",)),
+    "Recommender": ("recbole_eimf.serving.recommender", ()),
     "register": ("recbole_eimf.experiment.plugin", ("recbole",)),
 }
-__all__ = ["RunResult", "__version__", "compare", "evaluate", "interests", "load", "prepare", "register", "run",
-           "study", "tune"]  # fmt: skip
+__all__ = ["Recommender", "RunResult", "__version__", "compare", "evaluate", "interests", "load", "prepare", "register",
+           "run", "study", "tune"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

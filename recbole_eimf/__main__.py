@@ -1,4 +1,4 @@
-"""Command line: ``python -m recbole_eimf {run, keys, explain, prepare, interests, tune, compare, study, ...} ...``."""
+"""Command line: ``python -m recbole_eimf COMMAND ...``; see USAGE for the commands."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ commands:
              --out DIR [--seeds 5] [--key=value ...]
   study      a paper's experiment from a YAML file: study eimf_ablation --dataset=NAME [--key=value ...]
   agreement  do two runs see the same items as near (Kendall's tau, distances): agreement RUN_A RUN_B [--out=DIR]
+  export     a run to a model folder that is served without RecBole: export --run OUT --out MODEL
+  recommend  items for a user, a history or a file of histories: recommend --model MODEL --history A,B --k 10
+  serve      a model folder over HTTP, with a page to try it: serve MODEL --port 8000 [--workers N]
 
 --version    what a bug report should hold: versions of this, Python, torch, GPUs and libraries
 """
@@ -37,7 +40,8 @@ def run_command(arguments: list[str]) -> int:
 
 
 #: each is ``recbole_eimf.cli.<name>``, imported when it is asked for
-COMMANDS = ("run", "keys", "explain", "prepare", "interests", "tune", "compare", "study", "agreement")
+COMMANDS = ("run", "keys", "explain", "prepare", "interests", "tune", "compare", "study", "agreement", "export",
+            "recommend", "serve")  # fmt: skip
 
 
 def _guarded(command: str, arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What README's own commands write is ignored by git: paid replies, data and weights are not committed by accident."""
+"""What the commands of README and docs/ write is ignored by git: nobody commits paid replies or weights by accident."""
 
 import re
 import shutil
@@ -37,9 +37,10 @@ def test_outputs_are_ignored():
         pytest.skip("not a git checkout")
     named = {
         f"{path}/mine/result.json" if not Path(path).suffix else path
-        for readme in ("README.md", "dataset_atomic/README.md")
-        for path in _WRITES.findall((REPOSITORY / readme).read_text(encoding="utf-8"))
-        if path != "DIR"
+        for page in [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
+        for path in _WRITES.findall(page.read_text(encoding="utf-8"))
+        if not path.split("/")[0].isupper()
+        and path not in ("dataset_atomic", "...")  # MODEL, OUT: the reader's own names
     }
     assert len(named) >= 5
     assert [path for path in [*sorted(named), *_DEFAULTS] if not _ignored(path)] == []

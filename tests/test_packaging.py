@@ -39,6 +39,8 @@ def test_the_wheel_holds_properties_and_they_are_found(tmp_path):
     missing = [
         p for p in shipped if f"recbole_eimf/properties/{p.relative_to(REPOSITORY / 'properties')}" not in inside
     ]
+    templates = (REPOSITORY / "recbole_eimf").rglob("*.j2")
+    missing += [p for p in templates if str(p.relative_to(REPOSITORY)) not in inside]
     assert missing == []
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = (

@@ -228,7 +228,11 @@ def test_alignment_variants_share_one_pretraining(keys, tmp_path, monkeypatch):
                     {"pretrain_epochs": 1}):  # fmt: skip
         recbole_eimf.run("SMEM", "planted", **{**keys, **variant})
     assert trained_phases.count("pretrain-id") == 5
-    again = recbole_eimf.run("PAD", "planted", **keys)
+    again = recbole_eimf.run("PAD", "planted", **{**keys, "output_dir": str(tmp_path / "again")})
+    history = json.loads((tmp_path / "again" / "pretrain-id" / "history.json").read_text())
+    assert {epoch["phase"] for epoch in history} == {"pretrain-id"}, (
+        "a run tells of its expert's training, whoever made it"
+    )
     alone = recbole_eimf.run("PAD", "planted", **{**keys, "phase_cache": False})
     assert again.test == first.test == alone.test, "a shared expert changes nothing"
 

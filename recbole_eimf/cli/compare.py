@@ -11,7 +11,8 @@ from recbole_eimf.study.compare import Compared, carry_out, experiment_of
 from recbole_eimf.study.rows import parse_models, read_rows
 
 USAGE = """usage: python -m recbole_eimf compare --models SASRec,EIMF[SASRec],placebo[SASRec] --dataset NAME --out DIR
-         [--protocol leave_one_out|user_split] [--seeds 5] [--parallel 2] [--config_files a.yaml ...] [--key=value ...]
+         [--protocol leave_one_out|user_split|global_time] [--seeds 5] [--parallel 2] [--config_files a.yaml ...]
+         [--key=value ...]
 
 Trains every model with every seed and writes DIR/table.md, table.csv, table.tex, results.json and index.html. Finished
 runs are not made again and interrupted ones go on: stop it at any time and give the same command.
@@ -19,10 +20,14 @@ runs are not made again and interrupted ones go on: stop it at any time and give
 models    SASRec            a backbone of ours, trained as EIMF trains it
           EIMF[SASRec]      EIMF over it; placebo[SASRec]: with the interests of random exemplars
           RecBole[SASRec]   RecBole's own class; other names as --model takes them (package.module:Class too)
+          placebo[PAD], shuffled_text[...], noise_text[...]: a row with texts of other items, or noise in their place
+          shuffled_history[SASRec]: trained and tested on histories in an order of chance
+          TextKNN, ItemKNN+text: floors for data with text
           Popularity, Markov and DecayedItemKNN are always added
 options   --models_file FILE.yaml   rows with name, model, backbone, keys, against
           --seeds 5 | 2020,2021     how many (from 2020 on), or which
           --metrics Recall@50,HR@50 what the tables show; the CSV and JSON files hold all
+          --ties=source             the source's order inside one time, as the papers; tables shuffle it
           --mask_history=both       score every checkpoint with the history masked and not masked
           --tune-first N            the same search of N trials for every model on validation before the seeds
           --parallel N              runs at once, on Ray; 0: one after the other in this process

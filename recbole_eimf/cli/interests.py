@@ -129,7 +129,7 @@ def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
     failed = len(found.exemplars) - exemplars
     print(
         f"{report['interests']} interests of {exemplars} exemplars for {len(found.assignment)} users"
-        + ("" if found.llm_used else " (NO LLM was used: keywords of the clusters' titles)")
+        + ("" if found.llm_used or ":" in found.source else " (NO LLM was used: keywords of the clusters' titles)")
         + (f"; {failed} exemplars without any" if failed else "")
         + f"\nwritten: {folder}/interests.jsonl, assignment.csv.gz, report.json"
     )

@@ -152,7 +152,7 @@ def _check_eval_args(given: Mapping[str, Any], final: Mapping[str, Any]) -> None
     # what follows is decided by protocol and by the order column: another wish would be ignored
     ways = {"split": [{"LS": "valid_and_test"}], "order": ["TO"], "group_by": ["user"]}
     remedies = {
-        "split": "protocol=leave_one_out or user_split says what is held out; leave split out",
+        "split": "protocol=leave_one_out, user_split or global_time says what is held out; leave split out",
         "order": "sequences are in the order of ORDER_FIELD or TIME_FIELD (TO); leave order out",
         "group_by": "users are what is split and ranked (user); leave group_by out",
     }

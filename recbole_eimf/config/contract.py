@@ -16,6 +16,8 @@ class ModelContract:
     trims_batches: bool = False
     #: it only counts: one pass, no seed matters
     counting: bool = False
+    #: weights that validation chooses among, one an epoch, of a model that has nothing else to train (``set_weight``)
+    weights: tuple[float, ...] = ()
     #: it has ``phases`` before its last, and a name for that: ``last_phase`` (:mod:`recbole_eimf.trainer.phases`)
     in_phases: bool = False
     #: whether the key ``backbone`` chooses its network

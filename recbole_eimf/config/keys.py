@@ -15,6 +15,9 @@ from recbole_eimf.config.key import OF_MODEL, Form, Key, key, keys_of
 from recbole_eimf.config.key import read as read
 
 _VARIABLE = Form("the NAME of an environment variable, in capital letters, not the key itself", r"[A-Z_][A-Z0-9_]*")
+#: where interests come from, but for the placebo and functions of the user's own
+SOURCES = ("file", "openai", "batch", "keywords")
+_FUNCTION = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,30 @@ class DataSettings:
         "order", "column that orders a user's interactions; TIME_FIELD where a data set has no such column",
         affects="expert",
     )  # fmt: skip
-    protocol: Literal["leave_one_out", "user_split"] = key(
-        "leave_one_out", "what is held out: every user's last two items, or whole users", affects="expert"
+    ties: Literal["source", "shuffle", "together"] = key(
+        "source", "a user's events of one time: in the source's order, shuffled, or shuffled and targets only together",
+        affects="expert",
+    )  # fmt: skip
+    ties_seed: int = key(2024, "of ties: draws that order; not the training seed", least=0, affects="expert")
+    shuffled_history: bool = key(
+        False, "training sequences and histories in an order of chance (by ties_seed): does order matter here?",
+        affects="expert",
+    )  # fmt: skip
+    protocol: Literal["leave_one_out", "user_split", "global_time"] = key(
+        "leave_one_out", "what is held out: every user's last two items, whole users, or all after a time",
+        affects="expert",
+    )  # fmt: skip
+    time_quantiles: tuple[float, ...] = key(
+        (0.8, 0.9), "of global_time: shares of all interactions, by time, where training and validation end",
+        above=0, below=1, affects="expert",
+    )  # fmt: skip
+    time_dates: tuple[str, ...] = key(
+        (), "of global_time: two dates in their place, such as 2014-03-07,2014-05-13", affects="expert"
     )
+    time_target: Literal["successive", "first", "last", "all"] = key(
+        "successive", "of global_time: which later items are asked for, each from all before it or from the border's",
+        affects="expert",
+    )  # fmt: skip
     split_seed: int = key(
         2024, "of user_split: which users are where; not the training seed", least=0, affects="expert"
     )
@@ -111,6 +135,9 @@ class NetworkSettings:
     knn_decay: float = key(
         OF_MODEL, "DecayedItemKNN: an item counts this much less for each step back", least=0, most=1
     )
+    recency_half_life: float | None = key(
+        None, "counting floors: days after which an interaction counts half; None: all alike", above=0
+    )
     knn_neighbours: int = key(OF_MODEL, "DecayedItemKNN: neighbours of an item that are kept", least=1)
     knn_shrink: float = key(OF_MODEL, "DecayedItemKNN: added to the denominator of a similarity", least=0)
 
@@ -145,6 +172,10 @@ class EIMFSettings:
 class SemanticSettings:
     """Text and LLM: the off-line stage (EIMF section 3.2)."""
 
+    text_source: Literal["real", "shuffled", "noise"] = key(
+        "real",
+        "item vectors of text that a model reads: placebos are those of other items, or noise of their covariance",
+    )
     text_fields: tuple[str, ...] = key(("title",), "columns of the .item file that make an item's text")
     text_encoder: str = key(
         "minilm", "minilm, tfidf-svd, a hub name or folder of transformers, llm2vec:<...>, openai:<model>"
@@ -168,11 +199,17 @@ class SemanticSettings:
     exemplar_ratio: float | None = key(0.03, "share of the users that become exemplars", above=0, most=1)
     damping: float = key(0.9, "of affinity propagation", least=0.5, below=1)
     cluster_neighbours: int = key(50, "of the sparse graph to begin with", least=1)
-    interest_source: Literal["file", "openai", "batch", "keywords", "shuffled"] = key(
-        "keywords", "where interests come from; keywords needs no LLM, shuffled is the placebo"
+    interest_source: str = key(
+        "keywords",
+        "where interests come from; keywords needs no LLM, shuffled is the placebo, module:function is yours",
+        form=Form(
+            f"{', '.join(SOURCES)}, shuffled or package.module:function", f"{'|'.join(SOURCES)}|shuffled|{_FUNCTION}"
+        ),
     )
-    shuffled_source: Literal["file", "openai", "batch", "keywords"] | None = key(
-        None, "what the placebo shuffles; None: file where interest_file is set, else keywords"
+    shuffled_source: str | None = key(
+        None,
+        "what the placebo shuffles; None: file where interest_file is set, else keywords",
+        form=Form(f"{', '.join(SOURCES)} or package.module:function", f"{'|'.join(SOURCES)}|{_FUNCTION}"),
     )
     interest_file: str | None = key(None, "JSONL of user_id, response, for interest_source=file", affects="content")
     allow_foreign_replies: bool = key(False, "use replies whose prompts the training histories do not give")

@@ -29,7 +29,7 @@ class ModelCard:
     Attributes:
         name: what ``--model=`` takes, and the class's name.
         module: that holds the class.
-        family: ``eimf``, ``backbone``, ``pad`` or ``floor``.
+        family: ``eimf``, ``backbone``, ``pad``, ``floor``, or ``text floor``: one that data without text cannot have.
         help: one line.
         backbones: names it can be built over, the first by default; one is a fixed one; none: it has no backbone.
         named_over: whether its rows in tables name the backbone.
@@ -86,6 +86,7 @@ TOWER_BACKBONES = tuple(card.name for card in BACKBONES.values() if card.towers)
 _ALL = tuple(BACKBONES)
 _IBIM, _PAD = "recbole_eimf.model.ibim", "recbole_eimf.model.pad.pad"
 _TEXT, _COUNTING = "recbole_eimf.model.baselines.text_baselines", "recbole_eimf.model.baselines.counting"
+_TEXT_KNN = "recbole_eimf.model.baselines.text_knn"
 _TOWER = {"family": "pad", "backbones": TOWER_BACKBONES, "named_over": True, "contract": ("SASRec",)}
 #: by name; the order is that of help and tables
 MODELS = {card.name: card for card in (
@@ -108,6 +109,8 @@ MODELS = {card.name: card for card in (
     ModelCard("Popularity", _COUNTING, "floor", "counts of items"),
     ModelCard("Markov", _COUNTING, "floor", "counts of what follows the last item"),
     ModelCard("DecayedItemKNN", _COUNTING, "floor", "items bought together, weighing less the longer ago"),
+    ModelCard("TextKNN", _TEXT_KNN, "text floor", "items of like text, weighing less the longer ago"),
+    ModelCard("ItemKNNText", _TEXT_KNN, "text floor", "DecayedItemKNN plus TextKNN, weighed on validation"),
 )}  # fmt: skip
 #: in every table: a neural model that does not beat counting is not worth its price
 FLOORS = tuple(card.name for card in MODELS.values() if card.floor)

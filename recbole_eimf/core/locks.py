@@ -67,6 +67,14 @@ def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
                 beside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Hold ``file`` as a lock; whoever comes later waits."""
+    with open(file, "a+", encoding="utf-8") as lock:
+        _taken(lock, wait=True)
+        yield
+
+
 def _taken(lock: IO[str], wait: bool) -> bool:
     """Lock an open file and write this process into it; False where another one holds it."""
     if fcntl is None:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 from functools import cached_property
+from logging import getLogger
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,10 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.stock_needs import check_files
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.data import protocol, views
+from recbole_eimf.data import protocol, ties, time_split, views
 from recbole_eimf.data.atomic_file import first_seen, read_plain, return_freed_memory
 from recbole_eimf.data.split_file import read_split, write_split
-
-#: Interaction field: the item that follows each position of ``item_id_list``, zero where padded. [b, l]
-TARGET_LIST = "target_item_list"
+from recbole_eimf.data.views import TARGET_LIST
 
 
 class LazySequenceDataset(SequentialDataset):
@@ -32,7 +31,8 @@ class LazySequenceDataset(SequentialDataset):
     Everything RecBole does to atomic files (loading, filters, ids) stays RecBole's. What changes:
 
     * rows are sorted by (user, ``ORDER_FIELD``), or by (user, ``TIME_FIELD``) with ties in file order where there is no
-      such column. RecBole sorts by a float32 time, which loses the order of close events;
+      such column. RecBole sorts by a float32 time, which loses the order of close events; ``ties`` says what becomes
+      of the order inside one time (:mod:`recbole_eimf.data.ties`);
     * no row per prefix is stored (RecBole's issues 704 and 1865): ``__getitem__`` gathers rows through a view;
     * :meth:`build` splits by ``protocol`` (see :mod:`recbole_eimf.data.protocol`).
 
@@ -53,6 +53,11 @@ class LazySequenceDataset(SequentialDataset):
         self.view: views.View | None = None
         self.spans: protocol.Spans | None = None
         self.side = None
+        self.times: np.ndarray | None = None  # float64 [n]; None: no times
+        self.moment: np.ndarray | None = None  # int32 [n], equal where a user's events have one time; None: no times
+        self.source_row: np.ndarray | None = None  # int64 [n], each row's place in the source's order; None: as it is
+        self.source_spans: protocol.Spans | None = None  # of ``source_flat``: what training has with ``ties=source``
+        self.source_flat: np.ndarray | None = None  # all items in the source's order, where that is another one
         super().__init__(config)
 
     # ------------------------------------------------------------------ loading
@@ -174,6 +179,7 @@ class LazySequenceDataset(SequentialDataset):
                 f"{self.dataset_name}.inter: column {by!r} is not a number in row {row + 1}. Mend the file."
             )
         position = np.lexsort((key, frame[self.uid_field].to_numpy()))  # stable: ties stay in file order
+        position = self._with_ties(frame, position)
         for field in frame:  # one column at a time: a whole sorted copy would be as large again
             frame[field] = frame[field].to_numpy()[position]
         del key, finite, position
@@ -185,6 +191,37 @@ class LazySequenceDataset(SequentialDataset):
         self.offsets = np.searchsorted(users, np.arange(self.user_num + 1)).astype(np.int64)
         whole = protocol.Spans(np.arange(self.user_num), self.offsets[:-1], self.offsets[1:], self.offsets[1:])
         self._set_view(whole, "prefix")
+
+    def _with_ties(self, frame: pd.DataFrame, position: np.ndarray) -> np.ndarray:
+        """The rows' order [n] as ``ties`` says, from the source's; notes which rows are tied."""
+        chosen = self.config["ties"] or "source"
+        user = frame[self.uid_field].to_numpy()[position]
+        if self.config["shuffled_history"]:
+            self.source_row = np.arange(len(position))  # the off-line stage goes on from the source's order
+        columns = [frame[f].to_numpy()[position] if f and f in frame else None for f in (self.time_field, self._order)]
+        if not ties.has_times(user, *columns):
+            self._say_no_times(chosen)
+            return position
+        self.moment, self.times = ties.moments(user, columns[0]), columns[0].astype(np.float64)
+        if chosen == "source":
+            return position
+        tokens = (self.field2id_token[f][frame[f].to_numpy()[position]] for f in (self.uid_field, self.iid_field))
+        self.source_row = ties.shuffled(self.moment, *tokens, seed=self.config["ties_seed"] or 0)
+        return position[self.source_row]
+
+    @property
+    def _order(self) -> str | None:
+        return self.config["ORDER_FIELD"]
+
+    def _say_no_times(self, chosen: str) -> None:
+        said = (
+            f"{self.dataset_name}.inter has no times (column {self.time_field!r} is missing, constant or a count): "
+            f"any two events of a user may be tied, and nothing tells the order from that of the file"
+        )
+        if chosen == "together":
+            raise ConfigError(f"ties=together: {said}. Use ties=source, or data with times.")
+        if chosen == "shuffle":
+            getLogger().warning(f"ties=shuffle: {said}. Nothing is shuffled.")
 
     def _add_columns(self) -> None:
         """Add further columns of interactions, whose lists every row then has; a subclass says which."""
@@ -201,29 +238,56 @@ class LazySequenceDataset(SequentialDataset):
         self._change_feat_format()
         config = self.config
         name = config["protocol"] or "leave_one_out"
-        for key in ("split_file", "save_split") if name == "leave_one_out" else ():
+        for key in ("split_file", "save_split") if name != "user_split" else ():
             if config[key]:
                 raise ConfigError(f"{key}={config[key]}: users are split under protocol=user_split only.")
-        tokens = self.field2id_token[self.uid_field]
-        if name == "leave_one_out":
-            split = protocol.leave_one_out(self.offsets)
-        elif name == "user_split" and config["split_file"]:
-            split = read_split(config["split_file"], tokens, self.offsets)
-        elif name == "user_split":
-            split = protocol.user_split(self.offsets, config["split_seed"] or 0, tuple(config["split_ratios"]))
-        else:
-            raise ConfigError(f"protocol={name!r}: allowed are {', '.join(protocol.PROTOCOLS)}.")
+        split = self._split(config["ties"] or "source")
         if len(split.test) == 0:
             raise DataError(
                 f"{self.dataset_name}: no user has enough interactions for a test target under protocol={name}. "
                 f"Use more data or looser filters (user_inter_num_interval, item_inter_num_interval)."
             )
         if config["save_split"]:
-            write_split(config["save_split"], split, tokens)
+            write_split(config["save_split"], split, self.field2id_token[self.uid_field])
         train = self._part(split.train, self._training_view_name())
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
+        train.source_spans = None if self.source_row is None else self._split("source").train
+        train.source_flat = None if self.source_row is None else self._in_source_order()
         return [train, valid, test]
+
+    def _split(self, chosen: str) -> protocol.Split:
+        """The split by ``protocol``, as ``ties=chosen`` has it."""
+        config, moment = self.config, self.moment if chosen == "together" else None
+        name = config["protocol"] or "leave_one_out"
+        if name == "leave_one_out":
+            return protocol.leave_one_out(self.offsets, moment)
+        if name == "global_time":
+            return self._time_split(moment)
+        if name != "user_split":
+            raise ConfigError(f"protocol={name!r}: allowed are {', '.join(protocol.PROTOCOLS)}.")
+        if config["split_file"]:
+            split = read_split(config["split_file"], self.field2id_token[self.uid_field], self.offsets)
+        else:
+            split = protocol.user_split(self.offsets, config["split_seed"] or 0, tuple(config["split_ratios"]))
+        return split if moment is None else protocol.cut_between_moments(split, moment)
+
+    def _time_split(self, moment: np.ndarray | None) -> protocol.Split:
+        config = self.config
+        if self.times is None:
+            raise DataError(
+                f"protocol=global_time: {self.dataset_name}.inter has no times (column {self.time_field!r} is missing, "
+                f"constant or a count): nothing says what was known when. Use leave_one_out or user_split."
+            )
+        until = time_split.borders(self.times, config["time_quantiles"] or (0.8, 0.9), config["time_dates"] or ())
+        chosen = config["time_target"] or "successive"
+        getLogger().info(f"global_time: training up to {until[0]:.0f}, validation up to {until[1]:.0f}, {chosen}")
+        return time_split.global_time(self.offsets, self.times, until, chosen, moment)
+
+    def _in_source_order(self) -> np.ndarray:
+        flat = np.empty(len(self.flat), dtype=np.int64)
+        flat[self.source_row] = self.flat.numpy()
+        return flat
 
     def _training_view_name(self) -> str:
         chosen = self.config["training_view"] or contract_of(self.config.model_class).choose_training_view(self.config)
@@ -233,17 +297,32 @@ class LazySequenceDataset(SequentialDataset):
 
     def _part(self, spans: protocol.Spans, view: str | None) -> LazySequenceDataset:
         """A copy that holds only the rows of ``spans``, renumbered from zero."""
-        length = spans.end - spans.start
-        first = np.cumsum(length) - length
-        border = np.zeros(len(self.inter_feat) + 1, dtype=np.int8)  # spans are in the rows' order
+        border = np.zeros(len(self.inter_feat) + 1, dtype=np.int32)  # a user may have several spans
         np.add.at(border, spans.start, 1)
         np.add.at(border, spans.end, -1)
-        kept = np.cumsum(border[:-1], dtype=np.int8).astype(bool)
+        kept = np.cumsum(border[:-1], dtype=np.int32) > 0
+        place = np.concatenate([[0], np.cumsum(kept)])
         columns = self.inter_feat.interaction.items()
         part = self.copy(Interaction({field: torch.from_numpy(values.numpy()[kept]) for field, values in columns}))
-        local = protocol.Spans(spans.user, first, first + (spans.middle - spans.start), first + length)
+        local = protocol.Spans(spans.user, place[spans.start], place[spans.middle], place[spans.end])
+        part.times = None if self.times is None else self.times[kept]
+        part.moment = None if self.moment is None else self.moment[kept]
+        part.source_row = None if self.source_row is None else self.source_row[kept]
+        if self.config["shuffled_history"]:
+            part._shuffle_histories(local)
         part._set_view(local, view)
         return part
+
+    def _shuffle_histories(self, spans: protocol.Spans) -> None:
+        """Bring every history into an order of chance; what is asked for stays what it is."""
+        tokens = (self.field2id_token[f][self.inter_feat[f].numpy()] for f in (self.uid_field, self.iid_field))
+        piece = np.arange(len(self.inter_feat))  # a target stays where it is
+        row, position = _positions(spans.start, spans.middle)
+        piece[position] = spans.start[row]
+        order = ties.shuffled(piece, *tokens, seed=self.config["ties_seed"] or 0)
+        columns = self.inter_feat.interaction.items()
+        self.inter_feat = Interaction({field: values[torch.from_numpy(order)] for field, values in columns})
+        self.source_row = self.source_row[order]
 
     def _set_view(self, spans: protocol.Spans, view: str | None) -> None:
         self.spans = spans
@@ -317,15 +396,17 @@ class LazySequenceDataset(SequentialDataset):
         """Evaluation targets of a batch as (row in the batch, item), both int64 [number of targets]."""
         return self._pairs(self.spans.middle[index], self.spans.end[index])
 
+    def tied_targets(self, index: np.ndarray) -> np.ndarray:
+        """Which of :meth:`targets` have the time of the history's last item, bool [number of targets]."""
+        row, position = _positions(self.spans.middle[index], self.spans.end[index])
+        return ties.tied_targets(self.moment, self.spans, index[row], position)
+
     def history(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Everything the users of a batch had before their targets, as (row in the batch, item)."""
         return self._pairs(self.spans.start[index], self.spans.middle[index])
 
     def _pairs(self, start: np.ndarray, end: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        length = end - start
-        row = np.repeat(np.arange(len(start)), length)
-        first = np.cumsum(length) - length
-        position = np.repeat(start - first, length) + np.arange(int(length.sum()))
+        row, position = _positions(start, end)
         return torch.from_numpy(row), self.flat[torch.from_numpy(position)]
 
     @cached_property
@@ -345,6 +426,26 @@ class LazySequenceDataset(SequentialDataset):
         flat = self.flat.numpy()
         return self.spans.user, [flat[a:b] for a, b in zip(self.spans.start, self.spans.middle)]
 
+    def source_sequences(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The sequences of :meth:`sequences` with each time's items in the source's order, and the histories that the
+        training part would have with ``ties=source``: the same arrays where ties are the source's.
+
+        The second may name items that are held out today; it is what replies were asked of elsewhere.
+        """
+        users, today = self.sequences()
+        if self.source_row is None:
+            return today, today
+        rows = (self.source_row[a:b] for a, b in zip(self.spans.start, self.spans.middle))
+        sorted_today = [items[np.argsort(row)] for items, row in zip(today, rows)]
+        place = {user: row for row, user in enumerate(self.source_spans.user)}
+        spans = [(self.source_spans.start[place[u]], self.source_spans.middle[place[u]]) for u in users]
+        return sorted_today, [self.source_flat[a:b] for a, b in spans]
+
+    def of_new_users(self, index: np.ndarray, train: LazySequenceDataset) -> np.ndarray:
+        """Which of :meth:`targets` are of users that ``train`` does not know, bool [number of targets]."""
+        row, _ = _positions(self.spans.middle[index], self.spans.end[index])
+        return ~np.isin(self.spans.user[index], train.spans.user)[row]
+
     def item_counts(self) -> np.ndarray:
         """How often each item occurs in this part, int64 [number of items]."""
         return np.bincount(self.flat.numpy(), minlength=self.item_num)
@@ -352,6 +453,14 @@ class LazySequenceDataset(SequentialDataset):
     def inter_matrix(self, form="coo", value_field=None):
         """This part's user-item counts (RecBole's version expects augmented rows)."""
         return Dataset.inter_matrix(self, form, value_field)
+
+
+def _positions(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row, position) of every position of the pieces ``start[r]:end[r]``, both int64."""
+    length = end - start
+    row = np.repeat(np.arange(len(start)), length)
+    first = np.cumsum(length) - length
+    return row, np.repeat(start - first, length) + np.arange(int(length.sum()))
 
 
 class _IdsOnDemand(dict):

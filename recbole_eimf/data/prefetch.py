@@ -80,11 +80,6 @@ class SentBatch(Interaction):
         return self if there and selected_field is None else super().to(device, selected_field)
 
 
-def host_side(batch: Interaction) -> Interaction:
-    """The batch in the processor's memory, if it is there: what is picked from it does not keep a GPU waiting."""
-    return getattr(batch, "origin", batch)
-
-
 def sent(batch: Interaction, device: torch.device) -> SentBatch:
     """The batch on ``device``, without waiting for what the device is still doing."""
     fields = {field: values.to(device, non_blocking=True) for field, values in batch.interaction.items()}

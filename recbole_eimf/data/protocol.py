@@ -1,6 +1,6 @@
 """Which interactions train a model and which ones test it.
 
-Two protocols (``--protocol``), both on sequences that are sorted by (user, order):
+Three protocols (``--protocol``), both on sequences that are sorted by (user, order):
 
 ``leave_one_out``
     RecBole's and PAD's: the last item of every user is the test target, the one before it the validation target. Users
@@ -10,6 +10,9 @@ Two protocols (``--protocol``), both on sequences that are sorted by (user, orde
     ComiRec's, REMI's and EIMF's (section 4.1.1): 80 % of the *users* train with their whole sequences; of the other
     users the first 80 % of the sequence is the input and the last 20 % are the targets. Which users are where is drawn
     with a seed, or read from a file (:mod:`recbole_eimf.data.split_file`).
+``global_time``
+    what a service could have known (Time to Split, arXiv 2507.16289): training up to a time T_val, validation after it
+    up to T_test, test after that (:mod:`recbole_eimf.data.time_split`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy as np
 
 from recbole_eimf.core.errors import ConfigError
 
-PROTOCOLS = ("leave_one_out", "user_split")
+PROTOCOLS = ("leave_one_out", "user_split", "global_time")
 PARTS = ("train", "valid", "test")
 _HISTORY = 0.8  # share of a held-out user's sequence that is input; the rest are targets
 
@@ -51,12 +54,15 @@ class Split:
     test: Spans
 
 
-def leave_one_out(offsets: np.ndarray) -> Split:
-    """Hold out the last two items of every user.
+def leave_one_out(offsets: np.ndarray, moment: np.ndarray | None = None) -> Split:
+    """Hold out the last two items of every user; with ``moment`` all items of the last two times.
 
     Args:
         offsets: int64 [U + 1]; user u owns ``offsets[u]:offsets[u + 1]`` of the flat arrays. Row 0 (padding) is empty.
+        moment: int [n], ascending, equal where items of a user belong together (``ties=together``).
     """
+    if moment is not None:
+        return _leave_last_moments(offsets, moment)
     start, end = offsets[:-1], offsets[1:]
     length = end - start
     user = np.arange(len(length), dtype=np.int64)
@@ -68,6 +74,45 @@ def leave_one_out(offsets: np.ndarray) -> Split:
     valid = Spans(user[both], start[both], end[both] - 2, end[both] - 1)
     test = Spans(user[tested], start[tested], end[tested] - 1, end[tested])
     return Split(train, valid, test)
+
+
+def _leave_last_moments(offsets: np.ndarray, moment: np.ndarray) -> Split:
+    """As :func:`leave_one_out`, a user's training keeping two items or more."""
+    start, end = offsets[:-1], offsets[1:]
+    user = np.arange(len(start), dtype=np.int64)
+
+    def last_begins(before: np.ndarray) -> np.ndarray:
+        return np.where(before > start, np.searchsorted(moment, moment[np.maximum(before - 1, 0)]), start)
+
+    test_begins = last_begins(end)
+    valid_begins = last_begins(test_begins)
+    tested = test_begins - start >= 2
+    both = tested & (valid_begins - start >= 2)
+    train_end = np.where(both, valid_begins, np.where(tested, test_begins, end))
+    some = end > start
+    train = Spans(user[some], start[some], train_end[some], train_end[some])
+    valid = Spans(user[both], start[both], valid_begins[both], test_begins[both])
+    test = Spans(user[tested], start[tested], test_begins[tested], end[tested])
+    return Split(train, valid, test)
+
+
+def cut_between_moments(split: Split, moment: np.ndarray) -> Split:
+    """Move the cuts of a user split to where a time begins: back, or on where that leaves no history.
+
+    Users all of whose items are of one time have no history before their targets and are not asked.
+
+    Args:
+        moment: int [n], ascending, equal where items of a user belong together.
+    """
+
+    def moved(spans: Spans) -> Spans:
+        back = np.searchsorted(moment, moment[spans.middle])
+        on = np.searchsorted(moment, moment[spans.middle], side="right")
+        middle = np.where(back > spans.start, back, on)
+        asked = middle < spans.end
+        return Spans(spans.user[asked], spans.start[asked], middle[asked], spans.end[asked])
+
+    return Split(split.train, moved(split.valid), moved(split.test))
 
 
 def user_split(offsets: np.ndarray, seed: int, ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)) -> Split:

@@ -17,11 +17,23 @@ view             one row is                                   used by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from recbole_eimf.data.protocol import Spans
+
+if TYPE_CHECKING:  # serving reads backbones, and they this
+    from recbole.data.interaction import Interaction
+
+#: Interaction field: the item that follows each position of ``item_id_list``, zero where padded. [b, l]
+TARGET_LIST = "target_item_list"
+
+
+def host_side(batch: Interaction) -> Interaction:
+    """The batch in the processor's memory, if it is there: what is picked from it does not keep a GPU waiting."""
+    return getattr(batch, "origin", batch)
 
 
 def gather_rows(flat: torch.Tensor, start: np.ndarray, end: np.ndarray, width: int | None = None) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 Once every user has k items, hardly any further one is as good as the worst of them: a chunk costs its products, one
 comparison per score, and work on the few scores that pass it. The ranking is that of
-:func:`recbole_eimf.evaluator.collector.ranked_items`, ties included.
+:func:`recbole_eimf.evaluator.ranking.ranked_items`, ties included.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from recbole_eimf.evaluator.collector import places_of
+from recbole_eimf.evaluator.ranking import places_of
 
 #: scores alive at a time where ``eval_chunk_items`` does not say: they stay in a processor's cache
 _CELLS = {"cpu": 1 << 18, "cuda": 1 << 26}
@@ -39,7 +39,7 @@ def ranked_in_chunks(
     history: tuple[Tensor, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The k best items of every user, best first, as :func:`~recbole_eimf.evaluator.collector.ranked_items` gives them.
+    """The k best items of every user, best first, as :func:`~recbole_eimf.evaluator.ranking.ranked_items` gives them.
 
     Args:
         scores: (begin, end) -> [B, end - begin]; the result is written to.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
@@ -23,7 +23,9 @@ class Ranks:
     """The places of all test targets. R users in the split's order, T targets, distinct within a user.
 
     ``identity`` is a digest of the users' and targets' tokens: equal identities are about the same users and targets
-    in the same order, so their values may be paired.
+    in the same order, so their values may be paired. ``slices`` are ranges of training frequency; ``mark_names``
+    are further ones, whose targets ``marked`` tells: ``tied`` and ``untied``, whether a target has the time of the
+    history's last item (without times all may), and ``new_user``, whether training does not know its user.
     """
 
     user: np.ndarray  # int64 [R], RecBole ids
@@ -35,6 +37,13 @@ class Ranks:
     target_count: np.ndarray  # int64 [T], training frequency
     identity: str
     slices: dict[str, Range] = field(default_factory=dict)
+    marked: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.uint8))  # uint8 [T, M]
+    mark_names: tuple[str, ...] = ()  # [M]
+
+    @property
+    def marks(self) -> dict[str, np.ndarray]:
+        """The further slices: name -> bool [T]."""
+        return {name: self.marked[:, column].astype(bool) for column, name in enumerate(self.mark_names)}
 
     @property
     def depth(self) -> int:
@@ -87,9 +96,9 @@ class Ranks:
         A slice without targets has no metrics.
         """
         found: dict[str, dict[str, float]] = {}
-        for name in self.slices:
+        for name in (*self.slices, *self.mark_names):
             asked = self._in_slice(name)
-            found[name] = {"targets": int(asked.sum()), "users": len(np.unique(self.target_row[asked]))}
+            found[name] = {"targets": int(asked.sum()), "users": len(np.unique(self.user[self.target_row[asked]]))}
             if asked.any():
                 metrics = [f"{kind}@{k}" for kind in ("recall", "hit", "ndcg") for k in ks]
                 found[name] |= {metric: round(self.mean(metric, name), 6) for metric in metrics}
@@ -97,16 +106,20 @@ class Ranks:
 
     def write(self, folder: str | Path) -> None:
         """Write ``test_ranks.safetensors``."""
-        arrays = ("user", "hits", "targets", "target_row", "target_item", "target_rank", "target_count")
+        arrays = ("user", "hits", "targets", "target_row", "target_item", "target_rank", "target_count", "marked")
         notes = {"rows": "test users, in the split's order", "identity": self.identity}
         tensors = {name: getattr(self, name) for name in arrays}
-        write_tensors(Path(folder) / RANKS_FILE, tensors, {**notes, "slices": json.dumps(self.slices)})
+        notes |= {"slices": json.dumps(self.slices), "marks": json.dumps(self.mark_names)}
+        write_tensors(Path(folder) / RANKS_FILE, tensors, notes)
 
     def _in_slice(self, name: str) -> np.ndarray:
+        if name in self.mark_names:
+            return self.marks[name]
         if name not in self.slices:
+            known = [*self.slices, *self.mark_names]
             raise ConfigError(
-                f"slice={name!r}: no such slice.{suggestion(name, self.slices)} "
-                f"There are {', '.join(self.slices)}; further ones by slice_bounds."
+                f"slice={name!r}: no such slice.{suggestion(name, known)} "
+                f"There are {', '.join(known)}; further ones by slice_bounds."
             )
         return inside(self.target_count, self.slices[name])
 
@@ -128,9 +141,12 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
         test, train: the parts (:class:`recbole_eimf.data.dataset.LazySequenceDataset`).
         bounds: of fixed slices, see :func:`recbole_eimf.evaluator.slices.frequency_slices`.
     """
-    row, item = (array.numpy() for array in test.targets(np.arange(len(items))))
-    pairs = np.unique(np.stack([row, item], axis=1), axis=0)  # an item asked for twice is one target, as in RecBole
+    every = np.arange(len(items))
+    row, item = (array.numpy() for array in test.targets(every))
+    # an item asked for twice is one target, as in RecBole
+    pairs, first = np.unique(np.stack([row, item], axis=1), axis=0, return_index=True)
     row, item = pairs[:, 0], pairs[:, 1]
+    tied, new = test.tied_targets(every)[first], test.of_new_users(every, train)[first]
     at = items[row] == item[:, None]
     rank = np.where(at.any(1), at.argmax(1), -1).astype(np.int32)
     hits = np.zeros(items.shape, dtype=np.uint8)
@@ -146,6 +162,8 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
         target_count=counts[item],
         identity=_identity(test, row, item),
         slices=frequency_slices(counts, bounds),
+        marked=np.stack([tied, ~tied, new], axis=1).astype(np.uint8),
+        mark_names=("tied", "untied", "new_user"),
     )
 
 
@@ -170,9 +188,29 @@ def read_ranks(folder: str | Path) -> Ranks:
         notes = stored.metadata()
     try:
         slices = {name: tuple(limits) for name, limits in json.loads(notes["slices"]).items()}
-        return Ranks(**tensors, identity=notes["identity"], slices=slices)
+        marks = tuple(json.loads(notes.get("marks", "[]")))
+        return Ranks(**tensors, identity=notes["identity"], slices=slices, mark_names=marks)
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: lacks what a comparison needs ({error}). Run again to have it rewritten.") from error
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whom a run was tested on: numbers of users and of their targets; equal ``identity``: the same ones."""
+
+    users: int
+    targets: int
+    identity: str
+
+
+def asked_of(folder: str | Path) -> Asked | None:
+    """What a run's ``test_ranks.safetensors`` is about, from its first bytes; None where there is none to read."""
+    try:
+        with safe_open(Path(folder) / RANKS_FILE, framework="np") as stored:
+            users, targets = (stored.get_slice(name).get_shape()[0] for name in ("user", "target_row"))
+            return Asked(users, targets, stored.metadata()["identity"])
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
 
 
 def check_same_users(first: Ranks, second: Ranks, names: tuple[str, str] = ("first", "second")) -> None:

@@ -36,6 +36,29 @@ def greedy_diverse(scores: Tensor, category: Tensor, weight: float, count: int, 
     return torch.cat(picked, 1)
 
 
+def aggregated(
+    scores: Tensor, category: Tensor, weight: float, count: int, interest_num: int, hidden: Tensor | None = None
+) -> Tensor:
+    """Scores with the greedily diverse picks above everything else, the first one highest.
+
+    Args:
+        scores: [B, N]; category: [N] ids; weight, count: see :func:`greedy_diverse`, whose pool is ``count`` items for
+            each of ``interest_num`` interests; hidden: [B, L] items that are picked last, or None.
+
+    Returns:
+        [B, N]
+    """
+    candidates = scores.clone()
+    if hidden is not None:
+        candidates.scatter_(1, hidden, torch.finfo(scores.dtype).min)
+    candidates[:, 0] = -torch.inf
+    count = min(count, scores.shape[1] - 1)
+    pool = min(count * interest_num, scores.shape[1] - 1)
+    picked = greedy_diverse(candidates, category, weight, count, pool)
+    place = torch.arange(count, 0, -1, device=scores.device)
+    return scores.scatter(1, picked, scores.amax(1, keepdim=True) + place)
+
+
 class ControllableAggregation(nn.Module):
     """Re-ranks scores so that the greedily diverse picks stand on top.
 
@@ -71,12 +94,5 @@ class ControllableAggregation(nn.Module):
 
     def forward(self, scores: Tensor, item_seq: Tensor, interest_num: int) -> Tensor:
         """[B, N], [B, L] -> [B, N]: the picks above everything else, the first one highest."""
-        candidates = scores.clone()
-        if self.mask_history:
-            candidates.scatter_(1, item_seq, torch.finfo(scores.dtype).min)
-        candidates[:, 0] = -torch.inf
-        count = min(self.count, scores.shape[1] - 1)
-        pool = min(self.count * interest_num, scores.shape[1] - 1)
-        picked = greedy_diverse(candidates, self.category, self.weight, count, pool)
-        place = torch.arange(count, 0, -1, device=scores.device)
-        return scores.scatter(1, picked, scores.amax(1, keepdim=True) + place)
+        hidden = item_seq if self.mask_history else None
+        return aggregated(scores, self.category, self.weight, self.count, interest_num, hidden)

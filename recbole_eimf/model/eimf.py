@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import EIMFSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.data.prefetch import host_side
+from recbole_eimf.data.views import host_side
 from recbole_eimf.model.backbones.backbone import TrainingStates
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.layer import MaskedSelfAttention, target_attention, unit_rows

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+#: rows that are encoded at a time while scoring
+_ROWS_TOGETHER = 128
 
 
 class _UnitRows(torch.autograd.Function):
@@ -36,6 +40,17 @@ def unit_rows(vectors: Tensor) -> Tensor:
 def first_rows(table: Tensor, count: int) -> Tensor:
     """``table[:count]``, [R, d] -> [count, d]; all of it is not sliced: the gradient would be a copy of a catalogue."""
     return table if len(table) == count else table[:count]
+
+
+def encoded_by_length(encode: Callable[[Tensor, Tensor], Tensor], item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+    """``encode(item_seq, item_seq_len)`` [B, ...] of right-padded rows, a group of rows of like length at a time."""
+    if len(item_seq) <= _ROWS_TOGETHER:
+        return encode(item_seq, item_seq_len)
+    order = item_seq_len.argsort(stable=True)
+    pieces = [(rows, item_seq_len[rows]) for rows in order.split(_ROWS_TOGETHER)]
+    longest = torch.stack([length[-1] for _, length in pieces]).tolist()  # a GPU is waited for once
+    parts = [encode(item_seq[rows, :width], length) for (rows, length), width in zip(pieces, longest, strict=True)]
+    return torch.cat(parts)[order.argsort()]
 
 
 def target_attention(query: Tensor, interests: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:

@@ -114,13 +114,14 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
     write_json(folder / META, meta)
 
 
-def opened(settings: SemanticSettings, data: str, protocol: str | None) -> SemanticSettings:
+def opened(settings: SemanticSettings, data: str, protocol: str | None, other: str | None = None) -> SemanticSettings:
     """Return ``settings`` with the files of an export where ``interest_file`` is such a folder.
 
     Args:
         settings: keys of the stage; ``assignment_file`` stays if it is set.
         data: :func:`fingerprint_of` the training sequences at hand.
         protocol: of the split at hand; None where there is none.
+        other: as ``data``, of the sequences that ``ties=source`` gives, where these are others.
 
     Raises:
         DataError: the folder is no export, or was made from other training data or under another protocol.
@@ -140,7 +141,7 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None) -> Seman
             f"protocol={protocol}: they may know items that are held out here. Run with --protocol={made_under}, or "
             f"make replies for this protocol."
         )
-    if made_from != data:
+    if made_from not in (data, other):
         raise DataError(
             f"interest_file={folder}: made from other training data of {meta.get('dataset')} (fingerprint {made_from}, "
             f"here {data}). Take the same data set, filters and split_seed; or, where held-out items cannot stand in "

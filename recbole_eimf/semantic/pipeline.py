@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.keys import SOURCES, SemanticSettings
 from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
@@ -34,22 +34,28 @@ from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
 from recbole_eimf.semantic.llm.reply import Reply
-from recbole_eimf.semantic.reply_check import PromptForm, checked_replies
-from recbole_eimf.semantic.sources import batch, keywords
+from recbole_eimf.semantic.reply_check import PromptForm, checked_replies, knowing_replies
+from recbole_eimf.semantic.sources import batch, keywords, own
+
+#: whose interests are an LLM's words
+LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
 
 
 @dataclass(frozen=True)
 class Corpus:
     """What ESIM may see: the *training* sequences, as tokens, and the text of items.
 
-    users: [U] tokens; histories: per user, item tokens, oldest first; item_text: item token -> text; shorter_text: the
-    same of fewer text columns, which side-loaded replies may have been asked with.
+    users: [U] tokens; histories: per user, item tokens, oldest first, those of one time in the source's order whatever
+    ``ties`` is; item_text: item token -> text; shorter_text: the same of fewer text columns, which side-loaded replies
+    may have been asked with; asked_histories: the training histories of ``ties=source`` where today's are others: what
+    side-loaded replies were asked of. They may name items that are held out today, and only their check reads them.
     """
 
     users: list[str]
     histories: list[list[str]]
     item_text: Mapping[str, str]
     shorter_text: tuple[Mapping[str, str], ...] = ()
+    asked_histories: list[list[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ class Pipeline:
         self.corpus, self.settings, self.name, self.device = corpus, settings, name, device
         self.protocol = protocol
         if settings.interest_file and Path(settings.interest_file).is_dir():
-            self.settings = export.opened(settings, self.origin().data, protocol)
+            asked = corpus.asked_histories and export.fingerprint_of(corpus.users, corpus.asked_histories)
+            self.settings = export.opened(settings, self.origin().data, protocol, asked)
         self.folder = Path(settings.semantic_cache)
         self.cache = EmbeddingCache(self.folder / "embeddings.sqlite")
         self.seconds: dict[str, float] = {}
@@ -129,6 +136,8 @@ class Pipeline:
             path = getattr(s, key)
             if path and not Path(path).is_file():
                 raise DataError(f"{key}={path}: no such file.")
+        if ":" in self._replies_source:
+            own.own_source(self._replies_source, "shuffled_source" if source == "shuffled" else "interest_source")
         if source == "openai":
             require("openai")
             read_key(self.llm_settings())
@@ -254,10 +263,26 @@ class Pipeline:
         elif source == "batch":
             requests = self.requests(exemplars)
             replies = batch.read_batch(requests, Path(self.settings.batch_file), self.settings.max_interests)
+        elif ":" in source:
+            replies = own.own_replies(source, self._told(exemplars, assignment), self.settings.max_interests)
         else:
             replies = self._ask(exemplars, agreed)
         self.seconds["replies"] = time.perf_counter() - begin
         return exemplars, assignment, replies, report
+
+    def _told(self, exemplars: Sequence[str], assignment: Mapping[str, int]) -> list[own.Cluster]:
+        """What a source of the user's own is told."""
+        titles, row = self._cluster_titles(exemplars, assignment), {user: u for u, user in enumerate(self.corpus.users)}
+        text = self.corpus.item_text
+        return [
+            own.Cluster(
+                user,
+                tuple(text[i] for i in self.corpus.histories[row[user]] if i in text),
+                tuple(titles[user]),
+                request.prompt,
+            )
+            for user, request in zip(exemplars, self.requests(exemplars), strict=True)
+        ]
 
     def _ask(self, exemplars: Sequence[str], agreed: bool) -> dict[str, Reply]:
         requests, wanted = self.requests(exemplars), self.llm_settings()
@@ -305,7 +330,10 @@ class Pipeline:
 
     @cached_property
     def side_loaded(self) -> tuple[dict[str, Reply], list[str], dict[str, int]]:
-        """Replies of ``interest_file``: (all by user, the training users among them with interests, counts).
+        """Replies of ``interest_file``: (all by user, the usable ones' training users, counts).
+
+        Usable is a reply with interests whose prompt names no item that is held out for its user today: with ties
+        shuffled that may be one that the source's order has in the history.
 
         Raises:
             DataError: the file is broken or of another data set, or replies answer prompts that the training histories
@@ -329,7 +357,22 @@ class Pipeline:
         histories = dict(zip(self.corpus.users, self.corpus.histories))
         digests = {user: replies[user].prompt_sha256 for user in usable}
         path, allowed = f"{s.interest_file} ({self.name})", s.allow_foreign_replies
-        return replies, usable, counts | checked_replies(form, digests, histories, path, allowed)
+        asked = dict(zip(self.corpus.users, self.corpus.asked_histories or self.corpus.histories))
+        knowing = knowing_replies(form, digests, histories, asked) if self.corpus.asked_histories else set()
+        if knowing:
+            getLogger().warning(
+                f"{path}: {len(knowing)} of {len(usable)} replies answer prompts that name an item held out for their "
+                f"user under this order of ties: not used; their members move to the nearest exemplar."
+            )
+            counts["replies_that_know_held_out_items"] = len(knowing)
+            usable = [user for user in usable if user not in knowing]
+            digests = {user: digests[user] for user in usable}
+            if not usable:
+                raise DataError(
+                    f"{path}: all its replies know items that are held out under ties shuffled. Use --ties=source, or "
+                    f"ask again with `python -m recbole_eimf interests`."
+                )
+        return replies, usable, counts | checked_replies(form, digests, histories, path, allowed, asked)
 
     def _nearest(self, users: Sequence[str], exemplars: Sequence[str]) -> dict[str, int]:
         """The closest exemplar of each user by sequence embedding; users without text are left out."""
@@ -390,7 +433,7 @@ class Pipeline:
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
         digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
-        return Interests(exemplars, texts, assignment, name, source != "keywords", report, digests)
+        return Interests(exemplars, texts, assignment, name, source in LLM_SOURCES, report, digests)
 
 
 def read_assignment(path: str | Path) -> dict[str, str]:

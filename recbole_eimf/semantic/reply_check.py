@@ -40,10 +40,15 @@ class PromptForm:
         """
         if not digest:
             return "no_digest"
-        for kept in range(len(history), 0, -1):
-            if digest in self._digests(user, history[:kept]):
-                return "this_history" if kept == len(history) else "shorter_history"
-        return "another_history"
+        kept = self.answered(user, history, digest)
+        if kept is None:
+            return "another_history"
+        return "this_history" if kept == len(history) else "shorter_history"
+
+    def answered(self, user: str, history: Sequence[str], digest: str) -> int | None:
+        """The n of the longest prompt over the first n items of a history that a reply with this digest answers."""
+        lengths = range(len(history), 0, -1)
+        return next((kept for kept in lengths if digest in self._digests(user, history[:kept])), None)
 
     def _digests(self, user: str, history: Sequence[str]) -> set[str]:
         asked = set()
@@ -66,8 +71,36 @@ def _as_in_the_source(title: str) -> str:
     return title.replace("''", '"') if title.startswith("''") else title
 
 
+def knowing_replies(
+    form: PromptForm,
+    digests: Mapping[str, str],
+    histories: Mapping[str, Sequence[str]],
+    asked: Mapping[str, Sequence[str]],
+) -> set[str]:
+    """Users whose reply answers a prompt with an item that is not in their history today.
+
+    Args:
+        form, digests: as for :func:`checked_replies`; histories: user -> its training items today; asked: user -> those
+            of ``ties=source``, which prompts were built of. A reply without a digest counts as one over all of them.
+    """
+    knowing = set()
+    for user, digest in digests.items():
+        today, then = histories[user], asked[user]
+        if digest and form.answered(user, today, digest) is not None:
+            continue
+        kept = form.answered(user, then, digest) if digest else len(then)
+        if kept is not None and not set(then[:kept]) <= set(today):
+            knowing.add(user)
+    return knowing
+
+
 def checked_replies(
-    form: PromptForm, digests: Mapping[str, str], histories: Mapping[str, Sequence[str]], source: str, allowed: bool
+    form: PromptForm,
+    digests: Mapping[str, str],
+    histories: Mapping[str, Sequence[str]],
+    source: str,
+    allowed: bool,
+    asked: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, int]:
     """Of which histories replies were made, counted: ``replies_of_this_history``, ``..._shorter_history``,
     ``..._another_history`` and ``replies_unchecked``, which have no digest.
@@ -75,12 +108,15 @@ def checked_replies(
     Args:
         form: how prompts are written; digests: user -> digest of the prompt its reply answers; histories: user -> its
             items that the protocol allows, in the source's order; source: the file, for messages.
-        allowed: use replies of other histories too (``allow_foreign_replies``), with a warning.
+        allowed: use replies of other histories too (``allow_foreign_replies``), with a warning; asked: user -> the
+            history that ``ties=source`` gives, which counts as this one (see :func:`knowing_replies`).
 
     Raises:
         DataError: there are such replies and they are not allowed.
     """
     kinds = {user: form.answers(user, histories[user], digest) for user, digest in digests.items()}
+    for user in [user for user, kind in kinds.items() if kind == "another_history" and asked]:
+        kinds[user] = form.answers(user, asked[user], digests[user])
     foreign = [user for user, kind in kinds.items() if kind == "another_history"]
     if foreign:
         said = (

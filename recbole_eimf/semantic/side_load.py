@@ -15,6 +15,7 @@ from recbole_eimf.config.keys import DataSettings, SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.semantic.pipeline import Corpus, Interests, Pipeline
+from recbole_eimf.semantic.text_placebo import text_vectors
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ def corpus_of(config, train) -> Corpus:
             f"{path}: not one of the {len(tokens) - 1} items of {config['dataset']} has text in "
             f"{', '.join(wanted.text_fields)}. Choose other text_fields, or a model that needs no text."
         )
-    users, histories = train.sequences()
+    users, _ = train.sequences()
     user_tokens = train.field2id_token[user_field]
-    named = [[tokens[i] for i in h] for h in histories]
-    return Corpus([user_tokens[u] for u in users], named, catalogue, shorter)
+    histories, elsewhere = ([[tokens[i] for i in h] for h in each] for each in train.source_sequences())
+    asked = elsewhere if train.source_row is not None else None
+    return Corpus([user_tokens[u] for u in users], histories, catalogue, shorter, asked)
 
 
 def pipeline_of(config, train) -> Pipeline:
@@ -82,6 +84,7 @@ def load_side_information(config, train, interests: bool) -> SideInformation:
     if interests:
         pipeline.check_source()
     rows, vectors = pipeline.item_vectors
+    vectors = text_vectors(vectors, pipeline.settings.text_source, config["seed"])
     tokens = train.field2id_token[config["ITEM_ID_FIELD"]]
     item_text = torch.zeros(len(tokens), vectors.shape[1])
     has_text = torch.zeros(len(tokens), dtype=torch.bool)
@@ -90,6 +93,7 @@ def load_side_information(config, train, interests: bool) -> SideInformation:
     item_text[ids] = torch.from_numpy(vectors[where])
     has_text[ids] = True
     report: dict[str, Any] = {
+        "text_source": pipeline.settings.text_source,
         "text_encoder": pipeline.settings.text_encoder,
         "items": len(tokens) - 1,
         "items_with_text": len(ids),

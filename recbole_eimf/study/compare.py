@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.yaml_file import parse_value, read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
-from recbole_eimf.study import runs
+from recbole_eimf.study import progress, runs
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import RESERVED, Run, Workers
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIRST_SEED = 2020
+#: keys of every new table: figures that the source's order inside one time may have made are no evidence
+TABLE_DEFAULTS = {"ties": "shuffle"}
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def experiment_of(
         dataset,
         complete(rows),
         parse_seeds(seeds),
-        shared,
+        {**TABLE_DEFAULTS, **shared},
         command,
         metric_names(metrics),
     )
@@ -304,30 +304,17 @@ def _masks(shared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bool, ...]]
     wanted = shared.get("mask_history", False)
     if wanted != "both":
         return dict(shared), (bool(wanted),)
-    first = shared.get("protocol", "leave_one_out") == "leave_one_out"
+    first = shared.get("protocol", "leave_one_out") != "user_split"
     return {**shared, "mask_history": first}, (first, not first)
 
 
 def _make(plan: Plan, missing: list[Run]) -> None:
     print(f"{len(missing)} of {len(plan.runs)} runs to make; stop at any time, the same command goes on")
-    failed = 0
-    with tqdm(total=len(plan.runs), initial=len(plan.runs) - len(missing), desc="runs", unit="run") as bar:
+    with progress.shown(plan.runs, plan.workers.parallel) as tell:
         for event in runs.execute_all(missing, plan.workers):
             if event is not None:
-                run, why = event
-                failed += why is not None
-                if why is not None:
-                    bar.write(f"failed: {run.label}: {why}")
+                tell(*event)
                 _write(plan)
-                bar.update()
-            bar.set_postfix_str(_state(missing, failed))
-
-
-def _state(missing: list[Run], failed: int) -> str:
-    """``1 failed; SASRec/2020 epoch 7, ...``"""
-    parts = [f"{failed} failed"] if failed else []
-    running = ", ".join(f"{run.label} epoch {run.epochs()}" for run in missing if run.running)
-    return "; ".join([*parts, running] if running else parts)
 
 
 def _write(plan: Plan) -> Summary:

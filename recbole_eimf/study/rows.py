@@ -5,6 +5,9 @@
 ``EIMF[SASRec]``     a framework over a backbone, measured against the backbone's row and the placebo's where they are
 ``placebo[SASRec]``  EIMF whose users get a random exemplar's interests
 ``text[SASRec]``     EIMF without interests: what item text alone is worth
+``shuffled_text[R]``  a row R (``PAD``, ``EIMF[SASRec]``) that reads other items' texts; ``noise_text[R]``: noise in
+                     place of text; ``shuffled_history[R]``: sequences in an order of chance. ``placebo[PAD]`` is PAD's
+                     ``shuffled_text``, and that of its baselines
 ``RecBole[SASRec]``  RecBole's class as it is
 anything else        what ``--model`` takes: ``Pop``, ``Markov``, ``LLM2BERT4Rec``, ``package.module:Class``
 ===================  ==============================================================================================
@@ -26,6 +29,13 @@ from recbole_eimf.model.backbones.backbone import backbone_class
 
 #: what EIMF has to be compared with to say anything about the LLM: name -> keys
 _CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests": False}}
+#: what any row may be compared with: name -> keys
+_PLACEBOS = {
+    "shuffled_text": {"text_source": "shuffled"},
+    "noise_text": {"text_source": "noise"},
+    "shuffled_history": {"shuffled_history": True},
+}
+_ALIASES = {"ItemKNN+text": "ItemKNNText"}
 FRAMED = re.compile(r"(?P<frame>[^\[\]]+)\[(?P<inner>[^\[\]]+)\]")
 _ROW_KEYS = ("name", "model", "backbone", "keys", "against", "x")
 
@@ -83,6 +93,14 @@ def parse_model(text: str) -> Row:
     Raises:
         ConfigError: see :func:`parse_models`.
     """
+    if outer := re.fullmatch(r"(\w+)\[(.+)\]", text):
+        name, inner = outer[1], outer[2].strip()
+        if name == "placebo" and _reads_text_alone(inner):
+            name = "shuffled_text"
+        if name in _PLACEBOS:
+            return _placebo(text, parse_model(inner), _PLACEBOS[name])
+    if text in _ALIASES:
+        return Row(text, _ALIASES[text])
     framed = FRAMED.fullmatch(text)
     if framed:
         return _framed(text, framed["frame"].strip(), framed["inner"].strip())
@@ -94,6 +112,18 @@ def parse_model(text: str) -> Row:
         load_model_class(text)
         return Row(text, text)
     raise ConfigError(f"models: {text!r} is not of the form Name or Framework[Backbone], for example EIMF[SASRec].")
+
+
+def _reads_text_alone(inner: str) -> bool:
+    """Whether a row is PAD's or one of its baselines': their placebo is one of text, EIMF's one of interests."""
+    name = inner.partition("[")[0].strip()
+    return name in MODELS and MODELS[name].family == "pad"
+
+
+def _placebo(text: str, row: Row, keys: Mapping[str, Any]) -> Row:
+    if "text_source" in keys and row.model == "IBIM":
+        raise ConfigError(f"models: {text}: {row.name} reads no text. Name a row that does, such as PAD.")
+    return Row(text, row.model, {**row.keys, **keys}, (row.name,))
 
 
 def _framed(text: str, frame: str, inner: str) -> Row:
@@ -122,7 +152,7 @@ def _check_name(name: str, text: str) -> None:
     try:
         load_model_class(name)  # RecBole's general models (Pop, BPR) stand in no list
     except ConfigError:
-        near = suggestion(name, [*known, "RecBole", *_CONTROLS, "Pop"])
+        near = suggestion(name, [*known, "RecBole", *_CONTROLS, *_PLACEBOS, "Pop"])
         raise ConfigError(
             f"models: {text!r}: no such model.{near} Backbones: {', '.join(BACKBONES)}; over one of them "
             f"EIMF[SASRec], placebo[SASRec]; RecBole's own as RecBole[SASRec]; yours as package.module:Class."

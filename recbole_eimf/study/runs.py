@@ -1,9 +1,9 @@
 """Runs of a table: one folder each, made once, several at a time, going on where they were stopped.
 
-A run's folder holds ``run.json`` (its settings), what :func:`recbole_eimf.run` writes (``result.json``
-when it is finished), ``log.txt``, and ``error.txt`` if it failed. A folder is used again only for the settings it was
-made with: paths count by what is in the files, and keys that cannot change a figure (threads, logging, device) do not
-count at all.
+A run's folder holds ``run.json`` (its settings, and versions, seconds, how busy the machine was), what
+:func:`recbole_eimf.run` writes (``result.json`` when it is finished), ``log.txt``, and ``error.txt`` if it failed. A
+folder is used again only for the settings it was made with: paths count by what is in the files, and keys that cannot
+change a figure (threads, logging, device) do not count at all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.parts import require
+from recbole_eimf.core.version import made_with
 from recbole_eimf.study.rows import Row
 
 #: what the program decides for every run of a table
@@ -73,6 +75,10 @@ class Run:
             not self.other_mask or (self.folder / OTHER_MASK / "metrics.json").is_file()
         )
 
+    def notes(self) -> dict[str, Any]:
+        """``run.json``: with what and how the run was made; empty before it began."""
+        return read_json(self.folder / "run.json") or {}
+
     def error(self) -> str | None:
         """The first line of what stopped it, or None."""
         path = self.folder / "error.txt"
@@ -83,9 +89,15 @@ class Run:
         """Whether a worker has it in hand."""
         return (self.folder / "running").is_file()
 
-    def epochs(self) -> int:
-        """Epochs trained so far, those of earlier phases too."""
-        return sum(len(read_json(path) or ()) for path in self.folder.glob("**/history.json"))
+    def histories(self) -> dict[str, list[dict[str, Any]]]:
+        """The epochs so far of every phase, by its name; a model without phases has one, called ``""``."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for path in sorted(self.folder.glob("**/history.json")):
+            history = read_json(path)
+            if history:
+                folder = path.parent.relative_to(self.folder).as_posix()
+                found[history[-1].get("phase") or folder.strip(".")] = history
+        return found
 
 
 def read_json(path: Path) -> Any:
@@ -288,14 +300,25 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         stored = read_json(folder / "run.json")
         same = stored is not None and not differing_settings(stored["settings"], job["settings"])
         (folder / OTHER_MASK / "metrics.json").unlink(missing_ok=True)  # of another model than the one to come
-        write_json(folder / "run.json", {name: job[name] for name in ("row", "model", "dataset", "given", "settings")})
+        kept = ("row", "model", "dataset", "given", "settings", "runs_at_once")
+        told = {name: job[name] for name in kept} | {"made_with": made_with()}
+        write_json(folder / "run.json", told)
+        begin = time.monotonic()
         run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same})
+        told["seconds"] = round(time.monotonic() - begin, 3)
+        write_json(folder / "run.json", told | {"machine": _machine()})
     if job["other_mask"]:
         chosen = json.loads((folder / "result.json").read_text(encoding="utf-8"))["mask_history"]
         target = folder / OTHER_MASK
         trusted = job["model"] if ":" in job["model"] else None  # the user named it
         found = evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR")
         write_json(target / "metrics.json", found)
+
+
+def _machine() -> dict[str, Any]:
+    """How busy the machine was just now: its cores, and the processes that wanted one (mean of 5 minutes)."""
+    load = round(os.getloadavg()[1], 2) if hasattr(os, "getloadavg") else None  # Windows has none
+    return {"cores": os.cpu_count(), "load": load}
 
 
 def _one_line(error: BaseException) -> str:
@@ -355,6 +378,7 @@ def _job(run: Run, workers: Workers) -> dict[str, Any]:
         "folder": str(run.folder),
         "other_mask": run.other_mask,
         "threads": workers.cpus,
+        "runs_at_once": None if workers.ray_address else max(workers.parallel, 1),
         "sys_path": [os.path.abspath(path) for path in sys.path],
     }
 

@@ -26,7 +26,15 @@ from typing import Any
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
-from recbole_eimf.study.compare import Compared, Effort, carry_out, check_shared, metric_names, parse_seeds
+from recbole_eimf.study.compare import (
+    TABLE_DEFAULTS,
+    Compared,
+    Effort,
+    carry_out,
+    check_shared,
+    metric_names,
+    parse_seeds,
+)
 from recbole_eimf.study.rows import Row, as_list, complete, row_of
 from recbole_eimf.study.table.summary import Experiment
 
@@ -119,7 +127,7 @@ def experiment_of(
         dataset,
         complete(study.rows, study.floors),
         parse_seeds(seeds or study.seeds),
-        {**study.keys, **given},
+        {**TABLE_DEFAULTS, **study.keys, **given},
         command,
         metric_names(metrics) or study.metrics,
         study.columns,

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from recbole_eimf.config.same import NOT_OF_EXPERTS, ONLY_OF_TEXT_EXPERTS
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.core.files import fingerprint
+from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.locks import made_once
 from recbole_eimf.core.version import __version__
 from recbole_eimf.model.phase import Phase
@@ -223,6 +223,7 @@ class PhaseTrainer(_BarTrainer):
         self.logger.info(f"{phase.name}: taken from {path}, {len(values['history'])} epochs")
         if self._writes:
             write_state(self.folder / phase.name / BEST_FILE, state, {"from": str(path)})
+            write_json(self.folder / phase.name / "history.json", values["history"])
         return values["history"]
 
 

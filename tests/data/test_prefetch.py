@@ -7,7 +7,8 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 
-from recbole_eimf.data.prefetch import host_side, pinned, prefetched, sent
+from recbole_eimf.data.prefetch import pinned, prefetched, sent
+from recbole_eimf.data.views import host_side
 from recbole_eimf.experiment import assembly
 from tests.pretend_gpu import GPU, PretendGPU
 

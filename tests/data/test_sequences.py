@@ -228,6 +228,36 @@ def tokens(part):
     return {names[u]: [items[i] for i in s] for u, s in zip(users, sequences)}
 
 
+@pytest.mark.parametrize("order", ["source", "shuffle", "together"])
+def test_nothing_held_out_reaches_training_through_ties(tmp_path, make_config, order):
+    """Give every held-out event of a user the item of another one: training and prompts see no difference."""
+    from recbole_eimf.semantic.side_load import corpus_of
+
+    rng = np.random.default_rng(3)
+    days = [[(i, n // 2) for n, i in enumerate(rng.permutation(10)[:7])] for _ in range(40)]
+
+    def parts(folder, users):
+        rows = [f"u{u}\ti{i}\t{day}\t{n}" for u, events in enumerate(users) for n, (i, day) in enumerate(events)]
+        write_atomic(folder, "x", [[0]], TITLES)
+        head = "user_id:token\titem_id:token\ttimestamp:float\torder:float"
+        (folder / "x" / "x.inter").write_text("\n".join([head, *rows]) + "\n")
+        return build(make_config, "IBIM", dataset="x", data_path=str(folder), ties=order)
+
+    config, _, (train, _, _) = parts(tmp_path / "a", days)
+    kept = tokens(train)
+    changed = []
+    for u, events in enumerate(days):
+        mine = [event for event in events if f"i{event[0]}" in kept[f"u{u}"]]
+        assert len(mine) == len(kept[f"u{u}"]) < len(events)
+        # a last day of its own keeps a held-out event last whatever the draw says of its item
+        held = [(int(rng.integers(10)), 90 + n) for n in range(len(events) - len(mine))]
+        changed.append(mine + held[:2])
+    other_config, _, (other, _, _) = parts(tmp_path / "b", changed)
+    assert tokens(other) == kept
+    one, two = corpus_of(config, train), corpus_of(other_config, other)
+    assert dict(zip(one.users, one.histories)) == dict(zip(two.users, two.histories))
+
+
 @pytest.mark.parametrize("chosen", ["leave_one_out", "user_split"])
 def test_nothing_held_out_reaches_training_or_esim(tmp_path, make_config, chosen):
     """Change every held-out item, and under a user split everything of held-out users: training sees no difference."""

@@ -100,7 +100,7 @@ def test_the_order_does_not_depend_on_batches_or_on_how_ties_are_cut(monkeypatch
     whole = ranked_items(scores, users, 12)
     alone = torch.cat([ranked_items(scores[r : r + 1], users[r : r + 1], 12) for r in range(50)])
     assert torch.equal(whole, alone)
-    monkeypatch.setattr("recbole_eimf.evaluator.collector._CELLS_AT_ONCE", 100)
+    monkeypatch.setattr("recbole_eimf.evaluator.ranking._CELLS_AT_ONCE", 100)
     assert torch.equal(whole, ranked_items(scores, users, 12))
     assert torch.equal(whole[:, :5], ranked_items(scores, users, 5))
     assert all(len(set(row)) == 12 for row in whole.tolist())

@@ -12,7 +12,7 @@ import recbole_eimf
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import read_tensors, write_tensors
-from recbole_eimf.evaluator.ranks import check_same_users, read_ranks
+from recbole_eimf.evaluator.ranks import RANKS_FILE, Asked, asked_of, check_same_users, read_ranks
 from recbole_eimf.experiment import assembly
 from tests.evaluator import slow
 
@@ -39,6 +39,11 @@ def test_a_run_keeps_every_target_and_its_slices(small, tmp_path):
     seen = train.flat.tolist()
     assert ranks.target_count.tolist() == [seen.count(item) for _, item in wanted]
     assert ranks.user.tolist() == spans.user.tolist()
+    assert asked_of(tmp_path) == Asked(len(test), len(wanted), ranks.identity)
+    (tmp_path / "half").mkdir()
+    assert asked_of(tmp_path / "half") is None
+    (tmp_path / "half" / RANKS_FILE).write_bytes((tmp_path / RANKS_FILE).read_bytes()[:50])
+    assert asked_of(tmp_path / "half") is None
     for row, rank in zip(ranks.target_row, ranks.target_rank):
         assert rank == -1 or ranks.hits[row, rank] == 1
     assert ranks.hits.sum() == (ranks.target_rank >= 0).sum() > 0

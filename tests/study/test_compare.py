@@ -12,7 +12,7 @@ import recbole_eimf
 from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.cli import compare as compare_command
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.study import compare, runs
+from recbole_eimf.study import runs
 from recbole_eimf.study.rows import complete, parse_model, parse_models, read_rows
 from recbole_eimf.trainer.trainer import InterestTrainer
 
@@ -236,17 +236,6 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_figures(keys, monkeypatch)
     assert trained == [(2020, 3), (2020, 4), *((2021, epoch) for epoch in range(5))]
     whole = recbole_eimf.run("IBIM", "planted", **keys, seed=2020, state="ERROR", show_progress=False)
     assert json.loads(Path("out/runs/SASRec/2020/result.json").read_text())["test"] == whole.test
-
-
-def test_the_bar_counts_the_epochs_of_every_phase(tmp_path):
-    run = runs.Run(parse_model("PAD"), "planted", 7, tmp_path, {}, {})
-    assert run.epochs() == 0
-    (tmp_path / "running").touch()
-    (tmp_path / "align-aligned").mkdir()
-    (tmp_path / "align-aligned" / "history.json").write_text("[{}, {}, {}]")
-    assert compare._state([run], 0) == "PAD/7 epoch 3"
-    (tmp_path / "history.json").write_text("[{}]")
-    assert run.epochs() == 4
 
 
 def test_history_masked_and_not(keys):

@@ -36,13 +36,15 @@ class Report:
     """What was read, kept and dropped, and where the faults were.
 
     ``counts`` maps a readable name to a number, in the order things happened; ``places`` holds the first
-    three places (file, line, what) of each kind of fault. ``reading`` says whose broken lines are counted.
+    three places (file, line, what) of each kind of fault; ``remarks`` are sentences about what was kept. ``reading``
+    says whose broken lines are counted.
     """
 
     on_broken_line: str = "error"
     reading: str = "interactions"
     counts: dict[str, int] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.on_broken_line not in ("error", "skip"):
@@ -88,6 +90,7 @@ class Report:
             lines += [f"      {place}" for place in places]
             if number > len(places) > 0:
                 lines.append(f"      ... and {number - len(places):,} more")
+        lines += [f"  {remark}" for remark in self.remarks]
         return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from recbole_eimf.core.disk import LONGEST_NAME, check_writable
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path
+from recbole_eimf.data.prepare import evidence
 from recbole_eimf.data.prepare.amazon import amazon_source
 from recbole_eimf.data.prepare.interaction_log import (
     MISSING,
@@ -91,6 +92,7 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
     report.add("kept: users", len(np.unique(kept.user)))
     report.add("kept: items", len(kept_items))
     report.add("kept: users with equal times", _users_with_ties(kept))
+    report.remarks += evidence.remarks(kept, source.timed)
     existed = folder.exists()
     try:
         with contextlib.ExitStack() as files:
@@ -202,6 +204,7 @@ def _record(source: RawSource, name: str, filters: Filters, report: Report) -> d
         "options": {**source.options, **filter_options(filters), "on_broken_line": report.on_broken_line},
         "counts": report.counts,
         "places": report.places,
+        "remarks": report.remarks,
     }
 
 

@@ -7,9 +7,13 @@ pairs is kept at all.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
-from recbole.model.layers import MultiHeadAttention
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from recbole.model.layers import MultiHeadAttention
 
 
 class FusedAttention(nn.Module):

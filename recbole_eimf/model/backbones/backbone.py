@@ -16,24 +16,22 @@ card each in :mod:`recbole_eimf.config.models`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_eimf.config.models import load_backbone_class
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.data.dataset import TARGET_LIST
-from recbole_eimf.data.prefetch import host_side
+from recbole_eimf.data.views import TARGET_LIST, host_side
 from recbole_eimf.model.item_table import ItemTable
+from recbole_eimf.model.layer import encoded_by_length
+
+if TYPE_CHECKING:  # what serving needs of a backbone is free of RecBole
+    from recbole.data.interaction import Interaction
 
 #: (dimension, extra rows) -> table; the model that owns the text makes it
 TableFactory = Callable[[int, int], ItemTable]
-
-
-#: rows that are encoded at a time while scoring
-_ROWS_TOGETHER = 128
 
 
 class TrainingStates(NamedTuple):
@@ -106,16 +104,7 @@ class Backbone(nn.Module):
     def interests_by_length(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """:meth:`interests`, with rows of like length together: users are scored in the order of the data, where one
         long history would have every short one of its batch padded to its length."""
-        if len(item_seq) <= _ROWS_TOGETHER:
-            return self.interests(item_seq, item_seq_len)
-        order = item_seq_len.argsort(stable=True)
-        pieces = [(rows, item_seq_len[rows]) for rows in order.split(_ROWS_TOGETHER)]
-        longest = torch.stack([length[-1] for _, length in pieces]).tolist()  # a GPU is waited for once
-        parts = [
-            self.interests(item_seq[rows, :width], length)
-            for (rows, length), width in zip(pieces, longest, strict=True)
-        ]
-        return torch.cat(parts)[order.argsort()]
+        return encoded_by_length(self.interests, item_seq, item_seq_len)
 
     def positions(self, item_seq: Tensor) -> Tensor:
         """[B, L] -> [B, L, d]: the state after each item. Causal networks only."""
@@ -139,7 +128,7 @@ class CausalBackbone(Backbone):
 
     def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         states = self.positions(item_seq)
-        row = torch.arange(len(item_seq), device=item_seq.device)
+        row = torch.arange(item_seq.shape[0], device=item_seq.device)  # len() would fix an exported graph's batch
         return states[row, item_seq_len - 1][:, None]
 
 

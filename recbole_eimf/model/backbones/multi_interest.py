@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_eimf.model.backbones.backbone import Backbone, CausalBackbone, TableFactory, TrainingStates
 from recbole_eimf.model.layer import BehaviourToInterestRouting, PositionalRouting, SelfAttentiveRouting
 from recbole_eimf.model.losses.loss import routing_penalty
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
 
 
 class MultiInterestBackbone(Backbone):

@@ -1,17 +1,23 @@
-"""RecBole's networks as backbones: their own code, keys and recipes; our rows, item table and loss."""
+"""RecBole's networks as backbones: their own code, keys and recipes; our rows, item table and loss.
+
+Each takes the class of its network as ``network``; None is RecBole's. (Serving hands in ones that need no RecBole.)
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
-from recbole_eimf.data.dataset import TARGET_LIST
+from recbole_eimf.data.views import TARGET_LIST
 from recbole_eimf.model.backbones.attention import fuse_attention
 from recbole_eimf.model.backbones.backbone import Backbone, CausalBackbone, TableFactory, TrainingStates
 from recbole_eimf.model.backbones.convolution import flatten_convolutions
 from recbole_eimf.model.item_table import ItemTable
+
+if TYPE_CHECKING:
+    from recbole.data.interaction import Interaction
 
 
 class RecBoleCausal(CausalBackbone):
@@ -19,7 +25,7 @@ class RecBoleCausal(CausalBackbone):
 
     fits_towers = True
 
-    def __init__(self, config, dataset, make_table: TableFactory, network: type[SequentialRecommender]) -> None:
+    def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module]) -> None:
         super().__init__(config)
         self.net = network(config, dataset)
         self.net.item_embedding = make_table(self.net.item_embedding.embedding_dim, 0)
@@ -43,20 +49,20 @@ class RecBoleSASRec(RecBoleCausal):
 
     has_transformer = True
 
-    def __init__(self, config, dataset, make_table: TableFactory) -> None:
-        from recbole.model.sequential_recommender.sasrec import SASRec
-
-        super().__init__(config, dataset, make_table, SASRec)
+    def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module] | None = None) -> None:
+        if network is None:
+            from recbole.model.sequential_recommender.sasrec import SASRec as network
+        super().__init__(config, dataset, make_table, network)
         fuse_attention(self.net, causal=True)
 
 
 class RecBoleGRU4Rec(RecBoleCausal):
     """RecBole's GRU4Rec (Tan et al. 2016)."""
 
-    def __init__(self, config, dataset, make_table: TableFactory) -> None:
-        from recbole.model.sequential_recommender.gru4rec import GRU4Rec
-
-        super().__init__(config, dataset, make_table, GRU4Rec)
+    def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module] | None = None) -> None:
+        if network is None:
+            from recbole.model.sequential_recommender.gru4rec import GRU4Rec as network
+        super().__init__(config, dataset, make_table, network)
 
 
 class RecBoleBERT4Rec(Backbone):
@@ -69,11 +75,11 @@ class RecBoleBERT4Rec(Backbone):
     view = "sequence"
     has_transformer = True
 
-    def __init__(self, config, dataset, make_table: TableFactory) -> None:
+    def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module] | None = None) -> None:
         super().__init__(config)
-        from recbole.model.sequential_recommender.bert4rec import BERT4Rec
-
-        self.net = BERT4Rec(config, dataset)
+        if network is None:
+            from recbole.model.sequential_recommender.bert4rec import BERT4Rec as network
+        self.net = network(config, dataset)
         fuse_attention(self.net, causal=False)
         self.net.item_embedding = make_table(self.net.item_embedding.embedding_dim, 1)
         self.mask_token = self.net.mask_token
@@ -89,12 +95,12 @@ class RecBoleBERT4Rec(Backbone):
 
     def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         masked, position = self._append_mask(item_seq, item_seq_len)
-        row = torch.arange(len(item_seq), device=item_seq.device)
+        row = torch.arange(item_seq.shape[0], device=item_seq.device)
         return self.net.forward(masked)[row, position][:, None]
 
     def _append_mask(self, item_seq: Tensor, item_seq_len: Tensor) -> tuple[Tensor, Tensor]:
         """Put the mask token after the last item; only a full row gives up its oldest item for it."""
-        wide = torch.cat([item_seq, item_seq.new_zeros(len(item_seq), 1)], 1)
+        wide = torch.cat([item_seq, item_seq.new_zeros(item_seq.shape[0], 1)], 1)
         full = item_seq_len >= self.max_length
         wide = torch.where(full[:, None], wide.roll(-1, 1), wide)
         position = torch.where(full, item_seq_len - 1, item_seq_len)
@@ -133,11 +139,11 @@ class RecBoleCaser(Backbone):
     view = "random_cut"
     fits_towers = True
 
-    def __init__(self, config, dataset, make_table: TableFactory) -> None:
+    def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module] | None = None) -> None:
         super().__init__(config)
-        from recbole.model.sequential_recommender.caser import Caser
-
-        self.net = Caser(config, dataset)
+        if network is None:
+            from recbole.model.sequential_recommender.caser import Caser as network
+        self.net = network(config, dataset)
         flatten_convolutions(self.net)
         dimension = self.net.embedding_size
         self.net.item_embedding = make_table(dimension, 0)
@@ -159,4 +165,4 @@ class _NoUser(nn.Module):
     """Stands where RecBole's Caser has user embeddings: vectors of no dimension."""
 
     def forward(self, user: Tensor) -> Tensor:
-        return torch.zeros(len(user), 0, device=user.device)
+        return torch.zeros(user.shape[0], 0, device=user.device)

@@ -7,7 +7,23 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.data.time_split import recency_weights
 from recbole_eimf.model.base import SequenceModel
+
+
+def _weights(config, dataset) -> np.ndarray:
+    """What each training interaction counts, float64 [n]: 1, or less the longer ago (``recency_half_life``).
+
+    Raises:
+        DataError: the data has no times to tell how long ago.
+    """
+    half_life = config["recency_half_life"]
+    if half_life is None:
+        return np.ones(len(dataset.flat))
+    if dataset.times is None:
+        raise DataError(f"recency_half_life={half_life}: {dataset.dataset_name} has no times. Leave it out.")
+    return recency_weights(dataset.times, half_life)
 
 
 class CountingModel(SequenceModel):
@@ -21,7 +37,7 @@ class CountingModel(SequenceModel):
         if config["inference_only"] and not hasattr(dataset, "item_counts"):
             counts = np.zeros(self.n_items)
         else:
-            counts = dataset.item_counts()
+            counts = np.bincount(dataset.flat.numpy(), _weights(config, dataset), minlength=self.n_items)
         self.register_buffer("popularity", torch.from_numpy(counts.astype(np.float32)))
         self._held: sparse.csr_matrix | None = None
 
@@ -92,7 +108,7 @@ class Markov(CountingModel):
         inside[last[last < len(inside)]] = False  # a user's last item is not followed by the next user's first
         pair = np.flatnonzero(inside)
         counts = sparse.coo_matrix(
-            (np.ones(len(pair)), (flat[pair], flat[pair + 1])), shape=(self.n_items, self.n_items)
+            (_weights(config, dataset)[pair + 1], (flat[pair], flat[pair + 1])), shape=(self.n_items, self.n_items)
         )
         self._register_matrix(counts.tocsr())
 
@@ -114,8 +130,12 @@ class DecayedItemKNN(CountingModel):
         self.decay = config["knn_decay"]
         flat, spans = dataset.flat.numpy(), dataset.spans
         user = np.repeat(np.arange(len(spans)), spans.middle - spans.start)
-        bought = sparse.coo_matrix((np.ones(len(flat)), (user, flat)), shape=(len(spans), self.n_items)).tocsr()
-        bought.data[:] = 1  # a repeat buys the same relation once
+        # a repeat buys the same relation once, as the latest one weighs; of a pair each item brings its root
+        order = np.lexsort((_weights(config, dataset), flat, user))
+        latest = np.append((np.diff(user[order]) != 0) | (np.diff(flat[order]) != 0), True)[: len(order)]
+        kept = order[latest]
+        weight = np.sqrt(_weights(config, dataset)[kept])
+        bought = sparse.coo_matrix((weight, (user[kept], flat[kept])), shape=(len(spans), self.n_items)).tocsr()
         together = (bought.T @ bought).tocsr()
         count = together.diagonal()
         together.setdiag(0)

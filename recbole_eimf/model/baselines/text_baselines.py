@@ -13,7 +13,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.data.prefetch import host_side
+from recbole_eimf.data.views import host_side
 from recbole_eimf.model.layer import unit_rows
 from recbole_eimf.model.losses.loss import info_nce
 from recbole_eimf.model.pad.pad import batch_items

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from recbole_eimf.config.keys import PADSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.data.dataset import TARGET_LIST
-from recbole_eimf.data.prefetch import host_side
+from recbole_eimf.data.views import TARGET_LIST, host_side
 from recbole_eimf.model.losses.loss import info_nce
 from recbole_eimf.model.losses.mmd import mmd
 from recbole_eimf.model.pad.experts import Tower, parse_experts

@@ -1,29 +1,31 @@
-"""Figures of a comparison as SVG text: bars, slices, training curves, and a study's bars or line."""
+"""Figures of a comparison as SVG texts: bars, slices, training curves, and a study's line. A panel is a figure, so that
+the page may put as many side by side as there is room for; their keys are the page's."""
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from recbole_eimf.study.runs import read_json
+from recbole_eimf.study.table.content import slice_names
 from recbole_eimf.study.table.summary import Figure as Cell
 from recbole_eimf.study.table.summary import Line, Summary, View, pretty
-from recbole_eimf.study.table.table import slice_metric, slice_names
 
 # Okabe and Ito's colours, which the colour-blind can tell apart
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#444444")
-_GREYS = ("#616e7c", "#9aa5b1", "#cbd2d9")
-_WIDTH = 10.8
+_GREYS = ("#3e4c59", "#8492a2", "#cbd2d9")  # the strongest floor is the darkest
+_PANEL = (4.9, 3.1)
+_DASHES = {"-": "solid", "--": "dashed", ":": "dotted"}
 _STYLE = {
     "font.size": 9.5, "font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#7b8794", "axes.labelcolor": "#323f4b", "xtick.color": "#52606d", "ytick.color": "#323f4b",
     "axes.grid": True, "grid.color": "#e4e7eb", "axes.axisbelow": True, "svg.hashsalt": "recbole_eimf",
-    "legend.frameon": False, "legend.fontsize": 8.5, "hatch.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
 }  # fmt: skip
 
 
@@ -35,11 +37,25 @@ class Look(NamedTuple):
     dash: str = "-"
 
 
+class Key(NamedTuple):
+    """An entry of a figure's key: a name, and the CSS of the swatch before it."""
+
+    name: str
+    style: str
+
+
+class Panels(NamedTuple):
+    """Figures that share a key: title or metric -> SVG."""
+
+    panels: dict[str, str]
+    key: list[Key]
+
+
 def looks(lines: Sequence[Line]) -> dict[str, Look]:
-    """A look per row: greys for floors; over several backbones a hue per backbone, pale for the backbone alone and
-    hatched for the placebo; else a hue per row."""
-    floors = [line.row.name for line in lines if line.row.floor]
-    found = {name: Look(_GREYS[index % len(_GREYS)]) for index, name in enumerate(floors)}
+    """A look per row: greys for floors, the darkest for the strongest; over several backbones a hue per backbone, pale
+    for the backbone alone and hatched for the placebo; else a hue per row."""
+    floors = sorted((line for line in lines if line.row.floor), key=_strength, reverse=True)
+    found = {line.row.name: Look(_GREYS[min(index, len(_GREYS) - 1)]) for index, line in enumerate(floors)}
     others = [line for line in lines if not line.row.floor]
     backbones = {str(line.row.keys["backbone"]) for line in others if "backbone" in line.row.keys}
     hues: dict[str, str] = {}
@@ -52,51 +68,68 @@ def looks(lines: Sequence[Line]) -> dict[str, Look]:
     return found
 
 
-def _paler(colour: str) -> str:
+def _strength(line: Line) -> float:
+    """How good a row is in what checkpoints are chosen by; the worst of all where it has not run."""
+    found = line.mean_of(f"test.{str(line.runs[0].settings['valid_metric']).lower()}") if line.runs else None
+    return -1.0 if found is None else found
+
+
+def key(summary: Summary, rows: Sequence[str]) -> list[Key]:
+    """The key of bars."""
+    look = looks(summary.lines)
+    return [Key(row, _filled(look[row])) for row in rows]
+
+
+def _filled(look: Look) -> str:
+    if look.hatch:
+        return f"background: repeating-linear-gradient(135deg, {look.colour} 0 3px, #fff 3px 4px)"
+    return f"background: {look.colour}"
+
+
+def _paler(colour: str, by: float = 0.55) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(c + 0.55 * (255 - c)):02x}" for c in (red, green, blue))
+    return "#" + "".join(f"{round(c + by * (255 - c)):02x}" for c in (red, green, blue))
 
 
-def bars(summary: Summary, view: View) -> str | None:
-    """A panel of bars per shown metric, with the deviation over seeds; None while there is nothing to draw."""
+def bars(summary: Summary, view: View, metrics: Sequence[str]) -> dict[str, str] | None:
+    """Metric -> bars with the deviation over seeds; None while there is nothing to draw."""
     lines = [line for line in summary.lines if line.row.name in view.figures]
     if not lines:
         return None
-    rows, columns = _panels(summary)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, rows * (0.75 + 0.26 * len(lines))), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for axis in axes.flat[len(summary.metrics) :]:
-            axis.set_visible(False)
-        for axis, metric in zip(axes.flat, summary.metrics):
-            _bar_panel(axis, summary, view, lines, metric)
-        axes.flat[0].invert_yaxis()  # shared: once for all
-        return _svg(figure)
+    return {metric: _bars(summary, view, lines, metric) for metric in metrics}
 
 
-def _panels(summary: Summary) -> tuple[int, int]:
-    """(rows, columns) for a panel per shown metric."""
-    columns = len(summary.metrics) if len(summary.metrics) <= 4 else 3
-    return -(-len(summary.metrics) // columns), columns
-
-
-def _bar_panel(axis: Axes, summary: Summary, view: View, lines: Sequence[Line], metric: str) -> None:
+def _bars(summary: Summary, view: View, lines: Sequence[Line], metric: str) -> str:
     found = [view.figures[line.row.name].get(metric) for line in lines]
     places = range(len(lines))
     look = looks(summary.lines)
-    axis.barh(
-        places,
-        [f.mean if f else 0.0 for f in found],
-        xerr=[_spread(f) for f in found],
-        color=[look[line.row.name].colour for line in lines],
-        hatch=[look[line.row.name].hatch for line in lines],
-        edgecolor="white",
-        error_kw={"ecolor": "#1f2933", "elinewidth": 1.1, "capsize": 2.5},
-        height=0.7,
-    )
-    axis.set_yticks(places, [line.row.name for line in lines])
-    axis.grid(axis="y", visible=False)
-    axis.set_title(f"{pretty(metric)}, %", loc="left", fontsize=10, color="#323f4b")
+    with _panel((_PANEL[0], 0.75 + 0.27 * len(lines))) as (figure, axis):
+        axis.barh(
+            places,
+            [f.mean if f else 0.0 for f in found],
+            xerr=[_spread(f) for f in found],
+            color=[look[line.row.name].colour for line in lines],
+            hatch=[look[line.row.name].hatch for line in lines],
+            edgecolor="white",
+            error_kw={"ecolor": "#1f2933", "elinewidth": 1.1, "capsize": 2.5},
+            height=0.7,
+        )
+        axis.set_yticks(places, [line.row.name for line in lines])
+        axis.grid(axis="y", visible=False)
+        axis.invert_yaxis()
+        _titled(axis, f"{pretty(metric)}, %")
+        return _svg(figure)
+
+
+@contextlib.contextmanager
+def _panel(size: tuple[float, float] = _PANEL) -> Iterator[tuple[Figure, Axes]]:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.subplots()
+
+
+def _titled(axis: Axes, title: str) -> None:
+    axis.set_title(title, loc="left", fontsize=10, color="#323f4b")
 
 
 def _spread(found: Cell | None) -> float:
@@ -104,73 +137,93 @@ def _spread(found: Cell | None) -> float:
     return float("nan") if found is None or found.deviation is None else found.deviation
 
 
-def slices(summary: Summary) -> str | None:
-    """Grouped bars: the slice metric by training frequency of the target."""
-    names, metric = slice_names(summary), slice_metric(summary)
+def slices(summary: Summary, metric: str) -> str | None:
+    """Grouped bars of a metric by training frequency of the target; None where no row has it."""
+    names = slice_names(summary)
     rows = [line for line in summary.lines if line.row.name in summary.slices]
-    if not names or not rows:
+    if not any(metric in slice for row in summary.slices.values() for slice in row.values()):
         return None
     look = looks(summary.lines)
     width = 0.82 / len(rows)
     # the terciles and the fixed ranges slice the same targets twice: a gap between them
     middle = [index + 0.5 * (name not in ("unseen", "cold", "median", "warm")) for index, (name, _) in enumerate(names)]
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
-        axis = figure.subplots()
+    with _panel((10.8, 3.1)) as (figure, axis):
         for index, line in enumerate(rows):
             values = [summary.slices[line.row.name].get(name, {}).get(metric, 0.0) for name, _ in names]
             places = [place + (index - (len(rows) - 1) / 2) * width for place in middle]
             style = {"color": look[line.row.name].colour, "hatch": look[line.row.name].hatch, "edgecolor": "white"}
-            axis.bar(places, values, width * 0.96, label=line.row.name, **style)
+            axis.bar(places, values, width * 0.96, **style)
         axis.set_xticks(middle, [f"{name}\n{targets:,} targets" for name, targets in names])
         axis.grid(axis="x", visible=False)
         axis.set_ylabel(f"{pretty(metric)}, %")
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return _svg(figure)
 
 
-def curves(summary: Summary) -> str | None:
-    """Training loss and the validation metric by epoch: a line per row (mean over seeds), a thin one per seed."""
-    trained = {line.row.name: _histories(line) for line in summary.lines if not line.row.counting}
-    trained = {name: histories for name, histories in trained.items() if histories}
+def curves(summary: Summary) -> Panels | None:
+    """Training loss and the validation metric by epoch: a line per row and phase (mean over seeds), a thin one a seed.
+
+    The phases of a model are trainings of their own, each from its first epoch on.
+    """
+    look = looks(summary.lines)
+    trained = {
+        name: (histories, style)
+        for line in summary.lines if not line.row.counting
+        for name, histories, style in _phases(line, look[line.row.name])
+    }  # fmt: skip
     if not trained:
         return None
-    metric = summary.lines[0].runs[0].settings["valid_metric"].lower()
-    look = looks(summary.lines)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        for name, histories in trained.items():
-            losses = [[sum(epoch["losses"]) for epoch in history] for history in histories]
-            valid = [[100 * epoch["valid"].get(metric, float("nan")) for epoch in history] for history in histories]
-            for axis, every, label in ((left, losses, None), (right, valid, name)):
-                _curve(axis, every, look[name], label)
-        left.set_ylabel("training loss (sum of its parts)")
-        right.set_ylabel(f"validation {pretty(metric)}, %")
-        for axis in (left, right):
+    metric = str(summary.lines[0].runs[0].settings["valid_metric"]).lower()
+    sides = {
+        "training loss (sum of its parts)": lambda epoch: sum(epoch["losses"]),
+        f"validation {pretty(metric)}, %": lambda epoch: 100 * epoch["valid"].get(metric, float("nan")),
+    }
+    panels = {}
+    for title, value in sides.items():
+        with _panel() as (figure, axis):
+            for histories, style in trained.values():
+                _curve(axis, [[value(epoch) for epoch in history] for history in histories], style)
+            _titled(axis, title)
             axis.set_xlabel("epoch")
             axis.xaxis.get_major_locator().set_params(integer=True)
-        right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _svg(figure)
+            panels[title] = _svg(figure)
+    return Panels(panels, [Key(name, _drawn(style)) for name, (_, style) in trained.items()])
 
 
-def _histories(line: Line) -> list[list[dict]]:
-    read = [read_json(run.folder / "history.json") for run in line.runs]
-    return [[epoch for epoch in history if "valid" in epoch and epoch["epoch"] >= 0] for history in read if history]
+def _drawn(look: Look) -> str:
+    return f"border-top-color: {look.colour}; border-top-style: {_DASHES[look.dash]}"
 
 
-def _curve(axis: Axes, every: Sequence[Sequence[float]], look: Look, label: str | None) -> None:
+def _phases(line: Line, look: Look) -> list[tuple[str, list[list[dict]], Look]]:
+    """(name, epochs of every seed, look) of each phase of a row; a model without phases has one, called as the row."""
+    found: dict[str, list[list[dict]]] = {}
+    for run in line.runs:
+        for name, history in run.histories().items():
+            epochs = [epoch for epoch in history if "valid" in epoch and epoch["epoch"] >= 0]
+            if epochs:
+                found.setdefault(name, []).append(epochs)
+    dashes = list(_DASHES)
+    return [
+        (
+            f"{line.row.name}, {name}" if name else line.row.name,
+            histories,
+            Look(_paler(look.colour, 0.2 * index), look.hatch, dashes[index % len(dashes)]) if index else look,
+        )
+        for index, (name, histories) in enumerate(sorted(found.items()))
+    ]
+
+
+def _curve(axis: Axes, every: Sequence[Sequence[float]], look: Look) -> None:
     for one in every if len(every) > 1 else ():
         axis.plot(range(1, len(one) + 1), one, look.dash, color=look.colour, linewidth=0.7, alpha=0.35)
     # the mean goes as far as every seed does: beyond, it would jump when one drops out
     shortest = min(map(len, every))
     mean = [sum(one[epoch] for one in every) / len(every) for epoch in range(shortest)]
     marker = "o" if shortest < 3 else ""
-    axis.plot(range(1, shortest + 1), mean, look.dash, color=look.colour, linewidth=1.8, label=label, marker=marker)
+    axis.plot(range(1, shortest + 1), mean, look.dash, color=look.colour, linewidth=1.8, marker=marker, markersize=4)
 
 
-def line_over_axis(summary: Summary, view: View) -> str | None:
-    """A study's line: the shown metrics over ``x``, rows without a place on the axis as dashed lines."""
+def line_over_axis(summary: Summary, view: View, metrics: Sequence[str]) -> Panels | None:
+    """A study's line: metrics over ``x``, rows without a place on the axis as dashed lines."""
     placed = [line for line in summary.lines if line.row.x is not None and line.row.name in view.figures]
     if not placed:
         return None
@@ -178,39 +231,25 @@ def line_over_axis(summary: Summary, view: View) -> str | None:
         line for line in summary.lines
         if line.row.x is None and not line.row.floor and line.row.name in view.figures
     ]  # fmt: skip
-    rows, columns = _panels(summary)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 2.9 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for axis in axes.flat[len(summary.metrics) :]:
-            axis.set_visible(False)
-        for axis, metric in zip(axes.flat, summary.metrics):
-            _line_panel(axis, summary, view, placed, beside, metric)
-        if beside:
-            axes.flat[columns - 1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return _svg(figure)
+    found = [Key("this study", _drawn(Look(_COLOURS[0])))] if beside else []
+    found += [Key(line.row.name, _drawn(Look(colour, dash="--"))) for colour, line in zip(_COLOURS[1:], beside)]
+    return Panels({metric: _over_axis(summary, view, placed, beside, metric) for metric in metrics}, found)
 
 
-def _line_panel(axis: Axes, summary: Summary, view: View, placed, beside, metric: str) -> None:
+def _over_axis(summary: Summary, view: View, placed: Sequence[Line], beside: Sequence[Line], metric: str) -> str:
     kept = [line for line in placed if metric in view.figures[line.row.name]]
     found = [view.figures[line.row.name][metric] for line in kept]
-    axis.errorbar(
-        range(len(kept)),
-        [f.mean for f in found],
-        yerr=[_spread(f) for f in found],
-        color=_COLOURS[0],
-        marker="o",
-        capsize=3,
-        label="this study" if beside else None,
-    )
-    for colour, line in zip(_COLOURS[1:], beside):
-        if metric in view.figures[line.row.name]:
-            mean = view.figures[line.row.name][metric].mean
-            axis.axhline(mean, color=colour, linestyle="--", linewidth=1.3, label=line.row.name)
-    # places, not values: none has no value, and the paper's axis is even too
-    axis.set_xticks(range(len(kept)), [str(line.row.x) for line in kept])
-    axis.set_xlabel(summary.experiment.axis or "")
-    axis.set_title(f"{pretty(metric)}, %", loc="left", fontsize=10, color="#323f4b")
+    with _panel() as (figure, axis):
+        spread = [_spread(f) for f in found]
+        axis.errorbar(range(len(kept)), [f.mean for f in found], spread, color=_COLOURS[0], marker="o", capsize=3)
+        for colour, line in zip(_COLOURS[1:], beside):
+            if metric in view.figures[line.row.name]:
+                axis.axhline(view.figures[line.row.name][metric].mean, color=colour, linestyle="--", linewidth=1.3)
+        # places, not values: none has no value, and the paper's axis is even too
+        axis.set_xticks(range(len(kept)), [str(line.row.x) for line in kept])
+        axis.set_xlabel(summary.experiment.axis or "")
+        _titled(axis, f"{pretty(metric)}, %")
+        return _svg(figure)
 
 
 def _svg(figure: Figure) -> str:

@@ -13,13 +13,16 @@ import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint
-from recbole_eimf.evaluator.ranks import Ranks, check_same_users, read_ranks
+from recbole_eimf.evaluator.ranks import Asked, Ranks, asked_of, check_same_users, read_ranks
 from recbole_eimf.evaluator.significance import PairedTest, holm, paired_test
 from recbole_eimf.study.rows import FRAMED, Row
 from recbole_eimf.study.runs import OTHER_MASK, Run, read_json
 
 LEVEL = 0.05
-_NAMES = {"hit": "HR", "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "ndcg_hits": "NDCG(hits)"}
+_NAMES = {
+    "hit": "HR", "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "precision": "Precision",
+    "ndcg_hits": "NDCG(hits)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ class Line:
         return [result for _, result in self.done]
 
     @cached_property
+    def notes(self) -> list[dict[str, Any]]:
+        """``run.json`` of every finished run."""
+        return [run.notes() for run, _ in self.done]
+
+    @cached_property
     def errors(self) -> list[tuple[int, str]]:
         return [(run.seed, error) for run in self.runs if (error := run.error())]
 
@@ -101,13 +109,16 @@ class Line:
 class View:
     """One way to evaluate: ``figures`` by row and metric (all of them), ``comparisons`` in the shown metrics.
 
-    ``chosen`` says whether checkpoints were chosen by a validation metric of this kind.
+    ``chosen`` says whether checkpoints were chosen by a validation metric of this kind. ``seeds``: row -> seed ->
+    metric in percent. ``tested``: whom each row was tested on, where its runs kept their ranks.
     """
 
     mask_history: bool
     chosen: bool
     figures: dict[str, dict[str, Figure]]
     comparisons: list[Comparison]
+    seeds: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    tested: dict[str, Asked] = field(default_factory=dict)
 
     def marks(self, metric: str) -> dict[str, str]:
         """The rows with the ``best`` and the ``second`` mean of a metric; equal means share a place."""
@@ -124,7 +135,8 @@ class Summary:
     """Everything that tables and figures print.
 
     ``metrics`` are those shown, ``main`` is the one that checkpoints were chosen by (the first shown, if that one is
-    not shown); ``slices``: row -> slice -> metric in percent of the first view, and the number of ``targets``.
+    not shown); ``ties``: the key, "" where rows differ in it; ``slices``: row -> slice -> metric in percent of the
+    first view, and the number of ``targets``.
     """
 
     experiment: Experiment
@@ -136,6 +148,7 @@ class Summary:
     slices: dict[str, dict[str, dict[str, float]]]
     planned: int
     finished: int
+    ties: str = ""
 
 
 def pretty(metric: str) -> str:
@@ -173,7 +186,12 @@ def summarise(experiment: Experiment, runs: Sequence[Run], masks: Sequence[bool]
         {line.row.name: _sliced(line.results) for line in lines if line.results},
         planned=len(runs),
         finished=sum(len(line.done) for line in lines),
+        ties=_same({str(run.settings.get("ties", "source")) for run in runs}),
     )
+
+
+def _same(values: set[str]) -> str:
+    return values.pop() if len(values) == 1 else ""
 
 
 def _shown(wanted: Sequence[str], known: Sequence[str], protocol: str) -> list[str]:
@@ -196,18 +214,18 @@ def _shown(wanted: Sequence[str], known: Sequence[str], protocol: str) -> list[s
 def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: bool) -> View:
     folders: dict[str, list[Path]] = {}
     figures: dict[str, dict[str, Figure]] = {}
+    seeds: dict[str, dict[int, dict[str, float]]] = {}
     for line in lines:
-        tests = []
+        tests: dict[int, dict[str, float]] = {}
         for run, result in line.done:
             folder = run.folder if bool(result["mask_history"]) == mask else run.folder / OTHER_MASK
             test = result["test"] if folder == run.folder else read_json(folder / "metrics.json")
             if test:
-                tests.append(test)
+                tests[run.seed] = {metric: 100 * value for metric, value in test.items()}
                 folders.setdefault(line.row.name, []).append(folder)
         if tests:
-            figures[line.row.name] = {
-                m: _figure([100 * t[m] for t in tests]) for m in tests[0] if all(m in t for t in tests)
-            }
+            seeds[line.row.name], every = tests, list(tests.values())
+            figures[line.row.name] = {m: _figure([t[m] for t in every]) for m in every[0] if all(m in t for t in every)}
     found = [
         _compared(line.row.name, other, metric, figures, folders)
         for line in lines
@@ -215,7 +233,8 @@ def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: boo
         for metric in metrics
         if metric in figures.get(line.row.name, ()) and metric in figures.get(other, ())
     ]
-    return View(mask, chosen, figures, _corrected(found + _pooled(found, figures, folders)))
+    asked = {row: about for row, of_row in folders.items() if (about := asked_of(of_row[0]))}
+    return View(mask, chosen, figures, _corrected(found + _pooled(found, figures, folders)), seeds, asked)
 
 
 def _figure(values: Sequence[float]) -> Figure:

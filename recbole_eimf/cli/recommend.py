@@ -1,0 +1,218 @@
+"""``python -m recbole_eimf recommend``: one user readably, a file of users streamed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from recbole_eimf.cli.export import Parser
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.serving.batch import Job, recommend_file
+from recbole_eimf.serving.histories import Histories, split_history
+from recbole_eimf.serving.recommender import Recommender
+
+USAGE = """usage: python -m recbole_eimf recommend (--model MODEL | --run OUT)
+         (--user TOKEN | --history A,B,C | --histories FILE.csv|.parquet) [--k 10] [--explain] [--out FILE]
+
+For one user the items are shown; --out also writes them (.parquet, .csv or .json). Of a file every user is answered, in
+bounded memory, into --out FILE.parquet; stopped in any way, the same command goes on where it was.
+
+  --model            a model folder, of export;  --run: the output_dir of a run, exported on the way
+  --user             a user that the run knew, with all they had
+  --history          item tokens, oldest first; --separator says what stands between them (default a comma)
+  --histories        a file with the columns user and history (tokens joined by the separator, or lists in parquet)
+  --exclude-seen, --include-seen   leave out what is in the history, or not; default as the run was evaluated
+  --only FILE        candidates: a file with an item token per line;  --without FILE: items that are none
+  --explain          why: the interest that won, the nearest items of the history, an LLM's sentence where there is one
+  --ray              spread a file over Ray Data on this machine;  --ray_address HOST:PORT: over a cluster, whose nodes
+                     must see the model, the file and --out;  --workers N: so many copies of the model
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        UserError: wrong arguments, no such model, user, file or item.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    given = _parsed(arguments)
+    if given.histories:  # before a run is loaded and exported
+        Histories.open(given.histories, given.separator)
+    given.only, given.without = _tokens("only", given.only), _tokens("without", given.without)
+    with _model(given) as folder:
+        if given.histories:
+            return _file(given, folder)
+        return _one(given, folder)
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser("recommend")
+    for names in (("model",), ("run",), ("user",), ("history",), ("histories",), ("out",), ("only",), ("without",),
+                  ("ray_address", "ray-address")):  # fmt: skip
+        parser.add_argument(*(f"--{name}" for name in names))
+    parser.add_argument("--separator", default=",")
+    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--exclude-seen", "--exclude_seen", action="store_const", const=True, dest="exclude_seen")
+    parser.add_argument("--include-seen", "--include_seen", action="store_const", const=False, dest="exclude_seen")
+    for flag in ("explain", "ray"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    given = parser.parse_args(list(arguments))
+    if (given.model is None) == (given.run is None):
+        raise ConfigError("give one of --model MODEL (of export) and --run OUT (of a run).")
+    if sum(value is not None for value in (given.user, given.history, given.histories)) != 1:
+        raise ConfigError("give one of --user TOKEN, --history A,B,C and --histories FILE.")
+    if given.k < 0:
+        raise ConfigError(f"--k={given.k}: a whole number from 0 on is needed.")
+    if not given.separator:
+        raise ConfigError("--separator='': something must stand between item tokens.")
+    if given.workers is not None and given.workers < 1:
+        raise ConfigError(f"--workers={given.workers}: at least 1.")
+    if given.histories and not given.out:
+        raise ConfigError("--out is missing: the .parquet file that the recommendations are written to.")
+    spread = "--ray" if given.ray else "--ray_address" if given.ray_address else "--workers" if given.workers else None
+    if spread and not given.histories:
+        raise ConfigError(f"{spread}: spreads a file over workers; give --histories FILE.")
+    return given
+
+
+@contextlib.contextmanager
+def _model(given: argparse.Namespace) -> Iterator[str]:
+    """The model folder to use; that of ``--run`` is made on the way (beside it, where a batch is to go on with it)."""
+    if given.model is not None:
+        yield given.model
+        return
+    from recbole_eimf.serving.export import export
+
+    with tempfile.TemporaryDirectory() as name:
+        if given.histories:
+            folder = Path(f"{given.out}.parts") / "model"
+            yield str(folder if (folder / "config.json").is_file() else export(given.run, folder))
+        else:
+            yield str(export(given.run, Path(name) / "model"))
+
+
+def _tokens(option: str, path: str | None) -> tuple[str, ...] | None:
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--{option}={path}: cannot be read ({error}). A file with an item token per line is needed."
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _file(given: argparse.Namespace, folder: str) -> int:
+    job = Job(
+        model=folder,
+        histories=given.histories,
+        out=given.out,
+        k=given.k,
+        exclude_seen=given.exclude_seen,
+        only=given.only,
+        without=given.without,
+        explain=given.explain,
+        separator=given.separator,
+    )
+    with _spread(given) as spread:
+        found = recommend_file(job, spread)
+    print(
+        f"{found.users:,} users, {found.recommendations:,} recommendations. Answered by popularity, for "
+        f"want of a known item: {found.empty_histories:,} users. Items of histories that the model does not know: "
+        f"{found.unknown_items:,}."
+    )
+    print(f"written: {given.out}")
+    return 0
+
+
+def _spread(given: argparse.Namespace) -> contextlib.AbstractContextManager:
+    if not (given.ray or given.ray_address or given.workers):
+        return contextlib.nullcontext()
+    from recbole_eimf.serving.on_ray import over_ray
+
+    return over_ray(given.workers, given.ray_address)
+
+
+def _one(given: argparse.Namespace, folder: str) -> int:
+    model = Recommender.load(folder)
+    if given.user is not None:
+        if model.users is None:
+            raise DataError(f"--user={given.user}: this model was exported without histories; give --history.")
+        rows = model.users.history(given.user)
+        history = model.catalogue.tokens.take(rows).to_pylist()
+    else:
+        history = split_history(given.history, given.separator)
+    frame = model.recommend(
+        [history],
+        given.k,
+        users=None if given.user is None else [given.user],
+        exclude_seen=given.exclude_seen,
+        only=given.only,
+        without=given.without,
+        explain=given.explain,
+    )
+    print(_shown(model, history, frame))
+    if given.out:
+        _write(frame, Path(given.out))
+        print(f"written: {given.out}")
+    return 0
+
+
+def _shown(model: Recommender, history: Sequence[str], frame: pd.DataFrame) -> str:
+    lines = [f"{model}"]
+    shown = list(history)[-5:]
+    titles = [_named(model, token) for token in shown]
+    more = len(history) - len(shown)
+    lines.append(f"history, {len(history)} items" + (f" (the latest {len(shown)})" if more > 0 else "") + ":")
+    lines += [f"    {title}" for title in titles]
+    if frame.attrs["unknown_items"]:
+        lines.append(f"  {frame.attrs['unknown_items']} of them the model does not know; they are passed over")
+    if frame.attrs["empty_histories"]:
+        lines.append("  no item of it is known: what follows is what is bought most")
+    width = max((len(str(item)) for item in frame["item"]), default=0)
+    for row in frame.to_dict("records"):
+        title = f"  {row['title']}" if row.get("title") else ""
+        lines.append(f"{row['rank']:>4}  {str(row['item']):<{width}}  {row['score']:8.3f}{title}")
+        lines += [f"          {reason}" for reason in _reasons(row, model)]
+    if not len(frame):
+        lines.append("  nothing to recommend: no candidate is left, or k is 0")
+    if frame.attrs.get("honesty"):
+        lines.append(frame.attrs["honesty"])
+    return "\n".join(lines)
+
+
+def _reasons(row: dict, model: Recommender) -> Iterator[str]:
+    if row.get("because"):
+        yield f"because of {'; '.join(row['because'])}"
+    if row.get("sentence"):
+        by_llm = model.config["text"]["explain"]["llm_used"]
+        yield f"{'an LLM says' if by_llm else 'keywords, no LLM,'} of users like this one: {row['sentence']}"
+
+
+def _named(model: Recommender, token: str) -> str:
+    row = model.catalogue.row_of.get(token)
+    title = None if row is None else model.catalogue.titles[row].as_py()
+    return f"{token}  {title}" if title else f"{token}" + ("  (unknown)" if row is None else "")
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    from recbole_eimf.core.files import atomic_path
+
+    writers = {".parquet": "to_parquet", ".csv": "to_csv", ".json": "to_json"}
+    if path.suffix not in writers:
+        raise ConfigError(f"--out={path}: a .parquet, .csv or .json file; name one.")
+    options = {".json": {"orient": "records", "force_ascii": False}}.get(path.suffix, {"index": False})
+    frame = frame.copy()
+    frame.attrs = {}
+    with atomic_path(path) as temporary:
+        getattr(frame, writers[path.suffix])(temporary, **options)

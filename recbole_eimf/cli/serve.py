@@ -1,0 +1,50 @@
+"""``python -m recbole_eimf serve``: a model folder over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recbole_eimf.cli.export import Parser
+from recbole_eimf.core import parts
+from recbole_eimf.core.errors import ConfigError
+
+USAGE = """usage: python -m recbole_eimf serve MODEL [--port 8000] [--host 127.0.0.1] [--workers 1] [--capacity 32]
+
+Serves a model folder (of export) over HTTP: POST /recommend, /similar, /items; GET /items, /health, /metrics; a page
+at / to try it, and the API at /docs and /openapi.json. docs/serving.md shows requests. Needs the extra [serve].
+
+  --port      0 takes any that is free
+  --host      what to listen on; by default this machine alone can ask. There is no encryption and, but for changes, no
+              password: put a proxy in front where others can reach it
+  --workers   processes, each with the model in its memory; one that dies is replaced
+  --capacity  requests that a worker has under way or waiting; further ones get 503 at once
+
+SIGTERM or Ctrl-C: requests under way are answered, then it ends. With a token in the environment variable
+RECBOLE_EIMF_RELOAD_TOKEN, POST /reload takes a new model folder over without dropping a request.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        UserError: wrong arguments, no such model, an address that is taken, a package that is missing.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    parser = Parser("serve")
+    parser.add_argument("model")
+    parser.add_argument("--host", default="127.0.0.1")
+    for name, default in (("port", 8000), ("workers", 1), ("capacity", 32)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args(list(arguments))
+    for name, least, most in (("port", 0, 65535), ("workers", 1, 64), ("capacity", 1, 10_000)):
+        if not least <= getattr(given, name) <= most:
+            raise ConfigError(f"--{name}={getattr(given, name)}: a whole number from {least} to {most} is needed.")
+    parts.require("fastapi", "uvicorn", "prometheus_client")
+
+    from recbole_eimf.serving.http.run import serve
+
+    serve(given.model, given.host, given.port, given.workers, given.capacity)
+    return 0

@@ -1,0 +1,128 @@
+"""``protocol=global_time``: one time for all users up to which training sees, and another after which is the test.
+
+Under leave-one-out a quarter of Beauty's training interactions are later than the target they help to predict. Here
+nothing later than T_val trains. A target is an event after a border with a history before it; users who came after the
+border are asked with the history they have by then. ``time_target`` says which of a user's events in a window are asked
+for:
+
+``successive``  each of them, from all that came before: a target then joins the history
+``first``       the first one
+``last``        the last one
+``all``         all at once, from what came before the window (a user new in it: from the first event)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+import numpy as np
+
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.data.protocol import Spans, Split
+
+TARGETS = ("successive", "first", "last", "all")
+DAY = 86_400.0
+_MILLISECONDS = 1e11  # Unix seconds stay below it until the year 5138
+
+
+def ticks_per_second(time: np.ndarray) -> float:
+    """1 for Unix seconds, 1000 for milliseconds, told from the size of the times."""
+    return 1000.0 if len(time) and np.median(time) > _MILLISECONDS else 1.0
+
+
+def borders(time: np.ndarray, quantiles: Sequence[float], dates: Sequence[str] = ()) -> tuple[float, float]:
+    """(T_val, T_test) in the times' unit.
+
+    Args:
+        time: float64 [n], of all interactions; quantiles: of them (numpy's linear ones); dates: in their place two ISO
+            dates (UTC) or numbers; a date is its first moment.
+
+    Raises:
+        ConfigError: not two of them, in ascending order.
+    """
+    if dates:
+        found = [_moment(text, ticks_per_second(time)) for text in dates]
+        said = f"time_dates={list(dates)}"
+    else:
+        said = f"time_quantiles={list(quantiles)}"
+        found = [float(np.quantile(time, q)) for q in quantiles] if len(quantiles) == 2 else []
+    if len(found) != 2 or not found[0] < found[1]:
+        raise ConfigError(f"{said}: two ascending ones are needed, the ends of training and of validation ({found}).")
+    return found[0], found[1]
+
+
+def _moment(text: str, ticks: float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"time_dates: {text!r} is neither a date (2014-03-07) nor a number.") from error
+    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp() * ticks
+
+
+def global_time(
+    offsets: np.ndarray,
+    time: np.ndarray,
+    until: tuple[float, float],
+    target: str = "successive",
+    moment: np.ndarray | None = None,
+) -> Split:
+    """Training up to ``until[0]``, validation up to ``until[1]``, test after it.
+
+    Args:
+        offsets: int64 [U + 1], as in :func:`recbole_eimf.data.protocol.leave_one_out`.
+        time: float64 [n], ascending within a user.
+        until: (T_val, T_test); target: of :data:`TARGETS`.
+        moment: int [n], equal where events of a user are asked for together (``ties=together``).
+
+    Raises:
+        DataError: times descend within a user: the order is another one than that of the times.
+    """
+    user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    wrong = np.flatnonzero((user[1:] == user[:-1]) & (time[1:] < time[:-1]))
+    if len(wrong):
+        raise DataError(
+            f"protocol=global_time: ORDER_FIELD puts {len(wrong)} events before earlier ones. Write the data with "
+            f"`python -m recbole_eimf prepare`, which sorts by time, or leave the order column out (load_col)."
+        )
+    start, end = offsets[:-1], offsets[1:]
+    known, seen = (np.bincount(user[time <= t], minlength=len(start)) for t in until)
+    trained = np.flatnonzero(known > 0)
+    train = Spans(trained, start[trained], (start + known)[trained], (start + known)[trained])
+    windows = ((start + known, start + seen), (start + seen, end))
+    return Split(train, *(_asked(start, begin, until, target, user, moment) for begin, until in windows))
+
+
+def _asked(
+    start: np.ndarray, begin: np.ndarray, end: np.ndarray, target: str, user: np.ndarray, moment: np.ndarray | None
+) -> Spans:
+    """The rows of a window ``begin[u]:end[u]`` of every user's events."""
+    row = np.arange(len(start))
+    if target == "all":
+        own = np.maximum(begin, start + 1)  # new in this window: the first event is what is known
+        if moment is not None and len(moment):
+            own = np.maximum(begin, np.searchsorted(moment, moment[np.minimum(start, len(moment) - 1)], side="right"))
+        kept = own < end
+        return Spans(row[kept], start[kept], own[kept], end[kept])
+    group = np.arange(len(user)) if moment is None else moment
+    first = np.searchsorted(group, group)  # where each event's group begins and ends
+    last = np.searchsorted(group, group, side="right")
+    position = np.arange(len(user))
+    inside = (position >= begin[user]) & (position < end[user]) & (position == first) & (first > start[user])
+    position = position[inside]
+    if target != "successive":
+        ordered = position if target == "first" else position[::-1]
+        _, chosen = np.unique(user[ordered], return_index=True)
+        position = ordered[chosen]
+    return Spans(user[position], start[user[position]], position, last[position])
+
+
+def recency_weights(time: np.ndarray, half_life: float) -> np.ndarray:
+    """float64 [n]: 1 for the latest event, half for one that is ``half_life`` days older."""
+    if not len(time):
+        return np.ones(0)
+    return 0.5 ** ((time.max() - time) / (half_life * DAY * ticks_per_second(time)))

@@ -1,0 +1,222 @@
+"""The k best items of every history: as evaluation ranks them, or through an index where few users ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
+from recbole_eimf.evaluator.ranking import ranked_items
+from recbole_eimf.model.diversity import aggregated
+from recbole_eimf.model.products import Query
+from recbole_eimf.serving import index as search
+from recbole_eimf.serving.catalogue import Catalogue, Users, place_in_ties
+from recbole_eimf.serving.parts import Parts, padded
+
+#: requests of up to this many users go through the index one by one; more are cheaper as one product
+FEW_USERS = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every history: see :meth:`Recommender.recommend`."""
+
+    k: int
+    exclude_seen: bool | None = None
+    only: Iterable[str] | None = None
+    without: Iterable[str] | None = None
+
+
+class Ranked(NamedTuple):
+    """Rows of the catalogue int64 [B, k], best first, 0 where there is no further item; their scores float32 [B, k].
+
+    empty: bool [B], no item of the history was known, and popularity answers; unknown: int64 [B], items of the history
+    that the catalogue does not have; proved: whether the answer is certain to be that of brute force (only a graph
+    index's is not).
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    empty: np.ndarray
+    unknown: np.ndarray
+    proved: bool = True
+
+
+def rank(
+    parts: Parts,
+    config: Mapping[str, Any],
+    histories: Sequence[Sequence[str]],
+    question: Question,
+    users: Sequence[str] | None = None,
+    known: Users | None = None,
+) -> Ranked:
+    """Answer every history.
+
+    Args:
+        config: of the model folder; users: tokens, whose orders of equal scores count; known: users of the run.
+
+    Raises:
+        ConfigError, DataError: see :meth:`Recommender.recommend`.
+    """
+    check_histories(histories, users)
+    k = min(checked_k(question.k), len(parts.catalogue) - 1)
+    as_evaluated = config["evaluation"]["mask_history"]
+    exclude_seen = as_evaluated if question.exclude_seen is None else question.exclude_seen
+    looked_up = [parts.catalogue.rows(history) for history in histories]
+    rows = [found for found, _ in looked_up]
+    unknown = np.array([count for _, count in looked_up], dtype=np.int64)
+    empty = np.array([not found for found in rows], dtype=bool)
+    barred = _barred(parts.catalogue, question.only, question.without)
+    places = [place_in_ties(known, user) for user in users or [None] * len(rows)]
+    items = np.zeros((len(rows), k), dtype=np.int64)
+    scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
+    proved = True
+    # as many together as the run evaluated together, so that sums run in the same order
+    together = config["evaluation"]["eval_batch_size"]
+    for group, answer in ((np.flatnonzero(empty), _popular), (np.flatnonzero(~empty), _scored)):
+        for begin in range(0, len(group) if k else 0, together):
+            part = group[begin : begin + together]
+            of_ties = torch.tensor([places[i] for i in part])
+            asked = _Asked([rows[i] for i in part], of_ties, exclude_seen, barred)
+            items[part], scores[part], sure = answer(parts, config, asked, k)
+            proved &= sure
+    return Ranked(items, scores, empty, unknown, proved)
+
+
+class _Asked(NamedTuple):
+    """A block of users: rows of their histories, whose order of ties they have [B], and what is no candidate."""
+
+    rows: list[list[int]]
+    places: Tensor
+    exclude_seen: bool
+    barred: Tensor | None  # [N], 0 or minus infinity
+
+    def history(self) -> tuple[Tensor, Tensor]:
+        """(user of the block, item) of all histories."""
+        user = np.repeat(np.arange(len(self.rows)), [len(rows) for rows in self.rows])
+        return torch.from_numpy(user), torch.tensor([row for rows in self.rows for row in rows], dtype=torch.long)
+
+
+def _popular(parts: Parts, config: Mapping[str, Any], asked: _Asked, k: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    scores = parts.catalogue.popularity.expand(len(asked.rows), -1).clone()
+    return (*_ranked(scores, asked, k), True)
+
+
+def _scored(parts: Parts, config: Mapping[str, Any], asked: _Asked, k: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    with torch.inference_mode():
+        if parts.encoder is None:
+            sequence, length = padded(asked.rows, parts.counts)
+            return (*_ranked(parts.counts.scores(sequence, length).clone(), asked, k), True)
+        interests = parts.interests(asked.rows)
+        if parts.category is not None:
+            return (*_diverse(parts, config["diversity"], asked, interests, k), True)
+        if len(asked.rows) <= FEW_USERS and parts.index is not None and asked.barred is None:
+            return _through_index(parts, asked, interests, k)
+        return (*_all_products(parts, asked, interests, k, config["evaluation"]["eval_chunk_items"]), True)
+
+
+def _diverse(
+    parts: Parts, wanted: Mapping[str, Any], asked: _Asked, interests: Tensor, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    scores = Query(interests, parts.vectors, parts.bias).scores(0, len(parts.vectors))
+    if asked.barred is not None:
+        scores += asked.barred
+    hidden = padded(asked.rows, parts.encoder)[0] if asked.exclude_seen else None
+    picked = aggregated(scores, parts.category, wanted["weight"], wanted["count"], interests.shape[1], hidden)
+    return _ranked(picked, asked, k)
+
+
+def _ranked(scores: Tensor, asked: _Asked, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rank scores [B, N], which are written to."""
+    scores[:, 0] = -torch.inf
+    if asked.exclude_seen:
+        scores[asked.history()] = -torch.inf
+    if asked.barred is not None:
+        scores += asked.barred
+    rows = ranked_items(scores, asked.places, k)
+    return rows.numpy(), scores.gather(1, rows).numpy()
+
+
+def _all_products(
+    parts: Parts, asked: _Asked, interests: Tensor, k: int, wanted_chunk: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As evaluation ranks: all products at once, or a chunk of items at a time where there are many."""
+    items = len(parts.vectors)
+    query = Query(interests, parts.vectors, parts.bias)
+    chunk = chunk_items(wanted_chunk, len(asked.rows), items, interests.device)
+    if not chunk:
+        return _ranked(query.scores(0, items), asked, k)
+
+    def scores(begin: int, end: int) -> Tensor:
+        found = query.scores(begin, end)
+        return found if asked.barred is None else found.add_(asked.barred[begin:end])
+
+    history = asked.history() if asked.exclude_seen else None
+    rows = ranked_in_chunks(scores, items, asked.places, k, chunk, history)
+    values = torch.einsum("bkd,bjd->bkj", interests, parts.vectors[rows]).amax(1)
+    values = values if parts.bias is None else values + parts.bias[rows]
+    return rows.numpy(), values.masked_fill(rows == 0, -torch.inf).numpy()
+
+
+def _through_index(parts: Parts, asked: _Asked, interests: Tensor, k: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    rows = np.zeros((len(asked.rows), k), dtype=np.int64)
+    scores = np.full((len(asked.rows), k), -np.inf, dtype=np.float32)
+    proved = True
+    for user, (history, own) in enumerate(zip(asked.rows, interests)):
+        barred = torch.tensor(history) if asked.exclude_seen else None
+        place = int(asked.places[user])
+        best = search.search_with_proof(parts.index, own, k, parts.vectors, parts.bias, barred, place)
+        rows[user, : len(best.rows)], scores[user, : len(best.rows)] = best.rows.numpy(), best.scores.numpy()
+        proved &= best.proved
+    return rows, scores, proved
+
+
+def _barred(catalogue: Catalogue, only: Iterable[str] | None, without: Iterable[str] | None) -> Tensor | None:
+    if only is None and without is None:
+        return None
+    barred = torch.zeros(len(catalogue))
+    if only is not None:
+        rows = catalogue.rows(_tokens("only", only))[0]
+        if not rows:
+            raise DataError("only: not one of these items is in the model's catalogue: there is no candidate.")
+        barred.fill_(-torch.inf)[rows] = 0.0
+    if without is not None:
+        barred[catalogue.rows(_tokens("without", without))[0]] = -torch.inf
+    return barred
+
+
+def _tokens(name: str, given: Iterable[str]) -> Iterable[str]:
+    if isinstance(given, str):
+        raise ConfigError(f"{name}={given!r}: a list of item tokens is needed; write [{given!r}].")
+    return given
+
+
+def similarities(parts: Parts, rows: Tensor) -> Tensor:
+    """How near all items are to some: rows [n] -> [n, N], cosines (of counting models, counts)."""
+    if parts.encoder is None:
+        return parts.counts.scores(rows[:, None], torch.ones(len(rows), dtype=torch.long)).clone()
+    unit = torch.nn.functional.normalize(parts.vectors, dim=1)
+    return unit[rows] @ unit.T
+
+
+def checked_k(k: Any) -> int:
+    """``k``, if it is a whole number from 0 on. Raises ConfigError."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 0:
+        raise ConfigError(f"k={k!r}: a whole number from 0 on is needed.")
+    return int(k)
+
+
+def check_histories(histories: Any, users: Sequence[str] | None) -> None:
+    """Raise ConfigError for what is no list of lists, or has another number of users."""
+    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+        raise ConfigError(
+            "histories: a list of histories is needed, each a list of item tokens; write [['B001', ...]]."
+        )
+    if users is not None and len(users) != len(histories):
+        raise ConfigError(f"users: {len(users)} for {len(histories)} histories; give one for each.")

@@ -1,0 +1,304 @@
+"""A finished run to a model folder (:mod:`recbole_eimf.serving.model_folder`). The one part of serving that reads
+RecBole: the model is loaded as it was trained, taken apart, and the folder's scores are compared with its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from recbole_eimf.config.keys import SemanticSettings, read
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.files import fingerprint
+from recbole_eimf.data.item_text import read_item_text
+from recbole_eimf.experiment.load import load
+from recbole_eimf.experiment.result import RunResult
+from recbole_eimf.model.ibim import IBIM
+from recbole_eimf.model.pad.towers import TowerModel
+from recbole_eimf.serving import model_folder
+from recbole_eimf.serving.answer import Question, rank
+from recbole_eimf.serving.card import model_card
+from recbole_eimf.serving.catalogue import Catalogue, Users
+from recbole_eimf.serving.counts import COUNTING_MODELS, Counts
+from recbole_eimf.serving.encoder import OWN_MODELS, EncoderSpec, build_encoder, keys_read
+from recbole_eimf.serving.index import check_kind
+from recbole_eimf.serving.parts import Parts, with_index
+from recbole_eimf.serving.save import write_parts
+
+logger = getLogger(__name__)
+
+#: users whose scores are compared before a folder gets its name
+_COMPARED = 64
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run in memory: its result, and what :func:`recbole_eimf.load` makes of its model."""
+
+    folder: Path
+    result: dict[str, Any]
+    config: Any
+    net: nn.Module
+    loaders: tuple
+
+
+def read_run(output_dir: str | os.PathLike) -> Run:
+    """Load the model of a run.
+
+    Raises:
+        DataError: no such folder, or the run is not finished.
+    """
+    folder = Path(output_dir)
+    file = folder / "result.json"
+    if not file.is_file():
+        what = "is there, but the run is not finished" if folder.is_dir() else "no such folder"
+        raise DataError(f"{folder}: {what} (no result.json). Train with --output_dir={folder}, or --resume=True.")
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({error}). Run again to have it rewritten.") from error
+    config, net, loaders = load(folder, gpu_id="", state="WARNING", show_progress=False)
+    return Run(folder, result, config, net.eval(), loaders)
+
+
+def export(
+    output_dir: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    index: str = "auto",
+    onnx: bool = False,
+    refit: bool = False,
+    text: str = "auto",
+    histories: bool = True,
+) -> Path:
+    """Write the model of a run as a model folder.
+
+    Args:
+        output_dir: of a finished run; out: the folder to write; an older model folder there is replaced.
+        index: auto, flat, hnsw or none (:mod:`recbole_eimf.serving.index`).
+        onnx: write ``encoder.onnx`` too.
+        refit: train again first, on everything there is, for the best number of epochs. What is served is then no
+            longer what was evaluated; the card says so.
+        text: auto keeps what new items need where the run read text, yes encodes titles where it did not, no.
+        histories: keep users' histories, which ``recommend --user`` needs.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        DataError: no finished run, or ``out`` is something else. ConfigError: a model that cannot be served.
+    """
+    check_kind(index)
+    if text not in ("auto", "yes", "no"):
+        raise ConfigError(f"text={text}: allowed are auto, yes, no.")
+    run = read_run(output_dir)
+    check_served(run)
+    if refit:
+        from recbole_eimf.serving.refit import refitted
+
+        run = refitted(run)
+    return write_run(run, out, index=index, onnx=onnx, refit=refit, text=text, histories=histories)
+
+
+def write_run(
+    run: Run, out: str | os.PathLike, *, index: str, onnx: bool, refit: bool, text: str, histories: bool
+) -> Path:
+    """:func:`export` of a run in memory."""
+    parts, config = _taken_apart(run)
+    users = _users(run)
+    config |= {"index": index, "refit": refit}
+    _compare(run, parts, config)
+    parts, config = _with_text(run, parts, config, text)
+    parts = with_index(parts, index)
+    out = Path(out)
+    with model_folder.new_folder(out, config) as new:
+        write_parts(new, parts, users if histories else None)
+        if onnx:
+            from recbole_eimf.serving.onnx import write_onnx
+
+            write_onnx(new / "encoder.onnx", parts.encoder)
+        (new / "README.md").write_text(model_card(config), encoding="utf-8")
+    return out
+
+
+# ---------------------------------------------------------------------- what can be served
+def check_served(run: Run) -> None:
+    """Raise ConfigError for a model whose scores are not products or counts that a folder can hold."""
+    net, name = run.net, run.config["model"]
+    if name in (*COUNTING_MODELS, *OWN_MODELS):
+        return
+    products = isinstance(net, IBIM | TowerModel) and getattr(type(net).full_sort_predict, "scored_by_products", False)
+    if not products:
+        raise ConfigError(
+            f"model={name}: its scores are no inner products of a state with item vectors that are known here. Served "
+            f"are our models (and subclasses that score alike) and RecBole's {', '.join(OWN_MODELS)}."
+        )
+
+
+def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
+    """(parts, config.json without its index)."""
+    catalogue = _catalogue(run)
+    config = {**_described(run, catalogue), "encoder": None, "keys": None, "diversity": None, "text": None}
+    net, name = run.net, run.config["model"]
+    if name in COUNTING_MODELS:
+        keys = {"MAX_ITEM_LIST_LENGTH": run.config["MAX_ITEM_LIST_LENGTH"], "knn_decay": run.config["knn_decay"]}
+        wanted = ("popularity", "row_pointer", "column", "value")
+        tensors = {key: value.cpu() for key, value in net.state_dict().items() if key in wanted}
+        return Parts(catalogue, counts=Counts(name, len(catalogue), keys, tensors)), {**config, "keys": keys}
+    spec, tensors = _encoder(run)
+    encoder = build_encoder(spec, len(catalogue), tensors)
+    with torch.no_grad():
+        vectors, bias = _scored(net, name, len(catalogue))
+    category = None
+    if getattr(net, "diversity", None) is not None:
+        category = net.diversity.category
+        config["diversity"] = {"weight": net.diversity.weight, "count": net.diversity.count}
+    config["encoder"] = dataclasses.asdict(spec)
+    return Parts(catalogue, encoder, vectors, bias, category=category), config
+
+
+def _encoder(run: Run) -> tuple[EncoderSpec, dict[str, Tensor]]:
+    net, config = run.net, run.config
+    if config["model"] in OWN_MODELS and not isinstance(net, IBIM | TowerModel):
+        towers = (config["model"],)
+        known = set(_own_names(towers, config))
+        state = {f"towers.0.{name}": value for name, value in net.state_dict().items()}
+        tensors = {name: value for name, value in state.items() if name in known}
+        return EncoderSpec(towers, keys_read(towers, True, config), own=True), _copied(tensors)
+    backbones = [net.backbone] if isinstance(net, IBIM) else [tower.backbone for tower in net.towers]
+    towers = (type(net).backbone_name(config),) * len(backbones)
+    spec = EncoderSpec(
+        towers=towers,
+        keys=keys_read(towers, False, config),
+        score=net.item_settings.score,
+        score_scale=net.item_settings.score_scale,
+        append_one=bool(getattr(net, "_has_offset", False)),
+    )
+    tensors = {f"towers.{e}.{k}": v for e, backbone in enumerate(backbones) for k, v in backbone.state_dict().items()}
+    return spec, _copied(tensors)
+
+
+def _own_names(towers: tuple[str, ...], config) -> list[str]:
+    from recbole_eimf.serving.encoder import Encoder
+
+    with torch.device("meta"):
+        return list(Encoder(EncoderSpec(towers, keys_read(towers, True, config), own=True), 2).state_dict())
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+
+
+def _scored(net: nn.Module, name: str, items: int) -> tuple[Tensor, Tensor | None]:
+    """(vectors [N, D], bias [N] or None)."""
+    if isinstance(net, IBIM | TowerModel):
+        bias = getattr(getattr(net, "backbone", None), "item_bias", None)
+        vectors = net.scored_vectors()
+    else:
+        vectors, bias = net.item_embedding.weight[:items], getattr(net, "output_bias", None)
+    return vectors.detach().cpu().clone(), None if bias is None else bias.detach().cpu().clone()
+
+
+# ---------------------------------------------------------------------- what is known of items, users and the run
+def _catalogue(run: Run) -> Catalogue:
+    train, config = run.loaders[0]._dataset, run.config
+    tokens = train.field2id_token[config["ITEM_ID_FIELD"]].tolist()
+    titles: dict[str, str] = {}
+    wanted = read(SemanticSettings, config)
+    path = Path(config["data_path"]) / f"{config['dataset']}.item"
+    if path.is_file():
+        try:
+            titles = read_item_text(path, config["ITEM_ID_FIELD"], wanted.text_fields, config["field_separator"])
+        except DataError as error:
+            logger.warning(f"no titles: {error}")
+    counts = train.item_counts().astype(np.int64)
+    return Catalogue(
+        pa.array(tokens, pa.string()), pa.array([titles.get(token) for token in tokens], pa.string()), counts
+    )
+
+
+def _users(run: Run) -> Users:
+    """Every user with all they had: the longest of their sequences in the three parts."""
+    parts = [loader._dataset for loader in run.loaders]
+    known = parts[0]
+    tokens = known.field2id_token[known.uid_field].tolist()
+    longest: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(tokens)
+    for part in parts:
+        flat = part.flat.numpy()
+        for user, start, end in zip(part.spans.user, part.spans.start, part.spans.end):
+            if end - start > len(longest[user]):
+                longest[user] = flat[start:end]
+    offsets = np.cumsum([0, *map(len, longest)])
+    flat = np.concatenate(longest).astype(np.int32)
+    return Users(pa.array(tokens, pa.string()), model_folder.lists_of(flat, offsets))
+
+
+def _described(run: Run, catalogue: Catalogue) -> dict[str, Any]:
+    result, config, train = run.result, run.config, run.loaders[0]._dataset
+    keys = ("protocol", "mask_history", "seed", "valid", "test", "slices", "epochs", "best_epoch", "side_load")
+    others = [{"name": _name(other), "test": other["test"]} for other in result["compared"]]
+    tokens = catalogue.tokens.to_pylist()
+    return {
+        "model": result["model"],
+        "backbone": result["backbone"],
+        "name": _name(result),
+        "data": {
+            "dataset": result["dataset"],
+            "items": len(catalogue) - 1,
+            "users": train.user_num - 1,
+            "training_interactions": int(catalogue.counts.sum()),
+            "fingerprint": fingerprint(tokens, catalogue.counts.tolist()),
+        },
+        "evaluation": {
+            **{key: result[key] for key in keys},
+            "compared": others,
+            "topk": config["topk"],
+            "eval_batch_size": config["eval_batch_size"],
+            "eval_chunk_items": config["eval_chunk_items"],
+        },
+    }
+
+
+def _name(result: dict[str, Any]) -> str:
+    return RunResult.from_json(result).name
+
+
+def _with_text(run: Run, parts: Parts, config: dict[str, Any], text: str) -> tuple[Parts, dict[str, Any]]:
+    side = run.result["side_load"]
+    if text == "no" or (text == "auto" and side is None) or parts.encoder is None:
+        return parts, config
+    from recbole_eimf.serving.text import with_text
+
+    return with_text(run, parts, config)
+
+
+# ---------------------------------------------------------------------- what is written is what was trained
+def _compare(run: Run, parts: Parts, config: dict[str, Any]) -> None:
+    """Raise DataError unless the folder's lists are the model's, for the first test users."""
+    test = run.loaders[2]._dataset
+    index = np.arange(min(len(test), _COMPARED))
+    batch = test.rows(index)
+    with torch.no_grad():
+        scores = run.net.full_sort_predict(batch.to(run.config["device"])).view(len(index), -1).cpu()
+    catalogue = parts.catalogue
+    row, item = (part.numpy() for part in test.history(index))
+    tokens = np.array(catalogue.tokens.to_pylist(), dtype=object)
+    histories = [tokens[item[row == user]].tolist() for user in index]
+    found = rank(parts, config, histories, Question(min(10, len(catalogue) - 1), exclude_seen=False))
+    expected = scores.gather(1, torch.from_numpy(found.rows)).numpy()
+    tolerance = 1e-4 * max(float(np.abs(expected).max()), 1e-6)
+    if config["diversity"] is None and not np.allclose(expected, found.scores, atol=tolerance):
+        off = float(np.abs(expected - found.scores).max())
+        raise DataError(
+            f"{run.folder}: {config['name']} scores otherwise than what would be written (up to {off:.3g}):"
+            " it is a model whose scoring serving does not know. Nothing was written."
+        )

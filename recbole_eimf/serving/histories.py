@@ -1,0 +1,159 @@
+"""Files of histories, read a piece at a time: CSV or parquet, a row per user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as parquet
+
+from recbole_eimf.core.errors import DataError, suggestion
+
+USER_COLUMNS = ("user", "user_id")
+HISTORY_COLUMNS = ("history", "item_id_list")
+
+
+@dataclass(frozen=True)
+class Histories:
+    """A file of histories.
+
+    Columns: ``user`` (or ``user_id``), and ``history`` (or ``item_id_list``), oldest item first: a list of tokens
+    (parquet), or text with ``separator`` between tokens. Further columns are passed over.
+
+    Raises:
+        DataError: no such file, another kind of file, or missing columns; names file and column.
+    """
+
+    path: Path
+    user: str
+    history: str
+    separator: str = ","
+
+    @classmethod
+    def open(cls, path: str | Path, separator: str = ",") -> Histories:
+        """Look at the file's header."""
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file of histories.")
+        if path.suffix not in (".csv", ".parquet"):
+            raise DataError(f"{path}: histories are read from .csv or .parquet files.")
+        with _readable(path):
+            if path.suffix == ".parquet":
+                schema = parquet.read_schema(path)
+            else:
+                with csv.open_csv(path, csv.ReadOptions(block_size=1 << 20)) as stream:
+                    schema = stream.schema
+        names = schema.names
+        user, history = (_column(path, names, wanted) for wanted in (USER_COLUMNS, HISTORY_COLUMNS))
+        kind = schema.field(history).type
+        if path.suffix == ".parquet" and not (_is_text(kind) or _is_list(kind)):
+            raise DataError(f"{path}: column {history!r} is {kind}; a list of item tokens, or text, is needed.")
+        return cls(path, user, history, separator)
+
+    def __len__(self) -> int:
+        """How many rows there are; of CSV, lines without the header, which is more where text holds line breaks."""
+        if self.path.suffix == ".parquet":
+            return parquet.read_metadata(self.path).num_rows
+        lines, last = 0, b"\n"
+        with open(self.path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                lines += block.count(b"\n")
+                last = block[-1:]
+        return max(lines + (last != b"\n") - 1, 0)
+
+    def pieces(self, size: int, first: int = 0, last: int | None = None) -> Iterator[tuple[list[str], list[list[str]]]]:
+        """Yield (users, histories) of ``size`` rows each, pieces ``first`` to ``last`` (not included).
+
+        Raises:
+            DataError: a row without a user, or a history that is no text; names file and row.
+        """
+        number, users, histories = 0, [], []
+        for batch in self._batches(size):
+            start = 0
+            while start < len(batch):
+                if last is not None and number >= last:
+                    return
+                taken = min(size - len(users), len(batch) - start)
+                if number >= first:
+                    rows = batch.slice(start, taken)
+                    users += self._users(rows[0], number * size + len(users))
+                    histories += self._histories(rows[1])
+                else:
+                    users += [""] * taken
+                start += taken
+                if len(users) == size:
+                    if number >= first:
+                        yield users, histories
+                    number, users, histories = number + 1, [], []
+        if users and number >= first and (last is None or number < last):
+            yield users, histories
+
+    def _batches(self, size: int) -> Iterator[pa.RecordBatch]:
+        with _readable(self.path):
+            if self.path.suffix == ".parquet":
+                with parquet.ParquetFile(self.path) as file:
+                    for batch in file.iter_batches(batch_size=size, columns=[self.user, self.history]):
+                        yield batch.select([self.user, self.history])
+                return
+            text = {self.user: pa.string(), self.history: pa.string()}
+            wanted = csv.ConvertOptions(column_types=text, include_columns=list(text), strings_can_be_null=False)
+            options = csv.ParseOptions(newlines_in_values=True)
+            with csv.open_csv(
+                self.path, csv.ReadOptions(block_size=1 << 22), convert_options=wanted, parse_options=options
+            ) as stream:
+                yield from stream
+
+    def _users(self, column: pa.Array, row: int) -> list[str]:
+        found = column.to_pylist()
+        for place, user in enumerate(found):
+            if user is None or user == "":
+                raise DataError(f"{self.path}, row {row + place + 1}: no {self.user}.")
+        return [str(user) for user in found]
+
+    def _histories(self, column: pa.Array) -> list[list[str]]:
+        if _is_list(column.type):
+            return [[str(item) for item in row or () if item is not None] for row in column.to_pylist()]
+        return [split_history(text, self.separator) for text in column.to_pylist()]
+
+
+def split_history(text: str | None, separator: str = ",") -> list[str]:
+    """The tokens of a history written as text.
+
+    >>> split_history("B001, B002,,")
+    ['B001', 'B002']
+    """
+    return [token for part in (text or "").split(separator) if (token := part.strip())]
+
+
+def _column(path: Path, names: list[str], wanted: tuple[str, ...]) -> str:
+    for name in wanted:
+        if name in names:
+            return name
+    raise DataError(
+        f"{path}: no column {wanted[0]!r}.{suggestion(wanted[0], names)} It has {', '.join(names)}; a file of "
+        f"histories has {' and '.join((USER_COLUMNS[0], HISTORY_COLUMNS[0]))}."
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+class _readable:
+    """Inside, what Arrow says of a broken file becomes a DataError that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, pa.ArrowException | OSError | UnicodeDecodeError):
+            raise DataError(f"{self.path}: cannot be read ({error}). Mend the file.") from error

@@ -1,0 +1,1 @@
+"""The service: a model folder over HTTP, with a page. Needs the extra [serve]."""

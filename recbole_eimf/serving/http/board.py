@@ -1,0 +1,142 @@
+"""What the workers of one service agree on: which model is served, and the items added to it since.
+
+A folder holds ``state.json``, whose generation grows with every change, the models (hard links where the file system
+has them, so that a model folder may be replaced or deleted while a worker that was killed is replaced by one that must
+load the very same), and a file per worker that says which generation it serves. Changes are made one at a time, under
+a lock of the operating system's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from recbole_eimf.core.files import atomic_path
+from recbole_eimf.core.locks import alone
+from recbole_eimf.serving import model_folder
+
+
+@dataclass(frozen=True)
+class State:
+    """What is served.
+
+    generation: grows with every change; source: the model folder as it was named; version: of the model, from the
+    digest of its ``config.json``; added: token -> title, a dictionary for each request, in their order.
+    """
+
+    generation: int
+    source: str
+    version: str
+    added: tuple[dict[str, str], ...] = ()
+
+
+class Board:
+    """The folder that workers share; in ``metrics`` lie prometheus_client's files."""
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        self._state = self.folder / "state.json"
+        self._models, self._workers, self.metrics = (self.folder / name for name in ("models", "workers", "metrics"))
+        for folder in (self._models, self._workers, self.metrics):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    # ------------------------------------------------------------------ what is served
+    def read(self) -> State:
+        """The state now."""
+        found = json.loads(self._state.read_text(encoding="utf-8"))
+        return State(**{**found, "added": tuple(found["added"])})
+
+    def stamp(self) -> tuple[int, int]:
+        """Changes when the state does; costs next to nothing."""
+        status = self._state.stat()
+        return status.st_ino, status.st_mtime_ns
+
+    def publish(self, state: State) -> None:
+        """Make this the state; every worker takes it over."""
+        with atomic_path(self._state) as temporary:
+            temporary.write_text(json.dumps(asdict(state), ensure_ascii=False), encoding="utf-8")
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Be the only one that changes the state."""
+        with alone(self.folder / "lock"):
+            yield
+
+    # ------------------------------------------------------------------ models
+    def keep(self, source: str | os.PathLike) -> str:
+        """Keep a model folder for as long as it is served; returns its version.
+
+        Raises:
+            DataError: it is no whole model folder, see :func:`model_folder.read_config`.
+        """
+        source = Path(source)
+        config = model_folder.read_config(source)
+        version = model_folder.digest(source / model_folder.CONFIG)[:12]
+        if self.model(version).is_dir():
+            return version
+        temporary = self._models / f".{version}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for name in (*config["files"], model_folder.CONFIG):
+            _link(source / name, temporary / name)
+        model_folder.read_config(temporary)  # the folder may have been replaced meanwhile
+        version = model_folder.digest(temporary / model_folder.CONFIG)[:12]
+        if not self.model(version).is_dir():
+            temporary.rename(self.model(version))
+        return version
+
+    def model(self, version: str) -> Path:
+        """Where a model that is kept lies."""
+        return self._models / version
+
+    def forget(self, but: str) -> None:
+        """Remove the models that nobody serves any more."""
+        for folder in (self._models).iterdir():
+            if folder.name != but:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    # ------------------------------------------------------------------ workers
+    def say(self, generation: int) -> None:
+        """This process serves a generation now."""
+        with atomic_path(self._workers / str(os.getpid())) as temporary:
+            temporary.write_text(str(generation), encoding="utf-8")
+
+    def serving(self) -> dict[int, int]:
+        """Process -> generation, of those alive."""
+        found = {}
+        for file in self._workers.iterdir():
+            if not file.name.isdigit():
+                continue  # half written
+            if not _alive(int(file.name)):
+                file.unlink(missing_ok=True)
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                found[int(file.name)] = int(file.read_text(encoding="utf-8"))
+        return found
+
+    def behind(self, generation: int) -> int:
+        """How many workers still serve an earlier generation."""
+        return sum(theirs < generation for theirs in self.serving().values())
+
+
+def _link(source: Path, target: Path) -> None:
+    real = os.path.realpath(source)  # a hub's folder holds symbolic links
+    try:
+        os.link(real, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(real, target)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,130 @@
+"""What every request passes first: bodies that are too large, too slow or no JSON end here, and figures are taken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from recbole_eimf.serving.http.capacity import Capacity
+from recbole_eimf.serving.http.metrics import Metrics
+from recbole_eimf.serving.http.settings import BODY_SECONDS, MAX_BODY
+
+#: an answer holds what somebody bought: no cache keeps it; the page may load and ask nothing from elsewhere
+SECURITY_HEADERS = (
+    (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+     b"img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)  # fmt: skip
+#: seconds after which a client may ask again
+RETRY_AFTER = 1
+OVER_CAPACITY = f"more requests than this service answers at once; ask again in {RETRY_AFTER} s"
+
+_COSTLY = ("/recommend", "/similar")
+
+
+class Door:
+    """ASGI middleware.
+
+    Args:
+        paths: that figures are kept of by name; others are one, for anybody can make up paths.
+    """
+
+    def __init__(self, app, capacity: Capacity, metrics: Metrics, paths: frozenset[str]) -> None:
+        self.app, self.capacity, self.metrics, self.paths = app, capacity, metrics, paths
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), 500
+        path = scope["path"] if scope["path"] in self.paths else "other"
+
+        async def sending(message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}
+            await send(message)
+
+        self.metrics.under_way.inc()
+        try:
+            await self._enter(scope, receive, sending)
+        finally:
+            self.metrics.under_way.dec()
+            self.metrics.requests.labels(path, str(status)).inc()
+            self.metrics.seconds.labels(path).observe(time.perf_counter() - begin)
+            if status == 503:
+                self.metrics.refused.inc()
+
+    async def _enter(self, scope, receive, send) -> None:
+        if scope["method"] in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+            return
+        if scope["path"] in _COSTLY and self.capacity.full:
+            await _refuse(send, 503, OVER_CAPACITY, (b"retry-after", str(RETRY_AFTER).encode()))
+            return
+        headers = dict(scope["headers"])
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json" and scope["method"] == "POST" and _has_body(headers):
+            # also what keeps a page of another site from asking in a visitor's name
+            await _refuse(send, 415, "the body must be JSON: send Content-Type: application/json")
+            return
+        too_large = f"the body may have {MAX_BODY:,} bytes"
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length[:20]) > MAX_BODY:
+            await _refuse(send, 413, too_large)
+            return
+        try:
+            body = await asyncio.wait_for(_read(receive), BODY_SECONDS)
+        except asyncio.TimeoutError:
+            await _refuse(send, 408, f"the body did not come within {BODY_SECONDS:g} s")
+            return
+        if body is None:
+            return  # the client went
+        if len(body) > MAX_BODY:
+            await _refuse(send, 413, too_large)
+            return
+        await self.app(scope, _replayed(body, receive), send)
+
+
+def _has_body(headers: dict[bytes, bytes]) -> bool:
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+
+
+async def _read(receive) -> bytes | None:
+    """The body, or its first MAX_BODY bytes and some; None where the client went."""
+    body = bytearray()
+    while len(body) <= MAX_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    return bytes(body)
+
+
+def _replayed(body: bytes, receive):
+    given = False
+
+    async def replay() -> dict[str, Any]:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+async def _refuse(send, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    if status in (408, 413, 415):  # what is left of the body is not read
+        start.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,70 @@
+"""What Prometheus reads. With several workers their figures are added up, through files in the shared folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The service's figures.
+
+    Args:
+        folder: that the workers share where there are several (``PROMETHEUS_MULTIPROC_DIR``), else None.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        # here, for it looks for PROMETHEUS_MULTIPROC_DIR when it is imported, and workers are forked after the imports
+        from prometheus_client import (
+            CONTENT_TYPE_LATEST,
+            CollectorRegistry,
+            Counter,
+            Gauge,
+            Histogram,
+            platform_collector,
+            process_collector,
+        )
+
+        self.content_type = CONTENT_TYPE_LATEST
+        self._folder = folder
+        self._registry = own = CollectorRegistry()
+        self.requests = Counter("recbole_eimf_requests", "Requests answered", ("path", "status"), registry=own)
+        self.seconds = Histogram(
+            "recbole_eimf_request_seconds",
+            "From a request's head to its answer's end",
+            ("path",),
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self.refused = Counter("recbole_eimf_over_capacity", "Requests answered 503", registry=own)
+        self.unknown = Counter("recbole_eimf_unknown_items", "Items of histories that the model lacks", registry=own)
+        self.popular = Counter("recbole_eimf_popularity_answers", "Histories answered by popularity", registry=own)
+        self.under_way = Gauge(
+            "recbole_eimf_under_way", "Requests under way", registry=own, multiprocess_mode="livesum"
+        )
+        self.generation = Gauge(
+            "recbole_eimf_generation", "Of the model served", registry=own, multiprocess_mode="livemax"
+        )
+        self.items = Gauge(
+            "recbole_eimf_items", "Items that can be recommended", registry=own, multiprocess_mode="livemax"
+        )
+        if folder is None:
+            process_collector.ProcessCollector(registry=own)
+            platform_collector.PlatformCollector(registry=own)
+
+    def text(self, alive: set[int]) -> bytes:
+        """In Prometheus' format. alive: the workers' processes, whose gauges count."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+        if self._folder is None:
+            return generate_latest(self._registry)
+        for file in self._folder.glob("gauge_live*_*.db"):
+            process = int(file.stem.rpartition("_")[2])
+            if process not in alive and process != os.getpid():
+                mark_process_dead(process, str(self._folder))
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self._folder))
+        return generate_latest(registry)

@@ -1,0 +1,108 @@
+"""Starting a service: its socket, its workers, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.serving.http.app import create_app
+from recbole_eimf.serving.http.board import Board, State
+from recbole_eimf.serving.http.connection import PatientProtocol
+from recbole_eimf.serving.http.service import loaded
+from recbole_eimf.serving.http.settings import DRAIN_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS, Settings, checked_token
+from recbole_eimf.serving.http.workers import run_apart, supervise
+
+
+def serve(folder: str, host: str, port: int, workers: int, capacity: int) -> None:
+    """Serve a model folder until SIGTERM or Ctrl-C, which let requests under way end.
+
+    Raises:
+        DataError: no whole model folder. ConfigError: the address cannot be listened on, or the token is too short.
+    """
+    checked_token()
+    source = Path(folder).absolute()
+    with _listening(host, port) as listening, _shared(source) as shared:
+        board = Board(shared)
+        state = State(1, str(source), board.keep(source))
+        # apart, for what has computed cannot be forked; what cannot be read is said here, once
+        model = run_apart(_described, board, state)
+        board.publish(state)
+        settings = Settings(str(shared), workers, capacity, host, _threads(workers))
+        address = listening.getsockname()
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        many = f", {workers} workers" if workers > 1 else ""
+        print(f"{model}{many}: http://{shown}:{address[1]} (API: /docs; Ctrl-C or SIGTERM ends it)", flush=True)
+        if workers == 1:
+            # uvicorn gives the signal back when all is answered: as an exception it leaves time to clean up
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            _work(settings, listening)
+        else:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(board.metrics)  # read where prometheus_client is imported
+            supervise(workers, _work, settings, listening)
+
+
+def _described(board: Board, state: State) -> str:
+    return repr(loaded(board, state))
+
+
+def _work(settings: Settings, listening: socket.socket) -> None:
+    """Answer until SIGTERM."""
+    config = uvicorn.Config(
+        create_app(settings),
+        http=PatientProtocol,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        backlog=MAX_CONNECTIONS,
+        timeout_keep_alive=int(IDLE_SECONDS),
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _threads(workers: int) -> int | None:
+    """Of torch, for a worker: the processors are shared out, unless the environment says otherwise."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // workers)
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.create_server(address, family=family, backlog=MAX_CONNECTIONS)
+    except OSError as error:
+        raise ConfigError(
+            f"--host={host} --port={port}: cannot be listened on ({error.strerror or error}). Another service may be "
+            f"there: give another --port, or 0 for any that is free."
+        ) from error
+    with listening:
+        listening.set_inheritable(True)
+        yield listening
+
+
+@contextlib.contextmanager
+def _shared(source: Path) -> Iterator[Path]:
+    """The folder of the board: beside the model, where hard links cost nothing, or where temporary files go."""
+    beside = source.parent if os.access(source.parent, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(dir=beside, prefix=f".{source.name}.", suffix=".served"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,228 @@
+"""The model that a worker serves, and how another takes its place without a request being dropped.
+
+Whoever asks gets what :attr:`Service.now` is at that moment, a model that never changes: adding items makes another
+one. A change (another model folder, further items) is made by the worker that was asked for it, under the board's lock:
+it loads and checks first, and only then publishes; the other workers see a new generation within a fifth of a second,
+load it beside the old one and swap. Connections stay open throughout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
+
+from recbole_eimf.core.errors import DataError, UserError
+from recbole_eimf.serving.http.board import Board, State
+from recbole_eimf.serving.http.settings import MAX_ADDED
+from recbole_eimf.serving.recommender import Recommender
+
+#: seconds between looks for a new generation; until all workers must have taken one over
+_LOOK, _PATIENCE = 0.2, 60.0
+
+logger = logging.getLogger("uvicorn.error")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model with the state it belongs to; nothing of it changes."""
+
+    model: Recommender
+    state: State
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What every answer says of the model it comes from."""
+        config = self.model.config
+        name = f"{config['name']} on {config['data']['dataset']}"
+        return {"name": name, "version": self.state.version, "generation": self.state.generation}
+
+    @property
+    def adds_items(self) -> bool:
+        """Whether titles can be placed among the items."""
+        return bool(self.model.config["text"])
+
+    @cached_property
+    def _searched(self) -> tuple[pa.Array, np.ndarray]:
+        """(what titles are searched in, rows by training count)."""
+        catalogue = self.model.catalogue
+        names = compute.if_else(compute.is_valid(catalogue.titles), catalogue.titles, catalogue.tokens)
+        text = compute.binary_join_element_wise(catalogue.tokens, names, " ")
+        return compute.utf8_lower(text), np.argsort(-catalogue.counts[1:], kind="stable") + 1
+
+    def find(self, words: str, limit: int) -> list[dict[str, str | None]]:
+        """Items whose title or token has all of these words, those that were bought most first."""
+        text, order = self._searched
+        there = np.ones(len(text), dtype=bool)
+        for word in words.lower().split():
+            there &= compute.match_substring(text, word).to_numpy(zero_copy_only=False)
+        rows = order[there[order]][:limit]
+        catalogue = self.model.catalogue
+        tokens, titles = catalogue.tokens.take(rows).to_pylist(), catalogue.titles.take(rows).to_pylist()
+        return [{"item": token, "title": title} for token, title in zip(tokens, titles)]
+
+
+class Service:
+    """What one worker serves."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="changes")  # one after the other
+        self._stamp: tuple[int, int] | None = None
+        self.now: Served = None  # type: ignore[assignment]  # from start() on
+
+    def start(self) -> None:
+        """Load what is served; returns when nothing newer has been published meanwhile."""
+        again = True
+        while again:
+            stamp = self._board.stamp()
+            try:
+                again = self._follow()
+            except Exception:
+                if self._board.stamp() == stamp:
+                    raise
+                # what was being read was replaced, and removed, meanwhile
+
+    def stop(self) -> None:
+        """Let a change that is under way end."""
+        self._changes.shutdown(wait=True)
+
+    async def watch(self) -> None:
+        """Take over what other workers publish, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK)
+            try:
+                if self._board.stamp() != self._stamp:
+                    await loop.run_in_executor(self._changes, self._follow)
+            except Exception:  # the old model goes on; the next look tries again
+                logger.exception("the new model could not be taken over")
+
+    async def take_over(self, folder: str) -> dict[str, Any]:
+        """Serve another model folder, in all workers.
+
+        Returns:
+            ``generation``, ``version``, ``workers`` that serve it, ``behind`` that do not yet, ``items_kept`` and
+            ``items_lost`` of those that were added by title.
+
+        Raises:
+            DataError: the folder is no whole model; the old one stays.
+        """
+        return await self._changed(self._take_over, folder)
+
+    async def add(self, titles: dict[str, str]) -> dict[str, Any]:
+        """Add items by title, in all workers; returns ``added`` (tokens that were new) beside what take_over returns.
+
+        Raises:
+            UserError: see :meth:`Recommender.add_items`; nothing is added.
+        """
+        return await self._changed(self._add, titles)
+
+    async def _changed(self, change, given) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        said = await loop.run_in_executor(self._changes, change, given)
+        until = time.monotonic() + _PATIENCE
+        while (behind := self._board.behind(said["generation"])) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        if not behind:
+            await loop.run_in_executor(self._changes, self._tidy)
+        return {**said, "workers": len(self._board.serving()) - behind, "behind": behind}
+
+    # ------------------------------------------------------------------ in the thread of changes
+    def _follow(self) -> bool:
+        """Serve what is published; whether that was new."""
+        stamp = self._board.stamp()
+        state = self._board.read()
+        new = self.now is None or state.generation > self.now.state.generation
+        if new:
+            self._serve(Served(self._made(state), state))
+        self._stamp = stamp
+        return new
+
+    def _serve(self, served: Served) -> None:
+        self.now = served
+        self._board.say(served.state.generation)
+
+    def _made(self, state: State) -> Recommender:
+        model, there = None, 0
+        if self.now is not None:
+            mine = self.now.state
+            if mine.version == state.version and state.added[: len(mine.added)] == mine.added:
+                model, there = self.now.model, len(mine.added)
+        model = model or loaded(self._board, state)
+        for titles in state.added[there:]:
+            model = with_items(model, titles)[0]
+        return model
+
+    def _take_over(self, folder: str) -> dict[str, Any]:
+        with self._board.changing():
+            old = self._board.read()
+            version = self._board.keep(folder)
+            state = State(old.generation + 1, str(folder), version)
+            model = loaded(self._board, state)
+            kept: list[dict[str, str]] = []
+            lost = 0
+            for titles in old.added:
+                try:
+                    model = with_items(model, titles)[0]
+                    kept.append(titles)
+                except UserError:  # the new model has no map from titles, or cannot read this one
+                    lost += len(titles)
+            state = replace(state, added=tuple(kept))
+            self._board.publish(state)
+            self._serve(Served(model, state))
+        return {
+            "generation": state.generation,
+            "version": version,
+            "items_kept": sum(map(len, kept)),
+            "items_lost": lost,
+        }
+
+    def _tidy(self) -> None:
+        with self._board.changing():
+            state = self._board.read()
+            if not self._board.behind(state.generation):
+                self._board.forget(but=state.version)
+
+    def _add(self, titles: dict[str, str]) -> dict[str, Any]:
+        with self._board.changing():
+            self._follow()
+            old = self.now.state
+            if sum(map(len, old.added)) + len(titles) > MAX_ADDED:
+                raise DataError(
+                    f"items: {MAX_ADDED:,} may be added while a service runs. Save them with the model "
+                    f"(Recommender.add_items, save) and take the new folder over."
+                )
+            model, added = with_items(self.now.model, titles)
+            state = old
+            if added:
+                batch = {token: titles[token] for token in added}
+                state = replace(old, generation=old.generation + 1, added=(*old.added, batch))
+                self._board.publish(state)
+                self._serve(Served(model, state))
+        return {"generation": state.generation, "version": state.version, "added": added}
+
+
+def loaded(board: Board, state: State) -> Recommender:
+    """The model of a state, as exported. Raises DataError, which names the folder that the user named."""
+    folder = board.model(state.version)
+    try:
+        return Recommender.load(folder, verify=False)  # keep() has verified it
+    except DataError as error:
+        raise DataError(str(error).replace(str(folder), str(Path(state.source)))) from error
+
+
+def with_items(model: Recommender, titles: dict[str, str]) -> tuple[Recommender, list[str]]:
+    """(another model with these items, the tokens that were new); ``model`` stays as it is."""
+    grown = copy.copy(model)
+    return grown, grown.add_items(titles)

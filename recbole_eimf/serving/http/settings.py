@@ -1,0 +1,75 @@
+"""What a service is told when it starts, and the limits of what one may ask of it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+
+from recbole_eimf.core.errors import ConfigError
+
+#: the variable that switches POST /reload on (and POST /items where others than this machine can ask)
+TOKEN_VARIABLE = "RECBOLE_EIMF_RELOAD_TOKEN"
+#: a token of fewer characters can be guessed
+SHORTEST_TOKEN = 16
+
+MAX_K = 1_000
+MAX_HISTORY = 10_000
+MAX_HISTORIES = 64
+MAX_TOKENS = 100_000  # of ``only`` and ``without``
+MAX_TOKEN = 512  # characters
+MAX_TITLE = 2_000  # characters
+MAX_NEW = 100  # items a request
+MAX_ADDED = 10_000  # items over the life of a service
+MAX_BODY = 1 << 20  # bytes
+MAX_CONNECTIONS = 1_000  # of a worker
+
+#: seconds for the whole body of a request; for the head of one, or between two; for a client to take its answer
+BODY_SECONDS = 10.0
+IDLE_SECONDS = 30.0
+TAKING_SECONDS = 60.0
+#: seconds that requests under way have after SIGTERM
+DRAIN_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a service runs.
+
+    shared: the folder through which workers agree (:mod:`recbole_eimf.serving.http.board`); capacity: requests that a
+    worker has under way or waiting, further ones get 503; host: what it listens on; threads: torch's, None leaves them.
+    """
+
+    shared: str
+    workers: int = 1
+    capacity: int = 32
+    host: str = "127.0.0.1"
+    threads: int | None = None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can ask."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name is this machine's own.
+
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.2", "[::1]", "0.0.0.0", "example.org")]
+    [True, True, True, False, False]
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def checked_token() -> str | None:
+    """The token that changes need, or None. Raises ConfigError for one that can be guessed."""
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise ConfigError(
+            f"{TOKEN_VARIABLE}: has {len(token)} characters, and can be guessed; take {SHORTEST_TOKEN} or more "
+            f"(for example of `python -c 'import secrets; print(secrets.token_urlsafe())'`)."
+        )
+    return token

@@ -1,0 +1,278 @@
+"""One user's best items among many, for K interests at once: found roughly, re-scored exactly, and proved.
+
+An index answers with candidates and a *ceiling*: no item it left out scores more than that. The candidates of all
+interests, united by row, are scored exactly (greatest product over the interests, plus bias); if the k-th of these is
+above the ceiling, no other item can be among the k best, and the answer is that of brute force. If not, the index is
+asked for twice as many, in the end for all. So equal scores across the last place are settled by the rule of
+:mod:`recbole_eimf.evaluator.ranking` too: while an item left out may tie, the answer is not proved.
+
+The ceiling of :class:`FlatIndex` is certain. A graph (:class:`HNSWIndex`) may miss items without knowing, so its
+ceiling is a guess and its answers are not marked as proved.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import reduce
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.evaluator.ranking import places_of, ranked_items
+
+KINDS = ("auto", "flat", "hnsw", "none")
+#: items from which an index pays for one user's request: below, all products take a quarter of a millisecond
+FEWEST_ITEMS = 20_000
+_SLACK = 16
+#: a sum written in the 8 bits of bfloat16 is off by 2^-8 of itself at most; and a little, lost while it was summed
+_WRITTEN = 1.25 * 2.0**-8
+
+
+class Found(NamedTuple):
+    """Candidates int64 [C] (rows of the catalogue), and what no other item's score exceeds."""
+
+    rows: Tensor
+    ceiling: float
+
+
+class Best(NamedTuple):
+    """rows int64 [<= k], best first, their scores float32, and whether they are proved to be brute force's."""
+
+    rows: Tensor
+    scores: Tensor
+    proved: bool
+
+
+class Query(Protocol):
+    """One user's question: ``top(depth, reaching)`` are at least the ``depth`` best, and, where the index can tell, all
+    that may score ``reaching``."""
+
+    def top(self, depth: int, reaching: float) -> Found: ...
+
+
+class Index(Protocol):
+    """``query(interests [K, d])``; ``certain``: whether the ceilings of what it finds are."""
+
+    certain: bool
+
+    def query(self, interests: Tensor) -> Query: ...
+
+
+def score_rows(interests: Tensor, vectors: Tensor, bias: Tensor | None) -> Tensor:
+    """Exact scores, [K, d] and [C, d] -> [C]: the greatest product over the interests, plus bias [C]."""
+    scores = (interests @ vectors.T).amax(0)
+    return scores if bias is None else scores + bias
+
+
+def search_with_proof(
+    index: Index,
+    interests: Tensor,
+    k: int,
+    vectors: Tensor,
+    bias: Tensor | None = None,
+    barred: Tensor | None = None,
+    user: int = 0,
+) -> Best:
+    """The k best items of one user.
+
+    Args:
+        index: over ``vectors`` (and ``bias``).
+        interests: [K, d]; k: at least 1; vectors: [N, d], row 0 is padding; bias: [N] or None.
+        barred: rows that are no candidates, int64; user: whose order settles equal scores.
+    """
+    items = len(vectors)
+    barred = torch.empty(0, dtype=torch.long) if barred is None else barred.unique()
+    depth, reaching = k + len(barred) + _SLACK, torch.inf
+    rounding = _rounding(interests, index.longest)
+    query = index.query(interests) if depth < items // 2 else None
+    while depth < items // 2:
+        found = query.top(depth, reaching)
+        rows = found.rows[~torch.isin(found.rows, barred)] if len(barred) else found.rows
+        scores = score_rows(interests, vectors[rows], None if bias is None else bias[rows])
+        if len(rows) >= k:
+            reaching = float(scores.topk(k).values[-1]) - rounding
+            if reaching > found.ceiling:
+                return Best(*_ordered(rows, scores, k, user, items), index.certain)
+        depth *= 2
+    return every_item(interests, k, vectors, bias, barred, user)
+
+
+def every_item(
+    interests: Tensor, k: int, vectors: Tensor, bias: Tensor | None, barred: Tensor | None, user: int
+) -> Best:
+    """Brute force; arguments as in :func:`search_with_proof`."""
+    scores = score_rows(interests, vectors, bias)
+    scores[0] = -torch.inf
+    if barred is not None:
+        scores[barred] = -torch.inf
+    rows = ranked_items(scores[None], torch.tensor([user]), k)[0]
+    rows = rows[rows > 0]
+    return Best(rows, scores[rows], True)
+
+
+def _ordered(rows: Tensor, scores: Tensor, k: int, user: int, items: int) -> tuple[Tensor, Tensor]:
+    order = places_of(rows, torch.tensor(user), items).argsort()
+    order = order[scores[order].argsort(descending=True, stable=True)][:k]
+    return rows[order], scores[order]
+
+
+def _rounding(interests: Tensor, longest: float) -> float:
+    """By how much two ways of summing one product may differ (the index's and :func:`score_rows`)."""
+    return float(interests.norm(dim=1).max()) * longest * interests.shape[1] * torch.finfo(torch.float32).eps
+
+
+class FlatIndex:
+    """All products, in a coarse type where the processor is quicker at that, with a bound on what that costs.
+
+    Args:
+        vectors: float32 [N, d], row 0 is padding; bias: [N] or None.
+    """
+
+    certain = True
+
+    def __init__(self, vectors: Tensor, bias: Tensor | None = None) -> None:
+        self.bias = bias
+        self.longest = _longest(vectors)
+        coarse = vectors.to(torch.bfloat16)
+        self.coarse = _quicker(coarse, vectors)
+        self.vectors = coarse if self.coarse else vectors
+        #: how far a coarse vector is from its own
+        self.off = _longest(vectors - coarse) if self.coarse else 0.0
+
+    def query(self, interests: Tensor) -> FlatQuery:
+        """See :class:`Index`."""
+        asked = interests.to(self.vectors.dtype)
+        scores = reduce(torch.maximum, (self.vectors @ asked.T).unbind(1)).float()
+        error = 0.0
+        if self.coarse:
+            long, off = _longest(interests), _longest(interests - asked.float())
+            error = off * self.longest + (long + off) * self.off + long * self.longest * _WRITTEN
+        if self.bias is not None:
+            scores = scores + self.bias
+        scores[0] = -torch.inf
+        return FlatQuery(scores, error)
+
+
+class FlatQuery:
+    """Scores [N] that are off by ``error`` at most."""
+
+    def __init__(self, scores: Tensor, error: float) -> None:
+        self.scores, self.error = scores, error
+
+    def top(self, depth: int, reaching: float) -> Found:
+        """See :class:`Query`."""
+        if reaching < torch.inf:
+            depth = max(depth, int((self.scores >= reaching - self.error).sum()))
+        values, rows = self.scores.topk(min(depth + 1, len(self.scores)))  # the last one is the best of those left out
+        return Found(rows[:-1], float(values[-1]) + self.error)
+
+
+def _longest(vectors: Tensor) -> float:
+    return float(vectors.norm(dim=1).max()) if len(vectors) else 0.0
+
+
+def _quicker(coarse: Tensor, exact: Tensor) -> bool:
+    """Whether this processor multiplies the coarse type faster; the answers are the same either way."""
+    rows = min(len(exact), 1 << 14)
+    if rows < FEWEST_ITEMS // 2:
+        return False
+    seconds = []
+    for table in (coarse[:rows], exact[:rows]):
+        query = table[:4].T.contiguous()
+        took = []
+        for _ in range(12):
+            begin = time.perf_counter()
+            table @ query
+            took.append(time.perf_counter() - begin)
+        seconds.append(min(took))
+    return seconds[0] < seconds[1]
+
+
+class HNSWIndex:
+    """faiss' graph (Malkov and Yashunin 2018) over inner products; a bias is one more dimension.
+
+    Args:
+        index: faiss' index over rows 1 to N - 1; biased: its vectors have the bias as last dimension; longest: the
+            greatest length of a vector.
+    """
+
+    certain = False
+
+    def __init__(self, index, biased: bool, longest: float) -> None:
+        self.index, self.biased, self.longest = index, biased, longest
+
+    @classmethod
+    def over(cls, vectors: Tensor, bias: Tensor | None = None, links: int = 32, effort: int = 200) -> HNSWIndex:
+        """Build the graph: ``links`` per item, ``effort`` candidates while linking."""
+        import faiss
+
+        rows = vectors if bias is None else torch.cat([vectors, bias[:, None]], 1)
+        index = faiss.IndexHNSWFlat(rows.shape[1], links, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = effort
+        index.add(np.ascontiguousarray(rows[1:].float().numpy()))
+        return cls(index, bias is not None, _longest(vectors))
+
+    def query(self, interests: Tensor) -> HNSWQuery:
+        """See :class:`Index`."""
+        if self.biased:
+            interests = torch.nn.functional.pad(interests, (0, 1), value=1.0)
+        return HNSWQuery(self.index, interests.contiguous().numpy())
+
+    def extended(self, vectors: Tensor, bias: Tensor | None, first: int) -> HNSWIndex:
+        """With the rows from ``first`` on added; the old graph stays as it is."""
+        import faiss
+
+        rows = vectors if bias is None else torch.cat([vectors, bias[:, None]], 1)
+        index = faiss.clone_index(self.index)
+        index.add(np.ascontiguousarray(rows[first:].float().numpy()))
+        return HNSWIndex(index, self.biased, _longest(vectors))
+
+    def write(self, file: Path) -> None:
+        """Write ``index.faiss``."""
+        import faiss
+
+        faiss.write_index(self.index, str(file))
+
+    @classmethod
+    def read(cls, file: Path, vectors: Tensor, biased: bool) -> HNSWIndex:
+        """Read ``index.faiss``. Raises DataError if it cannot be read or is of another catalogue."""
+        import faiss
+
+        try:
+            index = faiss.read_index(str(file))
+        except RuntimeError as error:
+            raise DataError(f"{file}: not a readable faiss index. Export the model again.") from error
+        if index.ntotal != len(vectors) - 1 or index.d != vectors.shape[1] + biased:
+            raise DataError(
+                f"{file}: an index of {index.ntotal} items of {index.d} numbers over {len(vectors) - 1} of "
+                f"{vectors.shape[1] + biased}. Export the model again."
+            )
+        return cls(index, biased, _longest(vectors))
+
+
+class HNSWQuery:
+    """Interests [K, d] as faiss takes them."""
+
+    def __init__(self, index, interests: np.ndarray) -> None:
+        self.index, self.interests = index, interests
+
+    def top(self, depth: int, reaching: float) -> Found:
+        """See :class:`Query`: the ``depth`` best of each interest that the graph finds, united."""
+        import faiss
+
+        wanted = faiss.SearchParametersHNSW(efSearch=max(2 * depth, 128))
+        scores, rows = self.index.search(self.interests, depth, params=wanted)
+        filled = rows >= 0
+        ceiling = max((float(s[f][-1]) for s, f in zip(scores, filled) if f.any()), default=-float("inf"))
+        return Found(torch.from_numpy(np.unique(rows[filled]) + 1), ceiling)
+
+
+def check_kind(kind: str) -> str:
+    """Return ``kind`` if there is such an index. Raises ConfigError."""
+    if kind not in KINDS:
+        raise ConfigError(f"index={kind}: allowed are {', '.join(KINDS)}.")
+    return kind

@@ -1,0 +1,92 @@
+"""A model folder on disk to what answers requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.serving import model_folder
+from recbole_eimf.serving.catalogue import Catalogue, Users
+from recbole_eimf.serving.counts import Counts
+from recbole_eimf.serving.encoder import Encoder, EncoderSpec, build_encoder
+from recbole_eimf.serving.parts import Parts, with_index
+from recbole_eimf.serving.sentences import Sentences
+from recbole_eimf.serving.title_map import TitleMap
+
+
+def read(folder: Path, verify: bool) -> tuple[Parts, dict[str, Any], Users | None]:
+    """What a model folder holds: see :meth:`Recommender.load`."""
+    config = model_folder.read_config(folder, verify)
+    catalogue = _catalogue(folder)
+    items = len(catalogue)
+    try:
+        if config["encoder"] is None:
+            tensors = model_folder.read_tensors(folder / "counts.safetensors")
+            parts = Parts(catalogue, counts=Counts(config["model"], items, config["keys"], tensors))
+        else:
+            parts = _scored_by_products(folder, config, catalogue)
+        if "users.parquet" in config["files"]:
+            table = model_folder.read_table(folder / "users.parquet", ("user", "history"))
+            users = Users(_one(table["user"]), _one(table["history"]))
+        else:
+            users = None
+    except KeyError as error:
+        raise DataError(f"{folder / model_folder.CONFIG}: lacks {error}. Export the model again.") from error
+    except (TypeError, AttributeError) as error:  # values of other kinds than export writes
+        raise DataError(
+            f"{folder / model_folder.CONFIG}: is not of a model of this version ({error}). Export the model again."
+        ) from error
+    return with_index(parts, config["index"], folder), config, users
+
+
+def _one(column):
+    column = column.combine_chunks()
+    return column.chunk(0) if hasattr(column, "chunk") else column
+
+
+def _catalogue(folder: Path) -> Catalogue:
+    table = model_folder.read_table(folder / "items.parquet", ("item", "title", "count"))
+    counts = table["count"].to_numpy()
+    return Catalogue(_one(table["item"]), _one(table["title"]), np.ascontiguousarray(counts))
+
+
+def _scored_by_products(folder: Path, config: dict[str, Any], catalogue: Catalogue) -> Parts:
+    spec = EncoderSpec(**{**config["encoder"], "towers": tuple(config["encoder"]["towers"])})
+    encoder = build_encoder(spec, len(catalogue), model_folder.read_tensors(folder / "encoder.safetensors"))
+    items = model_folder.read_tensors(folder / "items.safetensors")
+    _check_items(folder, items, len(catalogue), encoder)
+    text = None
+    if "text.safetensors" in config["files"]:
+        text = TitleMap.of_tensors(model_folder.read_tensors(folder / "text.safetensors"))
+    sentences = None
+    if "explain.safetensors" in config["files"]:
+        table = model_folder.read_table(folder / "interests.parquet", ("exemplar", "interests"))
+        tensors = model_folder.read_tensors(folder / "explain.safetensors")
+        sentences = Sentences.of(tensors, _one(table["exemplar"]), _one(table["interests"]))
+    return Parts(
+        catalogue,
+        encoder,
+        items["vectors"],
+        items.get("bias"),
+        category=items.get("category"),
+        text=text,
+        sentences=sentences,
+    )
+
+
+def _check_items(folder: Path, items: dict[str, Tensor], count: int, encoder: Encoder) -> None:
+    file = folder / "items.safetensors"
+    if "vectors" not in items:
+        raise DataError(f"{file}: has no vectors. Export the model again.")
+    with torch.inference_mode():
+        wide = encoder(torch.ones(1, encoder.width or 1, dtype=torch.long), torch.ones(1, dtype=torch.long)).shape[-1]
+    if tuple(items["vectors"].shape) != (count, wide) or any(len(tensor) != count for tensor in items.values()):
+        raise DataError(
+            f"{file}: vectors of shape {list(items['vectors'].shape)} for {count} items and interests of {wide} "
+            f"numbers. Export the model again."
+        )

@@ -1,0 +1,215 @@
+"""The folder a model is served from: JSON, safetensors, parquet, an index; no pickle, nothing of RecBole.
+
+``config.json`` is written last and lists every file with its size and digest, and the folder gets its name when it is
+whole: a reader finds a model or a reason why not. Nothing in a folder is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.version import __version__
+
+FORMAT = "recbole_eimf served model"
+#: readers know this version and those before it
+VERSION = 1
+CONFIG = "config.json"
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield a folder to write files into; on success it becomes ``path``, with ``config`` as its ``config.json``.
+
+    An older model folder of that name is replaced.
+
+    Raises:
+        DataError: ``path`` is something else.
+    """
+    path = Path(path)
+    if path.exists() and not is_model_folder(path) and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path}: is there already and is no model folder. Name another folder, or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        yield temporary
+        files = {file.name: _described(file) for file in sorted(temporary.iterdir())}
+        whole = {"format": FORMAT, "format_version": VERSION, "made_by": __version__, **config, "files": files}
+        text = json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n"
+        (temporary / CONFIG).write_text(text, encoding="utf-8")
+        for file in (*temporary.iterdir(), temporary):
+            _sync(file)
+        _shared(temporary)
+        _take_place(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": digest(file)}
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(file, "rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _shared(folder: Path) -> None:
+    """mkdtemp makes folders private to the user; a model is shared like any other output."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)
+
+
+def _take_place(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+    path.rename(old / "model")
+    try:
+        new.rename(path)
+    except OSError:
+        (old / "model").rename(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def is_model_folder(path: str | os.PathLike) -> bool:
+    """Whether ``path`` says that it is a model folder; it may still be damaged."""
+    try:
+        found = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
+def read_config(path: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
+    """The ``config.json`` of a model folder whose files are all there and, with ``verify``, undamaged.
+
+    Raises:
+        DataError: no folder, not a model folder, written by a newer version, or damaged; says which file and how.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(
+            f"{path}: no such model folder. `python -m recbole_eimf export --run OUT --out {path}` makes one."
+        )
+    file = path / CONFIG
+    if not file.is_file():
+        raise DataError(f"{path}: not a model folder, or half of one: it has no {CONFIG}. Export or copy it again.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
+    if isinstance(config, dict) and str(config.get("format")).startswith("recbole_eimf model"):
+        raise DataError(
+            f"{path}: what a run wrote, no model folder yet. `python -m recbole_eimf export --run {path} --out MODEL` "
+            f"makes one."
+        )
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise DataError(f"{file}: not of a model that recbole_eimf exported (no format {FORMAT!r}).")
+    version = config.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise DataError(f"{file}: format_version={version!r} is no version. Export the model again.")
+    if version > VERSION:
+        raise DataError(
+            f"{file}: format_version={version}, and recbole_eimf {__version__} reads up to {VERSION}. Update "
+            f"recbole_eimf (the folder was made by {config.get('made_by')})."
+        )
+    files = config.get("files")
+    if not isinstance(files, dict):
+        raise DataError(f"{file}: lists no files. Export the model again.")
+    for name, wanted in files.items():
+        _check_file(path, name, wanted, verify)
+    return config
+
+
+def _check_file(folder: Path, name: str, wanted: Any, verify: bool) -> None:
+    if Path(name).name != name or not isinstance(wanted, dict):
+        raise DataError(f"{folder / CONFIG}: files names {name!r}, which is no plain file of the folder.")
+    file = folder / name
+    if not file.is_file():
+        raise DataError(f"{file}: missing; {CONFIG} lists it. Export or copy the model again.")
+    size = file.stat().st_size
+    if size != wanted.get("bytes"):
+        raise DataError(
+            f"{file}: {size} bytes where {CONFIG} says {wanted.get('bytes')}: cut off or of another model. Export or "
+            f"copy the model again."
+        )
+    if verify and digest(file) != wanted.get("sha256"):
+        raise DataError(f"{file}: damaged (its SHA-256 is not the one in {CONFIG}). Export or copy the model again.")
+
+
+# ---------------------------------------------------------------------- kinds of files
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read safetensors. Raises DataError naming the file."""
+    try:
+        return load_file(file)
+    except Exception as error:  # safetensors raises its own type for a broken header
+        raise DataError(f"{file}: not a readable safetensors file ({error}). Export the model again.") from error
+
+
+def write_table(file: Path, columns: Mapping[str, Any]) -> None:
+    """Write named columns as parquet."""
+    parquet.write_table(pa.table(dict(columns)), file, compression="zstd")
+
+
+def read_table(file: Path, columns: tuple[str, ...]) -> pa.Table:
+    """Read parquet with at least these columns. Raises DataError naming the file."""
+    try:
+        table = parquet.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: not a readable parquet file ({error}). Export the model again.") from error
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise DataError(f"{file}: has no column {', '.join(missing)}. Export the model again.")
+    return table
+
+
+def lists_of(flat: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
+    """``flat[offsets[r]:offsets[r + 1]]`` as row r of a column of lists."""
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(flat))
+
+
+def plain_device(name: str) -> torch.device:
+    """A torch device. Raises DataError for one that is not there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"device={name}: not here ({error}). Leave it out for the CPU.") from error
+    return device

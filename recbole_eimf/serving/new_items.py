@@ -1,0 +1,78 @@
+"""Adding items to a catalogue by their title (:mod:`recbole_eimf.serving.title_map` says where they are placed)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.model.layer import unit_rows
+from recbole_eimf.serving.encoder import EncoderSpec, build_encoder
+from recbole_eimf.serving.index import FlatIndex, HNSWIndex, Index
+from recbole_eimf.serving.parts import Parts
+from recbole_eimf.serving.title_map import encoded
+
+
+def extended(parts: Parts, config: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[Parts, list[str]]:
+    """(parts with these items, the tokens that were new); see :meth:`Recommender.add_items`."""
+    if parts.text is None:
+        raise ConfigError(
+            f"{config['name']}: no map from titles to items was kept, so none can be added. Export the run with "
+            f"--text yes (of a data set with titles; counting models have no such map)."
+        )
+    new = {str(token): title for token, title in titles.items() if str(token) not in parts.catalogue.row_of}
+    for token, title in new.items():
+        if not token or not isinstance(title, str) or not title.strip():
+            raise DataError(f"item {token!r}: its title is {title!r}; a token and some text are needed to place it.")
+    if not new:
+        return parts, []
+    vectors = encoded(config["text"]["encoder"], list(new.values()), parts.catalogue)
+    for token, vector in zip(new, vectors):
+        if not np.any(vector):
+            raise DataError(f"item {token!r}: the text encoder knows no word of {new[token]!r}, so it has no place.")
+    return with_rows(parts, torch.from_numpy(vectors), list(new), list(new.values())), list(new)
+
+
+def with_rows(parts: Parts, vectors: Tensor, tokens: list[str], titles: list[str]) -> Parts:
+    """``parts`` with items at the end whose titles have these vectors [n, d_t]."""
+    spec, items = parts.encoder.spec, len(parts.catalogue)
+    near = parts.text.neighbours(vectors)
+    state, made = dict(parts.encoder.state_dict()), []
+    for tower, name in enumerate(parts.encoder.tables()):
+        table = state[name]
+        made.append(parts.text.rows(vectors, tower, table[:items], near))
+        state[name] = torch.cat([table[:items], made[-1], table[items:]])
+    if parts.bias is not None:
+        bias = torch.cat([parts.bias, parts.bias[near].mean(1)])
+        state |= {name: bias for name in state if name.endswith("output_bias")}
+    rows = torch.cat([parts.vectors, _scored(spec, made, parts.text.shares)])
+    grown = replace(
+        parts,
+        catalogue=parts.catalogue.extended(tokens, titles),
+        encoder=build_encoder(spec, items + len(tokens), state),
+        vectors=rows,
+        bias=None if parts.bias is None else bias,
+        text=parts.text.extended(vectors),
+    )
+    if parts.category is not None:  # of no known category: each differs from every other
+        alone = torch.arange(len(tokens)) + int(parts.category.max()) + 1
+        grown = replace(grown, category=torch.cat([parts.category, alone]))
+    return replace(grown, index=_index(parts.index, grown, items))
+
+
+def _scored(spec: EncoderSpec, made: list[Tensor], shares: Tensor) -> Tensor:
+    """Rows of the towers' tables to scored vectors, side by side."""
+    each = [unit_rows(rows) if spec.score == "cosine" else rows for rows in made]
+    joined = torch.cat([rows * share for rows, share in zip(each, shares)], 1)
+    return torch.nn.functional.pad(joined, (0, 1)) if spec.append_one else joined
+
+
+def _index(old: Index | None, grown: Parts, items: int) -> Index | None:
+    if isinstance(old, HNSWIndex):
+        return old.extended(grown.vectors, grown.bias, items)
+    return None if old is None else FlatIndex(grown.vectors, grown.bias)

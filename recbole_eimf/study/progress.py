@@ -1,0 +1,200 @@
+"""How far the runs of a table are, and how long the rest takes: work is counted in seconds, not in runs.
+
+What a run will take is the best that is known about it: what finished runs of its row took; its own pace and the epochs
+it may have; the other trained rows. Models that only count take seconds where training takes minutes: they say nothing
+about trained rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from recbole_eimf.core.errors import UserError
+from recbole_eimf.study.runs import Run
+
+_NEARLY = 0.98  # what takes longer than expected is nearly done, not done
+_ON_TERMINAL, _IN_FILE = 2.0, 60.0  # seconds between two looks; in a file each is a line
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known of a run. ``state``: ``waiting``, ``running``, ``done`` or ``failed``.
+
+    ``epochs`` are those done and the part of the present one; of a run that goes on they are at most ``limit`` (None:
+    unknown, as of a model that is trained in phases). ``pace``: seconds of an epoch; ``seconds``: of the whole run,
+    once it is done.
+    """
+
+    label: str
+    row: str
+    counting: bool
+    state: str
+    epochs: float = 0.0
+    limit: int | None = None
+    pace: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``share`` of the work that is done, 0 to 1; seconds ``left`` (None while nothing is known), and how well they are
+    known: ``about``, ``at most`` (runs may stop early) or ``at least`` (nobody knows how many epochs come)."""
+
+    share: float
+    left: float | None
+    how: str = "about"
+
+
+def estimate(readings: Sequence[Reading], at_once: int = 1) -> Estimate:
+    """How far the runs are, and what is left.
+
+    Args:
+        at_once: runs side by side: the rest takes that part of its seconds, but not less than its longest run.
+    """
+    found = [_expected(one, readings) for one in readings]
+    trained = [seconds for one, (seconds, _) in zip(readings, found) if seconds is not None and not one.counting]
+    done, rest, hows = 0.0, [], set()
+    for one, (seconds, how) in zip(readings, found):
+        spent = one.epochs * (one.pace or 0.0)
+        if one.state == "failed":
+            continue
+        if one.state == "done":
+            done += seconds or 0.0
+            continue
+        if seconds is None and not one.counting:
+            if not trained:
+                return Estimate(0.0, None)
+            seconds, how = max(statistics.mean(trained), spent / _NEARLY), "at least" if spent else "about"
+        seconds = seconds or 0.0
+        spent = min(spent, _NEARLY * seconds)
+        done += spent
+        rest.append(seconds - spent)
+        if not one.counting:
+            hows.add(how)
+    work = done + sum(rest)
+    left = max(sum(rest) / max(at_once, 1), max(rest, default=0.0))
+    return Estimate(done / work if work else float(not rest), left, hows.pop() if len(hows) == 1 else "about")
+
+
+def _expected(one: Reading, readings: Sequence[Reading]) -> tuple[float | None, str]:
+    """(seconds of a whole run, how well they are known); None where only other rows could tell."""
+    if one.state == "done":
+        return one.seconds, "about"
+    alike = [o for o in readings if (o.counting if one.counting else o.row == one.row)]
+    took = [(o.seconds, o.epochs) for o in alike if o.state == "done" and o.seconds is not None]
+    if took:
+        seconds, epochs = (statistics.mean(values) for values in zip(*took))
+        # the machine may be slower now, and this run may go on longer
+        return max(seconds, max(epochs, one.epochs + 1) * (one.pace or 0.0)), "about"
+    paces = [one.pace] if one.pace else [o.pace for o in alike if o.pace]
+    if one.counting or one.limit is None or not paces:
+        return None, "about"
+    return statistics.mean(paces) * one.limit, "at most"
+
+
+# ---------------------------------------------------------------------- what the runs' folders say
+def read(run: Run, failed: bool, now: float) -> Reading:
+    """Look at a run's folder at a time (seconds since 1970).
+
+    Raises:
+        DataError: a file in it is damaged.
+    """
+    known = {"label": run.label, "row": run.row.name, "counting": run.row.counting}
+    limit = run.settings.get("epochs")
+    if run.finished:
+        result, seconds = run.result(), run.notes().get("seconds")
+        seconds = result["train_seconds"] if seconds is None else seconds
+        return Reading(**known, state="done", epochs=result["epochs"], seconds=seconds)
+    if failed or not run.running:
+        return Reading(**known, state="failed" if failed else "waiting", limit=limit)
+    histories = run.histories()
+    epochs = [epoch for history in histories.values() for epoch in history if epoch["epoch"] >= 0]
+    if not epochs:
+        return Reading(**known, state="running", limit=limit)
+    pace = statistics.mean(epoch["train_seconds"] + epoch.get("valid_seconds", 0.0) for epoch in epochs)
+    since = now - max(path.stat().st_mtime for path in run.folder.glob("**/history.json"))
+    present = min(max(since, 0.0) / pace, _NEARLY) if pace else 0.0
+    return Reading(
+        **known,
+        state="running",
+        epochs=len(epochs) + present,
+        limit=None if any(histories) else limit,  # phases have names, and epochs each
+        pace=pace,
+    )
+
+
+def in_words(readings: Sequence[Reading], found: Estimate) -> str:
+    """``3 of 12 runs, about 20 min left; 1 failed; SASRec/2020 epoch 7 of at most 200``"""
+    states = [one.state for one in readings]
+    left = "time left: not known yet" if found.left is None else f"{found.how} {duration(found.left)} left"
+    if all(state in ("done", "failed") for state in states):
+        left = "all made"
+    parts = [f"{states.count('done')} of {len(states)} runs, {left}"]
+    if "failed" in states:
+        parts.append(f"{states.count('failed')} failed")
+    running = [
+        one.label if one.counting else
+        f"{one.label} epoch {int(one.epochs) + 1}" + (f" of at most {one.limit}" if one.limit else "")
+        for one in readings if one.state == "running"
+    ]  # fmt: skip
+    return "; ".join([*parts, *([", ".join(running)] if running else [])])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(20), duration(1690), duration(12_400), duration(300_000)
+    ('1 min', '28 min', '3 h 27 min', '3 d 11 h')
+    """
+    minutes = max(round(seconds / 60), 1)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+# ---------------------------------------------------------------------- on the terminal
+@contextlib.contextmanager
+def shown(runs: Sequence[Run], at_once: int) -> Iterator[Callable[[Run, str | None], None]]:
+    """A bar over all runs that moves while one trains; what is yielded is to be told each that ended, and why not."""
+    failed: set[str] = set()
+    over: dict[str, Reading] = {}
+    stop = threading.Event()
+    form = "runs: {percentage:3.0f}% |{bar:20}| {elapsed}, {desc}"
+    with tqdm(total=1.0, bar_format=form, file=sys.stderr) as bar:  # a run in this process puts a file in its place
+
+        def refresh() -> None:
+            with contextlib.suppress(UserError, OSError):  # a folder that someone removes: the run itself will say so
+                readings = [over.get(run.label) or read(run, run.label in failed, time.time()) for run in runs]
+                over.update({one.label: one for one in readings if one.state in ("done", "failed")})
+                found = estimate(readings, max(at_once, sum(one.state == "running" for one in readings)))
+                bar.n = found.share if found.share == 1 else min(found.share, 0.99)
+                bar.set_description_str(in_words(readings, found))
+
+        def tell(run: Run, why: str | None) -> None:
+            if why is not None:
+                failed.add(run.label)
+                bar.write(f"failed: {run.label}: {why}")
+            refresh()
+
+        def watch() -> None:
+            while not stop.wait(_ON_TERMINAL if sys.__stderr__ and sys.__stderr__.isatty() else _IN_FILE):
+                refresh()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        refresh()
+        watcher.start()
+        try:
+            yield tell
+        finally:
+            stop.set()
+            watcher.join()

@@ -1,0 +1,225 @@
+"""Events of one time: shuffled, together or as the source has them, and what replies may know under each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.data import protocol, ties
+from recbole_eimf.data.prepare.write import prepare_csv
+from recbole_eimf.evaluator.ranks import collected_ranks
+from recbole_eimf.experiment import quick_start
+from tests.conftest import TITLES
+
+#: user -> (item, day) in the source's order; days of several items ascend by id, as in Amazon's files
+BASKETS = {
+    "a": [(0, 1), (3, 1), (5, 1), (2, 2), (1, 3), (4, 3), (6, 3)],
+    "b": [(1, 1), (2, 2), (7, 2), (0, 4), (5, 5)],
+    "c": [(4, 2), (6, 2), (8, 2), (9, 2)],
+    "d": [(9, 1), (8, 3), (7, 4), (1, 5), (2, 5), (3, 6)],
+}
+
+
+def write(folder, baskets=BASKETS, name="baskets"):
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    rows = [f"{u}\ti{i}\t{t}\t{n}" for u, events in baskets.items() for n, (i, t) in enumerate(events)]
+    head = "user_id:token\titem_id:token\ttimestamp:float\torder:float"
+    (target / f"{name}.inter").write_text("\n".join([head, *rows]) + "\n")
+    items = [f"i{i}\t{title}" for i, title in enumerate(TITLES)]
+    (target / f"{name}.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *items]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def parts(make_config, tmp_path):
+    def build(model="IBIM", **keys):
+        keys = {"dataset": "baskets", "data_path": str(write(tmp_path)), **keys}
+        return quick_start.build(make_config(model, **keys))
+
+    return build
+
+
+def sequences(whole, spans=None):
+    """user -> its items in today's order, of the whole data or of a part's histories."""
+    users, items = whole.field2id_token["user_id"], whole.field2id_token["item_id"]
+    flat = whole.flat.numpy()
+    spans = spans or whole.spans
+    return {users[u]: [int(items[i][1:]) for i in flat[a:b]]
+            for u, a, b in zip(spans.user, spans.start, spans.end) if b > a}  # fmt: skip
+
+
+def test_a_shuffle_moves_events_of_one_time_alone(parts):
+    seen = set()
+    for seed in range(8):
+        whole, _ = parts(ties="shuffle", ties_seed=seed)
+        for user, items in sequences(whole).items():
+            days = dict(BASKETS[user])
+            assert [days[i] for i in items] == [day for _, day in BASKETS[user]]
+            assert sorted(items) == sorted(days)
+            seen.add((user, tuple(items)))
+    assert len([1 for user, _ in seen if user == "c"]) > 3, "a day of four items has many orders"
+    assert sequences(parts()[0]) == {user: [i for i, _ in events] for user, events in BASKETS.items()}
+
+
+def test_a_user_s_order_depends_on_seed_user_and_items_alone(make_config, tmp_path, parts):
+    """Neither the other users nor the source's order, nor the training seed, have a part in it."""
+    whole, _ = parts(ties="shuffle", seed=1)
+    turned = {
+        user: sorted(events, key=lambda e: (e[1], -e[0])) for user, events in reversed(BASKETS.items()) if user != "b"
+    }
+    folder = write(tmp_path / "other", turned)
+    config = make_config("IBIM", "baskets", data_path=str(folder), ties="shuffle", seed=2)
+    other = sequences(quick_start.build(config)[0])
+    assert other == {user: items for user, items in sequences(whole).items() if user != "b"}
+
+
+def test_each_order_of_a_tie_is_as_likely():
+    user = np.repeat([f"u{n}" for n in range(3000)], 3).astype(object)
+    item = np.tile(np.array(["x", "y", "z"], dtype=object), 3000)
+    order = ties.shuffled(np.repeat(np.arange(3000), 3), user, item, seed=5).reshape(-1, 3) % 3
+    _, counts = np.unique(order, axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert abs(counts - 500).max() < 80, "four deviations of a multinomial"
+
+
+def by_hand(events):
+    """Leave-one-out by whole times: (training items, validation set, test set), None where there is none."""
+    days = sorted({day for _, day in events})
+    groups = [[i for i, day in events if day == d] for d in days]
+    test = valid = None
+    if sum(map(len, groups[:-1])) >= 2:
+        test = set(groups.pop())
+        if sum(map(len, groups[:-1])) >= 2:
+            valid = set(groups.pop())
+    return {i for group in groups for i in group}, valid, test
+
+
+def test_together_holds_out_whole_times(parts):
+    whole, (train, valid, test) = parts(ties="together")
+    names, items = whole.field2id_token["user_id"], whole.field2id_token["item_id"]
+
+    def targets(part):
+        row, item = (x.numpy() for x in part.targets(np.arange(len(part.spans))))
+        return {names[u]: {int(items[i][1:]) for i in item[row == r]} for r, u in enumerate(part.spans.user)}
+
+    for user, events in BASKETS.items():
+        trained, validated, tested = by_hand(events)
+        assert set(sequences(train)[user]) == trained
+        assert targets(valid).get(user) == validated
+        assert targets(test).get(user) == tested
+    row, item = (x.numpy() for x in test.targets(np.arange(len(test.spans))))
+    assert not test.tied_targets(np.arange(len(test.spans))).any()
+
+
+def test_together_without_ties_is_leave_one_out():
+    offsets = np.concatenate([[0], np.cumsum([0, 1, 2, 3, 4, 9])])
+    plain, together = protocol.leave_one_out(offsets), protocol.leave_one_out(offsets, np.arange(offsets[-1]))
+    for one, two in zip(vars(plain).values(), vars(together).values()):
+        assert all((a == b).all() for a, b in zip(vars(one).values(), vars(two).values()))
+
+
+def test_together_cuts_users_between_times(parts):
+    _, (_, valid, test) = parts(ties="together", protocol="user_split", split_ratios=[0.5, 0.25, 0.25])
+    for part in (valid, test):
+        for start, middle, end in zip(part.spans.start, part.spans.middle, part.spans.end):
+            assert start < middle < end
+            assert part.moment[middle - 1] != part.moment[middle]
+
+
+def test_slices_tell_tied_targets_from_others(parts):
+    for chosen in ("source", "shuffle"):
+        _, (train, _, test) = parts(ties=chosen)
+        ranks = collected_ranks(np.zeros((len(test.spans), 3), dtype=np.int64), test, train)
+        names = test.field2id_token["user_id"]
+        tied = {names[ranks.user[r]]: bool(t) for r, t in zip(ranks.target_row, ranks.marks["tied"])}
+        assert tied == {"a": True, "b": False, "c": True, "d": False}
+        assert (ranks.marks["untied"] == ~ranks.marks["tied"]).all()
+        assert ranks.by_slice([1])["tied"]["targets"] == 2
+
+
+@pytest.mark.parametrize("times", ["same", "order", "position"])
+def test_data_without_times_says_so(make_config, tmp_path, caplog, times):
+    """A constant time, or one that only counts, is none: every target may be tied, and nothing is shuffled."""
+    fake = {"same": lambda n: 7, "order": lambda n: n, "position": lambda n: n + 1}[times]
+    baskets = {user: [(i, fake(n)) for n, (i, _) in enumerate(events)] for user, events in BASKETS.items()}
+    keys = {"data_path": str(write(tmp_path, baskets))}
+    whole, (_, _, test) = quick_start.build(make_config("IBIM", "baskets", ties="shuffle", **keys))
+    assert "Nothing is shuffled" in caplog.text
+    assert sequences(whole) == {user: [i for i, _ in events] for user, events in BASKETS.items()}
+    assert test.tied_targets(np.arange(len(test.spans))).all()
+    with pytest.raises(ConfigError, match="ties=together"):
+        quick_start.build(make_config("IBIM", "baskets", ties="together", **keys))
+
+
+# ---------------------------------------------------------------------- replies
+def replies(path, made_of):
+    template = (properties_folder() / "prompts" / "interests.txt").read_text(encoding="utf-8").rstrip("\n")
+    lines = []
+    for user, items in made_of.items():
+        prompt = template.replace("{history}", "".join(f"[{TITLES[i]} (i{i})]" for i in items))
+        digest = hashlib.sha256(prompt.encode()).hexdigest()
+        lines.append({"user_id": user, "response": json.dumps({"1": f"wish of {user}"}), "prompt_sha256": digest})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {"interest_source": "file", "interest_file": str(path)}
+
+
+def test_replies_of_the_source_s_order_serve_unless_they_know_what_is_held_out(parts, tmp_path, caplog):
+    """Under every seed: what is not used is exactly the replies whose prompt names an item that is held out today."""
+    asked = {user: [i for i, _ in events][: -2 if len(events) > 3 else None] for user, events in BASKETS.items()}
+    keys = replies(tmp_path / "replies.jsonl", asked)
+    counts = set()
+    for seed in range(12):
+        _, (train, _, _) = parts("EIMF", ties="shuffle", ties_seed=seed, **keys)
+        knowing = {user for user, items in sequences(train).items() if set(asked[user]) - set(items)}
+        report = train.side.report
+        assert report.get("replies_that_know_held_out_items", 0) == len(knowing)
+        assert report["replies_of_this_history"] == len(asked) - len(knowing)
+        assert report["exemplars"] == len(asked) - len(knowing)
+        assert report["training_users_with_interests"] == len(asked), "their members move to the nearest"
+        counts.add(len(knowing))
+    assert max(counts) > 0
+    assert "held out for their user" in caplog.text
+
+
+def test_replies_of_whole_histories_are_refused_whatever_the_order(parts, tmp_path):
+    whole = replies(tmp_path / "replies.jsonl", {user: [i for i, _ in events] for user, events in BASKETS.items()})
+    with pytest.raises(DataError, match="allow_foreign_replies"):
+        parts("EIMF", ties="shuffle", **whole)
+
+
+def test_prompts_are_in_the_source_s_order_and_know_no_held_out_item(parts):
+    from recbole_eimf.semantic.side_load import corpus_of
+
+    for seed in range(5):
+        whole, (train, valid, test) = parts(ties="shuffle", ties_seed=seed)
+        corpus = corpus_of(whole.config, train)
+        for user, history in zip(corpus.users, corpus.histories):
+            trained = set(sequences(train)[user])
+            assert [int(i[1:]) for i in history] == [i for i, _ in BASKETS[user] if i in trained]
+
+
+# ---------------------------------------------------------------------- prepare
+def test_prepare_tells_ties_repeats_and_lengths(tmp_path):
+    lines = [f"{u},{i},{t}" for u, events in BASKETS.items() for i, t in events] + ["b,1,9"]
+    (tmp_path / "x.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
+    report = prepare_csv(tmp_path / "x.csv", tmp_path, "x")
+    text = report.table()
+    assert "sequence lengths: 4 to 7, median 6, mean 5.8" in text
+    assert "repeats: 1 of 23" in text
+    assert "ties: 9 of 19 neighbouring pairs (47.4 %) have one time, the last two of 50.0 % of the users" in text
+    assert "ascend in 100.0 % of them, in 30.0 % of the other pairs" in text
+    assert "WARNING: the order inside one time looks like that of the item ids" in text
+    assert json.loads((tmp_path / "x" / "prepare.json").read_text())["remarks"] == report.remarks
+
+
+def test_prepare_tells_data_without_times(tmp_path):
+    (tmp_path / "x.csv").write_text("user_id,item_id\na,3\na,1\na,2\nb,9\nb,4\n")
+    report = prepare_csv(tmp_path / "x.csv", tmp_path, "x", no_time=True)
+    assert "there are no times, only an order: all 3 neighbouring pairs may be tied" in report.table()
+    assert "WARNING" not in report.table()

@@ -1,0 +1,302 @@
+"""What the service answers: exactly what Recommender says, and a field's name where a request is wrong."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.serving.export import write_run
+from recbole_eimf.serving.http import app as app_module
+from recbole_eimf.serving.http import service as service_module
+from recbole_eimf.serving.http import settings
+from recbole_eimf.serving.recommender import Recommender
+from tests.serving.http.conftest import AUTHORIZED, TOKEN, expected, given
+
+HISTORY = ["i1", "i5", "i9"]
+
+
+# ---------------------------------------------------------------------- questions
+def test_recommend_is_what_the_recommender_says(client, first):
+    asked = client()
+    histories = [HISTORY, ["i7", "never"], [], ["i3"] * 40, [f"i{n}" for n in range(60)]]
+    for options in (
+        {},
+        {"k": 0},
+        {"k": 1000},
+        {"exclude_seen": True, "k": 5},
+        {"exclude_seen": False},
+        {"only": ["i1", "i2", "i3", "x"]},
+        {"without": ["i8", "i9"], "k": 60},
+    ):
+        answer = asked.post("/recommend", json={"histories": histories, **options})
+        assert given(answer) == expected(first, histories, **options), options
+        one = asked.post("/recommend", json={"history": HISTORY, **options})
+        assert given(one) == expected(first, [HISTORY], **options), options
+    results = asked.post("/recommend", json={"histories": histories}).json()["results"]
+    assert [result["unknown_items"] for result in results] == [0, 1, 0, 0, 0]
+    assert [result["source"] for result in results] == ["model", "model", "popularity", "model", "model"]
+    assert results[0]["items"][0]["title"].startswith("thing number ")
+
+
+def test_users_decide_the_order_of_equal_scores(client, models, made_run):
+    """Popularity over a catalogue of many equal counts."""
+    write_run(made_run("Popularity"), models / "pop", index="auto", onnx=False, refit=False, text="no", histories=True)
+    asked, model = client(model="pop"), Recommender.load(models / "pop")
+    users = model.users.tokens[1:4].to_pylist()
+    frame = model.recommend([HISTORY] * 3, 20, users=users)
+    body = {"histories": [HISTORY] * 3, "users": users, "k": 20}
+    items = [item for result in given(asked.post("/recommend", json=body)) for item, _ in result]
+    assert items == frame["item"].tolist()
+    assert len({tuple(items[at : at + 20]) for at in (0, 20, 40)}) > 1
+
+
+def test_a_user_of_the_run_has_all_they_had(client, first):
+    user = first.users.tokens[3].as_py()
+    history = first.catalogue.tokens.take(first.users.history(user)).to_pylist()
+    frame = first.recommend([history], 7, users=[user])
+    found = given(client().post("/recommend", json={"user": user, "k": 7}))
+    assert [item for item, _ in found[0]] == frame["item"].tolist()
+
+
+def test_reasons_are_the_recommenders(client, first):
+    histories = [["i1", "i2"], ["never"], ["i4", "i40"]]
+    only = ["i1", "i2", "i50"]  # with what is seen left out the first history has one candidate
+    frame = first.recommend(histories, 3, only=only, exclude_seen=True, explain=True)
+    body = {"histories": histories, "k": 3, "only": only, "exclude_seen": True, "explain": True}
+    answer = client().post("/recommend", json=body).json()
+    flat = [(number, item) for number, result in enumerate(answer["results"]) for item in result["items"]]
+    assert [(number, item["item"]) for number, item in flat] == list(zip(frame["user"], frame["item"]))
+    assert [item["because"] for _, item in flat] == frame["because"].tolist()
+    assert [item["interest"] for _, item in flat] == frame["interest"].tolist()
+    assert answer["honesty"] is None
+    assert len(answer["results"][0]["items"]) == 1
+
+
+def test_similar_is_what_the_recommender_says(client, first):
+    items = ["i4", "i30", "i4"]
+    frame = first.similar_items(items, 5)
+    results = client().post("/similar", json={"items": items, "k": 5}).json()["results"]
+    flat = [(item["item"], item["score"]) for result in results for item in result["similar"]]
+    assert flat == list(zip(frame["similar"], map(float, frame["score"])))
+    assert [result["item"] for result in results] == items
+
+
+def test_items_are_found_by_words_of_their_title_most_bought_first(client, first):
+    asked = client()
+    everything = asked.get("/items", params={"limit": 100}).json()["items"]
+    counts = [first.catalogue.counts[first.catalogue.row_of[found["item"]]] for found in everything]
+    assert len(everything) == 60
+    assert (np.diff(counts) <= 0).all()
+    some = asked.get("/items", params={"q": "NUMBER 5", "limit": 100}).json()["items"]
+    assert {found["item"] for found in some} == {
+        token for token, title in zip(first.catalogue.tokens[1:].to_pylist(), first.catalogue.titles[1:].to_pylist())
+        if "5" in f"{token} {title}"
+    }  # fmt: skip
+    assert asked.get("/items", params={"q": "nothing at all"}).json()["items"] == []
+
+
+#: (address, body, the place that is wrong)
+WRONG = (
+    ("recommend", {"history": ["i1"], "k": -1}, ["body", "k"]),
+    ("recommend", {"history": ["i1"], "k": settings.MAX_K + 1}, ["body", "k"]),
+    ("recommend", {"history": ["i1"], "k": "ten"}, ["body", "k"]),
+    ("recommend", {"history": ["i1"], "k": True}, ["body", "k"]),
+    ("recommend", {"history": "i1"}, ["body", "history"]),
+    ("recommend", {"history": [1]}, ["body", "history", 0]),
+    ("recommend", {"history": ["i1", ""]}, ["body", "history", 1]),
+    ("recommend", {"history": ["i1"] * (settings.MAX_HISTORY + 1)}, ["body", "history"]),
+    ("recommend", {"histories": [["i1"]] * (settings.MAX_HISTORIES + 1)}, ["body", "histories"]),
+    ("recommend", {"histories": [["i1"], ["x" * 513]]}, ["body", "histories", 1, 0]),
+    ("recommend", {}, ["body", "history"]),
+    ("recommend", {"history": ["i1"], "user": "u1"}, ["body", "user"]),
+    ("recommend", {"user": "nobody"}, ["body", "user"]),
+    ("recommend", {"histories": [["i1"]], "users": ["a", "b"]}, ["body", "users"]),
+    ("recommend", {"history": ["i1"], "only": ["nothing"]}, ["body", "only"]),
+    ("recommend", {"history": ["i1"], "seen": True}, ["body", "seen"]),
+    ("similar", {"items": []}, ["body", "items"]),
+    ("similar", {"items": ["i1", "never"]}, ["body", "items", 1]),
+    ("items", {"items": {"n": ""}}, ["body", "items", "n"]),
+    ("items", {"items": {"n": "  "}}, ["body", "items"]),
+    ("items", {"items": {f"n{n}": "thing" for n in range(settings.MAX_NEW + 1)}}, ["body", "items"]),
+)
+#: bodies that are no JSON, or JSON that is no request
+BROKEN = (
+    b"", b"{", b"null", b"[]", b"\xff\xfe", b'{"history": ["\\ud800"]}', b'{"history": [], "k": NaN}',
+    b'{"\\udc00": 1, "history": []}', b"[" * 100_000, b'{"history": [], "k": ' + b"9" * 5000 + b"}",
+    b'{"items": {"\\ud800": "x"}}',
+)  # fmt: skip
+
+
+def test_a_wrong_field_is_named(client):
+    asked = client()
+    for address, body, where in WRONG:
+        answer = asked.post(f"/{address}", json=body)
+        assert answer.status_code == 422, (where, answer.text)
+        assert where in [problem["loc"] for problem in answer.json()["detail"]]
+        assert all(problem["msg"] for problem in answer.json()["detail"])
+        assert len(answer.content) < 2000
+
+
+def test_no_body_is_a_fault_of_the_service(client):
+    asked = client()
+    for address in ("recommend", "items"):
+        for body in BROKEN:
+            answer = asked.post(f"/{address}", content=body, headers={"Content-Type": "application/json"})
+            assert 400 <= answer.status_code < 500, (body[:40], answer.text)
+            assert "detail" in answer.json()
+
+
+def test_a_body_that_is_no_json_by_its_type_is_refused(client):
+    """A form of another site's page could send it in a visitor's name."""
+    asked = client()
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        answer = asked.post("/items", content=b'{"items": {"n": "thing"}}', headers={"Content-Type": kind})
+        assert answer.status_code == 415
+    assert asked.get("/items", params={"q": "n"}).status_code == 200
+
+
+# ---------------------------------------------------------------------- changes
+def test_items_are_added_and_then_recommended(client, first):
+    asked = client()
+    titles = {"new": "thing number 7 and 9", "i1": "known already", "☃": "number 12"}
+    answer = asked.post("/items", json={"items": titles})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["added"] == ["new", "☃"]
+    assert answer.json()["generation"] == 2
+    assert first.add_items(titles) == ["new", "☃"]
+    histories = [["new", "i1"], HISTORY]
+    assert given(asked.post("/recommend", json={"histories": histories, "k": 62})) == expected(first, histories, k=62)
+    assert asked.get("/health").json()["items"] == 62
+    assert asked.get("/items", params={"q": "and 9"}).json()["items"] == [
+        {"item": "new", "title": "thing number 7 and 9"}
+    ]
+    again = asked.post("/items", json={"items": titles}).json()
+    assert (again["added"], again["generation"]) == ([], 2)
+
+
+def test_a_model_without_text_adds_none_and_says_why(client, models, made_run):
+    run = made_run("IBIM")
+    write_run(run, models / "bare", index="auto", onnx=False, refit=False, text="no", histories=False)
+    asked = client(model="bare")
+    answer = asked.post("/items", json={"items": {"new": "thing"}})
+    assert answer.status_code == 422
+    assert "--text yes" in answer.json()["detail"][0]["msg"]
+    assert asked.get("/health").json()["adds_items"] is False
+    no_user = asked.post("/recommend", json={"user": "u1"})
+    assert "without users' histories" in no_user.json()["detail"][0]["msg"]
+
+
+def test_not_more_items_than_fit(client, monkeypatch):
+    monkeypatch.setattr(service_module, "MAX_ADDED", 3)
+    asked = client()
+    assert asked.post("/items", json={"items": {"a": "thing 1", "b": "thing 2"}}).status_code == 200
+    answer = asked.post("/items", json={"items": {"c": "thing 3", "d": "thing 4"}})
+    assert answer.status_code == 422
+    assert asked.get("/health").json()["items"] == 62
+
+
+def test_who_may_add_items(client):
+    body = {"items": {"new": "thing number 3"}}
+    here = client()
+    assert here.post("/items", json=body, headers={"Host": "elsewhere.example"}).status_code == 403
+    assert here.post("/items", json=body).status_code == 200
+    everywhere = client(host="0.0.0.0")
+    assert everywhere.post("/items", json=body).status_code == 403
+    assert everywhere.post("/items", json=body, headers=AUTHORIZED).status_code == 403
+    guarded = client(token=TOKEN, host="0.0.0.0")
+    assert guarded.post("/items", json=body).status_code == 403
+    assert guarded.post("/items", json=body, headers=AUTHORIZED).status_code == 200
+
+
+def test_reload_is_off_without_a_token_and_shut_without_the_right_one(client, monkeypatch):
+    off = client().post("/reload", json={}, headers=AUTHORIZED)
+    assert off.status_code == 403
+    assert settings.TOKEN_VARIABLE in off.json()["detail"]
+    compared = []
+    real = app_module.hmac.compare_digest
+    monkeypatch.setattr(app_module.hmac, "compare_digest", lambda *pair: compared.append(pair) or real(*pair))
+    asked = client(token=TOKEN)
+    for header in (
+        {},
+        {"Authorization": TOKEN[:-1]},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer é".encode()},
+    ):
+        answer = asked.post("/reload", json={}, headers=header)
+        assert answer.status_code == 403
+        assert TOKEN not in answer.text
+    assert len(compared) == 4
+    assert asked.get("/health").json()["model"]["generation"] == 1
+
+
+def test_reload_takes_another_model_over_with_the_items_that_were_added(client, second):
+    asked = client(token=TOKEN)
+    asked.post("/items", json={"items": {"new": "thing number 7"}}, headers=AUTHORIZED)
+    answer = asked.post("/reload", json={"folder": "second"}, headers=AUTHORIZED)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["items_kept"] == 1
+    assert (answer.json()["workers"], answer.json()["behind"]) == (1, 0)
+    second.add_items({"new": "thing number 7"})
+    assert given(asked.post("/recommend", json={"history": HISTORY, "k": 61})) == expected(second, [HISTORY], k=61)
+    again = asked.post("/reload", headers=AUTHORIZED)  # the one that is served now
+    assert again.json()["version"] == answer.json()["version"]
+    assert again.json()["generation"] == answer.json()["generation"] + 1
+
+
+def test_reload_of_what_is_no_model_leaves_the_old_one(client, models, first):
+    asked = client(token=TOKEN)
+    (models / "second" / "items.safetensors").write_bytes(b"damaged")
+    for folder, said in (
+        ("second", "items.safetensors"), ("nothing", "no such model folder"), ("../first", "without its path"),
+        ("..", "without its path"), ("/etc", "without its path"),
+    ):  # fmt: skip
+        answer = asked.post("/reload", json={"folder": folder}, headers=AUTHORIZED)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["body", "folder"]
+        assert said in answer.json()["detail"][0]["msg"]
+    assert given(asked.post("/recommend", json={"history": HISTORY})) == expected(first, [HISTORY])
+    assert asked.get("/health").json()["model"]["generation"] == 1
+
+
+def test_a_token_that_can_be_guessed_is_refused(client):
+    with pytest.raises(ConfigError, match="5 characters"):
+        client(token="12345")
+
+
+# ---------------------------------------------------------------------- status and pages
+def test_metrics_count(client):
+    asked = client()
+    asked.post("/recommend", json={"histories": [HISTORY, ["never"], []]})
+    asked.post("/recommend", json={"history": HISTORY, "k": -1})
+    asked.get("/made/up")
+    text = asked.get("/metrics").text
+    for line in (
+        'recbole_eimf_requests_total{path="/recommend",status="200"} 1.0',
+        'recbole_eimf_requests_total{path="/recommend",status="422"} 1.0',
+        'recbole_eimf_requests_total{path="other",status="404"} 1.0',
+        'recbole_eimf_request_seconds_count{path="/recommend"} 2.0',
+        "recbole_eimf_unknown_items_total 1.0",
+        "recbole_eimf_popularity_answers_total 2.0",
+        "recbole_eimf_over_capacity_total 0.0",
+        "recbole_eimf_items 60.0",
+        "recbole_eimf_generation 1.0",
+        "recbole_eimf_under_way 1.0",
+    ):
+        assert line in text.splitlines(), line
+
+
+def test_the_api_is_described_and_the_pages_load_nothing_from_elsewhere(client):
+    asked = client()
+    paths = asked.get("/openapi.json").json()["paths"]
+    assert set(paths) == {"/recommend", "/similar", "/items", "/reload", "/health", "/metrics"}
+    for address in ("/", "/docs", "/page/page.js", "/page/page.css", "/page/docs.js", "/page/icon.svg"):
+        answer = asked.get(address)
+        assert answer.status_code == 200
+        assert not re.search(r"(src|href)=\"(https?:)?//|url\(|@import", answer.text)
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "<style" not in asked.get("/").text
+    assert not re.search(r"<script(?! src)|\son\w+=", asked.get("/").text)

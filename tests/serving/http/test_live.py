@@ -1,0 +1,265 @@
+"""The service over real connections: clients that are too many, too slow or broken, another model, the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.serving.http import answers, door
+from recbole_eimf.serving.http import service as service_module
+from recbole_eimf.serving.http.connection import PatientProtocol
+from tests.serving.http.conftest import AUTHORIZED, ask, board_of, expected, given
+
+HISTORY = ["i1", "i5", "i9"]
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Answers wait until ``held.set()``; ``held.begun`` counts those that have begun."""
+    release = threading.Event()
+    release.begun = threading.Semaphore(0)
+    real = answers.recommended
+
+    def waiting(served, asked):
+        release.begun.release()
+        assert release.wait(20)
+        return real(served, asked)
+
+    monkeypatch.setattr(answers, "recommended", waiting)
+    yield release
+    release.set()
+
+
+def test_above_capacity_is_told_at_once_and_nothing_waits_without_end(live, held, first):
+    service = live(capacity=2)
+    with ThreadPoolExecutor(8) as clients:
+        asked = [clients.submit(ask, service.url, HISTORY) for _ in range(2)]
+        assert held.begun.acquire(timeout=20)
+        while service.app.state.capacity.taken < 2:
+            time.sleep(0.01)
+        refused = list(clients.map(lambda _: ask(service.url, HISTORY), range(6)))
+        # a body that nobody will read is not waited for
+        with service.connect() as client:
+            client.sendall(b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                           b"Content-Length: 1000\r\n\r\n")  # fmt: skip
+            assert client.recv(1000).startswith(b"HTTP/1.1 503")
+        health = httpx.get(f"{service.url}/health", trust_env=False)
+        assert {answer.status_code for answer in refused} == {503}
+        assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+        assert health.status_code == 200
+        held.set()
+        assert [given(answer.result()) for answer in asked] == [expected(first, [HISTORY])] * 2
+    assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
+    assert "recbole_eimf_over_capacity_total 7.0" in httpx.get(f"{service.url}/metrics", trust_env=False).text
+
+
+def test_bodies_that_are_too_large_or_too_slow_end(live, first, monkeypatch):
+    monkeypatch.setattr(door, "BODY_SECONDS", 0.3)
+    service = live()
+    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with service.connect() as client:  # says so
+        client.sendall(head + b"Content-Length: 1048577\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+        assert b"" in iter(lambda: client.recv(1000), None)  # and is closed
+    with service.connect() as client:  # does not say so, and never ends
+        client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        try:
+            while sent < 1 << 26:
+                client.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
+                sent += 65536
+        except OSError:
+            pass
+        assert sent < 1 << 25
+    with service.connect() as client:  # a byte now and then
+        client.sendall(head + b"Content-Length: 100\r\n\r\n{")
+        assert client.recv(1000).startswith(b"HTTP/1.1 408")
+    assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
+
+
+def test_connections_that_ask_nothing_are_closed_however_they_drip(live):
+    class Hasty(PatientProtocol):
+        idle_seconds = 0.4
+
+    service = live(protocol=Hasty)
+    with service.connect() as silent, service.connect() as dripping:
+        dripping.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert dripping.recv(4000).startswith(b"HTTP/1.1 200")
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 200:
+                dripping.sendall(b"G")
+                sent += 1
+                time.sleep(0.1)
+        assert sent < 200
+        with contextlib.suppress(ConnectionResetError):
+            assert silent.recv(1) == b""
+
+
+def test_a_client_that_does_not_take_its_answer_is_dropped(live, first):
+    class Hasty(PatientProtocol):
+        taking_seconds = 0.3
+
+    service = live(protocol=Hasty)
+    body = json.dumps({"histories": [HISTORY] * 64, "k": 60}).encode()
+    request = (
+        b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
+    ) + body
+    with service.connect() as client:
+        client.settimeout(0.5)
+        try:
+            for _ in range(100):
+                client.sendall(request)
+        except OSError:
+            pass  # no longer read
+        until = time.monotonic() + 20
+        while service.server.server_state.connections and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not service.server.server_state.connections
+    assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
+
+
+def test_broken_clients_leave_nothing_behind(live, first):
+    service = live(capacity=2)
+    body = json.dumps({"history": HISTORY}).encode()
+    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    whole = head % len(body) + body
+    broken = [b"", b"\x16\x03\x01\x00", b"GARBAGE\r\n\r\n", head % 500 + b"{", whole[:-3], whole, b"X" * 200_000]
+    for sent in broken * 3:
+        with service.connect() as client:
+            client.sendall(sent)
+    until = time.monotonic() + 20
+    while service.app.state.capacity.taken and time.monotonic() < until:
+        time.sleep(0.01)
+    assert service.app.state.capacity.taken == 0
+    assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
+
+
+def test_another_model_is_taken_over_without_dropping_a_request(live, first, second, tmp_path):
+    """Every answer is the whole answer of the model it says it comes from."""
+    service = live()
+    histories = [[f"i{n}", f"i{(7 * n) % 60}"] for n in range(6)]
+    right = {name: [expected(model, [history]) for history in histories] for name, model in
+             (("first", first), ("second", second))}  # fmt: skip
+    versions, stop, wrong, asked = {}, threading.Event(), [], [0] * 4
+
+    def client(number: int) -> None:
+        with httpx.Client(trust_env=False, timeout=30) as session:
+            while not stop.is_set():
+                place = asked[number] % len(histories)
+                answer = session.post(f"{service.url}/recommend", json={"history": histories[place]})
+                asked[number] += 1
+                seen.append((place, answer.status_code, answer.json().get("model"), given(answer)))
+
+    seen: list[tuple] = []
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    generations = {1: "first"}
+    for name in ("second", "first", "second"):
+        answer = httpx.post(
+            f"{service.url}/reload", json={"folder": name}, headers=AUTHORIZED, timeout=60, trust_env=False
+        )
+        assert answer.status_code == 200, answer.text
+        generations[answer.json()["generation"]] = name
+        versions[name] = answer.json()["version"]
+        time.sleep(0.1)
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    for place, status, model, found in seen:
+        name = generations[model["generation"]]
+        if status != 200 or found != right[name][place] or model["version"] != versions[name]:
+            wrong.append((place, status, model))
+    assert wrong == []
+    assert sum(asked) == len(seen) > 20
+    assert {model["generation"] for _, _, model, _ in seen} >= {1, 4}
+    assert len(list((tmp_path / "board" / "models").iterdir())) == 1  # what nobody serves is removed
+
+
+def test_the_end_waits_for_requests_under_way_and_takes_no_more(live, held, first):
+    service = live()
+    with ThreadPoolExecutor(2) as clients, service.connect() as half:
+        asked = clients.submit(ask, service.url, HISTORY)
+        assert held.begun.acquire(timeout=20)
+        half.sendall(
+            b"POST /similar HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n"
+        )
+        while len(service.server.server_state.tasks) < 2:  # its head was read
+            time.sleep(0.01)
+        ending = clients.submit(service.end)
+        while service.server.servers and service.server.servers[0].is_serving():
+            time.sleep(0.01)
+        half.sendall(b'{"items": ["i1"], "k": 5  }')
+        held.set()
+        assert given(asked.result(30)) == expected(first, [HISTORY])
+        assert half.recv(100).startswith(b"HTTP/1.1 200")
+        ending.result(30)
+    with pytest.raises(OSError):  # noqa: PT011
+        service.connect()
+
+
+# ---------------------------------------------------------------------- several workers, without their processes
+def test_workers_follow_what_another_publishes(models, tmp_path, first, second):
+    board = board_of(models / "first", tmp_path / "board")
+    one, other = service_module.Service(board), service_module.Service(board)
+    one.start()
+    other.start()
+    one._add({"new": "thing number 7"})
+    assert other._follow()
+    assert not other._follow()
+    first.add_items({"new": "thing number 7"})
+    histories = [["new", "i3"]]
+    before = other.now
+    for service in (one, other):
+        assert service.now.model.rank(histories, 61).rows.tolist() == first.rank(histories, 61).rows.tolist()
+    other._take_over(str(models / "second"))
+    assert one._follow()
+    second.add_items({"new": "thing number 7"})
+    for service in (one, other):
+        assert service.now.state == board.read()
+        assert service.now.model.rank(histories, 61).rows.tolist() == second.rank(histories, 61).rows.tolist()
+    # what was served stays as it was, for those that still ask it
+    assert before.model.rank(histories, 61).rows.tolist() == first.rank(histories, 61).rows.tolist()
+
+
+def test_a_worker_that_comes_later_serves_what_the_others_do_whatever_became_of_the_folder(models, tmp_path, second):
+    board = board_of(models / "first", tmp_path / "board")
+    old = service_module.Service(board)
+    old.start()
+    old._take_over(str(models / "second"))
+    for file in (models / "second").iterdir():
+        file.unlink()
+    late = service_module.Service(board)
+    late.start()
+    assert late.now.state == old.now.state
+    assert late.now.model.rank([HISTORY], 9).rows.tolist() == second.rank([HISTORY], 9).rows.tolist()
+    with pytest.raises(DataError, match="second"):
+        old._take_over(str(models / "second"))
+
+
+def test_a_state_that_changes_while_a_worker_starts_is_followed(models, tmp_path, monkeypatch):
+    board = board_of(models / "first", tmp_path / "board")
+    other = service_module.Service(board)
+    other.start()
+    real = service_module.loaded
+
+    def interrupted(board, state):
+        if state.generation == 1:
+            monkeypatch.setattr(service_module, "loaded", real)
+            other._take_over(str(models / "second"))
+            board.forget(but=board.read().version)
+        return real(board, state)
+
+    late = service_module.Service(board)
+    monkeypatch.setattr(service_module, "loaded", interrupted)
+    late.start()
+    assert late.now.state == other.now.state

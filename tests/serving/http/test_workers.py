@@ -1,0 +1,167 @@
+"""The command, with several processes: one is killed, items are added, another model comes, and the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from recbole_eimf.__main__ import main
+from recbole_eimf.cli import serve
+from recbole_eimf.core import parts
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.serving.http.settings import TOKEN_VARIABLE
+from tests.conftest import REPOSITORY
+from tests.serving.http.conftest import AUTHORIZED, TOKEN, ask, expected, given
+
+HISTORY = ["i1", "i5", "i9"]
+
+
+@contextlib.contextmanager
+def served(model, *arguments):
+    """The command in a process of its own: (process, address)."""
+    command = [sys.executable, "-m", "recbole_eimf", "serve", str(model), "--port", "0", *arguments]
+    environment = {**os.environ, TOKEN_VARIABLE: TOKEN, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    try:
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+:\d+", line)
+        assert found, line + process.stdout.read()
+        yield process, found[0]
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.stdout.close()
+
+
+def workers_of(models) -> set[int]:
+    """Processes that have said what they serve."""
+    (board,) = models.glob(".first.*.served")
+    return {int(file.name) for file in (board / "workers").iterdir() if file.name.isdigit()}
+
+
+def until(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_workers_live_change_die_and_end(models, first, second):
+    with served(models / "first", "--workers", "2") as (process, url):
+        until(lambda: len(workers_of(models)) == 2)
+        old = workers_of(models)
+        assert given(ask(url, HISTORY)) == expected(first, [HISTORY])
+        added = httpx.post(
+            f"{url}/items", json={"items": {"new": "thing number 7"}}, headers=AUTHORIZED, timeout=60, trust_env=False
+        )
+        assert (added.json()["workers"], added.json()["behind"]) == (2, 0), added.text
+        first.add_items({"new": "thing number 7"})
+        right = {2: expected(first, [["new", "i3"]], k=61)}
+        seen, broken, stop = [], [], threading.Event()
+
+        def client() -> None:
+            while not stop.is_set() and len(broken) < 20:
+                try:
+                    answer = ask(url, ["new", "i3"], k=61)  # a connection each, so both workers are asked
+                except httpx.TransportError as error:
+                    broken.append(error)
+                else:
+                    seen.append((answer.json()["model"]["generation"], given(answer)))
+
+        threads = [threading.Thread(target=client) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            until(lambda: len(seen) > 5)
+            os.kill(min(old), signal.SIGKILL)
+            until(lambda: len(workers_of(models) - {min(old)}) == 2)
+            (fresh,) = workers_of(models) - old
+            reload = httpx.post(
+                f"{url}/reload", json={"folder": "second"}, headers=AUTHORIZED, timeout=60, trust_env=False
+            )
+            assert reload.status_code == 200, reload.text
+            assert (reload.json()["workers"], reload.json()["behind"], reload.json()["items_kept"]) == (2, 0, 1)
+            begun = len(seen)
+            until(lambda: len(seen) > begun + 5)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(30)
+        second.add_items({"new": "thing number 7"})
+        right[3] = expected(second, [["new", "i3"]], k=61)
+        assert [generation for generation, found in seen if found != right[generation]] == []
+        assert {generation for generation, _ in seen[begun + 3 :]} == {3}
+        assert len(broken) <= 2  # those that the killed worker had under way
+
+        # the new worker alone answers as the others do
+        os.kill(max(old), signal.SIGSTOP)
+        try:
+            assert given(ask(url, ["new", "i3"], k=61)) == right[3]
+        finally:
+            os.kill(max(old), signal.SIGCONT)
+        text = httpx.get(f"{url}/metrics", trust_env=False, timeout=30).text
+        counted = re.search(r'requests_total\{path="/recommend",status="200"\} (\d+)', text)
+        assert len(seen) - 1 <= int(counted[1]) <= len(seen) + 4
+        assert "recbole_eimf_generation 3.0" in text
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert fresh
+        assert list(models.glob(".*")) == []  # nothing is left behind
+        assert "Traceback" not in process.stdout.read()
+
+
+def test_one_process_ends_by_sigterm_with_nothing_left_behind(models, first):
+    with served(models / "first") as (process, url):
+        until(lambda: workers_of(models))
+        assert given(ask(url, HISTORY)) == expected(first, [HISTORY])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert list(models.glob(".*")) == []
+
+
+def test_wrong_arguments_are_one_line(models, tmp_path, capsys, live):
+    taken = live().port
+    for arguments, said in (
+        (["nothing"], "no such model folder"),
+        ([str(models / "first"), "--port", str(taken)], f"--port={taken}: cannot be listened on"),
+        ([str(models / "first"), "--port", "70000"], "--port=70000"),
+        ([str(models / "first"), "--workers", "0"], "--workers=0"),
+        ([str(models / "first"), "--capacity", "0"], "--capacity=0"),
+        ([str(models / "first"), "--capcity", "3"], "unrecognized arguments"),
+    ):
+        assert main(["serve", *arguments]) == 2
+        found = capsys.readouterr().err.splitlines()
+        assert len(found) == 1
+        assert said in found[0]
+    assert list(models.glob(".*")) == []
+
+
+def test_a_missing_part_is_one_line(models, monkeypatch, capsys):
+    real = parts._found
+    monkeypatch.setattr(parts, "_found", lambda module: module != "fastapi" and real(module))
+    assert main(["serve", str(models / "first")]) == 2
+    assert 'pip install "fastapi>=' in capsys.readouterr().err
+
+
+def test_help_and_a_token_too_short(models, monkeypatch, capsys):
+    assert main(["serve", "--help"]) == 0
+    assert "--workers" in capsys.readouterr().out
+    monkeypatch.setenv(TOKEN_VARIABLE, "short")
+    with pytest.raises(ConfigError, match=TOKEN_VARIABLE):
+        serve.main([str(models / "first")])

@@ -1,0 +1,77 @@
+"""What is served is what was evaluated: the same numbers, the same lists, ties included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_eimf.config.models import BACKBONES
+from recbole_eimf.serving.parts import padded
+from tests.serving.conftest import STOCK, evaluated_lists, histories_of
+
+NEURAL = [("IBIM", {"backbone": name}) for name in BACKBONES]
+COSINE = [("EIMF", {"backbone": "SASRec"}), ("EIMF", {"backbone": "REMI"}), ("IBIM", {"diversity_lambda": 0.5})]
+TOWERS = [("PAD", {"backbone": "SASRec"}), ("MAKE", {"unseen_ids": "text", "unseen_offset": 0.3}), ("CTRL", {})]
+OWN = [("SASRec", STOCK), ("GRU4Rec", STOCK), ("BERT4Rec", {})]
+COUNTING = [("Popularity", {}), ("Markov", {}), ("DecayedItemKNN", {})]
+PROTOCOLS = [{"protocol": "leave_one_out", "mask_history": False}, {"protocol": "user_split", "mask_history": True}]
+
+
+def served_lists(run, recommender, **options) -> np.ndarray:
+    users, histories = histories_of(run)
+    return recommender.rank(histories, max(run.config["topk"]), users=users, **options).rows
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=["leave-one-out", "user-split, masked"])
+@pytest.mark.parametrize(("model", "keys"), NEURAL + COSINE + TOWERS + OWN + COUNTING)
+def test_served_lists_are_the_evaluated_ones(exported, wide, model, keys, protocol):
+    if "diversity_lambda" in keys:  # categories of ten things each
+        keys = keys | {"category_field": "title"}
+    run, _, recommender = exported(model, **keys, **protocol)
+    expected = evaluated_lists(run.config, run.net, run.loaders[2])
+    assert np.array_equal(served_lists(run, recommender), expected)
+
+
+def equal_and_zero_vectors(net):
+    weight = net.backbone.item_embedding.embedding.weight
+    weight[10:30] = weight[10]
+    weight[30:50] = 0
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_equal_scores_are_served_in_the_order_of_evaluation(exported, masked):
+    run, _, recommender = exported("IBIM", equal_and_zero_vectors, mask_history=masked, topk=[40])
+    expected = evaluated_lists(run.config, run.net, run.loaders[2])
+    assert np.array_equal(served_lists(run, recommender), expected)
+    users, histories = histories_of(run)
+    # without their names users share one order, which ranks other ones of the equals first
+    assert not np.array_equal(recommender.rank(histories, 40).rows, expected)
+
+
+def test_lists_of_chunked_evaluation(exported):
+    run, _, recommender = exported("IBIM", equal_and_zero_vectors, eval_chunk_items=7, mask_history=True)
+    expected = evaluated_lists(run.config, run.net, run.loaders[2])
+    assert np.array_equal(served_lists(run, recommender), expected)
+
+
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+def test_interests_are_the_models_bit_for_bit(exported, backbone):
+    run, _, recommender = exported("EIMF", backbone=backbone)
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(1, run.net.n_items, rng.integers(1, 12)).tolist() for _ in range(300)]
+    sequence, length = padded(rows, recommender._parts.encoder)
+    with torch.no_grad():
+        expected = run.net.interests(sequence, length)
+    tokens = np.array(recommender.catalogue.tokens.to_pylist())
+    found = recommender.interests([tokens[row].tolist() for row in rows])
+    assert np.array_equal(found, expected.numpy())
+
+
+def test_one_at_a_time_through_an_index_as_all_together(exported):
+    run, _, recommender = exported("EIMF", backbone="REMI", index="flat")
+    _, histories = histories_of(run)
+    together = recommender.rank(histories, 5)
+    alone = [recommender.rank([history], 5) for history in histories]
+    assert np.array_equal(together.rows, np.concatenate([found.rows for found in alone]))
+    assert np.allclose(together.scores, np.concatenate([found.scores for found in alone]), rtol=1e-5)

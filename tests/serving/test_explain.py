@@ -1,0 +1,107 @@
+"""Reasons: the interest that won, the nearest items of the history, the sentence of eq. 8, and what it is worth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from recbole_eimf.serving.answer import Ranked
+from recbole_eimf.serving.catalogue import Catalogue
+from recbole_eimf.serving.explain import honesty, said_of
+from recbole_eimf.serving.parts import Parts
+from recbole_eimf.serving.sentences import Sentences
+from recbole_eimf.serving.title_map import TitleMap
+
+
+@pytest.fixture
+def words():
+    torch.manual_seed(0)
+    mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
+    weights = {name: torch.randn(4, 4) for name in ("query", "key", "value")} | {"projection": torch.randn(4, 6)}
+    texts = [["a", "b"], ["c", "d", "e"], []]
+    interests = torch.nn.functional.normalize(torch.randn(3, 3, 6), dim=-1).half()
+    histories = torch.nn.functional.normalize(torch.randn(3, 6), dim=-1).half()
+    exemplars = pa.array(["u", "v", "w"])
+    return Sentences(exemplars, pa.array(texts, pa.list_(pa.string())), interests, mask, histories, weights)
+
+
+def test_weights_are_those_of_equations_7_and_8(words):
+    title = torch.randn(6)
+    found = words.weigh(torch.tensor([1, 0]), torch.stack([title, title]))
+    assert torch.allclose(found.sum(1), torch.ones(2), atol=1e-6)
+    assert found[1, 2] == 0
+    w = {name: weight.double().numpy() for name, weight in words.weights.items()}
+    h = words.interests[1].double().numpy() @ w["projection"].T
+    logits = (h @ w["query"].T) @ (h @ w["key"].T).T / math.sqrt(4)
+    attention = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    attended = h + attention @ (h @ w["value"].T)
+    scores = attended @ (w["projection"] @ title.double().numpy()) / math.sqrt(4)
+    assert np.allclose(found[0].numpy(), np.exp(scores) / np.exp(scores).sum(), atol=1e-4)
+
+
+def test_exemplars_without_interests_are_never_named(words):
+    assert words.answerable.tolist() == [0, 1]
+    near = words.nearest(words.histories.float())
+    assert near[:2].tolist() == [0, 1]
+    assert near[2] in (0, 1)
+
+
+def _parts(text: torch.Tensor, words: Sentences) -> Parts:
+    items = len(text)
+    names = pa.array([f"i{n}" for n in range(items)])
+    catalogue = Catalogue(names, names, np.ones(items, dtype=np.int64))
+    trained = torch.ones(items, dtype=torch.bool)
+    titles = TitleMap(text.half(), trained, torch.zeros(6), (torch.zeros(6, 4),), (torch.zeros(4),), torch.ones(1))
+    return Parts(catalogue, text=titles, sentences=words)
+
+
+@pytest.mark.parametrize("meaning", [1.0, 0.5])
+def test_honesty_is_one_for_true_names_and_a_half_for_names_without_meaning(meaning):
+    """Two kinds of things: exemplars' sentences name their own kind, or say nothing of any."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(2, size=60)
+    axes = torch.eye(6)
+    text = torch.nn.functional.normalize(axes[kind] + 0.05 * torch.from_numpy(rng.normal(size=(60, 6))).float(), dim=1)
+    text[0] = 0
+    said = torch.stack([axes[0], axes[1]]) if meaning == 1.0 else torch.stack([axes[4], axes[4]])
+    weights = dict.fromkeys(("query", "key", "value"), torch.zeros(4, 4)) | {"projection": torch.randn(4, 6)}
+    texts = pa.array([["first"], ["second"]], pa.list_(pa.string()))
+    words = Sentences(
+        pa.array(["u", "v"]), texts, said[:, None].half(), torch.ones(2, 1).bool(), axes[:2].half(), weights
+    )
+    histories = [[int(i) for i in np.flatnonzero(kind == u % 2) if i][:5] for u in range(40)]
+    rows = np.array([rng.choice(np.flatnonzero(kind[1:] == u % 2) + 1, 4, replace=False) for u in range(40)])
+    nobody = np.zeros(40, dtype=bool)
+    found = honesty(_parts(text, words), histories, Ranked(rows, rows.astype(np.float32), nobody, nobody.astype(int)))
+    assert found["pairs"] == 160
+    assert found["users"] == 40
+    assert found["better"] == pytest.approx(meaning, abs=0.02)  # stored in half precision, a few titles tie
+
+
+def test_the_number_is_put_into_words():
+    known = {"error": 0.01, "pairs": 1000, "users": 100, "llm_used": True, "source": "file"}
+    assert "more than a placebo's" in said_of({**known, "better": 0.6})
+    assert "no more than a placebo's" in said_of({**known, "better": 0.51})
+    assert "keywords of titles; no LLM" in said_of({**known, "better": 0.6, "llm_used": False})
+    assert said_of(None) is None
+    assert said_of({**known, "better": None}) is None
+
+
+def test_nearest_items_of_the_history_are_named_but_not_the_item_itself(exported):
+    _, _, model = exported("EIMF", backbone="REMI")
+    history = ["i1", "i2", "i3", "i4", "i2"]
+    frame = model.recommend([history, []], 60, explain=True, exclude_seen=False)
+    vectors = model._parts.vectors
+    unit = torch.nn.functional.normalize(vectors.double(), dim=1)
+    interests = torch.from_numpy(model.interests([history])[0])
+    for row in frame[frame["user"] == 0].to_dict("records"):
+        item = model.catalogue.row_of[row["item"]]
+        assert row["interest"] == int((interests @ vectors[item]).argmax())
+        others = [i for i in dict.fromkeys(history) if i != row["item"]]
+        near = sorted(others, key=lambda i: -float(unit[model.catalogue.row_of[i]] @ unit[item]))[:2]
+        assert row["because"] == [f"thing number {i[1:]}" for i in near]
+    assert all(reason == [] for reason in frame[frame["user"] == 1]["because"])

@@ -1,0 +1,147 @@
+"""Search with proof against brute force, on tables made to mislead it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.serving.index import (
+    FlatIndex,
+    Found,
+    HNSWIndex,
+    check_kind,
+    search_with_proof,
+)
+
+ITEMS = 3000
+
+
+def table(kind: str) -> torch.Tensor:
+    """[N, 8]"""
+    torch.manual_seed(0)
+    vectors = torch.randn(ITEMS, 8)
+    if kind == "equal vectors":
+        vectors[:] = vectors[1]
+    elif kind == "few distinct":
+        vectors = vectors[torch.randint(1, 9, (ITEMS,))]
+    elif kind == "zero vectors":
+        vectors[ITEMS // 2 :] = 0
+    elif kind == "long and short":
+        vectors *= torch.logspace(-6, 6, ITEMS)[torch.randperm(ITEMS), None]
+    elif kind == "nearly equal":
+        vectors = vectors[:1] + 1e-7 * vectors
+    vectors[0] = 0
+    return vectors
+
+
+KINDS = ["random", "equal vectors", "few distinct", "zero vectors", "long and short", "nearly equal"]
+
+
+def by_loops(interests, k, vectors, bias, barred, user):
+    """Rows of the k best in double precision: by score, then by the user's own order of the catalogue."""
+    places = (np.random.default_rng(0).permutation(len(vectors)) + user * 2654435761) % len(vectors)
+    scored = []
+    for row in range(1, len(vectors)):
+        if row in barred:
+            continue
+        score = max(float(h.double() @ vectors[row].double()) for h in interests)
+        scored.append((-(score + (0.0 if bias is None else float(bias[row]))), places[row], row))
+    return [row for _, _, row in sorted(scored)[:k]]
+
+
+def coarse(vectors, bias=None) -> FlatIndex:
+    """The coarse form, whatever this processor prefers."""
+    index = FlatIndex(vectors, bias)
+    index.vectors = vectors.to(torch.bfloat16)
+    index.off = float((vectors - index.vectors.float()).norm(dim=1).max())
+    index.coarse = True
+    return index
+
+
+@pytest.mark.parametrize("make", [FlatIndex, coarse], ids=["exact", "coarse"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_brute_force(kind, make):
+    vectors = table(kind)
+    interests = torch.randn(3, 8)
+    interests[1] *= 100  # far stronger than the others
+    barred = torch.randint(1, ITEMS, (40,))
+    found = search_with_proof(make(vectors), interests, 10, vectors, None, barred, user=5)
+    assert found.proved
+    expected = by_loops(interests, 10, vectors, None, set(barred.tolist()), 5)
+    if kind in ("nearly equal", "long and short"):  # rounding decides among the last digits: the scores must agree
+        scores = lambda rows: (vectors[rows] @ interests.T).amax(1)  # noqa: E731
+        assert torch.allclose(scores(found.rows), scores(torch.tensor(expected)), rtol=1e-6)
+    else:
+        assert found.rows.tolist() == expected
+
+
+@pytest.mark.parametrize("make", [FlatIndex, coarse], ids=["exact", "coarse"])
+def test_a_bias_counts(make):
+    vectors, bias = table("random"), torch.randn(ITEMS) * 5
+    interests = torch.randn(2, 8)
+    found = search_with_proof(make(vectors, bias), interests, 10, vectors, bias, None)
+    assert found.rows.tolist() == by_loops(interests, 10, vectors, bias, set(), 0)
+
+
+@pytest.mark.parametrize("k", [1, ITEMS - 1, ITEMS + 5])
+def test_all_of_a_catalogue_and_more(k):
+    vectors, interests = table("few distinct"), torch.randn(2, 8)
+    found = search_with_proof(FlatIndex(vectors), interests, k, vectors)
+    assert found.rows.tolist() == by_loops(interests, k, vectors, None, set(), 0)
+
+
+def test_all_items_seen_leaves_nothing():
+    vectors = table("random")
+    found = search_with_proof(FlatIndex(vectors), torch.randn(2, 8), 5, vectors, None, torch.arange(1, ITEMS))
+    assert len(found.rows) == 0
+
+
+class Liar:
+    """Claims that nothing beyond what it gives can matter, but says where it stopped."""
+
+    certain = True
+    longest = 1.0
+
+    def __init__(self, scores):
+        self.scores, self.asked = scores, []
+
+    def query(self, interests):
+        return self
+
+    def top(self, depth, reaching):
+        self.asked.append(depth)
+        values, rows = self.scores.topk(depth + 1)
+        return Found(rows[:-1], float(values[-1]))
+
+
+def test_depth_doubles_until_the_kth_score_is_above_what_was_left_out():
+    vectors = torch.zeros(ITEMS, 1)
+    vectors[100:200] = 1.0  # a hundred items share the first place
+    index = Liar(vectors[:, 0])
+    found = search_with_proof(index, torch.ones(1, 1), 10, vectors)
+    assert index.asked == [26, 52, 104]
+    assert set(found.rows.tolist()) <= set(range(100, 200))
+    assert found.rows.tolist() == by_loops(torch.ones(1, 1), 10, vectors, None, set(), 0)
+
+
+def test_a_graph_finds_nearly_all_and_claims_no_proof(tmp_path):
+    vectors, bias = table("random"), torch.randn(ITEMS)
+    index = HNSWIndex.over(vectors, bias)
+    index.write(tmp_path / "index.faiss")
+    index = HNSWIndex.read(tmp_path / "index.faiss", vectors, biased=True)
+    right = 0
+    for seed in range(20):
+        interests = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
+        found = search_with_proof(index, interests, 10, vectors, bias)
+        assert not found.proved
+        right += len(set(found.rows.tolist()) & set(by_loops(interests, 10, vectors, bias, set(), 0)))
+    assert right >= 195
+    with pytest.raises(DataError, match="an index of 2999 items of 9 numbers over 2999 of 8"):
+        HNSWIndex.read(tmp_path / "index.faiss", vectors, biased=False)
+
+
+def test_unknown_kind_of_index():
+    with pytest.raises(ConfigError, match="index=flatt"):
+        check_kind("flatt")

@@ -1,0 +1,30 @@
+"""The encoder as an ONNX graph: every network, batches and lengths other than the exporter's example."""
+
+from __future__ import annotations
+
+import pytest
+
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.serving.export import write_run
+
+pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+
+# one of each kind of network; export compares whatever it writes
+MODELS = [("EIMF", {"backbone": name}) for name in ("SASRec", "GRU4Rec", "MIND")]
+MODELS += [("IBIM", {"backbone": "Caser"}), ("PAD", {}), ("BERT4Rec", {})]
+
+
+@pytest.mark.parametrize(("model", "keys"), MODELS)
+def test_the_graph_has_the_encoders_numbers(made_run, tmp_path, model, keys):
+    run = made_run(model, **keys)
+    options = {"index": "auto", "onnx": True, "refit": False, "text": "no", "histories": False}
+    folder = write_run(run, tmp_path / "model", **options)  # which compares them
+    assert (folder / "encoder.onnx").stat().st_size > 1000
+
+
+def test_a_counting_model_has_none(made_run, tmp_path):
+    options = {"index": "auto", "onnx": True, "refit": False, "text": "no", "histories": False}
+    with pytest.raises(ConfigError, match="--onnx: a counting model has no encoder"):
+        write_run(made_run("Popularity"), tmp_path / "model", **options)
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,123 @@
+"""The bar of compare: what is left is told in seconds of training, against planted folders and clocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import replace
+
+import pytest
+
+from recbole_eimf.study import progress
+from recbole_eimf.study.progress import Reading, estimate
+from recbole_eimf.study.rows import parse_model
+from recbole_eimf.study.runs import Run
+
+FLOORS = [Reading(name, name, True, "done", seconds=1.0) for name in ("Popularity", "Markov", "DecayedItemKNN")]
+
+
+def waiting(row: str, seed: int = 2020, limit: int | None = 100) -> Reading:
+    return Reading(f"{row}/{seed}", row, False, "waiting", limit=limit)
+
+
+def running(row: str, epochs: float, pace: float, limit: int | None = 100) -> Reading:
+    return Reading(f"{row}/2020", row, False, "running", epochs, limit, pace)
+
+
+def test_floors_of_a_second_say_nothing_about_training():
+    found = estimate([*FLOORS, waiting("SASRec"), waiting("EIMF")])
+    assert (found.left, found.share) == (None, 0.0)
+    found = estimate([*FLOORS, running("SASRec", 10, 6.0), waiting("SASRec", 2021)])
+    assert found.left == pytest.approx(90 * 6.0 + 100 * 6.0)  # 19 minutes, not the 2 s that two more floors would take
+    assert found.share == pytest.approx((3 + 60) / (3 + 1200))
+    assert found.how == "at most"  # early stopping
+
+
+def test_finished_runs_of_a_row_count_more_than_the_epochs_it_may_have():
+    done = Reading("SASRec/2020", "SASRec", False, "done", seconds=100.0)
+    found = estimate([*FLOORS, done, running("SASRec", 20, 2.0), waiting("EIMF")])
+    assert found.left == pytest.approx((100 - 40) + 100)  # of EIMF nothing is known but what SASRec takes
+    assert found.how == "about"
+    slower = running("SASRec", 20, 9.0)  # than the finished one, of which 30 epochs were enough
+    assert estimate([replace(done, epochs=30.0), slower]).left == pytest.approx(10 * 9.0)
+    assert estimate([*FLOORS, done, waiting("SASRec", 2021), waiting("SASRec", 2022)], 2).left == pytest.approx(100)
+    # two workers, but one run is left: it takes its own time
+    assert estimate([*FLOORS, done, waiting("SASRec", 2021)], 2).left == pytest.approx(100)
+
+
+def test_a_run_that_takes_longer_than_expected_is_nearly_done_and_phases_have_no_limit():
+    done = Reading("SASRec/2020", "SASRec", False, "done", seconds=100.0)
+    late = estimate([done, running("SASRec", 70, 2.0)])
+    assert late.left == pytest.approx(0.02 * 71 * 2)
+    assert late.share < 1
+    phased = estimate([done, running("PAD", 100, 2.0, limit=None)])
+    assert (phased.how, phased.left) == ("at least", pytest.approx(200 / 0.98 - 200))
+
+
+def test_all_made_and_failed_runs_take_no_time():
+    failed = Reading("EIMF/2020", "EIMF", False, "failed")
+    found = estimate([*FLOORS, failed])
+    assert (found.share, found.left) == (1.0, 0.0)
+    assert progress.in_words([*FLOORS, failed], found) == "3 of 4 runs, all made; 1 failed"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(parse_model("SASRec"), "planted", 7, tmp_path, {}, {"epochs": 200})
+
+
+def plant(folder, epochs: int, at: float, **more):
+    folder.mkdir(exist_ok=True)
+    history = [{"epoch": e, "train_seconds": 3.0, "valid_seconds": 1.0, **more} for e in range(epochs)]
+    path = folder / "history.json"
+    path.write_text(json.dumps(history))
+    os.utime(path, (at, at))
+
+
+def test_a_run_moves_within_an_epoch(run, tmp_path):
+    assert progress.read(run, False, 0.0).state == "waiting"
+    (tmp_path / "running").touch()
+    assert progress.read(run, False, 0.0) == Reading("SASRec/7", "SASRec", False, "running", limit=200)
+    plant(tmp_path, 6, at=1000.0)
+    read = [progress.read(run, False, now) for now in (1000.0, 1002.0, 1100.0)]
+    assert [one.epochs for one in read] == pytest.approx([6.0, 6.5, 6.98])
+    assert (read[0].pace, read[0].limit) == (4.0, 200)
+    found = estimate(read[1:2])
+    assert found.left == pytest.approx(193.5 * 4)
+    words = progress.in_words(read[1:2], found)
+    assert words == "0 of 1 runs, at most 13 min left; SASRec/7 epoch 7 of at most 200"
+
+
+def test_the_epochs_of_every_phase_count(tmp_path):
+    run = Run(parse_model("PAD"), "planted", 7, tmp_path, {}, {"epochs": 200})
+    (tmp_path / "running").touch()
+    plant(tmp_path / "align-aligned", 3, 10.0, phase="align-aligned")
+    (tmp_path / "history.json").write_text(json.dumps([{"epoch": -1, "train_seconds": 0.0, "phase": "finetune"}]))
+    os.utime(tmp_path / "history.json", (20.0, 20.0))
+    found = progress.read(run, False, 20.0)
+    assert (found.epochs, found.limit) == (3.0, None)  # the evaluation before fine-tuning is no epoch
+
+
+def test_a_finished_run_says_what_it_took(run, tmp_path):
+    (tmp_path / "result.json").write_text('{"train_seconds": 5.0, "epochs": 3}')
+    assert progress.read(run, False, 0.0).seconds == 5.0  # made by an older version
+    (tmp_path / "run.json").write_text('{"seconds": 9.5}')
+    assert progress.read(run, False, 0.0) == Reading("SASRec/7", "SASRec", False, "done", 3, seconds=9.5)
+
+
+def test_the_bar_moves_while_a_run_lasts(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_IN_FILE", 0.01)
+    monkeypatch.setattr(progress, "_ON_TERMINAL", 0.01)
+    told, looks = threading.Event(), iter(range(3))
+
+    def read(one, failed, now):
+        if next(looks, None) is None:  # the first look is the bar's own, the others nobody asked for
+            told.set()
+        return Reading("a", "a", False, "waiting")
+
+    monkeypatch.setattr(progress, "read", read)
+    with progress.shown([run], 0) as tell:
+        assert told.wait(20)
+        tell(run, "the disk is full")
+    assert "failed: SASRec/7: the disk is full" in capsys.readouterr().out
