@@ -64,6 +64,7 @@ test-gpu: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # the documentation's site in site/, offline; a warning is an error
 docs: $(VENV)/.installed

@@ -47,9 +47,10 @@ def evaluate(
     trainer = assembly.trainer(config, net)
     trainer.eval_collector.data_collect(train_data)
     found = trainer.evaluate(test_data, load_best_model=False)
-    ranks = ranks_of(trainer, test_data._dataset, train_data._dataset) if ranks_folder else None
-    if ranks is not None:
-        ranks.write(ranks_folder)
+    if ranks_folder:
+        ranks = ranks_of(trainer, test_data._dataset, train_data._dataset)
+        if ranks is not None:
+            ranks.write(ranks_folder)
     return {name: float(value) for name, value in found.items()}
 
 
@@ -87,7 +88,7 @@ def load(
     folder = saved_model.model_folder(checkpoint)
     description = saved_model.read_description(folder)
     model_class = saved_model.model_class_of(description, folder, model)
-    unwanted = {"compare_with": [], "output_dir": None, "save_split": None}
+    unwanted: dict[str, Any] = {"compare_with": [], "output_dir": None, "save_split": None}
     given = {"inference_only": True, **overrides, **unwanted}
     stored = concerning(model_class, saved_model.keys_of(description))
     _check_backbone_is_named(stored.get("backbone"), overrides, folder)

@@ -71,7 +71,7 @@ class RunResult:
             return self.model
         if self.model != "EIMF":
             return f"{self.model}({backbone})"
-        placebo = bool(self.side_load) and str(self.side_load.get("source", "")).startswith("shuffled")
+        placebo = str((self.side_load or {}).get("source", "")).startswith("shuffled")
         control = " placebo" if placebo else "" if self.config.get("use_interests", True) else " text only"
         return f"EIMF({backbone}){control}"
 

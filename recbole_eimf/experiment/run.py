@@ -82,8 +82,9 @@ def run(
 
 def _own_folder(wanted: RunSettings) -> contextlib.AbstractContextManager:
     """``output_dir`` for this run alone: a second one would write between its files."""
-    alone = wanted.output_dir and distributed.is_first()
-    return folder_locked(Path(wanted.output_dir), "output_dir") if alone else contextlib.nullcontext()
+    if not (wanted.output_dir and distributed.is_first()):
+        return contextlib.nullcontext()
+    return folder_locked(Path(wanted.output_dir), "output_dir")
 
 
 def _file_keys(files: list[str] | None) -> dict[str, Any]:
@@ -108,7 +109,8 @@ def _run_in_processes(
 
 def _run_and_write(path: Path, model: str | type, dataset: str, files: list[str] | None, overrides: dict) -> None:
     result = run(model, dataset, files, **overrides)
-    if distributed.place().local_rank == 0:
+    here = distributed.place()
+    if here is None or here.local_rank == 0:
         write_json(path, dataclasses.asdict(result))
 
 

@@ -26,10 +26,11 @@ class Found:
     @property
     def best(self) -> Trial | None:
         """The trial with the best validation score; of equal ones the earlier."""
-        best = None
+        best: Trial | None = None
         for trial in self.trials:
-            scored = trial.status != "failed" and trial.score is not None
-            if scored and self.job.better(trial.score, best.score if best else None):
+            if trial.status == "failed" or trial.score is None:
+                continue
+            if self.job.better(trial.score, best.score if best else None):
                 best = trial
         return best
 

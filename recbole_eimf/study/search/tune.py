@@ -257,7 +257,7 @@ def _off_line(configs: list[EIMFConfig]) -> None:
     """
     from recbole_eimf.experiment import assembly
 
-    seen = set()
+    seen: set[Any] = set()
     for config in configs:
         need = contract_of(config.model_class).needs_side_information(config)
         key = need and (need, keys.read(SemanticSettings, config), config["protocol"], config["split_seed"])
