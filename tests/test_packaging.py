@@ -42,6 +42,8 @@ def test_the_wheel_holds_properties_and_they_are_found(tmp_path):
     templates = (REPOSITORY / "recbole_eimf").rglob("*.j2")
     missing += [p for p in templates if str(p.relative_to(REPOSITORY)) not in inside]
     assert missing == []
+    page = REPOSITORY / "recbole_eimf" / "serving" / "http" / "page"
+    assert {f"{path.relative_to(REPOSITORY)}" for path in page.iterdir()} <= inside
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = (
         "from recbole_eimf.config.layers import properties_folder;"

@@ -142,7 +142,7 @@ def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bo
         _check(authorization, token)
         source = Path(service.now.state.source)
         name = source.name if asked is None or asked.folder is None else asked.folder
-        if name in (".", "..") or Path(name).name != name:
+        if name in (".", "..") or Path(name).name != name or "\0" in name:
             raise FieldError(f"the name of a folder beside {source.name} is needed, without its path", "folder")
         return JSONResponse(await service.take_over(str(source.with_name(name))))
 

