@@ -36,6 +36,7 @@ from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data.dataset import LazySequenceDataset
+from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
 from recbole_eimf.experiment import plugin, run_log
@@ -492,7 +493,7 @@ def _result(config, model, trainer, valid, test, train) -> RunResult:
         backbone=backbone,
         dataset=config["dataset"],
         protocol=config["protocol"],
-        mask_history=bool(config["mask_history"]),
+        mask_history=masks_history(config),
         seed=config["seed"],
         valid={k: float(v) for k, v in valid.items()},
         test={k: float(v) for k, v in test.items()},
