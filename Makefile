@@ -42,8 +42,12 @@ python:
 demo: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python run_recbole_eimf.py --model=EIMF --dataset=ml-100k $(DEMO)
 
+# processes that share the tests; a file's tests stay together
+JOBS ?= 2
+PARALLEL = -n $(JOBS) --dist loadfile
+
 test: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PARALLEL)
 
 # what hardly trains: two minutes
 FAST = tests/data tests/evaluator tests/semantic/test_reply.py tests/semantic/test_prompt.py tests/semantic/test_keywords.py \
@@ -51,7 +55,7 @@ FAST = tests/data tests/evaluator tests/semantic/test_reply.py tests/semantic/te
     tests/model/test_multi_interest.py tests/model/test_negatives.py tests/model/test_soft_label.py tests/test_config.py \
     tests/test_parts.py tests/test_packaging.py tests/study/test_space.py tests/study/test_table.py recbole_eimf
 test-fast: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(FAST)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PARALLEL) $(FAST)
 
 # all that needs a GPU, then gpu_epoch.py (GPU_OPTIONS="--dataset=... --data_path=..."); fails where there is none
 test-gpu: $(VENV)/.installed
@@ -60,6 +64,7 @@ test-gpu: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # the documentation's site in site/, offline; a warning is an error
 docs: $(VENV)/.installed

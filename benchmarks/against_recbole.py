@@ -130,14 +130,14 @@ def _ours(model: str, dataset: str, given: dict[str, Any]) -> tuple:
     from recbole.utils import init_seed
 
     from recbole_eimf.config.config import EIMFConfig
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment import assembly
     from recbole_eimf.trainer.memory import keep_freed_memory
 
     keep_freed_memory()
     config = EIMFConfig(model, dataset, None, {"compare_with": [], "phase_cache": False, **given})
     init_seed(config["seed"], config["reproducibility"])
-    train, valid, _ = quick_start._loaders(config)
-    return config, train, valid, quick_start._trainer(config, config.model_class(config, train._dataset))
+    train, valid, _ = assembly.loaders(config)
+    return config, train, valid, assembly.trainer(config, config.model_class(config, train._dataset))
 
 
 def _targets(train: Any) -> int:

@@ -63,7 +63,7 @@ def make(dataset: str, folder: str, dtype: str) -> Callable[..., Any]:
     from recbole.utils import init_seed
 
     from recbole_eimf.config.config import EIMFConfig
-    from recbole_eimf.experiment import plugin, quick_start
+    from recbole_eimf.experiment import assembly, plugin
     from recbole_eimf.trainer.memory import keep_freed_memory
 
     logging.disable(logging.WARNING)
@@ -91,8 +91,8 @@ def make(dataset: str, folder: str, dtype: str) -> Callable[..., Any]:
         fixed = {"backbone": "SASRec", "compare_with": [], "state": "ERROR", "show_progress": False}
         config = EIMFConfig("IBIM", dataset, None, {**fixed, **keys})
         init_seed(config["seed"], config["reproducibility"])
-        train, valid, _ = quick_start._loaders(config)
-        trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
+        train, valid, _ = assembly.loaders(config)
+        trainer = assembly.trainer(config, config.model_class(config, train._dataset))
         trainer.eval_collector.data_collect(train)
         state.update(train=train, valid=valid, trainer=trainer)
         return {"rows": len(train._dataset), "targets": int(train._dataset.view.size.sum())}

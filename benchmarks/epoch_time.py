@@ -23,7 +23,7 @@ import torch
 from contest import merge_result
 
 from recbole_eimf.config.config import EIMFConfig, parse_command_line
-from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.experiment import assembly, plugin
 from recbole_eimf.trainer.memory import keep_freed_memory
 
 
@@ -31,8 +31,8 @@ def trained(model: str, dataset: str, keys: dict) -> Callable[[int], tuple[float
     """Build a model, train one epoch, return what trains another one: seconds of training and of scoring."""
     config = EIMFConfig(model, dataset, None, {"state": "ERROR", "show_progress": False, "compare_with": [], **keys})
     torch.manual_seed(0)
-    train, valid, _ = quick_start._loaders(config)
-    trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
+    train, valid, _ = assembly.loaders(config)
+    trainer = assembly.trainer(config, config.model_class(config, train._dataset))
     trainer.eval_collector.data_collect(train)
 
     def turn(epoch: int) -> tuple[float, float]:

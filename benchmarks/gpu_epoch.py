@@ -23,7 +23,7 @@ from contest import merge_result
 
 from recbole_eimf.config.config import EIMFConfig, parse_command_line
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.experiment import assembly, plugin
 from recbole_eimf.study.rows import parse_model
 
 _NARROW = {"logits_dtype": "bfloat16", "enable_amp": True, "amp_dtype": "bfloat16"}
@@ -70,10 +70,10 @@ def measure(model: str, keys: dict[str, Any], dataset: str, settings: str, turns
     given = {"state": "ERROR", "show_progress": False, "compare_with": [], **keys, **SETTINGS[settings]}
     config = EIMFConfig(model, dataset, None, given)
     torch.manual_seed(0)
-    train, valid, _ = quick_start._loaders(config)
+    train, valid, _ = assembly.loaders(config)
     if settings.endswith("not ahead"):
         train.ahead = valid.ahead = False
-    trainer = quick_start._trainer(config, config.model_class(config, train._dataset).to(config["device"]))
+    trainer = assembly.trainer(config, config.model_class(config, train._dataset).to(config["device"]))
     trainer.eval_collector.data_collect(train)
     on_gpu = config["device"].type == "cuda"
     if on_gpu:

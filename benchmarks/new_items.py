@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+import recbole_eimf
 from recbole_eimf import Recommender
 from recbole_eimf.config.config import parse_command_line
 from recbole_eimf.core.files import write_json
 from recbole_eimf.data.item_text import read_item_text
-from recbole_eimf.experiment import quick_start
 from recbole_eimf.serving.export import export
 
 
@@ -79,7 +79,7 @@ def measured(name: str, given: dict, seen: Path, users: dict, titles: dict[str, 
     with tempfile.TemporaryDirectory() as work:
         keys = {"compare_with": [], "show_progress": False, "state": "WARNING", **given, "data_path": str(seen)}
         dataset = keys.pop("dataset")
-        result = quick_start.run(name, dataset, None, output_dir=f"{work}/out", **keys)
+        result = recbole_eimf.run(name, dataset, None, output_dir=f"{work}/out", **keys)
         export(f"{work}/out", f"{work}/model", text="yes")
         model = Recommender.load(f"{work}/model")
     figures = {"model": result.name, "test": result.test, "epochs": result.epochs}

@@ -26,7 +26,7 @@ from contest import RESULTS, merge_result
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from recbole_eimf.config.config import EIMFConfig, parse_command_line
-from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.experiment import assembly, plugin
 from recbole_eimf.model import eimf
 from recbole_eimf.model.losses import loss
 from recbole_eimf.trainer.memory import keep_freed_memory
@@ -150,8 +150,8 @@ def measure(model: str, arguments: argparse.Namespace, keys: dict[str, Any]) -> 
     fixed = {"backbone": "SASRec", "compare_with": [], "state": "ERROR", "show_progress": False}
     config = EIMFConfig(model, arguments.dataset, None, {**fixed, **keys})
     torch.manual_seed(0)
-    train, _, _ = quick_start._loaders(config)
-    trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
+    train, _, _ = assembly.loaders(config)
+    trainer = assembly.trainer(config, config.model_class(config, train._dataset))
     seconds: dict[str, list[float]] = {"before": [], "after": []}
     for turn in range(arguments.repeats + 1):
         for form, measured in seconds.items():

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import recbole_eimf
 from recbole_eimf.config.config import EIMFConfig, parse_command_line
 from recbole_eimf.data.dataset import TARGET_LIST
-from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.experiment import plugin
 from recbole_eimf.model.losses import partition
 from recbole_eimf.trainer import trainer as trainer_module
 from recbole_eimf.trainer.memory import keep_freed_memory
@@ -128,7 +129,7 @@ def measure_quality(dataset: str, seeds: list[int], keys: dict) -> dict:
             given = {"backbone": "SASRec", "skip_test": True, "state": "ERROR", "show_progress": False, **keys}
             with tempfile.TemporaryDirectory() as folder:
                 given |= {"num_negatives": count, "negative_sampling": kind, "seed": seed, "checkpoint_dir": folder}
-                runs.append(quick_start.run("IBIM", dataset, compare_with=[], **given))
+                runs.append(recbole_eimf.run("IBIM", dataset, compare_with=[], **given))
         values = [run.valid["ndcg@10"] for run in runs]
         found[name] = {
             "ndcg@10": values,

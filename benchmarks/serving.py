@@ -148,7 +148,7 @@ def main() -> None:
                 print(row, flush=True)
                 figures.append(row)
                 load = os.getloadavg()[0]
-                note = "shared machine, 2 cores; p0 is what an undisturbed request takes"
+                note = "2 cores shared with other work (load_average): read cpu and p0, not the clock's percentiles"
                 text = json.dumps({"note": note, "load_average": round(load, 1), "rows": figures}, indent=1)
                 out.write_text(text + "\n", encoding="utf-8")
 

@@ -1,38 +1,67 @@
 """LLM-assisted sequential recommendation as a plugin for RecBole 1.2.1.
 
-``register()`` makes RecBole find our models; ``run()`` is the front door as a function; ``Recommender`` serves what a
-run has trained. Importing this needs neither RecBole nor torch.
+Importing this needs neither RecBole nor torch; what stands below is loaded when it is first asked for.
+
+====================  =================================================================================
+``run``               train a model on a data set and test it
+``load``              a saved model with its configuration and loaders
+``evaluate``          a saved model's test metrics
+``compare``           several models, several seeds, one table
+``tune``              search a model's settings
+``study``             a paper's experiment from a YAML file
+``prepare``           write atomic files from raw data
+``interests``         the LLM stage alone
+``register``          let RecBole find our models
+``Recommender``       serve what a run has trained
+====================  =================================================================================
 """
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from recbole_eimf.core.parts import require
 from recbole_eimf.core.version import __version__
 
-__all__ = ["Recommender", "__version__", "register", "run"]
+if TYPE_CHECKING:
+    from recbole_eimf.data.prepare.raw import prepare
+    from recbole_eimf.experiment.interests import interests
+    from recbole_eimf.experiment.load import evaluate, load
+    from recbole_eimf.experiment.plugin import register
+    from recbole_eimf.experiment.result import RunResult
+    from recbole_eimf.experiment.run import run
+    from recbole_eimf.serving.recommender import Recommender
+    from recbole_eimf.study.compare import compare
+    from recbole_eimf.study.search.tune import tune
+    from recbole_eimf.study.study import run_study as study
 
-
-def register() -> None:
-    """Register our models with RecBole (see :func:`recbole_eimf.experiment.plugin.register`)."""
-    require("recbole")
-    from recbole_eimf.experiment import plugin
-
-    plugin.register()
-
-
-def run(model: str, dataset: str, **overrides: Any):
-    """Train and evaluate one model (see :func:`recbole_eimf.experiment.quick_start.run`)."""
-    require("recbole")
-    from recbole_eimf.experiment import quick_start
-
-    return quick_start.run(model, dataset, **overrides)
+#: name -> (where it stands, packages it cannot do without)
+_PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "run": ("recbole_eimf.experiment.run", ("recbole",)),
+    "RunResult": ("recbole_eimf.experiment.result", ("recbole",)),
+    "load": ("recbole_eimf.experiment.load", ("recbole",)),
+    "evaluate": ("recbole_eimf.experiment.load", ("recbole",)),
+    "compare": ("recbole_eimf.study.compare", ("recbole",)),
+    "tune": ("recbole_eimf.study.search.tune", ("recbole",)),
+    "prepare": ("recbole_eimf.data.prepare.raw", ()),
+    "interests": ("recbole_eimf.experiment.interests", ("recbole",)),
+    "Recommender": ("recbole_eimf.serving.recommender", ()),
+    "register": ("recbole_eimf.experiment.plugin", ("recbole",)),
+}
+__all__ = ["Recommender", "RunResult", "__version__", "compare", "evaluate", "interests", "load", "prepare", "register",
+           "run", "study", "tune"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Recommender":  # when it is asked for: it imports torch and pandas
-        from recbole_eimf.serving.recommender import Recommender
+    if name == "study":
+        return import_module("recbole_eimf.study")  # a package that can be called
+    if name not in _PLACES:
+        raise AttributeError(f"module 'recbole_eimf' has no attribute {name!r}")
+    place, needed = _PLACES[name]
+    require(*needed)
+    return getattr(import_module(place), name)
 
-        return Recommender
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES, "study"})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from importlib import import_module
 
 from recbole_eimf.core import parts
 from recbole_eimf.core.disk import refusal
-from recbole_eimf.core.errors import ConfigError, UserError, suggestion
+from recbole_eimf.core.errors import UserError, suggestion
 
 USAGE = """usage: python -m recbole_eimf COMMAND ...
 
@@ -36,122 +36,18 @@ def run_command(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         print(parts.versions())
         return 0
-    return _guarded(_run, arguments)
+    return _guarded("run", arguments)
 
 
-def _run(arguments: list[str]) -> int:
-    from recbole_eimf.config.config import parse_command_line
-    from recbole_eimf.core import distributed
-    from recbole_eimf.experiment import quick_start
-
-    if not arguments or arguments[0] in ("-h", "--help"):
-        from recbole_eimf.config.show import run_help
-
-        print(run_help())
-        return 0
-    values = parse_command_line(arguments)
-    if not values.get("dataset"):
-        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
-    files = values.pop("config_files", None)
-    model = str(values.pop("model", "EIMF"))
-    dataset = str(values.pop("dataset"))
-    result = quick_start.run(model, dataset, str(files).split() if files else None, **values)
-    first = distributed.is_first()
-    distributed.leave()
-    if not first:
-        return 0  # torchrun started several processes: the first one speaks
-    print("\n" + quick_start.summary(result))
-    if values.get("output_dir"):
-        print(f"written: {values['output_dir']}/result.json")
-    return 0
+#: each is ``recbole_eimf.cli.<name>``, imported when it is asked for
+COMMANDS = ("run", "keys", "explain", "prepare", "interests", "tune", "compare", "study", "agreement", "export",
+            "recommend", "serve")  # fmt: skip
 
 
-def _keys(arguments: list[str]) -> int:
-    from recbole_eimf.cli import keys
-
-    return keys.main(arguments)
-
-
-def _explain(arguments: list[str]) -> int:
-    from recbole_eimf.cli import explain
-
-    return explain.main(arguments)
-
-
-def _prepare(arguments: list[str]) -> int:
-    from recbole_eimf.data.prepare import write
-
-    return write.main(arguments)
-
-
-def _interests(arguments: list[str]) -> int:
-    from recbole_eimf.cli import interests
-
-    return interests.main(arguments)
-
-
-def _tune(arguments: list[str]) -> int:
-    from recbole_eimf.study.search import tune
-
-    return tune.main(arguments)
-
-
-def _compare(arguments: list[str]) -> int:
-    from recbole_eimf.study import compare
-
-    return compare.main(arguments)
-
-
-def _study(arguments: list[str]) -> int:
-    from recbole_eimf.study import study
-
-    return study.main(arguments)
-
-
-def _agreement(arguments: list[str]) -> int:
-    from recbole_eimf.study import agreement
-
-    return agreement.main(arguments)
-
-
-def _export(arguments: list[str]) -> int:
-    from recbole_eimf.cli import export
-
-    return export.main(arguments)
-
-
-def _recommend(arguments: list[str]) -> int:
-    from recbole_eimf.cli import recommend
-
-    return recommend.main(arguments)
-
-
-def _serve(arguments: list[str]) -> int:
-    from recbole_eimf.cli import serve
-
-    return serve.main(arguments)
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": _run,
-    "keys": _keys,
-    "explain": _explain,
-    "prepare": _prepare,
-    "interests": _interests,
-    "tune": _tune,
-    "compare": _compare,
-    "study": _study,
-    "agreement": _agreement,
-    "export": _export,
-    "recommend": _recommend,
-    "serve": _serve,
-}
-
-
-def _guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+def _guarded(command: str, arguments: list[str]) -> int:
     """Run a command; a user's error or a disk's refusal is a message and exit code 2, an interruption 130."""
     try:
-        return command(arguments)
+        return import_module(f"recbole_eimf.cli.{command}").main(arguments)
     except OSError as error:
         found = refusal(error)
         if found is None:
@@ -185,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: no command {name!r}.{suggestion(name, COMMANDS)}\n{USAGE}", file=sys.stderr)
         return 2
-    return _guarded(COMMANDS[name], rest)
+    return _guarded(name, rest)
 
 
 if __name__ == "__main__":

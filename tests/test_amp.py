@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import quick_start
 from recbole_eimf.model.losses.partition import mean_hard_partition, mean_log_partition
 from recbole_eimf.trainer.state import read_state
 
@@ -36,7 +36,7 @@ def test_the_partition_sum_is_as_exact_under_autocast_as_without(kind):
 
 def test_float16_without_a_scaler_is_refused(planted):
     with pytest.raises(ConfigError, match="amp_dtype=float16.*enable_scaler"):
-        quick_start.run("IBIM", "planted", data_path=str(planted), enable_amp=True, amp_dtype="float16")
+        recbole_eimf.run("IBIM", "planted", data_path=str(planted), enable_amp=True, amp_dtype="float16")
 
 
 @pytest.mark.parametrize("kind", ["plain", "hard"])
@@ -84,7 +84,7 @@ def test_training_in_bfloat16_finds_what_training_in_float32_finds(planted, sema
     results = []
     for amp in (False, True):
         kinds.clear()
-        results.append(quick_start.run(model, "planted", enable_amp=amp, output_dir=f"amp-{amp}", **{**keys, **more}))
+        results.append(recbole_eimf.run(model, "planted", enable_amp=amp, output_dir=f"amp-{amp}", **{**keys, **more}))
         assert (torch.bfloat16 in kinds) == amp or model == "REMI"
     whole, narrow = results
     assert narrow.test["ndcg@5"] == pytest.approx(whole.test["ndcg@5"], abs=0.1)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import recbole_eimf
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.experiment import quick_start
 from recbole_eimf.trainer import checkpoint
 from tests.conftest import planted_sequences, write_atomic
 
@@ -30,7 +30,7 @@ def keys(planted, semantic_cache):
 def trained(keys, tmp_path_factory):
     """(result, folder) of one run that wrote RecBole's checkpoint too."""
     folder = tmp_path_factory.mktemp("trained") / "out"
-    result = quick_start.run("IBIM", "planted", output_dir=str(folder), save_pth=True, learning_rate=0.02, **keys)
+    result = recbole_eimf.run("IBIM", "planted", output_dir=str(folder), save_pth=True, learning_rate=0.02, **keys)
     return result, folder
 
 
@@ -68,22 +68,22 @@ def test_a_model_is_read_by_its_folder_or_its_file_whatever_defaults_become(trai
     from recbole_eimf.config import config
 
     result, folder = trained
-    assert quick_start.evaluate(folder) == result.test
+    assert recbole_eimf.evaluate(folder) == result.test
     original = config.plugin_defaults
     monkeypatch.setattr(config, "plugin_defaults", lambda *given: {**original(*given), "n_heads": 1, "score": "dot"})
-    assert quick_start.evaluate(folder / "model.safetensors") == result.test
+    assert recbole_eimf.evaluate(folder / "model.safetensors") == result.test
 
 
 def test_without_save_pth_nothing_is_pickled_and_saved_says_what_a_model_is(keys, tmp_path):
     keys = {**keys, "hidden_size": 8, "inner_size": 8}
     for source in ("keywords", "shuffled"):
-        quick_start.run("EIMF", "planted", interest_source=source, **keys)
+        recbole_eimf.run("EIMF", "planted", interest_source=source, **keys)
     folders = sorted(path.name for path in (tmp_path / "saved").iterdir())
     assert folders[0].startswith("EIMF-SASRec-placebo-planted-")
     assert folders[1].startswith("EIMF-SASRec-planted-")
     assert not list(tmp_path.rglob("*.pth"))
     for name in folders:
-        assert quick_start.evaluate(tmp_path / "saved" / name)
+        assert recbole_eimf.evaluate(tmp_path / "saved" / name)
 
 
 def test_runs_of_one_second_have_folders_of_their_own(keys, tmp_path, monkeypatch):
@@ -91,26 +91,26 @@ def test_runs_of_one_second_have_folders_of_their_own(keys, tmp_path, monkeypatc
 
     monkeypatch.setattr(saving, "get_local_time", lambda: "now")
     for _ in range(2):
-        quick_start.run("IBIM", "planted", **keys)
+        recbole_eimf.run("IBIM", "planted", **keys)
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == [
         "IBIM-SASRec-planted-now", "IBIM-SASRec-planted-now-2"
     ]  # fmt: skip
 
 
 def test_recboles_counting_model_keeps_what_is_no_parameter(keys, tmp_path):
-    result = quick_start.run("Pop", "planted", output_dir=str(tmp_path / "out"), **keys)
-    assert quick_start.evaluate(tmp_path / "out") == result.test
+    result = recbole_eimf.run("Pop", "planted", output_dir=str(tmp_path / "out"), **keys)
+    assert recbole_eimf.evaluate(tmp_path / "out") == result.test
 
 
 def test_other_data_are_refused(trained, tmp_path):
     sequences = planted_sequences()
     write_atomic(tmp_path / "more", "planted", [*sequences, [10, 11, 3, 4]])
     with pytest.raises(DataError, match="trained on planted with 10 items; here are 12"):
-        quick_start.evaluate(trained[1], data_path=str(tmp_path / "more"))
+        recbole_eimf.evaluate(trained[1], data_path=str(tmp_path / "more"))
     renumbered = [[9 - item for item in sequence] for sequence in sequences]
     write_atomic(tmp_path / "swapped", "planted", renumbered)
     with pytest.raises(DataError, match="in another order"):
-        quick_start.evaluate(trained[1], data_path=str(tmp_path / "swapped"))
+        recbole_eimf.evaluate(trained[1], data_path=str(tmp_path / "swapped"))
 
 
 def test_other_users_are_welcome_where_they_have_no_vectors(keys, trained, tmp_path):
@@ -119,7 +119,7 @@ def test_other_users_are_welcome_where_they_have_no_vectors(keys, trained, tmp_p
     (tmp_path / "planted").mkdir()
     rows = "".join(f"new\ti{item}\t0\t{place}\n" for place, item in enumerate([3, 4, 0, 1, 2]))
     (tmp_path / "planted" / "planted.inter").write_text(text + rows, encoding="utf-8")
-    assert quick_start.evaluate(trained[1], data_path=str(tmp_path))
+    assert recbole_eimf.evaluate(trained[1], data_path=str(tmp_path))
 
 
 # ---------------------------------------------------------------------- no code from the folder
@@ -137,26 +137,26 @@ def test_a_users_class_is_imported_only_if_the_caller_names_it(keys, tmp_path, m
     (tmp_path / "their_models.py").write_text(MODULE.format(mark=str(mark)))
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "out"
-    result = quick_start.run("their_models:Mine", "planted", output_dir=str(out), **keys)
+    result = recbole_eimf.run("their_models:Mine", "planted", output_dir=str(out), **keys)
     assert json.loads((out / "config.json").read_text())["model_import"] == "their_models:Mine"
-    assert quick_start.evaluate(out) == result.test  # its module is in use already
+    assert recbole_eimf.evaluate(out) == result.test  # its module is in use already
     del sys.modules["their_models"]
     mark.unlink()
     with pytest.raises(ConfigError, match="their_models:Mine, which is neither.*model=their_models:Mine"):
-        quick_start.evaluate(out)
+        recbole_eimf.evaluate(out)
     assert not mark.exists()
     with pytest.raises(ConfigError, match="is of their_models:Mine"):
-        quick_start.evaluate(out, model="os:system")
-    assert quick_start.evaluate(out, model="their_models:Mine") == result.test
+        recbole_eimf.evaluate(out, model="os:system")
+    assert recbole_eimf.evaluate(out, model="their_models:Mine") == result.test
     assert mark.exists()
 
 
 @pytest.mark.parametrize("named", ["subprocess:Popen", "os:nothing"])
 def test_a_folder_cannot_name_what_is_no_model(copied, named):
     with pytest.raises(ConfigError, match=named):
-        quick_start.load(rewritten(copied, model_import=named))
+        recbole_eimf.load(rewritten(copied, model_import=named))
     with pytest.raises(ConfigError, match="no such model"):
-        quick_start.load(rewritten(copied, model_import=None, model=named))
+        recbole_eimf.load(rewritten(copied, model_import=None, model=named))
 
 
 class Bomb:
@@ -174,8 +174,8 @@ def test_pickles_that_recbole_would_read_stay_unread(trained, copied, keys, tmp_
     given = json.loads((copied / "config.json").read_text())["given"]
     unwanted = {key: str(tmp_path / "bomb") for key in ("dataset_save_path", "dataloaders_save_path")}
     rewritten(copied, given={**given, **unwanted, "checkpoint_dir": str(copied)})
-    assert quick_start.evaluate(copied) == trained[0].test
-    quick_start.run("IBIM", "planted", output_dir=str(copied), resume=True, save_pth=True, learning_rate=0.02, **keys)
+    assert recbole_eimf.evaluate(copied) == trained[0].test
+    recbole_eimf.run("IBIM", "planted", output_dir=str(copied), resume=True, save_pth=True, learning_rate=0.02, **keys)
     assert not Path("exploded").exists()
 
 
@@ -185,9 +185,9 @@ def test_an_older_runs_pickle_is_named_with_the_way_to_convert_it(trained, copie
         (copied / name).unlink()
     for path in (copied, copied / "model.pth"):
         with pytest.raises(DataError, match="a pickle, which no command reads.*convert"):
-            quick_start.evaluate(path)
+            recbole_eimf.evaluate(path)
     assert checkpoint.convert(copied / "model.pth") == copied
-    assert quick_start.evaluate(copied) == trained[0].test
+    assert recbole_eimf.evaluate(copied) == trained[0].test
 
 
 def test_converting_runs_nothing_that_a_pickle_names(copied):
@@ -206,19 +206,19 @@ def test_converting_runs_nothing_that_a_pickle_names(copied):
 def test_folders_without_a_model_are_named(copied, tmp_path):
     for path in (tmp_path / "none", tmp_path / "none" / "model.safetensors"):
         with pytest.raises(DataError, match="none"):
-            quick_start.load(path)
+            recbole_eimf.load(path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no model.safetensors and config.json in it"):
-        quick_start.load(tmp_path / "empty")
+        recbole_eimf.load(tmp_path / "empty")
     (tmp_path / "empty" / "SASRec-1.pth").touch()
     with pytest.raises(DataError, match="load_data_and_model"):
-        quick_start.load(tmp_path / "empty" / "SASRec-1.pth")
+        recbole_eimf.load(tmp_path / "empty" / "SASRec-1.pth")
     with pytest.raises(DataError, match="version 2.*reads version 1"):
-        quick_start.load(rewritten(copied, format_version=2))
+        recbole_eimf.load(rewritten(copied, format_version=2))
     for text in ("{", "[]", "{}", '{"format": "recbole_eimf model"}'):
         (copied / "config.json").write_text(text)
         with pytest.raises(DataError, match=r"config.json: not a model's description"):
-            quick_start.load(copied)
+            recbole_eimf.load(copied)
 
 
 def test_a_damaged_model_is_named(copied):
@@ -226,7 +226,7 @@ def test_a_damaged_model_is_named(copied):
     for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"\x80\x04" + whole):
         (copied / "model.safetensors").write_bytes(damaged)
         with pytest.raises(DataError, match=r"model.safetensors: not a readable safetensors file"):
-            quick_start.load(copied)
+            recbole_eimf.load(copied)
     (copied / "model.safetensors").write_bytes(whole)
     with pytest.raises(DataError, match=r"model.safetensors: does not fit"):
-        quick_start.load(copied, hidden_size=8)
+        recbole_eimf.load(copied, hidden_size=8)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from recbole.model.layers import TransformerEncoder
 
+import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
 from recbole_eimf.trainer.trainer import compile_encoders
 
@@ -13,7 +14,7 @@ from recbole_eimf.trainer.trainer import compile_encoders
 @pytest.mark.parametrize("backbone", ["SASRec", "BERT4Rec"])
 def test_a_compiled_encoder_scores_the_same(make_config, backbone):
     config = make_config("IBIM", backbone=backbone, use_gpu=False)
-    _, valid, _ = quick_start._loaders(config)
+    _, valid, _ = assembly.loaders(config)
     net = config.model_class(config, valid._dataset).eval()
     batch = next(iter(valid))[0]
     expected, names = net.full_sort_predict(batch), list(net.state_dict())
@@ -35,12 +36,12 @@ def test_a_backbone_without_an_encoder_is_refused_before_anything_is_read(plante
         with pytest.raises(
             ConfigError, match="torch_compile=True: backbone=.* no transformer.*; SASRec, BERT4Rec have"
         ):
-            quick_start.run(model, "nowhere", data_path=str(planted.parent / "nowhere"), **keys, **more)
+            recbole_eimf.run(model, "nowhere", data_path=str(planted.parent / "nowhere"), **keys, **more)
 
 
 def test_a_model_of_recbole_without_an_encoder_is_refused(planted):
     with pytest.raises(ConfigError, match="torch_compile=True: NPE has no transformer"):
-        quick_start.run(
+        recbole_eimf.run(
             "NPE", "planted", data_path=str(planted), torch_compile=True, show_progress=False, state="ERROR"
         )
 
@@ -48,7 +49,7 @@ def test_a_model_of_recbole_without_an_encoder_is_refused(planted):
 def test_every_backbone_says_rightly_whether_it_has_an_encoder(make_config):
     for name in BACKBONES:
         config = make_config("IBIM", backbone=name)
-        train, _, _ = quick_start._loaders(config)
+        train, _, _ = assembly.loaders(config)
         net = config.model_class(config, train._dataset)
         found = any(isinstance(module, TransformerEncoder) for module in net.modules())
         assert backbone_class(name).has_transformer == found, name

@@ -17,7 +17,7 @@ from recbole_eimf.__main__ import main, run_command
 from recbole_eimf.core import disk
 from recbole_eimf.core.errors import DiskError
 from recbole_eimf.core.files import append_jsonl, atomic_path, read_jsonl, write_json
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 
 REFUSALS = [(errno.ENOSPC, "No space left", "Make room"), (errno.EROFS, "Read-only", "not read-only"),
             (errno.EACCES, "Permission denied", "may write"), (errno.EDQUOT, "quota", "quota")]  # fmt: skip
@@ -130,7 +130,7 @@ def test_commands_say_it_before_any_work(tmp_path, keys, planted, monkeypatch, c
     out = tmp_path / "read-only" / "out"
     csv = tmp_path / "i.csv"
     csv.write_text("user_id,item_id,timestamp\n" + "".join(f"u{u},i{i},{i}\n" for u in range(3) for i in range(5)))
-    monkeypatch.setattr(quick_start, "_loaders", lambda config: pytest.fail("this is work"))
+    monkeypatch.setattr(assembly, "loaders", lambda config: pytest.fail("this is work"))
     for key, command in {
         "output_dir": ["run", "--model=IBIM", "--dataset=planted", *keys, f"--output_dir={out}"],
         "checkpoint_dir": ["run", "--model=IBIM", "--dataset=planted", *keys, f"--checkpoint_dir={out}"],

@@ -18,9 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import recbole_eimf
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.trainer.trainer import InterestTrainer
 from tests.conftest import REPOSITORY, planted_sequences
 from tests.probe import meet_and_fail
@@ -52,7 +54,7 @@ def stop(epoch: int, score: float) -> None:
         raise Stop
 
 
-def made(name: str, keys: dict, out: Path, **more) -> quick_start.RunResult:
+def made(name: str, keys: dict, out: Path, **more) -> RunResult:
     """Make a run, and keep the weights at its end, of every process, in ``out/weights-RANK.safetensors``."""
     model, own = JOBS[name]
     original = InterestTrainer.fit
@@ -66,7 +68,7 @@ def made(name: str, keys: dict, out: Path, **more) -> quick_start.RunResult:
     out.mkdir(parents=True, exist_ok=True)
     InterestTrainer.fit = fit
     try:
-        return quick_start.run(model, "planted", output_dir=str(out), **{**keys, **own, **more})
+        return recbole_eimf.run(model, "planted", output_dir=str(out), **{**keys, **own, **more})
     finally:
         InterestTrainer.fit = original
 
@@ -191,7 +193,7 @@ def test_one_process_goes_on_where_two_were_stopped(two, keys, tmp_path):
 
 
 def test_a_checkpoint_of_two_processes_is_one_like_any_other(two, planted):
-    found = quick_start.evaluate(two / "SASRec", data_path=str(planted))
+    found = recbole_eimf.evaluate(two / "SASRec", data_path=str(planted))
     assert found == pytest.approx(result(two / "SASRec")["test"])
     assert not [path.name for path in (two / "SASRec").glob("*.tmp")]
 
@@ -221,7 +223,7 @@ def test_nproc_gives_every_process_the_run_and_brings_the_result_back(keys, monk
         work(*arguments)
 
     monkeypatch.setattr(distributed, "spawn", spawn)
-    found = quick_start.run("IBIM", "planted", **{**keys, "compare_with": ["Popularity"]}, nproc=2, port=77)
+    found = recbole_eimf.run("IBIM", "planted", **{**keys, "compare_with": ["Popularity"]}, nproc=2, port=77)
     ((processes, (_, model, dataset, files, overrides)),) = given
     assert processes == distributed.Processes(2, 2, 0, "localhost", 77)
     assert (model, dataset, files) == ("IBIM", "planted", None)
@@ -250,8 +252,8 @@ def test_other_processes_draw_numbers_of_their_own_again_after_a_stop(pretend, m
         return float(torch.rand(()))
 
     config = make_config("Popularity")
-    train, _, _ = quick_start._loaders(config)
-    trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
+    train, _, _ = assembly.loaders(config)
+    trainer = assembly.trainer(config, config.model_class(config, train._dataset))
     assert drawn(0, 1) == drawn(0, 2), "the first one's numbers go on"
     others = [drawn(rank, epoch) for rank in (1, 2) for epoch in (0, 1)]
     assert len({*others, drawn(0, 0)}) == 5
@@ -280,7 +282,7 @@ def test_shares_are_disjoint_and_complete_and_weigh_what_they_are(pretend, size,
 def test_batches_of_all_processes_are_those_of_one(pretend, make_config):
     def batches(rank, size):
         pretend(rank, size)
-        train, _, _ = quick_start._loaders(make_config("IBIM", train_batch_size=17, MAX_ITEM_LIST_LENGTH=12))
+        train, _, _ = assembly.loaders(make_config("IBIM", train_batch_size=17, MAX_ITEM_LIST_LENGTH=12))
         return [(rows["user_id"].tolist(), rows["item_id_list"], train.share) for rows in train]
 
     whole, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
@@ -329,28 +331,28 @@ def test_recboles_own_processes_are_refused(make_config):
     config = make_config("IBIM")
     config["single_spec"] = False
     with pytest.raises(ConfigError, match="local_rank=0.*--nproc"):
-        quick_start.build(config)
+        assembly.datasets(config)
 
 
 def test_a_model_that_counts_is_refused(monkeypatch, make_config):
     config = make_config("Pop")
-    train, _, _ = quick_start._loaders(config)
+    train, _, _ = assembly.loaders(config)
     model = config.model_class(config, train._dataset)
-    quick_start._trainer(config, model)
+    assembly.trainer(config, model)
     monkeypatch.setattr(distributed, "joined", lambda: True)
     with pytest.raises(ConfigError, match="model=Pop.*nproc=1"):
-        quick_start._trainer(config, model)
+        assembly.trainer(config, model)
 
 
 def test_what_several_processes_cannot_do_is_said(monkeypatch, keys):
     assert distributed.asked({"nproc": 1}) is None
     assert distributed.asked({"nproc": 2, "world_size": 4, "ip": "10.0.0.1"}).port == 5678
     with pytest.raises(ConfigError, match="callback"):
-        quick_start.run("IBIM", "planted", nproc=2, callback=print, **keys)
+        recbole_eimf.run("IBIM", "planted", nproc=2, callback=print, **keys)
     monkeypatch.setattr(distributed, "joined", lambda: True)
     monkeypatch.setattr(distributed, "rank", lambda: 0)
     with pytest.raises(ConfigError, match="uni5"):
-        quick_start.run("IBIM", "planted", **keys, eval_args={"mode": {"valid": "full", "test": "uni5"}})
+        recbole_eimf.run("IBIM", "planted", **keys, eval_args={"mode": {"valid": "full", "test": "uni5"}})
 
 
 def test_planted_users_fill_no_batch_of_seventeen_exactly():

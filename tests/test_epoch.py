@@ -7,7 +7,7 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.trainer.epoch import EpochLosses
 from recbole_eimf.trainer.state import gpu_random_state, restore_gpu_random_state
 
@@ -21,8 +21,8 @@ def test_an_epoch_is_recboles(make_config, monkeypatch, model, keys):
     for own in (True, False):
         init_seed(1, True)
         config = make_config(model, train_batch_size=40, use_gpu=False, **keys)
-        train, _, _ = quick_start._loaders(config)
-        trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
+        train, _, _ = assembly.loaders(config)
+        trainer = assembly.trainer(config, config.model_class(config, train._dataset))
         if not own:
             monkeypatch.setattr(
                 "recbole_eimf.trainer.trainer.train_epoch",
@@ -38,8 +38,8 @@ def test_an_epoch_is_recboles(make_config, monkeypatch, model, keys):
 
 def test_an_epoch_with_a_bar_is_the_same(make_config, capsys):
     config = make_config("IBIM", train_batch_size=40, use_gpu=False)
-    train, _, _ = quick_start._loaders(config)
-    trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
+    train, _, _ = assembly.loaders(config)
+    trainer = assembly.trainer(config, config.model_class(config, train._dataset))
     assert trainer._train_epoch(train, 3, show_progress=True) > 0
     assert "Train     3" in capsys.readouterr().err
 
@@ -74,8 +74,8 @@ def test_a_loss_that_is_not_a_number_ends_the_epoch(device, step):
 def test_recboles_own_processes_have_recboles_epoch(make_config, monkeypatch):
     """They would train apart otherwise: it is there that their gradients are added up."""
     config = make_config("IBIM", train_batch_size=40, use_gpu=False)
-    train, _, _ = quick_start._loaders(config)
-    trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
+    train, _, _ = assembly.loaders(config)
+    trainer = assembly.trainer(config, config.model_class(config, train._dataset))
     config.final_config_dict["single_spec"] = False
     monkeypatch.setattr(Trainer, "_train_epoch", lambda *given: 7.0)
     assert trainer._train_epoch(train, 0) == 7.0
@@ -114,8 +114,8 @@ def test_a_run_begun_on_four_gpus_goes_on_on_a_processor(make_config, tmp_path):
     from recbole_eimf.trainer.state import read_state, write_state
 
     config = make_config("IBIM", use_gpu=False, train_batch_size=40, output_dir=str(tmp_path), epochs=1)
-    train, valid, _ = quick_start._loaders(config)
-    trainer = quick_start._trainer(config, config.model_class(config, train._dataset))
+    train, valid, _ = assembly.loaders(config)
+    trainer = assembly.trainer(config, config.model_class(config, train._dataset))
     trainer.fit(train, valid)
     tensors, values = read_state(tmp_path / "last.safetensors")
     write_state(
@@ -123,6 +123,6 @@ def test_a_run_begun_on_four_gpus_goes_on_on_a_processor(make_config, tmp_path):
         {**tensors, **{f"random.cuda.{number}": torch.zeros(16, dtype=torch.uint8) for number in range(4)}},
         values,
     )
-    again = quick_start._trainer(config, config.model_class(config, train._dataset))
+    again = assembly.trainer(config, config.model_class(config, train._dataset))
     assert again.resume(train)
     assert again.start_epoch == 1

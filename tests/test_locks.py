@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from recbole_eimf.cli import compare as compare_command
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.locks import folder_locked, made_once
-from recbole_eimf.study import compare
 from recbole_eimf.study.search import tune
 
 
@@ -29,14 +29,14 @@ def test_a_second_command_in_the_same_folder_is_refused_until_the_first_is_gone(
     while not (tmp_path / "out" / "held").exists():
         time.sleep(0.01)
     with pytest.raises(ConfigError, match=rf"--out=.*out: another command.*process {process.pid}\)"):
-        compare.main(command)
+        compare_command.main(command)
     assert not (tmp_path / "out" / "runs").exists()
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "out" / "lock").exists()
-    assert compare.main(command) == 0
-    assert compare.main(command) == 0
+    assert compare_command.main(command) == 0
+    assert compare_command.main(command) == 0
 
 
 def test_a_search_has_its_folder_to_itself_too(tmp_path, planted):

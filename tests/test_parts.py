@@ -117,7 +117,7 @@ def test_importing_the_package_needs_nothing(run_without):
     shown = run_without(
         {"recbole", "ray", "torch", "transformers", "matplotlib"},
         "import recbole_eimf\n"
-        "for door in (recbole_eimf.register, lambda: recbole_eimf.run('EIMF', 'ml-100k')):\n"
+        "for door in (lambda: recbole_eimf.register(), lambda: recbole_eimf.run('EIMF', 'ml-100k')):\n"
         "    try:\n        door()\n    except ImportError as error:\n        print(error)\n",
     )
     assert shown.count(parts.RECBOLE) == 2

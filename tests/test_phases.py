@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+import recbole_eimf
+from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.locks import made_once
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.baselines.text_baselines import ContrastiveStage
 from recbole_eimf.model.pad.pad import Alignment
 from recbole_eimf.model.pad.towers import TowerModel
@@ -38,8 +40,8 @@ def keys(planted, semantic_cache, tmp_path):
 
 def trained(keys, model="PAD", **more):
     """(phase name -> state before and after it, the trainer) of a run without a cache."""
-    config = quick_start.EIMFConfig(model, "planted", None, {**keys, "phase_cache": False, **more})
-    train, valid, _ = quick_start._loaders(config)
+    config = EIMFConfig(model, "planted", None, {**keys, "phase_cache": False, **more})
+    train, valid, _ = assembly.loaders(config)
     net = config.model_class(config, train._dataset)
     trainer = PhaseTrainer(config, net)
     seen = {}
@@ -155,9 +157,9 @@ class Stop(Exception):
 @pytest.mark.parametrize("phase", ["pretrain-id", "align-aligned", "finetune"])
 def test_a_run_stopped_in_any_phase_goes_on_to_the_same_result(keys, tmp_path, monkeypatch, phase):
     keys = {**keys, "epochs": 3, "align_epochs": 3, "phase_cache": False}
-    whole = quick_start.run("PAD", "planted", output_dir=str(tmp_path / "whole"), **keys)
+    whole = recbole_eimf.run("PAD", "planted", output_dir=str(tmp_path / "whole"), **keys)
     original = TowerModel.calculate_loss
-    parts = {"align-aligned": Alignment, "finetune": quick_start.EIMFConfig("PAD", "planted", None, keys).model_class}
+    parts = {"align-aligned": Alignment, "finetune": EIMFConfig("PAD", "planted", None, keys).model_class}
     stopped_in, steps = parts.get(phase, TowerModel), [0]
 
     def fails(self, batch):
@@ -170,9 +172,9 @@ def test_a_run_stopped_in_any_phase_goes_on_to_the_same_result(keys, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(TowerModel, "calculate_loss", fails)
         with pytest.raises(Stop):
-            quick_start.run("PAD", "planted", **half)
+            recbole_eimf.run("PAD", "planted", **half)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "half").glob("*/best.safetensors")}
-    gone_on = quick_start.run("PAD", "planted", resume=True, **half)
+    gone_on = recbole_eimf.run("PAD", "planted", resume=True, **half)
     assert gone_on.test == whole.test
     assert gone_on.valid == whole.valid
     assert gone_on.epochs == whole.epochs == 9
@@ -181,7 +183,7 @@ def test_a_run_stopped_in_any_phase_goes_on_to_the_same_result(keys, tmp_path, m
     finished = {"pretrain-id": 0, "align-aligned": 1, "finetune": 2}[phase]
     untouched = [path for path, time in before.items() if path.stat().st_mtime_ns == time]
     assert len(untouched) >= finished, "a finished phase was trained again"
-    assert quick_start.run("PAD", "planted", resume=True, **half).test == whole.test, "a finished run is read again"
+    assert recbole_eimf.run("PAD", "planted", resume=True, **half).test == whole.test, "a finished run is read again"
 
 
 def test_a_sum_of_pretrained_towers_is_a_run_like_any_other(keys, tmp_path):
@@ -189,22 +191,22 @@ def test_a_sum_of_pretrained_towers_is_a_run_like_any_other(keys, tmp_path):
     heard = []
     keys = {**keys, "pretrain": "all"}
     more = {"experts": "id+text", "fine_tune": False, "output_dir": str(tmp_path)}
-    first = quick_start.run("PAD", "planted", callback=lambda *args: heard.append(args), **keys, **more)
+    first = recbole_eimf.run("PAD", "planted", callback=lambda *args: heard.append(args), **keys, **more)
     assert heard == [(-1, first.valid["ndcg@5"])]
     assert (first.epochs, first.best_epoch) == (4, -1)
     (entry,) = json.loads((tmp_path / "history.json").read_text())
     assert entry["valid"] == pytest.approx(first.valid)
-    again = quick_start.run("PAD", "planted", resume=True, **keys, **more)
+    again = recbole_eimf.run("PAD", "planted", resume=True, **keys, **more)
     assert (again.test, again.epochs) == (first.test, 4)
-    assert quick_start.evaluate(tmp_path) == pytest.approx(first.test)
+    assert recbole_eimf.evaluate(tmp_path) == pytest.approx(first.test)
 
 
 @pytest.mark.parametrize("fine_tune", [True, False])
 def test_one_tower_whose_vectors_are_its_table_is_saved_and_read(keys, tmp_path, fine_tune):
     """Dot products with ids: what is scored is the parameter itself, and must not become a second one."""
     more = {"experts": "id", "score": "dot", "fine_tune": fine_tune, "output_dir": str(tmp_path)}
-    result = quick_start.run("PAD", "planted", **keys, **more)
-    assert quick_start.evaluate(tmp_path) == pytest.approx(result.test)
+    result = recbole_eimf.run("PAD", "planted", **keys, **more)
+    assert recbole_eimf.evaluate(tmp_path) == pytest.approx(result.test)
 
 
 def test_alignment_variants_share_one_pretraining(keys, tmp_path, monkeypatch):
@@ -213,26 +215,30 @@ def test_alignment_variants_share_one_pretraining(keys, tmp_path, monkeypatch):
     monkeypatch.setattr(
         EarlierPhaseTrainer, "run", lambda self, *args: trained_phases.append(self.phase) or original(self, *args)
     )
-    first = quick_start.run("PAD", "planted", **keys)
+    first = recbole_eimf.run("PAD", "planted", **keys)
     for variant in ({"alignment": "anchored_frozen"}, {"kernel": "infonce", "gamma": 0.5}, {"gate": "none"},
                     {"experts": "id+aligned", "text_whitening": "none"}, {"finetune_learning_rate": 0.1}):  # fmt: skip
-        quick_start.run("PAD", "planted", **{**keys, **variant})
-    smem = quick_start.run("SMEM", "planted", **keys)
+        recbole_eimf.run("PAD", "planted", **{**keys, **variant})
+    smem = recbole_eimf.run("SMEM", "planted", **keys)
     assert trained_phases.count("pretrain-id") == 1
     assert smem.epochs == 4
     assert smem.train_seconds > 0, "the seconds of a shared expert count"
     # what decides the expert makes another one
     for variant in ({"hidden_dropout_prob": 0.2}, {"loss": "bce"}, {"seed": 7},
                     {"pretrain_epochs": 1}):  # fmt: skip
-        quick_start.run("SMEM", "planted", **{**keys, **variant})
+        recbole_eimf.run("SMEM", "planted", **{**keys, **variant})
     assert trained_phases.count("pretrain-id") == 5
-    again = quick_start.run("PAD", "planted", **keys)
-    alone = quick_start.run("PAD", "planted", **{**keys, "phase_cache": False})
+    again = recbole_eimf.run("PAD", "planted", **{**keys, "output_dir": str(tmp_path / "again")})
+    history = json.loads((tmp_path / "again" / "pretrain-id" / "history.json").read_text())
+    assert {epoch["phase"] for epoch in history} == {"pretrain-id"}, (
+        "a run tells of its expert's training, whoever made it"
+    )
+    alone = recbole_eimf.run("PAD", "planted", **{**keys, "phase_cache": False})
     assert again.test == first.test == alone.test, "a shared expert changes nothing"
 
 
 def test_a_run_waits_for_the_expert_that_another_run_is_training(keys, tmp_path, monkeypatch):
-    first = quick_start.run("PAD", "planted", **keys)
+    first = recbole_eimf.run("PAD", "planted", **keys)
     (cache,) = (tmp_path / "cache" / "phases").glob("pretrain-id-*")
     kept = cache.rename(tmp_path / "kept")
     trained_phases, original = [], EarlierPhaseTrainer.run
@@ -251,23 +257,23 @@ def test_a_run_waits_for_the_expert_that_another_run_is_training(keys, tmp_path,
     with ThreadPoolExecutor() as threads:
         other = threads.submit(other_run)
         assert holds.wait(60)
-        second = quick_start.run("PAD", "planted", **keys)
+        second = recbole_eimf.run("PAD", "planted", **keys)
         other.result()
     assert trained_phases == ["align-aligned"]
     assert second.test == first.test
 
 
 def test_a_broken_shared_expert_is_named(keys, tmp_path):
-    quick_start.run("SMEM", "planted", **keys)
+    recbole_eimf.run("SMEM", "planted", **keys)
     (path,) = (tmp_path / "cache" / "phases").glob("pretrain-id-*.safetensors")
     path.write_bytes(b"no")
     with pytest.raises(DataError, match="pretrain-id.*Delete"):
-        quick_start.run("SMEM", "planted", **keys)
+        recbole_eimf.run("SMEM", "planted", **keys)
 
 
 def test_every_phase_leaves_a_checkpoint_and_shows_a_bar(keys, tmp_path, capsys):
     out = tmp_path / "out"
-    quick_start.run("PAD", "planted", output_dir=str(out), **{**keys, "show_progress": True})
+    recbole_eimf.run("PAD", "planted", output_dir=str(out), **{**keys, "show_progress": True})
     for name in ("pretrain-id", "align-aligned"):
         state, values = read_state(out / name / "best.safetensors")
         assert "towers.0.backbone.net.item_embedding.embedding.weight" in state

@@ -9,8 +9,9 @@ import sys
 import pytest
 import torch
 
+import recbole_eimf
 from recbole_eimf.core.trust import trusted_checkpoints
-from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.experiment import plugin
 from tests.conftest import REPOSITORY
 
 SMALL = {"epochs": 2, "show_progress": False, "state": "ERROR", "MAX_ITEM_LIST_LENGTH": 10, "hidden_size": 16,
@@ -138,7 +139,7 @@ class MyOwnIBIM(__import__("recbole_eimf.model.ibim", fromlist=["IBIM"]).IBIM):
 
 
 def test_a_third_partys_model_runs_by_import_path(make_config, planted, semantic_cache):
-    result = quick_start.run(
+    result = recbole_eimf.run(
         "tests.test_plugin:MyOwnIBIM", "planted", data_path=str(planted), backbone="SASRec", topk=[1, 5],
         valid_metric="NDCG@5", **{k: v for k, v in SMALL.items() if k != "compare_with"},
     )  # fmt: skip
@@ -150,7 +151,7 @@ def test_a_third_partys_model_runs_by_import_path(make_config, planted, semantic
 def test_recboles_models_run_as_they_are_on_lazy_sequences(model, wide):
     keys = {k: v for k, v in SMALL.items() if k not in ("compare_with", "text_encoder")}
     extra = {"SINE": {"prototype_size": 5, "interest_size": 2, "embedding_size": 16}}.get(model, {})
-    result = quick_start.run(model, "wide", data_path=str(wide), topk=[1, 5], valid_metric="NDCG@5", **keys, **extra)
+    result = recbole_eimf.run(model, "wide", data_path=str(wide), topk=[1, 5], valid_metric="NDCG@5", **keys, **extra)
     assert 0 < result.test["hit@5"] <= 1
 
 
@@ -161,7 +162,28 @@ def test_save_pth_is_what_recboles_own_door_reads(planted, tmp_path):
     from recbole.quick_start import load_data_and_model
 
     keys = {**SMALL, "data_path": str(planted), "topk": [5], "valid_metric": "NDCG@5", "epochs": 1}
-    quick_start.run("IBIM", "planted", output_dir=str(tmp_path / "out"), save_pth=True, **keys)
+    recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path / "out"), save_pth=True, **keys)
     _, model, *_ = load_data_and_model(str(tmp_path / "out" / "model.pth"))
-    _, same, _ = quick_start.load(tmp_path / "out")
+    _, same, _ = recbole_eimf.load(tmp_path / "out")
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_of_our_own_leaves_recbole_as_it_is(planted):
+    """Only ``register()`` tells RecBole of our models, data sets, loaders and YAML files."""
+    keys = {k: v for k, v in SMALL.items() if k != "compare_with"} | {"epochs": 1, "state": "ERROR"}
+    code = f"""
+import sys
+import recbole.trainer, recbole.data.dataset, recbole.data.utils, recbole.utils.case_study
+from recbole.config import Config
+def held():
+    places = (recbole.trainer, recbole.data.dataset, recbole.data.utils, recbole.utils.case_study, Config)
+    return [dict(vars(place)) for place in places]
+before = held()
+import recbole_eimf
+result = recbole_eimf.run("IBIM", "planted", data_path={str(planted)!r}, compare_with=["backbone"], **{keys!r})
+assert len(result.compared) == 1
+assert all(mine == theirs for mine, theirs in zip(held(), before, strict=True))
+assert "recbole.model.sequential_recommender.ibim" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr

@@ -13,9 +13,10 @@ import pytest
 import recbole
 import torch
 
+import recbole_eimf
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.experiment import assembly, plugin
 
 ML_100K = Path(recbole.__file__).parent / "dataset_example" / "ml-100k"
 TINY = {"epochs": 1, "show_progress": False, "state": "ERROR", "MAX_ITEM_LIST_LENGTH": 6, "topk": [5],
@@ -66,7 +67,7 @@ def test_there_are_31():
 
 @pytest.mark.parametrize("model", stock_models())
 def test_each_runs_with_its_defaults(model, piece):
-    result = quick_start.run(model, "piece", data_path=str(piece), **TINY)
+    result = recbole_eimf.run(model, "piece", data_path=str(piece), **TINY)
     assert result.model == model
     assert 0 <= result.test["hit@5"] <= 1
     assert result.slices["warm"]["targets"] >= 0
@@ -84,7 +85,7 @@ def test_pairs_and_labels_get_negatives_and_a_softmax_none(piece):
 
 def test_diens_negatives_run_beside_the_history(piece):
     config = config_of("DIEN", piece)
-    _, (train, _, test) = quick_start.build(config)
+    _, (train, _, test) = assembly.datasets(config)
     for part in (train, test):
         rows = part.rows(np.arange(len(part)))
         history, others = rows["item_id_list"], rows["neg_item_id_list"]
@@ -96,9 +97,9 @@ def test_diens_negatives_run_beside_the_history(piece):
 def test_din_ranks_as_its_own_scores_do(piece):
     """Users are scored a few at a time: the same as every pair by itself."""
     config = config_of("DIN", piece)
-    loaders = quick_start._loaders(config)
-    model = quick_start._new_model(config, loaders[0]._dataset)
-    trainer = quick_start._trainer(config, model)
+    loaders = assembly.loaders(config)
+    model = assembly.model(config, loaders[0]._dataset)
+    trainer = assembly.trainer(config, model)
     model.eval()
     trainer.item_tensor = loaders[2]._dataset.get_item_feature()
     trainer.tot_item_num = loaders[2]._dataset.item_num
@@ -126,20 +127,20 @@ def test_din_ranks_as_its_own_scores_do(piece):
 )
 def test_what_cannot_run_is_refused_before_any_work(model, keys, error, words, piece):
     with pytest.raises(error, match=words):
-        quick_start.run(model, "piece", data_path=str(piece), **{**TINY, **keys})
+        recbole_eimf.run(model, "piece", data_path=str(piece), **{**TINY, **keys})
 
 
 @pytest.mark.parametrize("model", GRAPH)
 def test_without_a_knowledge_graphs_vectors_the_files_are_named(model):
     with pytest.raises(DataError, match=r"ml-100k\.ent.*ent_emb"):
-        quick_start.run(model, "ml-100k", **TINY)
+        recbole_eimf.run(model, "ml-100k", **TINY)
 
 
 def test_s3rec_goes_on_from_its_first_stage(piece):
-    quick_start.run("S3Rec", "piece", data_path=str(piece), output_dir="first", **TINY)
+    recbole_eimf.run("S3Rec", "piece", data_path=str(piece), output_dir="first", **TINY)
     path = Path("first") / "S3Rec-piece-1.pth"
     keys = {"train_stage": "finetune", "pre_model_path": str(path)}
-    result = quick_start.run("S3Rec", "piece", data_path=str(piece), **TINY, **keys)
+    result = recbole_eimf.run("S3Rec", "piece", data_path=str(piece), **TINY, **keys)
     assert result.valid
 
 
@@ -160,7 +161,7 @@ def test_a_subclass_inherits_its_parents_defaults(user_module, piece):
     few = {key: value for key, value in TINY.items() if key not in ("hidden_size", "inner_size", "n_layers")}
     config = EIMFConfig("mymod_b:Mine", "piece", None, {**few, "data_path": str(piece)})
     assert (config["n_heads"], config["inner_size"], config["loss_type"]) == (2, 256, "CE")
-    assert quick_start.run("mymod_b:Mine", "piece", data_path=str(piece), **TINY).model == "Mine"
+    assert recbole_eimf.run("mymod_b:Mine", "piece", data_path=str(piece), **TINY).model == "Mine"
 
 
 def test_a_class_with_a_name_of_recboles_leaves_recboles_alone(user_module, piece):
@@ -169,7 +170,7 @@ def test_a_class_with_a_name_of_recboles_leaves_recboles_alone(user_module, piec
     from recbole.utils import get_model
 
     theirs = get_model("SASRec")
-    result = quick_start.run("mymod_a:SASRec", "piece", data_path=str(piece), output_dir="out", **TINY)
+    result = recbole_eimf.run("mymod_a:SASRec", "piece", data_path=str(piece), output_dir="out", **TINY)
     assert result.test
     assert get_model("SASRec") is theirs
     _, model, *_ = load_data_and_model("out/model.pth")
@@ -186,7 +187,7 @@ def test_recboles_case_study_answers_for_the_users_asked(model_name, protocol, p
 
     keys = {"backbone": "SASRec"} if model_name == "IBIM" else {}
     config = config_of(model_name, piece, protocol=protocol, **keys)
-    train_data, _, test_data = quick_start._loaders(config)
+    train_data, _, test_data = assembly.loaders(config)
     dataset = test_data._dataset
     model = config.model_class(config, train_data._dataset)
     model.eval()
@@ -212,7 +213,7 @@ def test_the_case_study_refuses_users_without_a_row(piece):
     from recbole.utils.case_study import full_sort_topk
 
     config = config_of("SASRec", piece, protocol="user_split")
-    train_data, _, test_data = quick_start._loaders(config)
+    train_data, _, test_data = assembly.loaders(config)
     model = config.model_class(config, train_data._dataset)
     stranger = [int(train_data._dataset.spans.user[0])]
     with pytest.raises(DataError, match="no row"):
@@ -223,7 +224,7 @@ def test_sampled_evaluation_asks_for_rows_by_number(piece):
     """RecBole's loader of samples looks a user's rows up in ``inter_feat`` too."""
     args = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni50"}
     config = config_of("SASRec", piece, eval_args=args)
-    _, _, test_data = quick_start._loaders(config)
+    _, _, test_data = assembly.loaders(config)
     for rows, _, _, positive in test_data:
         dataset = test_data._dataset
         target = dict(zip(dataset.spans.user.tolist(), dataset.flat[dataset.spans.middle].tolist()))
@@ -239,7 +240,7 @@ def test_a_run_leaves_the_hosts_logging_alone(piece, tmp_path):
         root.addHandler(handler)
     before, level = list(root.handlers), root.level
     try:
-        quick_start.run("FPMC", "piece", data_path=str(piece), **{**TINY, "state": "INFO"})
+        recbole_eimf.run("FPMC", "piece", data_path=str(piece), **{**TINY, "state": "INFO"})
         assert root.handlers == before
         assert root.level == level
         root.error("still here")

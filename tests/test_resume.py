@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_eimf.experiment import quick_start
+import recbole_eimf
 from recbole_eimf.trainer.state import read_state
 
 RUNS = {
@@ -51,7 +51,7 @@ def child(name: str, keys: dict, folder: str, moment: tuple[str, int] | None) ->
         return step(*args, **kwargs)
 
     os.replace, torch.optim.Optimizer.zero_grad = replaced, stepped
-    quick_start.run(model, "planted", output_dir=str(Path(folder) / "out"), resume=True, **{**keys, **own})
+    recbole_eimf.run(model, "planted", output_dir=str(Path(folder) / "out"), resume=True, **{**keys, **own})
     (Path(folder) / "files").write_text(str(counted["files"]))
 
 
@@ -60,7 +60,7 @@ def start():
     """Start ``child`` from a server process that has imported everything; returns the process."""
     context = multiprocessing.get_context("forkserver")
     # not this module: the server does not stand in the repository
-    context.set_forkserver_preload(["recbole_eimf.experiment.quick_start",
+    context.set_forkserver_preload(["recbole_eimf.experiment.run",
                                     "recbole_eimf.model.baselines.text_baselines", "torch._dynamo",
                                     "recbole_eimf.model.eimf", "recbole_eimf.semantic.side_load",
                                     "sklearn.decomposition", "recbole.model.sequential_recommender"])  # fmt: skip

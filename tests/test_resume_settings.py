@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import recbole_eimf
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.config.same_experiment import differing_settings
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.locks import folder_locked
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly, one_run
+from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.state import read_state, write_state
 
 SMALL = {"topk": [1, 5], "valid_metric": "NDCG@5", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "epochs": 2,
@@ -28,7 +32,7 @@ def keys(planted, semantic_cache):
 @pytest.fixture(scope="module")
 def finished(keys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "out"
-    quick_start.run("IBIM", "planted", output_dir=str(folder), **keys)
+    recbole_eimf.run("IBIM", "planted", output_dir=str(folder), **keys)
     return folder
 
 
@@ -39,7 +43,7 @@ def out(finished, tmp_path):
 
 
 def resumed(out: Path, keys: dict, **changed):
-    return quick_start.run("IBIM", "planted", output_dir=str(out), **{"resume": True, **keys, **changed})
+    return recbole_eimf.run("IBIM", "planted", output_dir=str(out), **{"resume": True, **keys, **changed})
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -84,7 +88,7 @@ def test_keys_that_decide_no_figure_may_change(out, keys):
 
 
 def test_more_epochs_go_on_like_a_run_that_had_them_from_the_start(out, keys, tmp_path):
-    whole = quick_start.run("IBIM", "planted", output_dir=str(tmp_path / "whole"), **{**keys, "epochs": 4})
+    whole = recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path / "whole"), **{**keys, "epochs": 4})
     more = resumed(out, keys, epochs=4)
     assert (more.epochs, more.valid, more.test) == (4, whole.valid, whole.test)
     for name in ("last.safetensors", "model.safetensors"):
@@ -100,17 +104,17 @@ def test_more_epochs_go_on_like_a_run_that_had_them_from_the_start(out, keys, tm
 
 def test_more_epochs_change_nothing_where_a_run_stopped_early(keys, tmp_path):
     early = {**keys, "epochs": 30, "stopping_step": 0, "learning_rate": 0.05}
-    first = quick_start.run("IBIM", "planted", output_dir=str(tmp_path), **early)
+    first = recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path), **early)
     assert first.epochs < 30
     assert resumed(tmp_path, early, epochs=60).test == first.test
 
 
 def test_pad_goes_on_in_its_last_phase_only(keys, tmp_path):
     pad = {**keys, "output_dir": str(tmp_path), "phase_cache": False, "epochs": 1}
-    quick_start.run("PAD", "planted", **pad)
+    recbole_eimf.run("PAD", "planted", **pad)
     with pytest.raises(ConfigError, match="epochs was 1, is 2"):  # which are those of every phase
-        quick_start.run("PAD", "planted", resume=True, **{**pad, "epochs": 2})
-    quick_start.run("PAD", "planted", resume=True, finetune_epochs=3, **pad)
+        recbole_eimf.run("PAD", "planted", resume=True, **{**pad, "epochs": 2})
+    recbole_eimf.run("PAD", "planted", resume=True, finetune_epochs=3, **pad)
     history = json.loads((tmp_path / "history.json").read_text())
     assert [epoch["epoch"] for epoch in history] == [-1, 0, 1, 2]
 
@@ -156,10 +160,10 @@ def test_a_damaged_state_or_model_is_named(out, keys):
 
 def test_a_run_begun_anew_leaves_nothing_of_the_one_before(out, keys, monkeypatch):
     """Killed before its first epoch ended, it has nothing to go on from: least of all the other run's state."""
-    for moment in ("quick_start._loaders", "quick_start.InterestTrainer._train_epoch"):
-        monkeypatch.setattr(f"recbole_eimf.experiment.{moment}", lambda *_, **__: 1 / 0)
+    for moment in ("experiment.assembly.loaders", "trainer.trainer.InterestTrainer._train_epoch"):
+        monkeypatch.setattr(f"recbole_eimf.{moment}", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            quick_start.run("IBIM", "planted", output_dir=str(out), **{**keys, "learning_rate": 0.5})
+            recbole_eimf.run("IBIM", "planted", output_dir=str(out), **{**keys, "learning_rate": 0.5})
         monkeypatch.undo()
         monkeypatch.chdir(out.parent)
         left = {"last.safetensors", "model.safetensors", "result.json", "history.json"} & set(contents(out))
@@ -176,16 +180,16 @@ def test_a_run_begun_anew_leaves_nothing_of_the_one_before(out, keys, monkeypatc
 def test_files_of_somebody_else_are_left_alone(keys, tmp_path):
     for name in ("config.json", "result.json"):
         (tmp_path / name).write_text("{}")
-    quick_start._settle_folder(
-        quick_start.EIMFConfig("IBIM", "planted", None, {**keys, "output_dir": str(tmp_path)}),
-        quick_start.RunSettings(output_dir=str(tmp_path)),
+    one_run._settle_folder(
+        EIMFConfig("IBIM", "planted", None, {**keys, "output_dir": str(tmp_path)}),
+        RunSettings(output_dir=str(tmp_path)),
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "result.json"]
 
 
 def test_a_model_with_recboles_own_phases_cannot_go_on(keys, tmp_path, monkeypatch):
-    monkeypatch.setattr(quick_start, "_trainer", lambda config, model: object.__new__(quick_start.KeepsBestModel))
-    monkeypatch.setattr(quick_start.KeepsBestModel, "config", {"model": "S3Rec"}, raising=False)
+    monkeypatch.setattr(assembly, "trainer", lambda config, model: object.__new__(KeepsBestModel))
+    monkeypatch.setattr(KeepsBestModel, "config", {"model": "S3Rec"}, raising=False)
     with pytest.raises(ConfigError, match="S3Rec has a trainer of RecBole's own"):
         resumed(tmp_path, keys)
 

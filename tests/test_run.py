@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import recbole_eimf
+from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.core.files import read_tensors
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment.result import summary
 from recbole_eimf.semantic.pipeline import read_assignment
 from recbole_eimf.trainer.state import read_state
 
@@ -27,11 +30,11 @@ def keys(planted, semantic_cache):
 @pytest.mark.parametrize("eval_step", [1, 2, 0])
 def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path, eval_step):
     keys = {**keys, "eval_step": eval_step}
-    whole = quick_start.run("EIMF", "planted", output_dir=str(tmp_path / "whole"), **keys)
+    whole = recbole_eimf.run("EIMF", "planted", output_dir=str(tmp_path / "whole"), **keys)
     half = {**keys, "output_dir": str(tmp_path / "half")}
-    quick_start.run("EIMF", "planted", **{**half, "epochs": 3})
+    recbole_eimf.run("EIMF", "planted", **{**half, "epochs": 3})
     assert read_state(tmp_path / "half" / "last.safetensors")[1]["epoch"] == 2
-    gone_on = quick_start.run("EIMF", "planted", resume=True, **half)
+    gone_on = recbole_eimf.run("EIMF", "planted", resume=True, **half)
     assert gone_on.epochs == 6
     assert gone_on.test == whole.test
     assert gone_on.valid == whole.valid
@@ -43,28 +46,28 @@ def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path, eval_step):
 
 def test_a_run_without_a_test_says_so_and_shows_validation(keys, tmp_path):
     keys |= {"skip_test": True, "compare_with": ["Popularity", "backbone"]}
-    result = quick_start.run("EIMF", "planted", **keys)
+    result = recbole_eimf.run("EIMF", "planted", **keys)
     assert not result.test
     assert not any(other.test for other in result.compared)
-    text = quick_start.summary(result)
+    text = summary(result)
     assert "validation, %" in text
     assert f"{100 * result.valid['ndcg@5']:.2f}" in text
     assert "Popularity" in text
 
 
 def test_resume_of_another_model_is_refused(keys, tmp_path):
-    quick_start.run("IBIM", "planted", output_dir=str(tmp_path), **keys)
+    recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path), **keys)
     with pytest.raises(ConfigError, match=r"hidden_size was 16, is 8.*--resume=force"):
-        quick_start.run("IBIM", "planted", output_dir=str(tmp_path), resume=True, **{**keys, "hidden_size": 8})
+        recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path), resume=True, **{**keys, "hidden_size": 8})
     with pytest.raises(ConfigError, match="output_dir"):
-        quick_start.run("IBIM", "planted", resume=True, **keys)
+        recbole_eimf.run("IBIM", "planted", resume=True, **keys)
 
 
 def test_a_checkpoint_is_evaluated_without_text_and_with_other_settings(keys, tmp_path):
-    result = quick_start.run("EIMF", "planted", output_dir=str(tmp_path), item_text="add", **keys)
+    result = recbole_eimf.run("EIMF", "planted", output_dir=str(tmp_path), item_text="add", **keys)
     nowhere = {"text_fields": ["gone"], "semantic_cache": str(tmp_path / "empty")}
-    assert quick_start.evaluate(tmp_path, **nowhere) == pytest.approx(result.test)
-    masked = quick_start.evaluate(tmp_path, mask_history=True, **nowhere)
+    assert recbole_eimf.evaluate(tmp_path, **nowhere) == pytest.approx(result.test)
+    masked = recbole_eimf.evaluate(tmp_path, mask_history=True, **nowhere)
     assert masked != result.test
     assert not (tmp_path / "empty").exists()
 
@@ -73,11 +76,13 @@ def test_a_checkpoint_is_evaluated_without_text_and_with_other_settings(keys, tm
 def test_user_split_metrics_agree_with_a_slow_count(keys, wide, tmp_path, mask):
     """Recall, Hit and NDCG of several targets per user, from RecBole's evaluator, against loops over ranked lists."""
     keys = {**keys, "data_path": str(wide), "epochs": 2}
-    result = quick_start.run("IBIM", "wide", output_dir=str(tmp_path), protocol="user_split", mask_history=mask, **keys)
-    config = quick_start.EIMFConfig(
+    result = recbole_eimf.run(
+        "IBIM", "wide", output_dir=str(tmp_path), protocol="user_split", mask_history=mask, **keys
+    )
+    config = EIMFConfig(
         "IBIM", "wide", None, {**keys, "protocol": "user_split", "mask_history": mask, "inference_only": True}
     )
-    train, _, test_data = quick_start._loaders(config)
+    train, _, test_data = assembly.loaders(config)
     model = config.model_class(config, train._dataset)
     model.load_state_dict(load_file(tmp_path / "model.safetensors"))
     model.eval()
@@ -118,7 +123,7 @@ def side_files(tmp_path):
 
 
 def side_of(config):
-    _, parts = quick_start.build(config)
+    _, parts = assembly.datasets(config)
     return parts[0], parts[0].side
 
 
@@ -210,7 +215,7 @@ def test_batch_source_asks_for_its_file(make_config):
 
 
 def test_real_replies_cover_every_training_user(shared, make_config, tmp_path):
-    from recbole_eimf.data.prepare.write import main
+    from recbole_eimf.cli.prepare import main
 
     source, replies = shared / "datasets" / "amazon-office", shared / "interests" / "amazon-office"
     main(["csv", f"--interactions={source / 'interactions.csv.gz'}", f"--items={source / 'items.csv.gz'}",

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
-    plugin.register_models()  # our files lie over RecBole's
+    plugin.adapt_recbole()
     names = [word for word in arguments if not word.startswith("--")]
     if len(names) != 1:
         raise ConfigError(f"explain: name one key, not {len(names)}, for example: explain gamma --model=PAD.")

@@ -80,21 +80,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:
-    from recbole_eimf.config.config import EIMFConfig
-    from recbole_eimf.experiment import plugin, quick_start
-    from recbole_eimf.semantic.side_load import pipeline_of
+    from recbole_eimf.experiment.interests import training_pipeline
 
     if not values.get("dataset"):
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
     dataset = str(values.pop("dataset"))
     files = values.pop("config_files", None)
-    plugin.register_models()
-    # the training part alone is wanted here, not the side information this command is about to make
-    config = EIMFConfig("IBIM", dataset, str(files).split() if files else None, {"state": "WARNING", **values})
-    _, parts = quick_start.build(config)
+    pipeline, seed = training_pipeline(dataset, str(files).split() if files else None, values)
     folder = Path(values.get("output_dir") or Path("interests") / dataset)
     check_writable(folder, "output_dir", make=False)  # before anything is paid for
-    return pipeline_of(config, parts[0]), folder, config["seed"]
+    return pipeline, folder, seed
 
 
 def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:

@@ -11,7 +11,7 @@ from recbole_eimf.core.errors import ConfigError
 USAGE = """usage: python -m recbole_eimf serve MODEL [--port 8000] [--host 127.0.0.1] [--workers 1] [--capacity 32]
 
 Serves a model folder (of export) over HTTP: POST /recommend, /similar, /items; GET /items, /health, /metrics; a page
-at / to try it, and the API at /docs and /openapi.json. docs/serving.md shows requests. Needs the extra [serve].
+at / to try it, and the API at /docs and /openapi.json. docs/service.md shows requests. Needs the extra [serve].
 
   --port      0 takes any that is free
   --host      what to listen on; by default this machine alone can ask. There is no encryption and, but for changes, no

@@ -191,9 +191,10 @@ class EIMFConfig(Config):
         stock = stock_class(model_class)
         # a subclass of RecBole's in anybody's module starts from what it derives from
         super()._load_internal_config_dict(stock.__name__ if stock else model, model_class, dataset)
-        if not is_ours(model_class):  # register() adds our YAML for our models whoever makes the Config
-            given, stock_values = self.external_config_dict, dict(self.internal_config_dict)
-            values = plugin_defaults(None, model, dataset, given)
+        ours = is_ours(model_class)
+        given, stock_values = self.external_config_dict, dict(self.internal_config_dict)
+        values = plugin_defaults(model_class if ours else None, model, dataset, given)
+        if not ours:
             values |= stock_defaults(model_class, stock_values, values, given)
-            self.internal_config_dict.update(values)
-            check_configuration(self)
+        self.internal_config_dict.update(values)
+        check_configuration(self)

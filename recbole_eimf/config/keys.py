@@ -311,6 +311,10 @@ class RunSettings:
         False, "go on with the run in output_dir; force: with other settings than it was begun with", affects="machine"
     )
     save_pth: bool = key(False, "also write RecBole's checkpoint, a pickle, for RecBole's own doors", affects="machine")
+    verbose: bool = key(
+        False, "show on the screen, too, what else goes to the log file: all settings, the model, RecBole's lines",
+        affects="machine",
+    )  # fmt: skip
     yes: bool = key(False, "agree to paid calls of an LLM", affects="machine")
     compare_with: tuple[str, ...] = key(
         (), "trained beside it the same way: backbone, placebo, any model", affects="machine"

@@ -7,7 +7,7 @@ from logging import getLogger
 
 import numpy as np
 import torch
-from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
+from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
 
@@ -106,3 +106,16 @@ class RankingEvalDataLoader(FullSortEvalDataLoader):
         rows = self.transform(self._dataset, self._dataset.rows(index))
         history = self._dataset.history(index) if self.mask_history else None
         return rows, history, *self._dataset.targets(index)
+
+
+def loader_class(config, phase: str) -> type[AbstractDataLoader]:
+    """The loader of a lazy data set's part; ``phase`` is ``train``, ``valid`` or ``test``."""
+    if phase == "train":
+        return SequenceTrainDataLoader
+    return RankingEvalDataLoader if config["eval_args"]["mode"][phase] == "full" else NegSampleEvalDataLoader
+
+
+def samples_nothing(config) -> bool:
+    """Whether neither training nor evaluation draws negatives: a sampler would keep a set for every user in vain."""
+    modes = config["eval_args"]["mode"]
+    return config["train_neg_sample_args"]["distribution"] == "none" and set(modes.values()) == {"full"}

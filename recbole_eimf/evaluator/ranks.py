@@ -202,7 +202,7 @@ def read_ranks(folder: str | Path) -> Ranks:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Asked:
     """Whom a run was tested on: numbers of users and of their targets; equal ``identity``: the same ones."""
 
     users: int
@@ -210,12 +210,12 @@ class Tested:
     identity: str
 
 
-def tested_on(folder: str | Path) -> Tested | None:
+def asked_of(folder: str | Path) -> Asked | None:
     """What a run's ``test_ranks.safetensors`` is about, from its first bytes; None where there is none to read."""
     try:
         with safe_open(Path(folder) / RANKS_FILE, framework="np") as stored:
             users, targets = (stored.get_slice(name).get_shape()[0] for name in ("user", "target_row"))
-            return Tested(users, targets, stored.metadata()["identity"])
+            return Asked(users, targets, stored.metadata()["identity"])
     except (OSError, SafetensorError, KeyError, TypeError):
         return None
 

@@ -46,6 +46,20 @@ def register() -> None:
 
 def register_models() -> None:
     """:func:`register` without ``recbole.quick_start``."""
+    adapt_recbole()
+    _load_plugin_yaml_for_our_models()
+    _use_our_loaders_for_our_datasets()
+    _make_no_idle_samplers()
+    _refuse_users_without_rows()
+    for name in MODELS:
+        register_model(load_model_class(name))
+
+
+def adapt_recbole() -> None:
+    """What RecBole needs on today's libraries, and our metrics in its registry: all that our own ``run`` changes in it.
+
+    Which models, data sets, loaders and configurations RecBole knows stays as it is.
+    """
     # RecBole's calls into pandas and torch.cuda.amp are deprecated, not wrong, on the versions setup.cfg allows
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     # "\\p" in a docstring, which Python 3.12 and later tell of when they first compile the file
@@ -53,14 +67,8 @@ def register_models() -> None:
     _restore_numpy_names()
     _stop_anomaly_detection()
     _trust_own_checkpoints()
-    _load_plugin_yaml_for_our_models()
-    _use_our_loaders_for_our_datasets()
-    _make_no_idle_samplers()
     _add_metrics()
     _write_tensorboard_once()
-    _refuse_users_without_rows()
-    for name in MODELS:
-        register_model(load_model_class(name))
 
 
 def register_model(model_class: type) -> None:
@@ -154,13 +162,13 @@ def _trust_own_checkpoints() -> None:
 
 def _load_plugin_yaml_for_our_models() -> None:
     """RecBole's Config reads YAML from its own package only; ours is applied after it, before the user's."""
-    from recbole_eimf.config.config import check_configuration, plugin_defaults
+    from recbole_eimf.config.config import EIMFConfig, check_configuration, plugin_defaults
     from recbole_eimf.config.layers import today
 
     def make(original: Any) -> Any:
         def load(self, model, model_class, dataset):
             original(self, model, model_class, dataset)
-            if is_ours(model_class):
+            if is_ours(model_class) and not isinstance(self, EIMFConfig):  # which has them already
                 self.external_config_dict = today(self.external_config_dict)
                 given = self.external_config_dict
                 self.internal_config_dict.update(plugin_defaults(model_class, model, dataset, given))
@@ -175,20 +183,14 @@ def _load_plugin_yaml_for_our_models() -> None:
 def _use_our_loaders_for_our_datasets() -> None:
     """RecBole picks loaders by model name and type; a lazy data set needs ours whatever the model."""
     from recbole_eimf.data.dataset import LazySequenceDataset
-    from recbole_eimf.data.loader import RankingEvalDataLoader, SequenceTrainDataLoader
+    from recbole_eimf.data.loader import loader_class
 
     def make(original: Any) -> Any:
         def get_dataloader(config, phase):
             stock = original(config, phase)
-            if phase == "train":
-                ours = SequenceTrainDataLoader
-            elif config["eval_args"]["mode"][phase if phase == "valid" else "test"] == "full":
-                ours = RankingEvalDataLoader
-            else:
-                ours = stock
 
             def build(config, dataset, sampler, shuffle=False):
-                kind = ours if isinstance(dataset, LazySequenceDataset) else stock
+                kind = loader_class(config, phase) if isinstance(dataset, LazySequenceDataset) else stock
                 return kind(config, dataset, sampler, shuffle=shuffle)
 
             return build
@@ -201,12 +203,11 @@ def _use_our_loaders_for_our_datasets() -> None:
 def _make_no_idle_samplers() -> None:
     """RecBole's samplers keep a set for every user; where nothing is ever sampled a lazy data set goes without."""
     from recbole_eimf.data.dataset import LazySequenceDataset
+    from recbole_eimf.data.loader import samples_nothing
 
     def make(original: Any) -> Any:
         def create_samplers(config, dataset, built_datasets):
-            modes = config["eval_args"]["mode"]
-            idle = config["train_neg_sample_args"]["distribution"] == "none" and set(modes.values()) == {"full"}
-            if idle and isinstance(dataset, LazySequenceDataset):
+            if samples_nothing(config) and isinstance(dataset, LazySequenceDataset):
                 return None, None, None
             return original(config, dataset, built_datasets)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from recbole_eimf.config.keys import SOURCES, SemanticSettings
 from recbole_eimf.config.parts import part_of
@@ -74,6 +75,12 @@ class Interests:
     llm_used: bool
     report: dict[str, Any] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per exemplar: the user, its interests, and how many users it stands for."""
+        stands_for = Counter(self.assignment.values())
+        users = [stands_for[c] for c in range(len(self.exemplars))]
+        return pd.DataFrame({"exemplar": self.exemplars, "interests": self.texts, "users": users})
 
 
 class Pipeline:

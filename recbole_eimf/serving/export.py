@@ -20,7 +20,8 @@ from recbole_eimf.config.keys import SemanticSettings, read
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.data.item_text import read_item_text
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment.load import load
+from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.serving import model_folder
@@ -41,7 +42,7 @@ _COMPARED = 64
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run in memory: its result, and what ``quick_start.load`` makes of its model."""
+    """A finished run in memory: its result, and what :func:`recbole_eimf.load` makes of its model."""
 
     folder: Path
     result: dict[str, Any]
@@ -65,7 +66,7 @@ def read_run(output_dir: str | os.PathLike) -> Run:
         result = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}). Run again to have it rewritten.") from error
-    config, net, loaders = quick_start.load(folder, gpu_id="", state="WARNING", show_progress=False)
+    config, net, loaders = load(folder, gpu_id="", state="WARNING", show_progress=False)
     return Run(folder, result, config, net.eval(), loaders)
 
 
@@ -268,7 +269,7 @@ def _described(run: Run, catalogue: Catalogue) -> dict[str, Any]:
 
 
 def _name(result: dict[str, Any]) -> str:
-    return quick_start.RunResult.from_json(result).name
+    return RunResult.from_json(result).name
 
 
 def _with_text(run: Run, parts: Parts, config: dict[str, Any], text: str) -> tuple[Parts, dict[str, Any]]:

@@ -82,9 +82,11 @@ def _sync(path: Path) -> None:
 
 
 def _shared(folder: Path) -> None:
-    """mkdtemp makes folders private to the user; a model is shared like any other output."""
+    """mkdtemp and safetensors make what is private to the user; a model is shared like any other output."""
     umask = os.umask(0)
     os.umask(umask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~umask)
     folder.chmod(0o777 & ~umask)
 
 

@@ -10,13 +10,15 @@ import tempfile
 from dataclasses import replace
 
 import numpy as np
-from recbole.data.utils import get_dataloader
 from recbole.utils import init_seed
 
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data.loader import loader_class
 from recbole_eimf.data.protocol import Spans
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment.load import load
 from recbole_eimf.model.pad.towers import TowerModel
+from recbole_eimf.semantic.dataset import dataset_class
 
 
 def refitted(run):
@@ -33,17 +35,15 @@ def refitted(run):
         )
     if run.config["train_neg_sample_args"].get("distribution", "none") != "none":
         raise ConfigError(f"--refit: {name} was trained with RecBole's drawn negatives. Leave --refit out.")
-    config, _, loaders = quick_start.load(
-        run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=True
-    )
+    config, _, loaders = load(run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=True)
     train = _everything(config, loaders[0]._dataset.side)
     with tempfile.TemporaryDirectory() as folder:
         config["epochs"], config["output_dir"], config["checkpoint_dir"] = max(epochs, 1), None, folder
         init_seed(config["seed"], config["reproducibility"])
-        loader = get_dataloader(config, "train")(config, train, None, shuffle=True)
+        loader = loader_class(config, "train")(config, train, None, shuffle=True)
         net = config.model_class(config, train).to(config["device"])
         if not counting:
-            trainer = quick_start._trainer(config, net)
+            trainer = assembly.trainer(config, net)
             trainer.fit(loader, None, saved=False, show_progress=bool(config["show_progress"]))
     served = run.config.model_class(run.config, train)
     served.load_state_dict(net.state_dict())  # text is folded into the item table
@@ -52,7 +52,7 @@ def refitted(run):
 
 def _everything(config, side):
     """The training part of a split that holds nothing out."""
-    whole = quick_start._dataset_class(config)(config)
+    whole = dataset_class(config.model_class)(config)
     whole._change_feat_format()
     users = np.flatnonzero(np.diff(whole.offsets))
     start, end = whole.offsets[users], whole.offsets[users + 1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_eimf.config.keys import ItemSettings, read
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment.load import load
 from recbole_eimf.model.eimf import EIMF
 from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.pad.towers import TowerModel
@@ -83,9 +83,7 @@ def _shares(net: nn.Module, parts: Parts) -> Tensor:
 
 def _sentences(run, pipeline: Pipeline, parts: Parts) -> Sentences:
     """What ``explain=True`` names, from the same replies that trained the model (they are in the cache)."""
-    _, net, (train, _, _) = quick_start.load(
-        run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=False
-    )
+    _, net, (train, _, _) = load(run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=False)
     side, esim = train._dataset.side, net.esim
     found = pipeline_of(run.config, train._dataset).run(seed=run.config["seed"])
     weights = {name: getattr(esim.attention, name).weight for name in ("query", "key", "value")}

@@ -1,6 +1,6 @@
 """Do two models see the same items as near? (PAD section 4.3, eq. 13, figures 3, 6 and 7.)
 
-``python -m recbole_eimf agreement RUN_A RUN_B --out=DIR``: Kendall's tau between the distances of two models, over the
+Kendall's tau between the distances of two models, over the
 (behaviour, target) pairs of the training sequences, by the target's frequency bucket; and where the pairs of items that
 are nearest and farthest by ids lie among the distances of every other kind of vectors. Vectors may have different
 dimensions. Written are ``agreement.json``, ``agreement_tau.png`` and ``agreement_distances.png``.
@@ -22,18 +22,11 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 
 from recbole_eimf.core.disk import check_writable
-from recbole_eimf.core.errors import ConfigError, DataError, suggestion
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.parts import require
 from recbole_eimf.model.pad.experts import frequency_buckets
 
-USAGE = """usage: python -m recbole_eimf agreement RUN_A RUN_B [--out=DIR] [--pairs=20000] [--buckets=10] [--seed=0]
-
-  RUN_A RUN_B  output_dir of two runs on the same data
-  --pairs      at most this many pairs of items per frequency bucket
-  --model      package.module:Class of runs of a model of your own, which is imported
-"""
-_OPTIONS = {"out": "agreement", "pairs": 20000, "buckets": 10, "seed": 0, "model": None}
 _BINS = 40
 
 
@@ -162,19 +155,19 @@ def read_run(path: str | Path, trusted: str | None = None) -> RunVectors:
     """Load a run's item vectors, those made with text too where the model is one of experts.
 
     Args:
-        path: output_dir of the run; trusted: see :func:`recbole_eimf.experiment.quick_start.load`.
+        path: output_dir of the run; trusted: see :func:`recbole_eimf.experiment.load.load`.
 
     Raises:
         DataError: no model there.
         ConfigError: a model without item vectors.
     """
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment.load import load
     from recbole_eimf.model.base import SequenceModel
     from recbole_eimf.model.pad.towers import TowerModel
 
-    config, model, (train, _, _) = quick_start.load(path, trusted)
+    config, model, (train, _, _) = load(path, trusted)
     if isinstance(model, TowerModel):
-        config, model, (train, _, _) = quick_start.load(path, trusted, inference_only=False)
+        config, model, (train, _, _) = load(path, trusted, inference_only=False)
         vectors = model.eval().embeddings()
     elif isinstance(model, SequenceModel):
         vectors = model.eval().embeddings()
@@ -208,39 +201,35 @@ def _plain(vectors: torch.Tensor, unit: bool) -> np.ndarray:
     return (F.normalize(vectors, dim=-1) if unit else vectors).numpy()
 
 
-# ---------------------------------------------------------------------- command and figures
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code.
+# ---------------------------------------------------------------------- two runs, and figures
+def agree(
+    first: str | Path,
+    second: str | Path,
+    out: str | Path,
+    *,
+    pairs: int = 20000,
+    buckets: int = 10,
+    seed: int = 0,
+    model: str | None = None,
+) -> dict[str, Any]:
+    """Compare two runs on the same data and write ``agreement.json`` and its two figures into ``out``.
+
+    Args:
+        first, second: ``output_dir`` of the runs.
+        pairs: at most this many pairs of items per frequency bucket.
+        model: ``package.module:Class`` of runs of a model of your own, which is imported.
 
     Raises:
-        UserError: wrong arguments, runs that are not there or do not fit each other.
+        UserError: runs that are not there or do not fit each other.
     """
-    if not arguments or set(arguments) & {"-h", "--help"}:
-        print(USAGE)
-        return 0
     require("matplotlib")
-    from recbole_eimf.config.yaml_file import parse_command_line
-
-    runs = [argument for argument in arguments if not argument.startswith("--")]
-    given = parse_command_line(argument for argument in arguments if argument.startswith("--"))
-    for name, value in given.items():
-        if name not in _OPTIONS:
-            raise ConfigError(f"--{name}: no such option.{suggestion(name, _OPTIONS)} See agreement --help.")
-        if name not in ("out", "model") and (not isinstance(value, int) or value < (0 if name == "seed" else 1)):
-            raise ConfigError(f"--{name}={value}: a whole number is needed.")
-    if len(runs) != 2:
-        raise ConfigError(f"agreement compares two runs, not {len(runs)}: agreement RUN_A RUN_B.")
-    wanted = {**_OPTIONS, **given}
-    check_writable(str(wanted["out"]), "--out")
-    first, second = (_of_run(run, wanted["model"]) for run in runs)
-    found = compare(first, second, wanted["pairs"], wanted["buckets"], wanted["seed"])
-    out = Path(str(wanted["out"]))
+    out = Path(out)
+    check_writable(out, "--out")
+    found = compare(_of_run(str(first), model), _of_run(str(second), model), pairs, buckets, seed)
     write_json(out / "agreement.json", found)
     draw_tau(found, out / "agreement_tau.png")
     draw_distances(found, out / "agreement_distances.png")
-    print(text_table(found))
-    print(f"written: {out}/agreement.json, agreement_tau.png, agreement_distances.png")
-    return 0
+    return found
 
 
 def text_table(found: Mapping[str, Any]) -> str:

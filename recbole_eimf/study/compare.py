@@ -1,57 +1,73 @@
-"""``python -m recbole_eimf compare``: several models, several seeds, one table."""
+"""Several models, several seeds, one table: what ``compare`` and ``study`` do."""
 
 from __future__ import annotations
 
-import argparse
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_eimf.config.contract import contract_of
-from recbole_eimf.config.yaml_file import parse_command_line, parse_value, read_yaml
+from recbole_eimf.config.yaml_file import parse_value, read_yaml
 from recbole_eimf.core.environment import environment_kept
-from recbole_eimf.core.errors import ConfigError, DataError, suggestion
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
-from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.study import progress, runs
-from recbole_eimf.study.options import OptionsParser
 from recbole_eimf.study.report import report
-from recbole_eimf.study.rows import Row, complete, parse_models, read_rows
+from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import RESERVED, Run, Workers
 from recbole_eimf.study.search.space import shipped_space
 from recbole_eimf.study.table import table
 from recbole_eimf.study.table.summary import Experiment, Summary, summarise
 
-USAGE = """usage: python -m recbole_eimf compare --models SASRec,EIMF[SASRec],placebo[SASRec] --dataset NAME --out DIR
-         [--protocol leave_one_out|user_split|global_time] [--seeds 5] [--parallel 2] [--config_files a.yaml ...]
-         [--key=value ...]
+if TYPE_CHECKING:
+    import pandas as pd
 
-Trains every model with every seed and writes DIR/table.md, table.csv, table.tex, results.json and index.html. Finished
-runs are not made again and interrupted ones go on: stop it at any time and give the same command.
-
-models    SASRec            a backbone of ours, trained as EIMF trains it
-          EIMF[SASRec]      EIMF over it; placebo[SASRec]: with the interests of random exemplars
-          RecBole[SASRec]   RecBole's own class; other names as --model takes them (package.module:Class too)
-          placebo[PAD], shuffled_text[...], noise_text[...]: a row with texts of other items, or noise in their place
-          shuffled_history[SASRec]: trained and tested on histories in an order of chance
-          TextKNN, ItemKNN+text: floors for data with text
-          Popularity, Markov and DecayedItemKNN are always added
-options   --models_file FILE.yaml   rows with name, model, backbone, keys, against
-          --seeds 5 | 2020,2021     how many (from 2020 on), or which
-          --metrics Recall@50,HR@50 what the tables show; the CSV and JSON files hold all
-          --ties=source             the source's order inside one time, as the papers; tables shuffle it
-          --mask_history=both       score every checkpoint with the history masked and not masked
-          --tune-first N            the same search of N trials for every model on validation before the seeds
-          --parallel N              runs at once, on Ray; 0: one after the other in this process
-          --cpus-per-run 1, --gpus-per-run 0, --ray_address ADDRESS
-          any configuration key as --key=value, for all rows; a row's own keys are stronger
-"""
 FIRST_SEED = 2020
 #: keys of every new table: figures that the source's order inside one time may have made are no evidence
 TABLE_DEFAULTS = {"ties": "shuffle"}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How a table is made: ``parallel`` runs at once on Ray (0: one after the other in this process), what each takes,
+    and ``tune_first`` trials of a search for every row before its seeds."""
+
+    parallel: int = 1
+    cpus_per_run: int = 1
+    gpus_per_run: float = 0.0
+    tune_first: int = 0
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("parallel", 0), ("cpus_per_run", 1), ("gpus_per_run", 0), ("tune_first", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name}={getattr(self, name)}: at least {least}.")
+
+    @property
+    def workers(self) -> Workers:
+        """Where the runs run."""
+        return Workers(self.parallel, self.cpus_per_run, self.gpus_per_run, self.ray_address)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A table that was made: its ``folder`` (``index.html``, ``table.md``, ``table.csv``, ``table.tex``,
+    ``results.json``), what it sums up, and the labels of the runs that ``failed``."""
+
+    folder: Path
+    summary: Summary
+    failed: tuple[str, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """``table.csv``: every row's metrics over its seeds."""
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "table.csv")
+
+    def __str__(self) -> str:
+        return table.markdown(self.summary)
 
 
 @dataclass(frozen=True)
@@ -65,81 +81,95 @@ class Plan:
     out: Path
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code: 0, or 1 if a run failed.
+def compare(
+    models: str | Sequence[str | Row],
+    dataset: str,
+    out: str | Path,
+    *,
+    seeds: int | str | Sequence[int] = 5,
+    metrics: str | Sequence[str] | None = None,
+    title: str | None = None,
+    parallel: int = 1,
+    cpus_per_run: int = 1,
+    gpus_per_run: float = 0.0,
+    tune_first: int = 0,
+    ray_address: str | None = None,
+    config_file_list: Sequence[str | Path] = (),
+    command: str = "recbole_eimf.compare(...)",
+    **overrides: Any,
+) -> Compared:
+    """Train several models with several seeds and write one table; finished runs are not made again.
+
+    Args:
+        models: ``"SASRec,EIMF[SASRec]"``, or such names one by one, or rows of a ``models_file``
+            (:func:`recbole_eimf.study.rows.read_rows`). Popularity, Markov and DecayedItemKNN are always added.
+        dataset: as in :func:`recbole_eimf.run`.
+        out: folder for runs and tables; the same call goes on with what it holds.
+        seeds: how many (from 2020 on), or which.
+        metrics: what the tables show, for example ``["Recall@50", "HR@50"]``; the CSV and JSON files hold all.
+        title: above the table.
+        parallel: runs at once, on Ray; 0: one after the other in this process.
+        cpus_per_run, gpus_per_run: what each takes; parts of a GPU are allowed.
+        tune_first: trials of a search that every row has on validation before its seeds.
+        ray_address: of a cluster to run on.
+        config_file_list: YAML files of keys, the later ones stronger.
+        command: how the table says it was made.
+        overrides: configuration keys of all rows, strongest but for a row's own.
+
+    Returns:
+        The table: ``print`` it, or take ``.to_frame()``.
 
     Raises:
-        UserError: bad names, keys, files or data, before any run.
+        UserError: bad names, keys, files or data, before any run; or another command works in ``out``.
+
+    Example:
+        >>> import recbole_eimf
+        >>> found = recbole_eimf.compare(  # doctest: +SKIP
+        ...     "SASRec,EIMF[SASRec]", "ml-100k", "results/ml-100k", seeds=3, parallel=0
+        ... )
+        >>> found.to_frame()  # doctest: +SKIP
     """
-    if not arguments or set(arguments) & {"-h", "--help"}:
-        print(USAGE)
-        return 0
-    parser = options_parser("compare")
-    parser.add_option("models", default="")
-    parser.add_option("models_file")
-    options, shared = parse_options(parser, arguments)
-    rows = parse_models(options.models) + (read_rows(options.models_file) if options.models_file else [])
+    named = [models] if isinstance(models, str) else list(models)
+    rows = [row for each in named for row in ([each] if isinstance(each, Row) else parse_models(each))]
+    shared = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
+    experiment = experiment_of(rows, dataset, shared, command, seeds=seeds, metrics=metrics, title=title)
+    return carry_out(experiment, Path(out), Effort(parallel, cpus_per_run, gpus_per_run, tune_first, ray_address))
+
+
+def experiment_of(
+    rows: Sequence[Row],
+    dataset: str,
+    shared: Mapping[str, Any],
+    command: str,
+    *,
+    seeds: int | str | Sequence[int] = 5,
+    metrics: str | Sequence[str] | None = None,
+    title: str | None = None,
+) -> Experiment:
+    """Rows on a data set; ``shared`` are the keys of all of them. Raises ConfigError where there is no row."""
     if not rows:
         raise ConfigError("--models is missing, for example --models=SASRec,EIMF[SASRec],placebo[SASRec].")
-    if not options.out:
-        raise ConfigError("--out is missing: the folder for runs and tables, for example --out=results/office.")
+    check_shared(shared)
     names = [row.name for row in rows]
-    title = options.title or f"{', '.join(names) if len(names) <= 6 else f'{len(names)} models'} on {options.dataset}"
-    experiment = Experiment(
-        title,
-        options.dataset,
+    return Experiment(
+        title or f"{', '.join(names) if len(names) <= 6 else f'{len(names)} models'} on {dataset}",
+        dataset,
         complete(rows),
-        parse_seeds(options.seeds or "5"),
+        parse_seeds(seeds),
         {**TABLE_DEFAULTS, **shared},
-        command_text("compare", arguments),
-        metric_names(options.metrics),
+        command,
+        metric_names(metrics),
     )
-    return carry_out(experiment, options)
 
 
-# ---------------------------------------------------------------------- the command line, shared with `study`
-def options_parser(prog: str) -> OptionsParser:
-    """The options that ``compare`` and ``study`` share; every other argument is a key."""
-    parser = OptionsParser(prog)
-    for name in ("dataset", "out", "seeds", "metrics", "title", "protocol"):
-        parser.add_option(name)
-    parser.add_option("config_files", nargs="+", default=[])
-    for name, kind, default in (("parallel", int, 1), ("cpus_per_run", int, 1), ("gpus_per_run", float, 0.0),
-                                ("tune_first", int, 0), ("ray_address", str, None)):  # fmt: skip
-        parser.add_option(name, type=kind, default=default)
-    return parser
-
-
-def parse_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict]:
-    """(options, the keys of all rows): configuration files first, the command line stronger.
-
-    Raises:
-        ConfigError: an argument that is neither an option nor ``--key=value``, a key that a table sets itself, no data
-            set, a number out of range.
-    """
-    options, rest = parser.parse_known_args(arguments)
-    shared: dict[str, Any] = {}
-    for path in (path for text in options.config_files for path in text.split()):
-        shared.update(read_yaml(path))
-    shared.update(parse_command_line(rest))
-    options.dataset = str(options.dataset or shared.pop("dataset", "") or "")
-    if not options.dataset:
-        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
-    if options.protocol:
-        if options.protocol not in PROTOCOLS:
-            near = suggestion(options.protocol, PROTOCOLS)
-            raise ConfigError(f"--protocol={options.protocol}: allowed are {', '.join(PROTOCOLS)}.{near}")
-        shared["protocol"] = options.protocol
+def check_shared(shared: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key that a table sets for each of its runs."""
     for key, instead in RESERVED.items():
         if key in shared:
             raise ConfigError(f"{key}={shared[key]!r}: a table sets it for each run; instead there is {instead}.")
-    for name, least in (("parallel", 0), ("cpus_per_run", 1), ("gpus_per_run", 0), ("tune_first", 0)):
-        if getattr(options, name) < least:
-            raise ConfigError(f"--{name}={getattr(options, name)}: at least {least}.")
-    return options, shared
 
 
-def parse_seeds(text: str | int) -> tuple[int, ...]:
+def parse_seeds(text: str | int | Sequence[int]) -> tuple[int, ...]:
     """Seeds of a number of them, or of a list.
 
     >>> parse_seeds("3"), parse_seeds("7,9"), parse_seeds("[5]")
@@ -148,7 +178,7 @@ def parse_seeds(text: str | int) -> tuple[int, ...]:
     Raises:
         ConfigError: neither, or a seed twice.
     """
-    value = parse_value(str(text))
+    value = parse_value(str(text)) if isinstance(text, str | int) else list(text)
     if isinstance(value, str | tuple):
         value = [parse_value(part) for part in str(text).strip("()").split(",") if part.strip()]
     if isinstance(value, int) and value > 0 and not isinstance(value, bool):
@@ -169,71 +199,61 @@ def metric_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple("hit@" + name.removeprefix("hr@") if name.startswith("hr@") else name for name in lower)
 
 
-def command_text(name: str, arguments: Sequence[str]) -> str:
-    """The command to print, so that it can be given again."""
-    return f"python -m recbole_eimf {name} {shlex.join(arguments)}"
-
-
 # ---------------------------------------------------------------------- carrying it out
-def check(experiment: Experiment, options: argparse.Namespace) -> None:
+def check(experiment: Experiment, out: Path, effort: Effort) -> None:
     """Look at an experiment's names, keys and folder without making anything.
 
     Raises:
         UserError: as :func:`carry_out` would, but for a folder in use.
     """
     with environment_kept("CUDA_VISIBLE_DEVICES"):
-        _runs(experiment, options)
+        _runs(experiment, out, effort)
 
 
-def carry_out(experiment: Experiment, options: argparse.Namespace) -> int:
-    """Make the missing runs, writing the tables after each. Returns 0, or 1 if a run failed.
+def carry_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
+    """Make the missing runs, writing the tables after each.
 
     Raises:
         UserError: before any run, for whatever is wrong with keys, data or folders, or a folder in use.
     """
-    require("matplotlib", *(["ray"] if options.parallel or options.tune_first else []))
-    with folder_locked(Path(options.out).resolve()):
-        return _carried_out(experiment, options)
+    require("matplotlib", *(["ray"] if effort.parallel or effort.tune_first else []))
+    out = out.resolve()
+    with folder_locked(out):
+        return _carried_out(experiment, out, effort)
 
 
-def _carried_out(experiment: Experiment, options: argparse.Namespace) -> int:
+def _carried_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
     with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
-        plan = _planned(experiment, options)
+        plan = _planned(experiment, out, effort)
         _write(plan)  # also tells a metric that nobody computes before anything is trained
         missing = [run for run in plan.runs if not run.finished]
         runs.prepare(missing)
     if missing:
         _make(plan, missing)
-    summary = _write(plan)
-    print(f"\n{table.markdown(summary)}\nwritten: {plan.out}/index.html, table.md, table.csv, table.tex, results.json")
-    failed = [run.label for run in plan.runs if run.error()]
-    if failed:
-        print(f"failed: {', '.join(failed)} (error.txt under {plan.out}/runs); the same command tries them again")
-    return 1 if failed else 0
+    return Compared(plan.out, _write(plan), tuple(run.label for run in plan.runs if run.error()))
 
 
-def _planned(experiment: Experiment, options: argparse.Namespace) -> Plan:
-    workers = Workers(options.parallel, options.cpus_per_run, options.gpus_per_run, options.ray_address)
+def _planned(experiment: Experiment, out: Path, effort: Effort) -> Plan:
+    workers = effort.workers
     if workers.ray_address:
         runs.check_cluster(workers.ray_address)
-    out = Path(options.out).resolve()
     shared, masks = _masks(experiment.shared)
-    planned = _runs(experiment, options)  # names and keys are right before a search begins
+    planned = _runs(experiment, out, effort)  # names and keys are right before a search begins
     if by_recipe := runs.takers(experiment.rows, shared):
         print(f"recipe={runs.today(shared)['recipe']}: {', '.join(by_recipe)}; other rows train as they are")
-    if options.tune_first:
-        tuned, remarks = _tuned(experiment, shared, workers, options.tune_first, out / "tune")
-        planned, experiment = _runs(experiment, options, tuned), replace(experiment, remarks=remarks)
+    if effort.tune_first:
+        tuned, remarks = _tuned(experiment, shared, workers, effort.tune_first, out / "tune")
+        planned, experiment = _runs(experiment, out, effort, tuned), replace(experiment, remarks=remarks)
     return Plan(experiment, planned, masks, workers, out)
 
 
 def _runs(
-    experiment: Experiment, options: argparse.Namespace, tuned: Mapping[str, Mapping[str, Any]] | None = None
+    experiment: Experiment, out: Path, effort: Effort, tuned: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Run]:
     """The runs of a table; ``tuned``: what the search of ``--tune-first`` found, None before it."""
     shared, masks = _masks(experiment.shared)
-    folder = Path(options.out).resolve() / "runs"
-    settled = tuned is not None or not options.tune_first
+    folder = out.resolve() / "runs"
+    settled = tuned is not None or not effort.tune_first
     return runs.plan(
         experiment.rows, experiment.dataset, experiment.seeds, shared, folder, len(masks) > 1, tuned, settled
     )

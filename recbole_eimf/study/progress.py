@@ -28,8 +28,9 @@ _ON_TERMINAL, _IN_FILE = 2.0, 60.0  # seconds between two looks; in a file each 
 class Reading:
     """What is known of a run. ``state``: ``waiting``, ``running``, ``done`` or ``failed``.
 
-    ``epochs`` are those done and the part of the present one, of at most ``limit`` (None: unknown, as of a model that
-    is trained in phases); ``pace``: seconds of an epoch; ``seconds``: of the whole run, once it is done.
+    ``epochs`` are those done and the part of the present one; of a run that goes on they are at most ``limit`` (None:
+    unknown, as of a model that is trained in phases). ``pace``: seconds of an epoch; ``seconds``: of the whole run,
+    once it is done.
     """
 
     label: str
@@ -88,9 +89,11 @@ def _expected(one: Reading, readings: Sequence[Reading]) -> tuple[float | None, 
     if one.state == "done":
         return one.seconds, "about"
     alike = [o for o in readings if (o.counting if one.counting else o.row == one.row)]
-    took = [o.seconds for o in alike if o.state == "done" and o.seconds is not None]
+    took = [(o.seconds, o.epochs) for o in alike if o.state == "done" and o.seconds is not None]
     if took:
-        return statistics.mean(took), "about"
+        seconds, epochs = (statistics.mean(values) for values in zip(*took))
+        # the machine may be slower now, and this run may go on longer
+        return max(seconds, max(epochs, one.epochs + 1) * (one.pace or 0.0)), "about"
     paces = [one.pace] if one.pace else [o.pace for o in alike if o.pace]
     if one.counting or one.limit is None or not paces:
         return None, "about"
@@ -107,8 +110,9 @@ def read(run: Run, failed: bool, now: float) -> Reading:
     known = {"label": run.label, "row": run.row.name, "counting": run.row.counting}
     limit = run.settings.get("epochs")
     if run.finished:
-        seconds = run.notes().get("seconds")
-        return Reading(**known, state="done", seconds=run.result()["train_seconds"] if seconds is None else seconds)
+        result, seconds = run.result(), run.notes().get("seconds")
+        seconds = result["train_seconds"] if seconds is None else seconds
+        return Reading(**known, state="done", epochs=result["epochs"], seconds=seconds)
     if failed or not run.running:
         return Reading(**known, state="failed" if failed else "waiting", limit=limit)
     histories = run.histories()
@@ -173,7 +177,7 @@ def shown(runs: Sequence[Run], at_once: int) -> Iterator[Callable[[Run, str | No
                 readings = [over.get(run.label) or read(run, run.label in failed, time.time()) for run in runs]
                 over.update({one.label: one for one in readings if one.state in ("done", "failed")})
                 found = estimate(readings, max(at_once, sum(one.state == "running" for one in readings)))
-                bar.n = round(found.share, 4)
+                bar.n = found.share if found.share == 1 else min(found.share, 0.99)
                 bar.set_description_str(in_words(readings, found))
 
         def tell(run: Run, why: str | None) -> None:

@@ -133,7 +133,7 @@ def plan(
     """
     from recbole_eimf.experiment import plugin
 
-    plugin.register_models()
+    plugin.adapt_recbole()
     takers(rows, shared)
     made: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for row in rows:
@@ -239,7 +239,7 @@ def prepare(runs: Sequence[Run]) -> None:
     Raises:
         UserError: data, text or interests that are not there: no run could have found them.
     """
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment import assembly
 
     seen = set()
     for run in runs:
@@ -249,7 +249,7 @@ def prepare(runs: Sequence[Run]) -> None:
         stage = (need, fingerprint(vars(wanted), config["protocol"], config["split_seed"]) if need else None)
         if stage not in seen:
             seen.add(stage)
-            _quietly(quick_start.build, config)
+            _quietly(assembly.datasets, config)
 
 
 def _quietly(work, config: EIMFConfig) -> None:
@@ -291,7 +291,8 @@ def execute(job: Mapping[str, Any]) -> str | None:
 def _train(job: Mapping[str, Any], folder: Path) -> None:
     import torch
 
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment.load import evaluate
+    from recbole_eimf.experiment.run import run
 
     torch.set_num_threads(job["threads"])
     given = {**job["given"], "num_threads": job["threads"]}
@@ -303,14 +304,14 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         told = {name: job[name] for name in kept} | {"made_with": made_with()}
         write_json(folder / "run.json", told)
         begin = time.monotonic()
-        quick_start.run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same})
+        run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same})
         told["seconds"] = round(time.monotonic() - begin, 3)
         write_json(folder / "run.json", told | {"machine": _machine()})
     if job["other_mask"]:
         chosen = json.loads((folder / "result.json").read_text(encoding="utf-8"))["mask_history"]
         target = folder / OTHER_MASK
         trusted = job["model"] if ":" in job["model"] else None  # the user named it
-        found = quick_start.evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR")
+        found = evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR")
         write_json(target / "metrics.json", found)
 
 

@@ -1,4 +1,4 @@
-"""``python -m recbole_eimf study``: the experiments of the papers, each a YAML file, made by ``compare``'s runner.
+"""The experiments of the papers, each a YAML file, made by ``compare``'s runner.
 
 A study is::
 
@@ -18,7 +18,6 @@ A study is::
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +28,11 @@ from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.study.compare import (
     TABLE_DEFAULTS,
+    Compared,
+    Effort,
     carry_out,
-    check,
-    command_text,
+    check_shared,
     metric_names,
-    options_parser,
-    parse_options,
     parse_seeds,
 )
 from recbole_eimf.study.rows import Row, as_list, complete, row_of
@@ -63,60 +61,83 @@ class Study:
         return {key for key, _ in pairs - {("interest_source", "shuffled")}}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code, as ``compare`` does: 1 if a run of any study failed.
+def run_study(
+    name: str | Path,
+    dataset: str,
+    out: str | Path | None = None,
+    *,
+    seeds: int | str | Sequence[int] | None = None,
+    metrics: str | Sequence[str] | None = None,
+    title: str | None = None,
+    parallel: int = 1,
+    cpus_per_run: int = 1,
+    gpus_per_run: float = 0.0,
+    tune_first: int = 0,
+    ray_address: str | None = None,
+    config_file_list: Sequence[str | Path] = (),
+    command: str = "recbole_eimf.study(...)",
+    **overrides: Any,
+) -> Compared:
+    """Make a paper's experiment; the same call goes on with what ``out`` holds.
+
+    Args:
+        name: of a shipped study (:func:`shipped`), or a YAML file of your own.
+        dataset: as in :func:`recbole_eimf.run`.
+        out: folder for runs and tables; ``results/<study>-<data set>`` by default.
+        seeds, metrics, title: in place of the study's own.
+        parallel, cpus_per_run, gpus_per_run, tune_first, ray_address, config_file_list, command: as for
+            :func:`recbole_eimf.compare`.
+        overrides: configuration keys of all rows, but for those in which the rows differ.
+
+    Returns:
+        The table.
 
     Raises:
         UserError: a bad file, bad keys or data, before any run.
+
+    Example:
+        >>> import recbole_eimf
+        >>> found = recbole_eimf.study("eimf_ablation", "ml-100k", seeds=3)  # doctest: +SKIP
+        >>> found.to_frame()  # doctest: +SKIP
     """
-    if not arguments or set(arguments) & {"-h", "--help"}:
-        print(
-            "usage: python -m recbole_eimf study NAME|FILE.yaml ... --dataset=NAME [--out DIR] [options of compare] "
-            "[--key=value ...]\n\nSeveral studies run one after the other, each in DIR/NAME.\n"
-            f"shipped: {', '.join(shipped())}"
-        )
-        return 0
-    parser = options_parser("study")
-    parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
-    options, given = parse_options(parser, arguments)
-    studies = [read_study(find_study(name)) for name in options.studies]
-    command = command_text("study", arguments)
-    made = [(_experiment(study, options, given, command), _options_of(study, studies, options)) for study in studies]
-    if len(made) > 1:
-        for experiment, own in made:
-            check(experiment, own)
-    codes = []
-    for experiment, own in made:
-        print(f"{experiment.title}: {own.out}")
-        codes.append(carry_out(experiment, own))
-    return max(codes)
+    given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
+    check_shared(given)
+    read = read_study(find_study(str(name)))
+    experiment = experiment_of(read, dataset, given, command, seeds=seeds, metrics=metrics, title=title)
+    effort = Effort(parallel, cpus_per_run, gpus_per_run, tune_first, ray_address)
+    return carry_out(experiment, Path(out or default_folder(read, dataset)), effort)
 
 
-def _experiment(study: Study, options: argparse.Namespace, given: Mapping[str, Any], command: str) -> Experiment:
+def experiment_of(
+    study: Study,
+    dataset: str,
+    given: Mapping[str, Any],
+    command: str,
+    *,
+    seeds: int | str | Sequence[int] | None = None,
+    metrics: str | Sequence[str] | None = None,
+    title: str | None = None,
+) -> Experiment:
+    """A study on a data set. Raises ConfigError for a given key in which its rows differ."""
     for key in given:
         if key in study.varied():
             raise ConfigError(f"--{key}={given[key]}: the rows of the study {study.name} differ in it; leave it out.")
     return Experiment(
-        f"{options.title or study.title} ({options.dataset})",
-        options.dataset,
+        f"{title or study.title} ({dataset})",
+        dataset,
         complete(study.rows, study.floors),
-        parse_seeds(options.seeds or study.seeds),
+        parse_seeds(seeds or study.seeds),
         {**TABLE_DEFAULTS, **study.keys, **given},
         command,
-        metric_names(options.metrics) or study.metrics,
+        metric_names(metrics) or study.metrics,
         study.columns,
         study.axis,
     )
 
 
-def _options_of(study: Study, studies: Sequence[Study], options: argparse.Namespace) -> argparse.Namespace:
-    """The options, with the study's own folder. Raises ConfigError where another study would have the same one."""
-    if sum(other.name == study.name for other in studies) > 1:
-        raise ConfigError(f"{study.name}: named twice; name each study once, or rename one of the files.")
-    out = options.out or f"results/{study.name}-{options.dataset}"
-    if options.out and len(studies) > 1:
-        out = str(Path(options.out) / study.name)
-    return argparse.Namespace(**{**vars(options), "out": out})
+def default_folder(study: Study, dataset: str) -> str:
+    """Where a study's runs and tables lie if nobody says."""
+    return f"results/{study.name}-{dataset}"
 
 
 def shipped() -> list[str]:

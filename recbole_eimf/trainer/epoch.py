@@ -10,7 +10,7 @@ import torch
 from recbole.utils import get_gpu_usage, set_color
 from torch import Tensor
 from torch.nn.utils.clip_grad import clip_grad_norm_
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 #: steps after which a GPU is asked for their losses; a processor's are there at once
 _STEPS_UNREAD = 64
@@ -76,7 +76,7 @@ def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[
     found = EpochLosses(trainer.device)
     scaler = _SCALER(enabled=trainer.enable_scaler)
     title = set_color(f"Train {epoch:>5}", "pink")
-    bar = tqdm(batches, total=len(batches), ncols=100, desc=title) if shown else batches
+    bar = tqdm(batches, total=len(batches), ncols=100, desc=title, leave=False) if shown else batches
     for batch in bar:
         batch = batch.to(trainer.device)
         trainer.optimizer.zero_grad()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from recbole.utils import init_seed
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from recbole_eimf.config.same import NOT_OF_EXPERTS, ONLY_OF_TEXT_EXPERTS
 from recbole_eimf.core import distributed

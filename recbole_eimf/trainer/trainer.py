@@ -17,6 +17,7 @@ from recbole.trainer import Trainer
 from recbole.utils import init_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm.auto import tqdm
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import RunSettings
@@ -117,6 +118,7 @@ class InterestTrainer(KeepsBestModel):
         self._parallel: DistributedDataParallel | None = None
         self._epoch: dict[str, Any] = {}  # the last of ``history``
         self._validates = True
+        self._evaluated = tqdm(disable=True)  # batches of the evaluation that is going on
 
     # ------------------------------------------------------------------ RecBole's steps, measured
     def _build_optimizer(self, **kwargs):
@@ -142,6 +144,7 @@ class InterestTrainer(KeepsBestModel):
         }
         self.history.append(self._epoch)
         if not self._evaluates(epoch_idx):
+            self._say_epoch()
             self._save_state(epoch_idx)
             self._write_history()
         return parts if isinstance(losses, tuple) else parts[0]
@@ -165,11 +168,18 @@ class InterestTrainer(KeepsBestModel):
 
     def _valid_epoch(self, valid_data, show_progress=False):
         begin = time.perf_counter()
-        score, result = super()._valid_epoch(valid_data, show_progress)
+        shown = show_progress and distributed.is_first()
+        with tqdm(total=len(valid_data), ncols=100, desc="Evaluate", leave=False, disable=not shown) as self._evaluated:
+            score, result = super()._valid_epoch(valid_data)
         self._epoch |= {"valid_seconds": time.perf_counter() - begin, "valid": {k: float(v) for k, v in result.items()}}
         return score, result
 
+    def _neg_sample_batch_eval(self, batched_data):
+        self._evaluated.update()
+        return super()._neg_sample_batch_eval(batched_data)
+
     def _full_sort_batch_eval(self, batched_data):
+        self._evaluated.update()
         interaction, history, positive_u, positive_i = batched_data
         wanted = self.eval_collector.chunk_items
         chunk = chunk_items(wanted, len(interaction), self.tot_item_num, self.device)
@@ -233,8 +243,19 @@ class InterestTrainer(KeepsBestModel):
     def _after_evaluation(self, epoch: int) -> None:
         # RecBole stops after this; a run that was killed before it did must not train on
         self.finished = self.cur_step > self.stopping_step
+        self._say_epoch()
         self._save_state(epoch)
         self._write_history()
+
+    def _say_epoch(self) -> None:
+        """One line for an epoch: its losses, a batch's mean, and how good the model is now and was at its best."""
+        done, metric = self._epoch, self.valid_metric
+        parts = [f"epoch {done['epoch']:>3} of {self.epochs}", f"{done['train_seconds']:.1f} s"]
+        parts += ["loss " + " + ".join(f"{loss:.4g}" for loss in done["losses"])] if done["losses"] else []
+        if metric in done.get("valid", {}):
+            best = " (best so far)" if self.cur_step == 0 else f", best {100 * float(self.best_valid_score):.2f} %"
+            parts.append(f"valid {metric} {100 * done['valid'][metric]:.2f} %{best}")
+        self.logger.info("  ".join(parts))
 
     def _write_history(self) -> None:
         if self._writes:

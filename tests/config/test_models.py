@@ -2,11 +2,12 @@
 
 import pytest
 
+import recbole_eimf
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, short_name
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.study import runs
 from recbole_eimf.study.rows import complete, parse_models
 
@@ -22,7 +23,7 @@ def small(planted, semantic_cache):
 
 @pytest.mark.parametrize("model", ["EIMF", "PAD"])
 def test_a_third_partys_backbone_trains_and_is_served_again(model, small, tmp_path):
-    result = quick_start.run(
+    result = recbole_eimf.run(
         model, "planted", backbone=f"{MINE}:LastItem", pretrain_epochs=1, align_epochs=1, output_dir="out", **small
     )
     assert result.name == f"{model}(LastItem)"
@@ -30,8 +31,8 @@ def test_a_third_partys_backbone_trains_and_is_served_again(model, small, tmp_pa
     assert result.compared[0].name == "LastItem"
     assert result.test["hit@5"] > 0
     with pytest.raises(ConfigError, match="out: built over backbone=.*LastItem.*importing it runs its code"):
-        quick_start.evaluate("out")  # a folder does not choose what is imported
-    found = quick_start.evaluate("out", backbone=f"{MINE}:LastItem", state="ERROR")
+        recbole_eimf.evaluate("out")  # a folder does not choose what is imported
+    found = recbole_eimf.evaluate("out", backbone=f"{MINE}:LastItem", state="ERROR")
     assert found == pytest.approx(result.test)
 
 
@@ -80,9 +81,7 @@ def test_a_run_beside_another_takes_what_concerns_it():
 
 def test_names_of_rows_come_from_the_cards():
     for card in MODELS.values():
-        result = quick_start.RunResult(
-            card.name, "SASRec", "d", "leave_one_out", False, 0, {}, {}, 0, -1, 0.0, 0.0, 0, None
-        )
+        result = RunResult(card.name, "SASRec", "d", "leave_one_out", False, 0, {}, {}, 0, -1, 0.0, 0.0, 0, None)
         expected = {"EIMF": "EIMF(SASRec)", "IBIM": "SASRec"}.get(card.name)
         assert result.name == (expected or (f"{card.name}(SASRec)" if card.named_over else card.name))
     assert short_name("a.b:C") == "C"

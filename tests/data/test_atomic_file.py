@@ -9,7 +9,7 @@ from recbole.data.dataset import SequentialDataset
 
 from recbole_eimf.data import atomic_file, dataset
 from recbole_eimf.data.dataset import LazySequenceDataset
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\tshop:token"
 ALL = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp", "shop"]}}
@@ -161,11 +161,11 @@ def test_blocks_of_a_file_share_their_tokens(tmp_path, monkeypatch):
 
 
 def test_samplers_are_made_where_something_is_sampled_and_only_there(make_config):
-    idle, _, _ = quick_start._loaders(make_config("IBIM"))
+    idle, _, _ = assembly.loaders(make_config("IBIM"))
     assert idle._sampler is None
     sampled = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
-    busy, _, _ = quick_start._loaders(make_config("BPR", train_neg_sample_args=sampled))
+    busy, _, _ = assembly.loaders(make_config("BPR", train_neg_sample_args=sampled))
     assert busy._sampler is not None
     mode = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni5"}
-    _, valid, _ = quick_start._loaders(make_config("IBIM", eval_args=mode))
+    _, valid, _ = assembly.loaders(make_config("IBIM", eval_args=mode))
     assert valid._sampler is not None

@@ -8,7 +8,7 @@ import pytest
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.history_mask import masks_history, repeat_share
 from recbole_eimf.evaluator.ranks import collected_ranks
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.study.compare import _masks
 from tests.conftest import write_atomic
 
@@ -20,7 +20,7 @@ AGAIN = [[u % 7, 1, u % 7, 2, 1, u % 7] for u in range(30)]
 def built(make_config, tmp_path):
     def make(sequences, **keys):
         config = make_config("IBIM", "x", data_path=str(write_atomic(tmp_path, "x", sequences)), **keys)
-        return config, quick_start._loaders(config)
+        return config, assembly.loaders(config)
 
     return make
 

@@ -9,7 +9,7 @@ from recbole.utils import init_seed
 
 from recbole_eimf.data.prefetch import pinned, prefetched, sent
 from recbole_eimf.data.views import host_side
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from tests.pretend_gpu import GPU, PretendGPU
 
 
@@ -72,7 +72,7 @@ def test_loaders_make_the_same_batches_ahead(make_config, model, keys):
     passes = []
     for ahead in (False, True):
         init_seed(1, True)
-        train, valid, _ = quick_start._loaders(config)
+        train, valid, _ = assembly.loaders(config)
         train.ahead = valid.ahead = ahead
         batches = [batch.interaction for _ in range(2) for batch in train]
         passes.append((batches, [batch[0].interaction for batch in valid], [batch[2] for batch in valid]))

@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 
+from recbole_eimf.cli.prepare import main
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.data.prepare import write as prepare_module
 from recbole_eimf.data.prepare.interaction_log import Filters, k_core
 from recbole_eimf.data.prepare.write import (
     CsvColumns,
-    main,
     prepare_csv,
 )
 from tests.data.prepared import HEADER, inter, item, pairs, read, run_csv, write

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_eimf.cli.prepare import main
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.data.prepare import write as prepare_module
 from recbole_eimf.data.prepare.write import (
     clean_text,
-    main,
     prepare_amazon,
     prepare_csv,
     prepare_mind,

@@ -11,7 +11,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import protocol, views
 from recbole_eimf.data.dataset import TARGET_LIST
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 SIZES = [0, 1, 2, 3, 4, 9, 23]
@@ -114,7 +114,7 @@ def test_gather_rows_pads_on_the_right():
 
 def build(make_config, model="IBIM", **keys):
     config = make_config(model, **keys)
-    whole, parts = quick_start.build(config)
+    whole, parts = assembly.datasets(config)
     return config, whole, parts
 
 
@@ -201,7 +201,7 @@ def test_memory_is_one_row_per_interaction(make_config):
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_an_epoch_visits_every_row_once(make_config, shuffle):
     config = make_config("IBIM", train_batch_size=16, shuffle=shuffle)
-    train, _, _ = quick_start._loaders(config)
+    train, _, _ = assembly.loaders(config)
     batches = list(train)
     assert len(batches) == len(train)
     users = torch.cat([b["user_id"] for b in batches])
@@ -213,7 +213,7 @@ def test_an_epoch_visits_every_row_once(make_config, shuffle):
 
 def test_mask_history_hides_everything_before_the_target(make_config):
     config = make_config("IBIM", mask_history=True)
-    _, _, test_data = quick_start._loaders(config)
+    _, _, test_data = assembly.loaders(config)
     _, (row, item), positive_row, positive_item = next(iter(test_data))
     part = test_data._dataset
     for r in range(5):

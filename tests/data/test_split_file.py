@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from tests.conftest import write_atomic
 
 
 def parts_of(make_config, **keys):
-    return quick_start.build(make_config("IBIM", **{"protocol": "user_split", **keys}))[1]
+    return assembly.datasets(make_config("IBIM", **{"protocol": "user_split", **keys}))[1]
 
 
 def tokens(part):

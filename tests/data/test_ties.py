@@ -13,7 +13,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import protocol, ties
 from recbole_eimf.data.prepare.write import prepare_csv
 from recbole_eimf.evaluator.ranks import collected_ranks
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from tests.conftest import TITLES
 
 #: user -> (item, day) in the source's order; days of several items ascend by id, as in Amazon's files
@@ -40,7 +40,7 @@ def write(folder, baskets=BASKETS, name="baskets"):
 def parts(make_config, tmp_path):
     def build(model="IBIM", **keys):
         keys = {"dataset": "baskets", "data_path": str(write(tmp_path)), **keys}
-        return quick_start.build(make_config(model, **keys))
+        return assembly.datasets(make_config(model, **keys))
 
     return build
 
@@ -75,7 +75,7 @@ def test_a_user_s_order_depends_on_seed_user_and_items_alone(make_config, tmp_pa
     }
     folder = write(tmp_path / "other", turned)
     config = make_config("IBIM", "baskets", data_path=str(folder), ties="shuffle", seed=2)
-    other = sequences(quick_start.build(config)[0])
+    other = sequences(assembly.datasets(config)[0])
     assert other == {user: items for user, items in sequences(whole).items() if user != "b"}
 
 
@@ -149,12 +149,12 @@ def test_data_without_times_says_so(make_config, tmp_path, caplog, times):
     fake = {"same": lambda n: 7, "order": lambda n: n, "position": lambda n: n + 1}[times]
     baskets = {user: [(i, fake(n)) for n, (i, _) in enumerate(events)] for user, events in BASKETS.items()}
     keys = {"data_path": str(write(tmp_path, baskets))}
-    whole, (_, _, test) = quick_start.build(make_config("IBIM", "baskets", ties="shuffle", **keys))
+    whole, (_, _, test) = assembly.datasets(make_config("IBIM", "baskets", ties="shuffle", **keys))
     assert "Nothing is shuffled" in caplog.text
     assert sequences(whole) == {user: [i for i, _ in events] for user, events in BASKETS.items()}
     assert test.tied_targets(np.arange(len(test.spans))).all()
     with pytest.raises(ConfigError, match="ties=together"):
-        quick_start.build(make_config("IBIM", "baskets", ties="together", **keys))
+        assembly.datasets(make_config("IBIM", "baskets", ties="together", **keys))
 
 
 # ---------------------------------------------------------------------- replies

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recbole_eimf.evaluator.ranks import collected_ranks
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 
@@ -28,7 +28,7 @@ class Bench:
     """The test part of a data set and whatever scores one wants to see evaluated on it."""
 
     def __init__(self, config) -> None:
-        train, _, self.loader = quick_start._loaders(config)
+        train, _, self.loader = assembly.loaders(config)
         self.train, self.test = train._dataset, self.loader._dataset
         self.trainer = InterestTrainer(config, GivenScores())
         self.shape = (self.test.user_num, self.test.item_num)

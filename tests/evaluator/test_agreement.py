@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+import recbole_eimf
 from recbole_eimf.__main__ import main
-from recbole_eimf.experiment import quick_start
 from recbole_eimf.study import agreement
 from recbole_eimf.study.agreement import RunVectors
 
@@ -94,7 +94,7 @@ def test_the_command_reads_two_runs_and_writes_json_and_figures(planted, semanti
     quiet = {"show_progress": False, "state": "ERROR", "phase_cache": False, "valid_metric": "NDCG@5"}
     keys = {"data_path": str(planted), "align_epochs": 1, **text, **sizes, **quiet}
     for model in ("IBIM", "PAD"):
-        quick_start.run(model, "planted", output_dir=str(tmp_path / model), **keys)
+        recbole_eimf.run(model, "planted", output_dir=str(tmp_path / model), **keys)
     out = tmp_path / "found"
     assert main(["agreement", str(tmp_path / "IBIM"), str(tmp_path / "PAD"), f"--out={out}", "--pairs=50"]) == 0
     found = json.loads((out / "agreement.json").read_text())

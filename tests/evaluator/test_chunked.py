@@ -9,7 +9,7 @@ import torch
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.evaluator import chunked
 from recbole_eimf.evaluator.collector import hits_and_counts, ranked_items
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model import products
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.trainer.trainer import InterestTrainer
@@ -83,7 +83,7 @@ def test_a_model_has_the_same_metrics_either_way(make_config, backbone, mask, mo
     for chunk in (0, 100, None):
         config = make_config("IBIM", "ml-100k", eval_chunk_items=chunk, **keys)
         torch.manual_seed(0)
-        train, _, test = quick_start._loaders(config)
+        train, _, test = assembly.loaders(config)
         trainer = InterestTrainer(config, IBIM(config, train._dataset))
         found.append(trainer.evaluate(test, load_best_model=False))
         ranked.append(trainer.evaluator.last.get("rec.items"))
@@ -101,7 +101,7 @@ def test_scores_that_are_no_products_are_taken_whole(make_config):
             return -super().full_sort_predict(interaction)
 
     config = make_config("IBIM", backbone="SASRec", eval_chunk_items=3)
-    train, _, test = quick_start._loaders(config)
+    train, _, test = assembly.loaders(config)
     found = {}
     for kind in (IBIM, Reversed):
         torch.manual_seed(0)
@@ -119,7 +119,7 @@ def test_scores_that_are_no_products_are_taken_whole(make_config):
 
 def test_metrics_that_need_all_scores_get_them(make_config, wide):
     config = make_config("IBIM", "wide", data_path=str(wide), metrics=["GAUC", "Recall"], eval_chunk_items=10)
-    train, _, test = quick_start._loaders(config)
+    train, _, test = assembly.loaders(config)
     torch.manual_seed(0)
     found = InterestTrainer(config, IBIM(config, train._dataset)).evaluate(test, load_best_model=False)
     assert 0 < found["gauc"] < 1

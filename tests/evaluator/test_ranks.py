@@ -8,10 +8,12 @@ import json
 import numpy as np
 import pytest
 
+import recbole_eimf
+from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import read_tensors, write_tensors
-from recbole_eimf.evaluator.ranks import check_same_users, read_ranks
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.evaluator.ranks import RANKS_FILE, Asked, asked_of, check_same_users, read_ranks
+from recbole_eimf.experiment import assembly
 from tests.evaluator import slow
 
 
@@ -25,24 +27,29 @@ def small(wide):
 def test_a_run_keeps_every_target_and_its_slices(small, tmp_path):
     metrics = ["Recall", "Hit", "NDCG", "NDCG_hits", "MRR"]
     keys = {**small, "metrics": metrics, "valid_metric": "NDCG_hits@3"}
-    result = quick_start.run("IBIM", "wide", output_dir=str(tmp_path), **keys)
+    result = recbole_eimf.run("IBIM", "wide", output_dir=str(tmp_path), **keys)
     ranks = read_ranks(tmp_path)
     assert set(result.test) == {f"{name.lower()}@{k}" for name in metrics for k in (3, 10)}
     for name, value in result.test.items():
         assert ranks.mean(name) == pytest.approx(value, abs=2e-6), name
-    train, _, test = quick_start.build(quick_start.EIMFConfig("IBIM", "wide", None, keys))[1]
+    train, _, test = assembly.datasets(EIMFConfig("IBIM", "wide", None, keys))[1]
     flat, spans = test.flat.tolist(), test.spans
     wanted = [(r, i) for r in range(len(test)) for i in sorted(set(flat[spans.middle[r] : spans.end[r]]))]
     assert list(zip(ranks.target_row.tolist(), ranks.target_item.tolist())) == wanted
     seen = train.flat.tolist()
     assert ranks.target_count.tolist() == [seen.count(item) for _, item in wanted]
     assert ranks.user.tolist() == spans.user.tolist()
+    assert asked_of(tmp_path) == Asked(len(test), len(wanted), ranks.identity)
+    (tmp_path / "half").mkdir()
+    assert asked_of(tmp_path / "half") is None
+    (tmp_path / "half" / RANKS_FILE).write_bytes((tmp_path / RANKS_FILE).read_bytes()[:50])
+    assert asked_of(tmp_path / "half") is None
     for row, rank in zip(ranks.target_row, ranks.target_rank):
         assert rank == -1 or ranks.hits[row, rank] == 1
     assert ranks.hits.sum() == (ranks.target_rank >= 0).sum() > 0
     assert result.slices == json.loads((tmp_path / "result.json").read_text())["slices"] == ranks.by_slice([3, 10])
-    assert quick_start.run("IBIM", "wide", **keys).slices == result.slices
-    masked = quick_start.evaluate(tmp_path, tmp_path / "masked", mask_history=True)
+    assert recbole_eimf.run("IBIM", "wide", **keys).slices == result.slices
+    masked = recbole_eimf.evaluate(tmp_path, tmp_path / "masked", mask_history=True)
     other = read_ranks(tmp_path / "masked")
     check_same_users(ranks, other)
     assert other.mean("ndcg@10") == pytest.approx(masked["ndcg@10"], abs=2e-6)
@@ -114,4 +121,4 @@ def test_wrong_questions_and_files_are_named(make_bench, small, tmp_path):
     with pytest.raises(DataError, match="test_ranks.safetensors: lacks"):
         read_ranks(tmp_path)
     with pytest.raises(ConfigError, match=r"slice_bounds=\[5, 5\]"):
-        quick_start.run("Popularity", "wide", **{**small, "slice_bounds": [5, 5]})
+        recbole_eimf.run("Popularity", "wide", **{**small, "slice_bounds": [5, 5]})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from recbole.utils import init_seed
 
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 
 WANTED = os.environ.get("GPU_TESTS_DEVICE", "cuda")
 
@@ -42,9 +42,9 @@ def build(make_config, on_gpu):
         given = {"use_gpu": use_gpu, "train_batch_size": 40, **more}
         config = make_config(model, **({"backbone": backbone} if backbone else {}), **given)
         init_seed(1, True)
-        loaders = quick_start._loaders(config)
+        loaders = assembly.loaders(config)
         init_seed(1, True)
         net = config.model_class(config, loaders[0]._dataset).to(config["device"])
-        return quick_start._trainer(config, net), net, loaders
+        return assembly.trainer(config, net), net, loaders
 
     return made

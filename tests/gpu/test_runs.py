@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_eimf.experiment import quick_start
+import recbole_eimf
 
 NO_DROPOUT = {"hidden_dropout_prob": 0, "attn_dropout_prob": 0, "fusion_dropout": 0}
 
@@ -25,7 +25,7 @@ def test_mixed_precision_finds_what_float32_finds(keys, on_gpu, model, more):
     if not on_gpu and "enable_scaler" in more:
         pytest.skip("gradients are scaled on a GPU alone")
     plain, narrow = (
-        quick_start.run(model, "planted", **{**keys, **NO_DROPOUT, "epochs": 8}, **given)
+        recbole_eimf.run(model, "planted", **{**keys, **NO_DROPOUT, "epochs": 8}, **given)
         for given in ({}, {"enable_amp": True, **more})
     )
     assert narrow.test["ndcg@5"] == pytest.approx(plain.test["ndcg@5"], abs=0.1)
@@ -36,8 +36,8 @@ def test_a_compiled_encoder_trains(keys, on_gpu, backbone):
     if not on_gpu:
         pytest.skip("takes a compiler and a minute on a processor")
     given = {**keys, **NO_DROPOUT, "backbone": backbone}
-    plain = quick_start.run("IBIM", "planted", **given)
-    compiled = quick_start.run("IBIM", "planted", **given, torch_compile=True)
+    plain = recbole_eimf.run("IBIM", "planted", **given)
+    compiled = recbole_eimf.run("IBIM", "planted", **given, torch_compile=True)
     assert compiled.test["ndcg@5"] == pytest.approx(plain.test["ndcg@5"], abs=0.1)
 
 
@@ -46,8 +46,8 @@ def test_two_gpus_train_what_one_trains(keys, on_gpu, model):
     if not on_gpu or torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs: NCCL refuses to share one")
     more = {"auxiliary_targets": "all"} if model == "EIMF" else {}
-    one = quick_start.run(model, "planted", **{**keys, **NO_DROPOUT, **more})
-    both = quick_start.run(model, "planted", **{**keys, **NO_DROPOUT, **more}, nproc=2, gpu_id="0,1")
+    one = recbole_eimf.run(model, "planted", **{**keys, **NO_DROPOUT, **more})
+    both = recbole_eimf.run(model, "planted", **{**keys, **NO_DROPOUT, **more}, nproc=2, gpu_id="0,1")
     assert both.test["ndcg@5"] == pytest.approx(one.test["ndcg@5"], abs=0.05)
 
 
@@ -56,9 +56,9 @@ def test_a_run_goes_on_where_it_can(keys, on_gpu, tmp_path, begun, resumed):
     """On the GPU that began it with the same random numbers; on a processor, or from one, with others."""
     given = {**keys, "output_dir": str(tmp_path / "out")}
     with pytest.raises(Stop):
-        quick_start.run("IBIM", "planted", **{**given, "use_gpu": on_gpu and begun}, callback=stop_after_two)
-    found = quick_start.run("IBIM", "planted", **{**given, "use_gpu": on_gpu and resumed}, resume=True)
+        recbole_eimf.run("IBIM", "planted", **{**given, "use_gpu": on_gpu and begun}, callback=stop_after_two)
+    found = recbole_eimf.run("IBIM", "planted", **{**given, "use_gpu": on_gpu and resumed}, resume=True)
     assert found.epochs == 3
     if begun and resumed:
-        whole = quick_start.run("IBIM", "planted", **{**keys, "output_dir": str(tmp_path / "whole")})
+        whole = recbole_eimf.run("IBIM", "planted", **{**keys, "output_dir": str(tmp_path / "whole")})
         assert found.test == pytest.approx(whole.test, abs=0.02)  # some of a GPU's sums have no fixed order

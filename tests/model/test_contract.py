@@ -9,7 +9,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_eimf.config.models import BACKBONES, MODELS, load_model_class
 from recbole_eimf.data.dataset import TARGET_LIST
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.backbones.backbone import Backbone, backbone_class
 from recbole_eimf.model.backbones.multi_interest import MultiInterestBackbone
 from recbole_eimf.model.base import SequenceModel
@@ -62,7 +62,7 @@ def built(make_config):
         torch.manual_seed(0)
         keys = fitting(model, keys)
         config = make_config(model, **({"backbone": backbone} if backbone else {}), **keys)
-        loaders = quick_start._loaders(config)
+        loaders = assembly.loaders(config)
         return config, config.model_class(config, loaders[0]._dataset), loaders
 
     return make
@@ -171,7 +171,7 @@ class TestEveryTrainedModel:
         config = make_config(
             model, backbone=backbone, inference_only=True, text_fields=["nothing_there"], **fitting(model, keys)
         )
-        bare_data = quick_start._loaders(config)[0]._dataset
+        bare_data = assembly.loaders(config)[0]._dataset
         assert bare_data.side is None
         served = config.model_class(config, bare_data)
         served.load_state_dict(state)

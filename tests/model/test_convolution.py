@@ -6,7 +6,7 @@ import pytest
 import torch
 from recbole.model.sequential_recommender.caser import Caser
 
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.backbones.convolution import flatten_convolutions
 
 
@@ -54,7 +54,7 @@ def test_they_are_recboles(length, training):
 
 def test_the_backbone_has_them(make_config):
     config = make_config("IBIM", backbone="Caser")
-    train, _, _ = quick_start._loaders(config)
+    train, _, _ = assembly.loaders(config)
     net = config.model_class(config, train._dataset)
     assert not any(isinstance(module, torch.nn.Conv2d) for module in net.modules())
     assert {"backbone.net.conv_v.weight", "backbone.net.conv_h.0.bias"} <= net.state_dict().keys()

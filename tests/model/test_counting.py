@@ -9,7 +9,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from tests.conftest import write_atomic
 
 
@@ -25,7 +25,7 @@ def repeats(tmp_path_factory):
 def built(make_config, repeats):
     def make(model, **keys):
         config = make_config(model, "repeats", data_path=str(repeats), **keys)
-        train = quick_start._loaders(config)[0]._dataset
+        train = assembly.loaders(config)[0]._dataset
         histories = [history.tolist() for history in train.sequences()[1]]
         assert any(max(Counter(history).values()) > 1 for history in histories)
         return config.model_class(config, train), histories

@@ -8,7 +8,7 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_eimf.data.prefetch import sent
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from tests.model.test_contract import COUNTING, NEURAL, TOWERS
 from tests.pretend_gpu import GPU, DevicesMeet, PretendGPU
 
@@ -40,7 +40,7 @@ def build(make_config):
         keys = {"use_gpu": False, "train_batch_size": 40, **NO_DROPOUT, **keys}
         config = make_config(model, **({"backbone": backbone} if backbone else {}), **keys)
         init_seed(1, True)
-        loaders = quick_start._loaders(config)
+        loaders = assembly.loaders(config)
         config.final_config_dict["device"] = torch.device(device)
         net = config.model_class(config, loaders[0]._dataset).to(device)
         phases = net.phases(loaders[0]._dataset) if hasattr(net, "phases") else ()
@@ -63,7 +63,7 @@ def ranked(config, net, valid) -> tuple[dict, torch.Tensor]:
     """What the evaluator makes of a model, whole and in chunks, and its ``predict`` of a batch."""
     figures = []
     for chunk in (0, 4):
-        trainer = quick_start._trainer(config, net)
+        trainer = assembly.trainer(config, net)
         trainer.eval_collector.chunk_items = chunk
         trainer.eval_collector.data_collect(valid)
         figures.append(dict(trainer.evaluate(valid, load_best_model=False)))
@@ -86,7 +86,7 @@ def test_a_gpu_computes_what_a_processor_does_and_is_not_waited_for(build, model
         there = [sent(batch, GPU) for batch in batches]
         losses = losses_of(stages, there)
         for stage in stages:
-            trainer = quick_start._trainer(config, stage) if stage is stages[-1] else None
+            trainer = assembly.trainer(config, stage) if stage is stages[-1] else None
             with gpu.counting() as waits:
                 if trainer is None:
                     stage.calculate_loss(there[0])

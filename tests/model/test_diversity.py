@@ -8,7 +8,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.diversity import greedy_diverse
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
@@ -47,7 +47,7 @@ def built(make_config, tmp_path):
         config = make_config(
             keys.pop("model", "ComiRecSA"), dataset="kinds", data_path=str(folder), category_field="kind", **keys
         )
-        loaders = quick_start._loaders(config)
+        loaders = assembly.loaders(config)
         torch.manual_seed(0)
         return config.model_class(config, loaders[0]._dataset).eval(), loaders
 
@@ -91,6 +91,6 @@ def test_a_weight_without_categories_is_an_error(make_config, tmp_path, field, m
     (folder / "kinds" / "kinds.item").write_text("item_id:token\tkind:token_seq\ni0\t\n", encoding="utf-8")
     keys = {"dataset": "kinds", "data_path": str(folder), "diversity_lambda": 0.1, "category_field": field}
     config = make_config("MIND", **keys)
-    train, *_ = quick_start._loaders(config)
+    train, *_ = assembly.loaders(config)
     with pytest.raises(ConfigError, match=f"(?s)diversity_lambda=0.1, category_field='{field}'.*{match}"):
         config.model_class(config, train._dataset)

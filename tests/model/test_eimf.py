@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model import selection
 
 
@@ -20,7 +20,7 @@ def built(make_config):
         torch.manual_seed(0)
         given = {"recipe": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, **keys}
         config = make_config("EIMF", backbone="ComiRecSA", **given)
-        train, _, _ = quick_start._loaders(config)
+        train, _, _ = assembly.loaders(config)
         net = config.model_class(config, train._dataset).double()
         net.train()
         return net, train
@@ -179,7 +179,7 @@ def test_users_and_items_without_side_information_take_no_part(built):
 def test_one_auxiliary_target_per_row_is_drawn_evenly(make_config):
     torch.manual_seed(0)
     config = make_config("EIMF", backbone="SASRec")
-    train, _, _ = quick_start._loaders(config)
+    train, _, _ = assembly.loaders(config)
     net = config.model_class(config, train._dataset)
     row = torch.tensor([0, 0, 0, 1, 2, 2])
     counts = torch.zeros(6)
@@ -228,7 +228,7 @@ def test_targets_weigh_the_same_whatever_their_batch(make_config):
         config = make_config(
             "IBIM", backbone="SASRec", train_batch_size=size, hidden_dropout_prob=0.0, attn_dropout_prob=0.0
         )
-        train, _, _ = quick_start._loaders(config)
+        train, _, _ = assembly.loaders(config)
         net = config.model_class(config, train._dataset).train()
         with torch.no_grad():
             losses, rows = zip(*((float(net.calculate_loss(b)), len(b["item_id"])) for b in train))
@@ -285,7 +285,7 @@ def test_what_a_gpu_computes_under_masks_has_the_same_gradients(built, monkeypat
 @pytest.mark.parametrize("lacks", ["everything", "interests"])
 def test_a_data_set_without_interests_is_refused(make_config, lacks):
     config = make_config("EIMF")
-    train = quick_start._loaders(config)[0]._dataset
+    train = assembly.loaders(config)[0]._dataset
     train.side = None if lacks == "everything" else dataclasses.replace(train.side, interests=None)
     with pytest.raises(ConfigError, match="side-loaded interests.*inference_only=True"):
         config.model_class(config, train)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.layer import target_attention
 
 SHORT, LONG = [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7, 8]  # K' = 2 and 3 of 4
@@ -26,7 +26,7 @@ def built(make_config):
     def make(model, seed=0, **keys):
         torch.manual_seed(seed)
         config = make_config(model, **keys)
-        train, *_ = quick_start._loaders(config)
+        train, *_ = assembly.loaders(config)
         torch.manual_seed(seed)
         return config.model_class(config, train._dataset)
 

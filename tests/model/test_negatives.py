@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.negatives import Drawn, NegativeSampler, sampled_softmax_loss
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW
@@ -122,7 +122,7 @@ def trained(make_config, model, **keys):
     """A model after two epochs in float64, and its optimiser."""
     config = make_config(model, num_negatives=6, learning_rate=0.01, train_batch_size=16, **keys)
     torch.manual_seed(0)
-    train, _, _ = quick_start._loaders(config)
+    train, _, _ = assembly.loaders(config)
     net = config.model_class(config, train._dataset).double()
     trainer = InterestTrainer(config, net)
     torch.manual_seed(1)
@@ -163,7 +163,7 @@ def test_gradients_stay_dense_where_rows_cannot_wait(make_config, model, keys):
 def test_drawn_negatives_make_no_table_of_scores(make_config):
     """A step over a catalogue reads the rows of its batch and its draw, and gives no other row a gradient."""
     config = make_config("IBIM", backbone="SASRec", num_negatives=2)
-    train, _, _ = quick_start._loaders(config)
+    train, _, _ = assembly.loaders(config)
     net = config.model_class(config, train._dataset)
     InterestTrainer(config, net)
     net.train()
@@ -178,4 +178,4 @@ def test_drawn_negatives_make_no_table_of_scores(make_config):
 def test_popularity_is_for_the_corrected_loss(make_config):
     config = make_config("PAD", experts="id", loss="bce", num_negatives=3, negative_sampling="popularity")
     with pytest.raises(ConfigError, match="negative_sampling=popularity"):
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        config.model_class(config, assembly.loaders(config)[0]._dataset)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recbole_eimf.config.config import read_yaml
 from recbole_eimf.config.layers import merged, properties_folder, recipe_layers
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.mmd import KERNELS, mmd
 from recbole_eimf.model.pad.experts import frequency_buckets
@@ -28,7 +28,7 @@ def built(make_config):
     def make(model="PAD", dataset="planted", **keys):
         torch.manual_seed(0)
         config = make_config(model, dataset, backbone=keys.pop("backbone", "SASRec"), **keys)
-        train = quick_start._loaders(config)[0]
+        train = assembly.loaders(config)[0]
         return config.model_class(config, train._dataset), train
 
     return make
@@ -419,7 +419,7 @@ def test_an_item_without_training_interactions_is_ranked_by_its_text(make_config
     keys = {"data_path": str(tmp_path), "backbone": "SASRec", "hidden_dropout_prob": 0.1, "text_whitening": "none"}
     keys["unseen_ids"] = "none"
     config = make_config(model, "unseen", **keys)
-    train = quick_start._loaders(config)[0]
+    train = assembly.loaders(config)[0]
     torch.manual_seed(0)
     net = config.model_class(config, train._dataset).train()
     optimiser = torch.optim.Adam(net.parameters(), lr=0.005)
@@ -447,7 +447,7 @@ def test_an_item_without_training_interactions_is_ranked_by_its_text(make_config
 def test_wrong_keys_are_refused_before_any_work(make_config, planted):
     def make(model, keys):
         config = make_config(model, **keys)
-        config.model_class(config, quick_start._loaders(config)[0]._dataset)
+        config.model_class(config, assembly.loaders(config)[0]._dataset)
 
     def refuse(match, model="PAD", **keys):
         with pytest.raises(ConfigError, match=match):

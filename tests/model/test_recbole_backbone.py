@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 
 
 @pytest.mark.parametrize("length", [3, 5, 8])
 def test_bert4rec_asks_for_every_item_of_a_user_in_one_window_only(make_config, length):
     """Windows overlap: an item that is context in one and a target in another would otherwise count twice."""
     config = make_config("IBIM", backbone="BERT4Rec", MAX_ITEM_LIST_LENGTH=length, mask_ratio=1.0)
-    train = quick_start._loaders(config)[0]._dataset
+    train = assembly.loaders(config)[0]._dataset
     net = config.model_class(config, train).train()
     asked = defaultdict(Counter)
     for place in range(len(train)):
@@ -32,7 +32,7 @@ def test_bert4rec_asks_for_every_item_of_a_user_in_one_window_only(make_config, 
 def test_bert4rec_hides_what_it_asks_for_and_nothing_else(make_config):
     """Cloze (Sun et al. 2019, eq. 7): the targets' inputs are the mask token, all others are the items themselves."""
     config = make_config("IBIM", backbone="BERT4Rec", mask_ratio=0.4)
-    train = quick_start._loaders(config)[0]._dataset
+    train = assembly.loaders(config)[0]._dataset
     net = config.model_class(config, train).train()
     backbone, seen = net.backbone, []
     forward = backbone.net.forward

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recbole_eimf.config.keys import EIMFSettings
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.losses.soft_label import SoftLabels
 
 N, C, M, D_TEXT, D, P = 14, 3, 4, 6, 5, 9
@@ -96,7 +96,7 @@ def test_the_loss_is_the_cross_entropy_of_the_label(make_config, backbone, negat
         "num_negatives": negatives,
     }
     config = make_config("EIMF", backbone=backbone, attn_dropout_prob=0.0, routing_weight=0.0, **keys)
-    train, _, _ = quick_start._loaders(config)
+    train, _, _ = assembly.loaders(config)
     net = config.model_class(config, train._dataset).double()
     batch = train._dataset.rows(np.arange(8))
 
@@ -137,5 +137,5 @@ def test_labels_are_made_again_not_saved(parts):
 
 def test_paper_form_has_plain_labels(make_config):
     config = make_config("EIMF", backbone="ComiRecSA", interest_labels=0.0, text_labels=0.0)
-    train, _, _ = quick_start._loaders(config)
+    train, _, _ = assembly.loaders(config)
     assert config.model_class(config, train._dataset).labels is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.pad.pad import batch_items
 
 STILL = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "fusion_dropout": 0.0}
@@ -19,7 +19,7 @@ def built(make_config):
     def make(model, **keys):
         torch.manual_seed(0)
         config = make_config(model, backbone="SASRec", **STILL, **keys)
-        train = quick_start._loaders(config)[0]._dataset
+        train = assembly.loaders(config)[0]._dataset
         return config.model_class(config, train), train
 
     return make

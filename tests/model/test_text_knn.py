@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import recbole_eimf
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic.text_placebo import text_vectors
 from recbole_eimf.study.rows import parse_model
 from tests.model.test_counting import rows
@@ -19,7 +19,7 @@ from tests.model.test_counting import rows
 def built(make_config):
     def make(model, **keys):
         config = make_config(model, **keys)
-        train = quick_start._loaders(config)[0]._dataset
+        train = assembly.loaders(config)[0]._dataset
         return config.model_class(config, train), train
 
     return make
@@ -64,9 +64,9 @@ def test_validation_chooses_the_weight_and_a_saved_floor_keeps_it(planted, seman
     assert len(scores) == 11
     assert scores[result.best_epoch] == max(scores)
     assert len(set(scores)) > 2, "the weight decides"
-    _, net, _ = quick_start.load(tmp_path / "out")
+    _, net, _ = recbole_eimf.load(tmp_path / "out")
     assert net.weight.item() == pytest.approx(result.best_epoch / 10)
-    assert quick_start.evaluate(tmp_path / "out") == pytest.approx(result.test)
+    assert recbole_eimf.evaluate(tmp_path / "out") == pytest.approx(result.test)
 
 
 def test_shuffled_text_is_the_same_vectors_on_other_items():
@@ -89,7 +89,7 @@ def test_noise_has_mean_and_covariance_and_nothing_else():
 
 @pytest.mark.parametrize("model", ["EIMF", "PAD", "Hybrid", "TextKNN"])
 def test_every_reader_of_text_gets_the_placebo(make_config, model):
-    sides = [quick_start.build(make_config(model, text_source=s))[1][0].side for s in ("real", "shuffled", "noise")]
+    sides = [assembly.datasets(make_config(model, text_source=s))[1][0].side for s in ("real", "shuffled", "noise")]
     real, shuffled, noise = (side.item_text[side.item_has_text] for side in sides)
     assert sorted(map(tuple, real.tolist())) == sorted(map(tuple, shuffled.tolist()))
     assert not torch.equal(real, shuffled)
@@ -99,7 +99,7 @@ def test_every_reader_of_text_gets_the_placebo(make_config, model):
 
 
 def test_shuffled_history_moves_histories_and_no_target(make_config):
-    parts = [quick_start.build(make_config("IBIM", shuffled_history=flag))[1] for flag in (False, True)]
+    parts = [assembly.datasets(make_config("IBIM", shuffled_history=flag))[1] for flag in (False, True)]
     moved = 0
     for plain, other in zip(*parts):
         assert (plain.spans.user == other.spans.user).all()

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
+import recbole_eimf
 from recbole_eimf.__main__ import main
-from recbole_eimf.experiment import quick_start
 from tests.conftest import REPOSITORY
 from tests.semantic.llm_server import Answer, LLMServer
 
@@ -65,7 +65,7 @@ def test_its_files_side_load_into_training(arguments, planted, semantic_cache, t
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["llm_used"] is True
     assert report["exemplars"] == asked
-    result = quick_start.run(
+    result = recbole_eimf.run(
         "EIMF", "planted", data_path=str(planted), semantic_cache=str(semantic_cache), text_encoder="tfidf-svd",
         interest_source="file", interest_file=str(tmp_path / "out" / "interests.jsonl"),
         assignment_file=str(tmp_path / "out" / "assignment.csv.gz"), epochs=1, topk=[5], valid_metric="NDCG@5",

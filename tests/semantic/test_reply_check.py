@@ -13,7 +13,7 @@ import pytest
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.data.prepare.write import clean_text
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic.llm.prompt import load_template
 from recbole_eimf.semantic.reply_check import PromptForm, checked_replies
 from tests.conftest import TITLES, planted_sequences
@@ -43,7 +43,7 @@ def side_keys(tmp_path):
 
 
 def side_of(config):
-    return quick_start.build(config)[1][0].side
+    return assembly.datasets(config)[1][0].side
 
 
 def counts(side):

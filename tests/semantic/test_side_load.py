@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic.pipeline import Corpus
 from recbole_eimf.semantic.side_load import corpus_of, load_side_information, pipeline_of
 from tests.conftest import TITLES, planted_sequences, write_atomic
@@ -29,7 +29,7 @@ def loaded(make_config, tmp_path):
         "EIMF", interest_source="file", interest_file=str(tmp_path / "replies.jsonl"),
         assignment_file=str(tmp_path / "assignment.csv"),
     )  # fmt: skip
-    return config, quick_start._loaders(config)[0]._dataset, given
+    return config, assembly.loaders(config)[0]._dataset, given
 
 
 def test_every_user_has_the_interests_of_its_own_exemplar(loaded):
@@ -65,7 +65,7 @@ def test_every_item_has_the_text_of_its_own_token(loaded, make_config, tmp_path)
 
     write_atomic(tmp_path, "partly", planted_sequences(40), [*TITLES[:3], "", *TITLES[4:]])
     partly = make_config("EIMF", "partly", data_path=str(tmp_path))
-    train = quick_start._loaders(partly)[0]._dataset
+    train = assembly.loaders(partly)[0]._dataset
     without = train.field2token_id["item_id"]["i3"]
     assert (~train.side.item_has_text).nonzero().squeeze(1).tolist() == [0, without]
     assert not train.side.item_text[without].any()
@@ -92,5 +92,5 @@ def test_an_assignment_of_other_users_is_refused(loaded, tmp_path):
 def test_a_source_that_cannot_deliver_stops_before_text_is_encoded(make_config, tmp_path):
     keys = {"interest_source": "file", "interest_file": "gone.jsonl", "semantic_cache": str(tmp_path / "cache")}
     with pytest.raises(DataError, match="gone.jsonl"):
-        quick_start._loaders(make_config("EIMF", **keys))
+        assembly.loaders(make_config("EIMF", **keys))
     assert not (tmp_path / "cache").exists()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.serving.export import Run, write_run
 from recbole_eimf.serving.recommender import Recommender
 
@@ -18,7 +19,7 @@ STOCK = {"train_neg_sample_args": None}  # RecBole's models under a softmax
 
 def evaluated_lists(config, net, test) -> np.ndarray:
     """int64 [users, max(topk)]: what the metrics of an evaluation come from."""
-    trainer = quick_start._trainer(config, net)
+    trainer = assembly.trainer(config, net)
     trainer.eval_collector.data_collect(test)
     trainer.evaluate(test, load_best_model=False)
     return trainer.evaluator.last.get("rec.items").numpy()
@@ -27,7 +28,7 @@ def evaluated_lists(config, net, test) -> np.ndarray:
 def result_of(config, net) -> dict:
     """What ``result.json`` would say of a model that nobody trained."""
     backbone = net.backbone_name(config) if hasattr(net, "backbone_name") else None
-    found = quick_start.RunResult(
+    found = RunResult(
         config["model"], backbone, config["dataset"], config["protocol"], bool(config["mask_history"]), 0,
         {}, {"hit@5": 0.5}, 1, 0, 0.0, 0.0, 1, None,
     )  # fmt: skip
@@ -42,7 +43,7 @@ def made_run(make_config, wide):
         keys = {"data_path": str(wide), "inference_only": True, "topk": [5, 20], **keys}
         config = make_config(model, "wide", **keys)
         torch.manual_seed(1)
-        loaders = quick_start._loaders(config)
+        loaders = assembly.loaders(config)
         net = config.model_class(config, loaders[0]._dataset).to(config["device"]).eval()
         if change is not None:
             with torch.no_grad():

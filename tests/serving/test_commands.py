@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.evaluator.ranks import read_ranks
-from recbole_eimf.experiment import quick_start
 from recbole_eimf.serving import batch
 from recbole_eimf.serving.batch import Job, recommend_file
 from recbole_eimf.serving.export import export
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        quick_start.run(
+        recbole_eimf.run(
             "EIMF",
             "ml-100k",
             None,

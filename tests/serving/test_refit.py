@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import quick_start
 from recbole_eimf.serving.export import export
 from recbole_eimf.serving.recommender import Recommender
 
@@ -24,7 +24,7 @@ def trained(planted, semantic_cache, tmp_path):
         }
         places = {"data_path": str(planted), "semantic_cache": str(semantic_cache), "output_dir": str(tmp_path / "out")}
         quiet = {"show_progress": False, "state": "ERROR", "compare_with": [], "text_encoder": "tfidf-svd"}
-        return quick_start.run(model, "planted", None, **small, **places, **quiet, **keys)
+        return recbole_eimf.run(model, "planted", None, **small, **places, **quiet, **keys)
 
     return make
 

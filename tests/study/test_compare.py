@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import recbole_eimf
 from recbole_eimf.__main__ import main as command_line
+from recbole_eimf.cli import compare as compare_command
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.experiment import quick_start
-from recbole_eimf.study import compare, runs
+from recbole_eimf.study import runs
 from recbole_eimf.study.rows import complete, parse_model, parse_models, read_rows
 from recbole_eimf.trainer.trainer import InterestTrainer
 
@@ -57,7 +58,7 @@ def test_what_names_mean():
 )  # fmt: skip
 def test_a_wrong_name_is_an_error_before_any_run(keys, names, match):
     with pytest.raises(ConfigError, match=match):
-        compare.main(arguments(keys, f"--models={names}"))
+        compare_command.main(arguments(keys, f"--models={names}"))
     assert not Path("out").exists()
 
 
@@ -140,15 +141,15 @@ def test_a_folder_belongs_to_its_settings(keys, planted, tmp_path):
 )  # fmt: skip
 def test_a_wrong_option_or_key_is_an_error_before_any_run(keys, option, match):
     with pytest.raises(ConfigError, match=match):
-        compare.main(arguments(keys, "--models=SASRec", option))
+        compare_command.main(arguments(keys, "--models=SASRec", option))
     assert not Path("out/runs").exists()
 
 
 def test_data_or_replies_that_are_not_there_are_an_error_before_any_run(keys, tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        compare.main(arguments({**keys, "data_path": str(tmp_path)}, "--models=SASRec"))
+        compare_command.main(arguments({**keys, "data_path": str(tmp_path)}, "--models=SASRec"))
     with pytest.raises(ConfigError, match="interest_file is not set"):
-        compare.main(arguments(keys, "--models=SASRec,EIMF[SASRec]", "--interest_source=file"))
+        compare_command.main(arguments(keys, "--models=SASRec,EIMF[SASRec]", "--interest_source=file"))
     assert not Path("out/runs").exists()
 
 
@@ -203,7 +204,7 @@ def test_a_failed_run_is_a_row_and_a_finished_one_is_not_made_again(keys, own_mo
 
     assert os.getcwd() == str(tmp_path)
     assert not (tmp_path / "log").exists()  # RecBole's files went to the runs' folders
-    whole = quick_start.run("IBIM", "planted", **keys, backbone="REMI", seed=2020, state="ERROR", show_progress=False)
+    whole = recbole_eimf.run("IBIM", "planted", **keys, backbone="REMI", seed=2020, state="ERROR", show_progress=False)
     row = next(r for r in json.loads(Path("out/results.json").read_text())["rows"] if r["name"] == "REMI")
     assert row["runs"][0]["test"] == whole.test  # a row's own keys are stronger than --backbone
 
@@ -233,17 +234,17 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_figures(keys, monkeypatch)
         patched.setattr(InterestTrainer, "_train_epoch", count)
         assert command_line(given) == 0
     assert trained == [(2020, 3), (2020, 4), *((2021, epoch) for epoch in range(5))]
-    whole = quick_start.run("IBIM", "planted", **keys, seed=2020, state="ERROR", show_progress=False)
+    whole = recbole_eimf.run("IBIM", "planted", **keys, seed=2020, state="ERROR", show_progress=False)
     assert json.loads(Path("out/runs/SASRec/2020/result.json").read_text())["test"] == whole.test
 
 
 def test_history_masked_and_not(keys):
-    assert compare.main(arguments(keys, "--models=SASRec", "--seeds=1", "--mask_history=both")) == 0
+    assert compare_command.main(arguments(keys, "--models=SASRec", "--seeds=1", "--mask_history=both")) == 0
     found = json.loads(Path("out/results.json").read_text())
     masked, unmasked = found["views"]
     assert (masked["mask_history"], unmasked["mask_history"]) == (True, False)
     for mask, view in ((True, masked), (False, unmasked)):
-        alone = quick_start.run("Markov", "planted", **keys, mask_history=mask, state="ERROR", show_progress=False)
+        alone = recbole_eimf.run("Markov", "planted", **keys, mask_history=mask, state="ERROR", show_progress=False)
         assert view["rows"]["Markov"]["ndcg@5"]["mean"] == pytest.approx(100 * alone.test["ndcg@5"])
     assert masked["rows"]["Markov"] != unmasked["rows"]["Markov"]
 
@@ -267,7 +268,9 @@ def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
 
     monkeypatch.setattr(tune, "search", search)
     chosen = "--models=SASRec,EIMF[SASRec]"
-    assert compare.main(arguments(keys, chosen, "--seeds=1", "--tune-first=4", "--hidden_dropout_prob=0.5")) == 0
+    assert (
+        compare_command.main(arguments(keys, chosen, "--seeds=1", "--tune-first=4", "--hidden_dropout_prob=0.5")) == 0
+    )
     assert asked["SASRec"] == ("IBIM", 4, "SASRec", 2)
     assert asked["EIMF-SASRec"] == ("EIMF", 4, "SASRec", 2)
     rows = {row["name"]: row["settings"] for row in json.loads(Path("out/results.json").read_text())["rows"]}
@@ -277,7 +280,9 @@ def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
     assert "4 trials each, on validation" in text
     assert "SASRec is not tuned:** none of 4 trials" in text
     # the same command again: a run in its folder has the settings of the search, not those before it
-    assert compare.main(arguments(keys, chosen, "--seeds=1", "--tune-first=4", "--hidden_dropout_prob=0.5")) == 0
+    assert (
+        compare_command.main(arguments(keys, chosen, "--seeds=1", "--tune-first=4", "--hidden_dropout_prob=0.5")) == 0
+    )
 
 
 # ---------------------------------------------------------------------- on Ray

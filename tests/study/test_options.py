@@ -2,12 +2,12 @@
 
 import pytest
 
+from recbole_eimf.cli.options import table_parser
+from recbole_eimf.cli.tune import _parser
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.study.compare import options_parser
-from recbole_eimf.study.search.tune import _parser
 
 
-@pytest.mark.parametrize("parser", [_parser(), options_parser("compare"), options_parser("study")])
+@pytest.mark.parametrize("parser", [_parser(), table_parser("compare"), table_parser("study")])
 def test_every_option_has_both_spellings(parser):
     long = {action.dest: set(action.option_strings) for action in parser._actions if "_" in action.dest}
     assert {"ray_address", "config_files"} <= set(long)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,8 @@ def test_finished_runs_of_a_row_count_more_than_the_epochs_it_may_have():
     found = estimate([*FLOORS, done, running("SASRec", 20, 2.0), waiting("EIMF")])
     assert found.left == pytest.approx((100 - 40) + 100)  # of EIMF nothing is known but what SASRec takes
     assert found.how == "about"
+    slower = running("SASRec", 20, 9.0)  # than the finished one, of which 30 epochs were enough
+    assert estimate([replace(done, epochs=30.0), slower]).left == pytest.approx(10 * 9.0)
     assert estimate([*FLOORS, done, waiting("SASRec", 2021), waiting("SASRec", 2022)], 2).left == pytest.approx(100)
     # two workers, but one run is left: it takes its own time
     assert estimate([*FLOORS, done, waiting("SASRec", 2021)], 2).left == pytest.approx(100)
@@ -46,7 +49,7 @@ def test_finished_runs_of_a_row_count_more_than_the_epochs_it_may_have():
 def test_a_run_that_takes_longer_than_expected_is_nearly_done_and_phases_have_no_limit():
     done = Reading("SASRec/2020", "SASRec", False, "done", seconds=100.0)
     late = estimate([done, running("SASRec", 70, 2.0)])
-    assert 0 < late.left <= 2 + 1e-9
+    assert late.left == pytest.approx(0.02 * 71 * 2)
     assert late.share < 1
     phased = estimate([done, running("PAD", 100, 2.0, limit=None)])
     assert (phased.how, phased.left) == ("at least", pytest.approx(200 / 0.98 - 200))
@@ -97,10 +100,10 @@ def test_the_epochs_of_every_phase_count(tmp_path):
 
 
 def test_a_finished_run_says_what_it_took(run, tmp_path):
-    (tmp_path / "result.json").write_text('{"train_seconds": 5.0}')
+    (tmp_path / "result.json").write_text('{"train_seconds": 5.0, "epochs": 3}')
     assert progress.read(run, False, 0.0).seconds == 5.0  # made by an older version
     (tmp_path / "run.json").write_text('{"seconds": 9.5}')
-    assert progress.read(run, False, 0.0).seconds == 9.5
+    assert progress.read(run, False, 0.0) == Reading("SASRec/7", "SASRec", False, "done", 3, seconds=9.5)
 
 
 def test_the_bar_moves_while_a_run_lasts(run, tmp_path, monkeypatch, capsys):

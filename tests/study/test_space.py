@@ -114,7 +114,7 @@ def test_every_model_that_learns_settings_has_a_space():
 @pytest.mark.parametrize(("model", "backbone"), _cases())
 def test_every_key_of_a_shipped_space_is_read(model, backbone, make_config, monkeypatch):
     """A key that nobody reads would be searched for nothing: watch what one training batch asks the configuration."""
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment import assembly
 
     config = make_config(model, **({"backbone": backbone} if backbone else {}))
     asked = {"train_batch_size", "learning_rate", "weight_decay"}  # RecBole's loaders and trainer
@@ -125,7 +125,7 @@ def test_every_key_of_a_shipped_space_is_read(model, backbone, make_config, monk
         return original(self, key)
 
     monkeypatch.setattr(type(config), "__getitem__", watched)
-    train, *_ = quick_start._loaders(config)
+    train, *_ = assembly.loaders(config)
     net = config.model_class(config, train._dataset)
     if hasattr(net, "backbone_name"):
         net.calculate_loss(next(iter(train)))

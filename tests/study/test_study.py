@@ -90,7 +90,7 @@ def test_a_study_of_ones_own_is_run_as_compare_does(keys, tmp_path, capsys):
     assert found["shown_metrics"] == ["ndcg@5"]
     page = Path("results/mine-planted/index.html").read_text()
     assert "Over gamma" in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 2 + 2 + 2 + 2  # line, bars and slices at every k, loss and validation
     assert "| exemplars |" in Path("results/mine-planted/table.md").read_text()
     assert command_line([*given, "--gamma=0.3"]) == 2
     assert "--gamma=0.3: the rows of the study mine differ in it" in capsys.readouterr().err

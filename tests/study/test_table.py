@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -288,6 +289,140 @@ def test_a_table_says_what_it_cannot_say(made):
     assert "no LLM was used" in table.markdown(summarise(experiment, runs, [False]))
 
 
+def told_by_every_form(summary) -> tuple[str, str, str]:
+    plain = table.latex(summary).replace(r"\_", "_").replace(r"\%", "%").replace("$-$", "−").replace("$<$", "<")
+    page = html.unescape(re.sub(r"<[^>]*>", " ", report.page(summary)))
+    return table.markdown(summary), plain, " ".join(page.split())
+
+
+def test_every_form_tells_of_how_many_users_and_how_sure_it_is(made):
+    experiment, runs, _ = made
+    summary = summarise(experiment, runs, [False])
+    c = summary.views[0].found("EIMF[SASRec]", "SASRec", "ndcg@5")
+    low, high = (100 * end for end in c.test.confidence_interval)
+    for text in told_by_every_form(summary):
+        assert f"{USERS} test users with {USERS} targets" in text
+        assert f"{low:+.2f} to {high:+.2f}" in text
+        assert f"{c.points:+.2f}" in text
+    markdown = table.markdown(summary)
+    p, corrected = content.p_value(c.test.p_value), content.p_value(c.adjusted)
+    line = f"{c.points:+.2f} | {c.relative:+.1f} | {low:+.2f} to {high:+.2f} | {p} | {corrected} |"
+    assert f"| EIMF[SASRec] − SASRec | NDCG@5 | {line}" in markdown
+    assert f"<small>p {html.escape(p)}, corrected {html.escape(corrected)}</small>" in report.page(summary)
+    machine = table.machine(summary)["views"][0]
+    assert machine["tested"]["SASRec"] == {"users": USERS, "targets": USERS, "identity": "same"}
+    stored = next(one for one in machine["comparisons"] if (one["row"], one["metric"]) == (c.row, "ndcg@5"))
+    assert stored["test"]["p_value"] == c.test.p_value
+    assert stored["test"]["confidence_interval"] == c.test.confidence_interval
+
+
+def test_every_form_holds_every_run_with_the_epoch_that_was_tested_and_why(made):
+    experiment, runs, places = made
+    for run in runs:
+        if run.row.name == "SASRec":
+            path = run.folder / "result.json"
+            stored = json.loads(path.read_text()) | {"best_epoch": run.seed - 2020, "valid": {"recall@5": 0.125}}
+            path.write_text(json.dumps(stored))
+    summary = summarise(experiment, runs, [False])
+    grid = content.runs(summary, summary.views[0], ["ndcg@5"])
+    assert [column.title for column in grid.columns] == [
+        "model", "seed", "NDCG@5", "validation Recall@5", "best epoch", "epochs", "s/epoch",
+    ]  # fmt: skip
+    value = {seed: 100 * gains(places["SASRec", seed], "ndcg@5").mean() for seed in (2020, 2021)}
+    found = [[entry.text for entry in row.entries] for row in grid.rows if row.name == "SASRec"]
+    assert found == [[str(s), f"{value[s]:.2f}", "12.50", str(s - 2019), "3", "0.50"] for s in (2020, 2021)]
+    floor = next(row for row in grid.rows if row.name == "DecayedItemKNN")
+    assert [entry.text for entry in floor.entries[-3:]] == ["–"] * 3
+    for text in told_by_every_form(summary):
+        assert re.search(r"SASRec\W+2021\W.*12\.50\W+2\W+3\W+0\.50", text)
+    read = {row["model"]: row for row in csv.DictReader(io.StringIO(table.as_csv(summary)))}["SASRec"]
+    assert [float(v) for v in read["ndcg@5_seeds"].split()] == pytest.approx(list(value.values()))
+    assert (read["best_epoch"], read["valid_recall@5"], read["test_users"]) == ("0 1", "12.5 12.5", str(USERS))
+    seeds = table.machine(summary)["views"][0]["rows"]["SASRec"]["ndcg@5"]["seeds"]
+    assert seeds == pytest.approx(value)
+
+
+def note_run(run: Run, **told) -> None:
+    (run.folder / "run.json").write_text(json.dumps(told))
+
+
+def test_commit_versions_and_a_shared_machine_are_told(made):
+    experiment, runs, _ = made
+    one, other = ({"recbole_eimf": "0.1.0", "commit": commit, "torch": "2.13.0"} for commit in ("0123abc", "fedcba"))
+    trained = [run for run in runs if run.finished and not run.row.counting]
+    for run in trained:
+        note_run(run, made_with=one, runs_at_once=1, machine={"cores": 4, "load": 4.0})
+    alone = summarise(experiment, runs, [False])
+    for text in told_by_every_form(alone):
+        assert "recbole_eimf 0.1.0, commit 0123abc, torch 2.13.0" in text
+        assert "not to be compared" not in text
+        assert "different versions" not in text
+    note_run(trained[0], made_with=other, runs_at_once=3, machine={"cores": 4, "load": 10.0})
+    mixed = summarise(experiment, runs, [False])
+    for text in told_by_every_form(mixed):
+        assert (
+            "up to 3 runs shared a machine; the machine was busy (up to 2.5 processes wanted each of its cores)" in text
+        )
+        assert "Runs were made with different versions:" in text
+    machine = table.machine(mixed)
+    assert machine["made_with"] == [other, one]
+    assert machine["rows"][3]["runs"][0]["runs_at_once"] == 3
+
+
+def test_what_text_and_interests_reached_is_told(made):
+    experiment, runs, _ = made
+    for run in runs:
+        if run.row.name == "EIMF[SASRec]":
+            side = {
+                "items": 12, "items_with_text": 10, "source": "file", "llm_used": True, "exemplars": 6,
+                "exemplars_not_in_training": 2, "users_moved_to_nearest_exemplar": 31 + 2 * (run.seed - 2020),
+                "training_users": 90, "training_users_with_interests": 88, "failed_replies": {"refused": 2, "cut": 1},
+            }  # fmt: skip
+            for file in run.folder.iterdir():
+                file.unlink()
+            run.folder.rmdir()
+            finish(run, [0] * USERS, side_load=side)
+    grid = content.coverage(summarise(experiment, runs, [False]))
+    row = next(row for row in grid.rows if row.name == "EIMF[SASRec]")
+    found = dict(zip([column.title for column in grid.columns[1:]], [entry.text for entry in row.entries]))
+    assert found == {
+        "source of interests": "file", "items with text": "10 of 12", "exemplars": "6", "replies unused": "2",
+        "replies failed": "3", "users moved to the nearest exemplar": "32", "users with interests": "88 of 90",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_map_is_explained_where_users_have_several_targets(made, targets):
+    experiment, runs, _ = made
+    for run in runs:
+        if run.finished:
+            path = run.folder / "result.json"
+            stored = json.loads(path.read_text())
+            path.write_text(json.dumps(stored | {"test": {**stored["test"], "map@5": 0.1}}))
+            if targets == 2:
+                ranks = ranks_of([0] * USERS)
+                twice = {name: np.repeat(getattr(ranks, name), 2) for name in vars(ranks) if name.startswith("target_")}
+                replace(ranks, **twice).write(run.folder)
+        run.settings["metrics"] = ["Recall", "Hit", "NDCG", "MAP"]
+    shown = replace(experiment, metrics=("map@5", "ndcg@5"))
+    for text in told_by_every_form(summarise(shown, runs, [False])):
+        assert ("MAP@k is RecBole's" in text) == (targets == 2)
+        assert "MAP@5" in text
+    assert "MAP@k" not in table.markdown(summarise(replace(experiment, metrics=("ndcg@5",)), runs, [False]))
+
+
+def test_targets_that_training_never_saw_are_one_column(made):
+    experiment, runs, _ = made
+    for run in runs:
+        if run.finished:
+            path = run.folder / "result.json"
+            stored = json.loads(path.read_text())
+            part = stored["slices"]["cold"]
+            path.write_text(json.dumps(stored | {"slices": {"unseen": part, "cold": part, "0": part, "1-5": part}}))
+    summary = summarise(experiment, runs, [False])
+    assert [name for name, _ in content.slice_names(summary)] == ["unseen", "cold", "1-5"]
+
+
 def test_metrics_that_nobody_computes_are_refused(made):
     experiment, runs, _ = made
     wanted = Experiment("t", "d", experiment.rows, (2020,), {}, COMMAND, metrics=("recal@5",))
@@ -381,6 +516,35 @@ def test_a_page_before_the_first_run_ended(made, tmp_path):
     assert "not run yet" in report.page(summary)
     assert "0 of 9 runs" in table.markdown(summary)
     assert plot.bars(summary, summary.views[0], summary.metrics) is None
+
+
+def test_the_strongest_floor_is_the_darkest(made, tmp_path):
+    experiment, runs, _ = made
+    quality = {"Popularity": 2, "Markov": 0, "DecayedItemKNN": 1}  # the place of every target
+    moved = [Run(r.row, r.dataset, r.seed, tmp_path / "floors" / r.label, {}, r.settings) for r in runs]
+    for run in moved:
+        finish(run, [quality.get(run.row.name, 3)] * (USERS - 2) + [-1] * (2 - (run.row.name == "Markov")))
+    look = plot.looks(summarise(experiment, moved, [False]).lines)
+    light = {row: sum(int(look[row].colour[i : i + 2], 16) for i in (1, 3, 5)) for row in quality}
+    assert light["Markov"] < min(light["Popularity"], light["DecayedItemKNN"])
+
+
+def test_phases_have_training_curves_also_without_a_last_one(tmp_path):
+    row = parse_models("PAD")[0]
+    run = Run(row, "d", 2020, tmp_path / "run", {}, SETTINGS)
+    finish(run, [0] * USERS)
+    (run.folder / "history.json").write_text(
+        '[{"epoch": -1, "losses": [], "valid": {"recall@5": 0.2}, "phase": "last"}]'
+    )
+    for phase in ("pretrain-id", "align"):
+        (run.folder / phase).mkdir()
+        epochs = [{"epoch": e, "losses": [1.0], "valid": {"recall@5": 0.1}, "phase": phase} for e in range(2)]
+        (run.folder / phase / "history.json").write_text(json.dumps(epochs))
+    summary = summarise(Experiment("t", "d", [row], (2020,), {}, COMMAND), [run], [False])
+    drawn = plot.curves(summary)
+    assert [key.name for key in drawn.key] == ["PAD, align", "PAD, pretrain-id"]
+    assert len({key.style for key in drawn.key}) == 2
+    assert "PAD, align" in report.page(summary)
 
 
 def test_a_placebo_can_be_told_from_what_it_stands_for(made):

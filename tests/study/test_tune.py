@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.config import read_yaml
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.experiment import plugin, quick_start
+from recbole_eimf.experiment import plugin
 from recbole_eimf.study.search import tune
 from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.plot import importance, plot_search
@@ -87,7 +88,7 @@ def test_a_search_finishes_stops_and_fails_trials_and_its_best_is_what_a_run_giv
     assert (tmp_path / "out" / "search.png").read_bytes().startswith(b"\x89PNG")
 
     # best.yaml alone repeats the best trial
-    again = quick_start.run("EIMF", "planted", ["out/best.yaml"], num_threads=1, state="ERROR", **ALONE)
+    again = recbole_eimf.run("EIMF", "planted", ["out/best.yaml"], num_threads=1, state="ERROR", **ALONE)
     assert again.valid["ndcg@5"] == found.best.score
     assert read_yaml("out/best.yaml")["learning_rate"] == 0.003
 
@@ -129,7 +130,7 @@ def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     assert main(arguments) == 0
     assert json.loads(histories[0].read_text()) == done
     assert json.loads(histories[1].read_text())[: len(cut)] == cut
-    whole = quick_start.run(
+    whole = recbole_eimf.run(
         "IBIM", "planted", None, epochs=30, learning_rate=float(table(tmp_path / "out")[1]["learning_rate"]),
         num_threads=1, show_progress=False, state="ERROR", **{k: v for k, v in asked.items() if k != "epochs"},
     )  # fmt: skip

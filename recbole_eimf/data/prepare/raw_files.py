@@ -14,10 +14,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from recbole_eimf.core.errors import DataError, suggestion
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # How many places of one kind of fault are told; the others are only counted.
 PLACES_SHOWN = 3
@@ -68,6 +72,13 @@ class Report:
     def broken_kind(self) -> str:
         """The name under which broken lines are counted now."""
         return f"{self.reading}: broken lines left out"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per line of the table: what was counted, how often, and the first places of a fault."""
+        import pandas as pd
+
+        rows = [(kind, number, self.places.get(kind, [])) for kind, number in self.counts.items()]
+        return pd.DataFrame(rows, columns=["what", "count", "places"])
 
     def table(self) -> str:
         """Return the counts as aligned text, each fault's places below it."""

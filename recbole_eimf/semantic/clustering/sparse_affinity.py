@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 from scipy import sparse
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from recbole_eimf.semantic.clustering.neighbours import Graph
 

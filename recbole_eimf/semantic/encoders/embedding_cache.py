@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from recbole_eimf.core.disk import check_writable, writing
 from recbole_eimf.core.errors import DataError

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from recbole_eimf.config.parts import check_part, of_key
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import append_jsonl

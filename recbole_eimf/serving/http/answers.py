@@ -42,6 +42,8 @@ def recommended(served: Served, asked: RecommendRequest) -> dict[str, Any]:
         why = iter(frame[[name for name in _REASONS if name in frame]].to_dict("records"))
         for item in (item for result in results for item in result["items"]):
             item |= {name: _plain(value) for name, value in next(why).items()}
+        explained = (model.config["text"] or {}).get("explain") or {}
+        answer["llm_used"] = explained.get("llm_used")
         answer["honesty"] = frame.attrs["honesty"]
     return answer
 

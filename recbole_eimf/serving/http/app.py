@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 
-from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.version import __version__
 from recbole_eimf.serving.http import answers, schema
 from recbole_eimf.serving.http.answers import FieldError
@@ -24,7 +23,7 @@ from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
 from recbole_eimf.serving.http.door import OVER_CAPACITY, RETRY_AFTER, Door
 from recbole_eimf.serving.http.metrics import Metrics
 from recbole_eimf.serving.http.service import Service
-from recbole_eimf.serving.http.settings import SHORTEST_TOKEN, TOKEN_VARIABLE, Settings, is_loopback
+from recbole_eimf.serving.http.settings import TOKEN_VARIABLE, Settings, checked_token, is_loopback
 
 PAGE = Path(__file__).parent / "page"
 #: address -> file of the page
@@ -85,17 +84,6 @@ def create_app(settings: Settings) -> FastAPI:
     _add_pages(app)
     _add_errors(app)
     return app
-
-
-def checked_token() -> str | None:
-    """The token that changes need, or None. Raises ConfigError for one that can be guessed."""
-    token = os.environ.get(TOKEN_VARIABLE) or None
-    if token is not None and len(token) < SHORTEST_TOKEN:
-        raise ConfigError(
-            f"{TOKEN_VARIABLE}: has {len(token)} characters, and can be guessed; take {SHORTEST_TOKEN} or more "
-            f"(for example of `python -c 'import secrets; print(secrets.token_urlsafe())'`)."
-        )
-    return token
 
 
 # ---------------------------------------------------------------------- questions

@@ -5,18 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    platform_collector,
-    process_collector,
-)
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -27,9 +15,19 @@ class Metrics:
         folder: that the workers share where there are several (``PROMETHEUS_MULTIPROC_DIR``), else None.
     """
 
-    content_type = CONTENT_TYPE_LATEST
-
     def __init__(self, folder: Path | None) -> None:
+        # here, for it looks for PROMETHEUS_MULTIPROC_DIR when it is imported, and workers are forked after the imports
+        from prometheus_client import (
+            CONTENT_TYPE_LATEST,
+            CollectorRegistry,
+            Counter,
+            Gauge,
+            Histogram,
+            platform_collector,
+            process_collector,
+        )
+
+        self.content_type = CONTENT_TYPE_LATEST
         self._folder = folder
         self._registry = own = CollectorRegistry()
         self.requests = Counter("recbole_eimf_requests", "Requests answered", ("path", "status"), registry=own)
@@ -47,10 +45,10 @@ class Metrics:
             "recbole_eimf_under_way", "Requests under way", registry=own, multiprocess_mode="livesum"
         )
         self.generation = Gauge(
-            "recbole_eimf_generation", "Of the model served", registry=own, multiprocess_mode="livemin"
+            "recbole_eimf_generation", "Of the model served", registry=own, multiprocess_mode="livemax"
         )
         self.items = Gauge(
-            "recbole_eimf_items", "Items that can be recommended", registry=own, multiprocess_mode="livemin"
+            "recbole_eimf_items", "Items that can be recommended", registry=own, multiprocess_mode="livemax"
         )
         if folder is None:
             process_collector.ProcessCollector(registry=own)
@@ -58,6 +56,9 @@ class Metrics:
 
     def text(self, alive: set[int]) -> bytes:
         """In Prometheus' format. alive: the workers' processes, whose gauges count."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
         if self._folder is None:
             return generate_latest(self._registry)
         for file in self._folder.glob("gauge_live*_*.db"):

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.serving.http.app import checked_token, create_app
+from recbole_eimf.serving.http.app import create_app
 from recbole_eimf.serving.http.board import Board, State
 from recbole_eimf.serving.http.connection import PatientProtocol
 from recbole_eimf.serving.http.service import loaded
-from recbole_eimf.serving.http.settings import DRAIN_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS, Settings
-
-#: seconds without a sign of life after which a worker is replaced; loading a large model must fit in
-_HUNG_SECONDS = 60
+from recbole_eimf.serving.http.settings import DRAIN_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS, Settings, checked_token
+from recbole_eimf.serving.http.workers import run_apart, supervise
 
 
 def serve(folder: str, host: str, port: int, workers: int, capacity: int) -> None:
@@ -37,21 +34,31 @@ def serve(folder: str, host: str, port: int, workers: int, capacity: int) -> Non
     with _listening(host, port) as listening, _shared(source) as shared:
         board = Board(shared)
         state = State(1, str(source), board.keep(source))
-        model = loaded(board, state)  # what cannot be read is said here, once, and not by every worker
+        # apart, for what has computed cannot be forked; what cannot be read is said here, once
+        model = run_apart(_described, board, state)
         board.publish(state)
+        settings = Settings(str(shared), workers, capacity, host, _threads(workers))
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         many = f", {workers} workers" if workers > 1 else ""
         print(f"{model}{many}: http://{shown}:{address[1]} (API: /docs; Ctrl-C or SIGTERM ends it)", flush=True)
-        del model
-        _run(Settings(str(shared), workers, capacity, host, _threads(workers)), listening)
+        if workers == 1:
+            # uvicorn gives the signal back when all is answered: as an exception it leaves time to clean up
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            _work(settings, listening)
+        else:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(board.metrics)  # read where prometheus_client is imported
+            supervise(workers, _work, settings, listening)
 
 
-def _run(settings: Settings, listening: socket.socket) -> None:
+def _described(board: Board, state: State) -> str:
+    return repr(loaded(board, state))
+
+
+def _work(settings: Settings, listening: socket.socket) -> None:
+    """Answer until SIGTERM."""
     config = uvicorn.Config(
-        functools.partial(create_app, settings),
-        factory=True,
-        workers=settings.workers,
+        create_app(settings),
         http=PatientProtocol,
         ws="none",
         lifespan="on",
@@ -63,19 +70,8 @@ def _run(settings: Settings, listening: socket.socket) -> None:
         backlog=MAX_CONNECTIONS,
         timeout_keep_alive=int(IDLE_SECONDS),
         timeout_graceful_shutdown=DRAIN_SECONDS,
-        timeout_worker_healthcheck=_HUNG_SECONDS,
     )
-    # uvicorn gives the signal back when all is answered: as an exception it leaves time to clean up
-    signal.signal(signal.SIGTERM, _end)
-    if settings.workers > 1:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(Board(settings.shared).metrics)  # workers read it when they start
-        Multiprocess(config, sockets=[listening]).run()
-    else:
-        uvicorn.Server(config).run(sockets=[listening])
-
-
-def _end(*_) -> None:
-    raise SystemExit(0)
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _threads(workers: int) -> int | None:

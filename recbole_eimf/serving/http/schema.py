@@ -82,7 +82,7 @@ class Item(BaseModel):
     title: str | None
     interest: int | None = Field(None, description="with explain: the interest that won the maximum")
     because: list[str] | None = Field(None, description="with explain: items of the history nearest to it")
-    sentence: str | None = Field(None, description="with explain, of EIMF: what an LLM says of users like this one")
+    sentence: str | None = Field(None, description="with explain, of EIMF: what is said of users like this one")
     sentence_weight: float | None = None
 
 
@@ -98,6 +98,7 @@ class RecommendAnswer(BaseModel):
     model: About
     results: list[Result]
     proved: bool = Field(description="whether the lists are certain to be those of brute force")
+    llm_used: bool | None = Field(None, description="with explain: whether an LLM wrote the sentences; else keywords")
     honesty: str | None = Field(None, description="with explain: what the sentences are worth")
 
 

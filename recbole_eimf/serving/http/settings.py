@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass
+
+from recbole_eimf.core.errors import ConfigError
 
 #: the variable that switches POST /reload on (and POST /items where others than this machine can ask)
 TOKEN_VARIABLE = "RECBOLE_EIMF_RELOAD_TOKEN"
@@ -59,3 +62,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def checked_token() -> str | None:
+    """The token that changes need, or None. Raises ConfigError for one that can be guessed."""
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise ConfigError(
+            f"{TOKEN_VARIABLE}: has {len(token)} characters, and can be guessed; take {SHORTEST_TOKEN} or more "
+            f"(for example of `python -c 'import secrets; print(secrets.token_urlsafe())'`)."
+        )
+    return token

@@ -35,7 +35,13 @@ def _environment(of_latex: bool) -> Environment:
         undefined=StrictUndefined,
         **(_LATEX_TAGS if of_latex else {}),
     )
-    made.filters |= {"cell": markdown_cell, "bold": bold, "tex": latex_text, "symbols": latex_symbols}
+    made.filters |= {
+        "cell": markdown_cell,
+        "bold": bold,
+        "breakable": breakable,
+        "tex": latex_text,
+        "symbols": latex_symbols,
+    }
     return made
 
 
@@ -47,6 +53,11 @@ def markdown_cell(text: str) -> str:
 def bold(text: str) -> Markup:
     """HTML of a text whose ``**words**`` are bold."""
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))
+
+
+def breakable(name: str) -> Markup:
+    """HTML of a row's name that a narrow column may break before the bracket."""
+    return escape(name).replace("[", Markup("<wbr>["))
 
 
 def latex_text(text: str) -> str:

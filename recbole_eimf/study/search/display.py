@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray.tune import Callback
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.trial import Job, close_trial

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.study.search.space import Space
 from recbole_eimf.study.search.trial import Job, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -23,10 +26,11 @@ class Found:
     @property
     def best(self) -> Trial | None:
         """The trial with the best validation score; of equal ones the earlier."""
-        best = None
+        best: Trial | None = None
         for trial in self.trials:
-            scored = trial.status != "failed" and trial.score is not None
-            if scored and self.job.better(trial.score, best.score if best else None):
+            if trial.status == "failed" or trial.score is None:
+                continue
+            if self.job.better(trial.score, best.score if best else None):
                 best = trial
         return best
 
@@ -50,6 +54,17 @@ class Found:
                 f"{reasons[0] if reasons else ''} Each trial's folder holds its error.txt."
             )
         return best
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per trial, by number: status, epochs, score and its settings."""
+        import pandas as pd
+
+        rows = [
+            {"number": trial.number, "status": trial.status, "epochs": trial.epochs, "score": trial.score}
+            | {key: trial.settings.get(key) for key in self.space}
+            for trial in self.trials
+        ]
+        return pd.DataFrame(rows)
 
     def summary(self) -> str:
         """What a user wants to read at the end of a search."""

@@ -85,7 +85,7 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
     """
     from ray import tune
 
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment.run import run
 
     number = config["number"]
     folder = job.folder(number)
@@ -106,7 +106,7 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ERROR_FILE).unlink(missing_ok=True)
     try:
-        quick_start.run(job.model, job.dataset, None, report, **keys)
+        run(job.model, job.dataset, None, report, **keys)
     except Exception:
         with contextlib.suppress(OSError):  # a full disk: Ray is told all the same
             (folder / _ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""``python -m recbole_eimf tune``: a search over a space of settings on Ray Tune, chosen on validation alone.
+"""A search over a space of settings on Ray Tune, chosen on validation alone.
 
 Ray runs the trials and ASHA ends the weak ones early. What a trial found stands in its own folder, so a search that was
 stopped in any way, or asked for more samples, goes on from there: see :mod:`recbole_eimf.study.search.trial`.
@@ -23,41 +23,23 @@ from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.models import short_name
 from recbole_eimf.config.same_experiment import PATHS, deciding_settings, differing_settings, in_words
-from recbole_eimf.config.yaml_file import parse_command_line, read_yaml
+from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
-from recbole_eimf.study.options import OptionsParser
 from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, read_space, shipped_space
 from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial
-
-USAGE = """usage: python -m recbole_eimf tune --dataset=NAME [--model=EIMF] [--samples=20] [--out=DIR] [--key=value ...]
-
-Searches the space properties/tune/<Model>.yaml (with the backbone's) or --space=FILE on validation, with ASHA early
-stopping; the test part is never looked at. The first trial is the configuration as it stands. Stopped in any way, or
-asked for more --samples, the same command goes on: trials that are done are not run again.
-
-  --samples=20           trials
-  --max-epochs=N         of one trial (default: the configuration's epochs)
-  --grace=N              epochs a trial has before ASHA may stop it (default: a quarter of max-epochs, at most 10)
-  --cpus-per-trial=1     what a trial takes, and its threads
-  --gpus-per-trial=N     parts of a GPU (0.5) are allowed (default: 1 where there is one, else 0)
-  --cpus=N               CPUs of this machine to use (default: all)
-  --ray_address=ADDRESS  run on a Ray cluster; --out and the data must then be on storage that all its nodes see
-  --out=DIR              default results/tune/<model>-<dataset>; holds best.yaml, trials.csv, results.json, search.png
-  --config_files="a.yaml b.yaml", --key=value   the configuration; a key given as --key=value is not searched
-"""
 
 _REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes on
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is tried, and on what: see USAGE. None is the default that depends on the model or the machine."""
+    """How much is tried, and on what: see ``tune --help``. None: a default that depends on the model or the machine."""
 
     samples: int = 20
     max_epochs: int | None = None
@@ -78,35 +60,50 @@ class Effort:
             raise ConfigError(f"--cpus={self.cpus}: limits this machine, but the trials run on {self.ray_address}.")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code.
+def tune(
+    model: str,
+    dataset: str,
+    out: str | Path | None = None,
+    *,
+    samples: int = 20,
+    max_epochs: int | None = None,
+    grace: int | None = None,
+    cpus_per_trial: float = 1,
+    gpus_per_trial: float | None = None,
+    cpus: int | None = None,
+    ray_address: str | None = None,
+    space: str | Path | None = None,
+    config_file_list: Sequence[str] = (),
+    **overrides: Any,
+) -> Found:
+    """Search the settings of a model on validation; the test part is never looked at.
+
+    Args:
+        model, dataset: as in :func:`recbole_eimf.run`.
+        out: folder of the search, which goes on with what it holds; ``results/tune/<model>-<data set>`` by default.
+        samples: trials; the first is the configuration as it stands.
+        max_epochs: of one trial; the configuration's ``epochs`` by default.
+        grace: epochs that a trial has before ASHA may stop it.
+        cpus_per_trial, gpus_per_trial: what a trial takes; parts of a GPU are allowed.
+        cpus: of this machine to use; all by default.
+        ray_address: of a cluster to run on.
+        space: a file in place of the shipped space.
+        config_file_list: YAML files of keys, the later ones stronger.
+        overrides: configuration keys; strongest, and not searched.
+
+    Returns:
+        The trials (``.to_frame()``) and the best one's ``.settings``.
 
     Raises:
-        UserError: bad options, keys, spaces or data, before any trial.
+        UserError: bad input, before any trial; or no trial gave a score.
+
+    Example:
+        >>> import recbole_eimf
+        >>> found = recbole_eimf.tune("EIMF", "ml-100k", samples=4, max_epochs=5)  # doctest: +SKIP
+        >>> recbole_eimf.run("EIMF", "ml-100k", **found.settings)  # doctest: +SKIP
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
-    options, rest = _parser().parse_known_args(list(arguments))
-    values = parse_command_line(rest)
-    effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
-    if not options.dataset:
-        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
-    files = (options.config_files or "").split()
-    found = search(options.model, options.dataset, options.out, effort, options.space, files, **values)
-    print(found.summary())
-    return 0
-
-
-def _parser() -> OptionsParser:
-    parser = OptionsParser("tune")
-    for name in ("dataset", "out", "space", "ray_address", "config_files"):
-        parser.add_option(name)
-    parser.add_option("model", default="EIMF")
-    for name, kind in (("samples", int), ("max_epochs", int), ("grace", int), ("cpus", int),
-                       ("cpus_per_trial", float), ("gpus_per_trial", float)):  # fmt: skip
-        parser.add_option(name, type=kind, default=getattr(Effort, name))
-    return parser
+    effort = Effort(samples, max_epochs, grace, cpus_per_trial, gpus_per_trial, cpus, ray_address)
+    return search(model, dataset, out, effort, space, config_file_list, **overrides)
 
 
 def search(
@@ -137,7 +134,7 @@ def search(
     require("ray", "matplotlib")
     from recbole_eimf.experiment import plugin
 
-    plugin.register_models()
+    plugin.adapt_recbole()
     effort = effort or Effort()
     given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
     with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
@@ -258,14 +255,14 @@ def _off_line(configs: list[EIMFConfig]) -> None:
     Trials that search the text side itself need it once per distinct setting. The first configuration's data are read
     in any case: what is wrong with them is said before Ray starts.
     """
-    from recbole_eimf.experiment import quick_start
+    from recbole_eimf.experiment import assembly
 
-    seen = set()
+    seen: set[Any] = set()
     for config in configs:
         need = contract_of(config.model_class).needs_side_information(config)
         key = need and (need, keys.read(SemanticSettings, config), config["protocol"], config["split_seed"])
         if key not in seen and (need or not seen):
-            quick_start.build(config)
+            assembly.datasets(config)
         seen.add(key)
 
 

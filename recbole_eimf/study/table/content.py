@@ -297,14 +297,32 @@ def differences(summary: Summary, view: View) -> Grid:
     return Grid([Column("points (relative)"), *metric_columns(summary.metrics)], rows)
 
 
+def tests(view: View) -> Grid:
+    """The same with a row per pair and metric, for forms whose cells hold one line."""
+    columns = ["row − other", "metric", "points", "relative, %", "95 % CI", "p", "corrected p"]
+    rows = []
+    for c in view.comparisons:
+        relative = f"{c.relative:+.1f}" if c.relative is not None else EMPTY
+        tested = [EMPTY] * 3 if c.test is None or c.adjusted is None else [
+            _interval(c), p_value(c.test.p_value), p_value(c.adjusted),
+        ]  # fmt: skip
+        cells = [pretty(c.metric), f"{c.points:+.2f}", relative, *tested]
+        rows.append(GridRow(f"{c.row} − {c.other}", tuple(map(Entry, cells))))
+    return Grid(list(map(Column, columns)), rows)
+
+
+def _interval(c: Comparison) -> str:
+    low, high = (100 * end for end in c.test.confidence_interval)
+    return f"{low:+.2f} to {high:+.2f}"
+
+
 def _difference(c: Comparison | None) -> Entry:
     if c is None:
         return Entry(EMPTY)
     text = f"{c.points:+.2f}" + (f" ({c.relative:+.1f} %)" if c.relative is not None else "")
     if c.test is None or c.adjusted is None:
         return Entry(text, ("not tested",))
-    low, high = (100 * end for end in c.test.confidence_interval)
-    details = (f"95 % CI {low:+.2f} to {high:+.2f}", f"p {p_value(c.test.p_value)}, corrected {p_value(c.adjusted)}")
+    details = (f"95 % CI {_interval(c)}", f"p {p_value(c.test.p_value)}, corrected {p_value(c.adjusted)}")
     return Entry(text, details, sure=c.significant)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint
-from recbole_eimf.evaluator.ranks import Ranks, Tested, check_same_users, read_ranks, tested_on
+from recbole_eimf.evaluator.ranks import Asked, Ranks, asked_of, check_same_users, read_ranks
 from recbole_eimf.evaluator.significance import PairedTest, holm, paired_test
 from recbole_eimf.study.rows import FRAMED, Row
 from recbole_eimf.study.runs import OTHER_MASK, Run, read_json
@@ -118,7 +118,7 @@ class View:
     figures: dict[str, dict[str, Figure]]
     comparisons: list[Comparison]
     seeds: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
-    tested: dict[str, Tested] = field(default_factory=dict)
+    tested: dict[str, Asked] = field(default_factory=dict)
 
     def marks(self, metric: str) -> dict[str, str]:
         """The rows with the ``best`` and the ``second`` mean of a metric; equal means share a place."""
@@ -233,7 +233,7 @@ def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: boo
         for metric in metrics
         if metric in figures.get(line.row.name, ()) and metric in figures.get(other, ())
     ]
-    asked = {row: about for row, of_row in folders.items() if (about := tested_on(of_row[0]))}
+    asked = {row: about for row, of_row in folders.items() if (about := asked_of(of_row[0]))}
     return View(mask, chosen, figures, _corrected(found + _pooled(found, figures, folders)), seeds, asked)
 
 

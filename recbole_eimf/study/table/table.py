@@ -67,7 +67,7 @@ def _views(summary: Summary) -> list[dict[str, Any]]:
             "facts": content.facts(summary, view),
             "which": content.which(summary, view),
             "main": content.main(summary, view, summary.metrics),
-            "differences": content.differences(summary, view),
+            "tests": content.tests(view),
             "runs": content.runs(summary, view, summary.metrics),
         }
         for view in summary.views

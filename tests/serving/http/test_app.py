@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http import app as app_module
 from recbole_eimf.serving.http import service as service_module
@@ -261,7 +262,7 @@ def test_reload_of_what_is_no_model_leaves_the_old_one(client, models, first):
 
 
 def test_a_token_that_can_be_guessed_is_refused(client):
-    with pytest.raises(app_module.ConfigError, match="5 characters"):
+    with pytest.raises(ConfigError, match="5 characters"):
         client(token="12345")
 
 

@@ -54,7 +54,7 @@ def workers_of(models) -> set[int]:
     return {int(file.name) for file in (board / "workers").iterdir() if file.name.isdigit()}
 
 
-def until(condition, seconds=90):
+def until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -40,10 +40,10 @@ function rowsOf(entries) {
   table.append(head);
   for (const [name, schema, needed] of entries) {
     const row = make("tr");
-    const given = schema.default !== undefined && schema.default !== null ? ` Default ${JSON.stringify(schema.default)}.` : "";
+    const given = schema.default !== undefined && schema.default !== null ? `Default ${JSON.stringify(schema.default)}.` : "";
     const limits = limitsOf(schema);
     row.append(make("td", "", name + (needed ? " *" : "")), make("td", "", kindOf(schema) + (limits ? ` (${limits})` : "")),
-      make("td", "", (schema.description || "") + given));
+      make("td", "", [schema.description, given].filter(Boolean).join(". ")));
     table.append(row);
   }
   return table;

@@ -180,7 +180,7 @@ function show(answer) {
     line.append(make("span", "rank", index + 1), title, make("span", "score", popular ? `${item.score} times` : item.score.toFixed(3)));
     if (item.because && item.because.length) line.append(make("div", "why", `because of ${item.because.join("; ")}`));
     if (item.sentence) {
-      const said = make("div", "why", "of users like this one: ");
+      const said = make("div", "why", `${answer.llm_used ? "an LLM says" : "keywords, no LLM,"} of users like this one: `);
       said.append(make("q", "", item.sentence));
       line.append(said);
     }

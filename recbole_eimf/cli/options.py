@@ -1,0 +1,79 @@
+"""Options of commands: each may be written with dashes or with underscores."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from recbole_eimf.config.yaml_file import parse_command_line, read_yaml
+from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.data.protocol import PROTOCOLS
+from recbole_eimf.study.compare import Effort, check_shared
+
+
+class OptionsParser(argparse.ArgumentParser):
+    """argparse whose complaints are errors of ours, and whose options have both spellings.
+
+    >>> parser = OptionsParser("tune")
+    >>> parser.add_option("max_epochs", type=int)
+    >>> [vars(parser.parse_args([f"{name}=3"])) for name in ("--max-epochs", "--max_epochs")]
+    [{'max_epochs': 3}, {'max_epochs': 3}]
+    """
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog=prog, add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> None:
+        raise ConfigError(f"{message}. See python -m recbole_eimf {self.prog} --help.")
+
+    def add_option(self, name: str, **how: Any) -> None:
+        """Add ``--name``, with underscores and with dashes."""
+        self.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), **how)
+
+
+def table_parser(prog: str) -> OptionsParser:
+    """The options that ``compare`` and ``study`` share; every other argument is a key."""
+    parser = OptionsParser(prog)
+    for name in ("dataset", "out", "seeds", "metrics", "title", "protocol"):
+        parser.add_option(name)
+    parser.add_option("config_files", nargs="+", default=[])
+    for name, kind, default in (("parallel", int, 1), ("cpus_per_run", int, 1), ("gpus_per_run", float, 0.0),
+                                ("tune_first", int, 0), ("ray_address", str, None)):  # fmt: skip
+        parser.add_option(name, type=kind, default=default)
+    return parser
+
+
+def parse_table_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict]:
+    """(options, the keys of all rows): configuration files first, the command line stronger.
+
+    Raises:
+        ConfigError: an argument that is neither an option nor ``--key=value``, a key that a table sets itself, no data
+            set, a number out of range.
+    """
+    options, rest = parser.parse_known_args(arguments)
+    shared: dict[str, Any] = {}
+    for path in (path for text in options.config_files for path in text.split()):
+        shared.update(read_yaml(path))
+    shared.update(parse_command_line(rest))
+    options.dataset = str(options.dataset or shared.pop("dataset", "") or "")
+    if not options.dataset:
+        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
+    if options.protocol:
+        if options.protocol not in PROTOCOLS:
+            near = suggestion(options.protocol, PROTOCOLS)
+            raise ConfigError(f"--protocol={options.protocol}: allowed are {', '.join(PROTOCOLS)}.{near}")
+        shared["protocol"] = options.protocol
+    check_shared(shared)
+    return options, shared
+
+
+def effort_of(options: argparse.Namespace) -> Effort:
+    """How the runs of a table are made. Raises ConfigError for a number out of range."""
+    return Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
+
+
+def command_text(name: str, arguments: Sequence[str]) -> str:
+    """The command to print, so that it can be given again."""
+    return f"python -m recbole_eimf {name} {shlex.join(arguments)}"

@@ -1,0 +1,39 @@
+"""``python -m recbole_eimf run``, the front door: a model trained on a data set and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recbole_eimf.config.yaml_file import parse_command_line
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import ConfigError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        UserError: bad keys, files or data, before any long work.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        from recbole_eimf.config.show import run_help
+
+        print(run_help())
+        return 0
+    values = parse_command_line(arguments)
+    if not values.get("dataset"):
+        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
+    from recbole_eimf.experiment.result import summary
+    from recbole_eimf.experiment.run import run
+
+    files = values.pop("config_files", None)
+    model, dataset = str(values.pop("model", "EIMF")), str(values.pop("dataset"))
+    result = run(model, dataset, str(files).split() if files else None, **values)
+    first = distributed.is_first()
+    distributed.leave()
+    if not first:
+        return 0  # torchrun started several processes: the first one speaks
+    if values.get("output_dir"):
+        print(f"written: {values['output_dir']}/result.json")
+    print("\n" + summary(result))
+    return 0

@@ -1,0 +1,62 @@
+"""``python -m recbole_eimf study``: the experiments of the papers, one or several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_eimf.cli.compare import shown
+from recbole_eimf.cli.options import command_text, effort_of, parse_table_options, table_parser
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.study.compare import carry_out, check
+from recbole_eimf.study.study import Study, default_folder, experiment_of, find_study, read_study, shipped
+
+
+def usage() -> str:
+    """The command's help, with the studies that ship."""
+    return (
+        "usage: python -m recbole_eimf study NAME|FILE.yaml ... --dataset=NAME [--out DIR] [options of compare] "
+        "[--key=value ...]\n\nSeveral studies run one after the other, each in DIR/NAME.\n"
+        f"shipped: {', '.join(shipped())}"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code, as ``compare`` does: 1 if a run of any study failed.
+
+    Raises:
+        UserError: a bad file, bad keys or data, before any run.
+    """
+    if not arguments or set(arguments) & {"-h", "--help"}:
+        print(usage())
+        return 0
+    parser = table_parser("study")
+    parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
+    options, given = parse_table_options(parser, arguments)
+    effort, command = effort_of(options), command_text("study", arguments)
+    own = {"seeds": options.seeds, "metrics": options.metrics, "title": options.title}
+    studies = [read_study(find_study(name)) for name in options.studies]
+    made = [
+        (
+            experiment_of(study, options.dataset, given, command, **own),
+            _folder(study, studies, options.out, options.dataset),
+        )
+        for study in studies
+    ]
+    if len(made) > 1:
+        for experiment, out in made:
+            check(experiment, out, effort)
+    codes = []
+    for experiment, out in made:
+        print(f"{experiment.title}: {out}")
+        codes.append(shown(carry_out(experiment, out, effort)))
+    return max(codes)
+
+
+def _folder(study: Study, studies: Sequence[Study], out: str | None, dataset: str) -> Path:
+    """A study's own folder. Raises ConfigError where another study would have the same one."""
+    if sum(other.name == study.name for other in studies) > 1:
+        raise ConfigError(f"{study.name}: named twice; name each study once, or rename one of the files.")
+    if out is None:
+        return Path(default_folder(study, dataset))
+    return Path(out) / study.name if len(studies) > 1 else Path(out)

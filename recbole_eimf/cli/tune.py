@@ -1,0 +1,58 @@
+"""``python -m recbole_eimf tune``: a search for a model's settings on Ray Tune."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recbole_eimf.cli.options import OptionsParser
+from recbole_eimf.config.yaml_file import parse_command_line
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.study.search.tune import Effort, search
+
+USAGE = """usage: python -m recbole_eimf tune --dataset=NAME [--model=EIMF] [--samples=20] [--out=DIR] [--key=value ...]
+
+Searches the space properties/tune/<Model>.yaml (with the backbone's) or --space=FILE on validation, with ASHA early
+stopping; the test part is never looked at. The first trial is the configuration as it stands. Stopped in any way, or
+asked for more --samples, the same command goes on: trials that are done are not run again.
+
+  --samples=20           trials
+  --max-epochs=N         of one trial (default: the configuration's epochs)
+  --grace=N              epochs a trial has before ASHA may stop it (default: a quarter of max-epochs, at most 10)
+  --cpus-per-trial=1     what a trial takes, and its threads
+  --gpus-per-trial=N     parts of a GPU (0.5) are allowed (default: 1 where there is one, else 0)
+  --cpus=N               CPUs of this machine to use (default: all)
+  --ray_address=ADDRESS  run on a Ray cluster; --out and the data must then be on storage that all its nodes see
+  --out=DIR              default results/tune/<model>-<dataset>; holds best.yaml, trials.csv, results.json, search.png
+  --config_files="a.yaml b.yaml", --key=value   the configuration; a key given as --key=value is not searched
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        UserError: bad options, keys, spaces or data, before any trial.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    options, rest = _parser().parse_known_args(list(arguments))
+    values = parse_command_line(rest)
+    effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
+    if not options.dataset:
+        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
+    files = (options.config_files or "").split()
+    found = search(options.model, options.dataset, options.out, effort, options.space, files, **values)
+    print(found.summary())
+    return 0
+
+
+def _parser() -> OptionsParser:
+    parser = OptionsParser("tune")
+    for name in ("dataset", "out", "space", "ray_address", "config_files"):
+        parser.add_option(name)
+    parser.add_option("model", default="EIMF")
+    for name, kind in (("samples", int), ("max_epochs", int), ("grace", int), ("cpus", int),
+                       ("cpus_per_trial", float), ("gpus_per_trial", float)):  # fmt: skip
+        parser.add_option(name, type=kind, default=getattr(Effort, name))
+    return parser

@@ -1,0 +1,64 @@
+"""The LLM stage of a data set alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.core.disk import check_writable
+from recbole_eimf.experiment import assembly, plugin
+from recbole_eimf.semantic.export import write_replies
+from recbole_eimf.semantic.pipeline import Interests, Pipeline
+from recbole_eimf.semantic.side_load import pipeline_of
+
+
+def interests(
+    dataset: str,
+    interest_source: str = "keywords",
+    output_dir: str | Path | None = None,
+    *,
+    agreed: bool = False,
+    config_file_list: Sequence[str | Path] = (),
+    **overrides: Any,
+) -> Interests:
+    """Cluster the training users by the text of what they bought and get the interests of each cluster's exemplar.
+
+    Args:
+        dataset: as in :func:`recbole_eimf.run`.
+        interest_source: ``openai``, ``file``, ``batch``, ``keywords`` (no LLM), or your own ``package.module:Class``.
+        output_dir: where ``interests.jsonl`` and ``assignment.csv.gz`` are written, which a run reads with
+            ``interest_source="file"``; None writes none.
+        agreed: calls that cost money may be made. ``python -m recbole_eimf interests`` shows their price first.
+        config_file_list: YAML files of keys, the later ones stronger.
+        overrides: configuration keys; strongest.
+
+    Returns:
+        The interests; ``.to_frame()`` has a row per exemplar.
+
+    Raises:
+        UserError: bad keys or files, a source that cannot deliver, or calls that nobody agreed to.
+
+    Example:
+        >>> import recbole_eimf
+        >>> found = recbole_eimf.interests("ml-100k", text_encoder="tfidf-svd", exemplar_ratio=0.01)  # doctest: +SKIP
+        >>> found.to_frame()  # doctest: +SKIP
+    """
+    keys = {**overrides, "interest_source": interest_source, "output_dir": output_dir and str(output_dir)}
+    pipeline, seed = training_pipeline(dataset, [str(path) for path in config_file_list], keys)
+    if output_dir:
+        check_writable(Path(output_dir), "output_dir", make=False)  # before anything is paid for
+    found = pipeline.run(seed=seed, agreed=agreed)
+    if output_dir:
+        write_replies(Path(output_dir), found)
+    return found
+
+
+def training_pipeline(dataset: str, files: list[str] | None, overrides: Mapping[str, Any]) -> tuple[Pipeline, int]:
+    """The stages of ESIM over a data set's training part, none of them run yet, and the configuration's seed."""
+    plugin.adapt_recbole()
+    # the training part alone is wanted here, not the side information that is about to be made
+    config = EIMFConfig("IBIM", dataset, files, {"state": "WARNING", **overrides})
+    _, parts = assembly.datasets(config)
+    return pipeline_of(config, parts[0]), config["seed"]

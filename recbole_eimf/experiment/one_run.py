@@ -1,0 +1,199 @@
+"""One model trained and tested, from a configuration to its result; ``run`` makes one of these and those beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import AbstractRecommender
+from recbole.utils import init_seed, set_color
+
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.keys import RunSettings
+from recbole_eimf.config.models import BACKBONES
+from recbole_eimf.core import distributed
+from recbole_eimf.core.disk import check_writable
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data.dataset import LazySequenceDataset
+from recbole_eimf.data.history_mask import masks_history
+from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
+from recbole_eimf.evaluator.slices import check_bounds
+from recbole_eimf.experiment import assembly, run_log
+from recbole_eimf.experiment.result import RunResult
+from recbole_eimf.model.backbones.backbone import backbone_class
+from recbole_eimf.trainer import checkpoint as saved_model
+from recbole_eimf.trainer.memory import keep_freed_memory
+from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
+from recbole_eimf.trainer.saving import KeepsBestModel
+from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer
+
+
+def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, float], None] | None = None) -> RunResult:
+    if wanted.resume and not wanted.output_dir:
+        raise ConfigError("resume=True: output_dir is not set; it names the folder of the run to go on with.")
+    check_bounds(wanted.slice_bounds)
+    _check_evaluation(config)
+    _check_compiled(config, wanted)
+    if config["enable_amp"] and wanted.amp_dtype == "float16" and not config["enable_scaler"]:
+        raise ConfigError("amp_dtype=float16: small gradients vanish in it; add enable_scaler=True, or use bfloat16.")
+    keep_freed_memory()
+    if wanted.num_threads:
+        torch.set_num_threads(wanted.num_threads)
+    changes = _settle_folder(config, wanted)
+    init_seed(config["seed"], config["reproducibility"])
+    with run_log.logged(config):
+        getLogger().info(config, extra=run_log.DETAIL)
+        return _trained(config, wanted, changes, callback)
+
+
+def _trained(
+    config: EIMFConfig,
+    wanted: RunSettings,
+    changes: Mapping[str, tuple[Any, Any]],
+    callback: Callable[[int, float], None] | None,
+) -> RunResult:
+    logger = getLogger()
+    with distributed.first_alone():
+        train_data, valid_data, test_data = assembly.loaders(config)
+    train = train_data._dataset
+
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    model = assembly.model(config, train).to(config["device"])
+    logger.info(model, extra=run_log.DETAIL)
+    trainer = assembly.trainer(config, model)
+    if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
+        pairs = len(valid_data._dataset) * train.item_num
+        logger.warning(
+            f"{config['model']} scores one item of one user at a time: {pairs:,} pairs an evaluation, minutes "
+            f"per million on a CPU. --eval_step=5 evaluates less often."
+        )
+    if wanted.resume:
+        _resume(trainer, train_data, changes)
+    saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
+    shown = config["show_progress"]
+    try:
+        _, valid = trainer.fit(train_data, valid_data, saved=saved, show_progress=shown, callback_fn=callback)
+    except KeyboardInterrupt:
+        done = [*getattr(trainer, "earlier", []), *trainer.history]
+        if wanted.output_dir and done and distributed.is_first():
+            phase = f" of {done[-1]['phase']}" if "phase" in done[-1] else ""
+            logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
+        raise
+    if wanted.skip_test:
+        result = _result(config, model, trainer, valid or {}, {}, train)
+        _note_metrics(trainer, result)
+        return result
+    test = trainer.evaluate(test_data, load_best_model=saved, show_progress=False)
+    result = _result(config, model, trainer, valid or {}, test, train)
+    ranks = ranks_of(trainer, test_data._dataset, train)
+    if ranks is not None:
+        result.slices = ranks.by_slice(sorted(config["topk"]))
+        if wanted.output_dir and distributed.is_first():
+            ranks.write(wanted.output_dir)
+    _note_metrics(trainer, result)
+    logger.info(set_color("best valid ", "yellow") + f": {result.valid}", extra=run_log.DETAIL)
+    logger.info(set_color("test result", "yellow") + f": {result.test}", extra=run_log.DETAIL)
+    return result
+
+
+def _settle_folder(config: EIMFConfig, wanted: RunSettings) -> Mapping[str, tuple[Any, Any]]:
+    """Make ``output_dir`` this run's: gone on with, or cleared of an earlier one; what changed since it was begun."""
+    if not wanted.output_dir:
+        if distributed.is_first():
+            check_writable(config["checkpoint_dir"], "checkpoint_dir")
+        return {}
+    folder = Path(wanted.output_dir)
+    config["checkpoint_dir"] = wanted.output_dir
+    with distributed.first_alone():
+        if wanted.resume:
+            return check_resumed(config, folder, wanted.resume == "force")
+        if distributed.is_first():
+            check_writable(folder, "output_dir")  # of a run that is compared: a folder of its own
+            start_afresh(folder)
+    return {}
+
+
+def _resume(trainer: KeepsBestModel, train_data, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    if not isinstance(trainer, InterestTrainer):
+        raise ConfigError(
+            f"resume=True: {trainer.config['model']} has a trainer of RecBole's own, which keeps no state to go on "
+            f"from. Leave it out: the run starts again."
+        )
+    trainer.resume(train_data)
+    if distributed.is_first():
+        note_changes(Path(trainer.config["output_dir"]), getattr(trainer, "whole_config", trainer.config), changes)
+
+
+def _note_metrics(trainer: KeepsBestModel, result: RunResult) -> None:
+    """Let the model's folder say how good it is, and under which protocol."""
+    folder = trainer.model_folder
+    if folder is None or not (folder / saved_model.CONFIG_FILE).is_file() or not distributed.is_first():
+        return
+    protocol = ("protocol", "mask_history", "valid_metric", "split_seed", "split_ratios", "topk")
+    measured = {"valid": result.valid, "test": result.test, "best_epoch": result.best_epoch}
+    description = saved_model.read_description(folder)
+    description["metrics"] = measured | {key: result.config.get(key) for key in protocol}
+    saved_model.write_description(folder, description)
+    getLogger().info(f"model: {folder}")
+
+
+def _check_evaluation(config: EIMFConfig) -> None:
+    mode = config["eval_args"]["mode"]
+    if distributed.joined() and set(mode.values()) != {"full"}:
+        raise ConfigError(
+            f"eval_args mode={mode}: several processes only rank the whole catalogue (mode: full). Use nproc=1."
+        )
+
+
+def _check_compiled(config: EIMFConfig, wanted: RunSettings) -> None:
+    """Before text is encoded; RecBole's own models are looked at when the trainer is made."""
+    name = contract_of(config.model_class).backbone_name(config)
+    if wanted.torch_compile and name and not backbone_class(name).has_transformer:
+        able = ", ".join(known for known in BACKBONES if backbone_class(known).has_transformer)
+        raise ConfigError(
+            f"torch_compile=True: backbone={name} has no transformer encoder to compile; {able} have. Leave it out."
+        )
+
+
+def _result(config, model, trainer, valid, test, train) -> RunResult:
+    history = [*getattr(trainer, "earlier", []), *getattr(trainer, "history", [])]
+    history = [epoch for epoch in history if epoch["epoch"] >= 0]  # -1 is an evaluation before any training
+    seconds = sum(epoch["train_seconds"] for epoch in history)
+    backbone = contract_of(config.model_class).backbone_name(config)
+    side = getattr(train, "side", None)
+    return RunResult(
+        model=config["model"],
+        backbone=backbone,
+        dataset=config["dataset"],
+        protocol=config["protocol"],
+        mask_history=masks_history(config),
+        seed=config["seed"],
+        valid={k: float(v) for k, v in valid.items()},
+        test={k: float(v) for k, v in test.items()},
+        epochs=len(history),
+        best_epoch=getattr(trainer, "best_epoch", -1),
+        train_seconds=round(seconds, 3),
+        seconds_per_epoch=round(seconds / max(len(history), 1), 4),
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        side_load=side.report if side is not None else None,
+        config=_plain(config.final_config_dict),
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON values; nothing in a configuration of ours is secret (keys are named, never held)."""
+    plain = (str, int, float, bool, list, dict, type(None))
+    return {k: v if isinstance(v, plain) else str(v) for k, v in sorted(values.items())}
+
+
+def ranks_of(trainer, test: LazySequenceDataset, train: LazySequenceDataset) -> Ranks | None:
+    """Where the last evaluation ranked the targets of ``test``; ``None`` after value metrics (AUC, ...), which rank
+    nothing."""
+    struct = getattr(trainer.evaluator, "last", None)
+    if struct is None or "rec.items" not in struct:
+        return None
+    return collected_ranks(struct.get("rec.items").numpy(), test, train, trainer.config["slice_bounds"] or ())

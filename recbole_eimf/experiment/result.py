@@ -1,0 +1,123 @@
+"""What a run found, and how it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from recbole_eimf.config.models import MODELS, short_name
+from recbole_eimf.core.version import __version__
+
+
+@dataclass
+class RunResult:
+    """What a run found.
+
+    Metrics are fractions. ``epochs`` counts trained epochs, ``best_epoch`` (from 0) is the one that was tested;
+    ``train_seconds`` is training alone, validation not counted; ``parameters`` are the trained ones; ``side_load`` is
+    the coverage of text and interests; ``slices`` the test metrics by training frequency of the target (``unseen``,
+    ``cold``, ``median``, ``warm`` and those of ``slice_bounds``), with the number of ``targets`` and ``users`` of each;
+    ``config`` holds every setting; ``compared`` the runs made beside this one.
+    """
+
+    model: str
+    backbone: str | None
+    dataset: str
+    protocol: str
+    mask_history: bool
+    seed: int
+    valid: dict[str, float]
+    test: dict[str, float]
+    epochs: int
+    best_epoch: int
+    train_seconds: float
+    seconds_per_epoch: float
+    parameters: int
+    side_load: dict[str, Any] | None
+    slices: dict[str, dict[str, float]] = field(default_factory=dict)
+    version: str = __version__
+    config: dict[str, Any] = field(default_factory=dict)
+    compared: list[RunResult] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RunResult:
+        """The result that ``result.json`` holds."""
+        return cls(**{**values, "compared": [cls.from_json(other) for other in values["compared"]]})
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for this run and for each made beside it: what it is, its effort, and its metrics as fractions.
+
+        Test metrics, or those of validation where the test part was left alone.
+        """
+        facts = ("dataset", "protocol", "mask_history", "seed", "epochs", "seconds_per_epoch", "parameters")
+        rows = [
+            {"model": run.name, **{fact: getattr(run, fact) for fact in facts}, **(run.test or run.valid)}
+            for run in (self, *self.compared)
+        ]
+        return pd.DataFrame(rows)
+
+    def __str__(self) -> str:
+        return summary(self)
+
+    @property
+    def name(self) -> str:
+        """``EIMF(SASRec)``, ``PAD(SASRec)``, ``SASRec`` for IBIM, other models' names; a placebo says so."""
+        backbone = short_name(self.backbone)
+        if self.model == "IBIM":
+            return backbone or "IBIM"
+        if self.model not in MODELS or not MODELS[self.model].named_over:
+            return self.model
+        if self.model != "EIMF":
+            return f"{self.model}({backbone})"
+        placebo = str((self.side_load or {}).get("source", "")).startswith("shuffled")
+        control = " placebo" if placebo else "" if self.config.get("use_interests", True) else " text only"
+        return f"EIMF({backbone}){control}"
+
+
+def table(results: list[RunResult], metrics: list[str] | None = None) -> str:
+    """A small text table of test metrics, in percent; the best of each column is marked with ``*``.
+
+    Without ``metrics``: those at the smallest and the largest k; with one target per user recall is the hit rate, and
+    one of them is enough. Runs that skipped the test show validation.
+    """
+    of_run = [run.test or run.valid for run in results]
+    if metrics is None:
+        places = sorted({int(m.split("@")[1]) for m in of_run[0]})
+        kinds = ("hit", "ndcg") if results[0].protocol == "leave_one_out" else ("recall", "hit", "ndcg")
+        shown = [f"{kind}@{k}" for k in dict.fromkeys((*places[:1], *places[-1:])) for kind in kinds]
+        metrics = [m for m in shown if m in of_run[0]] or list(of_run[0])
+    best = {m: max(values.get(m, float("nan")) for values in of_run) for m in metrics}
+    head = ["model", *metrics, "epochs", "s/epoch", "parameters"]
+    rows = [
+        [
+            r.name,
+            *(f"{100 * values[m]:.2f}{'*' if values[m] == best[m] else ' '}" if m in values else "- " for m in metrics),
+            str(r.epochs),
+            f"{r.seconds_per_epoch:.1f}",
+            f"{r.parameters:,}",
+        ]
+        for r, values in zip(results, of_run, strict=True)
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+             for row in [head, *rows]]  # fmt: skip
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def summary(result: RunResult) -> str:
+    """What a user wants to read at the end of a run."""
+    first = (
+        f"{result.dataset}, {result.protocol}, history {'masked' if result.mask_history else 'not masked'}, "
+        f"{'test' if result.test else 'validation'}, %, seed {result.seed}"
+    )
+    lines = [first]
+    side = result.side_load
+    if side and "source" in side:
+        used = "an LLM's replies" if side["llm_used"] else "NO LLM: keywords of the clusters' titles"
+        lines.append(
+            f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
+            f"{side['training_users']} training users covered"
+        )
+    return "\n".join([*lines, "", table([result, *result.compared])])

@@ -1,0 +1,147 @@
+"""``run``: a model trained on a data set, in one process or several, with the runs beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.config import keys
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.keys import RunSettings
+from recbole_eimf.config.layers import concerning
+from recbole_eimf.config.yaml_file import read_yaml
+from recbole_eimf.core import distributed
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.files import write_json
+from recbole_eimf.core.locks import folder_locked
+from recbole_eimf.core.parts import require
+from recbole_eimf.experiment import plugin
+from recbole_eimf.experiment.one_run import run_one
+from recbole_eimf.experiment.result import RunResult
+
+
+def run(
+    model: str | type,
+    dataset: str,
+    config_file_list: list[str] | None = None,
+    callback: Callable[[int, float], None] | None = None,
+    **overrides: Any,
+) -> RunResult:
+    """Train a model on a data set and evaluate its best epoch.
+
+    Args:
+        model: a name of ours or RecBole's, ``package.module:Class``, or a class.
+        dataset: the name of a folder of atomic files under ``data_path``, or of RecBole's download list.
+        config_file_list: YAML files, the later ones stronger.
+        callback: called after every validation with the epoch and its ``valid_metric``; epochs count from 0, of a model
+            trained in phases those of the last one, and -1 is the evaluation before it.
+        overrides: any configuration key; strongest. ``nproc`` above 1 trains with that many processes (a script that
+            calls this then needs ``if __name__ == "__main__":``); under ``torchrun`` every process calls this.
+
+    Returns:
+        The result; with ``output_dir`` set it is also ``<output_dir>/result.json``, beside ``model.safetensors`` with
+        ``config.json`` (:mod:`recbole_eimf.trainer.checkpoint`; ``save_pth=True`` adds RecBole's ``model.pth``),
+        ``history.json`` and ``test_ranks.safetensors`` (where every test target was ranked: read it with
+        :func:`recbole_eimf.evaluator.ranks.read_ranks`). Without ``output_dir`` the model is
+        ``saved/<model>-<backbone>-<data set>-<time>``.
+
+    Raises:
+        UserError: bad keys, files or sources, before any long work.
+
+    Example:
+        >>> import recbole_eimf
+        >>> result = recbole_eimf.run(
+        ...     "Popularity", "ml-100k", compare_with=[], show_progress=False, state="ERROR"
+        ... )
+        >>> result.to_frame()[["model", "ndcg@10"]].round(4).values.tolist()
+        [['Popularity', 0.0223]]
+    """
+    processes = distributed.asked({**_file_keys(config_file_list), **overrides})
+    if processes is not None:
+        return _run_in_processes(processes, (model, dataset, config_file_list), callback, overrides)
+    plugin.adapt_recbole()
+    import_path = model if isinstance(model, str) and ":" in model else None
+    config = EIMFConfig(model, dataset, config_file_list, {**overrides, "model_import": import_path})
+    if config["log_wandb"]:
+        require("wandb")
+    wanted = keys.read(RunSettings, config.final_config_dict)
+    distributed.join(config["device"])
+    with _own_folder(wanted):
+        result = run_one(config, wanted, callback)
+        result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
+        if wanted.output_dir and distributed.is_first():
+            write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
+    return result
+
+
+def _own_folder(wanted: RunSettings) -> contextlib.AbstractContextManager:
+    """``output_dir`` for this run alone: a second one would write between its files."""
+    if not (wanted.output_dir and distributed.is_first()):
+        return contextlib.nullcontext()
+    return folder_locked(Path(wanted.output_dir), "output_dir")
+
+
+def _file_keys(files: list[str] | None) -> dict[str, Any]:
+    return {key: value for path in files or () for key, value in read_yaml(path).items()}
+
+
+def _run_in_processes(
+    processes: distributed.Processes, what: tuple, callback: Callable | None, overrides: dict[str, Any]
+) -> RunResult:
+    """:func:`run` with several processes; the result is what the first one on this machine wrote down."""
+    if callback is not None:
+        raise ConfigError(
+            f"nproc={processes.nproc}: other processes cannot call your callback. Leave it out, or start your script "
+            f"with torchrun, whose processes all call it."
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keys = {key: value for key, value in overrides.items() if key not in distributed.KEYS}
+        distributed.spawn(processes, _run_and_write, (folder / "result.json", *what, {**keys, "nproc": 1}), folder)
+        return RunResult.from_json(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+
+
+def _run_and_write(path: Path, model: str | type, dataset: str, files: list[str] | None, overrides: dict) -> None:
+    result = run(model, dataset, files, **overrides)
+    here = distributed.place()
+    if here is None or here.local_rank == 0:
+        write_json(path, dataclasses.asdict(result))
+
+
+def _run_all_compared(config: EIMFConfig, wanted: RunSettings, files: list[str] | None, overrides: dict) -> list:
+    # a data set's YAML may ask for company beside EIMF; for other models only an explicit wish counts
+    asked = config["model"] == "EIMF" or "compare_with" in config.external_config_dict
+    return [_run_compared(other, config, files, overrides) for other in (wanted.compare_with if asked else ())]
+
+
+# ---------------------------------------------------------------------- floors and the backbone beside a model
+def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overrides: dict[str, Any]) -> RunResult:
+    """Train ``name`` with the same data and effort.
+
+    ``name`` is a model, ``backbone`` (the model's own backbone alone) or ``placebo`` (the model with every user's
+    interests replaced by a random exemplar's).
+    """
+    if name == "backbone":
+        model = "IBIM"
+        given = {**concerning(model, overrides), "backbone": contract_of(config.model_class).backbone_name(config)}
+        # settings of the model's YAML that concern training apply to its backbone too
+        shared = [f.name for part in (keys.ItemSettings, keys.DataSettings) for f in dataclasses.fields(part)]
+        given |= {key: config[key] for key in [*shared, "train_batch_size", "learning_rate", "epochs", "stopping_step"]}
+    elif name == "placebo":
+        model = config["model"]
+        given = {**overrides, "interest_source": "shuffled", "shuffled_source": config["interest_source"]}
+    else:
+        model, given = name, concerning(name, {k: v for k, v in overrides.items() if k != "backbone"})
+    given |= {"compare_with": [], "state": "WARNING"}
+    if config["output_dir"]:
+        given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
+    if distributed.is_first():
+        print(f"\n{name}, for comparison:")
+    other = EIMFConfig(model, config["dataset"], files, given)
+    return run_one(other, keys.read(RunSettings, other.final_config_dict))
