@@ -62,7 +62,10 @@ class DataSettings:
         None, "of user_split: a CSV of user_id, part, instead of drawing them", affects="content"
     )
     save_split: str | None = key(None, "of user_split: where to write which user is where", affects="output")
-    mask_history: bool = key(False, "rank without the items a user already had", affects="expert")
+    mask_history: bool | Literal["auto"] = key(
+        False, "rank without the items a user already had; auto: where hardly anybody has an item twice",
+        affects="expert",
+    )  # fmt: skip
     training_view: Literal["prefix", "sequence", "random_cut", "interactions"] | None = key(
         None, "rows of training; None: what the model needs", affects="expert"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.stock_needs import check_files
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.data import protocol, ties, time_split, views
+from recbole_eimf.data import history_mask, protocol, ties, time_split, views
 from recbole_eimf.data.atomic_file import first_seen, read_plain, return_freed_memory
 from recbole_eimf.data.split_file import read_split, write_split
 from recbole_eimf.data.views import TARGET_LIST
@@ -252,6 +253,8 @@ class LazySequenceDataset(SequentialDataset):
         train = self._part(split.train, self._training_view_name())
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
+        if said := history_mask.decide(config, train):
+            getLogger().log(logging.INFO if config["mask_history"] else logging.WARNING, said)
         train.source_spans = None if self.source_row is None else self._split("source").train
         train.source_flat = None if self.source_row is None else self._in_source_order()
         return [train, valid, test]

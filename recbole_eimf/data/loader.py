@@ -13,6 +13,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.data.prefetch import pinned, prefetched, sent
 
 
@@ -87,7 +88,7 @@ class RankingEvalDataLoader(FullSortEvalDataLoader):
         self.sample_size = end - self.first
         if len(dataset) and not self.sample_size:
             raise ConfigError(f"nproc={distributed.world_size()}: only {len(dataset)} users to evaluate; take fewer.")
-        self.mask_history = bool(config["mask_history"])
+        self.mask_history = masks_history(config)
         self.ahead = config["device"].type == "cuda"
         AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
 

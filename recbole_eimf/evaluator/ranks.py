@@ -25,7 +25,8 @@ class Ranks:
     ``identity`` is a digest of the users' and targets' tokens: equal identities are about the same users and targets
     in the same order, so their values may be paired. ``slices`` are ranges of training frequency; ``mark_names``
     are further ones, whose targets ``marked`` tells: ``tied`` and ``untied``, whether a target has the time of the
-    history's last item (without times all may), and ``new_user``, whether training does not know its user.
+    history's last item (without times all may), ``new_user``, whether training does not know its user, and
+    ``repeat``, whether its user had the item before.
     """
 
     user: np.ndarray  # int64 [R], RecBole ids
@@ -162,9 +163,15 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
         target_count=counts[item],
         identity=_identity(test, row, item),
         slices=frequency_slices(counts, bounds),
-        marked=np.stack([tied, ~tied, new], axis=1).astype(np.uint8),
-        mark_names=("tied", "untied", "new_user"),
+        marked=np.stack([tied, ~tied, new, _repeated(test, row, item)], axis=1).astype(np.uint8),
+        mark_names=("tied", "untied", "new_user", "repeat"),
     )
+
+
+def _repeated(test, row: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Which targets (row, item) stand in their row's history, bool [T]."""
+    had = [part.numpy() for part in test.history(np.arange(len(test.spans)))]
+    return np.isin(row * test.item_num + item, had[0] * test.item_num + had[1])
 
 
 def _identity(test, row: np.ndarray, item: np.ndarray) -> str:

@@ -19,6 +19,7 @@ from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.dataset import LazySequenceDataset
+from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
 from recbole_eimf.experiment import assembly, run_log
@@ -169,7 +170,7 @@ def _result(config, model, trainer, valid, test, train) -> RunResult:
         backbone=backbone,
         dataset=config["dataset"],
         protocol=config["protocol"],
-        mask_history=bool(config["mask_history"]),
+        mask_history=masks_history(config),
         seed=config["seed"],
         valid={k: float(v) for k, v in valid.items()},
         test={k: float(v) for k, v in test.items()},

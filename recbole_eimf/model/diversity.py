@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import InterestModelSettings
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.data.item_text import read_item_text
 
 
@@ -74,7 +75,7 @@ class ControllableAggregation(nn.Module):
         wanted = keys.read(InterestModelSettings, config)
         self.weight = wanted.diversity_lambda
         self.count = max(config["topk"])
-        self.mask_history = bool(config["mask_history"])
+        self.mask_history = masks_history(config)
         asked = f"diversity_lambda={self.weight}, category_field={wanted.category_field!r}"
         path = Path(config["data_path"]) / f"{config['dataset']}.item"
         try:

@@ -302,6 +302,8 @@ def _searchable(row: Row, dataset: str, shared: Mapping[str, Any]) -> bool:
 def _masks(shared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bool, ...]]:
     """The keys to train with, and the values of mask_history to report, the one to train with first."""
     wanted = shared.get("mask_history", False)
+    if wanted == "auto":
+        raise ConfigError("mask_history=auto: rows of one table rank the same candidates. Write True, False or both.")
     if wanted != "both":
         return dict(shared), (bool(wanted),)
     first = shared.get("protocol", "leave_one_out") != "user_split"

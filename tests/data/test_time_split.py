@@ -10,7 +10,7 @@ import pytest
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import time_split
 from recbole_eimf.evaluator.ranks import collected_ranks
-from recbole_eimf.experiment import quick_start
+from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic.side_load import corpus_of
 from tests.data.test_ties import write
 
@@ -37,7 +37,7 @@ def parts(make_config, tmp_path):
     def build(model="IBIM", events=EVENTS, folder="x", **keys):
         given = {"dataset": "baskets", "data_path": str(write(tmp_path / folder, events)), "protocol": "global_time"}
         config = make_config(model, **{**given, **keys})
-        return config, quick_start.build(config)[1]
+        return config, assembly.datasets(config)[1]
 
     return build
 
@@ -178,7 +178,7 @@ def test_replies_made_before_the_border_load_under_it(shared, make_config, tmp_p
     keys = {"data_path": str(tmp_path), "protocol": "global_time", "ties": "shuffle", "interest_source": "file",
             "interest_file": str(shared / "interests" / "amazon-beauty-global-time" / "interests.jsonl")}  # fmt: skip
     config = make_config("EIMF", "beauty", **keys, inference_only=True)
-    train = quick_start.build(config)[1][0]
+    train = assembly.datasets(config)[1][0]
     from recbole_eimf.semantic.side_load import pipeline_of
 
     _, usable, counts = pipeline_of(config, train).side_loaded

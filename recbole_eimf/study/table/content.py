@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from recbole_eimf.core.version import made_with
+from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.study.table.summary import LEVEL, Comparison, Figure, Line, Summary, View, pretty
 
 EMPTY = "–"
@@ -65,8 +66,20 @@ def facts(summary: Summary, view: View) -> str:
     return (
         f"{summary.experiment.dataset}, {summary.protocol}, history {'masked' if view.mask_history else 'not masked'} "
         f"(mask_history={view.mask_history}), {size}test, %, mean ± sample deviation over seeds {seeds} (counting "
-        f"models have one run), all items ranked{_order(summary)}{chosen}"
+        f"models have one run), all items ranked{_order(summary)}{_repeats(summary, view)}{chosen}"
     )
+
+
+def _repeats(summary: Summary, view: View) -> str:
+    """A warning where own histories are ranked and hardly anybody has an item twice."""
+    first = next(iter(summary.slices.values()), {})
+    if view.mask_history or "repeat" not in first or not first["tied"]["targets"] + first["untied"]["targets"]:
+        return ""
+    share = first["repeat"]["targets"] / (first["tied"]["targets"] + first["untied"]["targets"])
+    if share >= FEW_REPEATS:
+        return ""
+    said = f"{100 * share:.1f} % of the targets are repeats: mask_history=False ranks users' own histories for nothing"
+    return f"; {said}"
 
 
 _TIES = {"source": "as in the source", "shuffle": "shuffled", "together": "shuffled, targets together"}

@@ -1,0 +1,57 @@
+"""mask_history=auto goes by the share of repeats, and an unmasked run without repeats is warned of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data.history_mask import masks_history, repeat_share
+from recbole_eimf.evaluator.ranks import collected_ranks
+from recbole_eimf.experiment import assembly
+from recbole_eimf.study.compare import _masks
+from tests.conftest import write_atomic
+
+ONCE = [[(u + n) % 30 for n in range(5 + u % 4)] for u in range(30)]
+AGAIN = [[u % 7, 1, u % 7, 2, 1, u % 7] for u in range(30)]
+
+
+@pytest.fixture
+def built(make_config, tmp_path):
+    def make(sequences, **keys):
+        config = make_config("IBIM", "x", data_path=str(write_atomic(tmp_path, "x", sequences)), **keys)
+        return config, assembly.loaders(config)
+
+    return make
+
+
+@pytest.mark.parametrize(("sequences", "masks"), [(ONCE, True), (AGAIN, False)])
+def test_auto_masks_where_nobody_buys_twice(built, sequences, masks, caplog):
+    caplog.set_level("INFO")
+    config, (train, valid, test) = built(sequences, mask_history="auto")
+    assert "mask_history=auto: the history " + ("is masked" if masks else "stays") in caplog.text
+    assert masks_history(config) == test.mask_history == valid.mask_history == masks
+    events = [s[:-2] for s in sequences]
+    share = sum(len(s) - len(set(s)) for s in events) / sum(len(s) - 1 for s in events)
+    assert repeat_share(train._dataset) == pytest.approx(share)
+
+
+def test_a_mask_that_does_not_fit_is_warned_of(built, caplog):
+    built(ONCE, mask_history=False)
+    assert "mask_history=False: 0.00 %" in caplog.text
+    caplog.clear()
+    built(ONCE, mask_history=True)
+    built(AGAIN, mask_history=False)
+    assert "mask_history" not in caplog.text
+
+
+def test_repeats_are_a_slice(built):
+    _, (train, _, test) = built(AGAIN)
+    part = test._dataset
+    ranks = collected_ranks(np.zeros((len(part.spans), 5), dtype=np.int64), part, train._dataset)
+    assert ranks.by_slice([5])["repeat"]["targets"] == sum(s[-1] in s[:-1] for s in AGAIN)
+
+
+def test_a_table_wants_one_answer():
+    with pytest.raises(ConfigError, match="mask_history=auto"):
+        _masks({"mask_history": "auto"})
