@@ -138,7 +138,7 @@ def _spread(found: Cell | None) -> float:
 
 
 def slices(summary: Summary, metric: str) -> str | None:
-    """Grouped bars of a metric by training frequency of the target; None where no row has it."""
+    """Grouped bars of a metric by kind of target; None where no row has it."""
     names = slice_names(summary)
     rows = [line for line in summary.lines if line.row.name in summary.slices]
     if not any(metric in slice for row in summary.slices.values() for slice in row.values()):

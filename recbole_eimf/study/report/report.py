@@ -119,7 +119,7 @@ def _slices(summary: Summary, metrics: list[str], unique: _Unique) -> list[dict[
         metric = f"{kind}@{k}"
         svg = plot.slices(summary, metric)
         if svg is not None:
-            drawn = Drawn(f"{pretty(metric)} by training frequency of the target", unique(svg))
+            drawn = Drawn(f"{pretty(metric)} by kind of target", unique(svg))
             one = {"title": pretty(metric), "k": k, "drawn": drawn, "table": content.slices(summary, metric)}
             found.append(one)
     return found

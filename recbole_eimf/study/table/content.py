@@ -371,7 +371,7 @@ def slice_metric(summary: Summary) -> str:
 
 
 def slices(summary: Summary, metric: str) -> Grid:
-    """A metric by training frequency of the target."""
+    """A metric by kind of target."""
     names = slice_names(summary)
     if not names:
         return Grid([])
