@@ -114,7 +114,7 @@ def test_the_order_does_not_depend_on_batches_or_on_how_ties_are_cut(monkeypatch
 
 @pytest.mark.parametrize("metric", ["ItemCoverage", "TailPercentage", "GAUC"])
 def test_metrics_that_need_something_else_work_too(make_bench, metric):
-    bench = make_bench("wide", metrics=[metric, "Recall"], topk=[5])
+    bench = make_bench("wide", metrics=[metric, "Recall"], topk=[5], valid_metric="Recall@5")
     bench.trainer.eval_collector.data_collect(type("Loader", (), {"dataset": bench.train}))
     table = np.random.default_rng(0).normal(size=bench.shape).astype(np.float32)
     once, _ = bench.evaluate(table.copy())
