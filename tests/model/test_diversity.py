@@ -55,8 +55,8 @@ def built(make_config, tmp_path):
 
 
 def test_the_top_is_re_ranked_by_category(built):
-    plain, (train, _, test) = built(interest_num=2, topk=[1, 3])
-    net, _ = built(interest_num=2, topk=[1, 3], diversity_lambda=0.05)
+    plain, (train, _, test) = built(interest_num=2, topk=[1, 3], valid_metric="NDCG@3")
+    net, _ = built(interest_num=2, topk=[1, 3], valid_metric="NDCG@3", diversity_lambda=0.05)
     kind_of = dict(zip([f"i{i}" for i in range(10)], KINDS))
     kind = [kind_of.get(t) or f"alone {t}" for t in train._dataset.field2id_token["item_id"]]  # padding too
     rows = next(iter(test))[0]
@@ -73,7 +73,9 @@ def test_the_top_is_re_ranked_by_category(built):
 
 
 def test_masked_history_takes_no_place_among_the_picks(built):
-    net, _ = built(topk=[3], diversity_lambda=0.05, mask_history=True, model="EIMF", backbone="MIND")
+    net, _ = built(
+        topk=[3], valid_metric="NDCG@3", diversity_lambda=0.05, mask_history=True, model="EIMF", backbone="MIND"
+    )
     row = Interaction({"item_id_list": torch.tensor([[1, 2, 3, 4, 5, 6]]), "item_length": torch.tensor([6])})
     assert set(net.full_sort_predict(row)[0].topk(3).indices.tolist()) <= {7, 8, 9, 10}
 
