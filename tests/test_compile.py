@@ -5,9 +5,10 @@ import torch
 from recbole.model.layers import TransformerEncoder
 
 import recbole_eimf
+from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
-from recbole_eimf.model.backbones.backbone import BACKBONES, backbone_class
+from recbole_eimf.model.backbones.backbone import backbone_class
 from recbole_eimf.trainer.trainer import compile_encoders
 
 
