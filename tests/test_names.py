@@ -72,7 +72,7 @@ def test_half_files_of_a_kill_are_cleared_by_who_has_the_folder_next(tmp_path):
     for name in (".index.html.k3j_2x9a.tmp", ".results.json.abcdefgh.tmp", ".mine.tmp"):
         (tmp_path / name).touch()
     with folder_locked(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "lock", "result.json"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "lock", "lock.pid", "result.json"]
 
 
 def test_a_damaged_result_is_named(tmp_path):

@@ -8,15 +8,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
-
-try:
-    import fcntl
-except ImportError:  # Windows has none: nothing is locked there
-    fcntl = None
 
 
 @contextlib.contextmanager
@@ -31,10 +27,10 @@ def folder_locked(folder: Path, key: str = "--out") -> Iterator[None]:
         DiskError: the folder cannot be written.
     """
     check_writable(folder, key)
-    with open(folder / "lock", "a+", encoding="utf-8") as lock:
-        if not _taken(lock, wait=False):
+    with contextlib.ExitStack() as held:
+        if not _taken(held, folder / "lock", wait=False):
             raise ConfigError(
-                f"{key}={folder}: another command works in this folder (process {_holder(lock)}). "
+                f"{key}={folder}: another command works in this folder (process {_holder(folder / 'lock')}). "
                 f"Wait for it, stop it, or use another {key}."
             )
         _clear_halves(folder, "")
@@ -55,49 +51,56 @@ def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".lock")
-    with open(beside, "a+", encoding="utf-8") as lock:
-        if not _taken(lock, wait=False):
-            say(f"process {_holder(lock)} is making {path}; waiting for it")
-            _taken(lock, wait=True)
+    with contextlib.ExitStack() as held:
+        if not _taken(held, beside, wait=False):
+            say(f"process {_holder(beside)} is making {path}; waiting for it")
+            _taken(held, beside, wait=True)
         _clear_halves(path.parent, f".{path.name}")
         try:
             yield
         finally:
-            if path.is_file():  # whoever opened the lock before it went finds the file as well
-                beside.unlink(missing_ok=True)
+            if path.is_file() and os.name != "nt":  # Windows removes no open file
+                beside.unlink(missing_ok=True)  # whoever opened the lock before it went finds the file as well
 
 
 @contextlib.contextmanager
 def alone(file: Path) -> Iterator[None]:
     """Hold ``file`` as a lock; whoever comes later waits."""
-    with open(file, "a+", encoding="utf-8") as lock:
-        _taken(lock, wait=True)
+    with contextlib.ExitStack() as held:
+        _taken(held, file, wait=True)
         yield
 
 
-def _taken(lock: IO[str], wait: bool) -> bool:
-    """Lock an open file and write this process into it; False where another one holds it."""
-    if fcntl is None:
-        return True
+def _taken(held: contextlib.ExitStack, file: Path, wait: bool) -> bool:
+    """Lock a file for as long as ``held`` is open, and note beside it who has it; False where another process does."""
+    lock = FileLock(file)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
+        lock.acquire(blocking=wait)
+    except Timeout:
         return False
-    except OSError:  # a network's file system may have no locks
+    except (NotImplementedError, OSError):  # a network's file system may have no locks
         return True
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    held.callback(lock.release)
+    note = _note(file)
+    note.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    held.callback(note.unlink, missing_ok=True)  # before the lock goes: the next holder's note is not ours
     return True
 
 
 def _clear_halves(folder: Path, start: str) -> None:
     """Remove what a kill left of files that were being written; the holder of a lock knows that nobody is at it."""
-    for half in folder.glob(f"{glob.escape(start)}.*.tmp") if fcntl is not None else ():
+    for half in folder.glob(f"{glob.escape(start)}.*.tmp"):
         if re.search(r".\.[a-z0-9_]{8}\.tmp$", half.name):  # as atomic_path calls them
             half.unlink(missing_ok=True)
 
 
-def _holder(lock: IO[str]) -> str:
-    lock.seek(0)
-    return lock.read().strip() or "unknown"
+def _note(file: Path) -> Path:
+    """Where the holder of a lock says who it is; what a killed one left is overwritten by the next."""
+    return file.with_name(f"{file.name}.pid")
+
+
+def _holder(file: Path) -> str:
+    try:
+        return _note(file).read_text(encoding="utf-8").strip() or "unknown"
+    except OSError:
+        return "unknown"
