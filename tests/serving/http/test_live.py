@@ -140,7 +140,11 @@ def test_broken_clients_leave_nothing_behind(live, first):
     while service.app.state.capacity.taken and time.monotonic() < until:
         time.sleep(0.01)
     assert service.app.state.capacity.taken == 0
-    assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
+    answer = ask(service.url, HISTORY)
+    while answer.status_code == 503 and time.monotonic() < until:  # what was sent last may be read only now
+        time.sleep(0.05)
+        answer = ask(service.url, HISTORY)
+    assert given(answer) == expected(first, [HISTORY])
 
 
 def test_another_model_is_taken_over_without_dropping_a_request(live, first, second, tmp_path):
