@@ -88,9 +88,22 @@ class ItemSettings:
         "normal", "where item vectors start; pca_text: from the principal components of item text", affects="expert"
     )
     item_init_std: float = key(0.02, "deviation of item_init=normal", least=0, affects="expert")
-    item_text: Literal["none", "add", "concat"] = key(
-        "none", "how projected text joins the item vectors (folded into the checkpoint)", affects="expert"
-    )
+    item_text: Literal["none", "add", "concat", "null_space", "codes"] = key(
+        "none", "how text joins the item vectors (folded into the checkpoint): added to ids, beside them, ids in its null "
+        "space alone (AlphaFuse), or as product-quantised codes in place of ids (VQ-Rec)", affects="expert",
+    )  # fmt: skip
+    text_adaptor: Literal["linear", "mlp", "moe"] = key(
+        "linear", "of item_text=add and concat: text to the item dimension; moe: UniSRec's mixture of whitenings",
+        affects="expert",
+    )  # fmt: skip
+    adaptor_experts: int = key(8, "of text_adaptor=moe: whitenings that are mixed", least=1, affects="expert")
+    adaptor_dropout: float = key(0.2, "of text_adaptor=moe: of the text vectors", least=0, below=1, affects="expert")
+    id_dimension: int = key(
+        0, "of item_text=null_space: dimensions of an item vector that are the id's; 0: half of them", least=0,
+        affects="expert",
+    )  # fmt: skip
+    code_pieces: int = key(32, "of item_text=codes: pieces a text vector is cut into, each a code", least=1, affects="expert")
+    code_centroids: int = key(256, "of item_text=codes: different codes of a piece", least=2, affects="expert")
     # PAD's pre-trained experts look at the text itself, as it is after these two
     text_whitening: Literal["none", "center", "half", "full"] = key("none", "whitening of text vectors")
     text_dimension: int = key(0, "principal components of the text vectors that are kept; 0: as they are", least=0)
