@@ -14,9 +14,9 @@ from torch import Tensor, nn
 class WhiteningMixture(nn.Module):
     """UniSRec's adaptor: sum over g of gate_g(x) (x - b_g) W_g, the gate a softmax of x W + noise while training.
 
-    The noise is normal, of a deviation that is learned from x: softplus(x W_noise). **Decisions.** The paper's eq. 4 has
-    the deviation in place of the draw; its reference and Shazeer et al. (2017), whom it follows, draw. Dropout before
-    the whitening is theirs too.
+    The noise is normal, of a deviation that is learned from x: softplus(x W_noise). **Decisions.** The paper's eq. 4
+    prints the deviation in place of the draw; Shazeer et al. (2017), whom it follows, draw. Dropout before the
+    whitening is of the published code.
 
     Args:
         text_dimension: d_t; dimension: d; experts: G; dropout: of the text vectors.

@@ -176,7 +176,7 @@ def test_vqrec_items_are_sums_over_their_codes(text):
 
 
 def test_codes_name_the_nearest_centroid_of_each_piece(text):
-    """Every item of a code is nearer to the mean of that code than to any other: Lloyd's fixed point, piece by piece."""
+    """Every item is nearer to the mean of its code than to any other: Lloyd's fixed point, piece by piece."""
     vectors, has_text = text
     codes = product_codes(vectors, has_text, 2, 4)
     assert torch.equal(codes, product_codes(vectors, has_text, 2, 4))
