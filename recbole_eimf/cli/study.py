@@ -15,8 +15,9 @@ from recbole_eimf.study.study import Study, default_folder, experiment_of, find_
 def usage() -> str:
     """The command's help, with the studies that ship."""
     return (
-        "usage: python -m recbole_eimf study NAME|FILE.yaml ... --dataset=NAME [--out DIR] [options of compare] "
-        "[--key=value ...]\n\nSeveral studies run one after the other, each in DIR/NAME.\n"
+        "usage: python -m recbole_eimf study NAME|FILE.yaml ... --dataset=NAME [--out DIR] [--only ROW,...] "
+        "[options of compare] [--key=value ...]\n\n--only makes a part of a study: rows by their names, by what stands "
+        "before the bracket (EIMF) or in it ([SASRec]).\nSeveral studies run one after the other, each in DIR/NAME.\n"
         f"shipped: {', '.join(shipped())}"
     )
 
@@ -32,9 +33,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     parser = table_parser("study")
     parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
+    parser.add_option("only", default="")
     options, given = parse_table_options(parser, arguments)
     effort, command = effort_of(options), command_text("study", arguments)
-    own = {"seeds": options.seeds, "metrics": options.metrics, "title": options.title}
+    own = {"seeds": options.seeds, "metrics": options.metrics, "title": options.title,
+           "only": tuple(word.strip() for word in options.only.split(",") if word.strip())}  # fmt: skip
     studies = [read_study(find_study(name)) for name in options.studies]
     made = [
         (

@@ -194,7 +194,7 @@ class DistillationSettings:
     similar_weight: float = key(0.1, "LLMESR: weight of that distillation (alpha)", least=0)
     similar_states: Literal["epoch", "step"] = key(
         "epoch",
-        "LLMESR: teachers' states are those at an epoch's start, or of the step (the paper's, many times slower)",
+        "LLMESR: teachers' states are those of an epoch's start, or of the step (the paper's; slow)",
     )
     profile_epochs: int = key(8, "ProfileDistillation: epochs that learn the profiles too, before the others", least=0)
     profile_weight: float = key(

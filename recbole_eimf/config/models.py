@@ -14,8 +14,8 @@ from recbole_eimf.core.errors import ConfigError, suggestion
 
 @dataclass(frozen=True)
 class BackboneCard:
-    """A backbone of ours: ``path`` is ``module:Class``; ``towers``: whether PAD's experts can be built over it; ``over``:
-    the backbone it is a form of, whose settings it takes."""
+    """A backbone of ours: ``path`` is ``module:Class``; ``towers``: whether PAD's experts can be built over it;
+    ``over``: the backbone it is a form of, whose settings it takes."""
 
     name: str
     path: str
@@ -108,10 +108,11 @@ MODELS = {card.name: card for card in (
               "BERT4Rec whose item vectors start from principal components of item text (Harte et al. 2023)",
               ("BERT4Rec",)),
     ModelCard("LLMESR", "recbole_eimf.model.baselines.llm_esr", "text",
-              "two views of items, ids and adapted text, and self-distillation from users of like text (Liu et al. 2024)",
+              "items as ids and as adapted text, and self-distillation from users of like text (Liu et al. 2024)",
               DUAL_BACKBONES, True, DUAL_BACKBONES),
     ModelCard("ProfileDistillation", "recbole_eimf.model.baselines.profile_distillation", "text",
-              "first epochs that learn the users' LLM profiles too (Severin et al. 2026)", _ALL, True, ("SASRec", "REMI")),
+              "first epochs that learn the users' LLM profiles too (Severin et al. 2026)", _ALL, True,
+              ("SASRec", "REMI")),
     ModelCard("PAD", _PAD, **{**_TOWER, "contract": TOWER_BACKBONES},
               help="pre-train, align, disentangle: experts of ids, of text, of both (arXiv 2412.04107)"),
     ModelCard("SMEM", _PAD, help="PAD without its align phase", **_TOWER),

@@ -94,7 +94,7 @@ def test_a_user_learns_from_those_of_like_text(built, states_of):
             expected.append((mine - torch.stack(teachers).mean(0)).square().mean())
     net.backbone.item_embedding.refresh()
     recommendation, distilled = net.calculate_loss(batch)
-    assert float(distilled) == pytest.approx(0.1 * float(torch.stack(expected).mean()), rel=1e-4)
+    assert distilled.item() == pytest.approx(0.1 * torch.stack(expected).mean().item(), rel=1e-4)
     assert float(recommendation) > 0
     with torch.no_grad():  # within an epoch the teachers learn, or stay what they were; in the next they have learned
         before = net._states_of(torch.tensor([0]))

@@ -12,6 +12,12 @@ from tests.serving.conftest import STOCK, evaluated_lists, histories_of
 
 NEURAL = [("IBIM", {"backbone": name}) for name in BACKBONES]
 COSINE = [("EIMF", {"backbone": "SASRec"}), ("EIMF", {"backbone": "REMI"}), ("IBIM", {"diversity_lambda": 0.5})]
+TEXT = [
+    ("LLMESR", {}),
+    ("IBIM", {"item_text": "null_space"}),
+    ("IBIM", {"item_text": "add", "text_adaptor": "moe"}),
+    ("IBIM", {"item_text": "codes", "code_pieces": 4, "code_centroids": 8}),
+]
 TOWERS = [("PAD", {"backbone": "SASRec"}), ("MAKE", {"unseen_ids": "text", "unseen_offset": 0.3}), ("CTRL", {})]
 OWN = [("SASRec", STOCK), ("GRU4Rec", STOCK), ("BERT4Rec", {})]
 COUNTING = [("Popularity", {}), ("Markov", {}), ("DecayedItemKNN", {})]
@@ -24,7 +30,7 @@ def served_lists(run, recommender, **options) -> np.ndarray:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=["leave-one-out", "user-split, masked"])
-@pytest.mark.parametrize(("model", "keys"), NEURAL + COSINE + TOWERS + OWN + COUNTING)
+@pytest.mark.parametrize(("model", "keys"), NEURAL + COSINE + TEXT + TOWERS + OWN + COUNTING)
 def test_served_lists_are_the_evaluated_ones(exported, wide, model, keys, protocol):
     if "diversity_lambda" in keys:  # categories of ten things each
         keys = keys | {"category_field": "title"}

@@ -4,9 +4,9 @@ An item is two vectors side by side, [collaborative, semantic], which one table 
 and an index know nothing of it. Each view's sequence is mixed with the other's by cross attention, then both go through
 one network, and a user is [u_co, u_se]: u · v adds up what the views say.
 
-**Decisions.** Cross attention is causal, for every position is asked for its next item (the published code masks padding
-alone, so that training sees what follows). Positions and dropout are the network's own, after the cross attention.
-One head, no residual, as the paper's eq. 4 is printed.
+**Decisions.** Cross attention is causal, for every position is asked for its next item (the published code masks
+padding alone, so that training sees what follows). Positions and dropout are the network's own, after the cross
+attention. One head, no residual, as the paper's eq. 4 is printed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LLM-ESR (Liu et al., NeurIPS 2024): two views of items, and self-distillation from users of like text.
 
 **Decisions.** A user's text vector is the mean of the texts of their training items, where the paper embeds a prompt of
-the titles. The losses are this project's (softmax over the catalogue, all positions), where the paper has a pairwise one.
+the titles. The loss is this project's (softmax over the catalogue, all positions), where the paper has a pairwise one.
 Teachers are the users' states at the start of the epoch (``similar_states=step``: of the step, as in the paper, which
 encodes ten histories more for every row). The views are described in :mod:`recbole_eimf.model.backbones.dual_view`.
 """

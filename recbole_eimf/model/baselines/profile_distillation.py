@@ -3,10 +3,10 @@
 In its first epochs a sequential model also learns to tell a user's profile, written by an LLM and encoded, from its
 states; then it is trained on alone. Nothing of the profiles is needed to score.
 
-**Decisions.** A user's profile is the mean vector of the interests that an LLM named for them, or for the user who stands
-for their cluster (the paper asks for a text of every user's). The decoder goes from states to profiles, which stand still:
-of the paper's two directions the one in which the loss cannot be met by a map to zero. The loss is scaled by what makes it
-as large as the recommendation loss (the published ``scale_guide_loss``). States are the interests of the rows, of several
+**Decisions.** A user's profile is the mean vector of the interests that an LLM named for them, or for the user who
+stands for their cluster (the paper asks for a text of every user's). The decoder goes from states to profiles, which
+stand still: of the paper's two directions the one whose loss a map to zero does not meet. The loss is scaled to the
+size of the recommendation loss (the published ``scale_guide_loss``). States are the interests of the rows, of several
 their mean.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
