@@ -17,8 +17,10 @@ def usage() -> str:
     """The command's help, with the studies that ship."""
     return (
         "usage: python -m recbole_eimf study NAME|FILE.yaml ... --dataset=NAME [--out DIR] [--only ROW,...] "
-        "[options of compare] [--key=value ...]\n\n--only makes a part of a study: rows by their names, by what stands "
-        "before the bracket (EIMF) or in it ([SASRec]).\nAn arena takes several data sets (--dataset=A,B).\nSeveral studies run one after the other, each in DIR/NAME.\n"
+        "[options of compare] [--key=value ...]\n\n"
+        "--only makes a part of a study: rows by their names, by what stands before the bracket (EIMF) or in it "
+        "([SASRec]).\nAn arena takes several data sets (--dataset=A,B).\n"
+        "Several studies run one after the other, each in DIR/NAME.\n"
         f"shipped: {', '.join(shipped())}"
     )
 

@@ -83,6 +83,8 @@ BACKBONES = {card.name: card for card in (
     BackboneCard("MIND", f"{_MULTI}MINDBackbone", "up to K interests by routing (Li et al. 2019)"),
     BackboneCard("REMI", f"{_MULTI}REMIBackbone", "ComiRecSA with hard negatives, regularised (Xie et al. 2023)"),
     BackboneCard("DNN", f"{_MULTI}DNNBackbone", "the mean of the items (Covington et al. 2016)"),
+    BackboneCard("LiGR", "recbole_eimf.model.backbones.ligr:LiGRBackbone",
+                 "gated self-attention; with num_negatives eSASRec (Tikhonovich et al. 2025)"),
     *(BackboneCard(f"Dual{name}", f"{_DUAL}{name}", f"{name} over two views of items (LLM-ESR's)", over=name)
       for name in ("SASRec", "GRU4Rec")),
 )}  # fmt: skip
@@ -103,7 +105,7 @@ MODELS = {card.name: card for card in (
               _ALL, True, _ALL),
     ModelCard("IBIM", _IBIM, "eimf", "a backbone alone, trained as EIMF trains it: EIMF's baseline", _ALL, False, _ALL),
     *(ModelCard(name, _IBIM, "backbone", f"IBIM over {name}: {BACKBONES[name].help}", (name,))
-      for name in ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "DNN")),
+      for name in ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "DNN", "LiGR")),
     ModelCard("LLM2BERT4Rec", _IBIM, "backbone",
               "BERT4Rec whose item vectors start from principal components of item text (Harte et al. 2023)",
               ("BERT4Rec",)),

@@ -263,6 +263,12 @@ class DNN(IBIM):
     fixed_backbone = "DNN"
 
 
+class LiGR(IBIM):
+    """LiGR layers (Borisyuk et al. 2025); with ``num_negatives`` eSASRec (Tikhonovich et al. 2025)."""
+
+    fixed_backbone = "LiGR"
+
+
 class LLM2BERT4Rec(IBIM):
     """BERT4Rec whose item vectors start from the principal components of item text (Harte et al. 2023)."""
 

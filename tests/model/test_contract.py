@@ -190,7 +190,7 @@ class TestEveryTrainedModel:
         assert torch.allclose(got, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec", "DNN"])
+@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec", "DNN", "LiGR", "DualSASRec", "DualGRU4Rec"])
 def test_a_causal_backbone_sees_no_future(built, backbone):
     _, net, _ = built("IBIM", backbone)
     net.eval()
