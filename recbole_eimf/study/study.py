@@ -2,6 +2,7 @@
 
 A study is::
 
+    base: arena                         # another study, shipped or a file, that this one adds rows to
     title: What a reader sees above the table
     model: EIMF                         # of rows that name none
     keys: {backbone: REMI}              # of every row; the command line is stronger, a row's own keys strongest
@@ -43,7 +44,7 @@ from recbole_eimf.study.rows import FRAMED, Row, as_list, complete, floors, row_
 from recbole_eimf.study.table.summary import Experiment
 
 _KEYS = (
-    "title", "model", "keys", "seeds", "metrics", "rows", "grid", "axis", "columns", "floors", "over", "protocols",
+    "title", "model", "keys", "seeds", "metrics", "rows", "grid", "axis", "columns", "floors", "over", "protocols", "base",
 )  # fmt: skip
 
 
@@ -203,13 +204,7 @@ def read_study(path: Path) -> Study:
     Raises:
         ConfigError: naming the file and the key.
     """
-    content, where = read_yaml(path), str(path)
-    for key in content:
-        if key not in _KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}.{suggestion(key, _KEYS)} Known: {', '.join(_KEYS)}.")
-    for key in ("keys", "grid", "columns"):
-        if not isinstance(content.get(key) or {}, dict):
-            raise ConfigError(f"{where}: {key}={content[key]!r} is not a mapping.")
+    content, where = _content(path), str(path)
     model = content.get("model")
     entries = as_list(content["rows"], "rows", where) if "rows" in content else []
     if "over" in content:
@@ -235,6 +230,26 @@ def read_study(path: Path) -> Study:
         bool(content.get("floors", True)),
         tuple(protocols),
     )
+
+
+def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A study's file over that of its ``base``: rows and keys are added, the rest is taken in its place."""
+    content, where = read_yaml(path), str(path)
+    for key in content:
+        if key not in _KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}.{suggestion(key, _KEYS)} Known: {', '.join(_KEYS)}.")
+    for key in ("keys", "grid", "columns"):
+        if not isinstance(content.get(key) or {}, dict):
+            raise ConfigError(f"{where}: {key}={content[key]!r} is not a mapping.")
+    if "base" not in content:
+        return content
+    base = find_study(str(content["base"]))
+    if base.resolve() in (path.resolve(), *above):
+        raise ConfigError(f"{where}: base={content['base']} leads back to itself.")
+    below = _content(base, (*above, path.resolve()))
+    joined = {key: {**(below.get(key) or {}), **(content.get(key) or {})} for key in ("keys", "columns")}
+    rows = [*below.get("rows", []), *(as_list(content["rows"], "rows", where) if "rows" in content else [])]
+    return {**below, **content, **joined, "rows": rows}
 
 
 def over_backbones(entries: list[Any], backbones: list[Any], where: str) -> list[Any]:

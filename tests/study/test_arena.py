@@ -160,6 +160,22 @@ def test_a_part_of_a_study_is_named_by_rows_methods_or_backbones():
         chosen(study, ["AlphaFused"])
 
 
+def test_a_method_is_added_in_one_file(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "base: arena\ntitle: Mine too\nkeys: {epochs: 3}\nrows:\n  - {name: Smoothed, "
+        "model: 'examples.smoothed:Smoothed', over: [REMI], against: [backbone, AlphaFuse]}\n"
+    )
+    found, below = read_study(mine), read_study(find_study("arena"))
+    assert [row.name for row in found.rows] == [*(row.name for row in below.rows), "Smoothed[REMI]"]
+    assert found.rows[-1].against == ("REMI", "AlphaFuse[REMI]")
+    assert found.keys == {**below.keys, "epochs": 3}
+    assert (found.title, found.protocols, found.seeds) == ("Mine too", below.protocols, below.seeds)
+    mine.write_text(f"base: {mine}\nrows: [SASRec]")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        read_study(mine)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
