@@ -44,7 +44,8 @@ from recbole_eimf.study.rows import FRAMED, Row, as_list, complete, floors, row_
 from recbole_eimf.study.table.summary import Experiment
 
 _KEYS = (
-    "title", "model", "keys", "seeds", "metrics", "rows", "grid", "axis", "columns", "floors", "over", "protocols", "base",
+    "base", "title", "model", "keys", "seeds", "metrics", "rows", "grid", "axis", "columns", "floors", "over",
+    "protocols",
 )  # fmt: skip
 
 
