@@ -20,7 +20,7 @@ from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.core.version import __version__
 from recbole_eimf.study.compare import Effort, carry_out, check, metric_names
 from recbole_eimf.study.report.template import render
-from recbole_eimf.study.standings import Standings, standings
+from recbole_eimf.study.standings import Standings, by_backbone, standings
 from recbole_eimf.study.study import Study, experiment_of
 from recbole_eimf.study.table.summary import Experiment, pretty
 
@@ -110,11 +110,13 @@ def write(
         DataError: a damaged table, or none with two rows.
     """
     from recbole_eimf.study.report import arena_plot  # late: matplotlib
+    from recbole_eimf.study.report.report import Unique
 
     there = [folder for folder in folders if (folder / "results.json").is_file()]
     tables = [_read(folder / "results.json") for folder in there]
     found = standings(tables, metric)
     links = [_link(folder, out) for folder in there]
+    unique = Unique()
     page = render(
         "arena.html",
         title=title,
@@ -123,8 +125,10 @@ def write(
         facts=[_facts(table, count) for table, count in zip(tables, found.seeds)],
         links=links,
         remarks=list(remarks),
-        difference_plot=arena_plot.critical_difference(found),
-        cost_plot=arena_plot.cost(found),
+        differences=[
+            (name, one, unique(arena_plot.critical_difference(one))) for name, one in by_backbone(found, tables).items()
+        ],
+        cost_plot=unique(arena_plot.cost(found)),
         command=command,
         version=__version__,
     )

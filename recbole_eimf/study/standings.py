@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,17 +123,33 @@ def rank_within(values: Sequence[float]) -> list[float]:
     ]
 
 
-def standings(tables: Sequence[Mapping[str, Any]], metric: str) -> Standings:
+def by_backbone(found: Standings, tables: Sequence[Mapping[str, Any]]) -> dict[str, Standings]:
+    """Standings among the rows over one backbone, itself and the rows without training; one entry, ``""``, of all rows
+    where they stand over fewer than two backbones."""
+    inner = {row.name: framed["inner"] for row in found.rows if (framed := FRAMED.fullmatch(row.name))}
+    backbones = list(dict.fromkeys(inner[row["name"]] for row in tables[0]["rows"] if row["name"] in inner))
+    if len(backbones) < 2:
+        return {"": found}
+    floors = {row.name for row in found.rows if row.floor}
+    return {
+        name: standings(tables, found.metric, {name, *floors, *(row for row in inner if inner[row] == name)})
+        for name in backbones
+    }
+
+
+def standings(tables: Sequence[Mapping[str, Any]], metric: str, among: Collection[str] | None = None) -> Standings:
     """Rank the rows that all tables have.
 
     Args:
-        tables: contents of ``results.json``, one a data set and protocol; metric: such as ``ndcg@10``.
+        tables: contents of ``results.json``, one a data set and protocol; metric: such as ``ndcg@10``; among: names of
+            rows, the others are as if they were not there; None is all.
 
     Raises:
         DataError: fewer than two rows have a figure in every table.
     """
     values = [_by_row(table, metric) for table in tables]
     named = list(dict.fromkeys(row["name"] for table in tables for row in table["rows"]))
+    named = [name for name in named if among is None or name in among]
     left_out = {}
     for name in named:
         lacking = [_title(table) for table, found in zip(tables, values) if name not in found]

@@ -11,7 +11,7 @@ from scipy.stats import friedmanchisquare, rankdata
 from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.study import arena
-from recbole_eimf.study.standings import critical_difference, friedman, rank_within, standings
+from recbole_eimf.study.standings import by_backbone, critical_difference, friedman, rank_within, standings
 from recbole_eimf.study.study import chosen, find_study, read_study
 
 
@@ -93,6 +93,19 @@ def test_gains_and_llm_calls_are_the_tables_own():
     assert standings(made, "ndcg@10").rows[0].calls == 0, "keywords are no calls"
     with pytest.raises(DataError, match="fewer than two rows"):
         standings([table("a", {"SASRec": [1.0]})], "ndcg@10")
+
+
+def test_rows_are_told_apart_within_each_backbone():
+    figures = {"Popularity": [1.0], "SASRec": [2.0], "REMI": [9.0], "a[SASRec]": [3.0], "a[REMI]": [8.0]}
+    made = [table("x", figures)]
+    found = by_backbone(standings(made, "ndcg@10"), made)
+    assert {name: [row.name for row in one.rows] for name, one in found.items()} == {
+        "SASRec": ["a[SASRec]", "SASRec", "Popularity"], "REMI": ["REMI", "a[REMI]", "Popularity"]
+    }  # fmt: skip
+    assert [row.rank for row in found["SASRec"].rows] == [1.0, 2.0, 3.0]
+    del figures["a[REMI]"]
+    made = [table("x", figures)]
+    assert list(by_backbone(standings(made, "ndcg@10"), made)) == [""]
 
 
 def test_the_page_is_made_of_the_tables_files(tmp_path):

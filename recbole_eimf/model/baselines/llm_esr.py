@@ -21,7 +21,8 @@ from recbole_eimf.model.backbones.backbone import TrainingStates
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.item_table import ItemTable, principal_components
 
-_USERS_TOGETHER = 2048  # whose likeness to all others is computed at a time
+_LIKENESSES = 5 * 10**7  # of users to users that are held at a time
+_USERS_TOGETHER = 2048  # whose states are made at a time
 
 
 class TwoViewTable(ItemTable):
@@ -149,8 +150,9 @@ def similar_users(histories, text: Tensor, count: int) -> Tensor:
     known = unit.any(1)
     kept = max(min(count, len(unit) - 1), 1)
     found = []
-    for first in range(0, len(unit), _USERS_TOGETHER):
-        likeness = unit[first : first + _USERS_TOGETHER] @ unit.T
+    together = max(_LIKENESSES // len(unit), 1)
+    for first in range(0, len(unit), together):
+        likeness = unit[first : first + together] @ unit.T
         likeness[:, ~known] = -torch.inf
         likeness[torch.arange(len(likeness)), torch.arange(first, first + len(likeness))] = -torch.inf
         value, who = likeness.topk(kept)

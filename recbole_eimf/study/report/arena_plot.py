@@ -24,7 +24,7 @@ def critical_difference(found: Standings) -> str:
         axis.set_xlim(low - side, high + side)
         axis.set_ylim(height, -0.5)
         axis.plot([low, high], [0, 0], color="#323f4b", linewidth=1.2)
-        for tick in range(1, count + 1):
+        for tick in range(1, count + 1, 1 if count <= 30 else 5):
             axis.plot([tick, tick], [0, -0.07], color="#323f4b", linewidth=1)
             axis.text(tick, -0.12, str(tick), ha="center", va="bottom", fontsize=8, color="#52606d")
         for place, (first, last) in enumerate(groups):
@@ -42,11 +42,9 @@ def critical_difference(found: Standings) -> str:
         return _svg(figure)
 
 
-def cost(found: Standings) -> str | None:
-    """Seconds of a training (logarithmic) against the mean rank, best at the top; None where nothing was trained."""
+def cost(found: Standings) -> str:
+    """Seconds of a training (logarithmic) against the mean rank, best at the top."""
     trained = [row for row in found.rows if not row.floor]
-    if not trained:
-        return None
     with _panel((10.8, 4.6)) as (figure, axis):
         for row in trained:
             size = 30 + 60 * row.parameters / max(other.parameters for other in trained)
