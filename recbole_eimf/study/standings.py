@@ -91,7 +91,7 @@ def critical_difference(rows: int, tables: int, level: float = 0.05) -> float:
 
 
 def friedman(ranks: np.ndarray) -> float | None:
-    """The p-value that all rows are alike, by Iman and Davenport's F (Demšar 2006, eq. 8-9).
+    """The p-value that all rows are alike, by Iman and Davenport's F (Demšar 2006, 3.2.2).
 
     Args:
         ranks: [N, k], of k rows in N tables.
