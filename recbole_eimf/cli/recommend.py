@@ -13,6 +13,7 @@ import pandas as pd
 from recbole_eimf.cli.export import Parser
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.batch import Job, recommend_file
+from recbole_eimf.serving.explain import means_more
 from recbole_eimf.serving.histories import Histories, split_history
 from recbole_eimf.serving.recommender import Recommender
 
@@ -195,8 +196,10 @@ def _reasons(row: dict, model: Recommender) -> Iterator[str]:
     if row.get("because"):
         yield f"because of {'; '.join(row['because'])}"
     if row.get("sentence"):
-        by_llm = model.config["text"]["explain"]["llm_used"]
-        yield f"{'an LLM says' if by_llm else 'keywords, no LLM,'} of users like this one: {row['sentence']}"
+        found = model.config["text"]["explain"]
+        whose = "an LLM says" if found["llm_used"] else "keywords, no LLM,"
+        doubt = " (no better than a placebo's)" if means_more(found) is False else ""
+        yield f"{whose} of users like this one{doubt}: {row['sentence']}"
 
 
 def _named(model: Recommender, token: str) -> str:

@@ -83,7 +83,9 @@ def _shares(net: nn.Module, parts: Parts) -> Tensor:
 
 def _sentences(run, pipeline: Pipeline, parts: Parts) -> Sentences:
     """What ``explain=True`` names, from the same replies that trained the model (they are in the cache)."""
-    _, net, (train, _, _) = load(run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=False)
+    _, net, (train, _, _) = load(
+        run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=False, **run.given
+    )
     side, esim = train._dataset.side, net.esim
     found = pipeline_of(run.config, train._dataset).run(seed=run.config["seed"])
     weights = {name: getattr(esim.attention, name).weight for name in ("query", "key", "value")}
