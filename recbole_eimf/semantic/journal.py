@@ -84,7 +84,9 @@ def read_journal(journal: Path, model: str) -> dict[tuple[str, str], Past]:
     return past
 
 
-def kept(requests: Sequence[PromptRequest], max_interests: int, past: Mapping[tuple[str, str], Past]) -> dict[str, Reply]:
+def kept(
+    requests: Sequence[PromptRequest], max_interests: int, past: Mapping[tuple[str, str], Past]
+) -> dict[str, Reply]:
     """What the journal knows of each request, by user id: the reply of use, else the last one that is of none."""
     replies = reusable(requests, max_interests, past)
     for request in requests:

@@ -121,7 +121,9 @@ def write(document: Mapping[str, Any], out: Path, json_out: Path) -> None:
 def _checked(folder: Path) -> dict[str, Any]:
     """``result.json`` of a run that was trained with interests."""
     if (folder / "items.parquet").is_file():
-        raise DataError(f"{folder}: a model folder (of export). explore reads the run it was made from: its output_dir.")
+        raise DataError(
+            f"{folder}: a model folder (of export). explore reads the run it was made from: its output_dir."
+        )
     if (folder / "runs").is_dir() and not (folder / "result.json").is_file():
         raise DataError(f"{folder}: a table of several runs. Name one of them: {folder}/runs/NAME/SEED.")
     result = read_result(folder)
@@ -152,7 +154,9 @@ def _place(k: int | None, result: Mapping[str, Any], every: Sequence[Ranks]) -> 
         wanted = str(result["config"].get("valid_metric") or "").partition("@")[2]
         return min(int(wanted) if wanted.isdecimal() else 10, depth)
     if not 1 <= k <= depth:
-        raise ConfigError(f"--k={k}: the runs kept the first {depth} places (their largest topk); 1 to {depth} will do.")
+        raise ConfigError(
+            f"--k={k}: the runs kept the first {depth} places (their largest topk); 1 to {depth} will do."
+        )
     return k
 
 
@@ -170,7 +174,9 @@ def _changed(recorded: Mapping[str, Any], said: Said) -> str | None:
     """What today's files give otherwise than the run recorded, in words."""
     now = {"exemplars": len(said.exemplars), "interests": sum(map(len, said.texts))}
     differ = [
-        f"{recorded[name]:,} {name} then, {now[name]:,} now" for name in now if recorded.get(name, now[name]) != now[name]
+        f"{recorded[name]:,} {name} then, {now[name]:,} now"
+        for name in now
+        if recorded.get(name, now[name]) != now[name]
     ]
     return "; ".join(differ) or None
 
@@ -245,7 +251,7 @@ def _map(pipeline: Pipeline, said: Said, question: Question, say: Callable[[str]
     at = {pipeline.corpus.users[u]: place for place, u in enumerate(users)}
     always = [at[user] for user in said.exemplars if user in at]
     shown = min(len(users), max(question.points, len(always)))
-    hint = f"; --map=pca is quicker" if question.chart == "tsne" and shown > 1000 else ""
+    hint = "; --map=pca is quicker" if question.chart == "tsne" and shown > 1000 else ""
     say(f"placing {shown:,} of {len(users):,} users on the map ({question.chart}{hint})")
     found = charted(vectors[users], always, question.points, question.chart)
     tokens = [pipeline.corpus.users[users[u]] for u in found.user]
@@ -317,4 +323,3 @@ def spread_in_words(other: Mapping[str, Any]) -> str:
             f"gains and who loses is luck as far as this shows."
         )
     return f"{one} {more}"
-

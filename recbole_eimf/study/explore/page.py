@@ -14,6 +14,7 @@ MOST_CLUSTERS = 2000
 #: rows of the tables of gains, losses and far interests
 _ROWS, _FAR_ROWS = 8, 60
 _FUNNEL = (720, 300)
+_TICKS = [n * 10**power for power in range(6) for n in (1, 2, 5)]
 _MARGIN = (46, 12, 14, 36)  # left, right, top, bottom
 
 
@@ -79,8 +80,7 @@ def _compared(document: Mapping[str, Any], place: int) -> dict[str, Any]:
     """What the page says of one run beside: a sentence, a funnel, the clusters that add and take most."""
     clusters, other = document["clusters"], document["against"][place]
     rows = [
-        {"number": c, "name": name_of(one), "users": one["test_users"], "mine": one["metrics"]["ndcg"],
-         **one["against"][place]}
+        {"number": c, "name": name_of(one), "users": one["test_users"], **one["against"][place]}
         for c, one in enumerate(clusters)
         if one["test_users"]
     ]  # fmt: skip
@@ -100,17 +100,19 @@ def _funnel(rows: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> dict
         return None
     width, height = _FUNNEL
     left, right, top, bottom = _MARGIN
-    most = max(row["users"] for row in rows)
+    least, most = (end(row["users"] for row in rows) for end in (min, max))
     highest = max(max(abs(100 * row["d_ndcg"]) for row in rows), 1.0) * 1.08
 
     def x(users: float) -> float:
-        return left + (width - left - right) * math.log(users) / max(math.log(most), 1e-9)
+        return left + (width - left - right) * (
+            0.02 + 0.96 * math.log(users / least) / max(math.log(most / least), 1e-9)
+        )
 
     def y(points: float) -> float:
         return top + (height - top - bottom) * (1 - (max(-highest, min(highest, points)) + highest) / (2 * highest))
 
     middle, deviation = 100 * other["difference"], 100 * other["deviation"]
-    sizes = [most ** (step / 60) for step in range(61)]
+    sizes = [least * (most / least) ** (step / 60) for step in range(61)]
     upper = [(x(n), y(middle + 1.96 * deviation / math.sqrt(n))) for n in sizes]
     lower = [(x(n), y(middle - 1.96 * deviation / math.sqrt(n))) for n in reversed(sizes)]
     step = _step(highest)
@@ -126,15 +128,19 @@ def _funnel(rows: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> dict
         "points": [
             {"x": round(x(row["users"]), 1), "y": round(y(100 * row["d_ndcg"]), 1), **row} for row in rows
         ],
-        "x_ticks": [(round(x(n), 1), f"{n:,}") for n in (1, 3, 10, 30, 100, 300, 1000, 3000, 10000) if n <= most],
+        "x_ticks": [(round(x(n), 1), f"{n:,}") for n in _TICKS if least <= n <= most],
         "y_ticks": [(round(y(step * n), 1), f"{step * n:+g}" if n else "0") for n in range(-3, 4)
                     if abs(step * n) <= highest],
     }  # fmt: skip
 
 
 def _step(highest: float) -> float:
-    """A round distance between ticks, two or three of them on each side."""
-    rough = highest / 2.2
+    """A round distance between ticks, some of them on each side.
+
+    >>> _step(5.4), _step(12), _step(1.08)
+    (2, 5, 0.5)
+    """
+    rough = highest / 3
     power = 10 ** math.floor(math.log10(rough))
     return next(power * nice for nice in (1, 2, 5, 10) if power * nice >= rough * 0.999)
 
@@ -165,5 +171,8 @@ _SAID = {
 
 def _trouble(replies: Mapping[str, Any]) -> list[tuple[str, int]]:
     counts = [("replies with interests", replies["ok"]), ("replies without interests", len(replies["failed"]))]
-    counts += [("exemplars without a reply", len(replies["missing"])), ("replies that nobody uses", len(replies["unused"]))]
+    counts += [
+        ("exemplars without a reply", len(replies["missing"])),
+        ("replies that nobody uses", len(replies["unused"])),
+    ]
     return counts + [(words, replies[key]) for key, words in _SAID.items() if replies.get(key)]

@@ -54,8 +54,8 @@ def said_in(pipeline: Pipeline, source: str, trusted: str | None = None) -> Said
     placebo, source = source.startswith(_PLACEBO), source.removeprefix(_PLACEBO)
     if ":" in source and source != trusted:
         raise ConfigError(
-            f"interest_source={source}: the run's interests come from a function of your own, and importing it runs its "
-            f"code. If you trust it, name it: --interest_source={source}"
+            f"interest_source={source}: the run's interests come from a function of your own, and importing it runs "
+            f"its code. If you trust it, name it: --interest_source={source}"
         )
     pipeline = _of_source(pipeline, source)
     if source == "openai":
