@@ -40,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
-    from recbole_eimf.study.explore.explore import PLACES, Question, as_text, explore, write
+    from recbole_eimf.study.explore.explore import PLACES, Question, explore
+    from recbole_eimf.study.explore.page import write
+    from recbole_eimf.study.explore.words import as_text
 
     parser = OptionsParser("explore")
     parser.add_option("run", required=True)

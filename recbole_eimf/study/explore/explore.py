@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
-from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.core.version import __version__
 from recbole_eimf.evaluator.ranks import Ranks, check_same_users, read_ranks
 from recbole_eimf.experiment.result import RunResult
@@ -106,15 +105,6 @@ def explore(
     document["map"] = _map(pipeline, said, question, say)
     document["honesty"] = _honesty(run, question, say)
     return document
-
-
-def write(document: Mapping[str, Any], out: Path, json_out: Path) -> None:
-    """Write the page and, beside it, the same as JSON."""
-    from recbole_eimf.study.explore.page import page
-
-    write_json(json_out, document)
-    with atomic_path(out) as temporary:
-        temporary.write_text(page(document), encoding="utf-8")
 
 
 # ---------------------------------------------------------------------- what can be explored
@@ -280,46 +270,3 @@ def _honesty(run: Run, question: Question, say: Callable[[str], None]) -> dict[s
     if said is None:
         return nothing | {"why_not": "fewer than two exemplars have both interests and items with text"}
     return dict(found) | {"said": said, "means_more": means_more(found)}
-
-
-def as_text(document: Mapping[str, Any]) -> str:
-    """What the command line says of it."""
-    interests, run, replies = document["interests"], document["run"], document["replies"]
-    who = "an LLM's replies" if interests["llm_used"] else "NO LLM: keywords of the clusters' titles"
-    if ":" in interests["source"]:
-        who = "a function of your own"
-    lines = [
-        f"{run['name']} on {run['dataset']}: {interests['interests']:,} interests of {interests['exemplars']:,} "
-        f"exemplars ({who}), {interests['users_in_clusters']:,} of {run['training_users']:,} training users in clusters"
-    ]
-    if interests["placebo"]:
-        lines.append("A placebo: users were trained with the interests of random exemplars, not with their cluster's.")
-    if interests["changed"]:
-        lines.append(f"The files say something else than when the run was made: {interests['changed']}.")
-    for other in document["against"]:
-        lines.append(
-            f"NDCG@{run['k']} over {other['name']}: {100 * other['difference']:+.2f} points; {other['gain']} clusters "
-            f"gain, {other['lose']} lose. {spread_in_words(other)}"
-        )
-    lines.append(
-        f"replies without interests: {len(replies['failed'])}, missing: {len(replies['missing'])}; interests far from "
-        f"every title: {document['far']['interests']}"
-    )
-    honesty = document["honesty"]
-    lines.append(honesty["said"] or f"What the sentences mean was not measured: {honesty['why_not']}")
-    return "\n".join(lines)
-
-
-def spread_in_words(other: Mapping[str, Any]) -> str:
-    """Whether clusters differ by more than luck."""
-    sure = other["sure_gain"] + other["sure_lose"]
-    one = f"{sure or 'None'} of them {'is' if sure in (0, 1) else 'are'} sure (Holm-corrected p < 0.05)."
-    scale = f"{100 * other['spread']:.2f} points, {100 * other['spread_by_chance']:.2f} by chance"
-    if other["p_spread"] < 0.05:
-        more = f"Clusters differ by more than random groups of their sizes do ({scale}, p {other['p_spread']:.2g})."
-    else:
-        more = (
-            f"Clusters differ no more than random groups of their sizes do ({scale}, p {other['p_spread']:.2g}): who "
-            f"gains and who loses is luck as far as this shows."
-        )
-    return f"{one} {more}"

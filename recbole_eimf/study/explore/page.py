@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from recbole_eimf.study.explore.explore import spread_in_words
+from recbole_eimf.core.files import atomic_path, write_json
+from recbole_eimf.study.explore.words import spread_in_words
 from recbole_eimf.study.report.template import render
 
 #: clusters whose prompts and replies are in the page, the largest; the JSON has all
@@ -16,6 +18,13 @@ _ROWS, _FAR_ROWS = 8, 60
 _FUNNEL = (720, 300)
 _TICKS = [n * 10**power for power in range(6) for n in (1, 2, 5)]
 _MARGIN = (46, 12, 14, 36)  # left, right, top, bottom
+
+
+def write(document: Mapping[str, Any], out: Path, json_out: Path) -> None:
+    """Write the page and, beside it, the same as JSON."""
+    write_json(json_out, document)
+    with atomic_path(out) as temporary:
+        temporary.write_text(page(document), encoding="utf-8")
 
 
 def page(document: Mapping[str, Any]) -> str:
