@@ -17,6 +17,7 @@ from recbole_eimf.evaluator.ranks import read_ranks
 from recbole_eimf.experiment.interests import training_pipeline
 from recbole_eimf.study.explore.page import page
 from tests.browser import browser  # noqa: F401
+from tests.semantic.llm_server import GOOD, Answer, LLMServer
 
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 SIZES = {"hidden_size": 16, "inner_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "train_batch_size": 64, "epochs": 1}
@@ -163,6 +164,33 @@ def test_the_page_says_what_the_sentences_are_worth(explored, means_more):
     shown = re.search(r'<p class="(banner[^"]*)" id="honesty">(.*?)</p>', text, re.DOTALL)
     assert (shown[1] == "banner strong") == (means_more is False)
     assert (f"verdict {means_more}" if means_more is not None else "was not measured: no key") in shown[2]
+
+
+def test_a_paid_run_is_explored_and_exported_without_key_or_call(planted, tmp_path, monkeypatch, capsys):
+    def answer(asked, n):
+        return Answer(content="I cannot help with that." if "i1)" in asked.prompt else GOOD)
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    keys = {**SIZES, **QUIET, **TEXT, "data_path": str(planted), "semantic_cache": str(tmp_path / "cache")}
+    with LLMServer(answer) as server:
+        keys |= {"interest_source": "openai", "llm_base_url": server.url, "yes": True, "output_dir": "paid"}
+        recbole_eimf.run("EIMF", "planted", None, llm_check_first=0, **keys)
+        calls = len(server.asked)
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert main(["explore", "--run", "paid", "--map", "pca"]) == 0
+        assert main(["export", "--run", "paid", "--out", "model"]) == 0
+        assert len(server.asked) == calls
+    document = json.loads(Path("explore.json").read_text())
+    failed = {one["exemplar"] for one in document["replies"]["failed"]}
+    assert failed
+    clusters = document["clusters"]
+    assert {one["exemplar"] for one in clusters if not one["interests"]} == failed
+    assert {one["reply"] for one in clusters} == {"I cannot help with that.", GOOD}
+    assert sum(one["users"] for one in clusters) == 120
+    assert document["interests"]["changed"] is None
+    explained = json.loads(Path("model/config.json").read_text())["text"]["explain"]
+    assert explained["better"] == document["honesty"]["better"] is not None
 
 
 # ---------------------------------------------------------------------- what cannot be explored

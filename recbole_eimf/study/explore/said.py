@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.semantic import journal
+from recbole_eimf.semantic.kept import kept_interests
 from recbole_eimf.semantic.llm.prompt import PLACEHOLDER, load_template
 from recbole_eimf.semantic.llm.reply import Reply
 from recbole_eimf.semantic.pipeline import LLM_SOURCES, Pipeline, read_assignment
@@ -81,20 +81,10 @@ def _of_source(pipeline: Pipeline, source: str) -> Pipeline:
 
 
 def _from_journal(pipeline: Pipeline, placebo: bool) -> Said:
-    """The paid replies, without the endpoint, its key, or a call for what is missing."""
-    exemplars, cluster, report = pipeline.clusters
-    wanted = pipeline.llm_settings()
-    past = journal.read_journal(pipeline.journal, wanted.model)
-    replies = journal.kept(pipeline.requests(exemplars), wanted.max_interests, past)
-    texts = [replies[user].interests if user in replies else () for user in exemplars]
-    report = {
-        **report,
-        "exemplars": len(exemplars),
-        "exemplars_without_interests": sum(not text for text in texts),
-        "interests": sum(map(len, texts)),
-    }
-    missing = tuple(user for user in exemplars if user not in replies)
-    return Said(exemplars, texts, dict(cluster), replies, "openai", placebo, report, missing)
+    found = kept_interests(pipeline)
+    missing = tuple(user for user in found.exemplars if user not in found.replies)
+    cluster = dict(pipeline.clusters[1])
+    return Said(found.exemplars, found.texts, cluster, found.replies, "openai", placebo, found.report, missing)
 
 
 def _without_reply(pipeline: Pipeline, replies: Mapping[str, Reply]) -> Sequence[str]:
