@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -86,9 +87,13 @@ def _sentences(run, pipeline: Pipeline, parts: Parts) -> Sentences:
     """What ``explain=True`` names, from the same replies that trained the model: nobody is asked again."""
     with as_files(pipeline, run.result["side_load"]["source"]) as given:
         quiet = {"gpu_id": "", "state": "WARNING", "show_progress": False}
-        config, net, (train, _, _) = load(run.folder, inference_only=False, **{**quiet, **run.given, **given})
-        side, esim = train._dataset.side, net.esim
-        found = pipeline_of(config, train._dataset).run(seed=config["seed"])
+        logging.disable(logging.WARNING)  # what there is to warn of, the run's log says
+        try:
+            config, net, (train, _, _) = load(run.folder, inference_only=False, **{**quiet, **run.given, **given})
+            found = pipeline_of(config, train._dataset).run(seed=config["seed"])
+        finally:
+            logging.disable(logging.NOTSET)
+    side, esim = train._dataset.side, net.esim
     weights = {name: getattr(esim.attention, name).weight for name in ("query", "key", "value")}
     weights["projection"] = esim.projection.weight
     weights = {name: weight.detach().cpu().clone() for name, weight in weights.items()}
