@@ -51,7 +51,9 @@ def runs(planted, tmp_path_factory):
         files = {"interest_file": str(folder / "replies.jsonl"), "assignment_file": str(folder / "assignment.csv.gz")}
         recbole_eimf.run("EIMF", "planted", None, interest_source="file", output_dir="replies", **files, **keys, **text)
         recbole_eimf.run("IBIM", "planted", None, output_dir="backbone", **keys)
-        recbole_eimf.run("EIMF", "planted", None, interest_source="shuffled", output_dir="placebo", **keys, **text)
+        made_beside = {**keys, "compare_with": ["backbone", "Popularity"]}
+        placebo = {"interest_source": "shuffled", "output_dir": "placebo"}
+        recbole_eimf.run("EIMF", "planted", None, **placebo, **made_beside, **text)
     return folder, exemplars, cluster
 
 
@@ -150,8 +152,11 @@ def test_a_page_says_what_has_no_llm_and_what_is_a_placebo(runs, monkeypatch, ca
     text = Path("p/placebo.html").read_text()
     assert '<p class="banner strong" id="no-llm"><b>No LLM was used.</b>' in text
     assert "<b>A placebo.</b>" in text
-    assert "<code>--against OUT2</code>" in text
     document = json.loads(Path("p/placebo.json").read_text())
+    assert [Path(other["folder"]).name for other in document["against"]] == ["compared-backbone"]
+    compared = json.loads(Path("placebo/result.json").read_text())["compared"][0]
+    assert document["against"][0]["test"] == compared["test"]
+    assert document["against"][0]["name"] == "SASRec"
     assert document["prompt"] is None
     assert {one["reply"] for one in document["clusters"]} == {None}
     assert len(document["map"]["x"]) == 40
@@ -226,6 +231,8 @@ def test_what_cannot_be_explored_is_named_with_the_remedy(runs, planted, capsys,
     Path("foreign/result.json").write_text("{")
     assert "not JSON" in refused("--run", "foreign")
     assert "--against" in refused("--run", run, "--against", run)
+    twice = ("--against", str(folder / "backbone"), "--against", str(folder / "backbone"))
+    assert "is given twice" in refused("--run", run, *twice)
     assert "--k=7: the runs kept the first 5 places" in refused("--run", run, "--k", "7")
     assert "--map=umap: allowed are tsne, pca" in refused("--run", run, "--map", "umap")
     assert "--points=0" in refused("--run", run, "--points", "0")
@@ -250,6 +257,7 @@ def test_replies_that_have_changed_since_are_told(runs, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert f"{len(lines) - 2} exemplars then, 3 now" in said
     assert "was not measured: not asked for" in said
+    assert "<code>--against OUT2</code>" in Path("fewer.html").read_text()
 
 
 # ---------------------------------------------------------------------- in a browser

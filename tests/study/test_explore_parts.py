@@ -171,6 +171,8 @@ def test_keywords_and_placebos_are_grouped_by_the_real_clusters(tmp_path):
     assert all(reply.response is None for reply in said.replies.values())
     with pytest.raises(ConfigError, match="--interest_source=examples.first_words:first_words"):
         said_in(made, "examples.first_words:first_words")
+    own = said_in(made, "examples.first_words:first_words", trusted="examples.first_words:first_words")
+    assert (own.llm_used, own.cluster, sum(map(bool, own.texts))) == (False, said.cluster, len(own.exemplars))
 
 
 def test_test_users_that_training_does_not_know_go_to_the_nearest_exemplar(tmp_path):

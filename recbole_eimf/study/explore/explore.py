@@ -12,13 +12,13 @@ import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.core.version import __version__
-from recbole_eimf.evaluator.ranks import Ranks, check_same_users, read_ranks
-from recbole_eimf.experiment.result import RunResult
+from recbole_eimf.evaluator.ranks import Ranks, read_ranks
 from recbole_eimf.semantic.pipeline import Pipeline
 from recbole_eimf.semantic.side_load import pipeline_of
 from recbole_eimf.serving.explain import means_more, said_of
 from recbole_eimf.serving.export import Run, honesty_of, read_result, read_run
 from recbole_eimf.study.explore import clusters as described
+from recbole_eimf.study.explore.beside import name_of, others
 from recbole_eimf.study.explore.chart import MAPS, charted
 from recbole_eimf.study.explore.gains import LEVEL, cluster_means, gains
 from recbole_eimf.study.explore.said import Said, clusters_of_test_users, prompts_of, said_in, template_of
@@ -32,7 +32,8 @@ PLACES = ("data_path", "semantic_cache", "interest_file", "assignment_file", "ba
 class Question:
     """What to look at.
 
-    against: output_dirs of runs on the same users, for example without the LLM; k: of the metrics, None is that of the
+    against: output_dirs of runs on the same users, for example without the LLM; none: the backbone and the placebo
+    that ``compare_with`` made beside the run; k: of the metrics, None is that of the
     run's valid_metric; points: users on the map; chart: of :data:`MAPS`; honesty: measure what the sentences mean;
     trusted: ``package.module:function`` of the user's own, where the interests come from there; places: keys that say
     where the run's files are now.
@@ -70,9 +71,9 @@ def explore(
     folder = Path(output_dir)
     result = _checked(folder)
     ranks = read_ranks(folder)
-    others = [_other(folder, ranks, Path(other)) for other in question.against]
-    k = _place(question.k, result, [ranks, *(other for _, other in others)])
-    say(f"reading {folder}: {_name(result)} on {result['dataset']}")
+    beside = others(folder, ranks, question.against)
+    k = _place(question.k, result, [ranks, *(other for _, other in beside)])
+    say(f"reading {folder}: {name_of(result)} on {result['dataset']}")
     run = read_run(folder, **(question.places or {}))
     pipeline = pipeline_of(run.config, run.loaders[0]._dataset)
     said = said_in(pipeline, result["side_load"]["source"], question.trusted)
@@ -101,7 +102,7 @@ def explore(
             "placed_by_text": placed,
         },
     }
-    _add_metrics(document, ranks, others, cluster, k)
+    _add_metrics(document, ranks, beside, cluster, k)
     document["map"] = _map(pipeline, said, question, say)
     document["honesty"] = _honesty(run, question, say)
     return document
@@ -123,18 +124,10 @@ def _checked(folder: Path) -> dict[str, Any]:
     if "source" not in (result["side_load"] or {}):
         why = "it learned from item text, without interests" if result["side_load"] else "it reads no text"
         raise ConfigError(
-            f"{folder}: {_name(result)} has no LLM part to show: {why}. explore shows runs that were trained with "
+            f"{folder}: {name_of(result)} has no LLM part to show: {why}. explore shows runs that were trained with "
             f"interests (--model=EIMF); give this one as what they are compared with: --against {folder}."
         )
     return result
-
-
-def _other(folder: Path, ranks: Ranks, other: Path) -> tuple[dict[str, Any], Ranks]:
-    if other.resolve() == folder.resolve():
-        raise ConfigError(f"--against={other}: is the run itself. Name another one, for example its backbone's.")
-    result, theirs = read_result(other), read_ranks(other)
-    check_same_users(ranks, theirs, (str(folder), str(other)))
-    return {"name": _name(result), "folder": str(other), "seed": result["seed"], "test": result["test"]}, theirs
 
 
 def _place(k: int | None, result: Mapping[str, Any], every: Sequence[Ranks]) -> int:
@@ -150,14 +143,10 @@ def _place(k: int | None, result: Mapping[str, Any], every: Sequence[Ranks]) -> 
     return k
 
 
-def _name(result: dict[str, Any]) -> str:
-    return RunResult.from_json(result).name
-
-
 def _about_run(folder: Path, result: dict[str, Any], k: int, training_users: int) -> dict[str, Any]:
     keys = ("model", "backbone", "dataset", "protocol", "mask_history", "seed", "epochs", "best_epoch", "test")
     about = {key: result.get(key) for key in keys}
-    return {"folder": str(folder), "name": _name(result), "k": k, "training_users": training_users, **about}
+    return {"folder": str(folder), "name": name_of(result), "k": k, "training_users": training_users, **about}
 
 
 def _changed(recorded: Mapping[str, Any], said: Said) -> str | None:
@@ -188,7 +177,7 @@ def _test_clusters(run: Run, pipeline: Pipeline, said: Said, ranks: Ranks) -> tu
 def _add_metrics(
     document: dict[str, Any],
     ranks: Ranks,
-    others: Sequence[tuple[dict[str, Any], Ranks]],
+    beside: Sequence[tuple[dict[str, Any], Ranks]],
     cluster: np.ndarray,
     k: int,
 ) -> None:
@@ -203,7 +192,7 @@ def _add_metrics(
         one["metrics"] = _rounded({name: own[name][c] for name in own})
         one["against"] = []
     document["against"] = []
-    for about, theirs in others:
+    for about, theirs in beside:
         values = {name: theirs.per_user(metric) for name, metric in metrics.items()}
         means = {name: cluster_means(values[name], cluster, count)[1] for name in values}
         found = gains(mine["ndcg"], values["ndcg"], cluster, count)
