@@ -120,6 +120,9 @@ def test_the_command_and_the_service_say_what_a_sentence_is_worth(exported, bett
     assert said.endswith(said_of(known))
     assert ("(no better than a placebo's): hair care" in said) is doubted
     assert "an LLM says of users like this one" in said
+    every = _shown(model, ["i1", "i2"], model.recommend([["i1", "i2"]], 60, exclude_seen=False))
+    marked = [line.split()[1] for line in every.splitlines() if line.endswith("(in the history)")]
+    assert sorted(marked) == ["i1", "i2"]
     answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=["i1"], explain=True))
     assert answer["means_more"] is not doubted
     assert answer["honesty"] == said_of(known)

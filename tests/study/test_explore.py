@@ -38,7 +38,8 @@ def runs(planted, tmp_path_factory):
         exemplars, cluster, _ = made.clusters
         replies = []
         for n, request in enumerate(made.requests(exemplars)[:-1]):
-            said = {"1": "nail care", "2": "zebra quantum"} if n != 2 else {"1": EVIL, "2": "hair care"}
+            said = {"1": "nail care", "2": "hair brush" if n else "zebra quantum"}
+            said = {"1": EVIL, "2": "hair care"} if n == 2 else said
             response = "I cannot help with that." if n == 1 else json.dumps(said)
             digest = request.sha256 if n else ""
             replies.append({"user_id": request.user_id, "response": response, "prompt_sha256": digest})

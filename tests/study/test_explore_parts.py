@@ -14,7 +14,7 @@ from recbole_eimf.semantic.reply_check import Exemplar, PromptForm
 from recbole_eimf.study.explore import gains as module
 from recbole_eimf.study.explore.chart import SIDE, charted
 from recbole_eimf.study.explore.gains import cluster_means, gains
-from recbole_eimf.study.explore.nearness import far_below, nearest_titles
+from recbole_eimf.study.explore.nearness import between_titles, far_below, nearest_titles
 from recbole_eimf.study.explore.said import clusters_of_test_users, prompts_of, said_in
 from tests.semantic.test_interests import HISTORIES, pipeline
 
@@ -88,15 +88,21 @@ def test_nearest_titles_are_those_of_a_sort():
     assert nearest_titles(interests, items[:2], 5).nearest.shape == (7, 2)
 
 
-def test_far_is_measured_by_the_catalogue_itself():
+def test_far_are_outliers_among_the_interests():
+    cosines = np.array([0.5, 0.6, 0.7, 0.8, 0.9])
+    assert far_below(cosines) == pytest.approx(0.6 - 1.5 * 0.2)
+    assert far_below(np.zeros(0)) == -1.0
+
+
+def test_between_titles_is_the_median_of_a_loop():
     rng = np.random.default_rng(3)
     items = unit(rng.normal(size=(50, 8)))
     titles = [f"title {n}" for n in range(50)]
     best = [max(float(items[n] @ items[m]) for m in range(50) if m != n) for n in range(50)]
-    assert far_below(titles, items) == pytest.approx(np.quantile(best, 0.01), abs=1e-5)
-    twice = far_below([*titles, *titles], np.concatenate([items, items]))
-    assert twice == pytest.approx(far_below(titles, items), abs=1e-5)  # the same title again is no neighbour
-    assert far_below(["one"], items[:1]) == -1.0
+    assert between_titles(titles, items) == pytest.approx(np.median(best), abs=1e-5)
+    twice = between_titles([*titles, *titles], np.concatenate([items, items]))
+    assert twice == pytest.approx(np.median(best), abs=1e-5)  # the same title again is no neighbour
+    assert between_titles(["one"], items[:1]) is None
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from recbole_eimf.semantic.llm.reply import Reply
 from recbole_eimf.semantic.pipeline import Pipeline
-from recbole_eimf.study.explore.nearness import far_below, nearest_titles
+from recbole_eimf.study.explore.nearness import between_titles, far_below, nearest_titles
 from recbole_eimf.study.explore.said import Said, template_of
 
 #: latest items of an exemplar's history that are shown
@@ -20,13 +20,14 @@ _SHOWN = 30
 def clusters(pipeline: Pipeline, said: Said, prompts: Mapping[str, str]) -> dict[str, Any]:
     """``clusters``, one for each exemplar, and ``far``: the measure of interests that are near to no title."""
     known = _Titles(pipeline)
-    below = far_below(known.titles, known.vectors)
     sizes = Counter(said.cluster.values())
     bought = _bought(pipeline, said)
     texts = sorted({text for row in said.texts for text in row})
     vectors = pipeline.encode(texts, "encode_interests") if texts else np.zeros((0, known.vectors.shape[1]))
     near = nearest_titles(vectors, known.vectors)
     of_text = {text: place for place, text in enumerate(texts)}
+    every = near.cosine[[of_text[text] for row in said.texts for text in row], 0] if texts else np.zeros(0)
+    below = far_below(every)
     row = {user: u for u, user in enumerate(pipeline.corpus.users)}
     made = []
     for c, (user, interests) in enumerate(zip(said.exemplars, said.texts)):
@@ -42,17 +43,17 @@ def clusters(pipeline: Pipeline, said: Said, prompts: Mapping[str, str]) -> dict
                 **_reply(said.replies.get(user), prompts.get(user), pipeline),
             }
         )
-    return {"clusters": made, "far": _far(made, below)}
-
-
-def _far(made: list[dict[str, Any]], below: float) -> dict[str, Any]:
-    every = [one for cluster in made for one in cluster["interests"]]
-    return {
+    said_of = [one for cluster in made for one in cluster["interests"]]
+    between = between_titles(known.titles, known.vectors)
+    far = {
         "below": round(below, 4),
-        "interests": sum(one["far"] for one in every),
-        "far_from_history": sum(one["far_from_history"] for one in every),
-        "of": len(every),
+        "interests": sum(one["far"] for one in said_of),
+        "far_from_history": sum(one["far_from_history"] for one in said_of),
+        "of": len(said_of),
+        "median": round(float(np.median(every)), 4) if len(every) else None,
+        "between_titles": None if between is None else round(between, 4),
     }
+    return {"clusters": made, "far": far}
 
 
 class _Titles:

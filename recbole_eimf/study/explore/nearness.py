@@ -9,8 +9,6 @@ import numpy as np
 
 #: titles that are shown of each interest
 NEAREST = 5
-#: an interest is far where its nearest title is farther than this share of titles have their nearest other title
-_RARE = 0.01
 #: titles that the measure is taken from
 _SAMPLED = 2000
 _AT_A_TIME = 1024
@@ -39,18 +37,30 @@ def nearest_titles(interests: np.ndarray, items: np.ndarray, k: int = NEAREST) -
     return Near(nearest, cosine)
 
 
-def far_below(titles: Sequence[str], items: np.ndarray, seed: int = 0) -> float:
-    """The cosine below which an interest is far from every title.
+def far_below(cosines: np.ndarray) -> float:
+    """The cosine below which an interest is far from every title: Tukey's fence, a box and a half below the quartiles.
 
-    Encoders differ in how near anything is to anything, so the measure is the catalogue's own: of 100 titles, 99 have
-    another one that is nearer to them than this. Titles that are the same word for word count once.
+    Sentences are farther from titles than titles are from each other, and encoders differ in how near anything is to
+    anything: so the measure is what most of the run's own interests reach.
+
+    Args:
+        cosines: of every interest with its nearest title, [n].
+    """
+    if not len(cosines):
+        return -1.0
+    low, high = np.quantile(cosines, (0.25, 0.75))
+    return float(low - 1.5 * (high - low))
+
+
+def between_titles(titles: Sequence[str], items: np.ndarray, seed: int = 0) -> float | None:
+    """The median over titles of the cosine with the nearest other title, from a sample; the same words count once.
 
     Args:
         titles: [N]; items: their unit vectors, float32 [N, d].
     """
     first = np.array(sorted({title: n for n, title in reversed(list(enumerate(titles)))}.values()), dtype=np.int64)
     if len(first) < 2:
-        return -1.0
+        return None
     chosen = np.random.default_rng(seed).permutation(len(first))[:_SAMPLED]
     distinct = items[first]
     best = np.empty(len(chosen), dtype=np.float32)
@@ -59,4 +69,4 @@ def far_below(titles: Sequence[str], items: np.ndarray, seed: int = 0) -> float:
         near = distinct[part] @ distinct.T
         near[np.arange(len(part)), part] = -np.inf
         best[begin : begin + len(part)] = near.max(1)
-    return float(np.quantile(best, _RARE))
+    return float(np.median(best))

@@ -14,7 +14,7 @@ from recbole_eimf.study.report.template import render
 #: clusters whose prompts and replies are in the page, the largest; the JSON has all
 MOST_CLUSTERS = 2000
 #: rows of the tables of gains, losses and far interests
-_ROWS, _FAR_ROWS = 8, 60
+_ROWS, _FAR_ROWS, _FEWEST_FAR = 8, 60, 10
 _FUNNEL = (720, 300)
 _TICKS = [n * 10**power for power in range(6) for n in (1, 2, 5)]
 _MARGIN = (46, 12, 14, 36)  # left, right, top, bottom
@@ -160,10 +160,16 @@ def _far(document: Mapping[str, Any]) -> dict[str, Any]:
     every = [
         {"number": c, **one} for c, cluster in enumerate(document["clusters"]) for one in cluster["interests"]
     ]  # fmt: skip
-    everywhere = sorted((one for one in every if one["far"]), key=lambda one: one["nearest"][0]["cosine"])
+    everywhere = sorted(every, key=lambda one: one["nearest"][0]["cosine"])
+    shown = max(_FEWEST_FAR, sum(one["far"] for one in every))
     own = [one for one in every if one["far_from_history"] and not one["far"]]
     own.sort(key=lambda one: one["own"]["cosine"])
-    return {"everywhere": everywhere[:_FAR_ROWS], "own": own[:_FAR_ROWS], "own_of": len(own), "of": len(every)}
+    return {
+        "everywhere": everywhere[: min(shown, _FAR_ROWS)],
+        "own": own[:_FAR_ROWS],
+        "own_of": len(own),
+        "of": len(every),
+    }
 
 
 _SAID = {
