@@ -47,7 +47,7 @@ class Interests:
     exemplars: [C] user tokens; texts: per exemplar its interests, most important first; assignment: training user token
     -> index into exemplars (users without one are absent); source: where the replies come from; llm_used: whether any
     LLM had a part in them; report: counts and seconds for the log and result.json; digests: per exemplar the sha256 of
-    the prompt its reply answers, "" where there is none.
+    the prompt its reply answers, "" where there is none; replies: by user, those that are of no use too.
     """
 
     exemplars: list[str]
@@ -57,6 +57,7 @@ class Interests:
     llm_used: bool
     report: dict[str, Any] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
+    replies: Mapping[str, Reply] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """A row per exemplar: the user, its interests, and how many users it stands for."""
@@ -356,4 +357,4 @@ class Pipeline:
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
         digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
-        return Interests(exemplars, texts, assignment, name, source in LLM_SOURCES, report, digests)
+        return Interests(exemplars, texts, assignment, name, source in LLM_SOURCES, report, digests, replies)
