@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from recbole_eimf.core.version import made_with
 from recbole_eimf.data.history_mask import FEW_REPEATS
+from recbole_eimf.evaluator.ranks import Asked
 from recbole_eimf.study.table.summary import LEVEL, Comparison, Figure, Line, Summary, View, pretty
 
 EMPTY = "–"
@@ -62,12 +63,18 @@ def facts(summary: Summary, view: View) -> str:
     seeds = ", ".join(map(str, summary.experiment.seeds))
     chosen = "" if view.chosen else "; the same checkpoints, chosen by the validation metric of the other table"
     asked = next(iter(view.tested.values()), None)
-    size = f"{asked.users:,} test users with {asked.targets:,} targets, " if asked else ""
+    size = f"{_asked(asked)}, " if asked else ""
     return (
         f"{summary.experiment.dataset}, {summary.protocol}, history {'masked' if view.mask_history else 'not masked'} "
         f"(mask_history={view.mask_history}), {size}test, %, mean ± sample deviation over seeds {seeds} (counting "
         f"models have one run), all items ranked{_order(summary)}{_repeats(summary, view)}{chosen}"
     )
+
+
+def _asked(asked: Asked) -> str:
+    """``2,237 test users with 4,833 targets``, and how often they were asked where that is more than once each."""
+    often = f" asked {asked.rows:,} times" if asked.rows else ""
+    return f"{asked.users:,} test users{often} with {asked.targets:,} targets"
 
 
 def _repeats(summary: Summary, view: View) -> str:
@@ -107,10 +114,12 @@ def legend(summary: Summary, signs: tuple[str, str]) -> str:
     if any(view.comparisons for view in summary.views):
         tests = sum(c.test is not None for view in summary.views for c in view.comparisons) // len(summary.views)
         first, second = signs
+        often = any(asked.rows for view in summary.views for asked in view.tested.values())
+        together = ", a user's rows together" if often else ""
         found += (
             f" {first}, {second}: differs from the first ({first}), the base, or the second ({second}) row it is "
-            f"measured against, p < {LEVEL} (sign-flip test over users, values averaged over seeds, Holm-corrected "
-            f"over the {tests} tests of a table)."
+            f"measured against, p < {LEVEL} (sign-flip test over users{together}, values averaged over seeds, "
+            f"Holm-corrected over the {tests} tests of a table)."
         )
     return found
 
@@ -137,7 +146,11 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
 def average_precision(summary: Summary, metrics: Sequence[str]) -> str | None:
     """How MAP is defined, where a table shows it and users have several targets: the field knows two definitions."""
     sizes = [asked for view in summary.views for asked in view.tested.values()]
-    several = any(asked.targets > asked.users for asked in sizes) if sizes else summary.protocol != "leave_one_out"
+    several = (
+        any(asked.targets > (asked.rows or asked.users) for asked in sizes)
+        if sizes
+        else summary.protocol != "leave_one_out"
+    )
     if not several or not any(metric.startswith("map@") for metric in metrics):
         return None
     return (
