@@ -22,8 +22,8 @@ METRICS = ("recall", "hit", "ndcg", "ndcg_hits", "mrr")
 class Ranks:
     """The places of all test targets. R rows in the split's order, T targets, distinct within a row.
 
-    A row is a user; under ``time_target=successive`` it is a user at the time of one target, so that a user has several:
-    give :func:`recbole_eimf.evaluator.significance.paired_test` the ``user`` of each.
+    A row is a user; under ``time_target=successive`` it is a user at the time of one target, so that a user has
+    several: give :func:`recbole_eimf.evaluator.significance.paired_test` the ``user`` of each.
 
     ``identity`` is a digest of the users' and targets' tokens: equal identities are about the same users and targets
     in the same order, so their values may be paired. ``slices`` are ranges of training frequency; ``mark_names``

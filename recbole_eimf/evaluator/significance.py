@@ -35,8 +35,8 @@ def paired_test(first: np.ndarray, second: np.ndarray, seed: int = 0, user: np.n
 
     Under ``time_target=successive`` a user has a row for every target, and what one model does better for a user it
     does in many of them. Rows of one user therefore change sign together, and the interval's deviation is that of the
-    users' sums (the cluster-robust one, with G / (G - 1) for G users); the difference stays the mean over rows, which is
-    what tables print.
+    users' sums (the cluster-robust one, with G / (G - 1) for G users); the difference stays the mean over rows, which
+    is what tables print.
 
     Args:
         first, second: a metric per row (:meth:`recbole_eimf.evaluator.ranks.Ranks.per_user`), float [R], or [seeds, R]

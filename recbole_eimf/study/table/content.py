@@ -146,11 +146,8 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
 def average_precision(summary: Summary, metrics: Sequence[str]) -> str | None:
     """How MAP is defined, where a table shows it and users have several targets: the field knows two definitions."""
     sizes = [asked for view in summary.views for asked in view.tested.values()]
-    several = (
-        any(asked.targets > (asked.rows or asked.users) for asked in sizes)
-        if sizes
-        else summary.protocol != "leave_one_out"
-    )
+    told = any(asked.targets > (asked.rows or asked.users) for asked in sizes)
+    several = told if sizes else summary.protocol != "leave_one_out"
     if not several or not any(metric.startswith("map@") for metric in metrics):
         return None
     return (
