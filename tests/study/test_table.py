@@ -175,6 +175,17 @@ def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(
     assert [c.adjusted for c in view.comparisons] == pytest.approx(slow_holm(p_values))
 
 
+def test_rows_that_were_trained_again_are_named(made):
+    experiment, runs, _ = made
+    for number, run in enumerate(run for run in runs if run.finished):
+        file = run.folder / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"refit": {"epochs": 3}}))
+        said = " ".join(content.notes(summarise(experiment, runs, [False]), ("*", "+"), []))
+        if number == 1:
+            assert "**DecayedItemKNN, SASRec** (not the others): trained again on all before the test" in said
+    assert "Rows were trained again" in said
+
+
 def test_users_who_are_asked_several_times_are_tested_as_one_each(made):
     experiment, runs, places = made
     user = np.array([4, 4, 4, 4, 6, 6, 7, 7, 8])

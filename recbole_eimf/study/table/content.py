@@ -135,6 +135,7 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
     found += _about_users(summary) + _about_interests(lines)
     if average := average_precision(summary, metrics):
         found.append(average)
+    found += _about_refits(lines)
     if any(line.results and not line.row.counting for line in lines):
         found.append(
             "Best epochs count from 1, of a model that is trained in phases those of the last one: 0 is the model "
@@ -180,6 +181,16 @@ def _about_interests(lines: Sequence[Line]) -> list[str]:
     if any((r.get("side_load") or {}).get("llm_used") is False for line in lines for r in line.results):
         found.append("Interests are keywords of the clusters' titles: **no LLM was used**.")
     return found
+
+
+def _about_refits(lines: Sequence[Line]) -> list[str]:
+    """Which rows were trained again before the test."""
+    rows = {line.row.name: any(result.get("refit") for result in line.results) for line in lines if line.results}
+    again = [name for name, refit in rows.items() if refit]
+    if not again:
+        return []
+    who = "Rows were" if len(again) == len(rows) else f"**{', '.join(again)}** (not the others):"
+    return [f"{who} trained again on all before the test, for the number of epochs that validation chose (refit=True)."]
 
 
 def _about_machines(summary: Summary) -> list[str]:
