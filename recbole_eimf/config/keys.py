@@ -52,6 +52,10 @@ class DataSettings:
         "successive", "of global_time: which later items are asked for, each from all before it or from the border's",
         affects="expert",
     )  # fmt: skip
+    refit: bool = key(
+        False, "of global_time: after the epoch is chosen, train as many again on all before the test; test that model",
+        affects="expert",
+    )  # fmt: skip
     split_seed: int = key(
         2024, "of user_split: which users are where; not the training seed", least=0, affects="expert"
     )
