@@ -92,9 +92,24 @@ class ItemSettings:
         "normal", "where item vectors start; pca_text: from the principal components of item text", affects="expert"
     )
     item_init_std: float = key(0.02, "deviation of item_init=normal", least=0, affects="expert")
-    item_text: Literal["none", "add", "concat"] = key(
-        "none", "how projected text joins the item vectors (folded into the checkpoint)", affects="expert"
+    item_text: Literal["none", "add", "concat", "null_space", "codes"] = key(
+        "none", "how text joins the item vectors (folded into the checkpoint): added to ids, beside them, ids in its "
+        "null space alone (AlphaFuse), or as product-quantised codes in place of ids (VQ-Rec)", affects="expert",
+    )  # fmt: skip
+    text_adaptor: Literal["linear", "mlp", "moe"] = key(
+        "linear", "of item_text=add and concat: text to the item dimension; moe: UniSRec's mixture of whitenings",
+        affects="expert",
+    )  # fmt: skip
+    adaptor_experts: int = key(8, "of text_adaptor=moe: whitenings that are mixed", least=1, affects="expert")
+    adaptor_dropout: float = key(0.2, "of text_adaptor=moe: of the text vectors", least=0, below=1, affects="expert")
+    id_dimension: int = key(
+        0, "of item_text=null_space: dimensions of an item vector that are the id's; 0: half of them", least=0,
+        affects="expert",
+    )  # fmt: skip
+    code_pieces: int = key(
+        32, "of item_text=codes: pieces a text vector is cut into, each a code", least=1, affects="expert"
     )
+    code_centroids: int = key(256, "of item_text=codes: different codes of a piece", least=2, affects="expert")
     # PAD's pre-trained experts look at the text itself, as it is after these two
     text_whitening: Literal["none", "center", "half", "full"] = key("none", "whitening of text vectors")
     text_dimension: int = key(0, "principal components of the text vectors that are kept; 0: as they are", least=0)
@@ -173,6 +188,23 @@ class EIMFSettings:
     label_temperature: float = key(0.1, "of the soft labels", above=0)
     label_items: int = key(500, "items of an exemplar's soft label", least=1)
     text_label_items: int = key(20, "items of a target's soft label", least=1)
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Distillation: LLM-ESR's from similar users, and that of users' profiles."""
+
+    similar_users: int = key(10, "LLMESR: users of like text whose mean state is a user's teacher (N)", least=1)
+    similar_weight: float = key(0.1, "LLMESR: weight of that distillation (alpha)", least=0)
+    similar_states: Literal["epoch", "step"] = key(
+        "epoch",
+        "LLMESR: teachers' states are those of an epoch's start, or of the step (the paper's; slow)",
+    )
+    profile_epochs: int = key(8, "ProfileDistillation: epochs that learn the profiles too, before the others", least=0)
+    profile_weight: float = key(
+        0.65, "ProfileDistillation: of the profiles' loss, which is scaled to the size of the other (alpha)", least=0,
+        most=1,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -358,6 +390,7 @@ ALL_SETTINGS = (
     InterestModelSettings,
     NetworkSettings,
     EIMFSettings,
+    DistillationSettings,
     SemanticSettings,
     PADSettings,
 )

@@ -118,7 +118,7 @@ class EIMF(IBIM):
                 "model=EIMF trains with side-loaded interests and the data set has none: build it with "
                 "recbole_eimf (register() first), or set inference_only=True to score only."
             )
-        dimension = self.backbone.item_embedding.embedding.embedding_dim
+        dimension = self.backbone.item_embedding.dimension
         self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num, self.logits_dtype)
         drawn = self.eimf.semantic_negatives
         self.semantic_negatives = self.item_settings.num_negatives if drawn is None else drawn
