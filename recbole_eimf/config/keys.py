@@ -52,6 +52,10 @@ class DataSettings:
         "successive", "of global_time: which later items are asked for, each from all before it or from the border's",
         affects="expert",
     )  # fmt: skip
+    refit: bool = key(
+        False, "of global_time: after the epoch is chosen, train as many again on all before the test; test that model",
+        affects="expert",
+    )  # fmt: skip
     split_seed: int = key(
         2024, "of user_split: which users are where; not the training seed", least=0, affects="expert"
     )
@@ -285,6 +289,7 @@ class PADSettings:
     )
     fusion_dropout: float = key(0.1, "before that", least=0, below=1, affects="text expert")
     text_projection: Literal["linear", "mlp"] = key("linear", "of text to the item dimension", affects="text expert")
+    text_projection_layers: int = key(2, "linear layers of text_projection=mlp", least=2, affects="text expert")
     unseen_ids: Literal["learned", "none", "text"] = key(
         "learned", "id vectors of items that training never saw count, do not, or text experts stand in for all",
         affects="text expert",
@@ -294,12 +299,18 @@ class PADSettings:
         "frequency", "weights of the experts: by the item's frequency, the same for all items, or equal"
     )
     gate_buckets: int = key(10, "of frequency", least=1)
-    gate_start: tuple[float, ...] = key((), "of id, text and aligned or hybrid experts, before the sigmoid; []: equal")
+    gate_start: tuple[float, ...] = key(
+        (), "of id, text and aligned or hybrid experts, before the sigmoid: 3 numbers, or 6, which are hottest and "
+        "coldest bucket of each, on a line between; []: equal"
+    )  # fmt: skip
     gate_total: float = key(
         1.0, "what an item's weights add up to: 1 are probabilities, the number of experts is a sum", above=0
     )
     loss: Literal["ce", "bce", "gbce"] = key(
         "ce", "softmax over the catalogue, or binary with negatives outside the user's history", affects="expert"
+    )
+    bce_reduction: Literal["mean", "sum"] = key(
+        "mean", "of bce and gbce over a target and its negatives; by the sum, gamma counts less", affects="expert"
     )
     gbce_calibration: float = key(0.75, "t of gbce: 0 is bce, 1 fully calibrated", least=0, most=1, affects="expert")
     candidates: Literal["all", "seen"] = key(
@@ -310,6 +321,7 @@ class PADSettings:
     )
     kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = key("gaussian", "of the alignment loss")
     mmd_estimator: Literal["biased", "unbiased"] = key("biased", "of MK-MMD")
+    mmd_bandwidth: float = key(1.0, "b of the kernels exp(-distance / (b w mean distance)) of MK-MMD", above=0)
     mmd_items: int = key(512, "distinct items of a batch in the alignment loss, at most; 0 is all", least=0)
     gamma: float = key(0.1, "weight of EIMF's auxiliary losses, of PAD's alignment loss", least=0)
     tau: float = key(0.1, "temperature of the contrast (EIMF's, PAD's kernel=infonce, CTRL's)", above=0)

@@ -43,10 +43,10 @@ class IBIM(WeighsTargets, SequenceModel):
         self.logits_dtype = getattr(torch, self.item_settings.logits_dtype)
         side = None if self.inference_only else getattr(dataset, "side", None)
         self.transform = None
-        self._text = self._has_text = None
+        self._text = self._has_text = self._fitted = None
         if side is not None:
             self.transform = TextTransform(side.item_text, side.fitted, self.item_settings)
-            self._has_text = side.item_has_text
+            self._has_text, self._fitted = side.item_has_text, side.fitted
             self._text = self.transform(side.item_text) * self._has_text[:, None]
         self.backbone = backbone_class(self.network_name(config))(config, dataset, self._make_table)
         self.negatives = None if self.inference_only else self._make_sampler(dataset)
@@ -102,6 +102,7 @@ class IBIM(WeighsTargets, SequenceModel):
             self._has_text,
             extra_rows,
             self.inference_only,
+            self._fitted,
         )
 
     def _make_sampler(self, dataset) -> NegativeSampler | None:

@@ -56,28 +56,33 @@ class TextTransform:
         return ((text.double() - self.mean) @ self.map * self.scale).float()
 
 
-def principal_components(text: Tensor, has_text: Tensor, dimension: int, std: float, generator=None) -> Tensor:
+def principal_components(
+    text: Tensor, has_text: Tensor, dimension: int, std: float, generator=None, fitted: Tensor | None = None
+) -> Tensor:
     """The first ``dimension`` principal components of the items' text, scaled to standard deviation ``std``.
 
     Items without text, and dimensions the text does not fill, get normal noise of the same deviation.
 
     Args:
-        text: [N, d_t]; has_text: [N] bool.
+        text: [N, d_t]; has_text: [N] bool; fitted: [N] bool, the items with text that say what the mean, the
+            components and the deviation are; None: all with text. The others are only projected.
 
     Returns:
         [N, dimension]
     """
     vectors = torch.randn(len(text), dimension, generator=generator) * std
-    known = text[has_text].double()
+    known = text[has_text if fitted is None else fitted].double()
     if len(known) == 0:
         return vectors
-    centred = known - known.mean(0)
+    mean = known.mean(0)
+    centred = known - mean
     values, directions = torch.linalg.eigh(centred.T @ centred)
     keep = min(dimension, text.shape[1])
     directions = directions[:, values.argsort(descending=True)[:keep]]
     directions = directions * torch.sign(directions.gather(0, directions.abs().argmax(0, keepdim=True)))
-    components = centred @ directions
-    vectors[has_text.nonzero().squeeze(1)[:, None], torch.arange(keep)] = (components / components.std() * std).float()
+    components = (text[has_text].double() - mean) @ directions
+    scaled = components / (centred @ directions).std() * std
+    vectors[has_text.nonzero().squeeze(1)[:, None], torch.arange(keep)] = scaled.float()
     return vectors
 
 
@@ -124,6 +129,7 @@ class ItemTable(nn.Module):
         settings: ``item_init``, ``item_text`` and their kin.
         text: [N, d_t] transformed text vectors, or None.
         has_text: [N] bool, or None.
+        fitted: [N] bool, the items that ``item_init=pca_text`` is fitted on; None: all with text.
         extra_rows: rows after the items (BERT4Rec's mask token).
         inference_only: build only what scoring needs; a checkpoint's folded table is loaded into it.
 
@@ -140,6 +146,7 @@ class ItemTable(nn.Module):
         has_text: Tensor | None = None,
         extra_rows: int = 0,
         inference_only: bool = False,
+        fitted: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.n_items = n_items
@@ -161,7 +168,7 @@ class ItemTable(nn.Module):
                 f"item_init={settings.item_init}, item_text={settings.item_text} need item text: "
                 f"give text_fields and an .item file, or use item_init=normal and item_text=none."
             )
-        self._initialise(settings, text, has_text)
+        self._initialise(settings, text, has_text, fitted)
         if self.kind != "none":
             self._take_text(settings, text, has_text, extra_rows)
 
@@ -196,7 +203,9 @@ class ItemTable(nn.Module):
             if self.kind == "concat":
                 self.mix = nn.Linear(2 * self.dimension, self.dimension, bias=False)
 
-    def _initialise(self, settings: ItemSettings, text: Tensor | None, has_text: Tensor | None) -> None:
+    def _initialise(
+        self, settings: ItemSettings, text: Tensor | None, has_text: Tensor | None, fitted: Tensor | None
+    ) -> None:
         weight = self.embedding.weight
         with torch.no_grad():
             if settings.item_init == "xavier":
@@ -205,7 +214,7 @@ class ItemTable(nn.Module):
                 nn.init.normal_(weight, std=settings.item_init_std)
                 if settings.item_init == "pca_text" and not self.inference_only and self.kind != "codes":
                     weight[: self.n_items] = principal_components(
-                        text, has_text, weight.shape[1], settings.item_init_std
+                        text, has_text, weight.shape[1], settings.item_init_std, fitted=fitted
                     )
             weight[0] = 0
 

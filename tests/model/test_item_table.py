@@ -84,6 +84,23 @@ def test_principal_components_are_those_of_the_items_with_text(text):
     assert made[has_text][:, D:].std().item() == pytest.approx(0.02, rel=0.3)
 
 
+def test_items_that_are_not_fitted_on_are_projected_as_the_others_say(text):
+    vectors, has_text = text
+    fitted = has_text.clone()
+    fitted[has_text.nonzero().squeeze(1)[::3]] = False
+    draw = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    made = principal_components(vectors, has_text, 8, 0.02, draw(), fitted)[:, :D]
+    alone = principal_components(vectors * fitted[:, None], fitted, 8, 0.02, draw())[:, :D]
+    assert torch.allclose(made[fitted], alone[fitted], atol=1e-7)
+    # an affine map that sends the fitted ones where they are sends the others where they are
+    design = torch.cat([vectors, torch.ones(len(vectors), 1)], 1).double()
+    solved = torch.linalg.lstsq(design[fitted], made[fitted].double()).solution
+    others = has_text & ~fitted
+    assert torch.allclose(design[others] @ solved, made[others].double(), atol=1e-5)
+    whole = principal_components(vectors, has_text, 8, 0.02, draw(), has_text)
+    assert torch.equal(whole, principal_components(vectors, has_text, 8, 0.02, draw()))
+
+
 # ---------------------------------------------------------------------- text in the item table
 def table(text, has_text, d=4, extra=0, **keys):
     torch.manual_seed(0)

@@ -81,7 +81,8 @@ def _about(summary: Summary) -> list[tuple[str, str]]:
     asked = next((asked for view in summary.views for asked in view.tested.values()), None)
     found = [("data set", experiment.dataset), ("protocol", summary.protocol)]
     if asked:
-        found += [("test users", f"{asked.users:,}"), ("test targets", f"{asked.targets:,}")]
+        often = [("times asked", f"{asked.rows:,}")] if asked.rows else []
+        found += [("test users", f"{asked.users:,}"), *often, ("test targets", f"{asked.targets:,}")]
     found += [("seeds", ", ".join(map(str, experiment.seeds))), ("runs", f"{summary.finished} of {summary.planned}")]
     made = content.versions(summary)
     commits = [one["commit"] for one in made if "commit" in one]
