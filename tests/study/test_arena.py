@@ -9,8 +9,11 @@ import pytest
 from scipy.stats import friedmanchisquare, rankdata
 
 from recbole_eimf.__main__ import main as command_line
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.study import arena
+from recbole_eimf.study.runs import configured
+from recbole_eimf.study.search.space import shipped_space
 from recbole_eimf.study.standings import by_backbone, critical_difference, friedman, rank_within, standings
 from recbole_eimf.study.study import chosen, find_study, read_study
 
@@ -151,7 +154,7 @@ def test_the_command_makes_every_table_and_goes_on(planted, semantic_cache, tmp_
     assert path.stat().st_mtime_ns == made
 
 
-def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo():
+def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(planted):
     rows = {row.name: row for row in read_study(find_study("arena")).rows}
     for backbone in ("SASRec", "GRU4Rec", "REMI"):
         assert rows[f"AlphaFuse[{backbone}]"].keys == {"backbone": backbone, "item_text": "null_space"}
@@ -159,6 +162,10 @@ def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo():
         assert rows[f"EIMF placebo[{backbone}]"].keys["interest_source"] == "shuffled"
         assert rows[f"text placebo[{backbone}]"].keys["text_source"] == "shuffled"
     assert "PAD[REMI]" not in rows, "towers have one state a target"
+    for row in rows.values():  # --tune-first has something to search for each, and every key is one
+        config, _ = configured(row, "planted", {"data_path": str(planted)})
+        if not row.counting:
+            assert shipped_space(row.model, contract_of(config.model_class).backbone_name(config))
 
 
 def test_a_part_of_a_study_is_named_by_rows_methods_or_backbones():
