@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import friedmanchisquare, rankdata
 
 from recbole_eimf.__main__ import main as command_line
+from recbole_eimf.cli.study import main as run_command
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.study import arena
@@ -131,27 +132,26 @@ def test_the_page_is_made_of_the_tables_files(tmp_path):
         arena.write([tmp_path / "y"], tmp_path, "T", "ndcg@10", "c")
 
 
-def test_the_command_makes_every_table_and_goes_on(planted, semantic_cache, tmp_path, capsys):
+def test_the_command_makes_every_table_and_goes_on(planted, tmp_path, capsys):
     """Two protocols, of which data without times have one; the second call makes nothing anew."""
     study = tmp_path / "small.yaml"
     study.write_text(
-        "title: Small\nseeds: 1\nover: [SASRec]\nprotocols: [leave_one_out, global_time]\nfloors: False\n"
-        "rows:\n  - {name: VQ-Rec, model: IBIM, over: True, keys: {item_text: codes, code_pieces: 2, "
-        "code_centroids: 3}, against: backbone}\n"
+        "seeds: 1\nmetrics: [NDCG@5]\nprotocols: [leave_one_out, global_time]\nfloors: False\n"
+        "rows: [Popularity, Markov]\n"
     )
-    keys = {"data_path": planted, "semantic_cache": semantic_cache, "text_encoder": "tfidf-svd", "epochs": 1,
-            "hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 8, "mask_history": False}  # fmt: skip
     command = ["study", str(study), "--dataset=planted", f"--out={tmp_path / 'out'}", "--parallel=0"]
-    command += [f"--{key}={value}" for key, value in keys.items()]
+    command += [f"--data_path={planted}", "--mask_history=False", "--topk=[5]", "--valid_metric=NDCG@5"]
     assert command_line(command) == 0
     said = capsys.readouterr().out
     assert "planted has no times, and no table under global_time." in said
-    assert "VQ-Rec[SASRec]" in said
-    assert (tmp_path / "out" / "planted-leave_one_out" / "table.md").is_file()
-    made = (tmp_path / "out" / "planted-leave_one_out" / "runs" / "SASRec" / "2020" / "result.json").stat().st_mtime_ns
+    assert "Markov" in said
+    folder = tmp_path / "out" / "planted-leave_one_out"
+    assert (folder / "table.md").is_file()
+    made = (folder / "runs" / "Markov" / "2020" / "result.json").stat().st_mtime_ns
     assert command_line(command) == 0
-    path = tmp_path / "out" / "planted-leave_one_out" / "runs" / "SASRec" / "2020" / "result.json"
-    assert path.stat().st_mtime_ns == made
+    assert (folder / "runs" / "Markov" / "2020" / "result.json").stat().st_mtime_ns == made
+    with pytest.raises(ConfigError, match="arena of many tables"):
+        run_command([str(study), "eimf_ablation", "--dataset=planted"])
 
 
 def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(planted):
