@@ -1,7 +1,7 @@
 """Adaptors: trained maps from text vectors to the dimension of items (the key ``text_adaptor``).
 
-``linear`` is one map. ``mlp`` is two with a GELU between them. ``moe`` is UniSRec's (Hou et al., KDD 2022, section 2.1):
-a mixture of parametric whitenings under a noisy gate. No text stays the zero vector under each of them.
+``linear`` is one map. ``mlp`` is two with a GELU between them. ``moe`` is that of UniSRec (Hou et al., KDD 2022): a
+mixture of parametric whitenings under a noisy gate. No text stays the zero vector under each of them.
 """
 
 from __future__ import annotations
