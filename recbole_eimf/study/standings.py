@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_eimf.config.models import MODELS
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.study.rows import FRAMED
 
@@ -214,8 +215,12 @@ def _standing(name, rank, ranks, tables, values, metric) -> Standing:
         statistics.mean(run["train_seconds"] for run in runs),
         statistics.mean(run["seconds_per_epoch"] for run in runs),
         sum(_calls(entry) for entry in entries),
-        all(not run["parameters"] for run in runs),
+        _is_floor(entries[0]["model"]),
     )
+
+
+def _is_floor(model: str) -> bool:
+    return model in MODELS and MODELS[model].family.endswith("floor")
 
 
 def _calls(entry: Mapping[str, Any]) -> int:
