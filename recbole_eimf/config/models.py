@@ -77,7 +77,8 @@ BACKBONES = {card.name: card for card in (
     BackboneCard("ComiRecSA", f"{_MULTI}ComiRecSABackbone", "K interests by attention (Cen et al. 2020)"),
     BackboneCard("ComiRecDR", f"{_MULTI}ComiRecDRBackbone", "K interests by dynamic routing (Cen et al. 2020)"),
     BackboneCard("MIND", f"{_MULTI}MINDBackbone", "up to K interests by routing (Li et al. 2019)"),
-    BackboneCard("REMI", f"{_MULTI}REMIBackbone", "ComiRecSA, routing regularised; hard negatives by remi_beta, 0 here (Xie et al. 2023)"),
+    BackboneCard("REMI", f"{_MULTI}REMIBackbone",
+                 "ComiRecSA, routing regularised; hard negatives by remi_beta, 0 here (Xie et al. 2023)"),
     BackboneCard("DNN", f"{_MULTI}DNNBackbone", "the mean of the items (Covington et al. 2016)"),
 )}  # fmt: skip
 #: what PAD's towers can be built over: one state per target, at places that every tower shares

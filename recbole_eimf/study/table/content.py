@@ -182,8 +182,8 @@ def _about_forms(lines: Sequence[Line]) -> list[str]:
         found.append(f"{said.get(recipe, f'recipe={recipe}')}: {'; '.join(rows)}.")
     if any(shown_name(line) != line.row.name for line in lines):
         found.append(
-            "REMI without its hard negatives (remi_beta=0) is ComiRec-SA with REMI's routing regularisation under a full "
-            "softmax, which has every item as a negative; --recipe=paper has them."
+            "REMI without its hard negatives (remi_beta=0) is ComiRec-SA with REMI's routing regularisation under a "
+            "full softmax, which has every item as a negative; --recipe=paper has them."
         )
     return [text[0].upper() + text[1:] for text in found]
 
