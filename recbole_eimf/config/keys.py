@@ -137,9 +137,11 @@ class InterestModelSettings:
     readout: Literal["soft", "hard"] = key(
         "hard", "in training, the mean of a user's interests by likeness to the target, or the likest", affects="expert"
     )
-    readout_temperature: float = key(
-        1.0, "of the soft readout: 1/p of MIND's label-aware attention with power p", above=0, affects="expert"
-    )
+    readout_temperature: float = key(1.0, "of the soft readout, divides the products", above=0, affects="expert")
+    readout_power: float = key(
+        1.0, "p of MIND's label-aware attention: the soft readout's products to this power, signs kept", above=0,
+        affects="expert",
+    )  # fmt: skip
     diversity_lambda: float = key(
         0.0, "ComiRec's controllable aggregation when ranking: weight of other categories; 0 is off", least=0,
         affects="expert",
@@ -152,7 +154,13 @@ class NetworkSettings:
     """Networks: what backbones and floors of ours read; their YAML files set it."""
 
     interest_num: int = key(OF_MODEL, "interests of a user, at most (K)", least=1, affects="expert")
-    remi_beta: float = key(OF_MODEL, "REMI: hardness of the interest-aware negatives", least=0, affects="expert")
+    routing_softmax: Literal["interests", "positions"] = key(
+        "interests", "ComiRecDR, MIND: an item divides itself among the interests, or an interest among the items",
+        affects="expert",
+    )  # fmt: skip
+    remi_beta: float = key(
+        OF_MODEL, "REMI: hardness of the interest-aware negatives; 0: none", least=0, affects="expert"
+    )
     routing_weight: float = key(OF_MODEL, "REMI: weight of the routing regularisation", least=0, affects="expert")
     knn_decay: float = key(
         OF_MODEL, "DecayedItemKNN: an item counts this much less for each step back", least=0, most=1
@@ -178,6 +186,9 @@ class EIMFSettings:
     item_alignment: Literal["target", "batch_items"] = key("target", "whose text and id vectors are aligned")
     auxiliary_targets: Literal["one", "all"] = key("one", "targets of a row that enter the auxiliary losses")
     auxiliary_interval: int = key(1, "every so many batches have the auxiliary losses, as many times as heavy", least=1)
+    semantic_score: Literal["cosine", "dot"] = key(
+        "cosine", "of eq. 9: cosines times score_scale, or the inner products that are printed"
+    )
     semantic_negatives: int | None = key(
         None, "eq. 9 among this many drawn items; 0 is all, None as many as num_negatives", least=0
     )

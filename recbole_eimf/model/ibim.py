@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
@@ -136,7 +138,8 @@ class IBIM(WeighsTargets, SequenceModel):
             return interests[:, 0]
         if self.interest_settings.readout == "hard":
             return hard_readout(query, interests)
-        return target_attention(query, interests, mask, scale=1 / self.interest_settings.readout_temperature)
+        wanted = self.interest_settings
+        return target_attention(query, interests, mask, 1 / wanted.readout_temperature, wanted.readout_power)
 
     def _recommendation_loss(
         self, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
@@ -202,14 +205,14 @@ class IBIM(WeighsTargets, SequenceModel):
         """
         interests = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         vectors = self.scored_vectors()
-        scores = interests[:, 0] @ vectors.T
-        for k in range(1, interests.shape[1]):  # one interest at a time: [B, K, N] would be K times the memory
-            scores = torch.maximum(scores, interests[:, k] @ vectors.T)
         bias = self.item_bias
-        scores = scores if bias is None else scores + bias
+        # one interest at a time: [B, K, N] would be K times the memory
+        of_interest = (interest @ vectors.T for interest in interests.unbind(1))
         if self.diversity is None:
-            return scores
-        return self.diversity(scores, interaction[self.ITEM_SEQ], interests.shape[1])
+            scores = reduce(torch.maximum, of_interest)
+            return scores if bias is None else scores + bias
+        of_interest = (scores if bias is None else scores + bias for scores in of_interest)
+        return self.diversity(of_interest, interaction[self.ITEM_SEQ])
 
     def predict(self, interaction: Interaction) -> Tensor:
         """[B]: the score of the row's ``item_id``."""
