@@ -54,6 +54,8 @@ class LazySequenceDataset(SequentialDataset):
         self.view: views.View | None = None
         self.spans: protocol.Spans | None = None
         self.side = None
+        #: of the training part with ``refit=True``: all that is known when the test begins, to train on again
+        self.before_test: LazySequenceDataset | None = None
         self.times: np.ndarray | None = None  # float64 [n]; None: no times
         self.moment: np.ndarray | None = None  # int32 [n], equal where a user's events have one time; None: no times
         self.source_row: np.ndarray | None = None  # int64 [n], each row's place in the source's order; None: as it is
@@ -251,6 +253,8 @@ class LazySequenceDataset(SequentialDataset):
         if config["save_split"]:
             write_split(config["save_split"], split, self.field2id_token[self.uid_field])
         train = self._part(split.train, self._training_view_name())
+        if config["refit"]:
+            train.before_test = self._part(split.before_test, self._training_view_name())
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
         if said := history_mask.decide(config, train):

@@ -45,15 +45,17 @@ class ExplicitInterests(nn.Module):
         super().__init__()
         keep = {"persistent": False}
         self.register_buffer("item_text", transform(side.item_text), **keep)  # [N, d_t]
-        self.register_buffer("item_has_text", side.item_has_text, **keep)  # [N]
+        # under global_time nothing learns from the text of items that come later, not even as candidates
+        has_text = side.fitted
+        self.register_buffer("item_has_text", has_text, **keep)  # [N]
         none = side.interests is None  # use_interests=False: nobody has interests
         self.register_buffer("interests", torch.empty(0) if none else transform(side.interests), **keep)  # [C, M, d_t]
         self.register_buffer("interest_mask", torch.empty(0) if none else side.interest_mask, **keep)  # [C, M]
         # [U], -1 where there is none
         self.register_buffer("user_exemplar", torch.full((users,), -1) if none else side.user_exemplar, **keep)
-        absent = torch.zeros(len(side.item_has_text)).masked_fill(~side.item_has_text, -torch.inf)
-        self.register_buffer("absent", None if side.item_has_text[1:].all() else absent, **keep)  # [N], 0 or -inf
-        self.register_buffer("items_with_text", side.item_has_text.nonzero().squeeze(1), **keep)
+        absent = torch.zeros(len(has_text)).masked_fill(~has_text, -torch.inf)
+        self.register_buffer("absent", None if has_text[1:].all() else absent, **keep)  # [N], 0 or -inf
+        self.register_buffer("items_with_text", has_text.nonzero().squeeze(1), **keep)
         narrow = None if dtype == torch.float32 else self.item_text.to(dtype)
         self.register_buffer("narrow_text", narrow, **keep)  # [N, d_t]
         self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
@@ -116,7 +118,7 @@ class EIMF(IBIM):
                 "model=EIMF trains with side-loaded interests and the data set has none: build it with "
                 "recbole_eimf (register() first), or set inference_only=True to score only."
             )
-        dimension = self.backbone.item_embedding.embedding.embedding_dim
+        dimension = self.backbone.item_embedding.dimension
         self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num, self.logits_dtype)
         drawn = self.eimf.semantic_negatives
         self.semantic_negatives = self.item_settings.num_negatives if drawn is None else drawn

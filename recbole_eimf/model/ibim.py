@@ -43,12 +43,12 @@ class IBIM(WeighsTargets, SequenceModel):
         self.logits_dtype = getattr(torch, self.item_settings.logits_dtype)
         side = None if self.inference_only else getattr(dataset, "side", None)
         self.transform = None
-        self._text = self._has_text = None
+        self._text = self._has_text = self._fitted = None
         if side is not None:
             self.transform = TextTransform(side.item_text, side.fitted, self.item_settings)
-            self._has_text = side.item_has_text
+            self._has_text, self._fitted = side.item_has_text, side.fitted
             self._text = self.transform(side.item_text) * self._has_text[:, None]
-        self.backbone = backbone_class(self.backbone_name(config))(config, dataset, self._make_table)
+        self.backbone = backbone_class(self.network_name(config))(config, dataset, self._make_table)
         self.negatives = None if self.inference_only else self._make_sampler(dataset)
         wants_diversity = self.interest_settings.diversity_lambda != 0
         self.diversity = ControllableAggregation(config, dataset) if wants_diversity else None
@@ -61,9 +61,14 @@ class IBIM(WeighsTargets, SequenceModel):
         return cls.fixed_backbone or config["backbone"]
 
     @classmethod
+    def network_name(cls, config) -> str:
+        """The backbone that is built: a form of :meth:`backbone_name`, where a model has one."""
+        return cls.backbone_name(config)
+
+    @classmethod
     def choose_training_view(cls, config) -> str:
         """The rows this model trains on, where ``training_view`` does not say."""
-        return backbone_class(cls.backbone_name(config)).view
+        return backbone_class(cls.network_name(config)).view
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:
@@ -97,6 +102,7 @@ class IBIM(WeighsTargets, SequenceModel):
             self._has_text,
             extra_rows,
             self.inference_only,
+            self._fitted,
         )
 
     def _make_sampler(self, dataset) -> NegativeSampler | None:
@@ -256,6 +262,12 @@ class DNN(IBIM):
     """YouTube's DNN (Covington et al. 2016)."""
 
     fixed_backbone = "DNN"
+
+
+class LiGR(IBIM):
+    """LiGR layers (Borisyuk et al. 2025); with ``num_negatives`` eSASRec (Tikhonovich et al. 2025)."""
+
+    fixed_backbone = "LiGR"
 
 
 class LLM2BERT4Rec(IBIM):

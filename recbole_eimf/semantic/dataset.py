@@ -24,6 +24,8 @@ class SideLoadedDataset(LazySequenceDataset):
                 from recbole_eimf.semantic.side_load import load_side_information  # text libraries only where needed
 
                 train.side = load_side_information(self.config, train, interests=need == "interests")
+                if train.before_test is not None:
+                    train.before_test.side = train.side.known_to(train.before_test)
         return [train, valid, test]
 
 

@@ -191,7 +191,8 @@ def _encoder(run: Run) -> tuple[EncoderSpec, dict[str, Tensor]]:
         tensors = {name: value for name, value in state.items() if name in known}
         return EncoderSpec(towers, keys_read(towers, True, config), own=True), _copied(tensors)
     backbones = [net.backbone] if isinstance(net, IBIM) else [tower.backbone for tower in net.towers]
-    towers = (type(net).backbone_name(config),) * len(backbones)
+    name = type(net).network_name(config) if isinstance(net, IBIM) else type(net).backbone_name(config)
+    towers = (name,) * len(backbones)
     spec = EncoderSpec(
         towers=towers,
         keys=keys_read(towers, False, config),

@@ -10,12 +10,10 @@ import tempfile
 from dataclasses import replace
 
 import numpy as np
-from recbole.utils import init_seed
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.data.loader import loader_class
 from recbole_eimf.data.protocol import Spans
-from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment import refit
 from recbole_eimf.experiment.load import load
 from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.semantic.dataset import dataset_class
@@ -33,21 +31,15 @@ def refitted(run):
         raise ConfigError(
             f"--refit: {name} is trained in phases, each of which is stopped by validation. Leave --refit out."
         )
-    if run.config["train_neg_sample_args"].get("distribution", "none") != "none":
-        raise ConfigError(f"--refit: {name} was trained with RecBole's drawn negatives. Leave --refit out.")
+    refit.check(run.config, "--refit")
     config, _, loaders = load(run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=True)
-    train = _everything(config, loaders[0]._dataset.side)
     with tempfile.TemporaryDirectory() as folder:
-        config["epochs"], config["output_dir"], config["checkpoint_dir"] = max(epochs, 1), None, folder
-        init_seed(config["seed"], config["reproducibility"])
-        loader = loader_class(config, "train")(config, train, None, shuffle=True)
-        net = config.model_class(config, train).to(config["device"])
-        if not counting:
-            trainer = assembly.trainer(config, net)
-            trainer.fit(loader, None, saved=False, show_progress=bool(config["show_progress"]))
+        config["output_dir"], config["checkpoint_dir"] = None, folder
+        train = _everything(config, loaders[0]._dataset.side)
+        net, _, batches = refit.train_again(config, train, max(epochs, 1))
     served = run.config.model_class(run.config, train)
     served.load_state_dict(net.state_dict())  # text is folded into the item table
-    return replace(run, net=served.eval(), loaders=(loader, *run.loaders[1:]))
+    return replace(run, net=served.eval(), loaders=(batches, *run.loaders[1:]))
 
 
 def _everything(config, side):
@@ -57,5 +49,5 @@ def _everything(config, side):
     users = np.flatnonzero(np.diff(whole.offsets))
     start, end = whole.offsets[users], whole.offsets[users + 1]
     train = whole._part(Spans(users, start, end, end), whole._training_view_name())
-    train.side = side
+    train.side = None if side is None else side.known_to(train)
     return train

@@ -11,9 +11,10 @@ import pytest
 
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import InterestSourceError, UserError
+from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
 from recbole_eimf.semantic.llm import client
-from recbole_eimf.semantic.pipeline import Corpus, Pipeline
+from recbole_eimf.semantic.pipeline import Pipeline
 
 WORDS = ["nail", "polish", "red", "blue", "hair", "brush", "dryer", "comb", "soap"]
 TITLES = {

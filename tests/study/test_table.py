@@ -175,6 +175,37 @@ def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(
     assert [c.adjusted for c in view.comparisons] == pytest.approx(slow_holm(p_values))
 
 
+def test_rows_that_were_trained_again_are_named(made):
+    experiment, runs, _ = made
+    for number, run in enumerate(run for run in runs if run.finished):
+        file = run.folder / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"refit": {"epochs": 3}}))
+        said = " ".join(content.notes(summarise(experiment, runs, [False]), ("*", "+"), []))
+        if number == 1:
+            assert "**DecayedItemKNN, SASRec** (not the others): trained again on all before the test" in said
+    assert "Rows were trained again" in said
+
+
+def test_users_who_are_asked_several_times_are_tested_as_one_each(made):
+    experiment, runs, places = made
+    user = np.array([4, 4, 4, 4, 6, 6, 7, 7, 8])
+    for run in runs:
+        if run.finished:
+            replace(ranks_of(places[run.row.name, run.seed]), user=user).write(run.folder)
+    summary = summarise(experiment, runs, [False])
+    view = summary.views[0]
+    of = lambda row, metric: np.mean([gains(places[row, seed], metric) for seed in (2020, 2021)], axis=0)  # noqa: E731
+    for comparison in view.comparisons:
+        apart = of(comparison.row, comparison.metric) - of(comparison.other, comparison.metric)
+        sums = np.array([apart[user == name].sum() for name in (4, 6, 7, 8)])
+        assert comparison.test.p_value == pytest.approx(exact_p(sums), abs=1e-9)
+        assert (comparison.points, comparison.test.users) == (pytest.approx(100 * apart.mean()), 4)
+    for text in (table.markdown(summary), table.latex(summary), report.page(summary)):
+        assert "4 test users asked 9 times with 9 targets" in text
+        assert "a user's rows together" in html.unescape(text)
+    assert ("times asked", "9") in report._about(summary)
+
+
 def test_a_clear_difference_is_marked_in_every_form(made, tmp_path):
     experiment, runs, _ = made
     moved = [Run(r.row, r.dataset, r.seed, tmp_path / "clear" / r.label, {}, r.settings) for r in runs]
