@@ -78,7 +78,7 @@ class _Titles:
         bought: Counter,
         below: float,
     ) -> dict[str, Any]:
-        """An interest, row ``place`` of ``vectors`` and ``near``, with its nearest titles and that of its exemplar's own.
+        """An interest, row ``place`` of ``vectors`` and ``near``, with the titles nearest to it.
 
         Args:
             history: the exemplar's items; bought: item -> users of the cluster that have it; below: what is far.
