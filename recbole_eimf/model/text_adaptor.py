@@ -1,6 +1,6 @@
 """Adaptors: trained maps from text vectors to the dimension of items (the key ``text_adaptor``).
 
-``linear`` is one map. ``mlp`` is two with a GELU between them. ``moe`` is UniSRec's (Hou et al., KDD 2022, eq. 2-4): a
+``linear`` is one map. ``mlp`` is two with a GELU between them. ``moe`` is that of UniSRec (Hou et al., KDD 2022): a
 mixture of parametric whitenings under a noisy gate. No text stays the zero vector under each of them.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 class WhiteningMixture(nn.Module):
     """UniSRec's adaptor: sum over g of gate_g(x) (x - b_g) W_g, the gate a softmax of x W + noise while training.
 
-    The noise is normal, of a deviation that is learned from x: softplus(x W_noise). **Decisions.** The paper's eq. 4
+    The noise is normal, of a deviation that is learned from x: softplus(x W_noise). **Decisions.** The paper
     prints the deviation in place of the draw; Shazeer et al. (2017), whom it follows, draw. Dropout before the
     whitening is of the published code.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_eimf.config.models import MODELS
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.study.rows import FRAMED
 
@@ -91,7 +92,7 @@ def critical_difference(rows: int, tables: int, level: float = 0.05) -> float:
 
 
 def friedman(ranks: np.ndarray) -> float | None:
-    """The p-value that all rows are alike, by Iman and Davenport's F (Demšar 2006, eq. 8-9).
+    """The p-value that all rows are alike, by Iman and Davenport's F (Demšar 2006, 3.2.2).
 
     Args:
         ranks: [N, k], of k rows in N tables.
@@ -214,8 +215,12 @@ def _standing(name, rank, ranks, tables, values, metric) -> Standing:
         statistics.mean(run["train_seconds"] for run in runs),
         statistics.mean(run["seconds_per_epoch"] for run in runs),
         sum(_calls(entry) for entry in entries),
-        all(not run["parameters"] for run in runs),
+        _is_floor(entries[0]["model"]),
     )
+
+
+def _is_floor(model: str) -> bool:
+    return model in MODELS and MODELS[model].family.endswith("floor")
 
 
 def _calls(entry: Mapping[str, Any]) -> int:

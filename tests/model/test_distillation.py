@@ -28,7 +28,7 @@ def built(make_config):
 
 # ---------------------------------------------------------------------- LLM-ESR
 def test_a_view_is_attended_by_the_other_one():
-    """Eq. 4 in a loop: position t asks with its own view among the other view's items up to t."""
+    """In a loop: position t asks with its own view among the other view's items up to t."""
     torch.manual_seed(0)
     cross = CrossView(4).double()
     asking, other = torch.randn(2, 1, 5, 4, dtype=torch.float64)
@@ -75,7 +75,7 @@ def test_the_views_are_principal_components_and_adapted_text(built):
 
 @pytest.mark.parametrize("states_of", ["step", "epoch"])
 def test_a_user_learns_from_those_of_like_text(built, states_of):
-    """Eq. 8 in a loop: the squared distance to the mean of the similar users' states, which are no students."""
+    """In a loop: the squared distance to the mean of the similar users' states, which are no students."""
     net, train = built("LLMESR", similar_users=3, similar_states=states_of, **STILL)
     net.train()
     batch = train.rows(np.arange(6))

@@ -9,8 +9,12 @@ import pytest
 from scipy.stats import friedmanchisquare, rankdata
 
 from recbole_eimf.__main__ import main as command_line
+from recbole_eimf.cli.study import main as run_command
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.study import arena
+from recbole_eimf.study.runs import configured
+from recbole_eimf.study.search.space import shipped_space
 from recbole_eimf.study.standings import by_backbone, critical_difference, friedman, rank_within, standings
 from recbole_eimf.study.study import chosen, find_study, read_study
 
@@ -22,14 +26,16 @@ def table(dataset, figures, protocol="leave_one_out", comparisons=(), side_load=
     }
     runs = {name: [run(name, seed, side_load) for seed in range(len(values))] for name, values in figures.items()}
     view = {"mask_history": True, "rows": rows, "tested": {}, "comparisons": list(comparisons)}
-    entries = [{"name": name, "runs": runs[name], "settings": {"ties": "shuffle"}} for name in figures]
+    entries = [
+        {"name": name, "model": name.partition("[")[0], "runs": runs[name], "settings": {"ties": "shuffle"}}
+        for name in figures
+    ]
     return {"dataset": dataset, "protocol": protocol, "views": [view], "rows": entries, "finished": 1, "planned": 2}
 
 
 def run(name, seed, side_load):
-    floor = name == "Popularity"
     side = side_load if name.startswith("EIMF[") else None
-    cost = {"parameters": 0 if floor else 100, "train_seconds": 2.0 + seed, "seconds_per_epoch": 0.5}
+    cost = {"parameters": 100, "train_seconds": 2.0 + seed, "seconds_per_epoch": 0.5}
     return {**cost, "seed": seed, "side_load": side}
 
 
@@ -128,30 +134,29 @@ def test_the_page_is_made_of_the_tables_files(tmp_path):
         arena.write([tmp_path / "y"], tmp_path, "T", "ndcg@10", "c")
 
 
-def test_the_command_makes_every_table_and_goes_on(planted, semantic_cache, tmp_path, capsys):
+def test_the_command_makes_every_table_and_goes_on(planted, tmp_path, capsys):
     """Two protocols, of which data without times have one; the second call makes nothing anew."""
     study = tmp_path / "small.yaml"
     study.write_text(
-        "title: Small\nseeds: 1\nover: [SASRec]\nprotocols: [leave_one_out, global_time]\nfloors: False\n"
-        "rows:\n  - {name: VQ-Rec, model: IBIM, over: True, keys: {item_text: codes, code_pieces: 2, "
-        "code_centroids: 3}, against: backbone}\n"
+        "seeds: 1\nmetrics: [NDCG@5]\nprotocols: [leave_one_out, global_time]\nfloors: False\n"
+        "rows: [Popularity, Markov]\n"
     )
-    keys = {"data_path": planted, "semantic_cache": semantic_cache, "text_encoder": "tfidf-svd", "epochs": 1,
-            "hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 8, "mask_history": False}  # fmt: skip
     command = ["study", str(study), "--dataset=planted", f"--out={tmp_path / 'out'}", "--parallel=0"]
-    command += [f"--{key}={value}" for key, value in keys.items()]
+    command += [f"--data_path={planted}", "--mask_history=False", "--topk=[5]", "--valid_metric=NDCG@5"]
     assert command_line(command) == 0
     said = capsys.readouterr().out
     assert "planted has no times, and no table under global_time." in said
-    assert "VQ-Rec[SASRec]" in said
-    assert (tmp_path / "out" / "planted-leave_one_out" / "table.md").is_file()
-    made = (tmp_path / "out" / "planted-leave_one_out" / "runs" / "SASRec" / "2020" / "result.json").stat().st_mtime_ns
+    assert "Markov" in said
+    folder = tmp_path / "out" / "planted-leave_one_out"
+    assert (folder / "table.md").is_file()
+    made = (folder / "runs" / "Markov" / "2020" / "result.json").stat().st_mtime_ns
     assert command_line(command) == 0
-    path = tmp_path / "out" / "planted-leave_one_out" / "runs" / "SASRec" / "2020" / "result.json"
-    assert path.stat().st_mtime_ns == made
+    assert (folder / "runs" / "Markov" / "2020" / "result.json").stat().st_mtime_ns == made
+    with pytest.raises(ConfigError, match="arena of many tables"):
+        run_command([str(study), "eimf_ablation", "--dataset=planted"])
 
 
-def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo():
+def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(planted):
     rows = {row.name: row for row in read_study(find_study("arena")).rows}
     for backbone in ("SASRec", "GRU4Rec", "REMI"):
         assert rows[f"AlphaFuse[{backbone}]"].keys == {"backbone": backbone, "item_text": "null_space"}
@@ -159,6 +164,10 @@ def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo():
         assert rows[f"EIMF placebo[{backbone}]"].keys["interest_source"] == "shuffled"
         assert rows[f"text placebo[{backbone}]"].keys["text_source"] == "shuffled"
     assert "PAD[REMI]" not in rows, "towers have one state a target"
+    for row in rows.values():  # --tune-first has something to search for each, and every key is one
+        config, _ = configured(row, "planted", {"data_path": str(planted)})
+        if not row.counting:
+            assert shipped_space(row.model, contract_of(config.model_class).backbone_name(config))
 
 
 def test_a_part_of_a_study_is_named_by_rows_methods_or_backbones():

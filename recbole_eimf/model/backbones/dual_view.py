@@ -6,7 +6,7 @@ one network, and a user is [u_co, u_se]: u · v adds up what the views say.
 
 **Decisions.** Cross attention is causal, for every position is asked for its next item (the published code masks
 padding alone, so that training sees what follows). Positions and dropout are the network's own, after the cross
-attention. One head, no residual, as the paper's eq. 4 is printed.
+attention. One head, no residual, as the formula is printed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recbole_eimf.model.backbones.recbole_backbone import RecBoleCausal, RecBole
 
 
 class CrossView(nn.Module):
-    """softmax(Q K^T / sqrt d) V, queries of one view, keys and values of the other (eq. 4), causal."""
+    """softmax(Q K^T / sqrt d) V, queries of one view, keys and values of the other, causal."""
 
     def __init__(self, dimension: int) -> None:
         super().__init__()

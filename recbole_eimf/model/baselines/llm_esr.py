@@ -48,7 +48,7 @@ class TwoViewTable(ItemTable):
 
 
 class LLMESR(IBIM):
-    """IBIM over a dual view, plus alpha times the distance of a user's state to the mean of similar users' (eq. 8)."""
+    """IBIM over a dual view, plus alpha times the squared distance of a user's state to the mean of similar users'."""
 
     def __init__(self, config, dataset) -> None:
         self.distillation = keys.read(DistillationSettings, config)
