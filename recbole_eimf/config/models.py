@@ -6,7 +6,9 @@ A card names classes by import path and imports none: what a model is made of is
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -168,6 +170,7 @@ def load_model_class(name: str) -> type:
         return load_class("model", name)
     if name in MODELS:
         return load_class("model", f"{MODELS[name].module}:{name}")
+    stock_models()
     from recbole.utils import get_model
 
     try:
@@ -180,9 +183,27 @@ def load_model_class(name: str) -> type:
         ) from error
 
 
+def stock_models() -> ModuleType:
+    """RecBole's sequential models.
+
+    Its sine.py turns autograd's anomaly detection on for the whole process, which makes training half as fast: here the
+    setting stays what it was. Whoever asks for RecBole's models first must ask here.
+    """
+    name = "recbole.model.sequential_recommender"
+    if name in sys.modules:
+        return sys.modules[name]
+    import torch
+
+    wanted, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        return importlib.import_module(name)
+    finally:
+        torch.autograd.set_detect_anomaly(wanted, checks)
+
+
 def known_model_names() -> list[str]:
     """Names that ``--model`` takes without an import path, ours first."""
-    stock = importlib.import_module("recbole.model.sequential_recommender")
+    stock = stock_models()
     return [*MODELS, *sorted(name for name in vars(stock) if name[0].isupper() and name not in MODELS)]
 
 

@@ -579,6 +579,19 @@ def test_the_strongest_floor_is_the_darkest(made, tmp_path):
     assert light["Markov"] < min(light["Popularity"], light["DecayedItemKNN"])
 
 
+def test_floors_that_read_text_are_drawn_as_floors(tmp_path):
+    rows = complete(parse_models("TextKNN,ItemKNN+text,SASRec"))
+    runs = [Run(row, "d", 2020, tmp_path / row.name, {}, SETTINGS) for row in rows]
+    places = {"ItemKNN+text": 0, "DecayedItemKNN": 1, "TextKNN": 2, "Markov": 3}
+    for run in runs:
+        finish(run, [places.get(run.row.name, 4)] * (USERS - 1) + [0 if run.row.name == "ItemKNN+text" else -1])
+    look = plot.looks(summarise(Experiment("t", "d", rows, (2020,), {}, COMMAND), runs, [False]).lines)
+    light = {row: sum(int(one.colour[i : i + 2], 16) for i in (1, 3, 5)) for row, one in look.items()}
+    assert min(light, key=light.get) == "ItemKNN+text"
+    assert len({light[row] for row in ("ItemKNN+text", "DecayedItemKNN", "TextKNN", "Markov", "Popularity")}) == 5
+    assert look["SASRec"].colour == "#0072B2"
+
+
 def test_phases_have_training_curves_also_without_a_last_one(tmp_path):
     row = parse_models("PAD")[0]
     run = Run(row, "d", 2020, tmp_path / "run", {}, SETTINGS)
