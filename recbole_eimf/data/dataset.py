@@ -250,7 +250,9 @@ class LazySequenceDataset(SequentialDataset):
             )
         if config["save_split"]:
             write_split(config["save_split"], split, self.field2id_token[self.uid_field])
-        train = self._part(split.train, self._training_view_name())
+        chosen = self.config["train_share"] or 1.0
+        fewer = protocol.share_of_users(split.train, chosen, config["split_seed"] or 0)
+        train = self._part(fewer, self._training_view_name())
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
         if said := history_mask.decide(config, train):
