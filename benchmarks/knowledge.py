@@ -44,8 +44,8 @@ def run_all(out: Path, plan: dict[str, Any], only: str | None) -> None:
 
 def weigh(base: Path, folder: Path, name: str, keys: dict[str, Any]) -> None:
     """A trained run under another prior, whose weights are chosen on validation: the training would be the same."""
-    from recbole_eimf.experiment import assembly, one_run, plugin
     from recbole_eimf.config.config import EIMFConfig
+    from recbole_eimf.experiment import assembly, one_run, plugin
     from recbole_eimf.trainer import checkpoint
     from recbole_eimf.trainer.state import read_state
     from recbole_eimf.trainer.weighing import choose_prior

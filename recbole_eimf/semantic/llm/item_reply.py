@@ -75,7 +75,9 @@ def parse_item(response: str, most: int = 20, *, truncated: bool = False) -> lis
             if kinds.count("refusal"):
                 break
             return [". ".join(part.rstrip(".") for part in parts), *list(follows.values())[:most]]
-    kind = "refusal" if refused(text[:1000]) == "refusal" or "refusal" in kinds else (kinds or ["no interests"])[0]
+    alone = refused(text[:1000]) if not kinds and any(map(str.isalpha, text[:1000])) else None
+    kinds = [alone] if alone else kinds
+    kind = "refusal" if "refusal" in kinds else (kinds or ["no interests"])[0]
     raise ReplyError(f"Nothing about the item found. {_FORM} The reply began with {text[:80]!r}.", truncated, kind)
 
 
