@@ -109,7 +109,7 @@ def semantic_cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def planted_knowledge(tmp_path_factory) -> Path:
-    """What an LLM would know of the items of ``planted``: of each but the last its own words and the next in its cycle."""
+    """What an LLM would know of the items of ``planted``: of all but the last, what follows in its cycle."""
     path = tmp_path_factory.mktemp("knowledge") / "items.jsonl"
     lines = []
     for i in range(len(TITLES) - 1):

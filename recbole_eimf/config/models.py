@@ -111,9 +111,9 @@ MODELS = {card.name: card for card in (
     ModelCard("Markov", _COUNTING, "floor", "counts of what follows the last item"),
     ModelCard("DecayedItemKNN", _COUNTING, "floor", "items bought together, weighing less the longer ago"),
     ModelCard("TextKNN", _TEXT_KNN, "text floor", "items of like text, weighing less the longer ago"),
+    ModelCard("ItemKNNText", _TEXT_KNN, "text floor", "DecayedItemKNN plus TextKNN, weighed on validation"),
     ModelCard("NextKNN", _TEXT_KNN, "knowledge floor", "what an LLM says is bought next, weighing less the longer ago"),
     ModelCard("ItemKNNTextNext", _TEXT_KNN, "knowledge floor", "ItemKNNText plus NextKNN, weighed on validation"),
-    ModelCard("ItemKNNText", _TEXT_KNN, "text floor", "DecayedItemKNN plus TextKNN, weighed on validation"),
 )}  # fmt: skip
 #: in every table: a neural model that does not beat counting is not worth its price
 FLOORS = tuple(card.name for card in MODELS.values() if card.floor)
