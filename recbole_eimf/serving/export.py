@@ -139,8 +139,8 @@ def check_served(run: Run) -> None:
     products = isinstance(net, IBIM | TowerModel) and getattr(type(net).full_sort_predict, "scored_by_products", False)
     if getattr(net, "prior", None) is not None:
         raise ConfigError(
-            f"score_prior={run.config['score_prior']}: what it adds to scores is no product of vectors that a model folder "
-            f"holds. Serve it with `recbole_eimf.load`, or train with score_prior=none."
+            f"score_prior={run.config['score_prior']}: what it adds to scores is no product of vectors, which a folder "
+            f"holds. Load it with `recbole_eimf.load`, or train with score_prior=none."
         )
     if not products:
         raise ConfigError(
