@@ -78,6 +78,10 @@ class DataSettings:
     )
     visits_per_epoch: int = key(1, "of the random_cut view: visits of each user in an epoch", least=1, affects="expert")
     min_history: int = key(4, "of the random_cut view: the earliest cut", least=1, affects="expert")
+    train_share: float = key(
+        1.0, "share of the training users that train, drawn by split_seed; the smaller ones are in the larger",
+        above=0, most=1, affects="expert",
+    )  # fmt: skip
     eval_chunk_items: int | None = key(
         None, "items scored at a time when ranking, which bounds memory; 0: all; None: few where there are many",
         least=0, affects="machine",
@@ -169,6 +173,13 @@ class NetworkSettings:
         None, "counting floors: days after which an interaction counts half; None: all alike", above=0
     )
     knn_neighbours: int = key(OF_MODEL, "DecayedItemKNN: neighbours of an item that are kept", least=1)
+    score_prior: Literal["none", "similar", "next", "both"] = key(
+        "none", "IBIM, EIMF, PAD and kin: after training, items of like text, or an LLM's what is bought next, are "
+        "added to the scores with a weight chosen on validation",
+    )  # fmt: skip
+    prior_decay: float = key(
+        0.6, "of the score prior: an item counts this much less for each step back", least=0, most=1
+    )
     knn_shrink: float = key(OF_MODEL, "DecayedItemKNN: added to the denominator of a similarity", least=0)
 
 
@@ -227,6 +238,18 @@ class SemanticSettings:
         "item vectors of text that a model reads: placebos are those of other items, or noise of their covariance",
     )
     text_fields: tuple[str, ...] = key(("title",), "columns of the .item file that make an item's text")
+    item_text_source: Literal["title", "profile", "title+profile"] = key(
+        "title", "item text that a model reads: text_fields, an LLM's profile of the item, or both (knowledge_source)"
+    )
+    knowledge_source: Literal["none", "file", "openai", "batch", "shuffled"] = key(
+        "none", "where an LLM's knowledge of items comes from; shuffled is the placebo: that of items as popular"
+    )
+    shuffled_knowledge: Literal["file", "openai", "batch"] = key("file", "what the placebo of items shuffles")
+    knowledge_file: str | None = key(
+        None, "JSONL of item_id with response, or kind, profile, next; for knowledge_source=file", affects="content"
+    )
+    knowledge_prompt_file: str | None = key(None, "a prompt of your own about an item", affects="content")
+    next_neighbours: int = key(20, "items nearest to a phrase of what is bought next", least=1)
     text_encoder: str = key(
         "minilm", "minilm, tfidf-svd, a hub name or folder of transformers, llm2vec:<...>, openai:<model>"
     )

@@ -33,8 +33,9 @@ class ModelCard:
     Attributes:
         name: what ``--model=`` takes, and the class's name.
         module: that holds the class.
-        family: ``eimf``, ``text`` (further models of interests that read text), ``backbone``, ``pad``, ``floor``, or
-            ``text floor``: one that data without text cannot have.
+        family: ``eimf``, ``text`` (further models of interests that read text), ``backbone``, ``pad``, ``floor``,
+            ``text floor``: one that data without text cannot have, or ``knowledge floor``: one that data without an
+            LLM's knowledge of items cannot have.
         help: one line.
         backbones: names it can be built over, the first by default; one is a fixed one; none: it has no backbone.
         named_over: whether its rows in tables name the backbone.
@@ -131,6 +132,8 @@ MODELS = {card.name: card for card in (
     ModelCard("DecayedItemKNN", _COUNTING, "floor", "items bought together, weighing less the longer ago"),
     ModelCard("TextKNN", _TEXT_KNN, "text floor", "items of like text, weighing less the longer ago"),
     ModelCard("ItemKNNText", _TEXT_KNN, "text floor", "DecayedItemKNN plus TextKNN, weighed on validation"),
+    ModelCard("NextKNN", _TEXT_KNN, "knowledge floor", "what an LLM says is bought next, weighing less the longer ago"),
+    ModelCard("ItemKNNTextNext", _TEXT_KNN, "knowledge floor", "ItemKNNText plus NextKNN, weighed on validation"),
 )}  # fmt: skip
 #: in every table: a neural model that does not beat counting is not worth its price
 FLOORS = tuple(card.name for card in MODELS.values() if card.floor)

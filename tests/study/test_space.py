@@ -140,7 +140,7 @@ def test_every_shipped_space_is_of_keys_the_model_has(model, backbone):
 def test_every_model_that_learns_settings_has_a_space():
     from recbole_eimf.config.models import MODELS
 
-    counting = {"Popularity", "Markov", "TextKNN"}  # one setting at most: nothing to search together
+    counting = {"Popularity", "Markov", "TextKNN", "NextKNN"}  # one setting at most: nothing to search together
     for model in set(MODELS) - counting:
         assert (properties_folder() / "tune" / f"{model}.yaml").is_file(), model
     with pytest.raises(UserError, match="Markov.*--space"):
