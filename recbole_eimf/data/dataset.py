@@ -258,7 +258,8 @@ class LazySequenceDataset(SequentialDataset):
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
         if said := history_mask.decide(config, train):
-            getLogger().log(logging.INFO if config["mask_history"] else logging.WARNING, said)
+            known = config["mask_history"] or config["inference_only"]  # of a trained model its run has said it
+            getLogger().log(logging.INFO if known else logging.WARNING, said)
         train.source_spans = None if self.source_row is None else self._split("source").train
         train.source_flat = None if self.source_row is None else self._in_source_order()
         return [train, valid, test]

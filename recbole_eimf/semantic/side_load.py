@@ -14,7 +14,8 @@ from recbole_eimf.config import keys
 from recbole_eimf.config.keys import DataSettings, SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import read_item_text
-from recbole_eimf.semantic.pipeline import Corpus, Interests, Pipeline
+from recbole_eimf.semantic.corpus import Corpus
+from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.text_placebo import text_vectors
 
 

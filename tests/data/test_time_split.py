@@ -209,5 +209,6 @@ def test_replies_made_before_the_border_load_under_it(shared, make_config, tmp_p
     train = assembly.datasets(config)[1][0]
     from recbole_eimf.semantic.side_load import pipeline_of
 
-    _, usable, counts = pipeline_of(config, train).side_loaded
+    loaded = pipeline_of(config, train).side_loaded
+    usable, counts = loaded.usable, loaded.counts
     assert (len(usable), counts["replies_of_this_history"], counts["replies_of_another_history"]) == (485, 485, 0)

@@ -320,6 +320,25 @@ def test_a_table_says_what_it_cannot_say(made):
     assert "no LLM was used" in table.markdown(summarise(experiment, runs, [False]))
 
 
+def test_rows_are_called_what_they_are(made):
+    """A paper's name without one of the paper's two parts says so, and of EIMF which form it is."""
+    experiment, runs, _ = made
+    plain = table.markdown(summarise(experiment, runs, [False]))
+    assert "hard negatives" not in plain
+    assert "form" not in plain.lower().replace("differ", "")
+    for run in runs:
+        if run.row.model in ("EIMF", "IBIM"):
+            hard = 1.0 if run.row.name == "EIMF[SASRec]" else 0.0
+            recipe = {"recipe": "paper" if hard else "strong"} if run.row.model == "EIMF" else {}
+            run.settings.update(backbone="REMI", remi_beta=hard, **recipe)
+    told = table.markdown(summarise(experiment, runs, [False]))
+    assert "| SASRec, no hard negatives |" in told
+    assert "| EIMF[SASRec] |" in told
+    assert "The paper's form (recipe=paper): EIMF[SASRec]." in told
+    assert "Our form, not the paper's (recipe=strong): placebo[SASRec]." in told
+    assert "REMI without its hard negatives (remi_beta=0)" in told
+
+
 def told_by_every_form(summary) -> tuple[str, str, str]:
     plain = table.latex(summary).replace(r"\_", "_").replace(r"\%", "%").replace("$-$", "−").replace("$<$", "<")
     page = html.unescape(re.sub(r"<[^>]*>", " ", report.page(summary)))
