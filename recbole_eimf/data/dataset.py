@@ -293,7 +293,12 @@ class LazySequenceDataset(SequentialDataset):
             )
         until = time_split.borders(self.times, config["time_quantiles"] or (0.8, 0.9), config["time_dates"] or ())
         chosen = config["time_target"] or "successive"
-        getLogger().info(f"global_time: training up to {until[0]:.0f}, validation up to {until[1]:.0f}, {chosen}")
+        days = (until[1] - until[0]) / (time_split.DAY * time_split.ticks_per_second(self.times))
+        aged = f"; the test begins {days:.0f} days after it (refit=True trains again on these)"
+        getLogger().info(
+            f"global_time: training up to {until[0]:.0f}{'' if config['refit'] else aged}, validation up to "
+            f"{until[1]:.0f}, {chosen}"
+        )
         return time_split.global_time(self.offsets, self.times, until, chosen, moment)
 
     def _in_source_order(self) -> np.ndarray:
