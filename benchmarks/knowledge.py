@@ -1,7 +1,9 @@
 """What an LLM's knowledge of items is worth, beside its placebo: runs, ranks and paired tests into one JSON file.
 
     python benchmarks/knowledge.py run OUT PLAN.yaml          # trains what is missing; stop and go on as you like
-    python benchmarks/knowledge.py table OUT NAME             # benchmarks/results/NAME.json
+    python benchmarks/knowledge.py table OUT PLAN.yaml        # benchmarks/results/PLAN.json
+
+A row with ``base`` is another row's training under a score prior, weighed on validation.
 
 PLAN.yaml: ``shared`` keys, ``seeds`` and ``rows``: name -> {model, keys}. A row ``X`` whose knowledge is shuffled is
 called ``X/shuffled``; it and ``against`` are what X is tested against, over users, seeds averaged.
@@ -90,6 +92,10 @@ def table(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
     for name, runs in read.items():
         row = plan["rows"][name]
         entry: dict[str, Any] = {"model": row["model"], "keys": row.get("keys", {}), "seeds": len(runs)}
+        entry["users"], entry["targets"] = len(runs[0].user), len(runs[0].target_row)
+        if row.get("base"):
+            results = sorted((out / name.replace("/", "-")).glob("*/result.json"))
+            entry["weights (similar, next)"] = [list(json.loads(f.read_text())["weights"].values()) for f in results]
         placebo = f"{name}/shuffled"
         for label, slices in SLICES.items():
             for metric in METRICS:
@@ -109,7 +115,9 @@ def table(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
                         }
                 entry.setdefault(label, {})[metric] = cell
         found[name] = entry
-    return {"shared": plan["shared"], "notes": plan.get("notes", ""), "rows": found}
+    elsewhere = ("data_path", "semantic_cache", "knowledge_file", "state", "show_progress", "compare_with")
+    shared = {key: value for key, value in plan["shared"].items() if key not in elsewhere}
+    return {"shared": shared, "notes": plan.get("notes", ""), "rows": found}
 
 
 def main() -> None:
