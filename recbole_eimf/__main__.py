@@ -18,6 +18,8 @@ commands:
   prepare    write atomic files from raw data: prepare csv|amazon-2014|amazon-2018|amazon-2023|movielens|mind-news ...
   interests  the LLM stage alone: interests --dataset=NAME --interest_source=openai|file|batch|keywords
              [--dry-run | --yes] [--key=value ...]
+  knowledge  what an LLM knows of each item: knowledge --dataset=NAME --knowledge_source=openai|batch|file|shuffled
+             [--dry-run | --yes] [--key=value ...]
   tune       search a model's settings on Ray: tune --model=EIMF --dataset=ml-100k [--samples=20] [--out=DIR]
   compare    train several models with several seeds, one table: compare --models SASRec,EIMF[SASRec] --dataset NAME
              --out DIR [--seeds 5] [--key=value ...]
@@ -41,8 +43,8 @@ def run_command(arguments: list[str]) -> int:
 
 
 #: each is ``recbole_eimf.cli.<name>``, imported when it is asked for
-COMMANDS = ("run", "keys", "explain", "prepare", "interests", "tune", "compare", "study", "agreement", "export",
-            "recommend", "serve", "explore")  # fmt: skip
+COMMANDS = ("run", "keys", "explain", "prepare", "interests", "knowledge", "tune", "compare", "study", "agreement",
+            "export", "recommend", "serve", "explore")  # fmt: skip
 
 
 def _guarded(command: str, arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -112,10 +113,25 @@ def semantic_cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("semantic")
 
 
+@pytest.fixture(scope="session")
+def planted_knowledge(tmp_path_factory) -> Path:
+    """What an LLM would know of the items of ``planted``: of all but the last, what follows in its cycle."""
+    path = tmp_path_factory.mktemp("knowledge") / "items.jsonl"
+    lines = []
+    for i in range(len(TITLES) - 1):
+        follows = TITLES[i // 5 * 5 + (i + 1) % 5]
+        lines.append(
+            {"item_id": f"i{i}", "kind": f"kind {i}", "profile": f"goes with {follows}", "next": [follows, "a comb"]}
+        )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
 @pytest.fixture
-def make_config(planted, semantic_cache):
+def make_config(planted, semantic_cache, planted_knowledge):
     """``make_config(model, dataset="planted", **keys)``: a configuration over small data, quiet and quick."""
     from recbole_eimf.config.config import EIMFConfig
+    from recbole_eimf.config.models import MODELS
 
     def make(model, dataset="planted", **keys):
         small = {
@@ -134,6 +150,8 @@ def make_config(planted, semantic_cache):
         }
         if dataset == "ml-100k":
             small.pop("data_path")
+        if model in MODELS and MODELS[model].family == "knowledge floor":
+            small |= {"knowledge_source": "file", "knowledge_file": str(planted_knowledge)}
         return EIMFConfig(model, dataset, None, {**small, **keys})
 
     return make

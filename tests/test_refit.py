@@ -94,6 +94,7 @@ def test_clusters_and_interests_are_those_before_validation(keys, make_config):
 
 @pytest.mark.parametrize(("model", "more"), [
     ("EIMF", {"epochs": 1, "interest_source": "keywords"}), ("Markov", {}), ("ItemKNNText", {}),
+    ("SMEM", {"epochs": 1, "n_layers": 1, "phase_cache": False}),
 ])  # fmt: skip
 def test_other_models_are_trained_again_too(keys, tmp_path, model, more):
     out = tmp_path / "out"
@@ -104,8 +105,6 @@ def test_other_models_are_trained_again_too(keys, tmp_path, model, more):
 
 def test_what_cannot_be_trained_again_is_refused(make_config, keys):
     keys = {**keys, "dataset": "baskets"}
-    with pytest.raises(ConfigError, match="refit=True: PAD is trained in phases"):
-        make_config("PAD", **keys, refit=True)
     with pytest.raises(ConfigError, match="refit=True: protocol=leave_one_out.*export --refit"):
         make_config("IBIM", **{**keys, "protocol": "leave_one_out"}, refit=True)
     keys.pop("dataset")

@@ -22,7 +22,7 @@ models    SASRec            a backbone of ours, trained as EIMF trains it
           RecBole[SASRec]   RecBole's own class; other names as --model takes them (package.module:Class too)
           placebo[PAD], shuffled_text[...], noise_text[...]: a row with texts of other items, or noise in their place
           shuffled_history[SASRec]: trained and tested on histories in an order of chance
-          TextKNN, ItemKNN+text: floors for data with text
+          TextKNN, ItemKNN+text: floors for data with text; NextKNN, ItemKNN+text+next: with knowledge_source
           Popularity, Markov and DecayedItemKNN are always added
 options   --models_file FILE.yaml   rows with name, model, backbone, keys, against
           --seeds 5 | 2020,2021     how many (from 2020 on), or which

@@ -11,6 +11,7 @@ from recbole_eimf.core.errors import ConfigError, InterestSourceError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export
 from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.sources import batch
 from recbole_eimf.semantic.trial import ask_terminal
@@ -97,8 +98,19 @@ def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:
     exemplars, assignment, _ = pipeline.clusters
     requests, wanted = pipeline.requests(exemplars), pipeline.llm_settings()
     estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, pipeline.journal))
-    print(f"{len(exemplars)} clusters of {len(assignment)} training users. The prompt of one exemplar:\n")
-    print(requests[0].prompt)
+    said = f"{len(exemplars)} clusters of {len(assignment)} training users. The prompt of one exemplar:"
+    return agreed_to(said, requests[0].prompt, wanted, estimate, flags)
+
+
+def agreed_to(
+    introduction: str, prompt: str, wanted: OpenAISettings, estimate: client.Estimate, flags: set[str]
+) -> bool:
+    """Show a prompt and the price; whether to go on.
+
+    Raises:
+        InterestSourceError: nobody is there to answer.
+    """
+    print(f"{introduction}\n\n{prompt}")
     print(f"\nmodel {wanted.model} at {wanted.base_url or 'the default endpoint'}: {estimate}")
     if "--dry-run" in flags:
         return False

@@ -56,19 +56,14 @@ def check_backbone(model_class: type, given: Mapping[str, Any]) -> None:
     load_backbone_class(name)
 
 
-def check_refit(model_class: type, final: Mapping[str, Any]) -> None:
-    """Check that ``refit`` has something to train again on, and a model that can be. Raises ConfigError."""
+def check_refit(final: Mapping[str, Any]) -> None:
+    """Check that ``refit`` has something to train again on. Raises ConfigError."""
     if not final["refit"]:
         return
     if final["protocol"] != "global_time":
         raise ConfigError(
             f"refit=True: protocol={final['protocol']} tests on other users or on the item after validation's; only "
             f"global_time has a validation window to train on. To deploy, `export --refit` trains on everything."
-        )
-    if contract_of(model_class).in_phases:
-        raise ConfigError(
-            f"refit=True: {model_class.__name__} is trained in phases, each of which is stopped by validation. "
-            f"Leave it out."
         )
 
 

@@ -44,6 +44,11 @@ class ModelContract:
         return None
 
     @classmethod
+    def needs_next_items(cls, config: Any) -> bool:
+        """Whether it also reads what an LLM says is bought after each item."""
+        return False
+
+    @classmethod
     def check_configuration(cls, config: Any) -> None:
         """Refuse settings it cannot honour, before any data are read. Raises ConfigError."""
 

@@ -78,6 +78,10 @@ class DataSettings:
     )
     visits_per_epoch: int = key(1, "of the random_cut view: visits of each user in an epoch", least=1, affects="expert")
     min_history: int = key(4, "of the random_cut view: the earliest cut", least=1, affects="expert")
+    train_share: float = key(
+        1.0, "share of the training users that train, drawn by split_seed; the smaller ones are in the larger",
+        above=0, most=1, affects="expert",
+    )  # fmt: skip
     eval_chunk_items: int | None = key(
         None, "items scored at a time when ranking, which bounds memory; 0: all; None: few where there are many",
         least=0, affects="machine",
@@ -137,9 +141,11 @@ class InterestModelSettings:
     readout: Literal["soft", "hard"] = key(
         "hard", "in training, the mean of a user's interests by likeness to the target, or the likest", affects="expert"
     )
-    readout_temperature: float = key(
-        1.0, "of the soft readout: 1/p of MIND's label-aware attention with power p", above=0, affects="expert"
-    )
+    readout_temperature: float = key(1.0, "of the soft readout, divides the products", above=0, affects="expert")
+    readout_power: float = key(
+        1.0, "p of MIND's label-aware attention: the soft readout's products to this power, signs kept", above=0,
+        affects="expert",
+    )  # fmt: skip
     diversity_lambda: float = key(
         0.0, "ComiRec's controllable aggregation when ranking: weight of other categories; 0 is off", least=0,
         affects="expert",
@@ -152,7 +158,13 @@ class NetworkSettings:
     """Networks: what backbones and floors of ours read; their YAML files set it."""
 
     interest_num: int = key(OF_MODEL, "interests of a user, at most (K)", least=1, affects="expert")
-    remi_beta: float = key(OF_MODEL, "REMI: hardness of the interest-aware negatives", least=0, affects="expert")
+    routing_softmax: Literal["interests", "positions"] = key(
+        "interests", "ComiRecDR, MIND: an item divides itself among the interests, or an interest among the items",
+        affects="expert",
+    )  # fmt: skip
+    remi_beta: float = key(
+        OF_MODEL, "REMI: hardness of the interest-aware negatives; 0: none", least=0, affects="expert"
+    )
     routing_weight: float = key(OF_MODEL, "REMI: weight of the routing regularisation", least=0, affects="expert")
     knn_decay: float = key(
         OF_MODEL, "DecayedItemKNN: an item counts this much less for each step back", least=0, most=1
@@ -161,6 +173,13 @@ class NetworkSettings:
         None, "counting floors: days after which an interaction counts half; None: all alike", above=0
     )
     knn_neighbours: int = key(OF_MODEL, "DecayedItemKNN: neighbours of an item that are kept", least=1)
+    score_prior: Literal["none", "similar", "next", "both"] = key(
+        "none", "IBIM, EIMF, PAD and kin: after training, items of like text, or an LLM's what is bought next, are "
+        "added to the scores with a weight chosen on validation",
+    )  # fmt: skip
+    prior_decay: float = key(
+        0.6, "of the score prior: an item counts this much less for each step back", least=0, most=1
+    )
     knn_shrink: float = key(OF_MODEL, "DecayedItemKNN: added to the denominator of a similarity", least=0)
 
 
@@ -178,6 +197,9 @@ class EIMFSettings:
     item_alignment: Literal["target", "batch_items"] = key("target", "whose text and id vectors are aligned")
     auxiliary_targets: Literal["one", "all"] = key("one", "targets of a row that enter the auxiliary losses")
     auxiliary_interval: int = key(1, "every so many batches have the auxiliary losses, as many times as heavy", least=1)
+    semantic_score: Literal["cosine", "dot"] = key(
+        "cosine", "of eq. 9: cosines times score_scale, or the inner products that are printed"
+    )
     semantic_negatives: int | None = key(
         None, "eq. 9 among this many drawn items; 0 is all, None as many as num_negatives", least=0
     )
@@ -216,6 +238,18 @@ class SemanticSettings:
         "item vectors of text that a model reads: placebos are those of other items, or noise of their covariance",
     )
     text_fields: tuple[str, ...] = key(("title",), "columns of the .item file that make an item's text")
+    item_text_source: Literal["title", "profile", "title+profile"] = key(
+        "title", "item text that a model reads: text_fields, an LLM's profile of the item, or both (knowledge_source)"
+    )
+    knowledge_source: Literal["none", "file", "openai", "batch", "shuffled"] = key(
+        "none", "where an LLM's knowledge of items comes from; shuffled is the placebo: that of items as popular"
+    )
+    shuffled_knowledge: Literal["file", "openai", "batch"] = key("file", "what the placebo of items shuffles")
+    knowledge_file: str | None = key(
+        None, "JSONL of item_id with response, or kind, profile, next; for knowledge_source=file", affects="content"
+    )
+    knowledge_prompt_file: str | None = key(None, "a prompt of your own about an item", affects="content")
+    next_neighbours: int = key(20, "items nearest to a phrase of what is bought next", least=1)
     text_encoder: str = key(
         "minilm", "minilm, tfidf-svd, a hub name or folder of transformers, llm2vec:<...>, openai:<model>"
     )

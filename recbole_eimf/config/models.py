@@ -6,7 +6,9 @@ A card names classes by import path and imports none: what a model is made of is
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -31,8 +33,9 @@ class ModelCard:
     Attributes:
         name: what ``--model=`` takes, and the class's name.
         module: that holds the class.
-        family: ``eimf``, ``text`` (further models of interests that read text), ``backbone``, ``pad``, ``floor``, or
-            ``text floor``: one that data without text cannot have.
+        family: ``eimf``, ``text`` (further models of interests that read text), ``backbone``, ``pad``, ``floor``,
+            ``text floor``: one that data without text cannot have, or ``knowledge floor``: one that data without an
+            LLM's knowledge of items cannot have.
         help: one line.
         backbones: names it can be built over, the first by default; one is a fixed one; none: it has no backbone.
         named_over: whether its rows in tables name the backbone.
@@ -81,7 +84,8 @@ BACKBONES = {card.name: card for card in (
     BackboneCard("ComiRecSA", f"{_MULTI}ComiRecSABackbone", "K interests by attention (Cen et al. 2020)"),
     BackboneCard("ComiRecDR", f"{_MULTI}ComiRecDRBackbone", "K interests by dynamic routing (Cen et al. 2020)"),
     BackboneCard("MIND", f"{_MULTI}MINDBackbone", "up to K interests by routing (Li et al. 2019)"),
-    BackboneCard("REMI", f"{_MULTI}REMIBackbone", "ComiRecSA with hard negatives, regularised (Xie et al. 2023)"),
+    BackboneCard("REMI", f"{_MULTI}REMIBackbone",
+                 "ComiRecSA, routing regularised; hard negatives by remi_beta, 0 here (Xie et al. 2023)"),
     BackboneCard("DNN", f"{_MULTI}DNNBackbone", "the mean of the items (Covington et al. 2016)"),
     BackboneCard("LiGR", "recbole_eimf.model.backbones.ligr:LiGRBackbone",
                  "gated self-attention; with num_negatives eSASRec (Tikhonovich et al. 2025)"),
@@ -128,6 +132,8 @@ MODELS = {card.name: card for card in (
     ModelCard("DecayedItemKNN", _COUNTING, "floor", "items bought together, weighing less the longer ago"),
     ModelCard("TextKNN", _TEXT_KNN, "text floor", "items of like text, weighing less the longer ago"),
     ModelCard("ItemKNNText", _TEXT_KNN, "text floor", "DecayedItemKNN plus TextKNN, weighed on validation"),
+    ModelCard("NextKNN", _TEXT_KNN, "knowledge floor", "what an LLM says is bought next, weighing less the longer ago"),
+    ModelCard("ItemKNNTextNext", _TEXT_KNN, "knowledge floor", "ItemKNNText plus NextKNN, weighed on validation"),
 )}  # fmt: skip
 #: in every table: a neural model that does not beat counting is not worth its price
 FLOORS = tuple(card.name for card in MODELS.values() if card.floor)
@@ -167,6 +173,7 @@ def load_model_class(name: str) -> type:
         return load_class("model", name)
     if name in MODELS:
         return load_class("model", f"{MODELS[name].module}:{name}")
+    stock_models()
     from recbole.utils import get_model
 
     try:
@@ -179,9 +186,27 @@ def load_model_class(name: str) -> type:
         ) from error
 
 
+def stock_models() -> ModuleType:
+    """RecBole's sequential models.
+
+    Its sine.py turns autograd's anomaly detection on for the whole process, which makes training half as fast: here the
+    setting stays what it was. Whoever asks for RecBole's models first must ask here.
+    """
+    name = "recbole.model.sequential_recommender"
+    if name in sys.modules:
+        return sys.modules[name]
+    import torch
+
+    wanted, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        return importlib.import_module(name)
+    finally:
+        torch.autograd.set_detect_anomaly(wanted, checks)
+
+
 def known_model_names() -> list[str]:
     """Names that ``--model`` takes without an import path, ours first."""
-    stock = importlib.import_module("recbole.model.sequential_recommender")
+    stock = stock_models()
     return [*MODELS, *sorted(name for name in vars(stock) if name[0].isupper() and name not in MODELS)]
 
 

@@ -93,13 +93,13 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_jsonl(path: str | os.PathLike, half_last_line: bool = True) -> Iterator[tuple[int, dict]]:
-    """Yield (line number, record) of a JSON-lines file.
+    """Yield (line number, record) of a JSON-lines file, gzip where the name ends in ``.gz``.
 
     A broken *last* line is what a kill leaves while appending: it is skipped, whatever it held is made again, unless
     ``half_last_line`` is False. Any other broken line raises DataError naming file and line, as does a file that
     cannot be read.
     """
-    lines = _content(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = unpacked(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
     for index, line in enumerate(lines):
         if not line.strip():

@@ -157,3 +157,17 @@ def split_of_users(offsets: np.ndarray, train: np.ndarray, valid: np.ndarray, te
         start, end = offsets[part], offsets[part + 1]
         spans.append(Spans(part, start, start + np.maximum(((end - start) * _HISTORY).astype(np.int64), 1), end))
     return Split(*spans)
+
+
+def share_of_users(spans: Spans, share: float, seed: int) -> Spans:
+    """The rows of a share of the users, at least one; those of a smaller share are among those of a larger.
+
+    Args:
+        spans: of the training part; share: above 0, at most 1; seed: draws the users.
+    """
+    if share >= 1:
+        return spans
+    users = np.unique(spans.user)
+    kept = np.random.default_rng(seed).permutation(users)[: max(round(share * len(users)), 1)]
+    chosen = np.isin(spans.user, kept)
+    return Spans(*(getattr(spans, field)[chosen] for field in ("user", "start", "middle", "end")))

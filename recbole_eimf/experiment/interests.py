@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.experiment import assembly, plugin
 from recbole_eimf.semantic.export import write_replies
+from recbole_eimf.semantic.knowledge import KnowledgeStage
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
-from recbole_eimf.semantic.side_load import pipeline_of
+from recbole_eimf.semantic.side_load import corpus_of, pipeline_of, popularity_of
 
 
 def interests(
@@ -62,3 +64,15 @@ def training_pipeline(dataset: str, files: list[str] | None, overrides: Mapping[
     config = EIMFConfig("IBIM", dataset, files, {"state": "WARNING", **overrides})
     _, parts = assembly.datasets(config)
     return pipeline_of(config, parts[0]), config["seed"]
+
+
+def knowledge_stage(
+    dataset: str, files: list[str] | None, overrides: Mapping[str, Any]
+) -> tuple[KnowledgeStage, dict[str, int], int]:
+    """The stage that asks about items, item token -> training interactions, and the configuration's seed."""
+    plugin.adapt_recbole()
+    config = EIMFConfig("IBIM", dataset, files, {"state": "WARNING", **overrides})
+    _, parts = assembly.datasets(config)
+    settings = keys.read(keys.SemanticSettings, config)
+    stage = KnowledgeStage(corpus_of(config, parts[0]).item_text, settings, dataset)
+    return stage, popularity_of(config, parts[0]), config["seed"]

@@ -30,6 +30,7 @@ from recbole_eimf.trainer.memory import keep_freed_memory
 from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
 from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer
+from recbole_eimf.trainer.weighing import choose_prior
 
 
 def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, float], None] | None = None) -> RunResult:
@@ -85,6 +86,8 @@ def _trained(
             phase = f" of {done[-1]['phase']}" if "phase" in done[-1] else ""
             logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
         raise
+    if getattr(model, "prior", None) is not None and valid is not None:
+        valid = choose_prior(trainer, model.prior, valid_data)
     if wanted.skip_test:
         result = _result(config, model, trainer, valid or {}, {}, train)
         _note_metrics(trainer, result)

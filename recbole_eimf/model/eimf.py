@@ -2,10 +2,10 @@
 
 **Decisions** where the paper is silent or contradicts itself: eq. 13 prints h_ex, but serving uses behaviour alone and
 the text says "user behavior interest representation", so it is h_im; cosine and softmax between d_t and d need a
-projection the paper does not have: one learned linear map, shared by interests and item text; semantic scores (eq. 9)
-are scaled cosines (``score_scale``) whatever the model's own scores are, because products of projected unit vectors are
-too flat for a softmax to learn from (with them the loss stayed at ln N); rows of a batch that share what they align are
-not negatives of each other.
+projection the paper does not have: one learned linear map, shared by interests and item text; rows of a batch that
+share what they align are not negatives of each other. Semantic scores (eq. 9) are scaled cosines (``semantic_score``,
+``score_scale``) whatever the model's own scores are, because products of projected unit vectors are flat for a softmax
+at first; ``recipe=paper`` takes the printed inner products. docs/models.md lists what else that recipe is and is not.
 """
 
 from __future__ import annotations
@@ -210,7 +210,9 @@ class EIMF(IBIM):
         With ``semantic_negatives``, or ``num_negatives``, the sum over items is estimated from that many drawn ones
         (log-Q corrected).
         """
-        states, count = self.item_settings.score_scale * unit_rows(explicit), self.semantic_negatives
+        states, count = explicit, self.semantic_negatives
+        if self.eimf.semantic_score == "cosine":
+            states = self.item_settings.score_scale * unit_rows(explicit)
         if count:
             competing = self.esim.items_with_text
             drawn = competing[torch.randint(len(competing), (count,), device=competing.device)]
@@ -223,7 +225,8 @@ class EIMF(IBIM):
         return loss.full_softmax_loss(states, vectors, positive, self.esim.absent, self.logits_dtype, known)
 
     def _text_vectors(self, items: Tensor | slice) -> Tensor:
-        return unit_rows(self.esim.projected(items))
+        vectors = self.esim.projected(items)
+        return unit_rows(vectors) if self.eimf.semantic_score == "cosine" else vectors
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""

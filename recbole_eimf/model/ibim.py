@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
@@ -20,6 +22,7 @@ from recbole_eimf.model.layer import first_rows, hard_readout, target_attention,
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax_loss
 from recbole_eimf.model.products import scored_by_products
+from recbole_eimf.model.score_prior import prior_of, reads_next
 
 
 class IBIM(WeighsTargets, SequenceModel):
@@ -52,6 +55,7 @@ class IBIM(WeighsTargets, SequenceModel):
         self.negatives = None if self.inference_only else self._make_sampler(dataset)
         wants_diversity = self.interest_settings.diversity_lambda != 0
         self.diversity = ControllableAggregation(config, dataset) if wants_diversity else None
+        self.prior = prior_of(config, dataset, self.n_items)
         self.count_targets(dataset)
 
     # ------------------------------------------------------------------ what configuration and data set ask the class
@@ -74,7 +78,12 @@ class IBIM(WeighsTargets, SequenceModel):
     def needs_side_information(cls, config) -> str | None:
         """``"text"`` if keys ask for item text, None otherwise."""
         wants = keys.read(ItemSettings, config)
-        return "text" if wants.item_init == "pca_text" or wants.item_text != "none" else None
+        asked = wants.item_init == "pca_text" or wants.item_text != "none" or config["score_prior"] != "none"
+        return "text" if asked else None
+
+    @classmethod
+    def needs_next_items(cls, config) -> bool:
+        return reads_next(config)
 
     @classmethod
     def check_configuration(cls, config) -> None:
@@ -87,7 +96,7 @@ class IBIM(WeighsTargets, SequenceModel):
 
     @property
     def scores_are_products(self) -> bool:
-        return self.diversity is None
+        return self.diversity is None and self.prior is None
 
     @property
     def unit_vectors(self) -> bool:
@@ -136,7 +145,8 @@ class IBIM(WeighsTargets, SequenceModel):
             return interests[:, 0]
         if self.interest_settings.readout == "hard":
             return hard_readout(query, interests)
-        return target_attention(query, interests, mask, scale=1 / self.interest_settings.readout_temperature)
+        wanted = self.interest_settings
+        return target_attention(query, interests, mask, 1 / wanted.readout_temperature, wanted.readout_power)
 
     def _recommendation_loss(
         self, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
@@ -202,14 +212,17 @@ class IBIM(WeighsTargets, SequenceModel):
         """
         interests = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         vectors = self.scored_vectors()
-        scores = interests[:, 0] @ vectors.T
-        for k in range(1, interests.shape[1]):  # one interest at a time: [B, K, N] would be K times the memory
-            scores = torch.maximum(scores, interests[:, k] @ vectors.T)
-        bias = self.item_bias
-        scores = scores if bias is None else scores + bias
+        # one interest at a time: [B, K, N] would be K times the memory
+        of_interest = (interest @ vectors.T for interest in interests.unbind(1))
+        added = self.item_bias
+        if self.prior is not None:
+            prior = self.prior(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+            added = prior if added is None else added + prior
         if self.diversity is None:
-            return scores
-        return self.diversity(scores, interaction[self.ITEM_SEQ], interests.shape[1])
+            scores = reduce(torch.maximum, of_interest)
+            return scores if added is None else scores + added
+        of_interest = (scores if added is None else scores + added for scores in of_interest)
+        return self.diversity(of_interest, interaction[self.ITEM_SEQ])
 
     def predict(self, interaction: Interaction) -> Tensor:
         """[B]: the score of the row's ``item_id``."""
@@ -217,7 +230,12 @@ class IBIM(WeighsTargets, SequenceModel):
         items = interaction[self.ITEM_ID]
         scores = torch.einsum("bkd,bd->bk", interests, self.scored_vectors()[items]).amax(1)
         bias = self.item_bias
-        return scores if bias is None else scores + bias[items]
+        scores = scores if bias is None else scores + bias[items]
+        if self.prior is None:
+            return scores
+        return scores + self.prior(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]).gather(
+            1, items[:, None]
+        ).squeeze(1)
 
     def embeddings(self) -> dict[str, Tensor]:
         """The ids' vectors [N, d], as ``id``."""

@@ -19,11 +19,14 @@ class SideLoadedDataset(LazySequenceDataset):
         """
         train, valid, test = super().build()
         if not self.config["inference_only"]:
-            need = contract_of(self.config.model_class).needs_side_information(self.config)
+            asked = contract_of(self.config.model_class)
+            need = asked.needs_side_information(self.config)
             if need:
                 from recbole_eimf.semantic.side_load import load_side_information  # text libraries only where needed
 
-                train.side = load_side_information(self.config, train, interests=need == "interests")
+                train.side = load_side_information(
+                    self.config, train, interests=need == "interests", follows=asked.needs_next_items(self.config)
+                )
                 if train.before_test is not None:
                     train.before_test.side = train.side.known_to(train.before_test)
         return [train, valid, test]

@@ -14,6 +14,7 @@ from recbole_eimf.core.files import read_jsonl
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
     NO_INTERESTS,
+    Parser,
     Reply,
     ReplyError,
     completion_usage,
@@ -105,13 +106,16 @@ def kept(
 
 
 def reusable(
-    requests: Sequence[PromptRequest], max_interests: int, past: Mapping[tuple[str, str], Past]
+    requests: Sequence[PromptRequest],
+    max_interests: int,
+    past: Mapping[tuple[str, str], Past],
+    parse: Parser = parse_interests,
 ) -> dict[str, Reply]:
     """Return a Reply for each request that the journal answers, by user id."""
     replies = {}
     for request in requests:
         entry = past.get((request.user_id, request.sha256))
-        interests = _interests(entry.ok, max_interests) if entry is not None and entry.ok is not None else []
+        interests = _interests(entry.ok, max_interests, parse) if entry is not None and entry.ok is not None else []
         if interests:
             replies[request.user_id] = Reply(
                 request.user_id,
@@ -126,7 +130,7 @@ def reusable(
     return replies
 
 
-def _interests(record: Mapping[str, Any], max_interests: int) -> list[str]:
+def _interests(record: Mapping[str, Any], max_interests: int, parse: Parser) -> list[str]:
     """The interests of a record, parsed anew because max_interests may have changed since.
 
     None of a reply that passed for interests when it was journalled and is known for a refusal today.
@@ -137,7 +141,7 @@ def _interests(record: Mapping[str, Any], max_interests: int) -> list[str]:
         return stored[:max_interests]
     try:
         truncated = record.get("finish_reason") == "length"
-        return parse_interests(record["response"] or "", max_interests, truncated=truncated)
+        return parse(record["response"] or "", max_interests, truncated=truncated)
     except ReplyError as error:
         return [] if error.kind in NO_INTERESTS else stored[:max_interests]
 

@@ -193,6 +193,7 @@ class Pipeline:
             ClusterSettings,
             s,
             method="auto" if none else s.clustering,
+            preference=None if none else s.preference,
             exemplar_ratio=None if none or s.preference is not None else s.exemplar_ratio,
         )
         users = [user for user, ok in zip(self.corpus.users, known) if ok]

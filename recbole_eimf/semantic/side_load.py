@@ -7,7 +7,9 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from recbole_eimf.config import keys
@@ -15,6 +17,7 @@ from recbole_eimf.config.keys import DataSettings, SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.semantic.corpus import Corpus
+from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage, item_texts, next_graph
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.text_placebo import text_vectors
 
@@ -25,7 +28,8 @@ class SideInformation:
 
     item_text: float32 [N, d_t], zero where an item has no text; item_has_text: bool [N]; interests: float32
     [C, M, d_t] or None; interest_mask: bool [C, M]; user_exemplar: int64 [U], -1 where a user has none; report:
-    coverage, source and seconds, for the log and result.json.
+    coverage, source and seconds, for the log and result.json; next_items: float32 [N, N], what an LLM says is bought
+    after each item (:func:`~recbole_eimf.semantic.knowledge.next_graph`), or None.
     """
 
     item_text: Tensor
@@ -35,6 +39,7 @@ class SideInformation:
     user_exemplar: Tensor | None
     report: dict[str, Any]
     seen: Tensor | None = None
+    next_items: sparse.csr_matrix | None = None
 
     @property
     def fitted(self) -> Tensor:
@@ -82,13 +87,13 @@ def pipeline_of(config, train) -> Pipeline:
     return Pipeline(corpus_of(config, train), wanted, config["dataset"], str(config["device"]), protocol)
 
 
-def load_side_information(config, train, interests: bool) -> SideInformation:
+def load_side_information(config, train, interests: bool, follows: bool = False) -> SideInformation:
     """Run (or read from the cache) the off-line stage and align it to RecBole's ids.
 
     Args:
         config: RecBole's configuration.
         train: the training part; nothing else of the data is seen.
-        interests: whether LLM interests are wanted, or item text alone.
+        interests: whether LLM interests are wanted, or item text alone; follows: whether what is bought next is.
 
     Raises:
         UserError: missing text, an interest source that cannot deliver, files that do not fit.
@@ -96,7 +101,14 @@ def load_side_information(config, train, interests: bool) -> SideInformation:
     pipeline = pipeline_of(config, train)
     if interests:
         pipeline.check_source()
-    rows, vectors = pipeline.item_vectors
+    knowledge = _knowledge(config, train, pipeline, follows)
+    if pipeline.settings.item_text_source == "title":
+        rows, vectors = pipeline.item_vectors
+    else:  # clusters, prompts and replies stay those of the titles
+        texts = item_texts(pipeline.corpus.item_text, knowledge, pipeline.settings.item_text_source)
+        rows = {token: row for row, token in enumerate(sorted(texts))}
+        vectors = pipeline.encode([texts[token] for token in rows], "encode_profiles")
+    real = vectors
     vectors = text_vectors(vectors, pipeline.settings.text_source, config["seed"])
     tokens = train.field2id_token[config["ITEM_ID_FIELD"]]
     item_text = torch.zeros(len(tokens), vectors.shape[1])
@@ -111,11 +123,44 @@ def load_side_information(config, train, interests: bool) -> SideInformation:
         "items": len(tokens) - 1,
         "items_with_text": len(ids),
     }
+    graph = None
+    if knowledge is not None:
+        report["item_text_source"] = pipeline.settings.item_text_source
+        report["knowledge"] = {"source": knowledge.source, **knowledge.report}
+        if follows:
+            graph = _next_items(pipeline, knowledge, tokens, np.array(ids), real[where])
     if not interests:
         report["seconds"] = {k: round(v, 2) for k, v in pipeline.seconds.items()}
-        return SideInformation(item_text, has_text, None, None, None, report, _seen(config, train))
+        return SideInformation(item_text, has_text, None, None, None, report, _seen(config, train), graph)
     found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]))
-    return _with_interests(config, train, pipeline, found, item_text, has_text, report)
+    return replace(_with_interests(config, train, pipeline, found, item_text, has_text, report), next_items=graph)
+
+
+def _knowledge(config, train, pipeline: Pipeline, follows: bool) -> Knowledge | None:
+    """What an LLM knows of the items; None where nothing asks for it."""
+    settings = pipeline.settings
+    if not follows and settings.item_text_source == "title":
+        return None
+    stage = KnowledgeStage(pipeline.corpus.item_text, settings, config["dataset"])
+    return stage.run(popularity_of(config, train), config["seed"], agreed=bool(config["yes"]))
+
+
+def popularity_of(config, train) -> dict[str, int]:
+    """Item token -> training interactions."""
+    tokens = train.field2id_token[config["ITEM_ID_FIELD"]].tolist()
+    return dict(zip(tokens[1:], train.item_counts().tolist()[1:]))
+
+
+def _next_items(
+    pipeline: Pipeline, knowledge: Knowledge, tokens: np.ndarray, ids: np.ndarray, vectors: np.ndarray
+) -> sparse.csr_matrix:
+    phrases = sorted({phrase for known in knowledge.items.values() for phrase in known.next})
+    if not phrases:
+        raise DataError(f"knowledge_source={knowledge.source}: not one reply says what is bought next.")
+    encoded, row = pipeline.encode(phrases, "encode_next"), {phrase: n for n, phrase in enumerate(phrases)}
+    known = (knowledge.items.get(token) for token in tokens)
+    said = [[] if each is None else [row[phrase] for phrase in each.next] for each in known]
+    return next_graph(said, encoded, ids, vectors, len(tokens), pipeline.settings.next_neighbours)
 
 
 def _with_interests(

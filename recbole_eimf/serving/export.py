@@ -153,6 +153,11 @@ def check_served(run: Run) -> None:
     if name in (*COUNTING_MODELS, *OWN_MODELS):
         return
     products = isinstance(net, IBIM | TowerModel) and getattr(type(net).full_sort_predict, "scored_by_products", False)
+    if getattr(net, "prior", None) is not None:
+        raise ConfigError(
+            f"score_prior={run.config['score_prior']}: what it adds to scores is no product of vectors, which a folder "
+            f"holds. Load it with `recbole_eimf.load`, or train with score_prior=none."
+        )
     if not products:
         raise ConfigError(
             f"model={name}: its scores are no inner products of a state with item vectors that are known here. Served "

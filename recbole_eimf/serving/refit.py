@@ -6,12 +6,13 @@ taken from the run. What trains is what the run trained with: the same keys, ite
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.protocol import Spans
 from recbole_eimf.experiment import refit
 from recbole_eimf.experiment.load import load
@@ -23,23 +24,31 @@ def refitted(run):
     """A :class:`recbole_eimf.serving.export.Run` whose model was trained on all interactions.
 
     Raises:
-        ConfigError: the model is trained in phases, each with a best epoch of its own, or draws negatives by RecBole.
+        ConfigError: the model draws negatives by RecBole.
     """
-    name, epochs = run.config["model"], run.result["best_epoch"] + 1
-    counting = getattr(type(run.net), "counting", False)
-    if isinstance(run.net, TowerModel) or (epochs < 1 and not counting):
-        raise ConfigError(
-            f"--refit: {name} is trained in phases, each of which is stopped by validation. Leave --refit out."
-        )
+    epochs = run.result["best_epoch"] + 1
+    in_phases = isinstance(run.net, TowerModel)
     refit.check(run.config, "--refit")
     config, _, loaders = load(run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=True)
     with tempfile.TemporaryDirectory() as folder:
         config["output_dir"], config["checkpoint_dir"] = None, folder
         train = _everything(config, loaders[0]._dataset.side)
-        net, _, batches = refit.train_again(config, train, max(epochs, 1))
+        # a model that only counts has no epoch to be best
+        net, _, batches = refit.train_again(
+            config, train, epochs if in_phases else max(epochs, 1), of_phases=_phases(run) if in_phases else None
+        )
     served = run.config.model_class(run.config, train)
     served.load_state_dict(net.state_dict())  # text is folded into the item table
     return replace(run, net=served.eval(), loaders=(batches, *run.loaders[1:]))
+
+
+def _phases(run) -> dict[str, int]:
+    """How many epochs of each phase before the last were best."""
+    histories = sorted(Path(run.folder).glob("*/history.json"))
+    epochs = [epoch for path in histories for epoch in json.loads(path.read_text(encoding="utf-8"))]
+    metric = run.config["valid_metric"]
+    bigger = bool(run.config["valid_metric_bigger"])
+    return refit.phase_epochs((epoch for epoch in epochs if "phase" in epoch), metric, bigger)
 
 
 def _everything(config, side):

@@ -40,17 +40,14 @@ def with_text(run, parts: Parts, config: dict[str, Any]) -> tuple[Parts, dict[st
     text = _item_text(pipeline, parts)
     trained = (text != 0).any(1) & torch.from_numpy(parts.catalogue.counts > 0)
     trained[0] = False
-    items = len(parts.catalogue)
-    state = parts.encoder.state_dict()
-    tables = [state[name][:items] for name in parts.encoder.tables()]
-    parts = replace(parts, text=TitleMap.fitted(text, trained, tables, _shares(run.net, parts)))
+    parts = replace(parts, text=TitleMap(text.half(), trained, _shares(run.net, parts)))
     wanted = pipeline.settings
     encoder = {
         "name": wanted.text_encoder,
         "max_length": wanted.text_max_length,
         "pooling": wanted.text_pooling,
         "identity": pipeline.encoder.identity,
-        "fitted_on": items,
+        "fitted_on": len(parts.catalogue),
     }
     config = {**config, "text": {"encoder": encoder, "explain": None}}
     side = run.result["side_load"] or {}

@@ -295,7 +295,7 @@ def _searchable(row: Row, dataset: str, shared: Mapping[str, Any]) -> bool:
     """Whether a space is shipped for a row. Raises ConfigError if there is none for one that is trained."""
     config, _ = runs.configured(row, dataset, shared)
     try:
-        shipped_space(config["model"], contract_of(config.model_class).backbone_name(config))
+        shipped_space(config["model"], contract_of(config.model_class).backbone_name(config), config["recipe"])
     except ConfigError as error:
         if not row.counting:
             raise ConfigError(f"--tune-first: row {row.name!r}: {error}") from error

@@ -8,6 +8,7 @@
 ``shuffled_text[R]``  a row R (``PAD``, ``EIMF[SASRec]``) that reads other items' texts; ``noise_text[R]``: noise in
                      place of text; ``shuffled_history[R]``: sequences in an order of chance. ``placebo[PAD]`` is PAD's
                      ``shuffled_text``, and that of its baselines
+``shuffled_knowledge[R]``  a row R that gets an LLM's knowledge of other items, as popular
 ``RecBole[SASRec]``  RecBole's class as it is
 anything else        what ``--model`` takes: ``Pop``, ``Markov``, ``LLM2BERT4Rec``, ``package.module:Class``
 ===================  ==============================================================================================
@@ -33,9 +34,10 @@ _CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests
 _PLACEBOS = {
     "shuffled_text": {"text_source": "shuffled"},
     "noise_text": {"text_source": "noise"},
+    "shuffled_knowledge": {"knowledge_source": "shuffled"},
     "shuffled_history": {"shuffled_history": True},
 }
-_ALIASES = {"ItemKNN+text": "ItemKNNText"}
+_ALIASES = {"ItemKNN+text": "ItemKNNText", "ItemKNN+text+next": "ItemKNNTextNext"}
 FRAMED = re.compile(r"(?P<frame>[^\[\]]+)\[(?P<inner>[^\[\]]+)\]")
 _ROW_KEYS = ("name", "model", "backbone", "keys", "against", "x")
 

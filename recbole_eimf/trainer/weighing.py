@@ -1,7 +1,10 @@
-"""Choosing one weight on validation: for models that count and have nothing to train."""
+"""Choosing weights on validation: of models that count and have nothing to train, and of a prior once a model is."""
 
 from __future__ import annotations
 
+from recbole_eimf.core import distributed
+from recbole_eimf.model.score_prior import WEIGHTS, ScorePrior
+from recbole_eimf.trainer import checkpoint
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 
@@ -19,3 +22,28 @@ class WeighingTrainer(InterestTrainer):
         self._epoch = {"epoch": epoch_idx, "train_seconds": 0.0, "losses": [0.0]}
         self.history.append(self._epoch)
         return 0.0
+
+
+def choose_prior(trainer: InterestTrainer, prior: ScorePrior, valid_data) -> dict[str, float]:
+    """Weigh a trained model's prior by ``valid_metric``, part by part, and keep the weights with the best model.
+
+    Returns:
+        Validation metrics under the chosen weights; the trainer holds them as its best.
+    """
+    kept = trainer.model_folder is not None
+    best = trainer.evaluate(valid_data, load_best_model=kept)  # what stands in the file weighs nothing yet
+    metric = trainer.valid_metric.lower()
+    sign = 1 if trainer.valid_metric_bigger else -1
+    for part in prior.parts:
+        chosen = 0.0
+        for weight in WEIGHTS[1:]:
+            prior.set_weight(part, weight)
+            found = trainer.evaluate(valid_data, load_best_model=False)
+            if sign * found[metric] > sign * best[metric]:
+                best, chosen = found, weight
+        prior.set_weight(part, chosen)
+        trainer.logger.info(f"score prior: {part} weighs {chosen}, {metric} {best[metric]}")
+    if kept and distributed.is_first():
+        checkpoint.write_weights(trainer.model_folder, trainer.model, trainer.best_epoch)
+    trainer.best_valid_result = best
+    return dict(best)

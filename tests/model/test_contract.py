@@ -21,7 +21,8 @@ def cases(*families):
     return [(card.name, name) for card in MODELS.values() if card.family in families for name in card.contract]
 
 
-NEURAL, COUNTING, TOWERS = cases("eimf", "text"), cases("floor", "text floor"), cases("pad")
+NEURAL, COUNTING = cases("eimf", "text"), cases("floor", "text floor", "knowledge floor")
+TOWERS = cases("pad")
 TEXT_KEYS = [{}, {"item_text": "add", "score": "cosine"}, {"item_text": "concat", "item_init": "pca_text"}]
 
 

@@ -60,7 +60,7 @@ def _parts(text: torch.Tensor, words: Sentences) -> Parts:
     names = pa.array([f"i{n}" for n in range(items)])
     catalogue = Catalogue(names, names, np.ones(items, dtype=np.int64))
     trained = torch.ones(items, dtype=torch.bool)
-    titles = TitleMap(text.half(), trained, torch.zeros(6), (torch.zeros(6, 4),), (torch.zeros(4),), torch.ones(1))
+    titles = TitleMap(text.half(), trained, torch.ones(1))
     return Parts(catalogue, text=titles, sentences=words)
 
 

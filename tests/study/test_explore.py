@@ -15,6 +15,7 @@ import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.evaluator.ranks import read_ranks
 from recbole_eimf.experiment.interests import training_pipeline
+from recbole_eimf.study.explore import page as page_module
 from recbole_eimf.study.explore.page import page
 from tests.browser import browser  # noqa: F401
 from tests.semantic.llm_server import GOOD, Answer, LLMServer
@@ -197,6 +198,33 @@ def test_a_paid_run_is_explored_and_exported_without_key_or_call(planted, tmp_pa
     assert document["interests"]["changed"] is None
     explained = json.loads(Path("model/config.json").read_text())["text"]["explain"]
     assert explained["better"] == document["honesty"]["better"] is not None
+
+
+def test_gains_stand_under_gains_and_above_the_zero_line(explored):
+    document = explored[0]
+    found = page_module._compared(document, 0)
+    shares = {row["number"]: row["share"] for side in ("gain_rows", "lose_rows") for row in found[side]}
+    assert [row["share"] for row in found["gain_rows"]] == sorted((s for s in shares.values() if s > 0), reverse=True)
+    assert [row["share"] for row in found["lose_rows"]] == sorted(s for s in shares.values() if s < 0)
+    assert len(shares) == sum(one["against"][0]["share"] != 0 for one in document["clusters"])
+    funnel = found["funnel"]
+    assert len(funnel["points"]) == len(document["clusters"])
+    for point in funnel["points"]:
+        assert np.sign(funnel["zero"] - point["y"]) == np.sign(round(100 * point["d_ndcg"], 1))
+        assert funnel["left"] <= point["x"] <= funnel["end"]
+    assert {text for _, text in funnel["y_ticks"]} >= {"0"}
+
+
+def test_a_page_of_very_many_clusters_holds_the_largest(explored, monkeypatch):
+    document = explored[0]
+    monkeypatch.setattr(page_module, "MOST_CLUSTERS", 3)
+    text = page(document)
+    held = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    numbers = [one["number"] for one in held["clusters"]]
+    assert numbers == sorted(np.argsort([-one["users"] for one in document["clusters"]], kind="stable")[:3].tolist())
+    assert f"The {len(document['clusters']) - 3} smallest clusters" in text
+    for now, before in zip(held["map"]["cluster"], document["map"]["cluster"]):
+        assert now == (numbers.index(before) if before in numbers else -1)
 
 
 # ---------------------------------------------------------------------- what cannot be explored

@@ -320,6 +320,25 @@ def test_a_table_says_what_it_cannot_say(made):
     assert "no LLM was used" in table.markdown(summarise(experiment, runs, [False]))
 
 
+def test_rows_are_called_what_they_are(made):
+    """A paper's name without one of the paper's two parts says so, and of EIMF which form it is."""
+    experiment, runs, _ = made
+    plain = table.markdown(summarise(experiment, runs, [False]))
+    assert "hard negatives" not in plain
+    assert "form" not in plain.lower().replace("differ", "")
+    for run in runs:
+        if run.row.model in ("EIMF", "IBIM"):
+            hard = 1.0 if run.row.name == "EIMF[SASRec]" else 0.0
+            recipe = {"recipe": "paper" if hard else "strong"} if run.row.model == "EIMF" else {}
+            run.settings.update(backbone="REMI", remi_beta=hard, **recipe)
+    told = table.markdown(summarise(experiment, runs, [False]))
+    assert "| SASRec, no hard negatives |" in told
+    assert "| EIMF[SASRec] |" in told
+    assert "The paper's form (recipe=paper): EIMF[SASRec]." in told
+    assert "Our form, not the paper's (recipe=strong): placebo[SASRec]." in told
+    assert "REMI without its hard negatives (remi_beta=0)" in told
+
+
 def told_by_every_form(summary) -> tuple[str, str, str]:
     plain = table.latex(summary).replace(r"\_", "_").replace(r"\%", "%").replace("$-$", "−").replace("$<$", "<")
     page = html.unescape(re.sub(r"<[^>]*>", " ", report.page(summary)))
@@ -558,6 +577,19 @@ def test_the_strongest_floor_is_the_darkest(made, tmp_path):
     look = plot.looks(summarise(experiment, moved, [False]).lines)
     light = {row: sum(int(look[row].colour[i : i + 2], 16) for i in (1, 3, 5)) for row in quality}
     assert light["Markov"] < min(light["Popularity"], light["DecayedItemKNN"])
+
+
+def test_floors_that_read_text_are_drawn_as_floors(tmp_path):
+    rows = complete(parse_models("TextKNN,ItemKNN+text,SASRec"))
+    runs = [Run(row, "d", 2020, tmp_path / row.name, {}, SETTINGS) for row in rows]
+    places = {"ItemKNN+text": 0, "DecayedItemKNN": 1, "TextKNN": 2, "Markov": 3}
+    for run in runs:
+        finish(run, [places.get(run.row.name, 4)] * (USERS - 1) + [0 if run.row.name == "ItemKNN+text" else -1])
+    look = plot.looks(summarise(Experiment("t", "d", rows, (2020,), {}, COMMAND), runs, [False]).lines)
+    light = {row: sum(int(one.colour[i : i + 2], 16) for i in (1, 3, 5)) for row, one in look.items()}
+    assert min(light, key=light.get) == "ItemKNN+text"
+    assert len({light[row] for row in ("ItemKNN+text", "DecayedItemKNN", "TextKNN", "Markov", "Popularity")}) == 5
+    assert look["SASRec"].colour == "#0072B2"
 
 
 def test_phases_have_training_curves_also_without_a_last_one(tmp_path):

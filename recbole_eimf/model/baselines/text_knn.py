@@ -7,6 +7,7 @@ from logging import getLogger
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import sparse
 from torch import Tensor
 
 from recbole_eimf.model.baselines.counting import CountingModel, DecayedItemKNN
@@ -71,6 +72,83 @@ class ItemKNNText(DecayedItemKNN):
         super()._load_from_state_dict(state, prefix, *args)
 
 
+class NextKNN(CountingModel):
+    """What an LLM says is bought next, alone: ``score(i) = sum_t knn_decay^t G[item t steps back, i]`` with G of
+    :func:`~recbole_eimf.semantic.knowledge.next_graph`."""
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.decay = config["knn_decay"]
+        self._register_matrix(_next_items(config, dataset, self.n_items))
+
+    @classmethod
+    def needs_side_information(cls, config) -> str:
+        return "text"
+
+    @classmethod
+    def needs_next_items(cls, config) -> bool:
+        return True
+
+    def _scores(self, interaction) -> Tensor:
+        return history_scores(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], self._matrix(), self.decay)
+
+
+class ItemKNNTextNext(ItemKNNText):
+    """:class:`ItemKNNText` with a share of :class:`NextKNN`, each divided by the user's largest score; the shares of
+    both, (text, next), are chosen on validation."""
+
+    weights = tuple((text, follows) for follows in (0.0, 0.1, 0.2, 0.3, 0.5) for text in WEIGHTS[:9:2])
+
+    def __init__(self, config, dataset) -> None:
+        super().__init__(config, dataset)
+        self.register_buffer("next_weight", torch.zeros(()))
+        follows = _next_items(config, dataset, self.n_items).tocoo()
+        self.register_buffer("next_index", torch.from_numpy(np.stack([follows.row, follows.col]).astype(np.int64)))
+        self.register_buffer("next_value", torch.from_numpy(follows.data.astype(np.float32)))
+        self._follows: sparse.csr_matrix | None = None
+
+    @classmethod
+    def needs_next_items(cls, config) -> bool:
+        return True
+
+    def set_weight(self, weight: tuple[float, float]) -> None:
+        """The shares of text and of what is bought next."""
+        super().set_weight(weight[0])
+        self.next_weight.fill_(weight[1])
+
+    def _scores(self, interaction) -> Tensor:
+        if self._follows is None:
+            parts = (self.next_value.cpu().numpy(), tuple(self.next_index.cpu().numpy()))
+            self._follows = sparse.csr_matrix(parts, shape=(self.n_items, self.n_items))
+        follows = history_scores(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], self._follows, self.decay)
+        others = super()._scores(interaction)
+        return (1 - self.next_weight) * others + self.next_weight * _largest_is_one(follows)
+
+    def _load_from_state_dict(self, state, prefix, *args) -> None:
+        self._follows = None
+        for name in ("next_index", "next_value"):
+            if (stored := state.get(f"{prefix}{name}")) is not None:
+                setattr(self, name, torch.zeros_like(stored, device=self.weight.device))
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+def _next_items(config, dataset, n_items: int) -> sparse.csr_matrix:
+    """[N, N]; nothing in it until a saved model is loaded."""
+    side = getattr(dataset, "side", None)
+    if config["inference_only"] or side is None:
+        return sparse.csr_matrix((n_items, n_items), dtype=np.float32)
+    return side.next_items
+
+
+def history_scores(sequence: Tensor, length: Tensor, graph: sparse.csr_matrix, decay: float) -> Tensor:
+    """[B, L] right-padded items, [B], [N, N] -> float32 [B, N]: rows of the graph, summed over the history."""
+    items, steps = sequence.cpu().numpy(), length.cpu().numpy()
+    row, column = items.nonzero()
+    weight = decay ** (steps[row] - 1 - column)
+    history = sparse.coo_matrix((weight, (row, items[row, column])), shape=(len(items), graph.shape[0]))
+    return torch.from_numpy((history.tocsr() @ graph).toarray().astype(np.float32)).to(sequence.device)
+
+
 def text_scores(sequence: Tensor, length: Tensor, text: Tensor, decay: float) -> Tensor:
     """[B, L] right-padded items, [B], unit rows [N, d] -> [B, N]."""
     steps = length[:, None] - 1 - torch.arange(sequence.shape[1], device=sequence.device)
@@ -87,9 +165,13 @@ def _unit_text(config, dataset, n_items: int) -> Tensor:
     side = getattr(dataset, "side", None)
     if config["inference_only"] or side is None:
         return torch.zeros(n_items, 0)
-    known = side.item_has_text
+    return unit_text(side)
+
+
+def unit_text(side) -> Tensor:
+    """Centred text vectors of unit length, zero where there is none, [N, d], of side-loaded text."""
     mean = side.item_text[side.fitted].mean(0)
-    return F.normalize((side.item_text - mean) * known[:, None], dim=-1)
+    return F.normalize((side.item_text - mean) * side.item_has_text[:, None], dim=-1)
 
 
 def _take_width(model: CountingModel, state, prefix: str) -> None:

@@ -23,6 +23,7 @@ from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax
 from recbole_eimf.model.pad.experts import ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
 from recbole_eimf.model.phase import Phase
 from recbole_eimf.model.products import scored_by_products
+from recbole_eimf.model.score_prior import prior_of, reads_next
 
 
 class TowerModel(WeighsTargets, SequenceModel):
@@ -42,7 +43,6 @@ class TowerModel(WeighsTargets, SequenceModel):
 
     takes_backbone = True
     in_phases = True
-    scores_are_products = True
     last_phase = "train"
 
     def __init__(self, config, dataset, towers: Sequence[Tower] | None = None) -> None:
@@ -71,6 +71,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         self.negatives = None
         if self.wanted.loss != "ce" and not self.inference_only:
             self.negatives = HistoryNegatives(*dataset.sequences(), self.n_items, competing)
+        self.prior = None if towers else prior_of(config, dataset, self.n_items)
         self.count_targets(dataset)
         self._catalogue: Tensor | None = None
 
@@ -105,7 +106,11 @@ class TowerModel(WeighsTargets, SequenceModel):
                 f"leave item_text=none."
             )
         text = any(kind != "id" for kind in cls.expert_kinds(config)) or items.item_init == "pca_text"
-        return "text" if text else None
+        return "text" if text or config["score_prior"] != "none" else None
+
+    @classmethod
+    def needs_next_items(cls, config) -> bool:
+        return reads_next(config)
 
     @classmethod
     def check_configuration(cls, config) -> None:
@@ -118,6 +123,10 @@ class TowerModel(WeighsTargets, SequenceModel):
                 f"gate_start={list(start)}: give three logits, of id, text, and aligned or hybrid experts, or six: of "
                 f"each the hottest and the coldest bucket's."
             )
+
+    @property
+    def scores_are_products(self) -> bool:
+        return self.prior is None
 
     @property
     def unit_vectors(self) -> bool:
@@ -286,12 +295,19 @@ class TowerModel(WeighsTargets, SequenceModel):
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """[B, N], by one matrix product."""
         states = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])[:, 0]
-        return states @ self.scored_vectors().T
+        scores = states @ self.scored_vectors().T
+        if self.prior is None:
+            return scores
+        return scores + self.prior(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
     def predict(self, interaction: Interaction) -> Tensor:
         """[B]: the score of the row's ``item_id``."""
         states = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])[:, 0]
-        return (states * self.scored_vectors()[interaction[self.ITEM_ID]]).sum(-1)
+        scores = (states * self.scored_vectors()[interaction[self.ITEM_ID]]).sum(-1)
+        if self.prior is None:
+            return scores
+        prior = self.prior(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return scores + prior.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
 
     def embeddings(self) -> dict[str, Tensor]:
         """Item vectors [N, d] by name, for :mod:`recbole_eimf.study.agreement`: each tower's, the ids and projected

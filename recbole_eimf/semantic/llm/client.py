@@ -26,12 +26,14 @@ from recbole_eimf.semantic.journal import Past, cut, exclusive, read_journal, re
 from recbole_eimf.semantic.llm.endpoint import Completion, Endpoint, GaveUpError, OpenAISettings, StoppedError, read_key
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
+    Parser,
     Reply,
     ReplyError,
     completion_finish,
     completion_interests,
     completion_text,
     completion_usage,
+    parse_interests,
 )
 from recbole_eimf.semantic.trial import NO_ANSWER, Trial, ask_terminal, counted
 
@@ -77,9 +79,11 @@ def estimate(requests: Sequence[PromptRequest], settings: OpenAISettings, done: 
     return Estimate(len(asked), len(requests) - len(asked), prompt_tokens, completion_tokens, cost)
 
 
-def answered_users(requests: Sequence[PromptRequest], settings: OpenAISettings, journal: Path) -> set[str]:
+def answered_users(
+    requests: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, parse: Parser = parse_interests
+) -> set[str]:
     """Return the users whose request the journal already answers: same prompt, same model, status ok."""
-    return set(reusable(requests, settings.max_interests, read_journal(journal, settings.model)))
+    return set(reusable(requests, settings.max_interests, read_journal(journal, settings.model), parse))
 
 
 def fetch_openai(
@@ -88,6 +92,7 @@ def fetch_openai(
     journal: Path,
     *,
     progress: bool = True,
+    parse: Parser = parse_interests,
     ask: Callable[[str], bool | None] = ask_terminal,
 ) -> dict[str, Reply]:
     """Return a Reply per request, by user id; only what ``journal`` does not answer is asked (eq. 3).
@@ -97,6 +102,9 @@ def fetch_openai(
     are refusals and replies that cannot be parsed even after one complaint to the model. Each reply is in the journal
     before the same worker makes another call, so a kill loses at most the ``concurrency`` calls in flight. On Ctrl-C no
     new call starts, replies under way are kept, and KeyboardInterrupt is raised.
+
+    ``parse`` reads a reply's text; :func:`~recbole_eimf.semantic.llm.item_reply.parse_item` where prompts ask about
+    items, whose token is then the ``user_id``.
 
     If the journal answers nothing and not one of the first ``check_first`` replies holds an interest, ``ask`` is asked
     whether to go on; it returns None if nobody is there.
@@ -110,11 +118,11 @@ def fetch_openai(
     journal = Path(journal)
     with exclusive(journal):
         past = read_journal(journal, settings.model)
-        replies = reusable(requests, settings.max_interests, past)
+        replies = reusable(requests, settings.max_interests, past, parse)
         logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, replies))
         check_first = 0 if replies else settings.check_first
         while pending := [request for request in requests if request.user_id not in replies]:
-            run = _Run(pending, settings, journal, past, progress, check_first)
+            run = _Run(pending, settings, journal, past, progress, check_first, parse)
             _run_in_thread(run)
             replies.update(run.replies)
             logger.info("Interests from %s: %s", settings.model, run.summary())
@@ -129,7 +137,7 @@ def _ask_to_go_on(run: _Run, ask: Callable[[str], bool | None]) -> None:
     trial, last = run.trial, next(reply for reply in reversed(run.replies.values()) if reply.error)
     problem = (
         f"not one of the first {trial.limit} replies holds an interest ({counted(trial.failures)}); "
-        f"user {last.user_id}, for one: {last.error}"
+        f"{last.user_id}, for one: {last.error}"
     )
     answer = ask(f"{run.settings.model} at {run.endpoint.base_url}: {problem}\nGo on and pay for the other prompts?")
     if not answer:
@@ -168,7 +176,9 @@ class _Run:
         past: dict[tuple[str, str], Past],
         progress: bool,
         check_first: int,
+        parse: Parser = parse_interests,
     ):
+        self.parse = parse
         self.settings, self.key, self.journal, self.past = settings, read_key(settings), journal, past
         self.endpoint = Endpoint(settings, self.key)
         self.total, self.queue = len(pending), iter(pending)
@@ -293,7 +303,7 @@ class _Run:
         if completion.body is None:
             raise ReplyError(f"The reply cannot be read: {completion.problem}.", kind="malformed")
         try:
-            return completion_interests(completion.body, self.settings.max_interests)
+            return completion_interests(completion.body, self.settings.max_interests, self.parse)
         except ReplyError:
             raise
         except Exception as error:  # the reply is paid for: it must reach the journal whatever is the matter with it

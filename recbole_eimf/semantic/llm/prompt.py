@@ -41,19 +41,20 @@ class PromptRequest:
         return hashlib.sha256(self.prompt.encode()).hexdigest()
 
 
-def load_template(path: str | Path | None) -> str:
+def load_template(path: str | Path | None, shipped: str = "interests.txt", placeholder: str = PLACEHOLDER) -> str:
     """Read a prompt template; ``None`` is the paper's prompt, ``properties/prompts/interests.txt``.
 
-    Raises DataError naming the file if it is missing, is not UTF-8 text, or lacks the ``{history}`` placeholder.
+    ``shipped`` names another file of that folder, whose templates hold another ``placeholder``.
+    Raises DataError naming the file if it is missing, is not UTF-8 text, or lacks the placeholder.
     """
-    path = properties_folder() / "prompts" / "interests.txt" if path is None else Path(path)
+    path = properties_folder() / "prompts" / shipped if path is None else Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the prompt template cannot be read ({error}). Give a UTF-8 text file.") from error
-    if PLACEHOLDER not in text:
+    if placeholder not in text:
         raise DataError(
-            f"{path}: the prompt template has no {PLACEHOLDER}. Put it where the user's items are to appear."
+            f"{path}: the prompt template has no {placeholder}. Put it where what is asked about is to appear."
         )
     # editors end a file with a newline; that it is there or not must not change the prompt's digest
     return text.rstrip("\n")

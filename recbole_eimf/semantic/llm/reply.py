@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -108,6 +108,10 @@ class Reply:
     failure: str | None = None
 
 
+#: reads a raw reply: (response, most texts, truncated=) -> texts. Raises ReplyError.
+Parser = Callable[..., list[str]]
+
+
 def parse_interests(response: str, max_interests: int = 20, *, truncated: bool = False) -> list[str]:
     """Return the distinct interests of a raw reply, in order, at most ``max_interests`` (M of eq. 3).
 
@@ -125,13 +129,13 @@ def parse_interests(response: str, max_interests: int = 20, *, truncated: bool =
     """
     # reasoning models print their thoughts before the answer, with drafts of it
     text = response[:_MAX_CHARACTERS].rsplit("</think>", 1)[-1]
-    text = _unquoted(text.strip())
+    text = unquoted(text.strip())
     if text.startswith("<think>"):
         raise ReplyError("The reply ends before its thinking does, so it holds no interests.", final=truncated)
     distinct: dict[str, str] = {}
     others: list[str] = []  # the kinds of what stands in the place of interests
     for candidate in _candidates(text, truncated):
-        clean = _clean(_encodable(candidate))
+        clean = _clean(encodable(candidate))
         if not any(character.isalpha() for character in clean):
             continue
         kind = refused(clean)
@@ -152,7 +156,7 @@ def parse_interests(response: str, max_interests: int = 20, *, truncated: bool =
 def _without_interests(text: str, others: list[str], truncated: bool) -> ReplyError:
     start = " ".join(text.split())[:80]
     began = f"The reply began with {start!r}."
-    if not others and any(map(is_error_object, _json_values(text))):
+    if not others and any(map(is_error_object, json_values(text))):
         others = ["error object"]
     alone = refused(text) if not others and any(map(str.isalpha, text[:1000])) else None
     others = [alone] if alone else others
@@ -167,8 +171,10 @@ def _without_interests(text: str, others: list[str], truncated: bool) -> ReplyEr
     return ReplyError(f"No interests found. {_FORM} {began}", final=truncated)
 
 
-def completion_interests(completion: Mapping[str, Any], max_interests: int) -> list[str]:
-    """Return the interests in a chat completion (a JSON object of the OpenAI API).
+def completion_interests(
+    completion: Mapping[str, Any], max_interests: int, parse: Parser = parse_interests
+) -> list[str]:
+    """Return the interests in a chat completion (a JSON object of the OpenAI API), or what ``parse`` reads in its text.
 
     Raises ReplyError: final for a refusal, a content filter, or a reply cut off before its first interest was
     complete; not final for a reply that merely cannot be parsed.
@@ -177,7 +183,7 @@ def completion_interests(completion: Mapping[str, Any], max_interests: int) -> l
     text, finish_reason = completion_text(completion), completion_finish(completion)
     if message.get("refusal"):
         refusal = message["refusal"]
-        refusal = _encodable(refusal)[:500] if isinstance(refusal, str) else "it does not say why"
+        refusal = encodable(refusal)[:500] if isinstance(refusal, str) else "it does not say why"
         raise ReplyError(f"The model refused: {refusal}", final=True, kind="refusal")
     if finish_reason == "content_filter":
         raise ReplyError("The endpoint's content filter withheld the reply.", final=True, kind="content filter")
@@ -185,11 +191,11 @@ def completion_interests(completion: Mapping[str, Any], max_interests: int) -> l
         kind = "no content" if message else "malformed"
         raise ReplyError(f"The reply has no content (finish_reason {finish_reason!r}).", final=True, kind=kind)
     try:
-        return parse_interests(text or "", max_interests, truncated=finish_reason == "length")
+        return parse(text or "", max_interests, truncated=finish_reason == "length")
     except ReplyError as error:
         if error.final:
             raise ReplyError(
-                "The reply was cut off at the token limit before one interest was complete: raise llm_max_tokens.",
+                "The reply was cut off at the token limit before anything in it was complete: raise llm_max_tokens.",
                 final=True,
                 kind="cut off",
             ) from None
@@ -209,13 +215,13 @@ def completion_text(completion: Mapping[str, Any]) -> str | None:
             content = json.dumps(content, ensure_ascii=False)
         except RecursionError:
             return None
-    return None if content is None else _encodable(content)
+    return None if content is None else encodable(content)
 
 
 def completion_finish(completion: Mapping[str, Any]) -> str | None:
     """Return why the model stopped: "stop", "length", "content_filter", ..., or None."""
     reason = _choice(completion)[0].get("finish_reason")
-    return _encodable(reason)[:100] if isinstance(reason, str) else None
+    return encodable(reason)[:100] if isinstance(reason, str) else None
 
 
 def completion_usage(completion: Mapping[str, Any]) -> dict[str, int] | None:
@@ -232,10 +238,12 @@ def completion_usage(completion: Mapping[str, Any]) -> dict[str, int] | None:
     return None
 
 
-def reply_from_text(user_id: str, prompt_sha256: str, response: str, source: str, max_interests: int) -> Reply:
+def reply_from_text(
+    user_id: str, prompt_sha256: str, response: str, source: str, max_interests: int, parse: Parser = parse_interests
+) -> Reply:
     """Return the Reply for a raw response made elsewhere; one that cannot be parsed is failed, not an error."""
     try:
-        interests = tuple(parse_interests(response, max_interests))
+        interests = tuple(parse(response, max_interests))
     except ReplyError as error:
         return Reply(user_id, prompt_sha256, response, (), "failed", str(error), None, source, error.kind)
     return Reply(user_id, prompt_sha256, response, interests, "ok", None, None, source)
@@ -248,12 +256,12 @@ def _choice(completion: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[s
     return choice, message if isinstance(message, Mapping) else {}
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Replace halves of surrogate pairs (a reply cut inside an emoji): no file could be written with them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
     """Undo double encoding: a reply that is one JSON string holding the JSON."""
     if text.startswith('"'):
         try:
@@ -266,7 +274,7 @@ def _unquoted(text: str) -> str:
 
 def _candidates(text: str, truncated: bool) -> Iterator[str]:
     """Yield the texts that may be interests: from JSON if there is any, else from numbered or bulleted lines."""
-    for readings in (_json_values(text), _repaired_values(text)):
+    for readings in (json_values(text), repaired_values(text)):
         found = [string for value in readings if not is_error_object(value) for string in _strings(value)]
         if found:
             yield from _denial(text[: _BRACKET.search(text).start()])
@@ -290,7 +298,7 @@ def _lines(text: str, truncated: bool) -> list[str]:
     return []
 
 
-def _json_values(text: str) -> Iterator[Any]:
+def json_values(text: str) -> Iterator[Any]:
     """Yield every valid JSON object or list of the text, wherever it starts (prose and fences are skipped)."""
     decoder = json.JSONDecoder(object_pairs_hook=_object)
     position = 0
@@ -308,7 +316,7 @@ def _json_values(text: str) -> Iterator[Any]:
             position = start.end()
 
 
-def _repaired_values(text: str) -> Iterator[Any]:
+def repaired_values(text: str) -> Iterator[Any]:
     """Yield what json_repair makes of each fenced block, or else of the text from where JSON seems to start."""
     regions = [block for block in _FENCE.findall(text) if _BRACKET.search(block)] or [text]
     for region in regions:
@@ -374,7 +382,7 @@ def _strings(value: Any, depth: int = 0) -> Iterator[str]:
 def _inner_strings(text: str, depth: int) -> Iterator[str]:
     """Yield a string, or its parts if it is itself a JSON text or a numbered list."""
     if text.lstrip().startswith(("{", "[")):
-        inner = [string for value in _json_values(text.strip()) for string in _strings(value, depth + 1)]
+        inner = [string for value in json_values(text.strip()) for string in _strings(value, depth + 1)]
         if inner:
             yield from inner
             return

@@ -14,11 +14,13 @@ from recbole_eimf.core.files import atomic_path, read_jsonl
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
+    Parser,
     Reply,
     ReplyError,
     completion_interests,
     completion_text,
     completion_usage,
+    parse_interests,
     reply_from_text,
 )
 from recbole_eimf.semantic.trial import counted
@@ -89,7 +91,9 @@ def write_batch(requests: Sequence[PromptRequest], settings: OpenAISettings, pat
         temporary.write_bytes(b"\n".join(lines) + b"\n")
 
 
-def read_batch(requests: Sequence[PromptRequest], path: Path, max_interests: int = 20) -> dict[str, Reply]:
+def read_batch(
+    requests: Sequence[PromptRequest], path: Path, max_interests: int = 20, parse: Parser = parse_interests
+) -> dict[str, Reply]:
     """Read a Batch API output file (or output and error file in one) into Replies, by user id.
 
     Lines may come in any order. A request that failed in the batch is failed with the API's reason, unless another
@@ -108,7 +112,7 @@ def read_batch(requests: Sequence[PromptRequest], path: Path, max_interests: int
         if request is None:
             foreign += 1
         elif request.user_id not in replies or replies[request.user_id].status == "failed":
-            replies[request.user_id] = _batch_reply(request, record, max_interests)
+            replies[request.user_id] = _batch_reply(request, record, max_interests, parse)
     if foreign:
         logger.warning("%s: %d lines answer no prompt of this run.", path, foreign)
     _report(path, replies, len(by_id))
@@ -134,7 +138,7 @@ def _batch_body(request: PromptRequest, settings: OpenAISettings) -> dict[str, A
     return body
 
 
-def _batch_reply(request: PromptRequest, record: Mapping[str, Any], max_interests: int) -> Reply:
+def _batch_reply(request: PromptRequest, record: Mapping[str, Any], max_interests: int, parse: Parser) -> Reply:
     response = record.get("response") or {}
     body = response.get("body") if isinstance(response, Mapping) else None
     body = body if isinstance(body, Mapping) else {}
@@ -145,7 +149,7 @@ def _batch_reply(request: PromptRequest, record: Mapping[str, Any], max_interest
         error = f"The batch failed for this prompt: {error.get('message') if isinstance(error, Mapping) else error}"
     else:
         try:
-            interests, error = tuple(completion_interests(body, max_interests)), None
+            interests, error = tuple(completion_interests(body, max_interests, parse)), None
         except ReplyError as problem:
             error, failure = str(problem), problem.kind
     return Reply(

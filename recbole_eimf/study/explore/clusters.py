@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from recbole_eimf.semantic.llm.reply import Reply
 from recbole_eimf.semantic.pipeline import Pipeline
-from recbole_eimf.study.explore.nearness import between_titles, far_below, nearest_titles
+from recbole_eimf.study.explore.nearness import Near, between_titles, far_below, nearest_titles
 from recbole_eimf.study.explore.said import Said, template_of
 
 #: latest items of an exemplar's history that are shown
@@ -68,8 +68,21 @@ class _Titles:
     def item(self, token: str) -> dict[str, Any]:
         return {"item": token, "title": self.text.get(token)}
 
-    def interest(self, place, text, vectors, near, history, bought: Counter, below: float) -> dict[str, Any]:
-        """An interest with its nearest titles, and the nearest one of its exemplar's own history."""
+    def interest(
+        self,
+        place: int,
+        text: str,
+        vectors: np.ndarray,
+        near: Near,
+        history: Sequence[str],
+        bought: Counter,
+        below: float,
+    ) -> dict[str, Any]:
+        """An interest, row ``place`` of ``vectors`` and ``near``, with the titles nearest to it.
+
+        Args:
+            history: the exemplar's items; bought: item -> users of the cluster that have it; below: what is far.
+        """
         own = [item for item in dict.fromkeys(history) if item in self.row]
         nearest = [
             {**self.item(self.tokens[n]), "cosine": round(float(cosine), 3), "users": bought[self.tokens[n]]}

@@ -255,6 +255,8 @@ def _honesty(run: Run, question: Question, say: Callable[[str], None]) -> dict[s
         found = honesty_of(run)
     except UserError as error:
         return nothing | {"why_not": str(error)}
+    if found is None:
+        return nothing | {"why_not": f"{run.config['model']} names no sentences, only EIMF does"}
     said = said_of(found)
     if said is None:
         return nothing | {"why_not": "fewer than two exemplars have both interests and items with text"}

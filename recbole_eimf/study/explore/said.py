@@ -12,8 +12,9 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.semantic.kept import kept_interests
 from recbole_eimf.semantic.llm.prompt import PLACEHOLDER, load_template
 from recbole_eimf.semantic.llm.reply import Reply
-from recbole_eimf.semantic.pipeline import LLM_SOURCES, Pipeline, read_assignment
+from recbole_eimf.semantic.pipeline import LLM_SOURCES, Pipeline
 from recbole_eimf.semantic.reply_check import PromptForm
+from recbole_eimf.semantic.sources.side_loaded import read_assignment
 
 _PLACEBO = "shuffled "
 

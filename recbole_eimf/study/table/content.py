@@ -13,6 +13,7 @@ from recbole_eimf.evaluator.ranks import Asked
 from recbole_eimf.study.table.summary import LEVEL, Comparison, Figure, Line, Summary, View, pretty
 
 EMPTY = "–"
+NO_HARD_NEGATIVES = ", no hard negatives"
 _BUSY = 1.2  # processes that want a core, for each there is: more than timing noise
 
 
@@ -132,7 +133,7 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
         found.append(f"**Incomplete:** {summary.finished} of {summary.planned} runs finished.")
     for line in lines:
         found += [f"**{line.row.name}, seed {seed}, failed:** {why}" for seed, why in line.errors]
-    found += _about_users(summary) + _about_interests(lines)
+    found += _about_users(summary) + _about_forms(lines) + _about_interests(lines)
     if average := average_precision(summary, metrics):
         found.append(average)
     found += _about_refits(lines)
@@ -168,6 +169,34 @@ def _about_users(summary: Summary) -> list[str]:
             f"**Not all rows were tested on the same users and targets**, and are not compared: {'; '.join(sizes)}."
         ]
     return []
+
+
+def _settings(line: Line) -> Mapping[str, Any]:
+    return line.runs[0].settings if line.runs else {}
+
+
+def shown_name(line: Line) -> str:
+    """A row's name, with what it lacks of what the name promises."""
+    bare = _settings(line).get("backbone") == "REMI" and not _settings(line).get("remi_beta")
+    return line.row.name + (NO_HARD_NEGATIVES if bare else "")
+
+
+def _about_forms(lines: Sequence[Line]) -> list[str]:
+    """Which form of a paper's model each row is."""
+    found = []
+    recipes: dict[str, list[str]] = {}
+    for line in lines:
+        if line.row.model in ("EIMF", "IBIM") and (recipe := _settings(line).get("recipe")):
+            recipes.setdefault(recipe, []).append(line.row.name)
+    said = {"paper": "the paper's form (recipe=paper)", "strong": "our form, not the paper's (recipe=strong)"}
+    for recipe, rows in recipes.items():
+        found.append(f"{said.get(recipe, f'recipe={recipe}')}: {'; '.join(rows)}.")
+    if any(shown_name(line) != line.row.name for line in lines):
+        found.append(
+            "REMI without its hard negatives (remi_beta=0) is ComiRec-SA with REMI's routing regularisation under a "
+            "full softmax, which has every item as a negative; --recipe=paper has them."
+        )
+    return [text[0].upper() + text[1:] for text in found]
 
 
 def _about_interests(lines: Sequence[Line]) -> list[str]:
@@ -257,9 +286,9 @@ def main(summary: Summary, view: View, metrics: Sequence[str]) -> Grid:
         kind = ("last-floor" if index == floors - 1 else "floor") if line.row.floor else ""
         reason = why_empty(line)
         if reason:
-            rows.append(GridRow(line.row.name, (), "failed" if line.errors else "waiting", reason))
+            rows.append(GridRow(shown_name(line), (), "failed" if line.errors else "waiting", reason))
         else:
-            rows.append(GridRow(line.row.name, tuple(_cells(summary, view, line, metrics)), kind))
+            rows.append(GridRow(shown_name(line), tuple(_cells(summary, view, line, metrics)), kind))
     return Grid(columns, rows)
 
 

@@ -1,0 +1,113 @@
+"""``python -m recbole_eimf knowledge``: an LLM's knowledge of items, with a look at the price first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.cli.interests import agreed_to
+from recbole_eimf.core.disk import check_writable
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.files import atomic_path, write_json
+from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
+from recbole_eimf.semantic.sources import batch
+
+USAGE = """usage: python -m recbole_eimf knowledge --dataset=NAME [--data_path=DIR]
+         --knowledge_source=openai|batch|file|shuffled [--key=value ...] [--dry-run | --yes]
+
+Asks about each item of the catalogue: its kind, use, buyer and occasion, and what its buyers buy next. Writes
+OUT/items.jsonl and OUT/report.json (--output_dir=OUT, default knowledge/NAME), which training side-loads with
+--knowledge_source=file --knowledge_file=OUT/items.jsonl. Before any paid call it shows one prompt and the number of
+calls, tokens and the estimated cost, then asks. --dry-run stops there, --yes does not ask. Stopped in any way, the same
+command goes on where it was: replies are kept, one line each, as they arrive. batch writes and reads the files of the
+OpenAI Batch API; file checks replies made elsewhere; shuffled writes their placebo: to each item what is known of
+another one that is about as popular.
+
+keys (all take --key=value): llm_model, llm_base_url, llm_api_key_env (the NAME of the variable that holds the key),
+llm_api_key_file, llm_concurrency, llm_check_first, llm_price_in, llm_price_out (USD per million tokens),
+knowledge_prompt_file, knowledge_file, shuffled_knowledge, batch_file, protocol, semantic_cache
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code (0 done, 1 declined, 3 some replies failed).
+
+    Raises:
+        UserError: bad keys, files or sources.
+    """
+    flags = {a for a in arguments if a in ("--yes", "--dry-run", "-h", "--help")}
+    if not arguments or flags & {"-h", "--help"}:
+        print(USAGE)
+        return 0
+    from recbole_eimf.config.yaml_file import parse_command_line
+
+    values = parse_command_line([a for a in arguments if a not in flags])
+    if values.pop("yes", False):
+        flags.add("--yes")
+    stage, popularity, seed, folder = _prepared(values)
+    writes_requests = stage.source == "batch" and not stage.settings.batch_file
+    if "--dry-run" not in flags and not writes_requests:
+        stage.check()
+    if writes_requests:
+        return _write_batch(stage, folder)
+    if stage.source == "openai":
+        requests = stage.requests()
+        introduction = f"{len(requests)} items with text. The prompt of one item:"
+        if not agreed_to(introduction, requests[0].prompt, stage.llm_settings(), stage.estimate(), flags):
+            return 0 if "--dry-run" in flags else 1
+    elif "--dry-run" in flags:
+        print(f"knowledge_source={stage.settings.knowledge_source}: no paid calls; {len(stage.item_text)} items.")
+        return 0
+    return _written(stage.run(popularity, seed, agreed=True), stage, folder)
+
+
+def _prepared(values: dict[str, Any]) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
+    from recbole_eimf.experiment.interests import knowledge_stage
+
+    if not values.get("dataset"):
+        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
+    if values.get("knowledge_source", "none") == "none":
+        raise ConfigError("--knowledge_source is missing: openai, batch, file or shuffled.")
+    dataset = str(values.pop("dataset"))
+    files = values.pop("config_files", None)
+    stage, popularity, seed = knowledge_stage(dataset, str(files).split() if files else None, values)
+    folder = Path(values.get("output_dir") or Path("knowledge") / dataset)
+    check_writable(folder, "output_dir", make=False)  # before anything is paid for
+    return stage, popularity, seed, folder
+
+
+def _write_batch(stage: KnowledgeStage, folder: Path) -> int:
+    requests, path = stage.requests(), folder / "batch_requests.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    batch.write_batch(requests, stage.llm_settings(), path)
+    print(
+        f"written: {path}, {len(requests)} requests for the OpenAI Batch API. Upload it, then run this command again "
+        f"with --batch_file=ANSWERS.jsonl."
+    )
+    return 0
+
+
+def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    records = (
+        {"item_id": item, "profile": known.profile, "next": list(known.next), "source": found.source}
+        | ({"prompt_sha256": found.digests[item]} if found.digests.get(item) and "shuffled" not in found.source else {})
+        for item, known in found.items.items()
+    )
+    with atomic_path(folder / "items.jsonl") as temporary:
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        temporary.write_text(lines, encoding="utf-8")
+    write_json(folder / "report.json", {"source": found.source, **found.report})
+    missing = found.report["items_with_text"] - len(found.items)
+    print(
+        f"{len(found.items)} of {found.report['items_with_text']} items are known, "
+        f"{found.report['next_phrases']} phrases of what is bought next"
+        + (f"; {missing} items without" if missing else "")
+        + f"\nwritten: {folder}/items.jsonl, report.json"
+    )
+    if missing and found.source in ("openai", "batch"):
+        print(f"the raw replies are in {stage.journal}; the same command asks for the missing ones again")
+        return 3
+    return 0

@@ -1,0 +1,96 @@
+"""What is added to a trained model's scores: items of like text, and what an LLM says is bought next.
+
+``score(i) = model(i) + sum_t prior_decay^t (a cos(text of the item t steps back, text of i) + b G[that item, i])`` with
+G of :func:`~recbole_eimf.semantic.knowledge.next_graph`, each item's row divided by its largest entry. The model is
+trained without it; a and b are chosen on validation afterwards
+(:func:`~recbole_eimf.trainer.weighing.choose_prior`), zero among them. Zero is what the model is by itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.model.baselines.text_knn import history_scores, text_scores, unit_text
+
+#: on the scale of logits; validation goes through them for one part of the prior, then for the other
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+
+
+class ScorePrior(nn.Module):
+    """The prior of one catalogue, weighing nothing until its weights are set.
+
+    Args:
+        kind: ``similar``, ``next`` or ``both``; decay: of the history; side: side-loaded text and graph, None where a
+            saved model is about to be loaded; n_items: N.
+    """
+
+    def __init__(self, kind: str, decay: float, side, n_items: int) -> None:
+        super().__init__()
+        self.kind, self.decay, self.n_items = kind, decay, n_items
+        self.parts = tuple(part for part in ("similar", "next") if kind in (part, "both"))
+        self.register_buffer("weight", torch.zeros(2))  # of similar, of next
+        text = torch.zeros(n_items, 0) if side is None or "similar" not in self.parts else unit_text(side)
+        self.register_buffer("text", text)
+        graph = sparse.csr_matrix((n_items, n_items), dtype=np.float32)
+        if side is not None and "next" in self.parts:
+            graph = rows_to_one(side.next_items)
+        found = graph.tocoo()
+        self.register_buffer("index", torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64)))
+        self.register_buffer("value", torch.from_numpy(found.data.astype(np.float32)))
+        self._graph: sparse.csr_matrix | None = None
+
+    def set_weight(self, part: str, weight: float) -> None:
+        """What one part counts, on the scale of the model's scores."""
+        self.weight[("similar", "next").index(part)] = weight
+
+    def forward(self, sequence: Tensor, length: Tensor) -> Tensor:
+        """[B, L] right-padded items, [B] -> [B, N]."""
+        found = torch.zeros(len(sequence), self.n_items, device=sequence.device)
+        similar, follows = self.weight.tolist()
+        if similar:
+            found = found + similar * text_scores(sequence, length, self.text, self.decay)
+        if follows:
+            found = found + follows * history_scores(sequence, length, self._matrix(), self.decay)
+        return found
+
+    def _matrix(self) -> sparse.csr_matrix:
+        if self._graph is None:
+            parts = (self.value.cpu().numpy(), tuple(self.index.cpu().numpy()))
+            self._graph = sparse.csr_matrix(parts, shape=(self.n_items, self.n_items))
+        return self._graph
+
+    def _load_from_state_dict(self, state, prefix, *args) -> None:
+        self._graph = None
+        for name in ("text", "index", "value"):
+            if (stored := state.get(f"{prefix}{name}")) is not None:
+                setattr(self, name, torch.zeros_like(stored, device=self.weight.device))
+        super()._load_from_state_dict(state, prefix, *args)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_graph": None}
+
+
+def rows_to_one(graph: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Every row divided by its largest entry; empty rows stay empty."""
+    largest = np.asarray(graph.max(axis=1).todense()).ravel()
+    return (sparse.diags(1 / np.maximum(largest, 1e-9)) @ graph).tocsr()
+
+
+def prior_of(config, dataset, n_items: int) -> ScorePrior | None:
+    """The prior that a configuration asks for, or None."""
+    kind = config["score_prior"] or "none"
+    if kind == "none":
+        return None
+    side = None if config["inference_only"] else getattr(dataset, "side", None)
+    if side is None and not config["inference_only"]:
+        raise ConfigError(f"score_prior={kind}: needs item text, and there is none. Use score_prior=none.")
+    return ScorePrior(kind, config["prior_decay"], side, n_items)
+
+
+def reads_next(config) -> bool:
+    """Whether the prior reads what is bought next."""
+    return config["score_prior"] in ("next", "both")

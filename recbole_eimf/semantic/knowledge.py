@@ -1,0 +1,251 @@
+"""What a language model knows of the items of a catalogue: replies, their placebo, text and relations made of them.
+
+Keyed by item tokens. Replies come from an endpoint, a file, a Batch API file; ``shuffled`` gives every item the
+knowledge of another one that is about as popular: the same words and graph, about something else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.parts import part_of
+from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
+from recbole_eimf.core.files import read_jsonl
+from recbole_eimf.core.parts import require
+from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
+from recbole_eimf.semantic.llm.item_reply import ITEM, ItemKnowledge, item_prompt, parse_item
+from recbole_eimf.semantic.llm.prompt import PromptRequest, load_template
+from recbole_eimf.semantic.llm.reply import Reply, reply_from_text
+from recbole_eimf.semantic.sources import batch
+
+#: items of about one popularity among which the placebo permutes: tenths of the catalogue
+BUCKETS = 10
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """items: token -> what is known, absent where nothing is; source: of the replies; report: counts for the log and
+    result.json; digests: token -> sha256 of the prompt its reply answers, "" where nobody knows."""
+
+    items: Mapping[str, ItemKnowledge]
+    source: str
+    report: Mapping[str, Any]
+    digests: Mapping[str, str]
+
+
+class KnowledgeStage:
+    """Asks about items, or reads what was asked before.
+
+    Args:
+        item_text: item token -> text, of the whole catalogue; settings: keys of the stage; name: of the data set.
+    """
+
+    def __init__(self, item_text: Mapping[str, str], settings: SemanticSettings, name: str) -> None:
+        self.item_text, self.settings, self.name = item_text, settings, name
+
+    @property
+    def journal(self) -> Path:
+        """Where replies of the endpoint are kept, one line each, the moment they arrive."""
+        return Path(self.settings.semantic_cache) / f"knowledge-{self.name}.jsonl"
+
+    @property
+    def source(self) -> str:
+        """Where replies come from; of the placebo, what it shuffles."""
+        wanted = self.settings.knowledge_source
+        return self.settings.shuffled_knowledge if wanted == "shuffled" else wanted
+
+    def check(self) -> None:
+        """Raise what is known to fail before any work: a file that is not there, a key that is not set."""
+        s = self.settings
+        needed = {"file": "knowledge_file", "batch": "batch_file"}.get(self.source)
+        if self.source == "none":
+            raise ConfigError(
+                "knowledge_source=none: this asks for an LLM's knowledge of items. Give --knowledge_source=file "
+                "--knowledge_file=FILE, or make one with `python -m recbole_eimf knowledge`."
+            )
+        if needed and not getattr(s, needed):
+            raise ConfigError(f"knowledge_source={s.knowledge_source}: {needed} is not set; give the file of replies.")
+        for key in {"knowledge_prompt_file", needed} - {None}:
+            if getattr(s, key) and not Path(getattr(s, key)).is_file():
+                raise DataError(f"{key}={getattr(s, key)}: no such file.")
+        if self.source == "openai":
+            require("openai")
+            read_key(self.llm_settings())
+
+    def requests(self) -> list[PromptRequest]:
+        """The question about each item, in the order of tokens."""
+        template = load_template(self.settings.knowledge_prompt_file, "knowledge.txt", ITEM)
+        return [item_prompt(item, self.item_text[item], template) for item in sorted(self.item_text)]
+
+    def llm_settings(self) -> OpenAISettings:
+        """The endpoint's settings."""
+        return part_of(OpenAISettings, self.settings)
+
+    def estimate(self) -> client.Estimate:
+        """Calls, tokens and price of what the journal does not answer."""
+        requests, wanted = self.requests(), self.llm_settings()
+        return client.estimate(requests, wanted, client.answered_users(requests, wanted, self.journal, parse_item))
+
+    def run(self, popularity: Mapping[str, int], seed: int = 0, agreed: bool = False) -> Knowledge:
+        """What is known of the items.
+
+        Args:
+            popularity: item token -> training interactions, which the placebo keeps.
+            seed: of the placebo; agreed: paid calls may be made.
+
+        Raises:
+            UserError: a source that cannot deliver, a file that does not fit.
+        """
+        self.check()
+        replies = self._replies(agreed)
+        ok = {item: reply for item, reply in replies.items() if reply.status == "ok" and item in self.item_text}
+        if not ok:
+            raise InterestSourceError(
+                f"knowledge_source={self.source}: of {len(replies)} replies not one says anything about an item of "
+                f"{self.name}. Is it the file of another data set?"
+            )
+        items = {item: ItemKnowledge.of_texts(reply.interests) for item, reply in ok.items()}
+        asked = {request.user_id: request.sha256 for request in self.requests()}
+        digests = {item: reply.prompt_sha256 for item, reply in ok.items()}
+        report = {
+            "replies": len(replies),
+            "items_with_text": len(self.item_text),
+            "items_known": len(items),
+            "items_with_profile": sum(bool(known.profile) for known in items.values()),
+            "next_phrases": sum(len(known.next) for known in items.values()),
+            "replies_of_other_items": len(replies.keys() - self.item_text.keys()),
+            "failed_replies": dict(Counter(reply.failure for reply in replies.values() if reply.failure)),
+            "replies_to_another_prompt": sum(bool(d) and d != asked[item] for item, d in digests.items()),
+            "replies_unchecked": sum(not digest for digest in digests.values()),
+        }
+        source = self.source
+        if self.settings.knowledge_source == "shuffled":
+            items, source = shuffled(items, popularity, seed), f"shuffled {source}"
+        covered = len(items) / max(len(self.item_text), 1)
+        getLogger().info(f"knowledge of items: {len(items)} of {len(self.item_text)} ({covered:.0%}), source {source}")
+        if report["replies_to_another_prompt"]:
+            getLogger().warning(
+                f"{report['replies_to_another_prompt']} of {len(items)} replies answer another prompt than today's "
+                f"(other titles, or another knowledge_prompt_file). They are used."
+            )
+        return Knowledge(items, source, report, digests)
+
+    def _replies(self, agreed: bool) -> dict[str, Reply]:
+        s = self.settings
+        if self.source == "file":
+            return read_knowledge(Path(s.knowledge_file), s.max_interests)
+        if self.source == "batch":
+            return batch.read_batch(self.requests(), Path(s.batch_file), s.max_interests, parse_item)
+        estimate = self.estimate()
+        if estimate.calls and not agreed:
+            raise InterestSourceError(
+                f"knowledge_source=openai would make paid calls: {estimate}. Look at a prompt and agree with "
+                f"`python -m recbole_eimf knowledge --dataset={self.name} --knowledge_source=openai ...`, or add "
+                f"--yes=True."
+            )
+        return client.fetch_openai(self.requests(), self.llm_settings(), self.journal, parse=parse_item)
+
+
+def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:
+    """Read replies about items from JSON lines, optionally .gz: ``item_id`` with a raw ``response``, or with the
+    answer's own keys (``kind``, ``profile``, ``next``); ``prompt_sha256`` where it is known.
+
+    Raises:
+        DataError: no file, not JSON lines, a line without an item, an item with two replies; names file and line.
+    """
+    if not path.is_file():
+        raise DataError(f"knowledge_file={path}: no such file.")
+    found: dict[str, Reply] = {}
+    lines: dict[str, int] = {}
+    for line, record in read_jsonl(path, half_last_line=False):
+        item = record.get("item_id")
+        if not isinstance(item, str) or not item:
+            raise DataError(f"{path}, line {line}: item_id is {item!r}; wanted is the item's id, as text.")
+        said = record.get("response")
+        told = {key: value for key, value in record.items() if key not in ("item_id", "response", "prompt_sha256")}
+        if not isinstance(said, str):
+            said = json.dumps(told, ensure_ascii=False)
+        if item in found and found[item].response != said:
+            raise DataError(f"{path}, line {line}: item {item!r} has another reply in line {lines[item]}. Keep one.")
+        lines.setdefault(item, line)
+        digest = record.get("prompt_sha256") or ""
+        found[item] = reply_from_text(item, str(digest), said, "file", most, parse_item)
+    return found
+
+
+def shuffled(items: Mapping[str, ItemKnowledge], popularity: Mapping[str, int], seed: int) -> dict[str, ItemKnowledge]:
+    """Each item's knowledge to another item of the same tenth of the catalogue by popularity."""
+    tokens = sorted(items, key=lambda item: (popularity.get(item, 0), item))
+    rng = np.random.default_rng(seed)
+    placebo: dict[str, ItemKnowledge] = {}
+    for part in np.array_split(np.arange(len(tokens)), min(BUCKETS, max(len(tokens) // 2, 1))):
+        order = rng.permutation(part)
+        # a cycle: nobody keeps what is its own
+        placebo |= {tokens[a]: items[tokens[b]] for a, b in zip(order, np.roll(order, 1))}
+    return placebo
+
+
+# ---------------------------------------------------------------------- what models read of it
+def item_texts(titles: Mapping[str, str], knowledge: Knowledge | None, source: str) -> dict[str, str]:
+    """The text of each item that has a title, as ``item_text_source`` says; a title stands in for what is not known.
+
+    >>> known = Knowledge({"a": ItemKnowledge("stapler. for offices", ("staples",))}, "file", {}, {})
+    >>> item_texts({"a": "Swingline 747", "b": "Pen"}, known, "title+profile")
+    {'a': 'Swingline 747. stapler. for offices', 'b': 'Pen'}
+    """
+    if knowledge is None or source == "title":
+        return dict(titles)
+    texts = {}
+    for item, title in titles.items():
+        profile = knowledge.items[item].profile if item in knowledge.items else ""
+        texts[item] = title if not profile else profile if source == "profile" else f"{title}. {profile}"
+    return texts
+
+
+def next_graph(
+    phrases: Sequence[Sequence[int]], phrase_vectors: np.ndarray, items: np.ndarray, vectors: np.ndarray, size: int,
+    neighbours: int,
+) -> sparse.csr_matrix:  # fmt: skip
+    """The directed graph of what is bought next: float32 [size, size], row i what follows item i.
+
+    Each phrase says something of the ``neighbours`` items whose texts are nearest to it, by cosine; an item's phrases
+    are added up.
+
+    Args:
+        phrases: of each of ``size`` items, rows of ``phrase_vectors`` [p, d].
+        items: ids of the items that have text, int [n]; vectors: of these, [n, d].
+    """
+    mean = vectors.mean(0)
+    targets, asked = _unit(vectors - mean), _unit(phrase_vectors - mean)
+    keep = min(neighbours, len(items))
+    column, value = np.empty((len(asked), keep), dtype=np.int64), np.empty((len(asked), keep), dtype=np.float32)
+    for begin in range(0, len(asked), 1024):
+        score = asked[begin : begin + 1024] @ targets.T
+        nearest = np.argpartition(-score, keep - 1, axis=1)[:, :keep]
+        column[begin : begin + 1024] = items[nearest]
+        value[begin : begin + 1024] = np.take_along_axis(score, nearest, 1).clip(min=0)
+    of_phrase = sparse.csr_matrix(
+        (value.ravel(), column.ravel(), np.arange(0, value.size + 1, keep)), shape=(len(asked), size)
+    )
+    flat = [phrase for each in phrases for phrase in each]
+    pointer = np.cumsum([0, *map(len, phrases)])
+    says = sparse.csr_matrix((np.ones(len(flat), dtype=np.float32), flat, pointer), shape=(size, len(asked)))
+    graph = (says @ of_phrase).tocsr()
+    graph.setdiag(0)  # nobody asks for the item itself
+    graph.eliminate_zeros()
+    return graph.astype(np.float32)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

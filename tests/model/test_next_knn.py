@@ -1,0 +1,131 @@
+"""Floors and prior made of an LLM's knowledge of items, against loops."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import recbole_eimf
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import assembly
+from recbole_eimf.model.score_prior import WEIGHTS
+from recbole_eimf.serving.export import check_served
+from tests.model.test_counting import rows
+
+SEQUENCES = [[1, 5, 2], [3]]
+
+
+@pytest.fixture
+def built(make_config):
+    def make(model, **keys):
+        config = make_config(model, **keys)
+        train = assembly.loaders(config)[0]._dataset
+        return config.model_class(config, train), train
+
+    return make
+
+
+def by_hand(graph, sequence, decay):
+    return sum(decay**t * graph[item] for t, item in enumerate(reversed(sequence)))
+
+
+def test_next_knn_sums_what_follows_over_the_history(built):
+    net, train = built("NextKNN", knn_decay=0.7)
+    graph = train.side.next_items.toarray()
+    assert (graph > 0).any()
+    assert (np.diag(graph) == 0).all()
+    for sequence, scores in zip(SEQUENCES, net._scores(rows(SEQUENCES))):
+        assert scores.tolist() == pytest.approx(by_hand(graph, sequence, 0.7).tolist(), abs=1e-5)
+
+
+def test_its_first_place_after_an_item_is_what_the_reply_names(built):
+    net, train = built("NextKNN")
+    ids = train.field2token_id["item_id"]
+    best = net._scores(rows([[ids["i0"]], [ids["i6"]]])).argmax(1)
+    assert best.tolist() == [ids["i1"], ids["i7"]]
+
+
+def test_weighed_with_text_and_purchases_each_part_is_divided_by_its_largest(built):
+    net, train = built("ItemKNNTextNext", knn_decay=0.7)
+    net.set_weight((0.3, 0.0))
+    without = net._scores(rows(SEQUENCES))
+    net.set_weight((0.3, 0.2))
+    graph = train.side.next_items.toarray()
+    for sequence, one, both in zip(SEQUENCES, without, net._scores(rows(SEQUENCES))):
+        follows = by_hand(graph, sequence, 0.7)
+        assert both.tolist() == pytest.approx((0.8 * one.numpy() + 0.2 * follows / follows.max()).tolist(), abs=1e-5)
+    assert len(set(net.weights)) == len(net.weights) == 25
+
+
+def test_the_placebo_has_as_many_arrows_elsewhere(built):
+    real, other = (built("NextKNN", knowledge_source=source)[1].side.next_items for source in ("file", "shuffled"))
+    assert (real != other).nnz > 0
+
+
+@pytest.fixture
+def prior_keys(planted, semantic_cache, planted_knowledge):
+    return {"data_path": str(planted), "semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd",
+            "topk": [1, 3, 5], "valid_metric": "NDCG@5", "state": "ERROR", "show_progress": False, "epochs": 1,
+            "hidden_size": 16, "inner_size": 32, "MAX_ITEM_LIST_LENGTH": 8, "compare_with": [], "score_prior": "both",
+            "knowledge_source": "file", "knowledge_file": str(planted_knowledge)}  # fmt: skip
+
+
+def test_the_prior_is_weighed_on_validation_saved_and_loaded(prior_keys, tmp_path):
+    plain = recbole_eimf.run("IBIM", "planted", **{**prior_keys, "score_prior": "none"})
+    found = recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path / "out"), **prior_keys)
+    assert found.valid["ndcg@5"] >= plain.valid["ndcg@5"], "zero is among the weights"
+    _, net, loaders = recbole_eimf.load(tmp_path / "out")
+    weights = dict(zip(("similar", "next"), net.prior.weight.tolist()))
+    assert set(weights.values()) <= set(WEIGHTS)
+    assert weights["next"] > 0, "in the planted data an item is followed by the next of its cycle"
+    assert recbole_eimf.evaluate(tmp_path / "out") == pytest.approx(found.test)
+    batch = rows(SEQUENCES)
+    net.eval()
+    scores = net.full_sort_predict(batch)
+    assert net.predict(batch).tolist() == pytest.approx(scores[[0, 1], batch["item_id"]].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("model", ["IBIM", "Hybrid"])
+def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_knowledge, model):
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": "SASRec"}
+    torch.manual_seed(0)
+    net, train = built(model, score_prior="both", prior_decay=0.5, **keys)
+    net.eval()
+    alone = net.full_sort_predict(rows(SEQUENCES))
+    net.prior.set_weight("similar", 2.0)
+    net.prior.set_weight("next", 3.0)
+    assert not net.scores_are_products
+    graph = train.side.next_items.toarray()
+    text = train.side.item_text.numpy().astype(float)
+    known = train.side.item_has_text.numpy()
+    text[known] -= text[known].mean(0)
+    text /= np.maximum(np.linalg.norm(text, axis=1, keepdims=True), 1e-12)
+    largest = np.maximum(graph.max(1, keepdims=True), 1e-9)
+    for sequence, one, both in zip(SEQUENCES, alone, net.full_sort_predict(rows(SEQUENCES))):
+        added = 2 * by_hand(text @ text.T, sequence, 0.5) + 3 * by_hand(graph / largest, sequence, 0.5)
+        assert (both - one).tolist() == pytest.approx(added.tolist(), abs=1e-4)
+
+
+def test_a_prior_is_no_part_of_a_model_folder(built):
+    net, _ = built("IBIM", score_prior="similar")
+    with pytest.raises(ConfigError, match="score_prior=similar"):
+        check_served(SimpleNamespace(net=net, config={"model": "IBIM", "score_prior": "similar"}))
+
+
+def test_a_prior_without_its_knowledge_is_refused(make_config):
+    with pytest.raises(ConfigError, match="knowledge_source=none"):
+        assembly.datasets(make_config("IBIM", score_prior="next"))
+
+
+def test_fewer_training_users_are_nested_and_the_test_part_stays(make_config):
+    parts = {share: assembly.datasets(make_config("Markov", train_share=share))[1] for share in (0.1, 0.25, 1.0)}
+    users = {share: set(train.spans.user.tolist()) for share, (train, _, _) in parts.items()}
+    assert [len(users[share]) for share in (0.1, 0.25, 1.0)] == [12, 30, 120]
+    assert users[0.1] < users[0.25] < users[1.0]
+    for _, valid, test in parts.values():
+        assert len(valid) == len(test) == 120
+    train = parts[0.1][0]
+    assert len(train.flat) == sum(end - start for start, end in zip(train.spans.start, train.spans.middle))

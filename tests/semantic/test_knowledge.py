@@ -1,0 +1,224 @@
+"""An LLM's knowledge of items: replies, command, placebo, text and the graph of what is bought next."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from recbole_eimf.__main__ import main
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
+from recbole_eimf.experiment import assembly
+from recbole_eimf.semantic.knowledge import KnowledgeStage, item_texts, next_graph, read_knowledge, shuffled
+from recbole_eimf.semantic.llm.item_reply import ItemKnowledge, item_prompt, parse_item
+from recbole_eimf.semantic.llm.reply import ReplyError
+from tests.conftest import REPOSITORY, TITLES
+from tests.semantic.llm_server import Answer, LLMServer
+
+GOOD = '{"kind": "pen", "profile": "for letters", "next": ["ink", "paper"]}'
+READ = ["pen. for letters", "ink", "paper"]
+
+
+# ---------------------------------------------------------------------- replies
+@pytest.mark.parametrize(
+    "response",
+    [
+        GOOD,
+        f"<think>drafts</think>Sure!\n```json\n{GOOD}\n```",
+        f"[{GOOD}]",
+        '{"Kind": "pen", "use": "for letters", "bought_next": [{"name": "ink"}, {"name": "paper"}]}',
+        '{"item_id": "i1", "item": {"kind": "pen", "profile": "for letters."}, "next": ["ink", "N/A", "Ink", "paper"]}',
+        '{"kind": "pen", "profile": "for letters", "next": ["ink", "paper", "env',
+        json.dumps(GOOD),
+    ],
+)
+def test_what_is_plainly_there_is_read(response):
+    assert parse_item(response) == READ
+
+
+def test_as_many_texts_are_read_as_are_wanted():
+    assert parse_item(GOOD, 1) == READ[:2]
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        ("I'm sorry, but I cannot help with that.", "refusal"),
+        ('{"kind": "N/A", "profile": "unknown", "next": []}', "placeholder"),
+        ('{"error": {"message": "slow down", "code": 429}}', "error object"),
+        ("It is a pen.", "no interests"),
+        ("", "no interests"),
+    ],
+)
+def test_what_is_no_knowledge_is_a_failure_of_its_kind(response, kind):
+    with pytest.raises(ReplyError) as error:
+        parse_item(response)
+    assert error.value.kind == kind
+
+
+def test_a_prompt_names_title_and_id_on_one_line_and_braces_stay():
+    assert item_prompt("B1", "a\n{item} b", "{item}?").prompt == "[a {item} b (B1)]?"
+
+
+# ---------------------------------------------------------------------- files
+def write(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_a_file_holds_raw_replies_or_their_keys(tmp_path):
+    told = {"item_id": "b", "kind": "pen", "profile": "for letters", "next": ["ink", "paper"]}
+    path = write(tmp_path / "x.jsonl", {"item_id": "a", "response": GOOD}, told, {"item_id": "c", "response": "sorry"})
+    found = read_knowledge(path)
+    assert found["a"].interests == found["b"].interests == tuple(READ)
+    assert found["c"].status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([{"response": GOOD}], "line 1: item_id is None"),
+        ([{"item_id": "a", "response": GOOD}, {"item_id": "a", "response": "{}"}], "line 2: item 'a' has another"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(tmp_path, records, said):
+    with pytest.raises(DataError, match=said):
+        read_knowledge(write(tmp_path / "x.jsonl", *records))
+
+
+def stage(titles, **keys):
+    return KnowledgeStage(titles, SemanticSettings(**keys), "shop")
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "said"),
+    [
+        ({}, ConfigError, "knowledge_source=none"),
+        ({"knowledge_source": "file"}, ConfigError, "knowledge_file is not set"),
+        ({"knowledge_source": "shuffled", "knowledge_file": "/no/such"}, DataError, "knowledge_file=/no/such"),
+        ({"knowledge_source": "batch"}, ConfigError, "batch_file is not set"),
+    ],
+)
+def test_what_is_missing_is_said_before_any_work(keys, error, said):
+    with pytest.raises(error, match=said):
+        stage({"a": "Pen"}, **keys).run({})
+
+
+def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path):
+    path = write(tmp_path / "x.jsonl", {"item_id": "a", "response": GOOD, "prompt_sha256": "0" * 64},
+                 {"item_id": "z", "response": GOOD}, {"item_id": "b", "response": "I'm sorry, I cannot."})  # fmt: skip
+    keys = {"knowledge_source": "file", "knowledge_file": str(path)}
+    report = stage({"a": "Pen", "b": "Ink"}, **keys).run({}).report
+    assert report["items_known"] == report["replies_to_another_prompt"] == report["replies_of_other_items"] == 1
+    assert report["failed_replies"] == {"refusal": 1}
+    with pytest.raises(InterestSourceError, match="another data set"):
+        stage({"q": "Pen"}, **keys).run({})
+
+
+def test_the_placebo_moves_everything_within_its_tenth_of_popularity():
+    items = {f"i{n:03}": ItemKnowledge(f"p{n}", ()) for n in range(100)}
+    counts = {f"i{n:03}": n for n in range(100)}
+    found = shuffled(items, counts, 1)
+    assert {known.profile for known in found.values()} == {known.profile for known in items.values()}
+    for item, known in found.items():
+        assert known != items[item]
+        assert counts[item] // 10 == int(known.profile[1:]) // 10
+    assert found != shuffled(items, counts, 2)
+
+
+# ---------------------------------------------------------------------- what is made of them
+def test_the_graph_is_the_nearest_items_of_each_phrase_added_up():
+    rng = np.random.default_rng(0)
+    vectors, phrases, items = rng.normal(size=(6, 4)), rng.normal(size=(5, 4)), np.array([1, 2, 3, 5, 6, 7])
+    said = [[], [0, 1], [], [2], [], [3, 4, 0], [1], []]
+    expected = np.zeros((8, 8))
+    mean = vectors.mean(0)
+    for item, each in enumerate(said):
+        for phrase in each:
+            a = phrases[phrase] - mean
+            cosine = [a @ (v - mean) / np.linalg.norm(a) / np.linalg.norm(v - mean) for v in vectors]
+            for n in sorted(range(6), key=lambda n: -cosine[n])[:2]:
+                expected[item, items[n]] += max(cosine[n], 0)
+        expected[item, item] = 0
+    assert next_graph(said, phrases, items, vectors, 8, 2).toarray() == pytest.approx(expected, abs=1e-5)
+
+
+def test_side_loaded_text_is_that_of_profiles_and_titles_stand_in(make_config, planted_knowledge):
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge)}
+    plain = assembly.datasets(make_config("TextKNN"))[1][0].side
+    side = assembly.datasets(make_config("TextKNN", item_text_source="profile", **keys))[1][0].side
+    last = assembly.datasets(make_config("TextKNN"))[1][0].field2token_id["item_id"]["i9"]
+    assert side.report["knowledge"]["items_known"] == 9
+    assert side.item_has_text.equal(plain.item_has_text)
+    same = (side.item_text == plain.item_text).all(1)[1:]
+    assert same.nonzero().squeeze().item() == last - 1, "only the item that nothing is known of reads its title"
+    assert "knowledge" not in plain.report
+    titles, known = {"i0": TITLES[0]}, stage({"i0": TITLES[0]}, **keys).run({})
+    assert item_texts(titles, known, "profile") == {"i0": f"kind 0. goes with {TITLES[1]}"}
+
+
+# ---------------------------------------------------------------------- the command
+@pytest.fixture
+def arguments(planted, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+    return [
+        "knowledge",
+        "--dataset=planted",
+        f"--data_path={planted}",
+        f"--semantic_cache={tmp_path / 'cache'}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--llm_price_in=1",
+        "--llm_price_out=2",
+    ]
+
+
+def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys):
+    def answer(asked, n):
+        return Answer(content="N/A" if f"[{TITLES[3]} (" in asked.prompt and n < 2 else GOOD)
+
+    with LLMServer(answer) as server:
+        asking = [*arguments, "--knowledge_source=openai", f"--llm_base_url={server.url}"]
+        assert main([*asking, "--dry-run"]) == 0
+        shown = capsys.readouterr().out
+        assert f"A shop sells this item: [{TITLES[0]} (i0)]" in shown
+        assert "10 calls (0 answered" in shown
+        assert "$" in shown
+        assert main(asking) == 2  # no terminal
+        assert "--yes" in capsys.readouterr().err
+        assert server.asked == []
+        assert main([*asking, "--yes"]) == 3  # one item's reply held nothing, twice
+        assert len(server.asked) == 11
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert (report["items_known"], report["failed_replies"]) == (9, {"placeholder": 1})
+        assert main([*asking, "--yes"]) == 0
+        assert len(server.asked) == 12, "only what failed is asked again"
+    lines = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
+    assert {tuple(line["next"]) for line in lines} == {("ink", "paper")}
+    written = "".join(path.read_text(errors="ignore") for path in tmp_path.rglob("*") if path.is_file())
+    assert "sk-secret-of-the-test" not in written
+    keys = ["--knowledge_source=file", f"--knowledge_file={tmp_path / 'out' / 'items.jsonl'}"]
+    assert main([*arguments, *keys]) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["replies_to_another_prompt"] == 0
+
+
+def test_a_batch_is_written_and_its_answers_read(arguments, tmp_path, capsys):
+    batch = [*arguments, "--knowledge_source=batch"]
+    assert main(batch) == 0
+    requests = [json.loads(line) for line in (tmp_path / "out" / "batch_requests.jsonl").read_text().splitlines()]
+    assert len(requests) == 10
+    body = {"choices": [{"message": {"content": GOOD}, "finish_reason": "stop"}]}
+    answers = [{"custom_id": each["custom_id"], "response": {"status_code": 200, "body": body}} for each in requests]
+    path = write(tmp_path / "answers.jsonl", *answers)
+    assert main([*batch, f"--batch_file={path}"]) == 0
+    assert "10 of 10 items are known, 20 phrases" in capsys.readouterr().out
+
+
+def test_the_real_replies_of_office_are_read_whole():
+    path = REPOSITORY.parent / "shared" / "knowledge" / "amazon-office" / "items.jsonl.gz"
+    if not path.is_file():
+        pytest.skip("no ../shared/knowledge here")
+    found = read_knowledge(path)
+    assert len(found) == 2420
+    assert all(reply.status == "ok" and len(reply.interests) > 2 for reply in found.values())
