@@ -323,7 +323,6 @@ class PADSettings:
     )
     fusion_dropout: float = key(0.1, "before that", least=0, below=1, affects="text expert")
     text_projection: Literal["linear", "mlp"] = key("linear", "of text to the item dimension", affects="text expert")
-    text_projection_layers: int = key(2, "linear layers of text_projection=mlp", least=2, affects="text expert")
     unseen_ids: Literal["learned", "none", "text"] = key(
         "learned", "id vectors of items that training never saw count, do not, or text experts stand in for all",
         affects="text expert",
@@ -333,18 +332,12 @@ class PADSettings:
         "frequency", "weights of the experts: by the item's frequency, the same for all items, or equal"
     )
     gate_buckets: int = key(10, "of frequency", least=1)
-    gate_start: tuple[float, ...] = key(
-        (), "of id, text and aligned or hybrid experts, before the sigmoid: 3 numbers, or 6, which are hottest and "
-        "coldest bucket of each, on a line between; []: equal"
-    )  # fmt: skip
+    gate_start: tuple[float, ...] = key((), "of id, text and aligned or hybrid experts, before the sigmoid; []: equal")
     gate_total: float = key(
         1.0, "what an item's weights add up to: 1 are probabilities, the number of experts is a sum", above=0
     )
     loss: Literal["ce", "bce", "gbce"] = key(
         "ce", "softmax over the catalogue, or binary with negatives outside the user's history", affects="expert"
-    )
-    bce_reduction: Literal["mean", "sum"] = key(
-        "mean", "of bce and gbce over a target and its negatives; by the sum, gamma counts less", affects="expert"
     )
     gbce_calibration: float = key(0.75, "t of gbce: 0 is bce, 1 fully calibrated", least=0, most=1, affects="expert")
     candidates: Literal["all", "seen"] = key(
@@ -355,7 +348,6 @@ class PADSettings:
     )
     kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = key("gaussian", "of the alignment loss")
     mmd_estimator: Literal["biased", "unbiased"] = key("biased", "of MK-MMD")
-    mmd_bandwidth: float = key(1.0, "b of the kernels exp(-distance / (b w mean distance)) of MK-MMD", above=0)
     mmd_items: int = key(512, "distinct items of a batch in the alignment loss, at most; 0 is all", least=0)
     gamma: float = key(0.1, "weight of EIMF's auxiliary losses, of PAD's alignment loss", least=0)
     tau: float = key(0.1, "temperature of the contrast (EIMF's, PAD's kernel=infonce, CTRL's)", above=0)
