@@ -50,9 +50,7 @@ def kernel_matrix(vectors: Tensor, kernel: str, width: float = 1.0) -> Tensor:
     return sum((-scaled / width).exp() for width in BANDWIDTHS)
 
 
-def mmd(
-    first: Tensor, second: Tensor, kernel: str = "gaussian", unbiased: bool = False, width: float = 1.0
-) -> Tensor:
+def mmd(first: Tensor, second: Tensor, kernel: str = "gaussian", unbiased: bool = False, width: float = 1.0) -> Tensor:
     """Squared MMD between two samples (eq. 2).
 
     Args:
