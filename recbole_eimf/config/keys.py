@@ -322,7 +322,11 @@ class PADSettings:
         "gelu", "how a hybrid or aligned expert joins ids and text (gelu: PAD's)", affects="text expert"
     )
     fusion_dropout: float = key(0.1, "before that", least=0, below=1, affects="text expert")
-    text_projection: Literal["linear", "mlp"] = key("linear", "of text to the item dimension", affects="text expert")
+    text_projection: Literal["linear", "mlp", "gelu"] = key(
+        "linear", "of text to the item dimension; gelu: PAD's, a GELU and dropout around every layer",
+        affects="text expert",
+    )  # fmt: skip
+    projection_layers: int = key(1, "of mlp and gelu: layers after the first", least=1, affects="text expert")
     unseen_ids: Literal["learned", "none", "text"] = key(
         "learned", "id vectors of items that training never saw count, do not, or text experts stand in for all",
         affects="text expert",
@@ -333,11 +337,17 @@ class PADSettings:
     )
     gate_buckets: int = key(10, "of frequency", least=1)
     gate_start: tuple[float, ...] = key((), "of id, text and aligned or hybrid experts, before the sigmoid; []: equal")
+    gate_end: tuple[float, ...] = key(
+        (), "of gate=frequency: the same of the coldest bucket, with equal steps from gate_start; []: as gate_start"
+    )
     gate_total: float = key(
         1.0, "what an item's weights add up to: 1 are probabilities, the number of experts is a sum", above=0
     )
     loss: Literal["ce", "bce", "gbce"] = key(
         "ce", "softmax over the catalogue, or binary with negatives outside the user's history", affects="expert"
+    )
+    bce_reduction: Literal["mean", "sum"] = key(
+        "mean", "of bce and gbce: over a target and its negatives; sum makes gamma count less", affects="expert"
     )
     gbce_calibration: float = key(0.75, "t of gbce: 0 is bce, 1 fully calibrated", least=0, most=1, affects="expert")
     candidates: Literal["all", "seen"] = key(
@@ -348,6 +358,9 @@ class PADSettings:
     )
     kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = key("gaussian", "of the alignment loss")
     mmd_estimator: Literal["biased", "unbiased"] = key("biased", "of MK-MMD")
+    mmd_width: float = key(
+        1.0, "w of the Gaussian kernels exp(-distance / (w bandwidth)); 2 is the normal density's", above=0
+    )
     mmd_items: int = key(512, "distinct items of a batch in the alignment loss, at most; 0 is all", least=0)
     gamma: float = key(0.1, "weight of EIMF's auxiliary losses, of PAD's alignment loss", least=0)
     tau: float = key(0.1, "temperature of the contrast (EIMF's, PAD's kernel=infonce, CTRL's)", above=0)

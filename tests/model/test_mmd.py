@@ -57,6 +57,16 @@ def test_float32_agrees_with_float64_far_from_the_origin():
     assert float(mmd(first.float(), second.float())) == pytest.approx(exact, rel=1e-3)
 
 
+def test_a_width_of_two_makes_the_kernels_normal_densities(samples):
+    both = torch.cat(samples).tolist()
+    pairs = [math.dist(x, y) ** 2 for x in both for y in both if x is not y]
+    mean = sum(pairs) / len(pairs)
+    expected = sum(math.exp(-(math.dist(both[0], both[9]) ** 2) / (2 * 2.0**k * mean)) for k in range(-3, 2))
+    assert float(kernel_matrix(torch.cat(samples), "gaussian", 2.0)[0, 9]) == pytest.approx(expected, abs=1e-12)
+    assert float(mmd(*samples, width=2.0)) != pytest.approx(float(mmd(*samples)))
+    assert float(mmd(*samples, "laplacian", width=2.0)) == float(mmd(*samples, "laplacian"))
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_gradient_is_that_of_the_values(samples, kernel):
     """The bandwidth is a constant to the gradient: compare with differences at a fixed one."""

@@ -164,6 +164,53 @@ def test_a_saved_table_has_no_dropout_in_it(built):
     assert torch.allclose(table.state_dict()["folded"], net.eval().towers[0].table.weight, atol=1e-7)
 
 
+# ---------------------------------------------------------------------- as published
+def test_the_published_gate_starts_by_bucket_from_hot_to_cold(built):
+    net, _ = built(recipe="published")
+    for bucket in range(1, 11):
+        t = bucket / 10
+        open_ = [1 / (1 + math.exp(-x)) for x in (1 - t, t, -4 - t)]  # id, text, aligned
+        net.gate.bucket[3], total = bucket, sum(open_)
+        item = torch.tensor([3])
+        assert net.gate(item)[0].tolist() == pytest.approx([x / total for x in open_], abs=1e-6)
+        if bucket in (1, 10):
+            printed = {1: (0.568, 0.419), 10: (0.404, 0.591)}[bucket]
+            assert net.gate(item)[0, :2].tolist() == pytest.approx(printed, abs=6e-4)
+    shared, _ = built(recipe="published", gate="shared")
+    assert shared.gate.logit[:, 1].tolist() == [1.0, 0.0, -4.0]
+
+
+def test_the_published_projection_is_five_layers_with_a_gelu_after_each(built):
+    net, _ = built(recipe="published", experts="text")
+    table = net.eval().towers[0].table
+    linear = [layer for layer in table.projection if isinstance(layer, torch.nn.Linear)]
+    assert len(linear) == 1 + 4
+    for layer in linear:
+        torch.nn.init.normal_(layer.bias)
+    vectors = table.text.double()
+    for layer in linear:
+        vectors = vectors @ layer.weight.double().T + layer.bias.double()
+        vectors = vectors * (1 + torch.erf(vectors / math.sqrt(2))) / 2
+    known = net.has_text
+    assert torch.allclose(table.weight[known].double(), vectors[known], atol=1e-5)
+    assert not table.weight[~known].any(), "padding and items without text are the zero vector"
+    assert not torch.equal(table.train().projected(), table.projected()), "dropout between layers"
+
+
+def test_published_losses_are_sums_over_positive_and_negative(built):
+    draw = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(6, generator=draw), torch.randn(6, 1, generator=draw)
+    log = lambda x: math.log(1 / (1 + math.exp(-x)))  # noqa: E731
+    slow = -sum(log(p) for p in positive.tolist()) / 6 - sum(log(-n) for n in negative[:, 0].tolist()) / 6
+    assert float(binary_loss(positive, negative, reduction="sum")) == pytest.approx(slow, rel=1e-5)
+    found = []
+    for reduction in ("mean", "sum"):
+        net, train = built(recipe="published", bce_reduction=reduction, experts="id")
+        torch.manual_seed(1)
+        found.append(float(net.eval().calculate_loss(batch_of(train)).detach()))
+    assert found[1] == pytest.approx(2 * found[0], rel=1e-5)
+
+
 # ---------------------------------------------------------------------- losses
 def test_bce_and_gbce_against_their_formulas():
     draw = torch.Generator().manual_seed(0)
@@ -478,7 +525,16 @@ def test_the_summed_recipe_is_the_published_one_but_for_how_experts_are_trained(
     published = read_yaml(folder / "published.yaml")
     summed = merged(recipe_layers(["PAD"], "summed"))
     kept = {key: value for key, value in published.items() if not key.startswith(("gate_", "text_", "finetune_"))}
-    others = {"learning_rate", "pretrain", "unseen_ids"}
+    others = {
+        "learning_rate",
+        "pretrain",
+        "unseen_ids",
+        "bce_reduction",
+        "item_init",
+        "initializer_range",
+        "hidden_act",
+    }
+    others |= {"mmd_estimator", "mmd_width"}
     assert {k: v for k, v in kept.items() if k not in others} == {k: summed[k] for k in kept if k not in others}
     net, _ = built(recipe="summed")
     seen = net.seen.nonzero().squeeze(1)

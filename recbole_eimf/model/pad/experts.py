@@ -103,10 +103,10 @@ class ExpertTable(ItemTable):
         if form == "text":
             del self.embedding
         self.register_buffer("text", F.pad(text, (0, 0, 0, extra_rows)) if extra_rows else text, persistent=False)
-        layers = [nn.Linear(text.shape[1], dimension, bias=False)]  # no bias: no text stays the zero vector
-        if wanted.text_projection == "mlp":
-            layers += [nn.GELU(), nn.Linear(dimension, dimension, bias=False)]
-        self.projection = nn.Sequential(*layers)
+        self.projection = text_projection(text.shape[1], dimension, wanted)
+        self.each_activated = wanted.text_projection == "gelu"
+        known = F.pad(has_text, (0, extra_rows)) if self.each_activated and has_text is not None else None
+        self.register_buffer("known", known, persistent=False)  # [rows]
         counted = None if seen is None else F.pad(seen, (0, extra_rows), value=True)
         self.register_buffer("seen", counted, persistent=False)
         if form in ("concat", "gelu"):
@@ -118,8 +118,17 @@ class ExpertTable(ItemTable):
         return weight if items is None else F.embedding(items, weight, padding_idx=0)
 
     def projected(self, items: Tensor | None = None) -> Tensor:
-        """Projected text of items [n], or of all: [n, d]."""
-        return self.projection(self.text if items is None else self.text[items])
+        """Projected text of items [n], or of all: [n, d]. No text is the zero vector."""
+        text = self.text if items is None else self.text[items]
+        if not self.each_activated:
+            return self.projection(text)
+        found = self.projection[1](self.projection[0](text))
+        for layer in self.projection[2:]:
+            if isinstance(layer, nn.Linear):
+                found = F.dropout(found, self.dropout, self.training)
+            found = layer(found)
+        known = self.known if items is None else self.known[items]
+        return found * known[:, None]
 
     def _fold(self, items: Tensor | None = None) -> Tensor:
         if self.kind == "none":
@@ -148,6 +157,23 @@ class ExpertTable(ItemTable):
         training, self.training = self.training, False  # the folded table is the one that serves: no dropout
         super()._save_to_state_dict(destination, prefix, keep_vars)
         self.training = training
+
+
+def text_projection(source: int, dimension: int, wanted: PADSettings) -> nn.Sequential:
+    """Layers from text of ``source`` numbers to ``dimension``.
+
+    ``linear`` and ``mlp`` have no biases, so that no text stays the zero vector. ``gelu`` has the form and the start of
+    PAD's released code (xavier, biases of zero): a GELU after every layer, the last one too.
+    """
+    kind = wanted.text_projection
+    sizes = [source] + [dimension] * (1 if kind == "linear" else 1 + wanted.projection_layers)
+    layers: list[nn.Module] = []
+    for before, after in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(before, after, bias=kind == "gelu"), nn.GELU()]
+        if kind == "gelu":
+            nn.init.xavier_normal_(layers[-2].weight)
+            nn.init.zeros_(layers[-2].bias)
+    return nn.Sequential(*(layers if kind == "gelu" else layers[:-1]))
 
 
 class Tower(nn.Module):
@@ -224,14 +250,16 @@ class FrequencyGate(nn.Module):
 
     Args:
         bucket: int64 [N], the bucket of every item, 0 to ``buckets``; it is saved with a checkpoint.
-        start: a logit per expert; total: what an item's weights add up to.
+        start, end: a logit per expert at bucket 0 (padding) and at the coldest; between them equal steps.
+        total: what an item's weights add up to.
     """
 
-    def __init__(self, bucket: Tensor, buckets: int, start: list[float], total: float) -> None:
+    def __init__(self, bucket: Tensor, buckets: int, start: list[float], end: list[float], total: float) -> None:
         super().__init__()
         self.total = total
         self.register_buffer("bucket", bucket)
-        self.logit = nn.Parameter(torch.tensor(start)[:, None].repeat(1, buckets + 1))
+        first, last = torch.tensor(start)[:, None], torch.tensor(end)[:, None]
+        self.logit = nn.Parameter(first + (last - first) * torch.linspace(0, 1, buckets + 1))
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Items [...] -> [..., E], or the catalogue -> [N, E]."""

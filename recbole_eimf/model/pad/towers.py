@@ -116,9 +116,10 @@ class TowerModel(WeighsTargets, SequenceModel):
         """Refuse experts, a backbone or a gate that do not fit. Raises ConfigError."""
         cls.backbone_name(config)
         cls.needs_side_information(config)
-        start = cls.read_settings(config).gate_start
-        if start and len(start) != 3:
-            raise ConfigError(f"gate_start={list(start)}: three logits, of id, text, and aligned or hybrid experts.")
+        wanted = cls.read_settings(config)
+        for name, logits in (("gate_start", wanted.gate_start), ("gate_end", wanted.gate_end)):
+            if logits and len(logits) != 3:
+                raise ConfigError(f"{name}={list(logits)}: three logits, of id, text, and aligned or hybrid experts.")
 
     @property
     def scores_are_products(self) -> bool:
@@ -176,11 +177,14 @@ class TowerModel(WeighsTargets, SequenceModel):
         return self.wanted.loss != "ce" or self.item_settings.num_negatives > 0
 
     def _new_gate(self, dataset) -> FrequencyGate:
+        by_frequency = self.wanted.gate == "frequency"
         start = self.wanted.gate_start or (0.0, 0.0, 0.0)
-        logits = [float(start[{"id": 0, "text": 1}.get(tower.kind, 2)]) for tower in self.towers]
-        buckets = self.wanted.gate_buckets if self.wanted.gate == "frequency" else 1
+        end = (by_frequency and self.wanted.gate_end) or start
+        place = [{"id": 0, "text": 1}.get(tower.kind, 2) for tower in self.towers]
+        buckets = self.wanted.gate_buckets if by_frequency else 1
         bucket = torch.from_numpy(frequency_buckets(dataset.item_counts(), buckets))
-        return FrequencyGate(bucket, buckets, logits, self.wanted.gate_total)
+        logits = [[float(one[index]) for index in place] for one in (start, end)]
+        return FrequencyGate(bucket, buckets, *logits, total=self.wanted.gate_total)
 
     def part(self, towers: Sequence[Tower], dataset) -> TowerModel:
         """A model of these towers alone, without a gate; the towers are shared, not copied."""
@@ -225,7 +229,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         negative = torch.einsum("pd,pkd->pk", states, vectors_of(drawn))
         gbce = self.wanted.loss == "gbce"
         power = gbce_power(max(count, 1), self.n_items, self.wanted.gbce_calibration) if gbce else 1.0
-        return binary_loss(positive, negative, power)
+        return binary_loss(positive, negative, power, self.wanted.bce_reduction)
 
     # ------------------------------------------------------------------ scoring
     def item_vectors(self, items: Tensor | None = None) -> Tensor:
