@@ -126,13 +126,13 @@ def recipes_of(*models: str) -> list[str]:
 def recipe_layers(models: Sequence[str], recipe: str, backbones: Sequence[str] = ()) -> list[Layer]:
     """``<recipe>.yaml``, for every model, and over it ``<Model>-<recipe>.yaml``; under both what they build on.
 
-    A file's ``base`` names the recipe it builds on: its own keys are stronger. A model without a file of that name takes
-    those of what it derives from; one with a file does so if its ``base`` is the recipe's own name, for two models'
-    ``paper`` may be two papers.
+    A file's ``base`` names the recipe it builds on: its own keys are stronger. A model without such a file takes those
+    of what it derives from; one with a file does so if its ``base`` is the recipe's own name, for two models' ``paper``
+    may be two papers.
 
     Args:
-        models: the model, after those it derives from; backbones: what it is built over, whose
-            files (``REMI-paper.yaml``) come between.
+        models: the model, after those it derives from; backbones: what it is built over, whose files
+            (``REMI-paper.yaml``) come between.
 
     Raises:
         ConfigError: the model has no such recipe.
