@@ -121,6 +121,14 @@ def test_the_papers_form_is_whole_over_every_backbone_and_its_baseline_is_traine
         assert fixed["remi_beta"] == whole["remi_beta"]
 
 
+def test_another_papers_form_is_not_built_on_eimfs():
+    """LLM-ESR derives from IBIM too, and its recipe=paper is another paper's."""
+    other = EIMFConfig("LLMESR", "ml-100k", None, {"recipe": "paper"})
+    plain = EIMFConfig("LLMESR", "ml-100k", None, {})
+    for key in ("score", "learner", "readout"):
+        assert other[key] == plain[key], key
+
+
 def test_a_share_of_exemplars_of_the_users_takes_the_place_of_the_papers_preference():
     config = EIMFConfig("EIMF", "ml-100k", None, {"recipe": "paper", "exemplar_ratio": 0.05})
     assert (config["preference"], config["exemplar_ratio"]) == (None, 0.05)

@@ -126,11 +126,13 @@ def recipes_of(*models: str) -> list[str]:
 def recipe_layers(models: Sequence[str], recipe: str, backbones: Sequence[str] = ()) -> list[Layer]:
     """``<recipe>.yaml``, for every model, and over it ``<Model>-<recipe>.yaml``; under both what they build on.
 
-    A file's ``base`` names the recipe it builds on: its own keys are stronger.
+    A file's ``base`` names the recipe it builds on: its own keys are stronger. A model without such a file takes those
+    of what it derives from; one with a file does so if its ``base`` is the recipe's own name, for two models' ``paper``
+    may be two papers.
 
     Args:
-        models: the model, after those it derives from, whose files come first; backbones: what it is built over, whose
-            files (``REMI-paper.yaml``) come between.
+        models: the model, after those it derives from; backbones: what it is built over, whose files
+            (``REMI-paper.yaml``) come between.
 
     Raises:
         ConfigError: the model has no such recipe.
@@ -141,12 +143,14 @@ def recipe_layers(models: Sequence[str], recipe: str, backbones: Sequence[str] =
             f"recipe={recipe}: no such recipe of {models[-1]}.{suggestion(recipe, known)} "
             f"There are: {', '.join(known)}."
         )
-    names = dict.fromkeys([*(name for name in models[:-1]), *backbones, models[-1]])
+    path = _file("recipe", f"{models[-1]}-{recipe}")
+    inherits = not path.is_file() or read_yaml(path).get(BASE) == recipe
+    names = dict.fromkeys([*(models[:-1] if inherits else ()), *backbones, models[-1]])
     stems = [recipe, *(f"{name}-{recipe}" for name in names)]
     own = [(path, read_yaml(path)) for path in map(partial(_file, "recipe"), stems) if path.is_file()]
     below: list[Layer] = []
     for _, values in own:
-        if base := values.get(BASE):
+        if (base := values.get(BASE)) and base != recipe:
             below += recipe_layers(models, str(base), backbones)
     return below + [
         Layer(f"recipe {recipe}", {k: v for k, v in values.items() if k != BASE}, path) for path, values in own
