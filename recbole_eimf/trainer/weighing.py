@@ -7,6 +7,9 @@ from recbole_eimf.model.score_prior import WEIGHTS, ScorePrior
 from recbole_eimf.trainer import checkpoint
 from recbole_eimf.trainer.trainer import InterestTrainer
 
+#: weights of a prior in a row that are no better than the best so far, after which no larger one is tried
+_ENOUGH = 3
+
 
 class WeighingTrainer(InterestTrainer):
     """An epoch for each of the model's ``weights``; the best by ``valid_metric`` is kept and tested."""
@@ -35,12 +38,16 @@ def choose_prior(trainer: InterestTrainer, prior: ScorePrior, valid_data) -> dic
     metric = trainer.valid_metric.lower()
     sign = 1 if trainer.valid_metric_bigger else -1
     for part in prior.parts:
-        chosen = 0.0
+        chosen, worse = 0.0, 0
         for weight in WEIGHTS[1:]:
             prior.set_weight(part, weight)
             found = trainer.evaluate(valid_data, load_best_model=False)
             if sign * found[metric] > sign * best[metric]:
-                best, chosen = found, weight
+                best, chosen, worse = found, weight, 0
+            else:
+                worse += 1
+            if worse == _ENOUGH:
+                break
         prior.set_weight(part, chosen)
         trainer.logger.info(f"score prior: {part} weighs {chosen}, {metric} {best[metric]}")
     if kept and distributed.is_first():

@@ -496,7 +496,7 @@ def test_a_recipe_lies_over_the_models_keys_and_under_the_users(make_config):
 def test_the_summed_recipe_is_the_published_one_but_for_how_experts_are_trained(built):
     folder = properties_folder() / "recipe"
     published = read_yaml(folder / "published.yaml")
-    summed = merged(recipe_layers("PAD", "summed"))
+    summed = merged(recipe_layers(["PAD"], "summed"))
     kept = {key: value for key, value in published.items() if not key.startswith(("gate_", "text_", "finetune_"))}
     others = {"learning_rate", "pretrain", "unseen_ids"}
     others |= {"bce_reduction", "item_init", "mmd_estimator", "mmd_bandwidth"}  # pinned: its figures were measured so

@@ -94,6 +94,7 @@ def test_a_search_finishes_stops_and_fails_trials_and_its_best_is_what_a_run_giv
 
 
 @pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("_ray")
 def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     """kill -9, then Ctrl-C, then to the end: epochs that were trained stay trained, with the same numbers."""
     space = space_file(tmp_path, "learning_rate: {choice: [0.003, 0.01]}\n")

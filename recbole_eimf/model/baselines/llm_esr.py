@@ -106,10 +106,12 @@ class LLMESR(IBIM):
 
     def _distilled(self, user: Tensor, states: TrainingStates) -> Tensor:
         """Mean squared distance of the rows' latest states to their teachers'."""
-        is_last = states.row != F.pad(states.row[1:], (0, 1), value=-1)
-        mine = states.interests[is_last, 0]  # [B, 2 d]
-        similar = self.similar[self.row_of[user[states.row[is_last]]]]  # [B, N]
-        known = similar >= 0
+        # states stand by row; how many rows have one is not asked, which would wait for the device
+        row = torch.arange(len(user), device=user.device)
+        last = (torch.searchsorted(states.row, row, right=True) - 1).clamp(min=0)
+        mine = states.interests[last, 0]  # [B, 2 d]
+        similar = self.similar[self.row_of[user]]  # [B, N]
+        known = (similar >= 0) & (states.row[last] == row)[:, None]
         with torch.no_grad():
             of_others = self._states_of(similar.clamp(min=0))  # [B, N, 2 d]
             teacher = (of_others * known[..., None]).sum(1) / known.sum(1, keepdim=True).clamp(min=1)
