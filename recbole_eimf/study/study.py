@@ -67,7 +67,7 @@ class Study:
     def varied(self) -> set[str]:
         """The keys that rows differ in. A placebo's source is none of them: it follows what the others have."""
         pairs = {(key, str(value)) for row in self.rows for key, value in row.keys.items()}
-        return {key for key, _ in pairs - {("interest_source", "shuffled")}}
+        return {key for key, _ in pairs - {("interest_source", "shuffled"), ("knowledge_source", "shuffled")}}
 
 
 def run_study(

@@ -170,6 +170,17 @@ def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(pl
             assert shipped_space(row.model, contract_of(config.model_class).backbone_name(config))
 
 
+def test_item_knowledge_has_rows_and_placebos_of_its_own():
+    study = read_study(find_study("arena_knowledge"))
+    rows = {row.name: row for row in study.rows}
+    assert {row.name for row in read_study(find_study("arena")).rows} < set(rows)
+    for name in ("item profiles", "next prior"):
+        real, placebo = rows[f"{name}[REMI]"], rows[f"{name} placebo[REMI]"]
+        assert dict(placebo.keys) == {**real.keys, "knowledge_source": "shuffled"}
+        assert f"{name} placebo[REMI]" in real.against
+    assert not {"knowledge_source", "interest_source"} & study.varied(), "the user says where they come from"
+
+
 def test_a_part_of_a_study_is_named_by_rows_methods_or_backbones():
     study = read_study(find_study("arena"))
     assert [row.name for row in chosen(study, ["AlphaFuse"])] == [
