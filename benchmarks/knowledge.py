@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def run_all(out: Path, plan: dict[str, Any], only: str | None) -> None:
     for seed in plan["seeds"]:
         for name, row in plan["rows"].items():
             folder = out / name.replace("/", "-") / str(seed)
-            if (folder / "result.json").is_file() or (only and only not in name):
+            if (folder / "result.json").is_file() or (only and not fnmatch(name, only)):
                 continue
             if seed != plan["seeds"][0] and row.get("counts"):
                 continue
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("out", type=Path)
     parser.add_argument("plan", type=Path)
-    parser.add_argument("--only")
+    parser.add_argument("--only", help="rows, such as SASRec*")
     parser.add_argument("--seed", type=int)
     options = parser.parse_args()
     plan = yaml.safe_load(options.plan.read_text())
