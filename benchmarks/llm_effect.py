@@ -37,8 +37,8 @@ def pairs(table: Path) -> dict[str, tuple[list[Path], list[Path]]]:
     return found
 
 
-def gains(table: Path, metrics: list[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Of one data set: what to write, and for each metric every user's relative gain [R]."""
+def gains(table: Path, metrics: list[str]) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
+    """Of one data set: what to write, for each metric every row's relative gain [R], and whose row it is [R]."""
     read: dict[Path, Ranks] = {}
     found = pairs(table)
     for folder in [f for sides in found.values() for side in sides for f in side]:
@@ -53,7 +53,8 @@ def gains(table: Path, metrics: list[str]) -> tuple[dict[str, Any], dict[str, np
         )  # [backbones, R]
         level = float(np.nanmean(theirs))
         relative[metric] = (mine - theirs).mean(axis=0) / level
-        test = paired_test(mine.mean(axis=0), theirs.mean(axis=0))
+        user = next(iter(read.values())).user
+        test = paired_test(mine.mean(axis=0), theirs.mean(axis=0), user=user)
         entry[metric] = {
             "placebo_percent": round(100 * level, 3),
             "gain_percent": round(100 * test.difference / level, 2),
@@ -65,7 +66,7 @@ def gains(table: Path, metrics: list[str]) -> tuple[dict[str, Any], dict[str, np
                 for name, a, b in zip(found, mine, theirs, strict=True)
             },
         }
-    return entry, relative
+    return entry, relative, user
 
 
 def seed_gains(found: dict[str, Any], read: dict[Path, Ranks], metric: str) -> list[float]:
@@ -85,20 +86,23 @@ def main() -> None:
     parser.add_argument("--metrics", default="NDCG@50,Recall@50")
     options = parser.parse_args()
     metrics = options.metrics.split(",")
-    datasets, users = {}, {metric: [] for metric in metrics}
+    datasets, rows, users = {}, {metric: [] for metric in metrics}, {metric: [] for metric in metrics}
     for table in options.tables:
         name = json.loads(next((table / "runs").glob("*/*/result.json")).read_text())["dataset"]
         if name in datasets:
             raise SystemExit(f"{table}: {name} was given already, and users may be counted once. Give one table of it.")
-        datasets[name], relative = gains(table, metrics)
+        datasets[name], relative, user = gains(table, metrics)
         for metric in metrics:
-            users[metric].append(relative[metric][~np.isnan(relative[metric])])
+            there = ~np.isnan(relative[metric])
+            rows[metric].append(relative[metric][there])
+            users[metric].append([(name, one) for one in user[there]])
     together = {}
     for metric in metrics:
-        total = sum(map(len, users[metric]))
+        total = sum(map(len, rows[metric]))
         # so weighted, the mean over all users is the mean over data sets
-        weighted = np.concatenate([part * (total / len(part) / len(users[metric])) for part in users[metric]])
-        test = paired_test(weighted, np.zeros(total))
+        weighted = np.concatenate([part * (total / len(part) / len(rows[metric])) for part in rows[metric]])
+        _, own = np.unique([f"{name} {one}" for part in users[metric] for name, one in part], return_inverse=True)
+        test = paired_test(weighted, np.zeros(total), user=own)
         together[metric] = {"gain_percent": round(100 * test.difference, 2), "p_value": round(test.p_value, 5)}
     for metric, p in zip(metrics, holm(np.array([together[m]["p_value"] for m in metrics])), strict=True):
         together[metric]["p_value_holm"] = round(float(p), 5)

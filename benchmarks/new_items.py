@@ -1,19 +1,23 @@
 """What an item is worth that training never saw: 5 % of the items hidden from training, then added by their title.
 
-    python benchmarks/new_items.py --dataset amazon-prime-pantry --data_path dataset_atomic --out figures.json \
-        [--models IBIM EIMF] [--key=value ...]
+    python benchmarks/new_items.py --dataset amazon-prime-pantry --data_path dataset_atomic --work FOLDER \
+        --out benchmarks/results/new_items.json [--models IBIM EIMF] [--seeds 0 1 2] [--key=value ...]
 
 HR@10 over the users whose last item is a hidden one (history: their other items, which are no candidates; all items
 compete), beside the same users ranked by text alone (cosine of the item's title with the mean of the history's titles),
 by popularity, and by the model before the items were added. HR@10 of the other users says what the added items cost
-them: their targets are their last items, and the new ones compete too.
+them: their targets are their last items, and the new ones compete too. ``validation`` is the same for the last item but
+one; how many neighbours an item has and how they are weighed was chosen by its ``grid`` (``--grid``).
+
+A seed draws the hidden items and trains the model. Runs are kept under ``--work`` and used again; rows are added to
+``--out``, in place of those of the same data set, model and seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +29,7 @@ from recbole_eimf import Recommender
 from recbole_eimf.config.config import parse_command_line
 from recbole_eimf.core.files import write_json
 from recbole_eimf.data.item_text import read_item_text
+from recbole_eimf.serving import title_map
 from recbole_eimf.serving.export import export
 
 
@@ -74,24 +79,62 @@ def by_text(model: Recommender, histories: list[list[str]]) -> np.ndarray:
     return np.array(model.catalogue.tokens.to_pylist(), dtype=object)[np.array(found)]
 
 
-def measured(name: str, given: dict, seen: Path, users: dict, titles: dict[str, str]) -> dict:
-    """Figures of one model."""
-    with tempfile.TemporaryDirectory() as work:
-        keys = {"compare_with": [], "show_progress": False, "state": "WARNING", **given, "data_path": str(seen)}
-        dataset = keys.pop("dataset")
-        result = recbole_eimf.run(name, dataset, None, output_dir=f"{work}/out", **keys)
-        export(f"{work}/out", f"{work}/model", text="yes")
-        model = Recommender.load(f"{work}/model")
-    figures = {"model": result.name, "test": result.test, "epochs": result.epochs}
-    (of_hidden, hidden_targets), (of_others, other_targets) = users["hidden"], users["others"]
-    figures["hidden, before adding"] = hit_rate(recommended(model, of_hidden), hidden_targets)
-    figures["others, before adding"] = hit_rate(recommended(model, of_others), other_targets)
-    figures["popularity"] = hit_rate(recommended(model, [[]] * len(of_hidden)), hidden_targets)
-    figures["added"] = len(model.add_items(titles))
-    figures["hidden, added by title"] = hit_rate(recommended(model, of_hidden), hidden_targets)
-    figures["others, after adding"] = hit_rate(recommended(model, of_others), other_targets)
-    figures["hidden, text alone"] = hit_rate(by_text(model, of_hidden), hidden_targets)
-    figures["others, text alone"] = hit_rate(by_text(model, of_others), other_targets)
+def asked(frame: pd.DataFrame, hidden: set[str], back: int) -> dict[str, tuple[list[list[str]], list[str]]]:
+    """(histories, targets) of users by whether their target is hidden; back: 0 asks for the last item, 1 for the one
+    before it."""
+    users: dict[str, tuple[list, list]] = {"hidden": ([], []), "others": ([], [])}
+    for _, items in frame.groupby("user_id", sort=False)["item_id"]:
+        *history, target = items.tolist()[: len(items) - back] or [None]
+        history = [item for item in history if item not in hidden and item != target]
+        if history:
+            kind = users["hidden" if target in hidden else "others"]
+            kind[0].append(history)
+            kind[1].append(target)
+    return users
+
+
+def trained(name: str, seed: int, given: dict, folder: Path) -> Recommender:
+    """The model of a run over the data set without its hidden items; an earlier one is taken as it is."""
+    model = folder / f"{name}.model"
+    if not model.is_dir():
+        keys = {"compare_with": [], "show_progress": False, "state": "WARNING", "mask_history": True, "topk": [10]}
+        keys |= {**given, "data_path": str(folder), "seed": 2020 + seed}
+        recbole_eimf.run(name, keys.pop("dataset"), None, output_dir=str(folder / name), **keys)
+        export(folder / name, model, text="yes")
+    return Recommender.load(model)
+
+
+def with_items(model: Recommender, titles: dict[str, str], neighbours: int | None = None, temperature: float = 1.0):
+    """A copy of the model with the items added; of another placement where one is named."""
+    kept = title_map.NEIGHBOURS, title_map.TEMPERATURE
+    if neighbours is not None:
+        title_map.NEIGHBOURS, title_map.TEMPERATURE = neighbours, temperature
+    grown = Recommender(model._parts, model.config, None)
+    grown.add_items(titles)
+    title_map.NEIGHBOURS, title_map.TEMPERATURE = kept
+    return grown
+
+
+def measured(model: Recommender, test: dict, valid: dict, titles: dict[str, str], grid: bool) -> dict:
+    """Figures of one model, in percent."""
+
+    def rates(asked_of: Recommender, users: dict, rank=recommended) -> dict[str, float]:
+        return {kind: round(100 * hit_rate(rank(asked_of, found[0]), found[1]), 2) for kind, found in users.items()}
+
+    def popular(model: Recommender, histories: list[list[str]]) -> np.ndarray:
+        return recommended(model, [[]] * len(histories))
+
+    grown = with_items(model, titles)
+    figures = {
+        "before adding": rates(model, test),
+        "added by title": rates(grown, test),
+        "text alone": rates(grown, test, by_text),
+        "popularity": rates(model, test, popular),
+        "validation": rates(grown, valid),
+    }
+    if grid:
+        tried = itertools.product((5, 10, 20, 50), (0.03, 0.05, 0.1, 0.3))
+        figures["grid"] = {f"{n}, {t}": rates(with_items(model, titles, n, t), valid)["hidden"] for n, t in tried}
     return figures
 
 
@@ -102,29 +145,32 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data_path", required=True)
     parser.add_argument("--share", type=float, default=0.05)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--grid", action="store_true")
     parser.add_argument("--out", required=True)
     given, rest = parser.parse_known_args()
     keys = parse_command_line(rest)
-    source, name = Path(given.data_path), given.dataset
-    fields = keys.get("text_fields", ["title"])
-    text = read_item_text(source / name / f"{name}.item", "item_id", fields)
-    frame, hidden = hidden_items(source / name / f"{name}.inter", text, given.share, given.seed)
-    users: dict[str, tuple[list, list]] = {"hidden": ([], []), "others": ([], [])}
-    for _, items in frame.groupby("user_id", sort=False)["item_id"]:
-        *history, target = items.tolist()
-        history = [item for item in history if item not in hidden and item != target]
-        if history:
-            kind = users["hidden" if target in hidden else "others"]
-            kind[0].append(history)
-            kind[1].append(target)
-    with tempfile.TemporaryDirectory() as work:
-        write_seen(source, Path(work), name, hidden)
+    source, name, out = Path(given.data_path), given.dataset, Path(given.out)
+    text = read_item_text(source / name / f"{name}.item", "item_id", keys.get("text_fields", ["title"]))
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
+    for seed in given.seeds:
+        frame, hidden = hidden_items(source / name / f"{name}.inter", text, given.share, seed)
+        folder = Path(given.work) / f"{name}-{seed}"
+        if not folder.is_dir():
+            write_seen(source, folder, name, hidden)
+        test, valid = asked(frame, hidden, 0), asked(frame, hidden, 1)
         titles = {item: text[item] for item in sorted(hidden)}
-        rows = [measured(m, {"dataset": name, **keys}, Path(work), users, titles) for m in given.models]
-    counts = {"hidden_items": len(hidden), "users": {kind: len(found[0]) for kind, found in users.items()}}
-    write_json(given.out, {"dataset": name, "share": given.share, "seed": given.seed, **counts, "rows": rows})
-    print(json.dumps(rows, indent=1))
+        for model_name in given.models:
+            model = trained(model_name, seed, {"dataset": name, **keys}, folder)
+            row = {"dataset": name, "model": model.config["name"], "seed": seed, "hidden_items": len(hidden)}
+            rows = [old for old in rows if any(old[key] != value for key, value in row.items())]
+            row |= {"users": {kind: len(found[0]) for kind, found in test.items()}}
+            row |= {"best_epoch": model.config["evaluation"]["best_epoch"], "keys": keys}
+            row |= measured(model, test, valid, titles, given.grid)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            write_json(out, {"metric": "HR@10, percent", "hidden_share": given.share, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -19,19 +19,25 @@ SHARED = REPOSITORY.parent / "shared"
 
 @pytest.fixture(scope="session", autouse=True)
 def _registered():
+    import torch
+
     from recbole_eimf.experiment import plugin
 
     plugin.register_models()
+    # a test module that imports RecBole's models when it is collected turns it on (RecBole's sine.py)
+    torch.autograd.set_detect_anomaly(False)
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
-    """RecBole writes log/ and saved/ where it stands; each test stands in its own folder, and handlers stay its own."""
+    """RecBole writes log/ and saved/ where it stands; each test stands in its own folder, its log in no other's."""
     monkeypatch.chdir(tmp_path)
-    before = list(logging.getLogger().handlers)
+    root = logging.getLogger()
+    before = list(root.handlers)
+    root.setLevel(logging.WARNING)  # as Python starts: a run that shows errors alone would silence the next test
     yield
-    for handler in [h for h in logging.getLogger().handlers if h not in before]:
-        logging.getLogger().removeHandler(handler)
+    for handler in [h for h in root.handlers if h not in before]:
+        root.removeHandler(handler)
         handler.close()
 
 

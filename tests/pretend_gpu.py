@@ -229,10 +229,10 @@ def _described(tensors) -> str:
     return ", ".join(f"{tuple(tensor.shape)} on {tensor.device}" for tensor in tensors)
 
 
-def _attention(query, key, value, mask=None, dropout=0.0, is_causal=False):
+def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False):
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
     if is_causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return torch.nn.functional.dropout(torch.softmax(scores, -1), dropout) @ value
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    return torch.nn.functional.dropout(torch.softmax(scores, -1), dropout_p) @ value

@@ -92,6 +92,41 @@ def test_the_form_of_eimf_is_chosen_by_name_and_a_key_of_the_user_is_stronger():
         EIMFConfig("EIMF", "ml-100k", None, {"recipe": "papr"})
 
 
+#: EIMF section 4.1.2 and equations 6, 9, 12 to 14; item_alignment: the target pair alone
+PAPER = {
+    "train_batch_size": 128, "hidden_size": 64, "interest_num": 4, "learner": "adam", "learning_rate": 0.001,
+    "weight_decay": 0.0, "readout": "soft", "readout_temperature": 1.0, "readout_power": 1.0, "score": "dot",
+    "num_negatives": 0, "item_text": "none",
+}  # fmt: skip
+OF_EIMF = {
+    "gamma": 0.1, "alpha": 0.4, "beta": 0.1, "semantic_score": "dot", "item_alignment": "target",
+    "auxiliary_interval": 1, "text_labels": 0.0, "interest_labels": 0.0, "sequence_text": "joined",
+    "preference": -10.0, "max_interests": 20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec", "BERT4Rec", "MIND", "ComiRecSA", "REMI"])
+def test_the_papers_form_is_whole_over_every_backbone_and_its_baseline_is_trained_alike(backbone):
+    given = {"recipe": "paper", "backbone": backbone}
+    whole, alone = (EIMFConfig(model, "ml-100k", None, given) for model in ("EIMF", "IBIM"))
+    assert {key: whole[key] for key in PAPER | OF_EIMF} == PAPER | OF_EIMF
+    assert {key: alone[key] for key in PAPER} == PAPER
+    differ = {key for key in alone.final_config_dict if whole[key] != alone[key]}
+    assert differ <= {"model", "compare_with", "loss_decimal_place", *OF_EIMF}
+    if backbone == "REMI":  # with its hard negatives; lambda 100 at B 128, d 64
+        assert whole["remi_beta"] == alone["remi_beta"] > 0
+        assert whole["routing_weight"] == 100 * 128 / 64**2
+        fixed = EIMFConfig("REMI", "ml-100k", None, {"recipe": "paper"})
+        assert {key: fixed[key] for key in PAPER} == PAPER
+        assert fixed["remi_beta"] == whole["remi_beta"]
+
+
+def test_a_share_of_exemplars_of_the_users_takes_the_place_of_the_papers_preference():
+    config = EIMFConfig("EIMF", "ml-100k", None, {"recipe": "paper", "exemplar_ratio": 0.05})
+    assert (config["preference"], config["exemplar_ratio"]) == (None, 0.05)
+    assert EIMFConfig("EIMF", "ml-100k", None, {"recipe": "paper", "preference": -3.0})["preference"] == -3.0
+
+
 def test_the_old_name_of_a_recipe_keeps_working_with_a_note(caplog):
     old, new = (EIMFConfig("EIMF", "ml-100k", None, {name: "paper"}) for name in ("esim", "recipe"))
     assert old.final_config_dict == new.final_config_dict

@@ -52,9 +52,12 @@ def test_recboles_own_run_works_for_our_models_and_checkpoints_load_without_text
     recbole_eimf.register()
     from recbole.quick_start import load_data_and_model, run_recbole
 
-    config = {**SMALL, "semantic_cache": str(semantic_cache), "checkpoint_dir": "saved", "item_text": "add"}
+    # the best known films tell as much: RecBole makes a row of each rating
+    config = {**SMALL, "semantic_cache": str(semantic_cache), "checkpoint_dir": "saved", "item_text": "add",
+              "item_inter_num_interval": "[200,inf)", "user_inter_num_interval": "[15,inf)",
+              "train_batch_size": 256}  # fmt: skip
     result = run_recbole(model="EIMF", dataset="ml-100k", config_dict=dict(config))
-    assert result["best_valid_result"]["ndcg@10"] > 0.01
+    assert result["best_valid_result"]["ndcg@10"] > 0.04
     (path,) = (f for f in __import__("pathlib").Path("saved").glob("EIMF-*.pth"))
     loaded, model, dataset, train, valid, test = load_data_and_model(str(path))
     assert loaded["inference_only"] is True

@@ -15,7 +15,7 @@ from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.core.files import read_tensors
 from recbole_eimf.experiment import assembly
 from recbole_eimf.experiment.result import summary
-from recbole_eimf.semantic.pipeline import read_assignment
+from recbole_eimf.semantic.sources.side_loaded import read_assignment
 from recbole_eimf.trainer.state import read_state
 
 

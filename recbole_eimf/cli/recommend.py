@@ -13,6 +13,7 @@ import pandas as pd
 from recbole_eimf.cli.export import Parser
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.batch import Job, recommend_file
+from recbole_eimf.serving.explain import means_more
 from recbole_eimf.serving.histories import Histories, split_history
 from recbole_eimf.serving.recommender import Recommender
 
@@ -181,8 +182,9 @@ def _shown(model: Recommender, history: Sequence[str], frame: pd.DataFrame) -> s
         lines.append("  no item of it is known: what follows is what is bought most")
     width = max((len(str(item)) for item in frame["item"]), default=0)
     for row in frame.to_dict("records"):
-        title = f"  {row['title']}" if row.get("title") else ""
-        lines.append(f"{row['rank']:>4}  {str(row['item']):<{width}}  {row['score']:8.3f}{title}")
+        title = f"  {_cut(row['title'], 90)}" if row.get("title") else ""
+        again = "  (in the history)" if str(row["item"]) in history else ""
+        lines.append(f"{row['rank']:>4}  {str(row['item']):<{width}}  {row['score']:8.3f}{title}{again}")
         lines += [f"          {reason}" for reason in _reasons(row, model)]
     if not len(frame):
         lines.append("  nothing to recommend: no candidate is left, or k is 0")
@@ -193,16 +195,23 @@ def _shown(model: Recommender, history: Sequence[str], frame: pd.DataFrame) -> s
 
 def _reasons(row: dict, model: Recommender) -> Iterator[str]:
     if row.get("because"):
-        yield f"because of {'; '.join(row['because'])}"
+        yield f"because of {'; '.join(_cut(name, 60) for name in row['because'])}"
     if row.get("sentence"):
-        by_llm = model.config["text"]["explain"]["llm_used"]
-        yield f"{'an LLM says' if by_llm else 'keywords, no LLM,'} of users like this one: {row['sentence']}"
+        found = model.config["text"]["explain"]
+        whose = "an LLM says" if found["llm_used"] else "keywords, no LLM,"
+        doubt = " (no better than a placebo's)" if means_more(found) is False else ""
+        yield f"{whose} of users like this one{doubt}: {row['sentence']}"
+
+
+def _cut(title: str, longest: int) -> str:
+    """A title for a line of the screen; shops' titles run to 500 characters."""
+    return title if len(title) <= longest else f"{title[: longest - 1].rstrip()}…"
 
 
 def _named(model: Recommender, token: str) -> str:
     row = model.catalogue.row_of.get(token)
     title = None if row is None else model.catalogue.titles[row].as_py()
-    return f"{token}  {title}" if title else f"{token}" + ("  (unknown)" if row is None else "")
+    return f"{token}  {_cut(title, 90)}" if title else f"{token}" + ("  (unknown)" if row is None else "")
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:

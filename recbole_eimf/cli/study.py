@@ -8,6 +8,7 @@ from pathlib import Path
 from recbole_eimf.cli.compare import shown
 from recbole_eimf.cli.options import command_text, effort_of, parse_table_options, table_parser
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.study.arena import run_arena
 from recbole_eimf.study.compare import carry_out, check
 from recbole_eimf.study.study import Study, default_folder, experiment_of, find_study, read_study, shipped
 
@@ -15,8 +16,11 @@ from recbole_eimf.study.study import Study, default_folder, experiment_of, find_
 def usage() -> str:
     """The command's help, with the studies that ship."""
     return (
-        "usage: python -m recbole_eimf study NAME|FILE.yaml ... --dataset=NAME [--out DIR] [options of compare] "
-        "[--key=value ...]\n\nSeveral studies run one after the other, each in DIR/NAME.\n"
+        "usage: python -m recbole_eimf study NAME|FILE.yaml ... --dataset=NAME [--out DIR] [--only ROW,...] "
+        "[options of compare] [--key=value ...]\n\n"
+        "--only makes a part of a study: rows by their names, by what stands before the bracket (EIMF) or in it "
+        "([SASRec]).\nAn arena takes several data sets (--dataset=A,B).\n"
+        "Several studies run one after the other, each in DIR/NAME.\n"
         f"shipped: {', '.join(shipped())}"
     )
 
@@ -32,10 +36,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     parser = table_parser("study")
     parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
+    parser.add_option("only", default="")
     options, given = parse_table_options(parser, arguments)
     effort, command = effort_of(options), command_text("study", arguments)
-    own = {"seeds": options.seeds, "metrics": options.metrics, "title": options.title}
+    own = {"seeds": options.seeds, "metrics": options.metrics, "title": options.title,
+           "only": tuple(word.strip() for word in options.only.split(",") if word.strip())}  # fmt: skip
     studies = [read_study(find_study(name)) for name in options.studies]
+    if any(study.protocols for study in studies):
+        return _arena(studies, options, given, command, effort, own)
     made = [
         (
             experiment_of(study, options.dataset, given, command, **own),
@@ -51,6 +59,19 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{experiment.title}: {out}")
         codes.append(shown(carry_out(experiment, out, effort)))
     return max(codes)
+
+
+def _arena(studies, options, given, command, effort, own) -> int:
+    """A study over several data sets and protocols; the exit code as of the others."""
+    if len(studies) > 1:
+        raise ConfigError("a study with protocols is an arena of many tables: give it alone.")
+    datasets = [name.strip() for name in options.dataset.split(",") if name.strip()]
+    out = Path(options.out or default_folder(studies[0], "-".join(datasets)))
+    found = run_arena(studies[0], datasets, given, command, out, effort, **own)
+    print(f"\n{found}\nwritten: {found.folder}/index.html, arena.json, and a folder for each table")
+    if found.failed:
+        print(f"failed: {', '.join(found.failed)} (error.txt in their folders); the same command tries them again")
+    return 1 if found.failed else 0
 
 
 def _folder(study: Study, studies: Sequence[Study], out: str | None, dataset: str) -> Path:

@@ -56,6 +56,17 @@ def check_backbone(model_class: type, given: Mapping[str, Any]) -> None:
     load_backbone_class(name)
 
 
+def check_refit(final: Mapping[str, Any]) -> None:
+    """Check that ``refit`` has something to train again on. Raises ConfigError."""
+    if not final["refit"]:
+        return
+    if final["protocol"] != "global_time":
+        raise ConfigError(
+            f"refit=True: protocol={final['protocol']} tests on other users or on the item after validation's; only "
+            f"global_time has a validation window to train on. To deploy, `export --refit` trains on everything."
+        )
+
+
 def check_compared(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     """Check the names of ``compare_with`` before the first of them is trained.
 

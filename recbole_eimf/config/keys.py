@@ -52,6 +52,10 @@ class DataSettings:
         "successive", "of global_time: which later items are asked for, each from all before it or from the border's",
         affects="expert",
     )  # fmt: skip
+    refit: bool = key(
+        False, "of global_time: after the epoch is chosen, train as many again on all before the test; test that model",
+        affects="expert",
+    )  # fmt: skip
     split_seed: int = key(
         2024, "of user_split: which users are where; not the training seed", least=0, affects="expert"
     )
@@ -92,9 +96,24 @@ class ItemSettings:
         "normal", "where item vectors start; pca_text: from the principal components of item text", affects="expert"
     )
     item_init_std: float = key(0.02, "deviation of item_init=normal", least=0, affects="expert")
-    item_text: Literal["none", "add", "concat"] = key(
-        "none", "how projected text joins the item vectors (folded into the checkpoint)", affects="expert"
+    item_text: Literal["none", "add", "concat", "null_space", "codes"] = key(
+        "none", "how text joins the item vectors (folded into the checkpoint): added to ids, beside them, ids in its "
+        "null space alone (AlphaFuse), or as product-quantised codes in place of ids (VQ-Rec)", affects="expert",
+    )  # fmt: skip
+    text_adaptor: Literal["linear", "mlp", "moe"] = key(
+        "linear", "of item_text=add and concat: text to the item dimension; moe: UniSRec's mixture of whitenings",
+        affects="expert",
+    )  # fmt: skip
+    adaptor_experts: int = key(8, "of text_adaptor=moe: whitenings that are mixed", least=1, affects="expert")
+    adaptor_dropout: float = key(0.2, "of text_adaptor=moe: of the text vectors", least=0, below=1, affects="expert")
+    id_dimension: int = key(
+        0, "of item_text=null_space: dimensions of an item vector that are the id's; 0: half of them", least=0,
+        affects="expert",
+    )  # fmt: skip
+    code_pieces: int = key(
+        32, "of item_text=codes: pieces a text vector is cut into, each a code", least=1, affects="expert"
     )
+    code_centroids: int = key(256, "of item_text=codes: different codes of a piece", least=2, affects="expert")
     # PAD's pre-trained experts look at the text itself, as it is after these two
     text_whitening: Literal["none", "center", "half", "full"] = key("none", "whitening of text vectors")
     text_dimension: int = key(0, "principal components of the text vectors that are kept; 0: as they are", least=0)
@@ -122,9 +141,11 @@ class InterestModelSettings:
     readout: Literal["soft", "hard"] = key(
         "hard", "in training, the mean of a user's interests by likeness to the target, or the likest", affects="expert"
     )
-    readout_temperature: float = key(
-        1.0, "of the soft readout: 1/p of MIND's label-aware attention with power p", above=0, affects="expert"
-    )
+    readout_temperature: float = key(1.0, "of the soft readout, divides the products", above=0, affects="expert")
+    readout_power: float = key(
+        1.0, "p of MIND's label-aware attention: the soft readout's products to this power, signs kept", above=0,
+        affects="expert",
+    )  # fmt: skip
     diversity_lambda: float = key(
         0.0, "ComiRec's controllable aggregation when ranking: weight of other categories; 0 is off", least=0,
         affects="expert",
@@ -137,7 +158,13 @@ class NetworkSettings:
     """Networks: what backbones and floors of ours read; their YAML files set it."""
 
     interest_num: int = key(OF_MODEL, "interests of a user, at most (K)", least=1, affects="expert")
-    remi_beta: float = key(OF_MODEL, "REMI: hardness of the interest-aware negatives", least=0, affects="expert")
+    routing_softmax: Literal["interests", "positions"] = key(
+        "interests", "ComiRecDR, MIND: an item divides itself among the interests, or an interest among the items",
+        affects="expert",
+    )  # fmt: skip
+    remi_beta: float = key(
+        OF_MODEL, "REMI: hardness of the interest-aware negatives; 0: none", least=0, affects="expert"
+    )
     routing_weight: float = key(OF_MODEL, "REMI: weight of the routing regularisation", least=0, affects="expert")
     knn_decay: float = key(
         OF_MODEL, "DecayedItemKNN: an item counts this much less for each step back", least=0, most=1
@@ -170,6 +197,9 @@ class EIMFSettings:
     item_alignment: Literal["target", "batch_items"] = key("target", "whose text and id vectors are aligned")
     auxiliary_targets: Literal["one", "all"] = key("one", "targets of a row that enter the auxiliary losses")
     auxiliary_interval: int = key(1, "every so many batches have the auxiliary losses, as many times as heavy", least=1)
+    semantic_score: Literal["cosine", "dot"] = key(
+        "cosine", "of eq. 9: cosines times score_scale, or the inner products that are printed"
+    )
     semantic_negatives: int | None = key(
         None, "eq. 9 among this many drawn items; 0 is all, None as many as num_negatives", least=0
     )
@@ -180,6 +210,23 @@ class EIMFSettings:
     label_temperature: float = key(0.1, "of the soft labels", above=0)
     label_items: int = key(500, "items of an exemplar's soft label", least=1)
     text_label_items: int = key(20, "items of a target's soft label", least=1)
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Distillation: LLM-ESR's from similar users, and that of users' profiles."""
+
+    similar_users: int = key(10, "LLMESR: users of like text whose mean state is a user's teacher (N)", least=1)
+    similar_weight: float = key(0.1, "LLMESR: weight of that distillation (alpha)", least=0)
+    similar_states: Literal["epoch", "step"] = key(
+        "epoch",
+        "LLMESR: teachers' states are those of an epoch's start, or of the step (the paper's; slow)",
+    )
+    profile_epochs: int = key(8, "ProfileDistillation: epochs that learn the profiles too, before the others", least=0)
+    profile_weight: float = key(
+        0.65, "ProfileDistillation: of the profiles' loss, which is scaled to the size of the other (alpha)", least=0,
+        most=1,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -276,6 +323,7 @@ class PADSettings:
     )
     fusion_dropout: float = key(0.1, "before that", least=0, below=1, affects="text expert")
     text_projection: Literal["linear", "mlp"] = key("linear", "of text to the item dimension", affects="text expert")
+    text_projection_layers: int = key(2, "linear layers of text_projection=mlp", least=2, affects="text expert")
     unseen_ids: Literal["learned", "none", "text"] = key(
         "learned", "id vectors of items that training never saw count, do not, or text experts stand in for all",
         affects="text expert",
@@ -285,12 +333,18 @@ class PADSettings:
         "frequency", "weights of the experts: by the item's frequency, the same for all items, or equal"
     )
     gate_buckets: int = key(10, "of frequency", least=1)
-    gate_start: tuple[float, ...] = key((), "of id, text and aligned or hybrid experts, before the sigmoid; []: equal")
+    gate_start: tuple[float, ...] = key(
+        (), "of id, text and aligned or hybrid experts, before the sigmoid: 3 numbers, or 6, which are hottest and "
+        "coldest bucket of each, on a line between; []: equal"
+    )  # fmt: skip
     gate_total: float = key(
         1.0, "what an item's weights add up to: 1 are probabilities, the number of experts is a sum", above=0
     )
     loss: Literal["ce", "bce", "gbce"] = key(
         "ce", "softmax over the catalogue, or binary with negatives outside the user's history", affects="expert"
+    )
+    bce_reduction: Literal["mean", "sum"] = key(
+        "mean", "of bce and gbce over a target and its negatives; by the sum, gamma counts less", affects="expert"
     )
     gbce_calibration: float = key(0.75, "t of gbce: 0 is bce, 1 fully calibrated", least=0, most=1, affects="expert")
     candidates: Literal["all", "seen"] = key(
@@ -301,6 +355,7 @@ class PADSettings:
     )
     kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = key("gaussian", "of the alignment loss")
     mmd_estimator: Literal["biased", "unbiased"] = key("biased", "of MK-MMD")
+    mmd_bandwidth: float = key(1.0, "b of the kernels exp(-distance / (b w mean distance)) of MK-MMD", above=0)
     mmd_items: int = key(512, "distinct items of a batch in the alignment loss, at most; 0 is all", least=0)
     gamma: float = key(0.1, "weight of EIMF's auxiliary losses, of PAD's alignment loss", least=0)
     tau: float = key(0.1, "temperature of the contrast (EIMF's, PAD's kernel=infonce, CTRL's)", above=0)
@@ -369,6 +424,7 @@ ALL_SETTINGS = (
     InterestModelSettings,
     NetworkSettings,
     EIMFSettings,
+    DistillationSettings,
     SemanticSettings,
     PADSettings,
 )

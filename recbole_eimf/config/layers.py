@@ -6,9 +6,9 @@ of the model's ancestors and its own, the data set's, the recipe's. 4. The user'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,10 @@ def our_layers(model_class: type | None, model: str, dataset: str, external: Map
         layers.append(Layer(f"data set {dataset}", *_read(path)))
     recipe = external.get("recipe", of_model.get("recipe"))
     if recipe is not None:
-        layers += recipe_layers((shipped or [model])[-1], str(recipe))
+        lineage = backbone_lineage(backbone) if isinstance(backbone, str) else []
+        layers += recipe_layers(shipped or [model], str(recipe), lineage)
+        if "exemplar_ratio" in external and "preference" not in external and merged(layers).get("preference"):
+            layers.append(Layer("exemplar_ratio, which takes its place", {"preference": None}))
     return layers
 
 
@@ -98,10 +101,10 @@ def _lineage(model_class: type | None, model: str) -> list[str]:
     return [name for name in family if _file("model", name).is_file()]
 
 
-def recipe_owner(model_class: type) -> str:
-    """The model of ours whose recipes a model takes: itself, or what it derives from."""
+def recipe_owners(model_class: type) -> list[str]:
+    """The models whose recipes a model takes: what it derives from, and itself."""
     name = model_class.__name__
-    return (_lineage(model_class if is_ours(model_class) else None, name) or [name])[-1]
+    return _lineage(model_class if is_ours(model_class) else None, name) or [name]
 
 
 def _file(kind: str, name: str) -> Path:
@@ -113,32 +116,38 @@ def _read(path: Path) -> tuple[dict[str, Any], Path]:
 
 
 # ---------------------------------------------------------------------- recipes
-def recipes_of(model: str) -> list[str]:
-    """The recipes a model can take, those for every model first."""
+def recipes_of(*models: str) -> list[str]:
+    """The recipes of models, those for every model first."""
     stems = sorted(path.stem for path in (properties_folder() / "recipe").glob("*.yaml"))
-    everyones = [stem for stem in stems if "-" not in stem]
-    return list(dict.fromkeys([*everyones, *(s.removeprefix(f"{model}-") for s in stems if s.startswith(f"{model}-"))]))
+    own = [stem.removeprefix(f"{model}-") for model in models for stem in stems if stem.startswith(f"{model}-")]
+    return list(dict.fromkeys([*(stem for stem in stems if "-" not in stem), *own]))
 
 
-def recipe_layers(model: str, recipe: str) -> list[Layer]:
+def recipe_layers(models: Sequence[str], recipe: str, backbones: Sequence[str] = ()) -> list[Layer]:
     """``<recipe>.yaml``, for every model, and over it ``<Model>-<recipe>.yaml``; under both what they build on.
 
     A file's ``base`` names the recipe it builds on: its own keys are stronger.
 
+    Args:
+        models: the model, after those it derives from, whose files come first; backbones: what it is built over, whose
+            files (``REMI-paper.yaml``) come between.
+
     Raises:
         ConfigError: the model has no such recipe.
     """
-    known = recipes_of(model)
+    known = recipes_of(*models)
     if recipe not in known:
         raise ConfigError(
-            f"recipe={recipe}: no such recipe of {model}.{suggestion(recipe, known)} There are: {', '.join(known)}."
+            f"recipe={recipe}: no such recipe of {models[-1]}.{suggestion(recipe, known)} "
+            f"There are: {', '.join(known)}."
         )
-    paths = [path for path in (_file("recipe", recipe), _file("recipe", f"{model}-{recipe}")) if path.is_file()]
-    own = [(path, read_yaml(path)) for path in paths]
+    names = dict.fromkeys([*(name for name in models[:-1]), *backbones, models[-1]])
+    stems = [recipe, *(f"{name}-{recipe}" for name in names)]
+    own = [(path, read_yaml(path)) for path in map(partial(_file, "recipe"), stems) if path.is_file()]
     below: list[Layer] = []
     for _, values in own:
         if base := values.get(BASE):
-            below += recipe_layers(model, str(base))
+            below += recipe_layers(models, str(base), backbones)
     return below + [
         Layer(f"recipe {recipe}", {k: v for k, v in values.items() if k != BASE}, path) for path, values in own
     ]
@@ -158,7 +167,7 @@ def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
     takes = asked.takes_backbone or asked.counting  # floors keep the backbone's length of sequences
     if "backbone" in left and (asked.fixed_backbone or not takes):
         del left["backbone"]
-    if left.get("recipe") is not None and str(left["recipe"]) not in recipes_of(recipe_owner(model_class)):
+    if left.get("recipe") is not None and str(left["recipe"]) not in recipes_of(*recipe_owners(model_class)):
         del left["recipe"]
     return left
 

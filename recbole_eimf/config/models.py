@@ -6,7 +6,9 @@ A card names classes by import path and imports none: what a model is made of is
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -14,12 +16,14 @@ from recbole_eimf.core.errors import ConfigError, suggestion
 
 @dataclass(frozen=True)
 class BackboneCard:
-    """A backbone of ours: ``path`` is ``module:Class``; ``towers``: whether PAD's experts can be built over it."""
+    """A backbone of ours: ``path`` is ``module:Class``; ``towers``: whether PAD's experts can be built over it;
+    ``over``: the backbone it is a form of, whose settings it takes."""
 
     name: str
     path: str
     help: str
     towers: bool = False
+    over: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,9 @@ class ModelCard:
     Attributes:
         name: what ``--model=`` takes, and the class's name.
         module: that holds the class.
-        family: ``eimf``, ``backbone``, ``pad``, ``floor``, ``text floor``: one that data without text
-            cannot have, or ``knowledge floor``: one that data without an LLM's knowledge of items cannot have.
+        family: ``eimf``, ``text`` (further models of interests that read text), ``backbone``, ``pad``, ``floor``,
+            ``text floor``: one that data without text cannot have, or ``knowledge floor``: one that data without an
+            LLM's knowledge of items cannot have.
         help: one line.
         backbones: names it can be built over, the first by default; one is a fixed one; none: it has no backbone.
         named_over: whether its rows in tables name the backbone.
@@ -70,6 +75,7 @@ class ModelCard:
 
 _BACKBONES = "recbole_eimf.model.backbones.recbole_backbone:RecBole"
 _MULTI = "recbole_eimf.model.backbones.multi_interest:"
+_DUAL = "recbole_eimf.model.backbones.dual_view:Dual"
 BACKBONES = {card.name: card for card in (
     BackboneCard("SASRec", f"{_BACKBONES}SASRec", "self-attention (Kang and McAuley 2018)", towers=True),
     BackboneCard("GRU4Rec", f"{_BACKBONES}GRU4Rec", "a GRU (Tan et al. 2016)", towers=True),
@@ -78,13 +84,21 @@ BACKBONES = {card.name: card for card in (
     BackboneCard("ComiRecSA", f"{_MULTI}ComiRecSABackbone", "K interests by attention (Cen et al. 2020)"),
     BackboneCard("ComiRecDR", f"{_MULTI}ComiRecDRBackbone", "K interests by dynamic routing (Cen et al. 2020)"),
     BackboneCard("MIND", f"{_MULTI}MINDBackbone", "up to K interests by routing (Li et al. 2019)"),
-    BackboneCard("REMI", f"{_MULTI}REMIBackbone", "ComiRecSA with hard negatives, regularised (Xie et al. 2023)"),
+    BackboneCard("REMI", f"{_MULTI}REMIBackbone",
+                 "ComiRecSA, routing regularised; hard negatives by remi_beta, 0 here (Xie et al. 2023)"),
     BackboneCard("DNN", f"{_MULTI}DNNBackbone", "the mean of the items (Covington et al. 2016)"),
+    BackboneCard("LiGR", "recbole_eimf.model.backbones.ligr:LiGRBackbone",
+                 "gated self-attention; with num_negatives eSASRec (Tikhonovich et al. 2025)"),
+    *(BackboneCard(f"Dual{name}", f"{_DUAL}{name}", f"{name} over two views of items (LLM-ESR's)", over=name)
+      for name in ("SASRec", "GRU4Rec")),
 )}  # fmt: skip
 #: what PAD's towers can be built over: one state per target, at places that every tower shares
 TOWER_BACKBONES = tuple(card.name for card in BACKBONES.values() if card.towers)
 
-_ALL = tuple(BACKBONES)
+#: what every model of interests is built and tested over; the others are forms of these
+_ALL = tuple(card.name for card in BACKBONES.values() if card.over is None)
+#: what LLM-ESR's views can be taken of
+DUAL_BACKBONES = tuple(card.over for card in BACKBONES.values() if card.over is not None)
 _IBIM, _PAD = "recbole_eimf.model.ibim", "recbole_eimf.model.pad.pad"
 _TEXT, _COUNTING = "recbole_eimf.model.baselines.text_baselines", "recbole_eimf.model.baselines.counting"
 _TEXT_KNN = "recbole_eimf.model.baselines.text_knn"
@@ -95,10 +109,16 @@ MODELS = {card.name: card for card in (
               _ALL, True, _ALL),
     ModelCard("IBIM", _IBIM, "eimf", "a backbone alone, trained as EIMF trains it: EIMF's baseline", _ALL, False, _ALL),
     *(ModelCard(name, _IBIM, "backbone", f"IBIM over {name}: {BACKBONES[name].help}", (name,))
-      for name in ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "DNN")),
+      for name in ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "DNN", "LiGR")),
     ModelCard("LLM2BERT4Rec", _IBIM, "backbone",
               "BERT4Rec whose item vectors start from principal components of item text (Harte et al. 2023)",
               ("BERT4Rec",)),
+    ModelCard("LLMESR", "recbole_eimf.model.baselines.llm_esr", "text",
+              "items as ids and as adapted text, and self-distillation from users of like text (Liu et al. 2024)",
+              DUAL_BACKBONES, True, ("SASRec",)),
+    ModelCard("ProfileDistillation", "recbole_eimf.model.baselines.profile_distillation", "text",
+              "first epochs that learn the users' LLM profiles too (Severin et al. 2026)", _ALL, True,
+              ("REMI",)),
     ModelCard("PAD", _PAD, **{**_TOWER, "contract": TOWER_BACKBONES},
               help="pre-train, align, disentangle: experts of ids, of text, of both (arXiv 2412.04107)"),
     ModelCard("SMEM", _PAD, help="PAD without its align phase", **_TOWER),
@@ -153,6 +173,7 @@ def load_model_class(name: str) -> type:
         return load_class("model", name)
     if name in MODELS:
         return load_class("model", f"{MODELS[name].module}:{name}")
+    stock_models()
     from recbole.utils import get_model
 
     try:
@@ -165,9 +186,27 @@ def load_model_class(name: str) -> type:
         ) from error
 
 
+def stock_models() -> ModuleType:
+    """RecBole's sequential models.
+
+    Its sine.py turns autograd's anomaly detection on for the whole process, which makes training half as fast: here the
+    setting stays what it was. Whoever asks for RecBole's models first must ask here.
+    """
+    name = "recbole.model.sequential_recommender"
+    if name in sys.modules:
+        return sys.modules[name]
+    import torch
+
+    wanted, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        return importlib.import_module(name)
+    finally:
+        torch.autograd.set_detect_anomaly(wanted, checks)
+
+
 def known_model_names() -> list[str]:
     """Names that ``--model`` takes without an import path, ours first."""
-    stock = importlib.import_module("recbole.model.sequential_recommender")
+    stock = stock_models()
     return [*MODELS, *sorted(name for name in vars(stock) if name[0].isupper() and name not in MODELS)]
 
 
@@ -198,7 +237,7 @@ def backbone_lineage(name: str) -> list[str]:
     (['REMI'], [])
     """
     if name in BACKBONES:
-        return [name]
+        return [BACKBONES[name].over or name]
     if ":" not in name:
         return []
     paths = {card.path: card.name for card in BACKBONES.values()}

@@ -114,7 +114,8 @@ def models_table() -> str:
     lines = ["| `--model=` | what it is | `--backbone=` |", "|---|---|---|"]
     for card in MODELS.values():
         chosen = () if card.fixed_backbone else card.backbones
-        over = "any" if chosen == tuple(BACKBONES) else ", ".join(f"`{name}`" for name in chosen)
+        every = tuple(name for name, card in BACKBONES.items() if card.over is None)
+        over = "any" if chosen == every else ", ".join(f"`{name}`" for name in chosen)
         what = f"counting floor: {card.help}" if card.floor else card.help
         lines.append(f"| `{card.name}` | {what} | {over} |")
     lines += [

@@ -54,6 +54,8 @@ class LazySequenceDataset(SequentialDataset):
         self.view: views.View | None = None
         self.spans: protocol.Spans | None = None
         self.side = None
+        #: of the training part with ``refit=True``: all that is known when the test begins, to train on again
+        self.before_test: LazySequenceDataset | None = None
         self.times: np.ndarray | None = None  # float64 [n]; None: no times
         self.moment: np.ndarray | None = None  # int32 [n], equal where a user's events have one time; None: no times
         self.source_row: np.ndarray | None = None  # int64 [n], each row's place in the source's order; None: as it is
@@ -250,16 +252,21 @@ class LazySequenceDataset(SequentialDataset):
             )
         if config["save_split"]:
             write_split(config["save_split"], split, self.field2id_token[self.uid_field])
-        chosen = self.config["train_share"] or 1.0
-        fewer = protocol.share_of_users(split.train, chosen, config["split_seed"] or 0)
-        train = self._part(fewer, self._training_view_name())
+        train = self._part(self._share(split.train), self._training_view_name())
+        if config["refit"]:
+            train.before_test = self._part(self._share(split.before_test), self._training_view_name())
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
         if said := history_mask.decide(config, train):
-            getLogger().log(logging.INFO if config["mask_history"] else logging.WARNING, said)
+            known = config["mask_history"] or config["inference_only"]  # of a trained model its run has said it
+            getLogger().log(logging.INFO if known else logging.WARNING, said)
         train.source_spans = None if self.source_row is None else self._split("source").train
         train.source_flat = None if self.source_row is None else self._in_source_order()
         return [train, valid, test]
+
+    def _share(self, spans: protocol.Spans) -> protocol.Spans:
+        """What ``train_share`` leaves of a part to train on."""
+        return protocol.share_of_users(spans, self.config["train_share"] or 1.0, self.config["split_seed"] or 0)
 
     def _split(self, chosen: str) -> protocol.Split:
         """The split by ``protocol``, as ``ties=chosen`` has it."""
@@ -286,7 +293,12 @@ class LazySequenceDataset(SequentialDataset):
             )
         until = time_split.borders(self.times, config["time_quantiles"] or (0.8, 0.9), config["time_dates"] or ())
         chosen = config["time_target"] or "successive"
-        getLogger().info(f"global_time: training up to {until[0]:.0f}, validation up to {until[1]:.0f}, {chosen}")
+        days = (until[1] - until[0]) / (time_split.DAY * time_split.ticks_per_second(self.times))
+        aged = f"; the test begins {days:.0f} days after it (refit=True trains again on these)"
+        getLogger().info(
+            f"global_time: training up to {until[0]:.0f}{'' if config['refit'] else aged}, validation up to "
+            f"{until[1]:.0f}, {chosen}"
+        )
         return time_split.global_time(self.offsets, self.times, until, chosen, moment)
 
     def _in_source_order(self) -> np.ndarray:

@@ -47,11 +47,12 @@ class Spans:
 
 @dataclass(frozen=True)
 class Split:
-    """The three parts of a data set."""
+    """The three parts of a data set; ``before_test``: what is known when the test begins, of ``global_time`` alone."""
 
     train: Spans
     valid: Spans
     test: Spans
+    before_test: Spans | None = None
 
 
 def leave_one_out(offsets: np.ndarray, moment: np.ndarray | None = None) -> Split:

@@ -71,7 +71,7 @@ def global_time(
     target: str = "successive",
     moment: np.ndarray | None = None,
 ) -> Split:
-    """Training up to ``until[0]``, validation up to ``until[1]``, test after it.
+    """Training up to ``until[0]``, validation up to ``until[1]``, test after it; and all that is before the test.
 
     Args:
         offsets: int64 [U + 1], as in :func:`recbole_eimf.data.protocol.leave_one_out`.
@@ -91,10 +91,16 @@ def global_time(
         )
     start, end = offsets[:-1], offsets[1:]
     known, seen = (np.bincount(user[time <= t], minlength=len(start)) for t in until)
-    trained = np.flatnonzero(known > 0)
-    train = Spans(trained, start[trained], (start + known)[trained], (start + known)[trained])
     windows = ((start + known, start + seen), (start + seen, end))
-    return Split(train, *(_asked(start, begin, until, target, user, moment) for begin, until in windows))
+    asked = (_asked(start, begin, until, target, user, moment) for begin, until in windows)
+    return Split(_first(start, known), *asked, _first(start, seen))
+
+
+def _first(start: np.ndarray, count: np.ndarray) -> Spans:
+    """The first ``count[u]`` events of every user who has any, to train on."""
+    there = np.flatnonzero(count > 0)
+    end = (start + count)[there]
+    return Spans(there, start[there], end, end)
 
 
 def _asked(

@@ -20,7 +20,10 @@ METRICS = ("recall", "hit", "ndcg", "ndcg_hits", "mrr")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The places of all test targets. R users in the split's order, T targets, distinct within a user.
+    """The places of all test targets. R rows in the split's order, T targets, distinct within a row.
+
+    A row is a user; under ``time_target=successive`` it is a user at the time of one target, so that a user has
+    several: give :func:`recbole_eimf.evaluator.significance.paired_test` the ``user`` of each.
 
     ``identity`` is a digest of the users' and targets' tokens: equal identities are about the same users and targets
     in the same order, so their values may be paired. ``slices`` are ranges of training frequency; ``mark_names``
@@ -31,8 +34,8 @@ class Ranks:
 
     user: np.ndarray  # int64 [R], RecBole ids
     hits: np.ndarray  # uint8 [R, depth], whether each place holds a target
-    targets: np.ndarray  # int32 [R], targets of each user
-    target_row: np.ndarray  # int64 [T], row of the target's user
+    targets: np.ndarray  # int32 [R], targets of each row
+    target_row: np.ndarray  # int64 [T], row of each target
     target_item: np.ndarray  # int64 [T], RecBole ids
     target_rank: np.ndarray  # int32 [T], place from 0; -1: not among the first ``depth``
     target_count: np.ndarray  # int64 [T], training frequency
@@ -52,7 +55,7 @@ class Ranks:
         return self.hits.shape[1]
 
     def per_user(self, metric: str, slice: str | None = None) -> np.ndarray:
-        """A metric's value for every user.
+        """A metric's value for every row.
 
         Args:
             metric: ``recall@k``, ``hit@k``, ``ndcg@k`` (RecBole's, ideal over min(k, targets)), ``ndcg_hits@k`` (ideal
@@ -60,7 +63,7 @@ class Ranks:
             slice: count only the targets of this slice; ``None`` counts all. Places stay those of the whole ranking.
 
         Returns:
-            float64 [R]; NaN for users without a target in the slice.
+            float64 [R]; NaN for rows without a target in the slice.
 
         Raises:
             ConfigError: no such metric or slice, or k beyond the ranked places.
@@ -86,7 +89,7 @@ class Ranks:
         return np.where(targets > 0, gain / np.where(targets > 0, best, 1.0), np.nan)
 
     def mean(self, metric: str, slice: str | None = None) -> float:
-        """The mean of :meth:`per_user` over users with a target in the slice; NaN if there is none."""
+        """The mean of :meth:`per_user` over rows with a target in the slice; NaN if there is none."""
         values = self.per_user(metric, slice)
         values = values[~np.isnan(values)]
         return float(values.mean()) if len(values) else float("nan")
@@ -203,19 +206,24 @@ def read_ranks(folder: str | Path) -> Ranks:
 
 @dataclass(frozen=True)
 class Asked:
-    """Whom a run was tested on: numbers of users and of their targets; equal ``identity``: the same ones."""
+    """Whom a run was tested on: numbers of users and of their targets; equal ``identity``: the same ones.
+
+    ``rows``: how often users were asked, where that is more than once each; else 0.
+    """
 
     users: int
     targets: int
     identity: str
+    rows: int = 0
 
 
 def asked_of(folder: str | Path) -> Asked | None:
-    """What a run's ``test_ranks.safetensors`` is about, from its first bytes; None where there is none to read."""
+    """What a run's ``test_ranks.safetensors`` is about, without its places; None where there is none to read."""
     try:
         with safe_open(Path(folder) / RANKS_FILE, framework="np") as stored:
-            users, targets = (stored.get_slice(name).get_shape()[0] for name in ("user", "target_row"))
-            return Asked(users, targets, stored.metadata()["identity"])
+            rows, targets = (stored.get_slice(name).get_shape()[0] for name in ("user", "target_row"))
+            users = len(np.unique(stored.get_tensor("user")))
+            return Asked(users, targets, stored.metadata()["identity"], rows if rows > users else 0)
     except (OSError, SafetensorError, KeyError, TypeError):
         return None
 

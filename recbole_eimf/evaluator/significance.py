@@ -15,8 +15,8 @@ _FLIPS_AT_ONCE = 250
 
 @dataclass(frozen=True)
 class PairedTest:
-    """``difference``: mean over ``users`` of first minus second; ``p_value``: two-sided, not corrected;
-    ``confidence_interval``: 95 %, of the difference."""
+    """``difference``: mean of first minus second; ``p_value``: two-sided, not corrected; ``confidence_interval``: 95 %,
+    of the difference; ``users``: how many independent ones it rests on."""
 
     difference: float
     p_value: float
@@ -24,7 +24,7 @@ class PairedTest:
     users: int
 
 
-def paired_test(first: np.ndarray, second: np.ndarray, seed: int = 0) -> PairedTest:
+def paired_test(first: np.ndarray, second: np.ndarray, seed: int = 0, user: np.ndarray | None = None) -> PairedTest:
     """Compare two models on the same users with a sign-flip permutation test of the mean difference.
 
     Were the models equally good, a user's difference would as likely have the other sign. The p-value is the share of
@@ -33,26 +33,38 @@ def paired_test(first: np.ndarray, second: np.ndarray, seed: int = 0) -> PairedT
     metrics: many are zero. The interval is Student's, from the deviation over users. Both say how far the result
     carries to other *users*; training seeds are averaged, their deviation is a table's own column.
 
+    Under ``time_target=successive`` a user has a row for every target, and what one model does better for a user it
+    does in many of them. Rows of one user therefore change sign together, and the interval's deviation is that of the
+    users' sums (the cluster-robust one, with G / (G - 1) for G users); the difference stays the mean over rows, which
+    is what tables print.
+
     Args:
-        first, second: a metric per user (:meth:`recbole_eimf.evaluator.ranks.Ranks.per_user`), float [R], or [seeds, R]
-            for several runs, which need not be as many on both sides. Rows are averaged; users with NaN (no target in
+        first, second: a metric per row (:meth:`recbole_eimf.evaluator.ranks.Ranks.per_user`), float [R], or [seeds, R]
+            for several runs, which need not be as many on both sides. Seeds are averaged; rows with NaN (no target in
             the slice) are dropped.
         seed: of the random signs.
+        user: whose row each is, [R]; None: each is another user's.
 
     Raises:
         DataError: different users (numbers of them), or nobody with a value on both sides.
     """
     a, b = (np.atleast_2d(np.asarray(values, dtype=np.float64)).mean(axis=0) for values in (first, second))
-    if a.shape != b.shape:
-        raise DataError(f"paired test: {len(a)} users on one side, {len(b)} on the other. Compare runs on one split.")
-    difference = (a - b)[~np.isnan(a - b)]
-    users = len(difference)
-    if users == 0:
+    if a.shape != b.shape or (user is not None and len(user) != len(a)):
+        sizes = f"{len(a)} users on one side, {len(b)} on the other"
+        told = f", {len(user)} users named" if user is not None and len(user) != len(a) else ""
+        raise DataError(f"paired test: {sizes}{told}. Compare runs on one split.")
+    there = ~np.isnan(a - b)
+    difference = (a - b)[there]
+    if len(difference) == 0:
         raise DataError("paired test: no user has a value on both sides. Take a larger slice, or none.")
     mean = float(difference.mean())
-    spread = float(difference.std(ddof=1)) / users**0.5 if users > 1 else np.inf
+    own = np.arange(len(difference)) if user is None else np.unique(user[there], return_inverse=True)[1]
+    users = int(own.max()) + 1
+    apart = np.bincount(own, weights=difference - mean)  # [users]: how far each user's rows sum from what all have
+    spread = float((apart**2).sum() * users / (users - 1)) ** 0.5 / len(difference) if users > 1 else np.inf
     margin = float(stats.t.ppf(0.975, users - 1)) * spread if users > 1 else np.inf
-    return PairedTest(mean, _sign_flip(difference[difference != 0], seed), (mean - margin, mean + margin), users)
+    summed = np.bincount(own, weights=difference)
+    return PairedTest(mean, _sign_flip(summed[summed != 0], seed), (mean - margin, mean + margin), users)
 
 
 def _sign_flip(difference: np.ndarray, seed: int) -> float:

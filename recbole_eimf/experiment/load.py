@@ -10,7 +10,7 @@ import torch
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import assembly, plugin
+from recbole_eimf.experiment import assembly, plugin, refit
 from recbole_eimf.experiment.one_run import ranks_of
 from recbole_eimf.trainer import checkpoint as saved_model
 
@@ -94,6 +94,8 @@ def load(
     _check_backbone_is_named(stored.get("backbone"), overrides, folder)
     config = EIMFConfig(model_class, description["dataset"], [stored], given)
     loaders = assembly.loaders(config)
+    if loaders[0]._dataset.before_test is not None:  # what the saved model was trained on in the end
+        loaders = (refit.loader(config, loaders[0]._dataset.before_test), *loaders[1:])
     saved_model.check_data(description, loaders[0]._dataset, model_class, folder)
     net = assembly.model(config, loaders[0]._dataset).to(config["device"])
     saved_model.read_weights(net, folder)

@@ -22,7 +22,7 @@ from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
-from recbole_eimf.experiment import assembly, run_log
+from recbole_eimf.experiment import assembly, refit, run_log
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.model.backbones.backbone import backbone_class
 from recbole_eimf.trainer import checkpoint as saved_model
@@ -72,6 +72,8 @@ def _trained(
             f"{config['model']} scores one item of one user at a time: {pairs:,} pairs an evaluation, minutes "
             f"per million on a CPU. --eval_step=5 evaluates less often."
         )
+    if config["refit"]:
+        refit.check(config, "refit=True", trainer)
     if wanted.resume:
         _resume(trainer, train_data, changes)
     saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
@@ -90,9 +92,15 @@ def _trained(
         result = _result(config, model, trainer, valid or {}, {}, train)
         _note_metrics(trainer, result)
         return result
-    test = trainer.evaluate(test_data, load_best_model=saved, show_progress=False)
+    tested, known, again = trainer, train, None
+    if config["refit"]:
+        model, tested, again = refit.on_all_before_the_test(config, trainer, train)
+        known = train.before_test
+    best = saved and tested is trainer  # which its folder holds; a model that was trained again is at hand
+    test = tested.evaluate(test_data, load_best_model=best, show_progress=False)
     result = _result(config, model, trainer, valid or {}, test, train)
-    ranks = ranks_of(trainer, test_data._dataset, train)
+    result.refit = again
+    ranks = ranks_of(tested, test_data._dataset, known)
     if ranks is not None:
         result.slices = ranks.by_slice(sorted(config["topk"]))
         if wanted.output_dir and distributed.is_first():

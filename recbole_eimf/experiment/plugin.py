@@ -26,7 +26,7 @@ import recbole.utils.utils
 import torch
 
 from recbole_eimf.config.contract import is_ours
-from recbole_eimf.config.models import MODELS, load_model_class
+from recbole_eimf.config.models import MODELS, load_model_class, stock_models
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.trust import trusted_checkpoints
 
@@ -132,9 +132,7 @@ def _stop_anomaly_detection() -> None:
                 stacklevel=4,
             )
         return
-    wanted, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
-    importlib.import_module("recbole.model.sequential_recommender")
-    torch.autograd.set_detect_anomaly(wanted, checks)
+    stock_models()
 
 
 def _patch(owner: Any, name: str, make: Any) -> None:

@@ -19,7 +19,9 @@ class RunResult:
     ``train_seconds`` is training alone, validation not counted; ``parameters`` are the trained ones; ``side_load`` is
     the coverage of text and interests; ``slices`` the test metrics by training frequency of the target (``unseen``,
     ``cold``, ``median``, ``warm`` and those of ``slice_bounds``), with the number of ``targets`` and ``users`` of each;
-    ``config`` holds every setting; ``compared`` the runs made beside this one.
+    ``config`` holds every setting; ``compared`` the runs made beside this one. ``refit``: of a model that was trained
+    again before the test, its ``epochs``, the ``interactions`` it was trained on, how many of these validation had
+    (``interactions_added``), and ``train_seconds``; ``valid`` and the other numbers are then of the first training.
     """
 
     model: str
@@ -40,6 +42,7 @@ class RunResult:
     version: str = __version__
     config: dict[str, Any] = field(default_factory=dict)
     compared: list[RunResult] = field(default_factory=list)
+    refit: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunResult:
@@ -119,5 +122,10 @@ def summary(result: RunResult) -> str:
         lines.append(
             f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
             f"{side['training_users']} training users covered"
+        )
+    if result.refit:
+        lines.append(
+            f"trained again for {result.refit['epochs']} epochs on all before the test: "
+            f"{result.refit['interactions_added']:,} interactions more"
         )
     return "\n".join([*lines, "", table([result, *result.compared])])

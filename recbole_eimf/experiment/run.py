@@ -138,7 +138,7 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
         given = {**overrides, "interest_source": "shuffled", "shuffled_source": config["interest_source"]}
     else:
         model, given = name, concerning(name, {k: v for k, v in overrides.items() if k != "backbone"})
-    given |= {"compare_with": [], "state": "WARNING"}
+    given |= {"compare_with": []}
     if config["output_dir"]:
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
     if distributed.is_first():

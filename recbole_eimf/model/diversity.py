@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -38,26 +39,41 @@ def greedy_diverse(scores: Tensor, category: Tensor, weight: float, count: int, 
 
 
 def aggregated(
-    scores: Tensor, category: Tensor, weight: float, count: int, interest_num: int, hidden: Tensor | None = None
+    of_interest: Iterable[Tensor], category: Tensor, weight: float, count: int, hidden: Tensor | None = None
 ) -> Tensor:
-    """Scores with the greedily diverse picks above everything else, the first one highest.
+    """Scores with the greedily diverse picks above everything else, the first one highest (algorithm 2).
+
+    The candidates are the union of the best ``count`` items of *every* interest, however small one's scores are beside
+    another's; a candidate's score is the greatest that any interest gives it.
 
     Args:
-        scores: [B, N]; category: [N] ids; weight, count: see :func:`greedy_diverse`, whose pool is ``count`` items for
-            each of ``interest_num`` interests; hidden: [B, L] items that are picked last, or None.
+        of_interest: scores [B, N] by each interest; category: [N] ids; weight, count: see :func:`greedy_diverse`.
+        hidden: [B, L] items that are picked last, or None.
 
     Returns:
         [B, N]
     """
-    candidates = scores.clone()
-    if hidden is not None:
-        candidates.scatter_(1, hidden, torch.finfo(scores.dtype).min)
-    candidates[:, 0] = -torch.inf
+    scores, candidate = None, None
+    for own in of_interest:
+        scores = own if scores is None else torch.maximum(scores, own)
+        candidate = torch.zeros_like(own, dtype=torch.bool) if candidate is None else candidate
+        found = _without(own, hidden).topk(min(count, own.shape[1] - 1)).indices
+        candidate.scatter_(1, found, True)
     count = min(count, scores.shape[1] - 1)
-    pool = min(count * interest_num, scores.shape[1] - 1)
-    picked = greedy_diverse(candidates, category, weight, count, pool)
+    left = _without(scores, hidden).masked_fill(~candidate, -torch.inf)
+    pool = int(candidate.sum(1).max())
+    picked = greedy_diverse(left, category, weight, count, pool)
     place = torch.arange(count, 0, -1, device=scores.device)
     return scores.scatter(1, picked, scores.amax(1, keepdim=True) + place)
+
+
+def _without(scores: Tensor, hidden: Tensor | None) -> Tensor:
+    """A copy in which hidden items come last, and padding is none."""
+    left = scores.clone()
+    if hidden is not None:
+        left.scatter_(1, hidden, torch.finfo(scores.dtype).min)
+    left[:, 0] = -torch.inf
+    return left
 
 
 class ControllableAggregation(nn.Module):
@@ -93,7 +109,7 @@ class ControllableAggregation(nn.Module):
         # read from the data set, not from a checkpoint: a weight can be tried on a model trained without it
         self.register_buffer("category", torch.tensor(category), persistent=False)
 
-    def forward(self, scores: Tensor, item_seq: Tensor, interest_num: int) -> Tensor:
-        """[B, N], [B, L] -> [B, N]: the picks above everything else, the first one highest."""
+    def forward(self, of_interest: Iterable[Tensor], item_seq: Tensor) -> Tensor:
+        """Scores [B, N] by each interest, [B, L] -> [B, N]: the picks above everything else, the first one highest."""
         hidden = item_seq if self.mask_history else None
-        return aggregated(scores, self.category, self.weight, self.count, interest_num, hidden)
+        return aggregated(of_interest, self.category, self.weight, self.count, hidden)

@@ -2,10 +2,10 @@
 
 **Decisions** where the paper is silent or contradicts itself: eq. 13 prints h_ex, but serving uses behaviour alone and
 the text says "user behavior interest representation", so it is h_im; cosine and softmax between d_t and d need a
-projection the paper does not have: one learned linear map, shared by interests and item text; semantic scores (eq. 9)
-are scaled cosines (``score_scale``) whatever the model's own scores are, because products of projected unit vectors are
-too flat for a softmax to learn from (with them the loss stayed at ln N); rows of a batch that share what they align are
-not negatives of each other.
+projection the paper does not have: one learned linear map, shared by interests and item text; rows of a batch that
+share what they align are not negatives of each other. Semantic scores (eq. 9) are scaled cosines (``semantic_score``,
+``score_scale``) whatever the model's own scores are, because products of projected unit vectors are flat for a softmax
+at first; ``recipe=paper`` takes the printed inner products. docs/models.md lists what else that recipe is and is not.
 """
 
 from __future__ import annotations
@@ -45,15 +45,17 @@ class ExplicitInterests(nn.Module):
         super().__init__()
         keep = {"persistent": False}
         self.register_buffer("item_text", transform(side.item_text), **keep)  # [N, d_t]
-        self.register_buffer("item_has_text", side.item_has_text, **keep)  # [N]
+        # under global_time nothing learns from the text of items that come later, not even as candidates
+        has_text = side.fitted
+        self.register_buffer("item_has_text", has_text, **keep)  # [N]
         none = side.interests is None  # use_interests=False: nobody has interests
         self.register_buffer("interests", torch.empty(0) if none else transform(side.interests), **keep)  # [C, M, d_t]
         self.register_buffer("interest_mask", torch.empty(0) if none else side.interest_mask, **keep)  # [C, M]
         # [U], -1 where there is none
         self.register_buffer("user_exemplar", torch.full((users,), -1) if none else side.user_exemplar, **keep)
-        absent = torch.zeros(len(side.item_has_text)).masked_fill(~side.item_has_text, -torch.inf)
-        self.register_buffer("absent", None if side.item_has_text[1:].all() else absent, **keep)  # [N], 0 or -inf
-        self.register_buffer("items_with_text", side.item_has_text.nonzero().squeeze(1), **keep)
+        absent = torch.zeros(len(has_text)).masked_fill(~has_text, -torch.inf)
+        self.register_buffer("absent", None if has_text[1:].all() else absent, **keep)  # [N], 0 or -inf
+        self.register_buffer("items_with_text", has_text.nonzero().squeeze(1), **keep)
         narrow = None if dtype == torch.float32 else self.item_text.to(dtype)
         self.register_buffer("narrow_text", narrow, **keep)  # [N, d_t]
         self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
@@ -116,7 +118,7 @@ class EIMF(IBIM):
                 "model=EIMF trains with side-loaded interests and the data set has none: build it with "
                 "recbole_eimf (register() first), or set inference_only=True to score only."
             )
-        dimension = self.backbone.item_embedding.embedding.embedding_dim
+        dimension = self.backbone.item_embedding.dimension
         self.esim = ExplicitInterests(side, self.transform, dimension, dataset.user_num, self.logits_dtype)
         drawn = self.eimf.semantic_negatives
         self.semantic_negatives = self.item_settings.num_negatives if drawn is None else drawn
@@ -208,7 +210,9 @@ class EIMF(IBIM):
         With ``semantic_negatives``, or ``num_negatives``, the sum over items is estimated from that many drawn ones
         (log-Q corrected).
         """
-        states, count = self.item_settings.score_scale * unit_rows(explicit), self.semantic_negatives
+        states, count = explicit, self.semantic_negatives
+        if self.eimf.semantic_score == "cosine":
+            states = self.item_settings.score_scale * unit_rows(explicit)
         if count:
             competing = self.esim.items_with_text
             drawn = competing[torch.randint(len(competing), (count,), device=competing.device)]
@@ -221,7 +225,8 @@ class EIMF(IBIM):
         return loss.full_softmax_loss(states, vectors, positive, self.esim.absent, self.logits_dtype, known)
 
     def _text_vectors(self, items: Tensor | slice) -> Tensor:
-        return unit_rows(self.esim.projected(items))
+        vectors = self.esim.projected(items)
+        return unit_rows(vectors) if self.eimf.semantic_score == "cosine" else vectors
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
@@ -44,12 +46,12 @@ class IBIM(WeighsTargets, SequenceModel):
         self.logits_dtype = getattr(torch, self.item_settings.logits_dtype)
         side = None if self.inference_only else getattr(dataset, "side", None)
         self.transform = None
-        self._text = self._has_text = None
+        self._text = self._has_text = self._fitted = None
         if side is not None:
             self.transform = TextTransform(side.item_text, side.fitted, self.item_settings)
-            self._has_text = side.item_has_text
+            self._has_text, self._fitted = side.item_has_text, side.fitted
             self._text = self.transform(side.item_text) * self._has_text[:, None]
-        self.backbone = backbone_class(self.backbone_name(config))(config, dataset, self._make_table)
+        self.backbone = backbone_class(self.network_name(config))(config, dataset, self._make_table)
         self.negatives = None if self.inference_only else self._make_sampler(dataset)
         wants_diversity = self.interest_settings.diversity_lambda != 0
         self.diversity = ControllableAggregation(config, dataset) if wants_diversity else None
@@ -63,9 +65,14 @@ class IBIM(WeighsTargets, SequenceModel):
         return cls.fixed_backbone or config["backbone"]
 
     @classmethod
+    def network_name(cls, config) -> str:
+        """The backbone that is built: a form of :meth:`backbone_name`, where a model has one."""
+        return cls.backbone_name(config)
+
+    @classmethod
     def choose_training_view(cls, config) -> str:
         """The rows this model trains on, where ``training_view`` does not say."""
-        return backbone_class(cls.backbone_name(config)).view
+        return backbone_class(cls.network_name(config)).view
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:
@@ -104,6 +111,7 @@ class IBIM(WeighsTargets, SequenceModel):
             self._has_text,
             extra_rows,
             self.inference_only,
+            self._fitted,
         )
 
     def _make_sampler(self, dataset) -> NegativeSampler | None:
@@ -137,7 +145,8 @@ class IBIM(WeighsTargets, SequenceModel):
             return interests[:, 0]
         if self.interest_settings.readout == "hard":
             return hard_readout(query, interests)
-        return target_attention(query, interests, mask, scale=1 / self.interest_settings.readout_temperature)
+        wanted = self.interest_settings
+        return target_attention(query, interests, mask, 1 / wanted.readout_temperature, wanted.readout_power)
 
     def _recommendation_loss(
         self, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
@@ -203,16 +212,17 @@ class IBIM(WeighsTargets, SequenceModel):
         """
         interests = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         vectors = self.scored_vectors()
-        scores = interests[:, 0] @ vectors.T
-        for k in range(1, interests.shape[1]):  # one interest at a time: [B, K, N] would be K times the memory
-            scores = torch.maximum(scores, interests[:, k] @ vectors.T)
-        bias = self.item_bias
-        scores = scores if bias is None else scores + bias
+        # one interest at a time: [B, K, N] would be K times the memory
+        of_interest = (interest @ vectors.T for interest in interests.unbind(1))
+        added = self.item_bias
         if self.prior is not None:
-            scores = scores + self.prior(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+            prior = self.prior(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+            added = prior if added is None else added + prior
         if self.diversity is None:
-            return scores
-        return self.diversity(scores, interaction[self.ITEM_SEQ], interests.shape[1])
+            scores = reduce(torch.maximum, of_interest)
+            return scores if added is None else scores + added
+        of_interest = (scores if added is None else scores + added for scores in of_interest)
+        return self.diversity(of_interest, interaction[self.ITEM_SEQ])
 
     def predict(self, interaction: Interaction) -> Tensor:
         """[B]: the score of the row's ``item_id``."""
@@ -270,6 +280,12 @@ class DNN(IBIM):
     """YouTube's DNN (Covington et al. 2016)."""
 
     fixed_backbone = "DNN"
+
+
+class LiGR(IBIM):
+    """LiGR layers (Borisyuk et al. 2025); with ``num_negatives`` eSASRec (Tikhonovich et al. 2025)."""
+
+    fixed_backbone = "LiGR"
 
 
 class LLM2BERT4Rec(IBIM):

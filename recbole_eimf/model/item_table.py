@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.model.text_adaptor import text_adaptor
+from recbole_eimf.model.text_codes import product_codes
 
 
 class TextTransform:
@@ -54,33 +56,72 @@ class TextTransform:
         return ((text.double() - self.mean) @ self.map * self.scale).float()
 
 
-def principal_components(text: Tensor, has_text: Tensor, dimension: int, std: float, generator=None) -> Tensor:
+def principal_components(
+    text: Tensor, has_text: Tensor, dimension: int, std: float, generator=None, fitted: Tensor | None = None
+) -> Tensor:
     """The first ``dimension`` principal components of the items' text, scaled to standard deviation ``std``.
 
     Items without text, and dimensions the text does not fill, get normal noise of the same deviation.
 
     Args:
-        text: [N, d_t]; has_text: [N] bool.
+        text: [N, d_t]; has_text: [N] bool; fitted: [N] bool, the items with text that say what the mean, the
+            components and the deviation are; None: all with text. The others are only projected.
 
     Returns:
         [N, dimension]
     """
     vectors = torch.randn(len(text), dimension, generator=generator) * std
-    known = text[has_text].double()
+    known = text[has_text if fitted is None else fitted].double()
     if len(known) == 0:
         return vectors
-    centred = known - known.mean(0)
+    mean = known.mean(0)
+    centred = known - mean
     values, directions = torch.linalg.eigh(centred.T @ centred)
     keep = min(dimension, text.shape[1])
     directions = directions[:, values.argsort(descending=True)[:keep]]
     directions = directions * torch.sign(directions.gather(0, directions.abs().argmax(0, keepdim=True)))
-    components = centred @ directions
-    vectors[has_text.nonzero().squeeze(1)[:, None], torch.arange(keep)] = (components / components.std() * std).float()
+    components = (text[has_text].double() - mean) @ directions
+    scaled = components / (centred @ directions).std() * std
+    vectors[has_text.nonzero().squeeze(1)[:, None], torch.arange(keep)] = scaled.float()
     return vectors
+
+
+def standardised_components(text: Tensor, has_text: Tensor, dimension: int) -> Tensor:
+    """The items' text along its first ``dimension`` principal directions, each of the same variance (AlphaFuse).
+
+    Args:
+        text: [N, d_t]; has_text: bool [N], the items the directions are of.
+
+    Returns:
+        [N, dimension], of mean squared length one over the items with text, zero where there is none. Directions in
+        which the text does not vary at all are zero too.
+    """
+    known = text[has_text].double()
+    centred = known - known.mean(0)
+    values, directions = torch.linalg.eigh(centred.T @ centred / max(len(known), 1))
+    order = values.argsort(descending=True)[:dimension]
+    values, directions = values[order], directions[:, order]
+    directions = directions * torch.sign(directions.gather(0, directions.abs().argmax(0, keepdim=True)))
+    varies = values > values.max() * 1e-9
+    made = centred @ directions * varies / values.clamp(min=1e-30).sqrt() / varies.sum().clamp(min=1).sqrt()
+    found = torch.zeros(len(text), dimension)
+    found[has_text, : made.shape[1]] = made.float()
+    return found
 
 
 class ItemTable(nn.Module):
     """Item vectors [rows, d], used in place of ``nn.Embedding`` in RecBole's networks.
+
+    ``item_text`` says what they are made of:
+
+    ``none``        ids.
+    ``add``         ids plus text through ``text_adaptor`` (UniSRec's and WhitenRec's adaptors, with ids).
+    ``concat``      ids and that, side by side, through one linear map.
+    ``null_space``  AlphaFuse (Hu et al., SIGIR 2025): the text rotated to its principal directions and standardised,
+                    frozen; ids are learned in the last ``id_dimension`` of the d dimensions alone, where the directions
+                    of the least variance, the text's (nearly) null space, are given up to them.
+    ``codes``       VQ-Rec (Hou et al., WWW 2023): the sum of the embeddings of a text's product-quantised codes, over
+                    the root of their number. Items without text have an id.
 
     Args:
         n_items: N, row 0 is padding.
@@ -88,6 +129,7 @@ class ItemTable(nn.Module):
         settings: ``item_init``, ``item_text`` and their kin.
         text: [N, d_t] transformed text vectors, or None.
         has_text: [N] bool, or None.
+        fitted: [N] bool, the items that ``item_init=pca_text`` is fitted on; None: all with text.
         extra_rows: rows after the items (BERT4Rec's mask token).
         inference_only: build only what scoring needs; a checkpoint's folded table is loaded into it.
 
@@ -104,12 +146,19 @@ class ItemTable(nn.Module):
         has_text: Tensor | None = None,
         extra_rows: int = 0,
         inference_only: bool = False,
+        fitted: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.n_items = n_items
         self.kind = "none" if inference_only else settings.item_text
         self.inference_only = inference_only
-        self.embedding = nn.Embedding(n_items + extra_rows, dimension, padding_idx=0)
+        self.dimension = dimension
+        rows = n_items + extra_rows
+        if self.kind == "codes" and text is not None:  # ids of what has no codes alone, the mask token among them
+            own = F.pad(has_text, (0, extra_rows)).logical_not()
+            self.register_buffer("own_row", own.cumsum(0).sub(1) * own, persistent=False)
+            rows = int(own.sum())
+        self.embedding = nn.Embedding(rows, self._id_dimension(settings), padding_idx=0)
         self._weight: Tensor | None = None
         # set by a trainer whose optimiser updates looked-up rows alone: it is told of rows before they are read
         self.before_lookup: Callable[[Tensor | None], None] | None = None
@@ -119,23 +168,53 @@ class ItemTable(nn.Module):
                 f"item_init={settings.item_init}, item_text={settings.item_text} need item text: "
                 f"give text_fields and an .item file, or use item_init=normal and item_text=none."
             )
-        self._initialise(settings, text, has_text)
+        self._initialise(settings, text, has_text, fitted)
         if self.kind != "none":
-            self.register_buffer("text", F.pad(text, (0, 0, 0, extra_rows)), persistent=False)
-            self.projection = nn.Linear(text.shape[1], dimension, bias=False)
-            if self.kind == "concat":
-                self.mix = nn.Linear(2 * dimension, dimension, bias=False)
+            self._take_text(settings, text, has_text, extra_rows)
 
-    def _initialise(self, settings: ItemSettings, text: Tensor | None, has_text: Tensor | None) -> None:
+    def _id_dimension(self, settings: ItemSettings) -> int:
+        if self.kind != "null_space":
+            return self.dimension
+        wanted = settings.id_dimension or self.dimension // 2
+        if wanted >= self.dimension:
+            raise ConfigError(
+                f"id_dimension={wanted}: of item_text=null_space, less than the {self.dimension} of an item vector."
+            )
+        return wanted
+
+    def _take_text(self, settings: ItemSettings, text: Tensor, has_text: Tensor, extra_rows: int) -> None:
+        """Make what the form needs; a buffer of text is never saved."""
+        if self.kind == "null_space":
+            rest = self.dimension - self.embedding.embedding_dim
+            made = standardised_components(text, has_text, rest)
+            self.register_buffer("text", F.pad(made, (0, 0, 0, extra_rows)), persistent=False)
+        elif self.kind == "codes":
+            codes = product_codes(text, has_text, settings.code_pieces, settings.code_centroids)
+            # a row of embeddings for each centroid of each piece
+            codes = codes + settings.code_centroids * torch.arange(settings.code_pieces)
+            self.register_buffer("codes", F.pad(codes, (0, 0, 0, extra_rows)), persistent=False)
+            self.register_buffer("has_text", F.pad(has_text, (0, extra_rows)), persistent=False)
+            self.code_embedding = nn.Embedding(settings.code_pieces * settings.code_centroids, self.dimension)
+            nn.init.normal_(self.code_embedding.weight, std=settings.item_init_std)
+        else:
+            self.register_buffer("text", F.pad(text, (0, 0, 0, extra_rows)), persistent=False)
+            kept = (settings.adaptor_experts, settings.adaptor_dropout)
+            self.projection = text_adaptor(settings.text_adaptor, text.shape[1], self.dimension, *kept)
+            if self.kind == "concat":
+                self.mix = nn.Linear(2 * self.dimension, self.dimension, bias=False)
+
+    def _initialise(
+        self, settings: ItemSettings, text: Tensor | None, has_text: Tensor | None, fitted: Tensor | None
+    ) -> None:
         weight = self.embedding.weight
         with torch.no_grad():
             if settings.item_init == "xavier":
                 nn.init.xavier_normal_(weight)
             else:
                 nn.init.normal_(weight, std=settings.item_init_std)
-                if settings.item_init == "pca_text" and not self.inference_only:
+                if settings.item_init == "pca_text" and not self.inference_only and self.kind != "codes":
                     weight[: self.n_items] = principal_components(
-                        text, has_text, weight.shape[1], settings.item_init_std
+                        text, has_text, weight.shape[1], settings.item_init_std, fitted=fitted
                     )
             weight[0] = 0
 
@@ -159,11 +238,19 @@ class ItemTable(nn.Module):
         ids = self.embedding.weight
         if self.kind == "none":
             return ids
+        if self.kind == "null_space":
+            return torch.cat([self.text, ids], 1)
+        if self.kind == "codes":
+            return torch.where(self.has_text[:, None], self._coded(), ids[self.own_row])
         projected = self.projection(self.text)
         if self.kind == "add":
             return ids + projected
         mixed = self.mix(torch.cat([ids, projected], 1))
         return mixed * (torch.arange(len(mixed), device=mixed.device) != 0)[:, None]
+
+    def _coded(self) -> Tensor:
+        """[rows, d]: the sum of the embeddings of every row's codes, at the variance of one of them."""
+        return F.embedding_bag(self.codes, self.code_embedding.weight, mode="sum") / self.codes.shape[1] ** 0.5
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] item ids -> [..., d]."""
@@ -189,8 +276,11 @@ class ItemTable(nn.Module):
             self.before_lookup(None)
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.kind != "none":
+            training = self.training
+            self.train(False)  # the folded table is the one that serves: no dropout, no noise
             with torch.no_grad():
                 destination[prefix + "folded"] = self._fold().detach().clone()
+            self.train(training)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         self._weight = None
@@ -198,6 +288,7 @@ class ItemTable(nn.Module):
         if self.inference_only:
             if folded is not None:
                 state_dict[prefix + "embedding.weight"] = folded
-            for key in [k for k in state_dict if k.startswith((prefix + "projection.", prefix + "mix."))]:
+            parts = tuple(f"{prefix}{part}." for part in ("projection", "mix", "code_embedding"))
+            for key in [k for k in state_dict if k.startswith(parts)]:
                 del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -53,17 +53,32 @@ def encoded_by_length(encode: Callable[[Tensor, Tensor], Tensor], item_seq: Tens
     return torch.cat(parts)[order.argsort()]
 
 
-def target_attention(query: Tensor, interests: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
+def signed_power(values: Tensor, power: float) -> Tensor:
+    """|x|^p with the sign of x: what pow(x, p) is where x >= 0 and for odd p, and a likeness keeps its order for all.
+
+    Its gradient at 0 is finite for p < 1 too.
+    """
+    if power == 1:
+        return values
+    return values.sign() * values.abs().clamp(min=1e-12).pow(power)
+
+
+def target_attention(
+    query: Tensor, interests: Tensor, mask: Tensor | None = None, scale: float = 1.0, power: float = 1.0
+) -> Tensor:
     """Target-aware attention (EIMF eq. 6 and 8): softmax over the interests of query · interest.
+
+    MIND's label-aware attention (Li et al. 2019, eq. 8), softmax(pow(interest · query, p)), is ``power=p``.
+    **Decision:** signs are kept, see :func:`signed_power`: an even power would take the least like for the likest.
 
     Args:
         query: [R, d]; interests: [R, K, d] (keys and values); mask: [R, K] bool, True where an interest exists (at
-            least one per row); scale: multiplies the products.
+            least one per row); scale: multiplies the products; power: they are raised to first.
 
     Returns:
         [R, d]
     """
-    logits = torch.einsum("rd,rkd->rk", query, interests) * scale
+    logits = signed_power(torch.einsum("rd,rkd->rk", query, interests), power) * scale
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)
     return torch.einsum("rk,rkd->rd", torch.softmax(logits, -1), interests)
@@ -132,12 +147,20 @@ def squash(vectors: Tensor) -> Tensor:
 
 
 def dynamic_routing(
-    votes: Tensor, logits: Tensor, mask: Tensor, live: Tensor | None = None, iterations: int = 3
+    votes: Tensor,
+    logits: Tensor,
+    mask: Tensor,
+    live: Tensor | None = None,
+    iterations: int = 3,
+    softmax: str = "interests",
 ) -> tuple[Tensor, Tensor]:
     """Capsule routing of items to interests (MIND algorithm 1, ComiRec-DR algorithm 1).
 
-    An item divides itself among the *interests* (softmax over K), and padding gives nothing to any. Gradients flow
-    through the last iteration only: the earlier ones find the weights.
+    With ``softmax="interests"``, as both algorithms are printed, an item divides itself among the interests (over K).
+    With ``"positions"``, as the released PyTorch code of ComiRec and REMI has it, an interest divides itself among the
+    items (over L). **Decision:** padding takes no part in either; that code masks after its softmax, so that real items
+    lose what padding took, and a score depends on how far a row is padded. Gradients flow through the last iteration
+    only: the earlier ones find the weights.
 
     Args:
         votes: [B, K, L, d], what item l says to interest k; logits: [B, K, L] initial routing logits.
@@ -146,14 +169,20 @@ def dynamic_routing(
     Returns:
         interests [B, K, d] (zero where not live), weights [B, K, L] of the last iteration.
     """
-    if live is not None:
-        logits = logits.masked_fill(~live[..., None], -torch.inf)
+    taking_part = mask[:, None, :] if live is None else mask[:, None, :] & live[..., None]
+
+    def weights(logits: Tensor) -> Tensor:
+        if softmax == "positions":
+            shares = torch.softmax(logits.masked_fill(~mask[:, None, :], -torch.inf), 2)
+        else:
+            shares = torch.softmax(logits if live is None else logits.masked_fill(~live[..., None], -torch.inf), 1)
+        return shares * taking_part
+
     fixed = votes.detach()
     for _ in range(iterations - 1):
-        weight = torch.softmax(logits, 1) * mask[:, None, :]
-        interests = squash(torch.einsum("bkl,bkld->bkd", weight, fixed))
+        interests = squash(torch.einsum("bkl,bkld->bkd", weights(logits), fixed))
         logits = logits + torch.einsum("bkd,bkld->bkl", interests, fixed)
-    weight = torch.softmax(logits, 1) * mask[:, None, :]
+    weight = weights(logits)
     return squash(torch.einsum("bkl,bkld->bkd", weight, votes)), weight
 
 
@@ -168,8 +197,9 @@ class BehaviourToInterestRouting(nn.Module):
 
     initial_std = 0.1
 
-    def __init__(self, dimension: int, interest_num: int, max_length: int) -> None:
+    def __init__(self, dimension: int, interest_num: int, max_length: int, softmax: str = "interests") -> None:
         super().__init__()
+        self.softmax = softmax
         self.map = nn.Linear(dimension, dimension, bias=False)
         self.register_buffer("initial", torch.randn(interest_num, max_length) * self.initial_std)
 
@@ -183,7 +213,7 @@ class BehaviourToInterestRouting(nn.Module):
         """[B, L, d], [B, L] bool -> interests [B, K, d] (zero where not live), weights [B, K, L]."""
         votes = self.map(items)[:, None].expand(-1, len(self.initial), -1, -1)
         logits = self.initial[:, recency(mask)].transpose(0, 1)
-        return dynamic_routing(votes, logits, mask, self.live(mask))
+        return dynamic_routing(votes, logits, mask, self.live(mask), softmax=self.softmax)
 
 
 class PositionalRouting(nn.Module):
@@ -193,8 +223,9 @@ class PositionalRouting(nn.Module):
     item backwards, as in :class:`SelfAttentiveRouting`.
     """
 
-    def __init__(self, dimension: int, interest_num: int, max_length: int) -> None:
+    def __init__(self, dimension: int, interest_num: int, max_length: int, softmax: str = "interests") -> None:
         super().__init__()
+        self.softmax = softmax
         self.maps = nn.Parameter(torch.randn(max_length, interest_num, dimension, dimension) * dimension**-0.5)
 
     def forward(self, items: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,5 +234,5 @@ class PositionalRouting(nn.Module):
         # turn the rows round instead of gathering a d x d map for each of their items
         latest_first = items.gather(1, back[..., None].expand_as(items))
         votes = torch.einsum("bld,lked->bkle", latest_first, self.maps[: items.shape[1]])
-        interests, weight = dynamic_routing(votes, votes.new_zeros(votes.shape[:3]), mask)
+        interests, weight = dynamic_routing(votes, votes.new_zeros(votes.shape[:3]), mask, softmax=self.softmax)
         return interests, weight.gather(2, back[:, None].expand_as(weight)) * mask[:, None]

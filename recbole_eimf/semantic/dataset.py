@@ -27,6 +27,8 @@ class SideLoadedDataset(LazySequenceDataset):
                 train.side = load_side_information(
                     self.config, train, interests=need == "interests", follows=asked.needs_next_items(self.config)
                 )
+                if train.before_test is not None:
+                    train.before_test.side = train.side.known_to(train.before_test)
         return [train, valid, test]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from recbole_eimf.semantic.llm.reply import (
     ReplyError,
     completion_usage,
     parse_interests,
+    reply_from_text,
 )
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Past:
     """The journal's records of one prompt to one model."""
 
     ok: dict | None = None
+    failed: dict | None = None
     usage: dict[str, int] | None = None
 
     def pay(self, usage: Mapping[str, int] | None) -> None:
@@ -78,7 +80,29 @@ def read_journal(journal: Path, model: str) -> dict[tuple[str, str], Past]:
             entry.pay(completion_usage(record))
             if record["status"] == "ok":
                 entry.ok = record
+            else:
+                entry.failed = record
     return past
+
+
+def kept(
+    requests: Sequence[PromptRequest], max_interests: int, past: Mapping[tuple[str, str], Past]
+) -> dict[str, Reply]:
+    """What the journal knows of each request, by user id: the reply of use, else the last one that is of none."""
+    replies = reusable(requests, max_interests, past)
+    for request in requests:
+        entry = past.get((request.user_id, request.sha256))
+        if request.user_id in replies or entry is None:
+            continue
+        record = entry.failed or entry.ok
+        said = reply_from_text(request.user_id, request.sha256, record["response"] or "", "openai", max_interests)
+        failure = (said.failure or "malformed") if record["response"] else "no answer"
+        error = record.get("error") if isinstance(record.get("error"), str) else said.error
+        replies[request.user_id] = replace(
+            said, response=record["response"], interests=(), status="failed", error=error, usage=entry.usage,
+            failure=failure,
+        )  # fmt: skip
+    return replies
 
 
 def reusable(

@@ -23,39 +23,21 @@ from recbole_eimf.config.keys import SOURCES, SemanticSettings
 from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
-from recbole_eimf.core.files import fingerprint, read_csv, read_tensors, write_tensors
+from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic import export
 from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
+from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.encoders.build import build_encoder
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
-from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
 from recbole_eimf.semantic.llm.reply import Reply
-from recbole_eimf.semantic.reply_check import PromptForm, checked_replies, knowing_replies
-from recbole_eimf.semantic.sources import batch, keywords, own
+from recbole_eimf.semantic.sources import batch, endpoint, keywords, own, shuffled, side_loaded
 
 #: whose interests are an LLM's words
 LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What ESIM may see: the *training* sequences, as tokens, and the text of items.
-
-    users: [U] tokens; histories: per user, item tokens, oldest first, those of one time in the source's order whatever
-    ``ties`` is; item_text: item token -> text; shorter_text: the same of fewer text columns, which side-loaded replies
-    may have been asked with; asked_histories: the training histories of ``ties=source`` where today's are others: what
-    side-loaded replies were asked of. They may name items that are held out today, and only their check reads them.
-    """
-
-    users: list[str]
-    histories: list[list[str]]
-    item_text: Mapping[str, str]
-    shorter_text: tuple[Mapping[str, str], ...] = ()
-    asked_histories: list[list[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +47,7 @@ class Interests:
     exemplars: [C] user tokens; texts: per exemplar its interests, most important first; assignment: training user token
     -> index into exemplars (users without one are absent); source: where the replies come from; llm_used: whether any
     LLM had a part in them; report: counts and seconds for the log and result.json; digests: per exemplar the sha256 of
-    the prompt its reply answers, "" where there is none.
+    the prompt its reply answers, "" where there is none; replies: by user, those that are of no use too.
     """
 
     exemplars: list[str]
@@ -75,6 +57,7 @@ class Interests:
     llm_used: bool
     report: dict[str, Any] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
+    replies: Mapping[str, Reply] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """A row per exemplar: the user, its interests, and how many users it stands for."""
@@ -210,6 +193,7 @@ class Pipeline:
             ClusterSettings,
             s,
             method="auto" if none else s.clustering,
+            preference=None if none else s.preference,
             exemplar_ratio=None if none or s.preference is not None else s.exemplar_ratio,
         )
         users = [user for user, ok in zip(self.corpus.users, known) if ok]
@@ -270,7 +254,8 @@ class Pipeline:
         elif ":" in source:
             replies = own.own_replies(source, self._told(exemplars, assignment), self.settings.max_interests)
         else:
-            replies = self._ask(exemplars, agreed)
+            requests = self.requests(exemplars)
+            replies = endpoint.ask(requests, self.llm_settings(), self.journal, self.name, agreed)
         self.seconds["replies"] = time.perf_counter() - begin
         return exemplars, assignment, replies, report
 
@@ -288,17 +273,6 @@ class Pipeline:
             for user, request in zip(exemplars, self.requests(exemplars), strict=True)
         ]
 
-    def _ask(self, exemplars: Sequence[str], agreed: bool) -> dict[str, Reply]:
-        requests, wanted = self.requests(exemplars), self.llm_settings()
-        estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, self.journal))
-        if estimate.calls and not agreed:
-            raise InterestSourceError(
-                f"interest_source=openai would make paid calls: {estimate}. Look at a prompt and agree with "
-                f"`python -m recbole_eimf interests --dataset={self.name} --interest_source=openai ...`, "
-                f"or add --yes=True."
-            )
-        return client.fetch_openai(requests, wanted, self.journal)
-
     def _cluster_titles(self, exemplars: Sequence[str], assignment: Mapping[str, int]) -> dict[str, list[str]]:
         titles: dict[str, list[str]] = {user: [] for user in exemplars}
         seen: list[set[str]] = [set() for _ in exemplars]
@@ -314,69 +288,19 @@ class Pipeline:
 
     def _from_file(self) -> tuple[list[str], dict[str, int], dict[str, Reply], dict[str, Any]]:
         """Side-load replies. Exemplars that are not training users are not used: their members move to the nearest."""
-        s = self.settings
         begin = time.perf_counter()
-        replies, usable, found = self.side_loaded
-        index = {user: c for c, user in enumerate(usable)}
-        report: dict[str, Any] = dict(found)
-        if s.assignment_file:
-            given = read_assignment(s.assignment_file)
-            wanted = {user: given.get(user) for user in self.corpus.users}
-            report["users_without_assignment"] = sum(e is None for e in wanted.values())
-            stranded = [u for u, e in wanted.items() if e is not None and e not in index]
-            assignment = {u: index[e] for u, e in wanted.items() if e is not None and e in index}
-        else:
-            stranded, assignment = [u for u in self.corpus.users if u not in index], {u: index[u] for u in usable}
-        moved = self._nearest(stranded, usable)
-        report |= {"users_moved_to_nearest_exemplar": len(moved), "clusters": len(usable)}
+        loaded = self.side_loaded
+        assignment, stranded, counts = side_loaded.assigned(self.corpus.users, loaded.usable, self.settings)
+        moved = self._nearest(stranded, loaded.usable)
+        report = loaded.counts | counts
+        report |= {"users_moved_to_nearest_exemplar": len(moved), "clusters": len(loaded.usable)}
         self.seconds["replies"] = time.perf_counter() - begin
-        return usable, assignment | moved, replies, report
+        return loaded.usable, assignment | moved, loaded.replies, report
 
     @cached_property
-    def side_loaded(self) -> tuple[dict[str, Reply], list[str], dict[str, int]]:
-        """Replies of ``interest_file``: (all by user, the usable ones' training users, counts).
-
-        Usable is a reply with interests whose prompt names no item that is held out for its user today: with ties
-        shuffled that may be one that the source's order has in the history.
-
-        Raises:
-            DataError: the file is broken or of another data set, or replies answer prompts that the training histories
-                do not give (held-out items may stand in them) and ``allow_foreign_replies`` is not set.
-        """
-        s = self.settings
-        replies = batch.fetch_file(None, Path(s.interest_file), s.max_interests)
-        training = set(self.corpus.users)
-        exemplars = [user for user in replies if user in training]
-        if not exemplars:
-            example = next(iter(replies), None)
-            raise DataError(
-                f"{s.interest_file}: none of its {len(replies)} users is a training user of {self.name} "
-                f"(first one: {example!r}). Is it the file of another data set?"
-            )
-        usable = [user for user in exemplars if replies[user].status == "ok"]
-        counts = {"exemplars_not_in_training": len(replies) - len(exemplars)}
-        form = PromptForm(
-            load_template(s.prompt_file), s.prompt_items, (self.corpus.item_text, *self.corpus.shorter_text)
-        )
-        histories = dict(zip(self.corpus.users, self.corpus.histories))
-        digests = {user: replies[user].prompt_sha256 for user in usable}
-        path, allowed = f"{s.interest_file} ({self.name})", s.allow_foreign_replies
-        asked = dict(zip(self.corpus.users, self.corpus.asked_histories or self.corpus.histories))
-        knowing = knowing_replies(form, digests, histories, asked) if self.corpus.asked_histories else set()
-        if knowing:
-            getLogger().warning(
-                f"{path}: {len(knowing)} of {len(usable)} replies answer prompts that name an item held out for their "
-                f"user under this order of ties: not used; their members move to the nearest exemplar."
-            )
-            counts["replies_that_know_held_out_items"] = len(knowing)
-            usable = [user for user in usable if user not in knowing]
-            digests = {user: digests[user] for user in usable}
-            if not usable:
-                raise DataError(
-                    f"{path}: all its replies know items that are held out under ties shuffled. Use --ties=source, or "
-                    f"ask again with `python -m recbole_eimf interests`."
-                )
-        return replies, usable, counts | checked_replies(form, digests, histories, path, allowed, asked)
+    def side_loaded(self) -> side_loaded.SideLoaded:
+        """The replies of ``interest_file``, checked; see :func:`side_loaded.load`."""
+        return side_loaded.load(self.corpus, self.settings, self.name)
 
     def _nearest(self, users: Sequence[str], exemplars: Sequence[str]) -> dict[str, int]:
         """The closest exemplar of each user by sequence embedding; users without text are left out."""
@@ -419,10 +343,7 @@ class Pipeline:
             )
         assignment = {user: c for user, c in assignment.items() if texts[c]}
         if placebo:
-            rng = np.random.default_rng(seed)
-            assignment = {
-                user: answered[i] for user, i in zip(assignment, rng.integers(len(answered), size=len(assignment)))
-            }
+            assignment = shuffled.drawn(assignment, answered, seed)
         report = {
             **report,
             "exemplars": len(exemplars),
@@ -437,28 +358,4 @@ class Pipeline:
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
         digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
-        return Interests(exemplars, texts, assignment, name, source in LLM_SOURCES, report, digests)
-
-
-def read_assignment(path: str | Path) -> dict[str, str]:
-    """Read ``user_id,exemplar_user_id`` rows from a CSV file (optionally .gz).
-
-    Raises:
-        DataError: no file, an unreadable one, other columns, a row of another width, a missing id, or a user with two
-            exemplars; names file and line.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"assignment_file={path}: no such file.")
-    assignment: dict[str, str] = {}
-    first_line: dict[str, int] = {}
-    for line, row in read_csv(path, ("user_id", "exemplar_user_id")):
-        if not all(row):
-            raise DataError(f"{path}, line {line}: expected two ids, found {row}. Mend or remove the line.")
-        user, exemplar = row
-        if assignment.setdefault(user, exemplar) != exemplar:
-            raise DataError(
-                f"{path}, line {line}: user {user!r} has another exemplar in line {first_line[user]}. Keep one."
-            )
-        first_line.setdefault(user, line)
-    return assignment
+        return Interests(exemplars, texts, assignment, name, source in LLM_SOURCES, report, digests, replies)

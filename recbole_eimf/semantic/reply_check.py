@@ -48,9 +48,15 @@ class PromptForm:
     def answered(self, user: str, history: Sequence[str], digest: str) -> int | None:
         """The n of the longest prompt over the first n items of a history that a reply with this digest answers."""
         lengths = range(len(history), 0, -1)
-        return next((kept for kept in lengths if digest in self._digests(user, history[:kept])), None)
+        return next((kept for kept in lengths if digest in self._prompts(user, history[:kept])), None)
 
-    def _digests(self, user: str, history: Sequence[str]) -> set[str]:
+    def prompt_of(self, user: str, history: Sequence[str], digest: str) -> str | None:
+        """The prompt that a reply with this digest answers; None where no part of the history gives it."""
+        kept = self.answered(user, history, digest)
+        return None if kept is None else self._prompts(user, history[:kept])[digest]
+
+    def _prompts(self, user: str, history: Sequence[str]) -> dict[str, str]:
+        """Every form of the prompt over a history, by its digest."""
         asked = set()
         for text in self.item_texts:
             # ours leave items without text out; other programs list them as untitled
@@ -59,7 +65,8 @@ class PromptForm:
                 titles = tuple(text.get(item, "") for item in latest)
                 asked |= {(latest, titles), (latest, tuple(map(_as_in_the_source, titles)))}
         exemplars = [Exemplar(user, titles, items) for items, titles in asked if items]
-        return {build_prompt(exemplar, self.template, self.prompt_items).sha256 for exemplar in exemplars}
+        asked_for = (build_prompt(exemplar, self.template, self.prompt_items) for exemplar in exemplars)
+        return {request.sha256: request.prompt for request in asked_for}
 
 
 def _as_in_the_source(title: str) -> str:

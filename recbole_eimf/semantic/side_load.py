@@ -16,8 +16,9 @@ from recbole_eimf.config import keys
 from recbole_eimf.config.keys import DataSettings, SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import read_item_text
+from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage, item_texts, next_graph
-from recbole_eimf.semantic.pipeline import Corpus, Interests, Pipeline
+from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.text_placebo import text_vectors
 
 
@@ -45,6 +46,11 @@ class SideInformation:
         """bool [N]: the items whose texts statistics (whitening, means) are taken of; under ``global_time`` those that
         training knows, for the others' texts were not there yet."""
         return self.item_has_text if self.seen is None else self.item_has_text & self.seen
+
+    def known_to(self, later) -> SideInformation:
+        """The same for a model that is trained again on ``later``, a part that goes on further in time: its new items
+        have text; clusters, exemplars and interests stay, and its new users have none."""
+        return replace(self, seen=None if self.seen is None else torch.from_numpy(later.item_counts() > 0))
 
 
 def corpus_of(config, train) -> Corpus:

@@ -124,11 +124,11 @@ def _scored(parts: Parts, config: Mapping[str, Any], asked: _Asked, k: int) -> t
 def _diverse(
     parts: Parts, wanted: Mapping[str, Any], asked: _Asked, interests: Tensor, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    scores = Query(interests, parts.vectors, parts.bias).scores(0, len(parts.vectors))
-    if asked.barred is not None:
-        scores += asked.barred
+    offset = torch.zeros(1) if parts.bias is None else parts.bias
+    offset = offset if asked.barred is None else offset + asked.barred
+    of_interest = (interest @ parts.vectors.T + offset for interest in interests.unbind(1))
     hidden = padded(asked.rows, parts.encoder)[0] if asked.exclude_seen else None
-    picked = aggregated(scores, parts.category, wanted["weight"], wanted["count"], interests.shape[1], hidden)
+    picked = aggregated(of_interest, parts.category, wanted["weight"], wanted["count"], hidden)
     return _ranked(picked, asked, k)
 
 

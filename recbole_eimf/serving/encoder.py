@@ -104,7 +104,8 @@ def _backbone(name: str, keys: Mapping[str, Any], known: _Catalogue) -> Backbone
 
     if name not in BACKBONES:  # an import path would run code that a folder names
         raise DataError(f"encoder over {name!r}: no backbone of recbole_eimf. Served are {', '.join(BACKBONES)}.")
-    network = {"network": NETWORKS[name]} if name in NETWORKS else {}
+    plain = BACKBONES[name].over or name
+    network = {"network": NETWORKS[plain]} if plain in NETWORKS else {}
     return backbone_class(name)(keys, known, make_table, **network)
 
 

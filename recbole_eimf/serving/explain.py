@@ -135,15 +135,22 @@ def _rank_of_title(words: Sentences, text: Tensor, exemplar: Tensor, items: Tens
     return torch.cat(ranks)
 
 
-def said_of(better: Mapping[str, Any] | None) -> str | None:
-    """The honesty number in words, for the command line and the card."""
+def means_more(better: Mapping[str, Any] | None) -> bool | None:
+    """Whether the sentence named does better than a placebo's, beyond two standard errors; None where nobody knows."""
     if not better or better["better"] is None:
         return None
+    return bool(better["better"] - 2 * better["error"] > 0.5)
+
+
+def said_of(better: Mapping[str, Any] | None) -> str | None:
+    """The honesty number in words, for the command line, the pages and the card."""
+    more = means_more(better)
+    if better is None or more is None:
+        return None
     share, error = 100 * better["better"], 100 * better["error"]
-    meaning = "more than a placebo's" if share - 2 * error > 50 else "no more than a placebo's"
-    whose = "the LLM's sentences" if better["llm_used"] else "the sentences (keywords of titles; no LLM)"
+    whose = "The LLM's sentences" if better["llm_used"] else "The sentences (keywords of titles; no LLM)"
+    verdict = "mean more than a placebo's" if more else "mean no more than a placebo's, so take none for a reason"
     return (
-        f"What {whose} mean: the one named ranks the recommended title above another exemplar's in "
-        f"{share:.1f} % of {better['pairs']:,} cases (± {2 * error:.1f}; 50 % is chance): {meaning}. Items are ranked "
-        f"without reading them."
+        f"{whose} {verdict}: the one named ranks the recommended title above another exemplar's in {share:.1f} % of "
+        f"{better['pairs']:,} cases (± {2 * error:.1f}; 50 % is chance). Items are ranked without reading them."
     )

@@ -49,13 +49,25 @@ class Run:
     config: Any
     net: nn.Module
     loaders: tuple
+    given: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def read_run(output_dir: str | os.PathLike) -> Run:
-    """Load the model of a run.
+def read_run(output_dir: str | os.PathLike, **overrides: Any) -> Run:
+    """Load the model of a run; ``overrides`` are keys that say where its files are now.
 
     Raises:
         DataError: no such folder, or the run is not finished.
+    """
+    folder, result = Path(output_dir), read_result(output_dir)
+    config, net, loaders = load(folder, gpu_id="", state="WARNING", show_progress=False, **overrides)
+    return Run(folder, result, config, net.eval(), loaders, overrides)
+
+
+def read_result(output_dir: str | os.PathLike) -> dict[str, Any]:
+    """What ``result.json`` of a finished run holds.
+
+    Raises:
+        DataError: as :func:`read_run`.
     """
     folder = Path(output_dir)
     file = folder / "result.json"
@@ -63,11 +75,15 @@ def read_run(output_dir: str | os.PathLike) -> Run:
         what = "is there, but the run is not finished" if folder.is_dir() else "no such folder"
         raise DataError(f"{folder}: {what} (no result.json). Train with --output_dir={folder}, or --resume=True.")
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}). Run again to have it rewritten.") from error
-    config, net, loaders = load(folder, gpu_id="", state="WARNING", show_progress=False)
-    return Run(folder, result, config, net.eval(), loaders)
+
+
+def honesty_of(run: Run) -> dict[str, Any] | None:
+    """What :func:`recbole_eimf.serving.explain.honesty` measures of an EIMF run, as a model folder would hold it."""
+    parts, config = _taken_apart(run)
+    return (_with_text(run, parts, config, "auto")[1]["text"] or {}).get("explain")
 
 
 def export(
@@ -180,7 +196,8 @@ def _encoder(run: Run) -> tuple[EncoderSpec, dict[str, Tensor]]:
         tensors = {name: value for name, value in state.items() if name in known}
         return EncoderSpec(towers, keys_read(towers, True, config), own=True), _copied(tensors)
     backbones = [net.backbone] if isinstance(net, IBIM) else [tower.backbone for tower in net.towers]
-    towers = (type(net).backbone_name(config),) * len(backbones)
+    name = type(net).network_name(config) if isinstance(net, IBIM) else type(net).backbone_name(config)
+    towers = (name,) * len(backbones)
     spec = EncoderSpec(
         towers=towers,
         keys=keys_read(towers, False, config),

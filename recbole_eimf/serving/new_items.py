@@ -43,12 +43,12 @@ def with_rows(parts: Parts, vectors: Tensor, tokens: list[str], titles: list[str
     spec, items = parts.encoder.spec, len(parts.catalogue)
     near = parts.text.neighbours(vectors)
     state, made = dict(parts.encoder.state_dict()), []
-    for tower, name in enumerate(parts.encoder.tables()):
+    for name in parts.encoder.tables():
         table = state[name]
-        made.append(parts.text.rows(vectors, tower, table[:items], near))
+        made.append(parts.text.rows(table[:items], near))
         state[name] = torch.cat([table[:items], made[-1], table[items:]])
     if parts.bias is not None:
-        bias = torch.cat([parts.bias, parts.bias[near].mean(1)])
+        bias = torch.cat([parts.bias, near.mean(parts.bias)])
         state |= {name: bias for name in state if name.endswith("output_bias")}
     rows = torch.cat([parts.vectors, _scored(spec, made, parts.text.shares)])
     grown = replace(

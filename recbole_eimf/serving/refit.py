@@ -6,16 +6,15 @@ taken from the run. What trains is what the run trained with: the same keys, ite
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-from recbole.utils import init_seed
 
-from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.data.loader import loader_class
 from recbole_eimf.data.protocol import Spans
-from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment import refit
 from recbole_eimf.experiment.load import load
 from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.semantic.dataset import dataset_class
@@ -25,29 +24,31 @@ def refitted(run):
     """A :class:`recbole_eimf.serving.export.Run` whose model was trained on all interactions.
 
     Raises:
-        ConfigError: the model is trained in phases, each with a best epoch of its own, or draws negatives by RecBole.
+        ConfigError: the model draws negatives by RecBole.
     """
-    name, epochs = run.config["model"], run.result["best_epoch"] + 1
-    counting = getattr(type(run.net), "counting", False)
-    if isinstance(run.net, TowerModel) or (epochs < 1 and not counting):
-        raise ConfigError(
-            f"--refit: {name} is trained in phases, each of which is stopped by validation. Leave --refit out."
-        )
-    if run.config["train_neg_sample_args"].get("distribution", "none") != "none":
-        raise ConfigError(f"--refit: {name} was trained with RecBole's drawn negatives. Leave --refit out.")
+    epochs = run.result["best_epoch"] + 1
+    in_phases = isinstance(run.net, TowerModel)
+    refit.check(run.config, "--refit")
     config, _, loaders = load(run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=True)
-    train = _everything(config, loaders[0]._dataset.side)
     with tempfile.TemporaryDirectory() as folder:
-        config["epochs"], config["output_dir"], config["checkpoint_dir"] = max(epochs, 1), None, folder
-        init_seed(config["seed"], config["reproducibility"])
-        loader = loader_class(config, "train")(config, train, None, shuffle=True)
-        net = config.model_class(config, train).to(config["device"])
-        if not counting:
-            trainer = assembly.trainer(config, net)
-            trainer.fit(loader, None, saved=False, show_progress=bool(config["show_progress"]))
+        config["output_dir"], config["checkpoint_dir"] = None, folder
+        train = _everything(config, loaders[0]._dataset.side)
+        # a model that only counts has no epoch to be best
+        net, _, batches = refit.train_again(
+            config, train, epochs if in_phases else max(epochs, 1), of_phases=_phases(run) if in_phases else None
+        )
     served = run.config.model_class(run.config, train)
     served.load_state_dict(net.state_dict())  # text is folded into the item table
-    return replace(run, net=served.eval(), loaders=(loader, *run.loaders[1:]))
+    return replace(run, net=served.eval(), loaders=(batches, *run.loaders[1:]))
+
+
+def _phases(run) -> dict[str, int]:
+    """How many epochs of each phase before the last were best."""
+    histories = sorted(Path(run.folder).glob("*/history.json"))
+    epochs = [epoch for path in histories for epoch in json.loads(path.read_text(encoding="utf-8"))]
+    metric = run.config["valid_metric"]
+    bigger = bool(run.config["valid_metric_bigger"])
+    return refit.phase_epochs((epoch for epoch in epochs if "phase" in epoch), metric, bigger)
 
 
 def _everything(config, side):
@@ -57,5 +58,5 @@ def _everything(config, side):
     users = np.flatnonzero(np.diff(whole.offsets))
     start, end = whole.offsets[users], whole.offsets[users + 1]
     train = whole._part(Spans(users, start, end, end), whole._training_view_name())
-    train.side = side
+    train.side = None if side is None else side.known_to(train)
     return train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from recbole_eimf.experiment.load import load
 from recbole_eimf.model.eimf import EIMF
 from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.pad.towers import TowerModel
+from recbole_eimf.semantic.kept import as_files
 from recbole_eimf.semantic.pipeline import Pipeline
 from recbole_eimf.semantic.side_load import pipeline_of
 from recbole_eimf.serving.answer import Question, rank
@@ -38,17 +40,14 @@ def with_text(run, parts: Parts, config: dict[str, Any]) -> tuple[Parts, dict[st
     text = _item_text(pipeline, parts)
     trained = (text != 0).any(1) & torch.from_numpy(parts.catalogue.counts > 0)
     trained[0] = False
-    items = len(parts.catalogue)
-    state = parts.encoder.state_dict()
-    tables = [state[name][:items] for name in parts.encoder.tables()]
-    parts = replace(parts, text=TitleMap.fitted(text, trained, tables, _shares(run.net, parts)))
+    parts = replace(parts, text=TitleMap(text.half(), trained, _shares(run.net, parts)))
     wanted = pipeline.settings
     encoder = {
         "name": wanted.text_encoder,
         "max_length": wanted.text_max_length,
         "pooling": wanted.text_pooling,
         "identity": pipeline.encoder.identity,
-        "fitted_on": items,
+        "fitted_on": len(parts.catalogue),
     }
     config = {**config, "text": {"encoder": encoder, "explain": None}}
     side = run.result["side_load"] or {}
@@ -82,10 +81,16 @@ def _shares(net: nn.Module, parts: Parts) -> Tensor:
 
 
 def _sentences(run, pipeline: Pipeline, parts: Parts) -> Sentences:
-    """What ``explain=True`` names, from the same replies that trained the model (they are in the cache)."""
-    _, net, (train, _, _) = load(run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=False)
+    """What ``explain=True`` names, from the same replies that trained the model: nobody is asked again."""
+    with as_files(pipeline, run.result["side_load"]["source"]) as given:
+        quiet = {"gpu_id": "", "state": "WARNING", "show_progress": False}
+        logging.disable(logging.WARNING)  # what there is to warn of, the run's log says
+        try:
+            config, net, (train, _, _) = load(run.folder, inference_only=False, **{**quiet, **run.given, **given})
+            found = pipeline_of(config, train._dataset).run(seed=config["seed"])
+        finally:
+            logging.disable(logging.NOTSET)
     side, esim = train._dataset.side, net.esim
-    found = pipeline_of(run.config, train._dataset).run(seed=run.config["seed"])
     weights = {name: getattr(esim.attention, name).weight for name in ("query", "key", "value")}
     weights["projection"] = esim.projection.weight
     weights = {name: weight.detach().cpu().clone() for name, weight in weights.items()}

@@ -183,6 +183,8 @@ def parse_seeds(text: str | int | Sequence[int]) -> tuple[int, ...]:
     value = parse_value(str(text)) if isinstance(text, str | int) else list(text)
     if isinstance(value, str | tuple):
         value = [parse_value(part) for part in str(text).strip("()").split(",") if part.strip()]
+    if type(value) is int and value >= FIRST_SEED:  # a seed, not a number of them
+        raise ConfigError(f"seeds={text}: {value} seeds of every row? The one seed {value} is written [{value}].")
     if isinstance(value, int) and value > 0 and not isinstance(value, bool):
         return tuple(range(FIRST_SEED, FIRST_SEED + value))
     if isinstance(value, list) and value and all(type(seed) is int for seed in value) and len({*value}) == len(value):
@@ -293,7 +295,7 @@ def _searchable(row: Row, dataset: str, shared: Mapping[str, Any]) -> bool:
     """Whether a space is shipped for a row. Raises ConfigError if there is none for one that is trained."""
     config, _ = runs.configured(row, dataset, shared)
     try:
-        shipped_space(config["model"], contract_of(config.model_class).backbone_name(config))
+        shipped_space(config["model"], contract_of(config.model_class).backbone_name(config), config["recipe"])
     except ConfigError as error:
         if not row.counting:
             raise ConfigError(f"--tune-first: row {row.name!r}: {error}") from error

@@ -2,6 +2,7 @@
 
 A study is::
 
+    base: arena                         # another study, shipped or a file, that this one adds rows to
     title: What a reader sees above the table
     model: EIMF                         # of rows that name none
     keys: {backbone: REMI}              # of every row; the command line is stronger, a row's own keys strongest
@@ -14,18 +15,22 @@ A study is::
     axis: gamma                         # with it the figure is a line over the rows' x; without, bars
     columns: {exemplars: side_load.clusters}    # further columns, from result.json
     floors: True
+    over: [SASRec, REMI]                # backbones: a row of each, and one of every row that says over: True (or names
+                                        # some), called whole[SASRec]; its against: whole means that over its backbone
+    protocols: [leave_one_out, global_time]     # of an arena (study/arena.py): a table of each, and a page over all
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.study.compare import (
     TABLE_DEFAULTS,
     Compared,
@@ -35,10 +40,13 @@ from recbole_eimf.study.compare import (
     metric_names,
     parse_seeds,
 )
-from recbole_eimf.study.rows import Row, as_list, complete, row_of
+from recbole_eimf.study.rows import FRAMED, Row, as_list, complete, floors, row_of
 from recbole_eimf.study.table.summary import Experiment
 
-_KEYS = ("title", "model", "keys", "seeds", "metrics", "rows", "grid", "axis", "columns", "floors")
+_KEYS = (
+    "base", "title", "model", "keys", "seeds", "metrics", "rows", "grid", "axis", "columns", "floors", "over",
+    "protocols",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Study:
     axis: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     floors: bool = True
+    protocols: tuple[str, ...] = ()
 
     def varied(self) -> set[str]:
         """The keys that rows differ in. A placebo's source is none of them: it follows what the others have."""
@@ -117,15 +126,16 @@ def experiment_of(
     seeds: int | str | Sequence[int] | None = None,
     metrics: str | Sequence[str] | None = None,
     title: str | None = None,
+    only: Sequence[str] = (),
 ) -> Experiment:
-    """A study on a data set. Raises ConfigError for a given key in which its rows differ."""
+    """A study on a data set; ``only``: of these rows. Raises ConfigError for a given key in which its rows differ."""
     for key in given:
         if key in study.varied():
             raise ConfigError(f"--{key}={given[key]}: the rows of the study {study.name} differ in it; leave it out.")
     return Experiment(
         f"{title or study.title} ({dataset})",
         dataset,
-        complete(study.rows, study.floors),
+        complete(chosen(study, only), study.floors),
         parse_seeds(seeds or study.seeds),
         {**TABLE_DEFAULTS, **study.keys, **given},
         command,
@@ -133,6 +143,37 @@ def experiment_of(
         study.columns,
         study.axis,
     )
+
+
+def chosen(study: Study, only: Sequence[str]) -> list[Row]:
+    """The rows of a study that ``only`` names, in the study's order; all where it names none.
+
+    A name is a row's (``EIMF[SASRec]``), what stands before its bracket (``EIMF``), or what stands in it (``[SASRec]``,
+    the backbone's own row too). What rows are measured against is kept where it is among them.
+
+    Raises:
+        ConfigError: a name that is no row's.
+    """
+    if not only:
+        return study.rows
+    found: list[Row] = []
+    for word in only:
+        named = [row for row in study.rows if word in _names(row.name)]
+        if not named:
+            known = [name for row in study.rows for name in _names(row.name)]
+            raise ConfigError(f"--only={word}: no row of {study.name}.{suggestion(word, known)}")
+        found += [row for row in named if row not in found]
+    kept = {row.name for row in found} | ({row.name for row in floors()} if study.floors else set())
+    return [
+        replace(row, against=tuple(other for other in row.against if other in kept))
+        for row in study.rows
+        if row in found
+    ]
+
+
+def _names(row: str) -> tuple[str, ...]:
+    framed = FRAMED.fullmatch(row)
+    return (row, framed["frame"], f"[{framed['inner']}]") if framed else (row, f"[{row}]")
 
 
 def default_folder(study: Study, dataset: str) -> str:
@@ -164,15 +205,17 @@ def read_study(path: Path) -> Study:
     Raises:
         ConfigError: naming the file and the key.
     """
-    content, where = read_yaml(path), str(path)
-    for key in content:
-        if key not in _KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}.{suggestion(key, _KEYS)} Known: {', '.join(_KEYS)}.")
-    for key in ("keys", "grid", "columns"):
-        if not isinstance(content.get(key) or {}, dict):
-            raise ConfigError(f"{where}: {key}={content[key]!r} is not a mapping.")
+    content, where = _content(path), str(path)
     model = content.get("model")
     entries = as_list(content["rows"], "rows", where) if "rows" in content else []
+    if "over" in content:
+        entries = over_backbones(entries, as_list(content["over"], "over", where), where)
+    protocols = as_list(content["protocols"], "protocols", where) if "protocols" in content else []
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise ConfigError(
+                f"{where}: protocols: no {name!r}.{suggestion(name, PROTOCOLS)} There are: {', '.join(PROTOCOLS)}."
+            )
     rows = [row_of(entry, where, model) for entry in entries] + _grid_rows(content.get("grid"), where, model)
     if not rows:
         raise ConfigError(f"{where}: rows or grid is missing: there is nothing to run.")
@@ -186,7 +229,58 @@ def read_study(path: Path) -> Study:
         content.get("axis"),
         content.get("columns") or {},
         bool(content.get("floors", True)),
+        tuple(protocols),
     )
+
+
+def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A study's file over that of its ``base``: rows and keys are added, the rest is taken in its place."""
+    content, where = read_yaml(path), str(path)
+    for key in content:
+        if key not in _KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}.{suggestion(key, _KEYS)} Known: {', '.join(_KEYS)}.")
+    for key in ("keys", "grid", "columns"):
+        if not isinstance(content.get(key) or {}, dict):
+            raise ConfigError(f"{where}: {key}={content[key]!r} is not a mapping.")
+    if "base" not in content:
+        return content
+    base = find_study(str(content["base"]))
+    if base.resolve() in (path.resolve(), *above):
+        raise ConfigError(f"{where}: base={content['base']} leads back to itself.")
+    below = _content(base, (*above, path.resolve()))
+    joined = {key: {**(below.get(key) or {}), **(content.get(key) or {})} for key in ("keys", "columns")}
+    rows = [*below.get("rows", []), *(as_list(content["rows"], "rows", where) if "rows" in content else [])]
+    return {**below, **content, **joined, "rows": rows}
+
+
+def over_backbones(entries: list[Any], backbones: list[Any], where: str) -> list[Any]:
+    """A row of each backbone, then every entry, over each of its backbones where it is a row over some.
+
+    >>> over_backbones([{"name": "whole", "model": "EIMF", "over": True, "against": "backbone"}], ["SASRec"], "a.yaml")
+    ['SASRec', {'name': 'whole[SASRec]', 'model': 'EIMF', 'against': ['SASRec'], 'backbone': 'SASRec'}]
+
+    Raises:
+        ConfigError: an entry over a backbone that the study has not.
+    """
+    found: list[Any] = list(backbones)
+    over = {e["name"]: e["over"] for e in entries if isinstance(e, dict) and e.get("over") and "name" in e}
+    for entry in entries:
+        if not isinstance(entry, dict) or not entry.get("over"):
+            found.append(entry)
+            continue
+        if "name" not in entry:
+            raise ConfigError(f"{where}: row {entry!r} stands over backbones, and needs a name.")
+        wanted = backbones if entry["over"] is True else as_list(entry["over"], "over", where)
+        for name in wanted:
+            if name not in backbones:
+                raise ConfigError(f"{where}, row {entry['name']!r}: over={name!r} is none of over={backbones}.")
+        for backbone in wanted:
+            against = entry.get("against") or []
+            each = [backbone if other == "backbone" else f"{other}[{backbone}]" if other in over else other
+                    for other in (against if isinstance(against, list) else [against])]  # fmt: skip
+            row = {key: value for key, value in entry.items() if key != "over"}
+            found.append(row | {"name": f"{entry['name']}[{backbone}]", "against": each, "backbone": backbone})
+    return found
 
 
 def _grid_rows(grid: dict[str, Any] | None, where: str, model: str | None) -> list[Row]:

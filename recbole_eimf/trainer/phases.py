@@ -14,6 +14,7 @@ import copy
 import hashlib
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ class PhaseTrainer(_BarTrainer):
         self.whole_config = config
         self.phase = model.last_phase
         self.earlier: list[dict[str, Any]] = []
+        self.epochs_of: Mapping[str, int] | None = None  # by phase, where an earlier training chose them
         self._wants_resume = False
 
     def resume(self, train_data) -> bool:
@@ -169,7 +171,8 @@ class PhaseTrainer(_BarTrainer):
         found = False
         for phase in self.model.phases(train_data._dataset):
             found = True
-            cache = self._cache_file(phase, train_data, valid_data) if phase.cached else None
+            shared = phase.cached and self.epochs_of is None
+            cache = self._cache_file(phase, train_data, valid_data) if shared else None
             if cache is None:
                 self._run_phase(phase, train_data, valid_data, show_progress)
                 continue
@@ -186,6 +189,8 @@ class PhaseTrainer(_BarTrainer):
 
     def _run_phase(self, phase: Phase, train_data, valid_data, show_progress: bool) -> list[dict[str, Any]]:
         """Train a phase: its epochs."""
+        if self.epochs_of is not None:
+            phase = replace(phase, keys={**phase.keys, "epochs": self.epochs_of[phase.name]})
         trainer = EarlierPhaseTrainer(self.whole_config, phase)
         try:
             trainer.run(train_data, valid_data, show_progress, self._wants_resume)

@@ -1,8 +1,12 @@
 """The catalogue of models: what names mean, and a third party's backbone end to end."""
 
+import sys
+
 import pytest
+import torch
 
 import recbole_eimf
+from recbole_eimf.config import models
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, short_name
@@ -94,3 +98,22 @@ def test_a_config_of_recboles_is_checked_too(planted):
     with pytest.raises(ConfigError, match="tau=0"):
         Config("EIMF", "planted", config_dict={"data_path": str(planted), "tau": 0})
     assert EIMFConfig("EIMF", "planted", None, {"data_path": str(planted)})["recipe"] == "strong"
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_naming_recboles_models_leaves_anomaly_detection_as_it_was(monkeypatch, wanted):
+    """RecBole's sine.py turns it on when it is imported; tables asked for names before anything undid that."""
+    package = sys.modules["recbole.model.sequential_recommender"]
+
+    def imported(name):
+        torch.autograd.set_detect_anomaly(True)
+        return package
+
+    monkeypatch.delitem(sys.modules, package.__name__)
+    monkeypatch.setattr(models.importlib, "import_module", imported)
+    torch.autograd.set_detect_anomaly(wanted)
+    try:
+        assert "SASRec" in models.known_model_names()
+        assert torch.is_anomaly_enabled() is wanted
+    finally:
+        torch.autograd.set_detect_anomaly(False)

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import time_split
@@ -139,6 +140,33 @@ def test_nothing_after_the_border_reaches_training_prompts_text_or_gates(parts):
     assert not one[1] & {"i8", "i9"}
 
 
+def test_items_that_come_later_tell_no_starting_vector_and_no_label(parts):
+    """Give the items that training does not know other titles: what the others start from and learn from stays."""
+    from dataclasses import replace
+
+    from recbole_eimf.model.item_table import ItemTable
+
+    config, (train, _, _) = parts("EIMF", interest_source="keywords", item_init="pca_text", text_labels=0.3)
+    known = train.side.fitted
+    later = train.side.item_has_text & ~known
+    assert later.any()
+    tables, labels = [], []
+    for shift in (0.0, 5.0):
+        text = train.side.item_text.clone()
+        text[later] += shift
+        train.side = replace(train.side, item_text=text)
+        torch.manual_seed(0)
+        net = config.model_class(config, train)
+        table = next(module for module in net.modules() if isinstance(module, ItemTable))
+        tables.append(table.embedding.weight[: len(known)][known])
+        labels.append((net.labels.text_items[known], net.labels.text_weight[known]))
+        assert not later[labels[-1][0]].any()
+        assert not later[net.esim.items_with_text].any()
+        assert torch.isinf(net.esim.absent[later]).all()
+    assert torch.equal(*tables)
+    assert all(torch.equal(one, other) for one, other in zip(*labels))
+
+
 @pytest.mark.parametrize("model", ["Popularity", "Markov", "DecayedItemKNN"])
 def test_recent_interactions_weigh_more(parts, model):
     config, (train, _, _) = parts(model, recency_half_life=7.0, knn_decay=1.0, knn_shrink=1.0, knn_neighbours=99)
@@ -181,5 +209,6 @@ def test_replies_made_before_the_border_load_under_it(shared, make_config, tmp_p
     train = assembly.datasets(config)[1][0]
     from recbole_eimf.semantic.side_load import pipeline_of
 
-    _, usable, counts = pipeline_of(config, train).side_loaded
+    loaded = pipeline_of(config, train).side_loaded
+    usable, counts = loaded.usable, loaded.counts
     assert (len(usable), counts["replies_of_this_history"], counts["replies_of_another_history"]) == (485, 485, 0)

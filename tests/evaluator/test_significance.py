@@ -71,6 +71,41 @@ def test_seeds_are_averaged_per_user_and_users_without_a_target_dropped():
     assert found.users == 38
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_one_user_change_sign_together(seed):
+    rng = np.random.default_rng(seed)
+    user = rng.integers(9, size=40) * 7  # nine users, in no order, with other numbers of rows
+    first, second = rng.integers(0, 4, (2, 40)) / 3
+    first[3] = np.nan
+    there = [row for row in range(40) if row != 3]
+    names = sorted({user[row] for row in there})
+    sums = [sum(first[row] - second[row] for row in there if user[row] == name) for name in names]
+    mean = sum(sums) / 39
+    reached = [abs(sum(sign * one for sign, one in zip(signs, sums))) >= abs(sum(sums)) - 1e-9
+               for signs in itertools.product((-1, 1), repeat=len(names))]  # fmt: skip
+    # the cluster-robust variance of a mean: G / (G - 1) sum_g (sum of u's residuals)^2 / n^2
+    apart = [sum(first[row] - second[row] - mean for row in there if user[row] == name) for name in names]
+    deviation = (len(names) / (len(names) - 1) * sum(one**2 for one in apart)) ** 0.5 / 39
+    margin = stats.t.ppf(0.975, len(names) - 1) * deviation
+    found = paired_test(first, second, seed, user)
+    assert found.p_value == pytest.approx(np.mean(reached))
+    assert (found.difference, found.users) == (pytest.approx(mean), len(names))
+    assert found.confidence_interval == pytest.approx((mean - margin, mean + margin))
+
+
+def test_one_row_for_each_user_is_the_plain_test_and_copies_of_a_row_prove_nothing():
+    rng = np.random.default_rng(5)
+    first, second = rng.random((2, 12))
+    plain = paired_test(first, second, 0)
+    assert paired_test(first, second, 0, 3 * np.arange(12)) == plain
+    often = paired_test(np.repeat(first, 20), np.repeat(second, 20), 0, np.repeat(np.arange(12), 20))
+    assert often.p_value == plain.p_value
+    assert often.confidence_interval == pytest.approx(plain.confidence_interval)
+    assert paired_test(np.repeat(first, 20), np.repeat(second, 20), 0).p_value < plain.p_value
+    with pytest.raises(DataError, match="11 users named"):
+        paired_test(first, second, 0, np.arange(11))
+
+
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(DataError, match="3 users on one side, 2"):
         paired_test(np.zeros(3), np.zeros(2), 0)

@@ -9,7 +9,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
-from recbole_eimf.model.diversity import greedy_diverse
+from recbole_eimf.model.diversity import aggregated, greedy_diverse
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 KINDS = ["nail", "nail", "nail", "nail", "", "hair", "hair", "hair", "hair", ""]
@@ -33,6 +33,32 @@ def test_greedy_picks_are_those_of_the_algorithm_as_printed(weight):
         assert picks == brute_force(row, kind, weight, 10, np.argsort(-row)[:25])
     if not weight:
         assert got.tolist() == np.argsort(-scores)[:, :10].tolist()
+
+
+def candidates_of(of_interest, count, barred=()):
+    """The best ``count`` items of each interest, padding and ``barred`` left out."""
+    ranked = [[i for i in np.argsort(-own, kind="stable") if i and i not in barred] for own in of_interest]
+    return sorted({i for items in ranked for i in items[:count]})
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 5.0])
+def test_candidates_come_from_every_interest(weight):
+    """An interest whose scores are small beside another's has its best items among the candidates all the same."""
+    rng = np.random.default_rng(1)
+    of_interest, kind = rng.normal(size=(3, 5, 40)), rng.integers(4, size=40)
+    of_interest[0] += 9  # its 40 items are above all others
+    hidden = torch.from_numpy(rng.integers(1, 40, size=(5, 3)))
+    scores = of_interest.max(0)
+    for barred in (None, hidden):
+        got = aggregated(map(torch.from_numpy, of_interest), torch.from_numpy(kind), weight, 6, barred)
+        for row in range(5):
+            left_out = set() if barred is None else set(barred[row].tolist())
+            pool = candidates_of(of_interest[:, row], 6, left_out)
+            assert len(pool) > 6
+            picked = brute_force(scores[row], kind, weight, 6, pool)
+            assert got[row].topk(6).indices.tolist() == picked
+            rest = [i for i in range(40) if i not in picked]
+            assert got[row, rest].tolist() == pytest.approx(scores[row, rest].tolist())
 
 
 @pytest.fixture
@@ -61,12 +87,14 @@ def test_the_top_is_re_ranked_by_category(built):
     kind = [kind_of.get(t) or f"alone {t}" for t in train._dataset.field2id_token["item_id"]]  # padding too
     rows = next(iter(test))[0]
     before, after = (m.full_sort_predict(rows).detach() for m in (plain, net))
+    interests = plain.interests(rows["item_id_list"], rows["item_length"])
+    of_interest = (interests @ plain.scored_vectors().T).detach().double().numpy()  # [B, K, N]
     changed = 0
-    for one, other in zip(before.double().numpy(), after):
-        pool = (np.argsort(-one[1:], kind="stable") + 1)[:6]  # topk times the interests
+    for one, other, own in zip(before.double().numpy(), after, of_interest):
+        pool = candidates_of(own, 3)
         expected = brute_force(one, kind, 0.05, 3, pool)
         assert other.topk(3).indices.tolist() == expected
-        changed += set(expected) != set(pool[:3])
+        changed += set(expected) != set(np.argsort(-one[1:])[:3] + 1)
         rest = [i for i in range(len(one)) if i not in expected]
         assert other[rest].tolist() == pytest.approx(one[rest].tolist(), abs=1e-6)
     assert changed

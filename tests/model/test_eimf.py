@@ -18,7 +18,8 @@ from recbole_eimf.model import selection
 def built(make_config):
     def make(**keys):
         torch.manual_seed(0)
-        given = {"recipe": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, **keys}
+        given = {"recipe": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, "exemplar_ratio": 0.03}
+        given = {**given, "train_batch_size": 256, **keys}
         config = make_config("EIMF", backbone="ComiRecSA", **given)
         train, _, _ = assembly.loaders(config)
         net = config.model_class(config, train._dataset).double()
@@ -55,8 +56,10 @@ def explicit_by_hand(net, user, target):
     return sum(w * x for w, x in zip(weight, attended))
 
 
-def test_losses_follow_the_equations(built):
-    net, train = built()
+@pytest.mark.parametrize("form", ["printed", "ours"])
+def test_losses_follow_the_equations(built, form):
+    """``printed``: recipe=paper as it stands; ``ours``: hard readout, cosines in eq. 9."""
+    net, train = built(**({} if form == "printed" else {"readout": "hard", "semantic_score": "cosine"}))
     batch = train._dataset.rows(torch.arange(12).numpy())
     exemplars, width = net.esim.interest_mask.shape
     assert width > 1
@@ -71,11 +74,13 @@ def test_losses_follow_the_equations(built):
         users, targets = batch["user_id"], batch["item_id"]
         size, table, esim = len(users), vectors, net.esim
 
-        # eq. 6: hard readout; eq. 13-14
+        # eq. 6; eq. 13-14
         expected = 0.0
         for r in range(size):
-            interests = states.interests[r]
-            best = max(interests, key=lambda h: float(h @ table[targets[r]]))  # noqa: B023
+            interests, likeness = states.interests[r], [float(h @ table[targets[r]]) for h in states.interests[r]]
+            best = sum(w * h for w, h in zip(softmax(likeness), interests))
+            if form == "ours":
+                best = interests[likeness.index(max(likeness))]
             assert torch.allclose(best, readout[r])
             logits = [float(best @ table[i]) for i in range(1, net.n_items)]
             expected -= math.log(softmax(logits)[int(targets[r]) - 1])
@@ -86,7 +91,10 @@ def test_losses_follow_the_equations(built):
         text = [esim.projection.weight @ row.double() for row in esim.item_text]
         expected = 0.0
         for r in range(size):
-            logits = [net.item_settings.score_scale * cosine(explicit[r], text[i]) for i in range(1, net.n_items)]
+            if form == "printed":
+                logits = [float(explicit[r] @ text[i]) for i in range(1, net.n_items)]
+            else:
+                logits = [net.item_settings.score_scale * cosine(explicit[r], text[i]) for i in range(1, net.n_items)]
             expected -= math.log(softmax(logits)[int(targets[r]) - 1])
         assert float(semantic) == pytest.approx(net.eimf.gamma * expected / size, abs=1e-6)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from recbole_eimf.config.keys import ItemSettings
-from recbole_eimf.model.item_table import TextTransform, principal_components
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.model.item_table import ItemTable, TextTransform, principal_components
+from recbole_eimf.model.text_adaptor import WhiteningMixture
+from recbole_eimf.model.text_codes import dealt_out, product_codes
 
 N, D = 60, 6
 
@@ -78,3 +82,135 @@ def test_principal_components_are_those_of_the_items_with_text(text):
     # what text does not fill is noise of the same deviation, not nothing
     assert made[~has_text].std().item() == pytest.approx(0.02, rel=0.5)
     assert made[has_text][:, D:].std().item() == pytest.approx(0.02, rel=0.3)
+
+
+def test_items_that_are_not_fitted_on_are_projected_as_the_others_say(text):
+    vectors, has_text = text
+    fitted = has_text.clone()
+    fitted[has_text.nonzero().squeeze(1)[::3]] = False
+    draw = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    made = principal_components(vectors, has_text, 8, 0.02, draw(), fitted)[:, :D]
+    alone = principal_components(vectors * fitted[:, None], fitted, 8, 0.02, draw())[:, :D]
+    assert torch.allclose(made[fitted], alone[fitted], atol=1e-7)
+    # an affine map that sends the fitted ones where they are sends the others where they are
+    design = torch.cat([vectors, torch.ones(len(vectors), 1)], 1).double()
+    solved = torch.linalg.lstsq(design[fitted], made[fitted].double()).solution
+    others = has_text & ~fitted
+    assert torch.allclose(design[others] @ solved, made[others].double(), atol=1e-5)
+    whole = principal_components(vectors, has_text, 8, 0.02, draw(), has_text)
+    assert torch.equal(whole, principal_components(vectors, has_text, 8, 0.02, draw()))
+
+
+# ---------------------------------------------------------------------- text in the item table
+def table(text, has_text, d=4, extra=0, **keys):
+    torch.manual_seed(0)
+    return ItemTable(N, d, ItemSettings(**keys), text, has_text, extra)
+
+
+FORMS = [
+    {"item_text": "add", "text_adaptor": "mlp"},
+    {"item_text": "add", "text_adaptor": "moe", "adaptor_experts": 3},
+    {"item_text": "concat", "text_adaptor": "moe"},
+    {"item_text": "null_space"},
+    {"item_text": "codes", "code_pieces": 3, "code_centroids": 5},
+]
+
+
+@pytest.mark.parametrize("keys", FORMS, ids=lambda keys: "-".join(map(str, keys.values())))
+def test_text_is_folded_into_what_serves(text, keys):
+    """A state of a training table, noise and dropout or not, is loaded by a bare one, which gives its vectors."""
+    made = table(*text, extra=1, **keys).train()
+    assert made.weight.shape == (N + 1, 4)
+    assert not made.weight[0].any(), "padding"
+    made.weight.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in made.parameters() if p is not getattr(made, "noise", None))
+    state = {name: value.clone() for name, value in made.state_dict().items()}
+    assert made.training
+    assert not any(name.endswith(("text", "codes")) for name in state), "no text in a checkpoint"
+    bare = ItemTable(N, 4, ItemSettings(), extra_rows=1, inference_only=True)
+    bare.load_state_dict(state)
+    assert torch.equal(bare.weight, made.eval().weight)
+
+
+def test_alphafuse_learns_ids_where_text_says_nothing(text):
+    """[standardised row space; ids]: each frozen direction of one variance, the text's widest ones; ids beside them."""
+    vectors, has_text = text
+    made = table(vectors, has_text, d=5, item_text="null_space", id_dimension=2).train()
+    rows = made.weight.detach()[:N]
+    known = vectors[has_text].double().numpy()
+    _, _, directions = np.linalg.svd(known - known.mean(0), full_matrices=False)
+    expected = (known - known.mean(0)) @ directions[:3].T
+    expected = expected / expected.std(0) / np.sqrt(3)  # of mean squared length one together
+    got = rows[has_text, :3].double().numpy()
+    assert np.allclose(np.abs(got), np.abs(expected), atol=1e-4)  # directions have no sign
+    assert not rows[~has_text, :3].any()
+    assert torch.equal(rows[:, 3:], made.embedding.weight[:N])
+    made.weight.square().sum().backward()
+    assert [name for name, _ in made.named_parameters()] == ["embedding.weight"], "nothing of the text is trained"
+    with pytest.raises(ConfigError, match="id_dimension=4: .*less than the 4"):
+        table(vectors, has_text, item_text="null_space", id_dimension=4)
+
+
+def test_a_mixture_of_whitenings_is_that_of_its_formula():
+    torch.manual_seed(1)
+    mixture = WhiteningMixture(6, 4, 3, 0.5).double().eval()
+    with torch.no_grad():
+        for parameter in mixture.parameters():
+            parameter.normal_()
+    vectors = torch.randn(5, 6, dtype=torch.float64)
+    vectors[2] = 0
+    got = mixture(vectors)
+    for x, row in zip(vectors, got):
+        gate = torch.softmax(torch.stack([x @ mixture.gate[:, g] for g in range(3)]), 0)
+        expected = sum(gate[g] * ((x - mixture.bias[g]) @ mixture.weight[g]) for g in range(3))
+        assert torch.allclose(row, expected if x.any() else torch.zeros(4).double())
+
+
+def test_the_gate_is_noisy_in_training_alone():
+    mixture = WhiteningMixture(6, 4, 3, 0.0)
+    x = torch.randn(2000, 6)
+    with torch.no_grad():
+        mixture.noise[0] = 1.0
+    assert torch.allclose(mixture.eval().gates(x), torch.full((2000, 3), 1 / 3))
+    logits = mixture.train().gates(x).log()
+    spread = (logits - logits.mean(1, keepdim=True)).std(1)
+    wide, narrow = x[:, 0] > 1, x[:, 0] < -1  # softplus(x) is the deviation
+    assert spread[wide].mean() > 2 * spread[narrow].mean()
+    assert torch.allclose(logits.exp().sum(1), torch.ones(2000))
+
+
+def test_vqrec_items_are_sums_over_their_codes(text):
+    vectors, has_text = text
+    made = table(vectors, has_text, extra=1, item_text="codes", code_pieces=3, code_centroids=4)
+    codes, own = made.codes[:N] - 4 * torch.arange(3), iter(made.embedding.weight.detach())
+    assert made.embedding.num_embeddings == 1 + 2 + 1  # padding, two items without text, the mask token
+    for item, row in enumerate(made.weight.detach()[:N]):
+        if has_text[item]:
+            expected = sum(made.code_embedding.weight[4 * piece + codes[item, piece]] for piece in range(3)) / 3**0.5
+        else:
+            expected = next(own)
+        assert torch.allclose(row, expected)
+
+
+def test_codes_name_the_nearest_centroid_of_each_piece(text):
+    """Every item is nearer to the mean of its code than to any other: Lloyd's fixed point, piece by piece."""
+    vectors, has_text = text
+    codes = product_codes(vectors, has_text, 2, 4)
+    assert torch.equal(codes, product_codes(vectors, has_text, 2, 4))
+    assert not codes[~has_text].any()
+    known = vectors[has_text].double().numpy()
+    centred = known - known.mean(0)
+    variance, directions = np.linalg.eigh(centred.T @ centred / len(known))
+    for piece, components in enumerate(dealt_out(variance, 2)):
+        part, code = centred @ directions[:, components], codes[has_text, piece].numpy()
+        means = np.stack([part[code == c].mean(0) for c in range(4)])
+        assert (np.square(part[:, None] - means).sum(-1).argmin(1) == code).all()
+    with pytest.raises(ConfigError, match="code_pieces=7: the text vectors have 6"):
+        product_codes(vectors, has_text, 7, 4)
+
+
+def test_pieces_hold_alike_much():
+    variance = np.array([32.0, 16.0, 8.0, 4.0, 2.0, 1.0])
+    pieces = dealt_out(variance, 3)
+    assert sorted(sum(pieces, [])) == list(range(6))
+    assert {float(np.prod(variance[piece])) for piece in pieces} == {32.0}

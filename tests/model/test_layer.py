@@ -115,19 +115,47 @@ def test_positions_mean_recency_so_padding_width_changes_nothing():
     assert torch.allclose(narrow, wide, atol=1e-6)
 
 
+@pytest.mark.parametrize("power", [0.5, 2.0, 3.0])
+def test_label_aware_attention_raises_products_to_a_power(power):
+    """MIND eq. 8, softmax(pow(interest · label, p)); where a product is negative the sign stays."""
+    torch.manual_seed(1)
+    query, interests = torch.randn(4, 3).double(), torch.randn(4, 5, 3).double().requires_grad_()
+    products = torch.einsum("rd,rkd->rk", query, interests).detach()
+    assert (products < 0).any()
+    assert (products > 0).any()
+    got = target_attention(query, interests, power=power)
+    for r in range(4):
+        raised = [math.copysign(math.pow(abs(float(x)), power), float(x)) for x in products[r]]
+        if power == 3:
+            assert raised == pytest.approx([float(x) ** 3 for x in products[r]])  # the power as it is printed
+        expected = sum(w * interests[r, k] for k, w in enumerate(softmax(raised)))
+        assert torch.allclose(got[r], expected, atol=1e-9)
+    interests.data[0, 0] = 0  # a product of 0 has a gradient
+    target_attention(query, interests, power=power).sum().backward()
+    assert torch.isfinite(interests.grad).all()
+
+
 def squashed(z):
     square = float(z @ z)
     return z * square / (1 + square) / math.sqrt(square)
 
 
-def routed(votes, logits, real, live, iterations=3):
-    """MIND algorithm 1 and ComiRec-DR algorithm 1 as printed: votes[k][j], logits[k][j], for one user."""
+def routed(votes, logits, real, live, iterations=3, over="interests"):
+    """MIND algorithm 1 and ComiRec-DR algorithm 1 as printed: votes[k][j], logits[k][j], for one user.
+
+    ``over="positions"`` is what their released code does instead, among real items.
+    """
     logits = {(k, j): float(logits[k][j]) for k in live for j in real}
     for _ in range(iterations):
         weight = {}
-        for j in real:
-            for k, w in zip(live, softmax([logits[k, j] for k in live])):
-                weight[k, j] = w
+        if over == "interests":
+            for j in real:
+                for k, w in zip(live, softmax([logits[k, j] for k in live])):
+                    weight[k, j] = w
+        else:
+            for k in live:
+                for j, w in zip(real, softmax([logits[k, j] for j in real])):
+                    weight[k, j] = w
         interests = {k: squashed(sum(weight[k, j] * votes[k][j] for j in real)) for k in live}
         for k in live:
             for j in real:
@@ -147,16 +175,17 @@ def test_squash_keeps_direction_and_bends_length_and_has_a_gradient_at_zero():
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]).bool()
 
 
-def test_mind_routing_is_algorithm_1_with_one_map_and_fixed_logits():
+@pytest.mark.parametrize("over", ["interests", "positions"])
+def test_mind_routing_is_algorithm_1_with_one_map_and_fixed_logits(over):
     torch.manual_seed(6)
-    layer = BehaviourToInterestRouting(4, 3, 6).double()
+    layer = BehaviourToInterestRouting(4, 3, 6, over).double()
     items = torch.randn(3, 5, 4).double()
     interests, weight = layer(items, MASK)
     for b, (length, count) in enumerate([(5, 2), (3, 1), (1, 1)]):  # K' = floor(log2 n), at least 1
         real, live = range(length), range(count)
         said = [[layer.map.weight.detach() @ items[b, j] for j in real] for _ in live]
         logits = [[layer.initial[k, length - 1 - j] for j in real] for k in live]
-        expected, expected_weight = routed(said, logits, real, live)
+        expected, expected_weight = routed(said, logits, real, live, over=over)
         for k in live:
             assert torch.allclose(interests[b, k], expected[k], atol=1e-6)
             assert weight[b, k, :length].tolist() == pytest.approx([expected_weight[k, j] for j in real], abs=1e-6)
@@ -172,29 +201,36 @@ def test_mind_interest_count_follows_the_history_length():
         assert layer.live(mask)[0].tolist() == [k < expected for k in range(4)]
 
 
-def test_comirec_dr_routing_is_algorithm_1_with_a_map_per_recency_and_logits_from_zero():
+@pytest.mark.parametrize("over", ["interests", "positions"])
+def test_comirec_dr_routing_is_algorithm_1_with_a_map_per_recency_and_logits_from_zero(over):
     torch.manual_seed(7)
-    layer = PositionalRouting(4, 3, 6).double()
+    layer = PositionalRouting(4, 3, 6, over).double()
     items = torch.randn(3, 5, 4).double()
     interests, weight = layer(items, MASK)
     for b, length in enumerate((5, 3, 1)):
         real, live = range(length), range(3)
         maps = layer.maps.detach()
         said = [[maps[length - 1 - j, k] @ items[b, j] for j in real] for k in live]
-        expected, expected_weight = routed(said, [[0.0] * length] * 3, real, live)
+        expected, expected_weight = routed(said, [[0.0] * length] * 3, real, live, over=over)
         for k in live:
             assert torch.allclose(interests[b, k], expected[k], atol=1e-6)
             assert weight[b, k, :length].tolist() == pytest.approx([expected_weight[k, j] for j in real], abs=1e-6)
 
 
 @pytest.mark.parametrize("routing", [BehaviourToInterestRouting, PositionalRouting])
-def test_routing_weights_are_a_softmax_over_interests_and_padding_gets_none(routing):
-    """The reference takes the softmax over positions, before the mask: real items lose what padding takes."""
+@pytest.mark.parametrize("over", ["interests", "positions"])
+def test_routing_weights_are_a_softmax_and_padding_gets_none(routing, over):
+    """The reference takes the softmax over positions before the mask: real items lose what padding takes."""
     torch.manual_seed(8)
-    layer = routing(4, 3, 8)
+    layer = routing(4, 3, 8, over)
     items = torch.randn(3, 5, 4)
     interests, weight = layer(items, MASK)
-    assert torch.allclose(weight.sum(1), MASK.float(), atol=1e-6)
+    if over == "interests":
+        assert torch.allclose(weight.sum(1), MASK.float(), atol=1e-6)
+    else:
+        live = layer.live(MASK) if routing is BehaviourToInterestRouting else torch.ones(3, 3)
+        assert torch.allclose(weight.sum(2), live.float(), atol=1e-6)
+        assert not weight.masked_select(~MASK[:, None]).any()
     wider = torch.cat([items, torch.randn(3, 3, 4)], 1)
     again, _ = layer(wider, torch.nn.functional.pad(MASK, (0, 3)))
     assert torch.allclose(again, interests, atol=1e-6)

@@ -147,6 +147,18 @@ def test_cosine_distance_is_the_mean_of_one_minus_cosine():
     assert loss.cosine_distance(a, b).item() == pytest.approx(expected, abs=1e-9)
 
 
+def test_remis_lambda_is_lambda_b_over_d_squared_here():
+    """REMI's code: the covariance over d, the squared norm of its diagonal, summed over the batch, times lambda."""
+    users, interests, length, d, lamb = 3, 2, 4, 8, 100.0
+    attention = torch.softmax(doubles(users, interests, length), -1)
+    total = 0.0
+    for b in range(users):
+        centred = attention[b] - attention[b].mean(1, keepdim=True)
+        total += sum(float(centred[k] @ centred[k] / d) ** 2 for k in range(interests))
+    found = loss.routing_penalty(attention, torch.ones(users, length, dtype=torch.bool)).item()
+    assert lamb * users / d**2 * found == pytest.approx(lamb * total, rel=1e-9)
+
+
 def test_routing_penalty_ignores_padding_and_is_a_batch_mean():
     attention = torch.softmax(doubles(2, 3, 4), -1)
     mask = torch.tensor([[True, True, True, True], [True, True, False, False]])

@@ -10,17 +10,17 @@ import torch
 from recbole_eimf.model.losses.mmd import BANDWIDTHS, KERNELS, kernel_matrix, mmd, squared_distances
 
 
-def kernel_value(x, y, kernel, mean):
+def kernel_value(x, y, kernel, mean, bandwidth=1.0):
     """One kernel of one pair, from the paper's words (section 4.5)."""
     if kernel == "linear":
         return sum(a * b for a, b in zip(x, y))
     if kernel == "cosine":
         return sum(a * b for a, b in zip(x, y)) / math.hypot(*x) / math.hypot(*y)
     distance = math.dist(x, y) ** (2 if kernel == "gaussian" else 1)
-    return sum(math.exp(-distance / (alpha * mean)) for alpha in (1 / 8, 1 / 4, 1 / 2, 1, 2))
+    return sum(math.exp(-distance / (bandwidth * alpha * mean)) for alpha in (1 / 8, 1 / 4, 1 / 2, 1, 2))
 
 
-def slow_mmd(first, second, kernel, unbiased):
+def slow_mmd(first, second, kernel, unbiased, bandwidth=1.0):
     both = [*first, *second]
     power = 2 if kernel == "gaussian" else 1
     distances = [math.dist(both[i], both[j]) ** power for i in range(len(both)) for j in range(len(both)) if i != j]
@@ -28,7 +28,7 @@ def slow_mmd(first, second, kernel, unbiased):
 
     def average(left, right, skip):
         pairs = [(i, j) for i in range(len(left)) for j in range(len(right)) if not (skip and i == j)]
-        return sum(kernel_value(left[i], right[j], kernel, mean) for i, j in pairs) / len(pairs)
+        return sum(kernel_value(left[i], right[j], kernel, mean, bandwidth) for i, j in pairs) / len(pairs)
 
     return average(first, first, unbiased) + average(second, second, unbiased) - 2 * average(first, second, False)
 
@@ -47,6 +47,13 @@ def test_agrees_with_the_double_sum(samples, kernel, unbiased):
     first, second = samples
     expected = slow_mmd(first.tolist(), second.tolist(), kernel, unbiased)
     assert float(mmd(first, second, kernel, unbiased)) == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian"])
+def test_the_published_kernels_are_twice_as_wide(samples, kernel):
+    first, second = samples
+    expected = slow_mmd(first.tolist(), second.tolist(), kernel, True, 2.0)
+    assert float(mmd(first, second, kernel, True, 2.0)) == pytest.approx(expected, abs=1e-10)
 
 
 def test_float32_agrees_with_float64_far_from_the_origin():

@@ -74,17 +74,29 @@ def test_interests_a_user_lacks_are_not_trained(built):
 
 
 def test_label_aware_attention_with_power_p_over_the_interests_a_user_has(built):
-    """MIND eq. 8 with p = 4; copies that fill missing slots must not count twice."""
-    net = built("MIND", readout="soft", readout_temperature=1 / 4, score="dot", hidden_dropout_prob=0.0).train()
+    """MIND eq. 8 with p = 3, over a temperature; copies that fill missing slots must not count twice."""
+    keys = {"readout": "soft", "readout_power": 3.0, "readout_temperature": 0.01, "score": "dot"}
+    net = built("MIND", hidden_dropout_prob=0.0, **keys).train()
     states, vectors, readout = net._forward(batch())
     assert states.mask.sum(1).tolist() == [2, 3]
     for b, count in enumerate((2, 3)):
         own, label = states.interests[b, :count], vectors[states.target[b]]
-        weight = torch.stack([torch.exp(4 * (interest @ label)) for interest in own])
+        weight = torch.stack([torch.exp((interest @ label) ** 3 / 0.01) for interest in own])
         expected = sum(w / weight.sum() * interest for w, interest in zip(weight, own))
         assert torch.allclose(readout[b], expected, atol=1e-6)
-    skewed = target_attention(vectors[states.target], states.interests, scale=4)
+    skewed = target_attention(vectors[states.target], states.interests, scale=100, power=3)
     assert not torch.allclose(readout, skewed, atol=1e-7)
+
+
+@pytest.mark.parametrize("model", ["MIND", "ComiRecDR"])
+def test_what_the_routing_softmax_runs_over_is_a_key(model, built):
+    plain, asked, other = (built(model, **keys).eval() for keys in (
+        {}, {"routing_softmax": "interests"}, {"routing_softmax": "positions"}))  # fmt: skip
+    scores = [net.full_sort_predict(batch()) for net in (plain, asked, other)]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.allclose(scores[0], scores[2], atol=1e-6)
+    weight = other.backbone._extract(ROWS)[1]
+    assert weight.sum(2)[0, 0].item() == pytest.approx(1, abs=1e-6)
 
 
 # ---------------------------------------------------------------------- REMI

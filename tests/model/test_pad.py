@@ -66,8 +66,27 @@ def test_the_gate_starts_where_the_keys_say(built):
     assert torch.allclose(equal.gate(), torch.tensor(1.0))
     assert equal.gate.logit.shape == (3, 1 + 10), "an expert's weight for padding and for each bucket"
     assert built(gate="none")[0].gate is None
+    start = [0.27, -0.39, -0.33, 0.37, -4.0, -5.0]
+    by_bucket = built(gate_start=start, gate_total=1.0)[0].gate.logit
+    for e, (hot, cold) in enumerate(zip(start[::2], start[1::2])):
+        line = [hot + (cold - hot) * n / 9 for n in range(10)]  # bucket 1 is the hottest, 10 the coldest
+        assert by_bucket[e].tolist() == pytest.approx([hot, *line], abs=1e-6)
     shared, _ = built(gate="shared")
     assert shared.gate.bucket.tolist() == [0] + [1] * 10
+
+
+def test_the_published_recipe_is_what_its_code_does(built):
+    """Four projection layers, xavier ids, gate by bucket, and phases of the rates 1 : 1 : 10."""
+    net, train = built(recipe="published", n_layers=1)
+    text = next(tower for tower in net.towers if tower.kind == "text")
+    layers = [layer for layer in text.table.projection if isinstance(layer, torch.nn.Linear)]
+    assert [layer.weight.shape[0] for layer in layers] == [text.table.weight.shape[1]] * 4
+    weights = net.gate()
+    hot, cold = (weights[net.gate.bucket == b][0].tolist() for b in (1, int(net.gate.bucket.max())))
+    assert hot == pytest.approx([0.565, 0.417, 0.018], abs=2e-3)
+    assert cold[1] > cold[0]
+    assert net.wanted.finetune_learning_rate == pytest.approx(10 * net.config["learning_rate"])
+    assert (net.wanted.mmd_estimator, net.wanted.mmd_bandwidth, net.wanted.bce_reduction) == ("unbiased", 2.0, "sum")
 
 
 def test_scoring_the_catalogue_is_at_most_three_products_and_one_gather(built, wide):
@@ -181,6 +200,7 @@ def test_bce_and_gbce_against_their_formulas():
             total -= math.log(sigmoid(p + offset) ** power)
             total -= sum(math.log(1 - sigmoid(n + offset)) for n in row)
         assert float(binary_loss(positive, negative, power)) == pytest.approx(total / 6 / 5, abs=1e-10)
+        assert float(binary_loss(positive, negative, power, "sum")) == pytest.approx(total / 6, abs=1e-10)
     one = binary_loss(positive, negative[:, :1])  # the published loss: no offset
     slow = sum(
         -math.log(sigmoid(p)) - math.log(1 - sigmoid(n)) for p, (n, *_) in zip(positive.tolist(), negative.tolist())
@@ -476,9 +496,10 @@ def test_a_recipe_lies_over_the_models_keys_and_under_the_users(make_config):
 def test_the_summed_recipe_is_the_published_one_but_for_how_experts_are_trained(built):
     folder = properties_folder() / "recipe"
     published = read_yaml(folder / "published.yaml")
-    summed = merged(recipe_layers("PAD", "summed"))
+    summed = merged(recipe_layers(["PAD"], "summed"))
     kept = {key: value for key, value in published.items() if not key.startswith(("gate_", "text_", "finetune_"))}
     others = {"learning_rate", "pretrain", "unseen_ids"}
+    others |= {"bce_reduction", "item_init", "mmd_estimator", "mmd_bandwidth"}  # pinned: its figures were measured so
     assert {k: v for k, v in kept.items() if k not in others} == {k: summed[k] for k in kept if k not in others}
     net, _ = built(recipe="summed")
     seen = net.seen.nonzero().squeeze(1)

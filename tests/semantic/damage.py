@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recbole_eimf.core.errors import UserError
-from recbole_eimf.semantic.pipeline import read_assignment
 from recbole_eimf.semantic.sources.batch import fetch_file
+from recbole_eimf.semantic.sources.side_loaded import read_assignment
 
 USERS = 40
 

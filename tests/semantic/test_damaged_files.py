@@ -7,8 +7,8 @@ import pytest
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import append_jsonl, read_jsonl
-from recbole_eimf.semantic.pipeline import read_assignment
 from recbole_eimf.semantic.sources.batch import fetch_file
+from recbole_eimf.semantic.sources.side_loaded import read_assignment
 from tests.semantic.damage import USERS, assignment, damaged_assignments, damaged_replies, replies
 
 

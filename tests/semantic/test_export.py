@@ -7,9 +7,11 @@ import pytest
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.export import fingerprint_of
-from recbole_eimf.semantic.pipeline import Corpus, Pipeline, read_assignment
+from recbole_eimf.semantic.pipeline import Pipeline
 from recbole_eimf.semantic.sources.batch import fetch_file
+from recbole_eimf.semantic.sources.side_loaded import read_assignment
 from tests.semantic.llm_server import LLMServer
 
 

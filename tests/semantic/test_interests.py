@@ -11,9 +11,10 @@ import pytest
 
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import InterestSourceError, UserError
+from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
 from recbole_eimf.semantic.llm import client
-from recbole_eimf.semantic.pipeline import Corpus, Pipeline
+from recbole_eimf.semantic.pipeline import Pipeline
 
 WORDS = ["nail", "polish", "red", "blue", "hair", "brush", "dryer", "comb", "soap"]
 TITLES = {
@@ -103,7 +104,7 @@ def test_every_user_belongs_to_the_nearest_exemplar(tmp_path, sequence_text):
 
 
 def test_no_clustering_and_a_ratio_give_as_many_exemplars_as_they_say(tmp_path):
-    exemplars, assignment, _ = pipeline(tmp_path, clustering="none").clusters
+    exemplars, assignment, _ = pipeline(tmp_path, clustering="none", preference=-10.0).clusters
     assert exemplars == [user for user in HISTORIES if user != "silent"]
     assert [exemplars[c] for c in assignment.values()] == list(assignment)
     exemplars, _, _ = pipeline(tmp_path, exemplar_ratio=0.375).clusters  # of the eight users who have text

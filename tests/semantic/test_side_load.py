@@ -9,7 +9,7 @@ import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import assembly
-from recbole_eimf.semantic.pipeline import Corpus
+from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.side_load import corpus_of, load_side_information, pipeline_of
 from tests.conftest import TITLES, planted_sequences, write_atomic
 

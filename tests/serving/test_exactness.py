@@ -10,8 +10,13 @@ from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.serving.parts import padded
 from tests.serving.conftest import STOCK, evaluated_lists, histories_of
 
-NEURAL = [("IBIM", {"backbone": name}) for name in BACKBONES]
+NEURAL = [("IBIM", {"backbone": name}) for name, card in BACKBONES.items() if not card.over]
 COSINE = [("EIMF", {"backbone": "SASRec"}), ("EIMF", {"backbone": "REMI"}), ("IBIM", {"diversity_lambda": 0.5})]
+TEXT = [
+    ("LLMESR", {}),
+    ("LLMESR", {"backbone": "GRU4Rec"}),
+    ("IBIM", {"item_text": "codes", "code_pieces": 4, "code_centroids": 8}),
+]
 TOWERS = [("PAD", {"backbone": "SASRec"}), ("MAKE", {"unseen_ids": "text", "unseen_offset": 0.3}), ("CTRL", {})]
 OWN = [("SASRec", STOCK), ("GRU4Rec", STOCK), ("BERT4Rec", {})]
 COUNTING = [("Popularity", {}), ("Markov", {}), ("DecayedItemKNN", {})]
@@ -24,7 +29,7 @@ def served_lists(run, recommender, **options) -> np.ndarray:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=["leave-one-out", "user-split, masked"])
-@pytest.mark.parametrize(("model", "keys"), NEURAL + COSINE + TOWERS + OWN + COUNTING)
+@pytest.mark.parametrize(("model", "keys"), NEURAL + COSINE + TEXT + TOWERS + OWN + COUNTING)
 def test_served_lists_are_the_evaluated_ones(exported, wide, model, keys, protocol):
     if "diversity_lambda" in keys:  # categories of ten things each
         keys = keys | {"category_field": "title"}
@@ -55,7 +60,7 @@ def test_lists_of_chunked_evaluation(exported):
     assert np.array_equal(served_lists(run, recommender), expected)
 
 
-@pytest.mark.parametrize("backbone", list(BACKBONES))
+@pytest.mark.parametrize("backbone", [name for name, card in BACKBONES.items() if not card.over] + ["DualSASRec"])
 def test_interests_are_the_models_bit_for_bit(exported, backbone):
     run, _, recommender = exported("EIMF", backbone=backbone)
     rng = np.random.default_rng(0)

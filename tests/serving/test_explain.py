@@ -9,9 +9,14 @@ import pyarrow as pa
 import pytest
 import torch
 
+from recbole_eimf.cli.recommend import _shown
 from recbole_eimf.serving.answer import Ranked
 from recbole_eimf.serving.catalogue import Catalogue
-from recbole_eimf.serving.explain import honesty, said_of
+from recbole_eimf.serving.explain import honesty, means_more, said_of
+from recbole_eimf.serving.http.answers import recommended
+from recbole_eimf.serving.http.board import State
+from recbole_eimf.serving.http.schema import RecommendRequest
+from recbole_eimf.serving.http.service import Served
 from recbole_eimf.serving.parts import Parts
 from recbole_eimf.serving.sentences import Sentences
 from recbole_eimf.serving.title_map import TitleMap
@@ -55,7 +60,7 @@ def _parts(text: torch.Tensor, words: Sentences) -> Parts:
     names = pa.array([f"i{n}" for n in range(items)])
     catalogue = Catalogue(names, names, np.ones(items, dtype=np.int64))
     trained = torch.ones(items, dtype=torch.bool)
-    titles = TitleMap(text.half(), trained, torch.zeros(6), (torch.zeros(6, 4),), (torch.zeros(4),), torch.ones(1))
+    titles = TitleMap(text.half(), trained, torch.ones(1))
     return Parts(catalogue, text=titles, sentences=words)
 
 
@@ -89,6 +94,38 @@ def test_the_number_is_put_into_words():
     assert "keywords of titles; no LLM" in said_of({**known, "better": 0.6, "llm_used": False})
     assert said_of(None) is None
     assert said_of({**known, "better": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("better", "expected"), [(0.6, True), (0.52, False), (0.51, False), (0.3, False), (None, None)]
+)
+def test_a_name_means_something_only_beyond_two_standard_errors(better, expected):
+    known = {"better": better, "error": 0.01, "pairs": 1000, "users": 100, "llm_used": True}
+    assert means_more(known) is expected
+    assert means_more(None) is None
+    if expected is not None:
+        assert ("take none for a reason" in said_of(known)) is not expected
+
+
+@pytest.mark.parametrize(("better", "doubted"), [(0.51, True), (0.7, False)])
+def test_the_command_and_the_service_say_what_a_sentence_is_worth(exported, better, doubted):
+    _, _, model = exported("EIMF", backbone="SASRec")
+    known = {"better": better, "error": 0.01, "pairs": 1000, "users": 100, "llm_used": True, "source": "file"}
+    model.config["text"] = {"explain": known}
+    frame = model.recommend([["i1", "i2"]], 2, explain=True)
+    attrs = frame.attrs
+    frame["sentence"] = "hair care"
+    frame.attrs = attrs
+    said = _shown(model, ["i1", "i2"], frame)
+    assert said.endswith(said_of(known))
+    assert ("(no better than a placebo's): hair care" in said) is doubted
+    assert "an LLM says of users like this one" in said
+    every = _shown(model, ["i1", "i2"], model.recommend([["i1", "i2"]], 60, exclude_seen=False))
+    marked = [line.split()[1] for line in every.splitlines() if line.endswith("(in the history)")]
+    assert sorted(marked) == ["i1", "i2"]
+    answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=["i1"], explain=True))
+    assert answer["means_more"] is not doubted
+    assert answer["honesty"] == said_of(known)
 
 
 def test_nearest_items_of_the_history_are_named_but_not_the_item_itself(exported):

@@ -9,7 +9,7 @@ import torch
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.recommender import Recommender
-from recbole_eimf.serving.title_map import NEIGHBOURS, RIDGE, TitleMap
+from recbole_eimf.serving.title_map import NEIGHBOURS, TEMPERATURE, TitleMap
 
 
 @pytest.fixture
@@ -22,35 +22,29 @@ def with_titles(made_run, tmp_path, semantic_cache):
     return make
 
 
-def test_a_row_is_the_regression_and_the_mean_of_what_it_misses_of_the_nearest():
+def test_a_row_is_the_weighed_mean_of_the_nearest_as_long_as_they_are():
     """The formula of the module, written out in NumPy for one title."""
     rng = np.random.default_rng(0)
-    text = rng.normal(size=(40, 6))
+    text = rng.normal(size=(60, 6))
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     text = text.astype(np.float16).astype(float)
-    table = rng.normal(size=(40, 4))
-    trained = rng.random(40) < 0.8
+    table, bias = rng.normal(size=(60, 4)), rng.normal(size=60)
+    trained = rng.random(60) < 0.8
     trained[0] = False
-    tensors = torch.from_numpy(text).float(), torch.from_numpy(trained)
-    titles = TitleMap.fitted(*tensors, [torch.from_numpy(table).float()], torch.ones(1))
+    titles = TitleMap(torch.from_numpy(text).half(), torch.from_numpy(trained), torch.ones(1))
     title = rng.normal(size=6)
-    title /= np.linalg.norm(title)
+    title = (title / np.linalg.norm(title)).astype(np.float16).astype(float)
 
-    known = text[trained]
-    mean, middle = known.mean(0), table[trained].mean(0)
-    square = (known - mean).T @ (known - mean)
-    square += RIDGE * np.trace(square) / 6 * np.eye(6)
-    weight = np.linalg.inv(square) @ (known - mean).T @ (table[trained] - middle)
     near = sorted(np.flatnonzero(trained), key=lambda j: -(text[j] @ title))[:NEIGHBOURS]
-    missed = np.mean([table[j] - ((text[j] - mean) @ weight + middle) for j in near], axis=0)
-    row = (title - mean) @ weight + middle + missed
-    row *= np.mean([np.linalg.norm(table[j]) for j in near]) / np.linalg.norm(row)
+    weight = np.exp([text[j] @ title / TEMPERATURE for j in near])
+    weight /= weight.sum()
+    row = sum(w * table[j] for w, j in zip(weight, near))
+    row *= sum(w * np.linalg.norm(table[j]) for w, j in zip(weight, near)) / np.linalg.norm(row)
 
-    asked = torch.from_numpy(title[None]).float()
-    found = titles.neighbours(asked)
-    assert set(found[0].tolist()) == set(near)
-    made = titles.rows(asked, 0, torch.from_numpy(table).float(), found)
-    assert np.allclose(made[0].numpy(), row, atol=1e-4)
+    found = titles.neighbours(torch.from_numpy(title[None]).float())
+    assert found.rows[0].tolist() == near
+    assert np.allclose(titles.rows(torch.from_numpy(table).float(), found)[0].numpy(), row, atol=1e-4)
+    assert float(found.mean(torch.from_numpy(bias))) == pytest.approx(sum(w * bias[j] for w, j in zip(weight, near)))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import json
 import pytest
 
 import recbole_eimf
-from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.serving.export import export
 from recbole_eimf.serving.recommender import Recommender
+from recbole_eimf.trainer.phases import EarlierPhaseTrainer
 
 
 @pytest.fixture
@@ -45,7 +45,21 @@ def test_every_interaction_trains(trained, tmp_path, model, keys):
     assert scores[0] != scores[1]
 
 
-def test_phases_are_not_refitted(trained, tmp_path):
-    trained("MoRec", epochs=1)
-    with pytest.raises(ConfigError, match="--refit: MoRec is trained in phases"):
-        export(tmp_path / "out", tmp_path / "model", refit=True)
+@pytest.mark.parametrize(("model", "phases"), [("PAD", 3), ("MoRec", 0)])
+def test_each_phase_trains_again_for_the_epochs_that_were_best(trained, tmp_path, monkeypatch, model, phases):
+    trained(model, epochs=2, align_epochs=1, phase_cache=False, n_layers=1)
+    made, fit = {}, EarlierPhaseTrainer.fit
+
+    def told(trainer, *args, **kwargs):
+        made[trainer.phase] = trainer.epochs
+        return fit(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(EarlierPhaseTrainer, "fit", told)
+    again = Recommender.load(export(tmp_path / "out", tmp_path / "again", text="no", refit=True))
+    assert again.catalogue.counts.sum() == len(again.users.histories.flatten())
+    expected = {}
+    for path in (tmp_path / "out").glob("*/history.json"):
+        scores = [epoch["valid"]["ndcg@5"] for epoch in json.loads(path.read_text())]
+        expected[path.parent.name] = scores.index(max(scores)) + 1
+    assert made == expected
+    assert len(made) == phases

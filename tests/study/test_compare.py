@@ -137,6 +137,7 @@ def test_a_folder_belongs_to_its_settings(keys, planted, tmp_path):
      ("--seeds=0", "seeds=0"), ("--seeds=3,3", "different seeds"), ("--parallel=-1", "parallel=-1: at least 0"),
      ("--metrics=Recall@7", "recall@7 is not computed"), ("--protocol=user_spilt", "Did you mean 'user_split'"),
      ("--mask_history=maybe", "mask_history='maybe'"), ("stray", "--key=value"), ("--seeds=x", "a number of seeds"),
+     ("--seeds=2020", r"The one seed 2020 is written \[2020\]"),
      ("--ray_address=127.0.0.1:9", "no Ray cluster answers there")],
 )  # fmt: skip
 def test_a_wrong_option_or_key_is_an_error_before_any_run(keys, option, match):

@@ -10,7 +10,8 @@ import pytest
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.core.errors import ConfigError, UserError
-from recbole_eimf.study.search.space import Dimension, draw_settings, read_space, shipped_space
+from recbole_eimf.study.search import tune
+from recbole_eimf.study.search.space import Dimension, draw_settings, fitted, read_space, shipped_space
 
 BACKBONES = sorted(path.stem for path in (properties_folder() / "backbone").glob("*.yaml"))
 
@@ -33,6 +34,9 @@ def written(folder, text, name="space.yaml"):
         ("item_text: {choice: []}", "nothing to choose"),
         ("item_text: {choice: add}", "no list"),
         ("learning_rat: {log: [1, 2]}", "Did you mean 'learning_rate'"),
+        ("beta: {rest: [0.5, 0.1]}", "a number and the key"),
+        ("beta: {rest: [0.5, alpha]}", "'alpha' is no entry"),
+        ("beta: {rest: [0.5, beta]}", "'beta' is no entry"),
     ],
 )
 def test_a_bad_entry_is_an_error_that_names_file_and_key(tmp_path, line, told):
@@ -69,6 +73,37 @@ def test_more_samples_keep_the_earlier_ones_and_no_two_are_alike():
     assert sorted(d["n_layers"] for d in drawn) == [1, 2, 3]
 
 
+def test_two_keys_that_share_a_sum():
+    """EIMF's alpha + beta = 0.5 (eq. 12), in every trial, and where one of them is given."""
+    space = shipped_space("EIMF", "SASRec", "paper")
+    assert set(space) == {"gamma", "alpha", "beta", "preference"}
+    assert space["preference"].values == (-2.0, -3.0, -4.0, -5.0, -7.0, -10.0)
+    base = EIMFConfig("EIMF", "ml-100k", None, {"recipe": "paper"})
+    drawn = draw_settings(space, 12, 0, {key: base[key] for key in space})
+    assert len({settings["alpha"] for settings in drawn}) == 12
+    for settings in drawn:
+        assert settings["alpha"] + settings["beta"] == pytest.approx(0.5, abs=1e-4)
+        assert list(settings) == list(space)
+        EIMFConfig("EIMF", "ml-100k", None, {"recipe": "paper", **settings})
+    for fixed, other in (("alpha", "beta"), ("beta", "alpha")):
+        left = fitted(space, {fixed: 0.2}, {**dict(base.final_config_dict), fixed: 0.2})
+        assert fixed not in left
+        assert left[other] == Dimension("choice", (0.3,))
+    assert set(fitted(space, {"alpha": 0.4, "beta": 0.1}, base)) == {"gamma", "preference"}
+    assert set(shipped_space("EIMF", "SASRec", "strong")) > {"gamma", "alpha", "learning_rate"}
+
+
+@pytest.mark.parametrize(
+    ("given", "searched"),
+    [({}, True), ({"interest_source": "file", "interest_file": "f.jsonl"}, False), ({"exemplar_ratio": 0.05}, False),
+     ({"interest_source": "shuffled", "interest_file": "f.jsonl"}, False), ({"interest_source": "shuffled"}, True)],
+)  # fmt: skip
+def test_the_preference_is_searched_where_it_says_what_exemplars_there_are(given, searched, capsys):
+    space = tune._space(None, EIMFConfig("EIMF", "ml-100k", None, {"recipe": "paper", **given}), given)
+    assert ("preference" in space) is searched
+    assert ("not searched" in capsys.readouterr().out) is not searched
+
+
 def test_recboles_hyper_files_are_read(tmp_path):
     lines = "learning_rate loguniform -8,0\nn_layers choice [1,2]\nhidden_dropout_prob uniform 0,0.5\n"
     space = read_space(written(tmp_path, lines + "attn_dropout_prob quniform 0,0.5,0.25\n", "SASRec.hyper"))
@@ -82,7 +117,8 @@ def test_recboles_hyper_files_are_read(tmp_path):
 
 
 def _cases():
-    alone = [p.stem for p in (properties_folder() / "tune").glob("*.yaml") if p.stem not in ("IBIM", "EIMF")]
+    files = (properties_folder() / "tune").glob("*.yaml")
+    alone = [p.stem for p in files if p.stem not in ("IBIM", "EIMF") and "-" not in p.stem]
     own = [(name, None) for name in sorted(alone) if name not in ("SASRec", "BERT4Rec", "GRU4Rec", "Caser")]
     return own + [(model, backbone) for model in ("IBIM", "EIMF") for backbone in BACKBONES]
 

@@ -67,9 +67,11 @@ def test_the_preference_study_goes_from_none_to_coarse(keys):
     made = settings_of("eimf_preference", keys)
     assert made["p = none"]["clustering"] == "none"
     preferences = [s["preference"] for name, s in made.items() if name.startswith("p = -")]
-    assert preferences == [-2.0, -5.0, -7.0, -10.0]
-    shares = [s["exemplar_ratio"] for name, s in settings_of("eimf_exemplars", keys).items() if "=" in name]
-    assert shares == [0.8, 0.5, 0.2, 0.05, 0.03]
+    assert preferences == [-2.0, -3.0, -4.0, -5.0, -7.0, -10.0]  # section 4.4
+    shares = [
+        (s["exemplar_ratio"], s["preference"]) for n, s in settings_of("eimf_exemplars", keys).items() if "=" in n
+    ]
+    assert shares == [(share, None) for share in (0.8, 0.5, 0.2, 0.05, 0.03)]  # not the recipe's p
 
 
 def test_a_study_of_ones_own_is_run_as_compare_does(keys, tmp_path, capsys):

@@ -175,6 +175,37 @@ def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(
     assert [c.adjusted for c in view.comparisons] == pytest.approx(slow_holm(p_values))
 
 
+def test_rows_that_were_trained_again_are_named(made):
+    experiment, runs, _ = made
+    for number, run in enumerate(run for run in runs if run.finished):
+        file = run.folder / "result.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"refit": {"epochs": 3}}))
+        said = " ".join(content.notes(summarise(experiment, runs, [False]), ("*", "+"), []))
+        if number == 1:
+            assert "**DecayedItemKNN, SASRec** (not the others): trained again on all before the test" in said
+    assert "Rows were trained again" in said
+
+
+def test_users_who_are_asked_several_times_are_tested_as_one_each(made):
+    experiment, runs, places = made
+    user = np.array([4, 4, 4, 4, 6, 6, 7, 7, 8])
+    for run in runs:
+        if run.finished:
+            replace(ranks_of(places[run.row.name, run.seed]), user=user).write(run.folder)
+    summary = summarise(experiment, runs, [False])
+    view = summary.views[0]
+    of = lambda row, metric: np.mean([gains(places[row, seed], metric) for seed in (2020, 2021)], axis=0)  # noqa: E731
+    for comparison in view.comparisons:
+        apart = of(comparison.row, comparison.metric) - of(comparison.other, comparison.metric)
+        sums = np.array([apart[user == name].sum() for name in (4, 6, 7, 8)])
+        assert comparison.test.p_value == pytest.approx(exact_p(sums), abs=1e-9)
+        assert (comparison.points, comparison.test.users) == (pytest.approx(100 * apart.mean()), 4)
+    for text in (table.markdown(summary), table.latex(summary), report.page(summary)):
+        assert "4 test users asked 9 times with 9 targets" in text
+        assert "a user's rows together" in html.unescape(text)
+    assert ("times asked", "9") in report._about(summary)
+
+
 def test_a_clear_difference_is_marked_in_every_form(made, tmp_path):
     experiment, runs, _ = made
     moved = [Run(r.row, r.dataset, r.seed, tmp_path / "clear" / r.label, {}, r.settings) for r in runs]
@@ -287,6 +318,25 @@ def test_a_table_says_what_it_cannot_say(made):
     path = next(run.folder for run in runs if run.row.name == "EIMF[SASRec]") / "result.json"
     path.write_text(path.read_text().replace('"llm_used": true', '"llm_used": false'))
     assert "no LLM was used" in table.markdown(summarise(experiment, runs, [False]))
+
+
+def test_rows_are_called_what_they_are(made):
+    """A paper's name without one of the paper's two parts says so, and of EIMF which form it is."""
+    experiment, runs, _ = made
+    plain = table.markdown(summarise(experiment, runs, [False]))
+    assert "hard negatives" not in plain
+    assert "form" not in plain.lower().replace("differ", "")
+    for run in runs:
+        if run.row.model in ("EIMF", "IBIM"):
+            hard = 1.0 if run.row.name == "EIMF[SASRec]" else 0.0
+            recipe = {"recipe": "paper" if hard else "strong"} if run.row.model == "EIMF" else {}
+            run.settings.update(backbone="REMI", remi_beta=hard, **recipe)
+    told = table.markdown(summarise(experiment, runs, [False]))
+    assert "| SASRec, no hard negatives |" in told
+    assert "| EIMF[SASRec] |" in told
+    assert "The paper's form (recipe=paper): EIMF[SASRec]." in told
+    assert "Our form, not the paper's (recipe=strong): placebo[SASRec]." in told
+    assert "REMI without its hard negatives (remi_beta=0)" in told
 
 
 def told_by_every_form(summary) -> tuple[str, str, str]:
@@ -527,6 +577,19 @@ def test_the_strongest_floor_is_the_darkest(made, tmp_path):
     look = plot.looks(summarise(experiment, moved, [False]).lines)
     light = {row: sum(int(look[row].colour[i : i + 2], 16) for i in (1, 3, 5)) for row in quality}
     assert light["Markov"] < min(light["Popularity"], light["DecayedItemKNN"])
+
+
+def test_floors_that_read_text_are_drawn_as_floors(tmp_path):
+    rows = complete(parse_models("TextKNN,ItemKNN+text,SASRec"))
+    runs = [Run(row, "d", 2020, tmp_path / row.name, {}, SETTINGS) for row in rows]
+    places = {"ItemKNN+text": 0, "DecayedItemKNN": 1, "TextKNN": 2, "Markov": 3}
+    for run in runs:
+        finish(run, [places.get(run.row.name, 4)] * (USERS - 1) + [0 if run.row.name == "ItemKNN+text" else -1])
+    look = plot.looks(summarise(Experiment("t", "d", rows, (2020,), {}, COMMAND), runs, [False]).lines)
+    light = {row: sum(int(one.colour[i : i + 2], 16) for i in (1, 3, 5)) for row, one in look.items()}
+    assert min(light, key=light.get) == "ItemKNN+text"
+    assert len({light[row] for row in ("ItemKNN+text", "DecayedItemKNN", "TextKNN", "Markov", "Popularity")}) == 5
+    assert look["SASRec"].colour == "#0072B2"
 
 
 def test_phases_have_training_curves_also_without_a_last_one(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +25,7 @@ class MultiInterestBackbone(Backbone):
 
     view = "random_cut"
 
-    def __init__(self, config, make_table: TableFactory, routing: type[nn.Module]) -> None:
+    def __init__(self, config, make_table: TableFactory, routing: Callable[..., nn.Module]) -> None:
         super().__init__(config)
         self.item_embedding = make_table(config["hidden_size"], 0)
         self.routing = routing(config["hidden_size"], config["interest_num"], self.max_length)
@@ -58,8 +60,8 @@ class ComiRecSABackbone(MultiInterestBackbone):
 class REMIBackbone(ComiRecSABackbone):
     """REMI (Xie et al. 2023): ComiRec-SA, interest-aware hard negatives, routing regularisation.
 
-    Keys: ``remi_beta`` (hardness of the negatives), ``routing_weight`` (see
-    :func:`~recbole_eimf.model.losses.loss.routing_penalty` for its unit).
+    Keys: ``remi_beta`` (hardness of the negatives; 0, the default, is REMI without them, and tables call it so),
+    ``routing_weight`` (see :func:`~recbole_eimf.model.losses.loss.routing_penalty` for its unit).
     """
 
     def __init__(self, config, dataset, make_table: TableFactory) -> None:
@@ -69,10 +71,13 @@ class REMIBackbone(ComiRecSABackbone):
 
 
 class ComiRecDRBackbone(MultiInterestBackbone):
-    """ComiRec-DR (Cen et al. 2020): dynamic routing with a map of its own for every position and interest."""
+    """ComiRec-DR (Cen et al. 2020): dynamic routing with a map of its own for every position and interest.
+
+    Key: ``routing_softmax`` (see :func:`~recbole_eimf.model.layer.dynamic_routing`).
+    """
 
     def __init__(self, config, dataset, make_table: TableFactory) -> None:
-        super().__init__(config, make_table, PositionalRouting)
+        super().__init__(config, make_table, partial(PositionalRouting, softmax=config["routing_softmax"]))
 
 
 class MINDBackbone(MultiInterestBackbone):
@@ -81,12 +86,15 @@ class MINDBackbone(MultiInterestBackbone):
     A user of n items has K' = max(1, min(K, floor(log2 n))) interests. The slots of the others hold copies of the
     first: a copy changes neither a maximum over interests (serving, hard readout) nor what an index finds, where an
     empty slot would score 0 and beat every item with a negative score. In training ``TrainingStates.mask`` keeps the
-    copies out of what a softmax over interests would count twice. Label-aware attention with power p (eq. 8) is
-    ``readout: soft`` with ``readout_temperature: 1/p``.
+    copies out of what a softmax over interests would count twice. Label-aware attention (eq. 8) is ``readout: soft``
+    with ``readout_power: p``; the default is ``readout: hard``, to the paper the limit of a growing p, and what the
+    released code of ComiRec and REMI trains MIND with.
+
+    Key: ``routing_softmax`` (see :func:`~recbole_eimf.model.layer.dynamic_routing`).
     """
 
     def __init__(self, config, dataset, make_table: TableFactory) -> None:
-        super().__init__(config, make_table, BehaviourToInterestRouting)
+        super().__init__(config, make_table, partial(BehaviourToInterestRouting, softmax=config["routing_softmax"]))
         dimension = config["hidden_size"]
         self.mlp = nn.Sequential(nn.Linear(dimension, 4 * dimension), nn.ReLU(), nn.Linear(4 * dimension, dimension))
 

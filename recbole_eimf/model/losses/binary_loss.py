@@ -86,7 +86,7 @@ def gbce_power(negatives: int, n_items: int, calibration: float) -> float:
     return rate * (calibration * (1 - 1 / rate) + 1 / rate)
 
 
-def binary_loss(positive: Tensor, negative: Tensor, power: float = 1.0) -> Tensor:
+def binary_loss(positive: Tensor, negative: Tensor, power: float = 1.0, reduction: str = "mean") -> Tensor:
     """Mean over rows of -(power * log s(p) + sum of log(1 - s(n_j))) / (1 + k); power is one for plain BCE.
 
     An offset that no ranking feels is added to every score: the one at which a model that knows nothing has the
@@ -94,8 +94,9 @@ def binary_loss(positive: Tensor, negative: Tensor, power: float = 1.0) -> Tenso
 
     Args:
         positive: [P]; negative: [P, k].
+        reduction: ``mean``, or ``sum``: without the division by 1 + k, as SASRec's and PAD's published code have it.
     """
     count = negative.shape[1]
     offset = math.log(power / count)
     found = power * F.softplus(-(positive + offset)) + F.softplus(negative + offset).sum(1)
-    return (found / (1 + count)).mean()
+    return found.mean() if reduction == "sum" else (found / (1 + count)).mean()

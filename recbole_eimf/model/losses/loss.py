@@ -120,8 +120,8 @@ def routing_penalty(attention: Tensor, mask: Tensor) -> Tensor:
     """REMI's routing regularisation (Xie et al. 2023, eq. 10), as a mean over the batch.
 
     The squared norm of the diagonal of the centred attention's covariance: large when an interest's attention sits on
-    one item. Means are over real items only; padding takes no part. REMI's code sums over the batch and divides by d:
-    its weight lambda equals ``lambda * B / d`` here.
+    one item. Means are over real items only; padding takes no part. REMI's code divides the covariance by d,
+    so its square by d^2, and sums over the batch: its weight lambda equals ``lambda * B / d^2`` here.
 
     Args:
         attention: [B, K, L], each row sums to one over real positions; mask: [B, L] bool, True at real items.

@@ -29,8 +29,12 @@ def squared_distances(vectors: Tensor) -> Tensor:
     return distance.masked_fill(torch.eye(len(vectors), dtype=torch.bool, device=vectors.device), 0)
 
 
-def kernel_matrix(vectors: Tensor, kernel: str) -> Tensor:
-    """The kernel of every pair: [n, d] -> [n, n]. The multi-kernel ones are sums over ``BANDWIDTHS``."""
+def kernel_matrix(vectors: Tensor, kernel: str, bandwidth: float = 1.0) -> Tensor:
+    """The kernel of every pair: [n, d] -> [n, n].
+
+    The multi-kernel ones are sums over w of ``BANDWIDTHS`` of exp(-distance / (b w mean distance)), b being
+    ``bandwidth``. PAD prints b = 1; its published code divides by 2 w sigma^2.
+    """
     if kernel == "linear":
         return vectors @ vectors.T
     if kernel == "cosine":
@@ -44,10 +48,12 @@ def kernel_matrix(vectors: Tensor, kernel: str) -> Tensor:
     pairs = len(vectors) * (len(vectors) - 1)
     mean = (distance.detach().sum() / max(pairs, 1)).clamp(min=torch.finfo(distance.dtype).eps ** 2)
     scaled = distance / mean
-    return sum((-scaled / width).exp() for width in BANDWIDTHS)
+    return sum((-scaled / (bandwidth * width)).exp() for width in BANDWIDTHS)
 
 
-def mmd(first: Tensor, second: Tensor, kernel: str = "gaussian", unbiased: bool = False) -> Tensor:
+def mmd(
+    first: Tensor, second: Tensor, kernel: str = "gaussian", unbiased: bool = False, bandwidth: float = 1.0
+) -> Tensor:
     """Squared MMD between two samples (eq. 2).
 
     Args:
@@ -56,6 +62,7 @@ def mmd(first: Tensor, second: Tensor, kernel: str = "gaussian", unbiased: bool 
         kernel: one of ``KERNELS``.
         unbiased: leave out the diagonals (the U-statistic of Gretton et al. 2012a, eq. 3), which may be negative and
             needs two vectors in each sample; the biased form is never negative.
+        bandwidth: b of :func:`kernel_matrix`.
 
     Returns:
         A scalar; zero where a sample is too small.
@@ -63,7 +70,7 @@ def mmd(first: Tensor, second: Tensor, kernel: str = "gaussian", unbiased: bool 
     n, m = len(first), len(second)
     if min(n, m) < (2 if unbiased else 1):
         return first.sum() * 0 + second.sum() * 0
-    matrix = kernel_matrix(torch.cat([first, second]), kernel)
+    matrix = kernel_matrix(torch.cat([first, second]), kernel, bandwidth)
     within_first, within_second, between = matrix[:n, :n], matrix[n:, n:], matrix[:n, n:]
     if unbiased:
         own_first = (within_first.sum() - within_first.diagonal().sum()) / (n * (n - 1))

@@ -105,7 +105,8 @@ class ExpertTable(ItemTable):
         self.register_buffer("text", F.pad(text, (0, 0, 0, extra_rows)) if extra_rows else text, persistent=False)
         layers = [nn.Linear(text.shape[1], dimension, bias=False)]  # no bias: no text stays the zero vector
         if wanted.text_projection == "mlp":
-            layers += [nn.GELU(), nn.Linear(dimension, dimension, bias=False)]
+            for _ in range(wanted.text_projection_layers - 1):
+                layers += [nn.GELU(), nn.Linear(dimension, dimension, bias=False)]
         self.projection = nn.Sequential(*layers)
         counted = None if seen is None else F.pad(seen, (0, extra_rows), value=True)
         self.register_buffer("seen", counted, persistent=False)
@@ -224,14 +225,16 @@ class FrequencyGate(nn.Module):
 
     Args:
         bucket: int64 [N], the bucket of every item, 0 to ``buckets``; it is saved with a checkpoint.
-        start: a logit per expert; total: what an item's weights add up to.
+        start: by expert the logits of the hottest and the coldest bucket, on a line between them; total: what an
+            item's weights add up to.
     """
 
-    def __init__(self, bucket: Tensor, buckets: int, start: list[float], total: float) -> None:
+    def __init__(self, bucket: Tensor, buckets: int, start: list[tuple[float, float]], total: float) -> None:
         super().__init__()
         self.total = total
         self.register_buffer("bucket", bucket)
-        self.logit = nn.Parameter(torch.tensor(start)[:, None].repeat(1, buckets + 1))
+        line = torch.stack([torch.linspace(hot, cold, buckets) for hot, cold in start])
+        self.logit = nn.Parameter(torch.cat([line[:, :1], line], 1))  # padding's, which no list shows, is the first
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         """Items [...] -> [..., E], or the catalogue -> [N, E]."""

@@ -60,7 +60,7 @@ def text_alignment(tower: Tower, items: Tensor, wanted: PADSettings) -> Tensor:
         return text.sum()
     if wanted.kernel == "infonce":
         return info_nce(text, ids, wanted.tau)
-    return mmd(text, ids, wanted.kernel, unbiased=wanted.mmd_estimator == "unbiased")
+    return mmd(text, ids, wanted.kernel, wanted.mmd_estimator == "unbiased", wanted.mmd_bandwidth)
 
 
 def batch_items(interaction: Interaction, sequence_field: str, item_field: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
@@ -117,8 +118,11 @@ class TowerModel(WeighsTargets, SequenceModel):
         cls.backbone_name(config)
         cls.needs_side_information(config)
         start = cls.read_settings(config).gate_start
-        if start and len(start) != 3:
-            raise ConfigError(f"gate_start={list(start)}: three logits, of id, text, and aligned or hybrid experts.")
+        if start and len(start) not in (3, 6):
+            raise ConfigError(
+                f"gate_start={list(start)}: give three logits, of id, text, and aligned or hybrid experts, or six: of "
+                f"each the hottest and the coldest bucket's."
+            )
 
     @property
     def scores_are_products(self) -> bool:
@@ -176,11 +180,11 @@ class TowerModel(WeighsTargets, SequenceModel):
         return self.wanted.loss != "ce" or self.item_settings.num_negatives > 0
 
     def _new_gate(self, dataset) -> FrequencyGate:
-        start = self.wanted.gate_start or (0.0, 0.0, 0.0)
-        logits = [float(start[{"id": 0, "text": 1}.get(tower.kind, 2)]) for tower in self.towers]
+        start = np.reshape(self.wanted.gate_start or (0.0, 0.0, 0.0), (3, -1))[:, [0, -1]]  # hottest, coldest
+        ends = [tuple(start[{"id": 0, "text": 1}.get(tower.kind, 2)]) for tower in self.towers]
         buckets = self.wanted.gate_buckets if self.wanted.gate == "frequency" else 1
         bucket = torch.from_numpy(frequency_buckets(dataset.item_counts(), buckets))
-        return FrequencyGate(bucket, buckets, logits, self.wanted.gate_total)
+        return FrequencyGate(bucket, buckets, ends, self.wanted.gate_total)
 
     def part(self, towers: Sequence[Tower], dataset) -> TowerModel:
         """A model of these towers alone, without a gate; the towers are shared, not copied."""
@@ -225,7 +229,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         negative = torch.einsum("pd,pkd->pk", states, vectors_of(drawn))
         gbce = self.wanted.loss == "gbce"
         power = gbce_power(max(count, 1), self.n_items, self.wanted.gbce_calibration) if gbce else 1.0
-        return binary_loss(positive, negative, power)
+        return binary_loss(positive, negative, power, self.wanted.bce_reduction)
 
     # ------------------------------------------------------------------ scoring
     def item_vectors(self, items: Tensor | None = None) -> Tensor:

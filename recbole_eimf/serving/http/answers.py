@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_eimf.serving.explain import means_more
 from recbole_eimf.serving.http.schema import RecommendRequest, SimilarRequest
 from recbole_eimf.serving.http.service import Served
 
@@ -45,6 +46,7 @@ def recommended(served: Served, asked: RecommendRequest) -> dict[str, Any]:
         explained = (model.config["text"] or {}).get("explain") or {}
         answer["llm_used"] = explained.get("llm_used")
         answer["honesty"] = frame.attrs["honesty"]
+        answer["means_more"] = means_more(explained)
     return answer
 
 

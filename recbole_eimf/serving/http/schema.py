@@ -100,6 +100,7 @@ class RecommendAnswer(BaseModel):
     proved: bool = Field(description="whether the lists are certain to be those of brute force")
     llm_used: bool | None = Field(None, description="with explain: whether an LLM wrote the sentences; else keywords")
     honesty: str | None = Field(None, description="with explain: what the sentences are worth")
+    means_more: bool | None = Field(None, description="with explain: whether they mean more than a placebo's")
 
 
 class SimilarItems(BaseModel):

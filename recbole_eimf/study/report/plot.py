@@ -18,7 +18,7 @@ from recbole_eimf.study.table.summary import Line, Summary, View, pretty
 
 # Okabe and Ito's colours, which the colour-blind can tell apart
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#444444")
-_GREYS = ("#3e4c59", "#8492a2", "#cbd2d9")  # the strongest floor is the darkest
+_GREYS = ("#3e4c59", "#62707e", "#8492a2", "#a8b3be", "#cbd2d9")  # the strongest floor is the darkest
 _PANEL = (4.9, 3.1)
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted"}
 _STYLE = {
@@ -54,9 +54,12 @@ class Panels(NamedTuple):
 def looks(lines: Sequence[Line]) -> dict[str, Look]:
     """A look per row: greys for floors, the darkest for the strongest; over several backbones a hue per backbone, pale
     for the backbone alone and hatched for the placebo; else a hue per row."""
-    floors = sorted((line for line in lines if line.row.floor), key=_strength, reverse=True)
-    found = {line.row.name: Look(_GREYS[min(index, len(_GREYS) - 1)]) for index, line in enumerate(floors)}
-    others = [line for line in lines if not line.row.floor]
+    floors = sorted((line for line in lines if _only_counts(line)), key=_strength, reverse=True)
+    step = (len(_GREYS) - 1) / max(len(floors) - 1, 1)
+    found = {
+        line.row.name: Look(_GREYS[min(round(step * index), len(_GREYS) - 1)]) for index, line in enumerate(floors)
+    }
+    others = [line for line in lines if line.row.name not in found]
     backbones = {str(line.row.keys["backbone"]) for line in others if "backbone" in line.row.keys}
     hues: dict[str, str] = {}
     for line in others:
@@ -66,6 +69,11 @@ def looks(lines: Sequence[Line]) -> dict[str, Look]:
         pale = len(backbones) > 1 and line.row.model == "IBIM"
         found[line.row.name] = Look(_paler(hue) if pale else hue, "////" if placebo else "", "--" if placebo else "-")
     return found
+
+
+def _only_counts(line: Line) -> bool:
+    """Whether a row is drawn as a floor: those of every table, and other models that count (TextKNN), as they come."""
+    return line.row.floor or (line.row.counting and not line.row.keys)
 
 
 def _strength(line: Line) -> float:

@@ -37,7 +37,7 @@ def page(summary: Summary) -> str:
     from recbole_eimf.study.report import plot  # late: without matplotlib the command line still answers
 
     metrics = page_metrics(summary)
-    unique = _Unique()
+    unique = Unique()
     drawn = plot.curves(summary)
     return render(
         "page.html",
@@ -81,7 +81,8 @@ def _about(summary: Summary) -> list[tuple[str, str]]:
     asked = next((asked for view in summary.views for asked in view.tested.values()), None)
     found = [("data set", experiment.dataset), ("protocol", summary.protocol)]
     if asked:
-        found += [("test users", f"{asked.users:,}"), ("test targets", f"{asked.targets:,}")]
+        often = [("times asked", f"{asked.rows:,}")] if asked.rows else []
+        found += [("test users", f"{asked.users:,}"), *often, ("test targets", f"{asked.targets:,}")]
     found += [("seeds", ", ".join(map(str, experiment.seeds))), ("runs", f"{summary.finished} of {summary.planned}")]
     made = content.versions(summary)
     commits = [one["commit"] for one in made if "commit" in one]
@@ -89,7 +90,7 @@ def _about(summary: Summary) -> list[tuple[str, str]]:
     return [*found, ("commit", ", ".join(dict.fromkeys(commits)))] if commits else found
 
 
-def _view(summary: Summary, view: View, metrics: list[str], unique: _Unique) -> dict[str, Any]:
+def _view(summary: Summary, view: View, metrics: list[str], unique: Unique) -> dict[str, Any]:
     from recbole_eimf.study.report import plot
 
     line = plot.line_over_axis(summary, view, metrics) if summary.experiment.axis else None
@@ -105,11 +106,11 @@ def _view(summary: Summary, view: View, metrics: list[str], unique: _Unique) -> 
     }
 
 
-def _of_metrics(panels: Mapping[str, str], unique: _Unique) -> list[Drawn]:
+def _of_metrics(panels: Mapping[str, str], unique: Unique) -> list[Drawn]:
     return [Drawn(f"{pretty(metric)}, %", unique(svg), content.place(metric)) for metric, svg in panels.items()]
 
 
-def _slices(summary: Summary, metrics: list[str], unique: _Unique) -> list[dict[str, Any]]:
+def _slices(summary: Summary, metrics: list[str], unique: Unique) -> list[dict[str, Any]]:
     """The main kind of metric in every slice, at each k."""
     from recbole_eimf.study.report import plot
 
@@ -125,7 +126,7 @@ def _slices(summary: Summary, metrics: list[str], unique: _Unique) -> list[dict[
     return found
 
 
-class _Unique:
+class Unique:
     """Puts SVG texts into one page: their ids, which matplotlib counts anew in each, must not meet."""
 
     def __init__(self) -> None:

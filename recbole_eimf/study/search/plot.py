@@ -56,7 +56,7 @@ def _place(dimension: Dimension, value: Any) -> float:
     if dimension.kind == "choice":
         last = max(len(dimension.values) - 1, 1)
         return dimension.values.index(value) / last if value in dimension.values else -0.08
-    low, high = dimension.values
+    low, high = _bounds(dimension)
     if dimension.kind == "log":
         value, low, high = (float(np.log(max(v, 1e-12))) for v in (value, low, high))
     return float(np.clip((value - low) / (high - low), -0.08, 1.08))
@@ -98,7 +98,12 @@ def _draw_lines(figure: Any, axis: Any, found: Found, trials: list[Trial]) -> No
 def _ticks(dimension: Dimension) -> list[tuple[float, str]]:
     if dimension.kind == "choice":
         return [(_place(dimension, value), str(value)) for value in dimension.values]
-    return [(0.0, f"{dimension.values[0]:g}"), (1.0, f"{dimension.values[1]:g}")]
+    low, high = _bounds(dimension)
+    return [(0.0, f"{low:g}"), (1.0, f"{high:g}")]
+
+
+def _bounds(dimension: Dimension) -> tuple[float, float]:
+    return dimension.values if dimension.drawn else (0.0, dimension.values[0])
 
 
 def _draw_importance(axis: Any, found: Found, trials: list[Trial]) -> None:

@@ -1,11 +1,12 @@
 """What a search draws from: a file of one entry per setting, checked before anything runs.
 
-A space is YAML, a key and one of four forms in each entry::
+A space is YAML, a key and one of five forms in each entry::
 
     learning_rate: {log: [3.0e-4, 1.0e-2]}      # a number, uniform in its logarithm
     hidden_dropout_prob: {uniform: [0.1, 0.7]}  # a number
     n_layers: {int: [1, 3]}                     # a whole number, both ends included
     item_text: {choice: [none, add, concat]}    # one of these
+    beta: {rest: [0.5, alpha]}                  # what the entry alpha leaves of 0.5
 
 RecBole's ``.hyper`` files are read too.
 """
@@ -27,17 +28,27 @@ from recbole_eimf.config.models import backbone_lineage
 from recbole_eimf.config.yaml_file import parse_value, read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 
-KINDS = ("log", "uniform", "int", "choice")
-_FORMS = "{log: [low, high]}, {uniform: [low, high]}, {int: [low, high]} or {choice: [a, b, ...]}"
+KINDS = ("log", "uniform", "int", "choice", "rest")
+_FORMS = "{log: [low, high]}, {uniform: [low, high]}, {int: [low, high]}, {choice: [a, b, ...]} or {rest: [sum, key]}"
 _TRIES = 100  # draws of one trial before a space counts as used up
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting of a space: ``kind`` is one of KINDS, ``values`` its two bounds, or the choices."""
+    """One setting of a space: ``kind`` is one of KINDS; ``values`` its two bounds, the choices, or a sum and the key
+    that has the other part of it."""
 
     kind: str
     values: tuple[Any, ...]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it has a value of its own, not what another leaves."""
+        return self.kind != "rest"
+
+    def left_by(self, other: float) -> float:
+        """Of the sum of a ``rest``, what the value of the other key leaves."""
+        return float(f"{self.values[0] - other:.4g}")
 
     def draw(self, generator: np.random.Generator) -> Any:
         """A plain value (JSON and YAML take it); numbers have four digits, which is what anyone would write down."""
@@ -68,16 +79,23 @@ def read_space(path: str | Path) -> Space:
         check_keys({key: list(dimension.values) for key, dimension in space.items()})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    for key, dimension in space.items():
+        if not dimension.drawn and not ((other := space.get(dimension.values[1])) and other.drawn):
+            raise ConfigError(f"{path}: {key}: rest: {dimension.values[1]!r} is no entry with a range of its own.")
     return space
 
 
-def shipped_space(model: str, backbone: str | None) -> Space:
+def shipped_space(model: str, backbone: str | None, recipe: str | None = None) -> Space:
     """The shipped space: the backbone's entries (``properties/tune/<backbone>.yaml``), then the model's own.
+
+    A recipe that has a space of its own (``<model>-<recipe>.yaml``) is searched in that alone.
 
     Raises:
         ConfigError: there is no file for either.
     """
     folder = properties_folder() / "tune"
+    if recipe and (own := folder / f"{model}-{recipe}.yaml").is_file():
+        return read_space(own)
     names = dict.fromkeys((*(backbone_lineage(backbone) if backbone else ()), model))
     files = [folder / f"{name}.yaml" for name in names]
     space = {key: value for path in files if path.is_file() for key, value in read_space(path).items()}
@@ -86,6 +104,24 @@ def shipped_space(model: str, backbone: str | None) -> Space:
             f"no search space is shipped for {model}; write one as --space=FILE.yaml, a line per key: {_FORMS}."
         )
     return space
+
+
+def fitted(space: Space, fixed: Mapping[str, Any], base: Mapping[str, Any]) -> Space:
+    """A space without the keys that are ``fixed``; of two that share a sum, the other one follows the fixed one.
+
+    Args:
+        base: the configuration as it stands.
+    """
+    left = {key: dimension for key, dimension in space.items() if key not in fixed}
+    for key, dimension in space.items():
+        if dimension.drawn:
+            continue
+        other = dimension.values[1]
+        if key in fixed and other in left:
+            left[other] = Dimension("choice", (dimension.left_by(base[key]),))
+        elif key in left and other not in left:
+            left[key] = Dimension("choice", (dimension.left_by(base[other]),))
+    return left
 
 
 def draw_settings(space: Space, samples: int, seed: int, first: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -108,7 +144,9 @@ def draw_settings(space: Space, samples: int, seed: int, first: Mapping[str, Any
     for number in range(1, samples):
         generator = np.random.default_rng([seed, number])
         for _ in range(_TRIES):
-            drawn = {key: dimension.draw(generator) for key, dimension in space.items()}
+            drawn = {key: dimension.draw(generator) for key, dimension in space.items() if dimension.drawn}
+            left = {key: d.left_by(drawn[d.values[1]]) for key, d in space.items() if not d.drawn}
+            drawn = {key: left.get(key, drawn.get(key)) for key in space}
             if _identity(drawn) not in known:
                 known.add(_identity(drawn))
                 chosen.append(drawn)
@@ -143,6 +181,10 @@ def _checked(where: str, kind: str, values: list[Any]) -> Dimension:
         if not values:
             raise ConfigError(f"{where}: choice: [] leaves nothing to choose from.")
         return Dimension(kind, tuple(values))
+    if kind == "rest":
+        if len(values) != 2 or not isinstance(values[0], int | float) or not isinstance(values[1], str):
+            raise ConfigError(f"{where}: rest: {values!r} needs a number and the key that has the other part of it.")
+        return Dimension(kind, tuple(values))
     wanted = int if kind == "int" else (int, float)
     fits = len(values) == 2 and all(isinstance(v, wanted) and not isinstance(v, bool) for v in values)
     if not fits or not values[0] < values[1]:
@@ -165,7 +207,7 @@ def _read_hyper(path: Path) -> Space:
         raise ConfigError(f"{path}: no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
-    space = {}
+    space: Space = {}
     for number, line in enumerate(lines, start=1):
         words = line.split(maxsplit=2)
         if not words or words[0].startswith("#"):

@@ -30,7 +30,7 @@ from recbole_eimf.core.parts import require
 from recbole_eimf.study.jobs import absolute_paths, make_text_once, ray_running
 from recbole_eimf.study.search.found import Found
 from recbole_eimf.study.search.result import write_found
-from recbole_eimf.study.search.space import Space, draw_settings, read_space, shipped_space
+from recbole_eimf.study.search.space import Space, draw_settings, fitted, read_space, shipped_space
 from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial
 
 _REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes on
@@ -194,13 +194,24 @@ def _backbone(config: EIMFConfig) -> str | None:
 
 def _space(space_file: str | Path | None, base: EIMFConfig, fixed: Mapping[str, Any]) -> Space:
     # a model of RecBole's is searched as the backbone of its name
-    space = read_space(space_file) if space_file else shipped_space(base["model"], _backbone(base))
-    left = {key: dimension for key, dimension in space.items() if key not in fixed}
+    space = read_space(space_file) if space_file else shipped_space(base["model"], _backbone(base), base["recipe"])
+    settled = dict(fixed)
+    if "preference" in space and not _clusters(base):
+        print("not searched, because the exemplars are those of interest_file or a share of the users: preference")
+        settled["preference"] = base["preference"]
+    left = fitted(space, settled, base)
     if not left:
         raise ConfigError(f"{', '.join(space) or space_file}: nothing is left to search; all of it is given as --key.")
     if dropped := [key for key in space if key in fixed]:
         print(f"not searched, because given: {', '.join(dropped)}")
     return left
+
+
+def _clusters(base: EIMFConfig) -> bool:
+    """Whether p of affinity propagation has a say in what exemplars there are."""
+    source = base["shuffled_source"] if base["interest_source"] == "shuffled" else base["interest_source"]
+    side_loaded = source == "file" or (source is None and base["interest_file"])
+    return base["use_interests"] and base["clustering"] != "none" and base["preference"] and not side_loaded
 
 
 def _job(

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from recbole_eimf.core.version import made_with
 from recbole_eimf.data.history_mask import FEW_REPEATS
+from recbole_eimf.evaluator.ranks import Asked
 from recbole_eimf.study.table.summary import LEVEL, Comparison, Figure, Line, Summary, View, pretty
 
 EMPTY = "–"
+NO_HARD_NEGATIVES = ", no hard negatives"
 _BUSY = 1.2  # processes that want a core, for each there is: more than timing noise
 
 
@@ -62,12 +64,18 @@ def facts(summary: Summary, view: View) -> str:
     seeds = ", ".join(map(str, summary.experiment.seeds))
     chosen = "" if view.chosen else "; the same checkpoints, chosen by the validation metric of the other table"
     asked = next(iter(view.tested.values()), None)
-    size = f"{asked.users:,} test users with {asked.targets:,} targets, " if asked else ""
+    size = f"{_asked(asked)}, " if asked else ""
     return (
         f"{summary.experiment.dataset}, {summary.protocol}, history {'masked' if view.mask_history else 'not masked'} "
         f"(mask_history={view.mask_history}), {size}test, %, mean ± sample deviation over seeds {seeds} (counting "
         f"models have one run), all items ranked{_order(summary)}{_repeats(summary, view)}{chosen}"
     )
+
+
+def _asked(asked: Asked) -> str:
+    """``2,237 test users with 4,833 targets``, and how often they were asked where that is more than once each."""
+    often = f" asked {asked.rows:,} times" if asked.rows else ""
+    return f"{asked.users:,} test users{often} with {asked.targets:,} targets"
 
 
 def _repeats(summary: Summary, view: View) -> str:
@@ -107,10 +115,12 @@ def legend(summary: Summary, signs: tuple[str, str]) -> str:
     if any(view.comparisons for view in summary.views):
         tests = sum(c.test is not None for view in summary.views for c in view.comparisons) // len(summary.views)
         first, second = signs
+        often = any(asked.rows for view in summary.views for asked in view.tested.values())
+        together = ", a user's rows together" if often else ""
         found += (
             f" {first}, {second}: differs from the first ({first}), the base, or the second ({second}) row it is "
-            f"measured against, p < {LEVEL} (sign-flip test over users, values averaged over seeds, Holm-corrected "
-            f"over the {tests} tests of a table)."
+            f"measured against, p < {LEVEL} (sign-flip test over users{together}, values averaged over seeds, "
+            f"Holm-corrected over the {tests} tests of a table)."
         )
     return found
 
@@ -123,9 +133,10 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
         found.append(f"**Incomplete:** {summary.finished} of {summary.planned} runs finished.")
     for line in lines:
         found += [f"**{line.row.name}, seed {seed}, failed:** {why}" for seed, why in line.errors]
-    found += _about_users(summary) + _about_interests(lines)
+    found += _about_users(summary) + _about_forms(lines) + _about_interests(lines)
     if average := average_precision(summary, metrics):
         found.append(average)
+    found += _about_refits(lines)
     if any(line.results and not line.row.counting for line in lines):
         found.append(
             "Best epochs count from 1, of a model that is trained in phases those of the last one: 0 is the model "
@@ -137,7 +148,8 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
 def average_precision(summary: Summary, metrics: Sequence[str]) -> str | None:
     """How MAP is defined, where a table shows it and users have several targets: the field knows two definitions."""
     sizes = [asked for view in summary.views for asked in view.tested.values()]
-    several = any(asked.targets > asked.users for asked in sizes) if sizes else summary.protocol != "leave_one_out"
+    told = any(asked.targets > (asked.rows or asked.users) for asked in sizes)
+    several = told if sizes else summary.protocol != "leave_one_out"
     if not several or not any(metric.startswith("map@") for metric in metrics):
         return None
     return (
@@ -159,6 +171,34 @@ def _about_users(summary: Summary) -> list[str]:
     return []
 
 
+def _settings(line: Line) -> Mapping[str, Any]:
+    return line.runs[0].settings if line.runs else {}
+
+
+def shown_name(line: Line) -> str:
+    """A row's name, with what it lacks of what the name promises."""
+    bare = _settings(line).get("backbone") == "REMI" and not _settings(line).get("remi_beta")
+    return line.row.name + (NO_HARD_NEGATIVES if bare else "")
+
+
+def _about_forms(lines: Sequence[Line]) -> list[str]:
+    """Which form of a paper's model each row is."""
+    found = []
+    recipes: dict[str, list[str]] = {}
+    for line in lines:
+        if line.row.model in ("EIMF", "IBIM") and (recipe := _settings(line).get("recipe")):
+            recipes.setdefault(recipe, []).append(line.row.name)
+    said = {"paper": "the paper's form (recipe=paper)", "strong": "our form, not the paper's (recipe=strong)"}
+    for recipe, rows in recipes.items():
+        found.append(f"{said.get(recipe, f'recipe={recipe}')}: {'; '.join(rows)}.")
+    if any(shown_name(line) != line.row.name for line in lines):
+        found.append(
+            "REMI without its hard negatives (remi_beta=0) is ComiRec-SA with REMI's routing regularisation under a "
+            "full softmax, which has every item as a negative; --recipe=paper has them."
+        )
+    return [text[0].upper() + text[1:] for text in found]
+
+
 def _about_interests(lines: Sequence[Line]) -> list[str]:
     found = []
     ours = [line.runs[0].settings for line in lines if line.row.model == "EIMF"]
@@ -170,6 +210,16 @@ def _about_interests(lines: Sequence[Line]) -> list[str]:
     if any((r.get("side_load") or {}).get("llm_used") is False for line in lines for r in line.results):
         found.append("Interests are keywords of the clusters' titles: **no LLM was used**.")
     return found
+
+
+def _about_refits(lines: Sequence[Line]) -> list[str]:
+    """Which rows were trained again before the test."""
+    rows = {line.row.name: any(result.get("refit") for result in line.results) for line in lines if line.results}
+    again = [name for name, refit in rows.items() if refit]
+    if not again:
+        return []
+    who = "Rows were" if len(again) == len(rows) else f"**{', '.join(again)}** (not the others):"
+    return [f"{who} trained again on all before the test, for the number of epochs that validation chose (refit=True)."]
 
 
 def _about_machines(summary: Summary) -> list[str]:
@@ -236,9 +286,9 @@ def main(summary: Summary, view: View, metrics: Sequence[str]) -> Grid:
         kind = ("last-floor" if index == floors - 1 else "floor") if line.row.floor else ""
         reason = why_empty(line)
         if reason:
-            rows.append(GridRow(line.row.name, (), "failed" if line.errors else "waiting", reason))
+            rows.append(GridRow(shown_name(line), (), "failed" if line.errors else "waiting", reason))
         else:
-            rows.append(GridRow(line.row.name, tuple(_cells(summary, view, line, metrics)), kind))
+            rows.append(GridRow(shown_name(line), tuple(_cells(summary, view, line, metrics)), kind))
     return Grid(columns, rows)
 
 

@@ -300,14 +300,15 @@ def _tested(first: Sequence[list[Path]], second: Sequence[list[Path]], metric: s
         stamps = [[_RANKS[folder][0] for folder in row] for row in (*first, *second)]
         key = fingerprint(metric, [[str(f) for f in row] for row in (*first, ["against"], *second)], stamps)
         if key not in _TESTS:
-            _TESTS[key] = paired_test(*(np.stack([_per_user(row, metric) for row in side]) for side in (mine, theirs)))
+            sides = (np.stack([_per_user(row, metric) for row in side]) for side in (mine, theirs))
+            _TESTS[key] = paired_test(*sides, user=mine[0][0].user)
         return _TESTS[key]
     except (DataError, ConfigError, FileNotFoundError):
         return None
 
 
 def _per_user(row: Sequence[Ranks], metric: str) -> np.ndarray:
-    """[R]: the mean over a row's seeds; rows count the same, however many of their runs are done."""
+    """[R]: the mean over the seeds of a table's row; its rows count the same, however many of their runs are done."""
     return np.stack([ranks.per_user(metric) for ranks in row]).mean(axis=0)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.core.version import __version__
+from recbole_eimf.evaluator.ranks import Asked
 from recbole_eimf.study.report.template import render
 from recbole_eimf.study.table import content
 from recbole_eimf.study.table.summary import Line, Summary, View, pretty
@@ -151,15 +152,20 @@ def _machine_view(view: View) -> dict[str, Any]:
         "unit": "percent",
         "mask_history": view.mask_history,
         "checkpoints_chosen_so": view.chosen,
-        "tested": {row: dataclasses.asdict(asked) for row, asked in view.tested.items()},
+        "tested": {row: _whom(asked) for row, asked in view.tested.items()},
         "rows": rows,
         "comparisons": [dataclasses.asdict(comparison) for comparison in view.comparisons],
     }
 
 
+def _whom(asked: Asked) -> dict[str, Any]:
+    told = dataclasses.asdict(asked)
+    return told if asked.rows else {name: value for name, value in told.items() if name != "rows"}
+
+
 def _machine_row(summary: Summary, line: Line) -> dict[str, Any]:
     kept = ("seed", "valid", "test", "epochs", "best_epoch", "train_seconds", "seconds_per_epoch", "parameters",
-            "side_load", "version")  # fmt: skip
+            "side_load", "version", "refit")  # fmt: skip
     conditions = ("made_with", "runs_at_once", "machine", "seconds")
     return {
         "name": line.row.name,

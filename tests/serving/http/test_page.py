@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 
+from recbole_eimf.serving.http import answers
+from tests.browser import browser  # noqa: F401
 from tests.serving.http.conftest import expected
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
 
-
-@pytest.fixture
-def browser(tmp_path):
-    """``browser(width, height)``: a window of that size, in a profile of its own."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra [test])")
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no chromium with chromedriver here (Debian: apt install chromium chromium-driver)")
-    opened = []
-
-    def make(width, height):
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
-        for flag in (
-            "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-background-networking",
-            "no-first-run", "disable-sync", "disable-component-update", f"user-data-dir={tmp_path / 'profile'}",
-        ):  # fmt: skip
-            options.add_argument(f"--{flag}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        opened.append(webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER)))
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        opened[-1].execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        return opened[-1]
-
-    yield make
-    for one in opened:
-        one.quit()
-
-
-def test_a_history_is_picked_by_title_and_recommendations_come_with_reasons(live, browser, first, tmp_path):
+def test_a_history_is_picked_by_title_and_recommendations_come_with_reasons(live, browser, first, tmp_path):  # noqa: F811
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
@@ -111,3 +82,29 @@ def test_a_history_is_picked_by_title_and_recommendations_come_with_reasons(live
     assert f"{service.url}/recommend" in asked
     assert [address for address in asked if not address.startswith(f"{service.url}/")] == []
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize("means_more", [False, True])
+def test_the_page_says_first_what_sentences_are_worth(live, browser, monkeypatch, means_more):  # noqa: F811
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    said = answers.recommended
+
+    def with_sentences(served, asked):
+        answer = said(served, asked) | {"llm_used": True, "honesty": "what it is worth", "means_more": means_more}
+        for item in answer["results"][0]["items"]:
+            item["sentence"] = "hair care"
+        return answer
+
+    monkeypatch.setattr(answers, "recommended", with_sentences)
+    page = browser(1280, 900)
+    page.get(f"{live().url}/")
+    texts = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
+    WebDriverWait(page, 30).until(lambda _: page.execute_script(texts, "#results .why"))
+    assert page.execute_script(texts, "#honesty") == ["what it is worth"]
+    assert page.execute_script("return document.getElementById('honesty').classList.contains('bad')") is not means_more
+    order = "return document.getElementById('honesty').compareDocumentPosition(document.getElementById('results'))"
+    assert page.execute_script(order) == 4  # the list follows
+    why = page.execute_script(texts, "#results .why")
+    assert all(("no better than a placebo's" in reason) is not means_more for reason in why)
+    assert all("hair care" in reason for reason in why)

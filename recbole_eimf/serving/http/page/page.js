@@ -180,7 +180,8 @@ function show(answer) {
     line.append(make("span", "rank", index + 1), title, make("span", "score", popular ? `${item.score} times` : item.score.toFixed(3)));
     if (item.because && item.because.length) line.append(make("div", "why", `because of ${item.because.join("; ")}`));
     if (item.sentence) {
-      const said = make("div", "why", `${answer.llm_used ? "an LLM says" : "keywords, no LLM,"} of users like this one: `);
+      const doubt = answer.means_more === false ? " (no better than a placebo's)" : "";
+      const said = make("div", "why", `${answer.llm_used ? "an LLM says" : "keywords, no LLM,"} of users like this one${doubt}: `);
       said.append(make("q", "", item.sentence));
       line.append(said);
     }
@@ -188,6 +189,7 @@ function show(answer) {
   }));
   at("honesty").textContent = answer.honesty || "";
   at("honesty").hidden = !answer.honesty;
+  at("honesty").classList.toggle("bad", answer.means_more === false);
 }
 
 ask("health").then((answer) => {

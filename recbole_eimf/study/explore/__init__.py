@@ -1,0 +1,1 @@
+"""The LLM's part of a run, made visible."""

@@ -1,0 +1,72 @@
+"""The arena's figures as SVG texts: the critical-difference diagram, and cost against quality."""
+
+from __future__ import annotations
+
+import math
+
+from recbole_eimf.study.report.plot import _COLOURS, _GREYS, _panel, _svg
+from recbole_eimf.study.standings import Standing, Standings
+
+_ROW = 0.24  # inches between two names
+
+
+def critical_difference(found: Standings) -> str:
+    """Demšar's diagram: rows at their mean rank, best at the left; a bar joins those that are not told apart."""
+    count = len(found.rows)
+    half = math.ceil(count / 2)
+    groups = found.alike()
+    depth = 0.35 + 0.14 * len(groups)
+    height = depth + _ROW * (half + 1)
+    with _panel((10.8, height + 0.5)) as (figure, axis):
+        axis.set_axis_off()
+        low, high = 1.0, float(count)
+        side = 0.42 * (high - low)
+        axis.set_xlim(low - side, high + side)
+        axis.set_ylim(height, -0.5)
+        axis.plot([low, high], [0, 0], color="#323f4b", linewidth=1.2)
+        for tick in range(1, count + 1, 1 if count <= 30 else 5):
+            axis.plot([tick, tick], [0, -0.07], color="#323f4b", linewidth=1)
+            axis.text(tick, -0.12, str(tick), ha="center", va="bottom", fontsize=8, color="#52606d")
+        for place, (first, last) in enumerate(groups):
+            level = 0.16 + 0.14 * place
+            ends = [found.rows[first].rank - 0.05, found.rows[last].rank + 0.05]
+            axis.plot(ends, [level, level], color="#1f2933", linewidth=3, solid_capstyle="butt")
+        for place, row in enumerate(found.rows):
+            left = place < half
+            level = depth + _ROW * (place if left else count - 1 - place)
+            edge = low - 0.04 * side if left else high + 0.04 * side
+            colour = _colour(row)
+            axis.plot([row.rank, row.rank, edge], [0, level, level], color=colour, linewidth=0.9)
+            said = f"{row.name}  {row.rank:.2f}" if left else f"{row.rank:.2f}  {row.name}"
+            axis.text(edge, level, said, ha="right" if left else "left", va="center", fontsize=8.5, color=colour)
+        return _svg(figure)
+
+
+def cost(found: Standings) -> str:
+    """Seconds of a training (logarithmic) against the mean rank, best at the top."""
+    trained = [row for row in found.rows if not row.floor]
+    with _panel((10.8, 4.6)) as (figure, axis):
+        for row in trained:
+            size = 30 + 60 * row.parameters / max(other.parameters for other in trained)
+            axis.scatter(max(row.seconds, 0.1), row.rank, s=size, color=_colour(row), alpha=0.85, linewidth=0)
+            axis.annotate(row.name, (max(row.seconds, 0.1), row.rank), (6, 3), textcoords="offset points", fontsize=8)
+        for row in found.rows:
+            if row.floor:
+                axis.axhline(row.rank, color=_GREYS[1], linewidth=0.8, linestyle=":")
+                axis.annotate(row.name, (0.995, row.rank), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                              fontsize=7.5, color="#52606d")  # fmt: skip
+        axis.set_xscale("log")
+        axis.margins(x=0.18)
+        axis.invert_yaxis()
+        axis.set_xlabel("seconds of a training, mean over tables and seeds")
+        axis.set_ylabel("mean rank")
+        return _svg(figure)
+
+
+def _colour(row: Standing) -> str:
+    """Floors grey, placebos pale, rows that an LLM helped orange, others blue."""
+    if row.floor:
+        return _GREYS[1]
+    if "placebo" in row.name:
+        return _COLOURS[3]
+    return _COLOURS[1] if row.calls else _COLOURS[0]

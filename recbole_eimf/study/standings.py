@@ -1,0 +1,239 @@
+"""Who stands where over several tables: mean ranks, Friedman's test, Nemenyi's critical difference (Demšar 2006).
+
+A *table* is a data set under a protocol, as ``results.json`` of a comparison holds it. Rows are ranked within every
+table and seed, and ranks averaged. The tests count tables, never seeds: seeds of one data set are not further evidence
+about the next one, they only steady its ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from recbole_eimf.config.models import MODELS
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.study.rows import FRAMED
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A row against its backbone in one table: relative difference in %, and Holm's p over that table's tests."""
+
+    relative: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row over all tables.
+
+    ``rank``: the mean over tables of the mean over seeds, 1 is best; ``ranks``: a mean rank for each table;
+    ``figures``: (mean, deviation over seeds or None) of the metric in percent for each table; ``gains``: over its
+    backbone, for each table, None where it has none; ``parameters``, ``seconds`` of a training, ``epoch`` seconds:
+    means over tables; ``calls``: replies of an LLM it was trained with, 0 for none, summed over tables; ``floor``: it
+    is not trained.
+    """
+
+    name: str
+    rank: float
+    ranks: tuple[float, ...]
+    figures: tuple[tuple[float, float | None], ...]
+    gains: tuple[Gain | None, ...]
+    parameters: float
+    seconds: float
+    epoch: float
+    calls: int
+    floor: bool
+
+
+@dataclass(frozen=True)
+class Standings:
+    """Rows by mean rank, best first.
+
+    ``tables``: what they stand over, such as ``amazon-office, leave_one_out``; ``seeds``: how many each table has of
+    all rows; ``left_out``: rows that not every table has, with why; ``p_value``: of Friedman's test that all rows are
+    alike, None where one table cannot tell; ``difference``: ranks closer than this are not told apart (Nemenyi, 0.05).
+    """
+
+    metric: str
+    rows: list[Standing]
+    tables: list[str]
+    seeds: list[int]
+    p_value: float | None
+    difference: float
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def alike(self) -> list[tuple[int, int]]:
+        """(first, last) of every longest run of rows, by rank, that are not told apart."""
+        found: list[tuple[int, int]] = []
+        ranks = [row.rank for row in self.rows]
+        for first in range(len(ranks)):
+            last = max(i for i in range(first, len(ranks)) if ranks[i] - ranks[first] < self.difference)
+            if last > first and (not found or last > found[-1][1]):
+                found.append((first, last))
+        return found
+
+
+def critical_difference(rows: int, tables: int, level: float = 0.05) -> float:
+    """Nemenyi's: q sqrt(k (k + 1) / (6 N)), q the studentised range's quantile over sqrt 2 (Demšar 2006, 3.2.2).
+
+    >>> round(critical_difference(4, 14), 3)  # Demšar's example: 2.569 sqrt(4 5 / (6 14))
+    1.254
+    """
+    from scipy.stats import studentized_range
+
+    quantile = studentized_range.ppf(1 - level, rows, math.inf) / math.sqrt(2)
+    return float(quantile * math.sqrt(rows * (rows + 1) / (6 * tables)))
+
+
+def friedman(ranks: np.ndarray) -> float | None:
+    """The p-value that all rows are alike, by Iman and Davenport's F (Demšar 2006, 3.2.2).
+
+    Args:
+        ranks: [N, k], of k rows in N tables.
+
+    Returns:
+        None for one table or one row, which cannot tell.
+    """
+    from scipy.stats import f
+
+    tables, rows = ranks.shape
+    if tables < 2 or rows < 2:
+        return None
+    chi = 12 * tables / (rows * (rows + 1)) * (np.square(ranks.mean(0)).sum() - rows * (rows + 1) ** 2 / 4)
+    left = tables * (rows - 1) - chi
+    if left <= 1e-12:  # all tables agree
+        return 0.0
+    return float(f.sf((tables - 1) * chi / left, rows - 1, (rows - 1) * (tables - 1)))
+
+
+def rank_within(values: Sequence[float]) -> list[float]:
+    """Ranks, 1 for the largest; equal values share the mean of theirs.
+
+    >>> rank_within([0.3, 0.5, 0.5, 0.1])
+    [3.0, 1.5, 1.5, 4.0]
+    """
+    return [
+        1 + sum(other > value for other in values) + (sum(other == value for other in values) - 1) / 2
+        for value in values
+    ]
+
+
+def by_backbone(found: Standings, tables: Sequence[Mapping[str, Any]]) -> dict[str, Standings]:
+    """Standings among the rows over one backbone, itself and the rows without training; one entry, ``""``, of all rows
+    where they stand over fewer than two backbones."""
+    inner = {row.name: framed["inner"] for row in found.rows if (framed := FRAMED.fullmatch(row.name))}
+    backbones = list(dict.fromkeys(inner[row["name"]] for row in tables[0]["rows"] if row["name"] in inner))
+    if len(backbones) < 2:
+        return {"": found}
+    floors = {row.name for row in found.rows if row.floor}
+    return {
+        name: standings(tables, found.metric, {name, *floors, *(row for row in inner if inner[row] == name)})
+        for name in backbones
+    }
+
+
+def standings(tables: Sequence[Mapping[str, Any]], metric: str, among: Collection[str] | None = None) -> Standings:
+    """Rank the rows that all tables have.
+
+    Args:
+        tables: contents of ``results.json``, one a data set and protocol; metric: such as ``ndcg@10``; among: names of
+            rows, the others are as if they were not there; None is all.
+
+    Raises:
+        DataError: fewer than two rows have a figure in every table.
+    """
+    values = [_by_row(table, metric) for table in tables]
+    named = list(dict.fromkeys(row["name"] for table in tables for row in table["rows"]))
+    named = [name for name in named if among is None or name in among]
+    left_out = {}
+    for name in named:
+        lacking = [_title(table) for table, found in zip(tables, values) if name not in found]
+        if lacking:
+            left_out[name] = f"no figure yet in {'; '.join(lacking)}"
+    kept = [name for name in named if name not in left_out]
+    if len(kept) < 2:
+        raise DataError(f"the arena has fewer than two rows with {metric} in every table: nothing to rank yet.")
+    ranks, seeds = [], []
+    for found in values:
+        common = _common_seeds(found, kept)
+        seeds.append(len(common))
+        per_seed = [rank_within([_at_seed(found[name], seed) for name in kept]) for seed in common]
+        ranks.append(np.mean(per_seed, axis=0))
+    table_ranks = np.stack(ranks)  # [N, k]
+    mean = table_ranks.mean(0)
+    rows = [
+        _standing(name, float(mean[k]), tuple(map(float, table_ranks[:, k])), tables, values, metric)
+        for k, name in enumerate(kept)
+    ]
+    rows.sort(key=lambda row: (row.rank, row.name))
+    difference = critical_difference(len(kept), len(tables))
+    return Standings(metric, rows, list(map(_title, tables)), seeds, friedman(table_ranks), difference, left_out)
+
+
+def _title(table: Mapping[str, Any]) -> str:
+    return f"{table['dataset']}, {table['protocol']}"
+
+
+def _by_row(table: Mapping[str, Any], metric: str) -> dict[str, dict[str, float]]:
+    """Row -> seed -> figure, of rows that have one; of the view that checkpoints were chosen by."""
+    found = {name: of_row.get(metric, {}).get("seeds", {}) for name, of_row in table["views"][0]["rows"].items()}
+    return {name: seeds for name, seeds in found.items() if seeds and None not in seeds.values()}
+
+
+def _common_seeds(found: Mapping[str, Mapping[str, float]], kept: Sequence[str]) -> list[str]:
+    """The seeds that all trained rows have; rows of one figure (floors count once) have any."""
+    trained = [set(found[name]) for name in kept if len(found[name]) > 1]
+    common = set.intersection(*trained) if trained else set.union(*(set(found[name]) for name in kept))
+    return sorted(common) or [next(iter(found[kept[0]]))]
+
+
+def _at_seed(seeds: Mapping[str, float], seed: str) -> float:
+    """A row's figure for a seed; a row of one run has that."""
+    return seeds[seed] if seed in seeds else statistics.mean(seeds.values())
+
+
+def _standing(name, rank, ranks, tables, values, metric) -> Standing:
+    entries = [next(row for row in table["rows"] if row["name"] == name) for table in tables]
+    runs = [run for entry in entries for run in entry["runs"]]
+    figures = []
+    for found in values:
+        each = list(found[name].values())
+        figures.append((statistics.mean(each), statistics.stdev(each) if len(each) > 1 else None))
+    return Standing(
+        name,
+        rank,
+        ranks,
+        tuple(figures),
+        tuple(_gain(table, name, metric) for table in tables),
+        statistics.mean(run["parameters"] for run in runs),
+        statistics.mean(run["train_seconds"] for run in runs),
+        statistics.mean(run["seconds_per_epoch"] for run in runs),
+        sum(_calls(entry) for entry in entries),
+        _is_floor(entries[0]["model"]),
+    )
+
+
+def _is_floor(model: str) -> bool:
+    return model in MODELS and MODELS[model].family.endswith("floor")
+
+
+def _calls(entry: Mapping[str, Any]) -> int:
+    """Replies of an LLM behind a row's interests in one table: one for each exemplar, once for all seeds."""
+    told = [run["side_load"] or {} for run in entry["runs"]]
+    return max((int(side.get("exemplars", 0)) for side in told if side.get("llm_used")), default=0)
+
+
+def _gain(table: Mapping[str, Any], name: str, metric: str) -> Gain | None:
+    framed = FRAMED.fullmatch(name)
+    if not framed:
+        return None
+    for one in table["views"][0]["comparisons"]:
+        if (one["row"], one["other"], one["metric"]) == (name, framed["inner"], metric):
+            return Gain(one["relative"], one["adjusted"])
+    return None

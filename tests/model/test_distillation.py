@@ -1,0 +1,156 @@
+"""LLM-ESR and profile distillation, against loops over their formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import assembly
+from recbole_eimf.model.backbones.dual_view import CrossView
+from recbole_eimf.model.baselines.llm_esr import similar_users
+from recbole_eimf.model.baselines.profile_distillation import user_profiles
+
+STILL = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+
+
+@pytest.fixture
+def built(make_config):
+    def make(model, **keys):
+        torch.manual_seed(0)
+        config = make_config(model, **keys)
+        loaders = assembly.loaders(config)
+        return config.model_class(config, loaders[0]._dataset), loaders[0]._dataset
+
+    return make
+
+
+# ---------------------------------------------------------------------- LLM-ESR
+def test_a_view_is_attended_by_the_other_one():
+    """In a loop: position t asks with its own view among the other view's items up to t."""
+    torch.manual_seed(0)
+    cross = CrossView(4).double()
+    asking, other = torch.randn(2, 1, 5, 4, dtype=torch.float64)
+    got = cross(asking, other)[0]
+    for t in range(5):
+        query = cross.query.weight @ asking[0, t]
+        weight = torch.softmax(torch.stack([query @ (cross.key.weight @ other[0, s]) / 2 for s in range(t + 1)]), 0)
+        assert torch.allclose(got[t], sum(w * (cross.value.weight @ other[0, s]) for s, w in enumerate(weight)))
+
+
+@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec"])
+def test_both_views_go_through_one_network(built, backbone):
+    net, _ = built("LLMESR", backbone=backbone, dropout_prob=0.0, **STILL)
+    net.eval()
+    sequence = torch.tensor([[1, 2, 3, 4]])
+    dual = net.backbone
+    ids, text = dual.item_embedding(sequence).chunk(2, -1)
+    with torch.no_grad():
+        views = [dual.of_ids(text, ids), dual.of_text(ids, text)]
+        alone = []
+        for view in views:
+            dual.net.item_embedding.vectors = view
+            alone.append(dual.net.forward(sequence, torch.tensor([4])))
+        assert torch.allclose(dual.positions(sequence), torch.cat(alone, -1), atol=1e-6)
+        changed = dual.positions(torch.tensor([[1, 2, 9, 7]]))
+        assert torch.allclose(dual.positions(sequence)[:, :2], changed[:, :2], atol=1e-6), "no future is seen"
+
+
+def test_the_views_are_principal_components_and_adapted_text(built):
+    net, train = built("LLMESR")
+    table = net.backbone.item_embedding
+    assert table.weight.shape == (net.n_items, 32)
+    first, second = table.projection
+    for item in range(1, net.n_items):
+        text = table.text[item]
+        adapted = second.weight @ (first.weight @ text + first.bias) + second.bias
+        assert torch.allclose(table.weight[item], torch.cat([table.embedding.weight[item], adapted]), atol=1e-6)
+    assert not table.weight[0].any()
+    known = net._text[1:].double()
+    left, values, _ = torch.linalg.svd(known - known.mean(0), full_matrices=False)
+    start = table.embedding.weight.detach()[1:, 0].double()
+    assert abs(torch.corrcoef(torch.stack([start, left[:, 0] * values[0]]))[0, 1]) > 0.999
+
+
+@pytest.mark.parametrize("states_of", ["step", "epoch"])
+def test_a_user_learns_from_those_of_like_text(built, states_of):
+    """In a loop: the squared distance to the mean of the similar users' states, which are no students."""
+    net, train = built("LLMESR", similar_users=3, similar_states=states_of, **STILL)
+    net.train()
+    batch = train.rows(np.arange(6))
+    users, histories = train.sequences()
+    row_of = {int(user): row for row, user in enumerate(users)}
+    states = net.backbone.training_states(batch)
+    expected = []
+    with torch.no_grad():
+        for r in range(6):
+            mine = states.interests[(states.row == r).nonzero()[-1, 0], 0]
+            near = net.similar[row_of[int(batch["user_id"][r])]].tolist()
+            teachers = []
+            for other in near:
+                items = torch.as_tensor(histories[other][-8:])[None]
+                teachers.append(net.backbone.interests(items, torch.tensor([items.shape[1]]))[0, 0])
+            expected.append((mine - torch.stack(teachers).mean(0)).square().mean())
+    net.backbone.item_embedding.refresh()
+    recommendation, distilled = net.calculate_loss(batch)
+    assert distilled.item() == pytest.approx(0.1 * torch.stack(expected).mean().item(), rel=1e-4)
+    assert float(recommendation) > 0
+    with torch.no_grad():  # within an epoch the teachers learn, or stay what they were; in the next they have learned
+        before = net._states_of(torch.tensor([0]))
+        net.backbone.item_embedding.embedding.weight.mul_(2)
+        net.backbone.item_embedding.refresh()
+        assert torch.equal(before, net._states_of(torch.tensor([0]))) == (states_of == "epoch")
+        net.train()
+        assert not torch.equal(before, net._states_of(torch.tensor([0])))
+
+
+def test_similar_users_have_like_text():
+    text = torch.tensor([[0.0, 0], [1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [0, 0]])
+    found = similar_users([[1, 1], [3], [2], [4, 3], [5]], text, 2)
+    assert found[:, 0].tolist() == [2, 3, 0, 1, -1]  # the last has no text, and is nobody's
+    assert (found[4] == -1).all()
+    assert 4 not in found
+    assert all(row not in near for row, near in enumerate(found.tolist()))
+
+
+def test_llmesr_refuses_what_it_cannot_be(make_config):
+    with pytest.raises(ConfigError, match="backbone='Caser'.*SASRec, GRU4Rec"):
+        make_config("LLMESR", backbone="Caser")
+    with pytest.raises(ConfigError, match="item_text=add: LLMESR"):
+        make_config("LLMESR", item_text="add")
+
+
+# ---------------------------------------------------------------------- profiles
+def test_profiles_are_the_mean_interests_of_an_exemplar():
+    interests = torch.tensor([[[3.0, 0], [0, 4]], [[1, 1], [9, 9]], [[5, 5], [5, 5]]])
+    mask = torch.tensor([[True, True], [True, False], [False, False]])
+    assert torch.allclose(user_profiles(interests, mask), torch.tensor([[0.6, 0.8], [0.5**0.5] * 2, [0.0, 0]]))
+
+
+def test_the_first_phase_learns_profiles_and_the_last_one_does_not(built):
+    net, train = built("ProfileDistillation", profile_weight=0.25, profile_epochs=2, **STILL)
+    net.train()
+    batch = train.rows(np.arange(8))
+    alone = float(net.calculate_loss(batch))
+    stages = net.phases(train)
+    phase = next(stages)
+    assert phase.model is net
+    assert phase.keys == {"epochs": 2}
+    assert not phase.select
+    recommendation, distilled = net.calculate_loss(batch)
+    assert float(recommendation) == pytest.approx(0.75 * alone, rel=1e-4)
+    assert float(distilled) == pytest.approx(0.25 * alone, rel=1e-4), "as large as the other, then weighed"
+    assert next(stages, None) is None
+    assert float(net.calculate_loss(batch)) == pytest.approx(alone, rel=1e-4)
+    states = net.backbone.training_states(batch)
+    net.user_exemplar[batch["user_id"][2]] = -1
+    each = []
+    for state, row in zip(states.interests[:, 0], states.row.tolist()):
+        exemplar = int(net.user_exemplar[batch["user_id"][row]])
+        if exemplar >= 0:
+            told = net.decoder.weight @ state + net.decoder.bias
+            each.append((told - net.profiles[exemplar]).square().mean())
+    assert len(each) < len(states.row)
+    got = net.profile_loss(batch["user_id"], states)
+    assert float(got) == pytest.approx(float(torch.stack(each).mean()), rel=1e-4)

@@ -1,0 +1,213 @@
+"""The arena: standings against scipy and Demšar's numbers, and a page that is made from the tables' files alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import friedmanchisquare, rankdata
+
+from recbole_eimf.__main__ import main as command_line
+from recbole_eimf.cli.study import main as run_command
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.study import arena
+from recbole_eimf.study.runs import configured
+from recbole_eimf.study.search.space import shipped_space
+from recbole_eimf.study.standings import by_backbone, critical_difference, friedman, rank_within, standings
+from recbole_eimf.study.study import chosen, find_study, read_study
+
+
+def table(dataset, figures, protocol="leave_one_out", comparisons=(), side_load=None):
+    """What ``results.json`` says of rows whose seeds found ``figures``."""
+    rows = {
+        name: {"ndcg@10": {"seeds": dict(zip(("2020", "2021", "2022"), values))}} for name, values in figures.items()
+    }
+    runs = {name: [run(name, seed, side_load) for seed in range(len(values))] for name, values in figures.items()}
+    view = {"mask_history": True, "rows": rows, "tested": {}, "comparisons": list(comparisons)}
+    entries = [
+        {"name": name, "model": name.partition("[")[0], "runs": runs[name], "settings": {"ties": "shuffle"}}
+        for name in figures
+    ]
+    return {"dataset": dataset, "protocol": protocol, "views": [view], "rows": entries, "finished": 1, "planned": 2}
+
+
+def run(name, seed, side_load):
+    side = side_load if name.startswith("EIMF[") else None
+    cost = {"parameters": 100, "train_seconds": 2.0 + seed, "seconds_per_epoch": 0.5}
+    return {**cost, "seed": seed, "side_load": side}
+
+
+def test_demsars_critical_differences():
+    """Table 5a of Demšar (2006): q of 2 to 10 classifiers, times sqrt(k (k + 1) / (6 N))."""
+    quantiles = {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949, 8: 3.031, 9: 3.102, 10: 3.164}
+    for rows, quantile in quantiles.items():
+        expected = quantile * np.sqrt(rows * (rows + 1) / (6 * 14))
+        assert critical_difference(rows, 14) == pytest.approx(expected, rel=1e-3)
+
+
+def test_friedmans_test_is_scipys_and_imans():
+    values = np.random.default_rng(0).random((8, 5)) + np.arange(5) * 0.1
+    ranks = np.stack([rankdata(-row) for row in values])
+    assert ranks.tolist() == [rank_within(row) for row in values.tolist()]
+    chi = friedmanchisquare(*values.T).statistic
+    from scipy.stats import f
+
+    expected = f.sf(7 * chi / (8 * 4 - chi), 4, 28)
+    assert friedman(ranks) == pytest.approx(float(expected))
+    assert friedman(ranks[:1]) is None, "one table tells nothing"
+    assert friedman(np.tile([1.0, 2.0, 3.0], (4, 1))) == 0.0, "all tables agree"
+
+
+def test_ranks_are_means_over_seeds_then_over_tables():
+    first = table("a", {"Popularity": [1.0], "SASRec": [3.0, 3.0], "EIMF[SASRec]": [2.0, 4.0]})
+    second = table("b", {"Popularity": [5.0], "SASRec": [3.0], "EIMF[SASRec]": [4.0], "late": [9.0]})
+    found = standings([first, second], "ndcg@10")
+    assert found.tables == ["a, leave_one_out", "b, leave_one_out"]
+    assert found.seeds == [2, 1]
+    by_name = {row.name: row for row in found.rows}
+    assert by_name["EIMF[SASRec]"].ranks == (1.5, 2.0)
+    assert by_name["SASRec"].ranks == (1.5, 3.0)
+    assert by_name["Popularity"].ranks == (3.0, 1.0)  # one run, which counts for every seed
+    assert [row.name for row in found.rows] == ["EIMF[SASRec]", "Popularity", "SASRec"]
+    assert found.left_out == {"late": "no figure yet in a, leave_one_out"}
+    assert by_name["EIMF[SASRec]"].figures[0] == pytest.approx((3.0, 2**0.5))
+    assert by_name["Popularity"].floor
+    assert not by_name["SASRec"].floor
+    assert found.alike() == [(0, 2)]  # two tables tell nobody apart
+
+
+def test_rows_that_are_not_told_apart_are_joined_in_longest_runs():
+    figures = {name: [float(value)] for name, value in zip("abcd", (4, 3, 2, 1))}
+    found = standings([table(str(n), figures) for n in range(9)], "ndcg@10")
+    assert [row.rank for row in found.rows] == [1.0, 2.0, 3.0, 4.0]
+    assert found.difference == pytest.approx(2.569 * (20 / 54) ** 0.5, rel=1e-3)  # 1.563
+    assert found.alike() == [(0, 1), (1, 2), (2, 3)]
+    assert found.p_value == 0.0
+
+
+def test_gains_and_llm_calls_are_the_tables_own():
+    told = {"row": "EIMF[SASRec]", "other": "SASRec", "metric": "ndcg@10", "relative": 12.5, "adjusted": 0.01}
+    figures = {"SASRec": [1.0], "EIMF[SASRec]": [2.0]}
+    side = {"llm_used": True, "exemplars": 158}
+    made = [table("a", figures, comparisons=[told], side_load=side), table("b", figures, side_load=side)]
+    best = standings(made, "ndcg@10").rows[0]
+    assert (best.gains[0].relative, best.gains[0].p_value, best.gains[1]) == (12.5, 0.01, None)
+    assert best.calls == 316
+    made = [table("a", figures, side_load={"llm_used": False, "exemplars": 158})]
+    assert standings(made, "ndcg@10").rows[0].calls == 0, "keywords are no calls"
+    with pytest.raises(DataError, match="fewer than two rows"):
+        standings([table("a", {"SASRec": [1.0]})], "ndcg@10")
+
+
+def test_rows_are_told_apart_within_each_backbone():
+    figures = {"Popularity": [1.0], "SASRec": [2.0], "REMI": [9.0], "a[SASRec]": [3.0], "a[REMI]": [8.0]}
+    made = [table("x", figures)]
+    found = by_backbone(standings(made, "ndcg@10"), made)
+    assert {name: [row.name for row in one.rows] for name, one in found.items()} == {
+        "SASRec": ["a[SASRec]", "SASRec", "Popularity"], "REMI": ["REMI", "a[REMI]", "Popularity"]
+    }  # fmt: skip
+    assert [row.rank for row in found["SASRec"].rows] == [1.0, 2.0, 3.0]
+    del figures["a[REMI]"]
+    made = [table("x", figures)]
+    assert list(by_backbone(standings(made, "ndcg@10"), made)) == [""]
+
+
+def test_the_page_is_made_of_the_tables_files(tmp_path):
+    for name, dataset in (("x", "<b>a</b>"), ("y", "b")):
+        (tmp_path / name).mkdir()
+        figures = {"Popularity": [1.0], "SASRec": [2.0, 2.1], "EIMF[SASRec]": [3.0, 2.0]}
+        (tmp_path / name / "results.json").write_text(json.dumps(table(dataset, figures)))
+    found = arena.write([tmp_path / "x", tmp_path / "y", tmp_path / "later"], tmp_path, "T", "ndcg@10", "<cmd>", ["!"])
+    page = (tmp_path / "index.html").read_text()
+    assert "<b>a</b>" not in page
+    assert "&lt;cmd&gt;" in page
+    assert page.count("<svg") == 2
+    assert 'href="x/index.html"' in page
+    told = json.loads((tmp_path / "arena.json").read_text())
+    assert [row["name"] for row in told["rows"]] == [row.name for row in found.rows]
+    assert told["difference"] == found.difference
+    assert "EIMF[SASRec]" in arena.as_text(found)
+    (tmp_path / "y" / "results.json").write_text("{")
+    with pytest.raises(DataError, match=r"y/results\.json: damaged"):
+        arena.write([tmp_path / "y"], tmp_path, "T", "ndcg@10", "c")
+
+
+def test_the_command_makes_every_table_and_goes_on(planted, tmp_path, capsys):
+    """Two protocols, of which data without times have one; the second call makes nothing anew."""
+    study = tmp_path / "small.yaml"
+    study.write_text(
+        "seeds: 1\nmetrics: [NDCG@5]\nprotocols: [leave_one_out, global_time]\nfloors: False\n"
+        "rows: [Popularity, Markov]\n"
+    )
+    command = ["study", str(study), "--dataset=planted", f"--out={tmp_path / 'out'}", "--parallel=0"]
+    command += [f"--data_path={planted}", "--mask_history=False", "--topk=[5]", "--valid_metric=NDCG@5"]
+    assert command_line(command) == 0
+    said = capsys.readouterr().out
+    assert "planted has no times, and no table under global_time." in said
+    assert "Markov" in said
+    folder = tmp_path / "out" / "planted-leave_one_out"
+    assert (folder / "table.md").is_file()
+    made = (folder / "runs" / "Markov" / "2020" / "result.json").stat().st_mtime_ns
+    assert command_line(command) == 0
+    assert (folder / "runs" / "Markov" / "2020" / "result.json").stat().st_mtime_ns == made
+    with pytest.raises(ConfigError, match="arena of many tables"):
+        run_command([str(study), "eimf_ablation", "--dataset=planted"])
+
+
+def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(planted):
+    rows = {row.name: row for row in read_study(find_study("arena")).rows}
+    for backbone in ("SASRec", "GRU4Rec", "REMI"):
+        assert rows[f"AlphaFuse[{backbone}]"].keys == {"backbone": backbone, "item_text": "null_space"}
+        assert rows[f"AlphaFuse[{backbone}]"].against == (backbone, f"ids plus text[{backbone}]")
+        assert rows[f"EIMF placebo[{backbone}]"].keys["interest_source"] == "shuffled"
+        assert rows[f"text placebo[{backbone}]"].keys["text_source"] == "shuffled"
+    assert "PAD[REMI]" not in rows, "towers have one state a target"
+    for row in rows.values():  # --tune-first has something to search for each, and every key is one
+        config, _ = configured(row, "planted", {"data_path": str(planted)})
+        if not row.counting:
+            assert shipped_space(row.model, contract_of(config.model_class).backbone_name(config))
+
+
+def test_a_part_of_a_study_is_named_by_rows_methods_or_backbones():
+    study = read_study(find_study("arena"))
+    assert [row.name for row in chosen(study, ["AlphaFuse"])] == [
+        "AlphaFuse[SASRec]", "AlphaFuse[GRU4Rec]", "AlphaFuse[REMI]"
+    ]  # fmt: skip
+    found = chosen(study, ["[REMI]", "PAD[SASRec]"])
+    assert {"REMI", "EIMF[REMI]", "PAD[SASRec]"} <= {row.name for row in found}
+    assert next(row for row in found if row.name == "PAD[SASRec]").against == ()
+    with pytest.raises(ConfigError, match="--only=AlphaFused: no row of arena. Did you mean"):
+        chosen(study, ["AlphaFused"])
+
+
+def test_a_method_is_added_in_one_file(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "base: arena\ntitle: Mine too\nkeys: {epochs: 3}\nrows:\n  - {name: Smoothed, "
+        "model: 'examples.smoothed:Smoothed', over: [REMI], against: [backbone, AlphaFuse]}\n"
+    )
+    found, below = read_study(mine), read_study(find_study("arena"))
+    assert [row.name for row in found.rows] == [*(row.name for row in below.rows), "Smoothed[REMI]"]
+    assert found.rows[-1].against == ("REMI", "AlphaFuse[REMI]")
+    assert found.keys == {**below.keys, "epochs": 3}
+    assert (found.title, found.protocols, found.seeds) == ("Mine too", below.protocols, below.seeds)
+    mine.write_text(f"base: {mine}\nrows: [SASRec]")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        read_study(mine)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("over: [SASRec]\nrows: [{name: a, model: IBIM, over: [REMI]}]", r"row 'a': over='REMI' is none of"),
+        ("over: [SASRec]\nrows: [{model: IBIM, over: True}]", "stands over backbones, and needs a name"),
+        ("protocols: [leave_two_out]\nrows: [SASRec]", "protocols: no 'leave_two_out'"),
+    ],
+)
+def test_a_bad_arena_is_one_line(tmp_path, text, said):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_study(path)

@@ -1,0 +1,112 @@
+"""``refit=True``: the model that is tested knows all before the test, and was chosen without it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import recbole_eimf
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment.refit import FOLDER
+from recbole_eimf.trainer.trainer import InterestTrainer
+from tests.data.test_ties import write
+from tests.data.test_time_split import EVENTS, T_TEST, T_VAL
+
+
+@pytest.fixture
+def keys(tmp_path, semantic_cache):
+    return {
+        "data_path": str(write(tmp_path / "data", EVENTS)), "semantic_cache": str(semantic_cache), "epochs": 4,
+        "MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 16, "inner_size": 32, "topk": [1, 5], "valid_metric": "NDCG@5",
+        "protocol": "global_time", "text_encoder": "tfidf-svd", "compare_with": [], "show_progress": False,
+        "state": "ERROR", "learning_rate": 0.01,
+    }  # fmt: skip
+
+
+def test_the_tested_model_is_one_trained_up_to_the_test_for_the_chosen_epochs(keys, tmp_path):
+    out = tmp_path / "out"
+    found = recbole_eimf.run("IBIM", "baskets", **keys, refit=True, output_dir=str(out))
+    plain = recbole_eimf.run("IBIM", "baskets", **keys, output_dir=str(tmp_path / "plain"))
+    assert (found.valid, found.best_epoch, found.epochs) == (plain.valid, plain.best_epoch, plain.epochs)
+    # the slow way: the same training with the border where the test begins, and nothing that chooses an epoch
+    later = {**keys, "time_dates": [str(T_TEST), str(T_TEST + 1)], "epochs": found.best_epoch + 1, "eval_step": 99}
+    recbole_eimf.run("IBIM", "baskets", **later, output_dir=str(tmp_path / "slow"))
+    mine, slow = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "slow"))
+    assert mine.keys() == slow.keys()
+    assert all(np.array_equal(mine[name], slow[name]) for name in mine)
+    times = [t for events in EVENTS.values() for _, t in events]
+    told = json.loads((out / "result.json").read_text())["refit"]
+    assert told["epochs"] == found.best_epoch + 1
+    assert told["interactions"] == sum(t <= T_TEST for t in times)
+    assert told["interactions_added"] == sum(T_VAL < t <= T_TEST for t in times)
+    assert plain.refit is None
+    assert "trained again" in str(found)
+    # slices count what the tested model was trained on
+    seen = {i for events in EVENTS.values() for i, t in events if t <= T_TEST}
+    wanted = [i for events in EVENTS.values() for n, (i, t) in enumerate(events) if n and t > T_TEST]
+    assert found.slices["unseen"]["targets"] == sum(i not in seen for i in wanted)
+    assert recbole_eimf.evaluate(out, state="ERROR") == pytest.approx(found.test, abs=1e-6)
+
+
+def test_a_stop_while_it_trains_again_loses_nothing(keys, tmp_path, monkeypatch):
+    given = {**keys, "stopping_step": 99, "refit": True}
+    whole = recbole_eimf.run("IBIM", "baskets", **given, output_dir=str(tmp_path / "a"))
+    assert whole.best_epoch > 0, "else there is no second epoch to stop in"
+    train, trained, stops = InterestTrainer._train_epoch, [], [(FOLDER, 1)]
+
+    def watched(self, data, epoch, *rest, **more):
+        trained.append((self.folder.name, epoch))
+        if trained[-1] in stops:
+            stops.clear()
+            raise KeyboardInterrupt
+        return train(self, data, epoch, *rest, **more)
+
+    monkeypatch.setattr(InterestTrainer, "_train_epoch", watched)
+    with pytest.raises(KeyboardInterrupt):
+        recbole_eimf.run("IBIM", "baskets", **given, output_dir=str(tmp_path / "b"))
+    trained.clear()
+    found = recbole_eimf.run("IBIM", "baskets", **given, output_dir=str(tmp_path / "b"), resume=True)
+    assert trained == [(FOLDER, epoch) for epoch in range(1, whole.best_epoch + 1)]
+    assert found.test == whole.test
+    mine, other = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(np.array_equal(mine[name], other[name]) for name in mine)
+
+
+def test_clusters_and_interests_are_those_before_validation(keys, make_config):
+    config = make_config("EIMF", **keys, dataset="baskets", refit=True, interest_source="keywords")
+    train, _, _ = assembly.datasets(config)[1]
+    before = train.before_test
+    names, items = before.field2id_token["user_id"], before.field2id_token["item_id"]
+    told = {names[u]: [items[i] for i in sequence] for u, sequence in zip(*before.sequences())}
+    expected = {u: [f"i{i}" for i, t in events if t <= T_TEST] for u, events in EVENTS.items()}
+    assert told == {u: events for u, events in expected.items() if events}
+    for name in ("interests", "interest_mask", "user_exemplar", "item_text"):
+        assert getattr(before.side, name) is getattr(train.side, name)
+    new = sorted(set(before.spans.user) - set(train.spans.user))
+    assert new
+    assert (before.side.user_exemplar[new] == -1).all()
+    assert before.side.fitted.tolist() == [bool(n) for n in before.item_counts()]
+
+
+@pytest.mark.parametrize(("model", "more"), [
+    ("EIMF", {"epochs": 1, "interest_source": "keywords"}), ("Markov", {}), ("ItemKNNText", {}),
+    ("SMEM", {"epochs": 1, "n_layers": 1, "phase_cache": False}),
+])  # fmt: skip
+def test_other_models_are_trained_again_too(keys, tmp_path, model, more):
+    out = tmp_path / "out"
+    found = recbole_eimf.run(model, "baskets", **{**keys, **more}, refit=True, output_dir=str(out))
+    assert found.refit["epochs"] == found.best_epoch + 1
+    assert recbole_eimf.evaluate(out, state="ERROR") == pytest.approx(found.test, abs=1e-6)
+
+
+def test_what_cannot_be_trained_again_is_refused(make_config, keys):
+    keys = {**keys, "dataset": "baskets"}
+    with pytest.raises(ConfigError, match="refit=True: protocol=leave_one_out.*export --refit"):
+        make_config("IBIM", **{**keys, "protocol": "leave_one_out"}, refit=True)
+    keys.pop("dataset")
+    with pytest.raises(ConfigError, match="refit=True: FPMC trains with RecBole's drawn negatives"):
+        recbole_eimf.run("FPMC", "baskets", **keys, refit=True)
