@@ -1,6 +1,6 @@
 """What an LLM's knowledge of items is worth, beside its placebo: runs, ranks and paired tests into one JSON file.
 
-    python benchmarks/knowledge.py run OUT PLAN.yaml          # trains what is missing; stop and go on as you like
+    python benchmarks/knowledge.py run OUT PLAN.yaml --data_path=DIR --knowledge_file=FILE    # trains what is missing
     python benchmarks/knowledge.py table OUT PLAN.yaml        # benchmarks/results/PLAN.json
 
 A row with ``base`` is another row's training under a score prior, weighed on validation.
@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from recbole_eimf.config.yaml_file import parse_command_line
 
 METRICS, SLICES = ("ndcg@10", "ndcg@50", "recall@50"), {"all": None, "seen <= 5 times": ("0", "1-5")}
 
@@ -28,7 +31,7 @@ def run_all(out: Path, plan: dict[str, Any], only: str | None) -> None:
     for seed in plan["seeds"]:
         for name, row in plan["rows"].items():
             folder = out / name.replace("/", "-") / str(seed)
-            if (folder / "result.json").is_file() or (only and only not in name):
+            if (folder / "result.json").is_file() or (only and not fnmatch(name, only)):
                 continue
             if seed != plan["seeds"][0] and row.get("counts"):
                 continue
@@ -125,10 +128,11 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("out", type=Path)
     parser.add_argument("plan", type=Path)
-    parser.add_argument("--only")
+    parser.add_argument("--only", help="rows, such as SASRec*")
     parser.add_argument("--seed", type=int)
-    options = parser.parse_args()
+    options, words = parser.parse_known_args()
     plan = yaml.safe_load(options.plan.read_text())
+    plan["shared"] |= parse_command_line(words)
     if options.what == "run":
         plan["seeds"] = [options.seed] if options.seed else plan["seeds"]
         run_all(options.out, plan, options.only)
