@@ -14,7 +14,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.model.baselines.text_knn import history_scores, text_scores, unit_text
+from recbole_eimf.model.history_scores import history_scores, text_scores, unit_text
 
 #: on the scale of logits; validation goes through them for one part of the prior, then for the other
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)

@@ -116,15 +116,31 @@ def _scored(parts: Parts, config: Mapping[str, Any], asked: _Asked, k: int) -> t
         interests = parts.interests(asked.rows)
         if parts.category is not None:
             return (*_diverse(parts, config["diversity"], asked, interests, k), True)
+        if parts.prior is not None:
+            return (*_ranked(_with_prior(parts, asked, interests), asked, k), True)
         if len(asked.rows) <= FEW_USERS and parts.index is not None and asked.barred is None:
             return _through_index(parts, asked, interests, k)
         return (*_all_products(parts, asked, interests, k, config["evaluation"]["eval_chunk_items"]), True)
 
 
+def _with_prior(parts: Parts, asked: _Asked, interests: Tensor) -> Tensor:
+    """[B, N]: the products and what the prior adds, summed as the model sums them."""
+    return Query(interests, parts.vectors, None).scores(0, len(parts.vectors)) + _added(parts, asked)
+
+
+def _added(parts: Parts, asked: _Asked) -> Tensor:
+    """What every product gets, [N], or [B, N] where the history has a say."""
+    added = torch.zeros(1) if parts.bias is None else parts.bias
+    if parts.prior is None:
+        return added
+    prior = parts.prior(*padded(asked.rows, parts.encoder))
+    return prior if parts.bias is None else added + prior
+
+
 def _diverse(
     parts: Parts, wanted: Mapping[str, Any], asked: _Asked, interests: Tensor, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    offset = torch.zeros(1) if parts.bias is None else parts.bias
+    offset = _added(parts, asked)
     offset = offset if asked.barred is None else offset + asked.barred
     of_interest = (interest @ parts.vectors.T + offset for interest in interests.unbind(1))
     hidden = padded(asked.rows, parts.encoder)[0] if asked.exclude_seen else None

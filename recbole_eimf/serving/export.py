@@ -3,6 +3,7 @@ RecBole: the model is loaded as it was trained, taken apart, and the folder's sc
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -153,11 +154,6 @@ def check_served(run: Run) -> None:
     if name in (*COUNTING_MODELS, *OWN_MODELS):
         return
     products = isinstance(net, IBIM | TowerModel) and getattr(type(net).full_sort_predict, "scored_by_products", False)
-    if getattr(net, "prior", None) is not None:
-        raise ConfigError(
-            f"score_prior={run.config['score_prior']}: what it adds to scores is no product of vectors, which a folder "
-            f"holds. Load it with `recbole_eimf.load`, or train with score_prior=none."
-        )
     if not products:
         raise ConfigError(
             f"model={name}: its scores are no inner products of a state with item vectors that are known here. Served "
@@ -184,7 +180,11 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
         category = net.diversity.category
         config["diversity"] = {"weight": net.diversity.weight, "count": net.diversity.count}
     config["encoder"] = dataclasses.asdict(spec)
-    return Parts(catalogue, encoder, vectors, bias, category=category), config
+    prior = getattr(net, "prior", None)
+    if prior is not None:
+        config["prior"] = {"kind": prior.kind, "decay": prior.decay}
+        prior = copy.deepcopy(prior).cpu()
+    return Parts(catalogue, encoder, vectors, bias, category=category, prior=prior), config
 
 
 def _encoder(run: Run) -> tuple[EncoderSpec, dict[str, Tensor]]:

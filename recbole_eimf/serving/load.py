@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.model.score_prior import ScorePrior
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.counts import Counts
@@ -68,6 +69,10 @@ def _scored_by_products(folder: Path, config: dict[str, Any], catalogue: Catalog
         table = model_folder.read_table(folder / "interests.parquet", ("exemplar", "interests"))
         tensors = model_folder.read_tensors(folder / "explain.safetensors")
         sentences = Sentences.of(tensors, _one(table["exemplar"]), _one(table["interests"]))
+    prior = None
+    if config.get("prior"):
+        prior = ScorePrior(config["prior"]["kind"], config["prior"]["decay"], None, len(catalogue))
+        _fill(folder / "prior.safetensors", prior)
     return Parts(
         catalogue,
         encoder,
@@ -76,7 +81,15 @@ def _scored_by_products(folder: Path, config: dict[str, Any], catalogue: Catalog
         category=items.get("category"),
         text=text,
         sentences=sentences,
+        prior=prior,
     )
+
+
+def _fill(file: Path, prior: ScorePrior) -> None:
+    try:
+        prior.load_state_dict(model_folder.read_tensors(file))
+    except RuntimeError as error:  # torch's for tensors that are missing or too many
+        raise DataError(f"{file}: not of a score prior ({error}). Export the model again.") from error
 
 
 def _check_items(folder: Path, items: dict[str, Tensor], count: int, encoder: Encoder) -> None:

@@ -25,6 +25,11 @@ def extended(parts: Parts, config: Mapping[str, Any], titles: Mapping[str, str])
             f"{config['name']}: no map from titles to items was kept, so none can be added. Export the run with "
             f"--text yes (of a data set with titles; counting models have no such map)."
         )
+    if parts.prior is not None:
+        raise ConfigError(
+            f"{config['name']}: score_prior={config['prior']['kind']} adds to scores what is known of its own items "
+            f"alone. Export a run with score_prior=none to add items."
+        )
     new = {str(token): title for token, title in titles.items() if str(token) not in parts.catalogue.row_of}
     for token, title in new.items():
         if not token or not isinstance(title, str) or not title.strip():

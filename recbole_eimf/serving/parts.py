@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_eimf.model.score_prior import ScorePrior
 from recbole_eimf.serving import index as search
 from recbole_eimf.serving.catalogue import Catalogue
 from recbole_eimf.serving.counts import Counts
@@ -24,7 +25,8 @@ class Parts:
 
     encoder: None for counting models; vectors: [N, D], row 0 is padding; bias: [N] or None; counts: of counting models;
     index: for few users at a time, None is all products; category: int64 [N] for ComiRec's aggregation, or None; text:
-    what places new items, or None; sentences: what EIMF's reasons are made of, or None.
+    what places new items, or None; sentences: what EIMF's reasons are made of, or None; prior: what is added to the
+    products, or None.
     """
 
     catalogue: Catalogue
@@ -36,6 +38,7 @@ class Parts:
     category: Tensor | None = None
     text: TitleMap | None = None
     sentences: Sentences | None = None
+    prior: ScorePrior | None = None
 
     @property
     def max_length(self) -> int:
@@ -66,7 +69,9 @@ def with_index(parts: Parts, kind: str, folder: Path | None = None) -> Parts:
     """
     search.check_kind(kind)
     items = len(parts.catalogue)
-    if parts.encoder is None or kind == "none" or (kind == "auto" and items < search.FEWEST_ITEMS):
+    if kind == "none" or (kind == "auto" and items < search.FEWEST_ITEMS):
+        return parts
+    if parts.encoder is None or parts.prior is not None:  # what a prior adds to scores no index knows
         return parts
     if kind == "hnsw":
         file = None if folder is None else folder / "index.faiss"

@@ -32,6 +32,8 @@ def write_parts(folder: Path, parts: Parts, users: Users | None) -> None:
         items = {"vectors": parts.vectors, "bias": parts.bias, "category": parts.category}
         present = {name: tensor for name, tensor in items.items() if tensor is not None}
         model_folder.write_tensors(folder / "items.safetensors", present)
+    if parts.prior is not None:
+        model_folder.write_tensors(folder / "prior.safetensors", parts.prior.state_dict())
     if parts.text is not None:
         model_folder.write_tensors(folder / "text.safetensors", parts.text.tensors())
     if parts.sentences is not None:

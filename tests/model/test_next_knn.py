@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.score_prior import WEIGHTS
-from recbole_eimf.serving.export import check_served
 from tests.model.test_counting import rows
 
 SEQUENCES = [[1, 5, 2], [3]]
@@ -107,12 +104,6 @@ def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_
     for sequence, one, both in zip(SEQUENCES, alone, net.full_sort_predict(rows(SEQUENCES))):
         added = 2 * by_hand(text @ text.T, sequence, 0.5) + 3 * by_hand(graph / largest, sequence, 0.5)
         assert (both - one).tolist() == pytest.approx(added.tolist(), abs=1e-4)
-
-
-def test_a_prior_is_no_part_of_a_model_folder(built):
-    net, _ = built("IBIM", score_prior="similar")
-    with pytest.raises(ConfigError, match="score_prior=similar"):
-        check_served(SimpleNamespace(net=net, config={"model": "IBIM", "score_prior": "similar"}))
 
 
 def test_a_prior_without_its_knowledge_is_refused(make_config):

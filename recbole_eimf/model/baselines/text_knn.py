@@ -6,11 +6,11 @@ from logging import getLogger
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
 
 from recbole_eimf.model.baselines.counting import CountingModel, DecayedItemKNN
+from recbole_eimf.model.history_scores import history_scores, text_scores, unit_text
 
 #: weights of the text among which validation chooses
 WEIGHTS = tuple(np.linspace(0, 1, 11).round(2).tolist())
@@ -140,22 +140,6 @@ def _next_items(config, dataset, n_items: int) -> sparse.csr_matrix:
     return side.next_items
 
 
-def history_scores(sequence: Tensor, length: Tensor, graph: sparse.csr_matrix, decay: float) -> Tensor:
-    """[B, L] right-padded items, [B], [N, N] -> float32 [B, N]: rows of the graph, summed over the history."""
-    items, steps = sequence.cpu().numpy(), length.cpu().numpy()
-    row, column = items.nonzero()
-    weight = decay ** (steps[row] - 1 - column)
-    history = sparse.coo_matrix((weight, (row, items[row, column])), shape=(len(items), graph.shape[0]))
-    return torch.from_numpy((history.tocsr() @ graph).toarray().astype(np.float32)).to(sequence.device)
-
-
-def text_scores(sequence: Tensor, length: Tensor, text: Tensor, decay: float) -> Tensor:
-    """[B, L] right-padded items, [B], unit rows [N, d] -> [B, N]."""
-    steps = length[:, None] - 1 - torch.arange(sequence.shape[1], device=sequence.device)
-    weight = torch.where(sequence > 0, decay ** steps.clamp(min=0), 0.0)
-    return (weight[..., None] * text[sequence]).sum(1) @ text.T
-
-
 def _largest_is_one(scores: Tensor) -> Tensor:
     return scores / scores.amax(1, keepdim=True).clamp(min=1e-9)
 
@@ -166,12 +150,6 @@ def _unit_text(config, dataset, n_items: int) -> Tensor:
     if config["inference_only"] or side is None:
         return torch.zeros(n_items, 0)
     return unit_text(side)
-
-
-def unit_text(side) -> Tensor:
-    """Centred text vectors of unit length, zero where there is none, [N, d], of side-loaded text."""
-    mean = side.item_text[side.fitted].mean(0)
-    return F.normalize((side.item_text - mean) * side.item_has_text[:, None], dim=-1)
 
 
 def _take_width(model: CountingModel, state, prefix: str) -> None:

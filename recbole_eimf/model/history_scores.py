@@ -1,0 +1,31 @@
+"""Scores by what a history's items are like, or are followed by, with weights that decay with recency."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from torch import Tensor
+
+
+def history_scores(sequence: Tensor, length: Tensor, graph: sparse.csr_matrix, decay: float) -> Tensor:
+    """[B, L] right-padded items, [B], [N, N] -> float32 [B, N]: rows of the graph, summed over the history."""
+    items, steps = sequence.cpu().numpy(), length.cpu().numpy()
+    row, column = items.nonzero()
+    weight = decay ** (steps[row] - 1 - column)
+    history = sparse.coo_matrix((weight, (row, items[row, column])), shape=(len(items), graph.shape[0]))
+    return torch.from_numpy((history.tocsr() @ graph).toarray().astype(np.float32)).to(sequence.device)
+
+
+def text_scores(sequence: Tensor, length: Tensor, text: Tensor, decay: float) -> Tensor:
+    """[B, L] right-padded items, [B], unit rows [N, d] -> [B, N]."""
+    steps = length[:, None] - 1 - torch.arange(sequence.shape[1], device=sequence.device)
+    weight = torch.where(sequence > 0, decay ** steps.clamp(min=0), 0.0)
+    return (weight[..., None] * text[sequence]).sum(1) @ text.T
+
+
+def unit_text(side) -> Tensor:
+    """Centred text vectors of unit length, zero where there is none, [N, d], of side-loaded text."""
+    mean = side.item_text[side.fitted].mean(0)
+    return F.normalize((side.item_text - mean) * side.item_has_text[:, None], dim=-1)
