@@ -32,7 +32,7 @@ _SLACK = 16
 _WRITTEN = 1.25 * 2.0**-8
 
 
-class Found(NamedTuple):
+class Candidates(NamedTuple):
     """Candidates int64 [C] (rows of the catalogue), and what no other item's score exceeds."""
 
     rows: Tensor
@@ -51,7 +51,7 @@ class Query(Protocol):
     """One user's question: ``top(depth, reaching)`` are at least the ``depth`` best, and, where the index can tell, all
     that may score ``reaching``."""
 
-    def top(self, depth: int, reaching: float) -> Found: ...
+    def top(self, depth: int, reaching: float) -> Candidates: ...
 
 
 class Index(Protocol):
@@ -163,12 +163,12 @@ class FlatQuery:
     def __init__(self, scores: Tensor, error: float) -> None:
         self.scores, self.error = scores, error
 
-    def top(self, depth: int, reaching: float) -> Found:
+    def top(self, depth: int, reaching: float) -> Candidates:
         """See :class:`Query`."""
         if reaching < torch.inf:
             depth = max(depth, int((self.scores >= reaching - self.error).sum()))
         values, rows = self.scores.topk(min(depth + 1, len(self.scores)))  # the last one is the best of those left out
-        return Found(rows[:-1], float(values[-1]) + self.error)
+        return Candidates(rows[:-1], float(values[-1]) + self.error)
 
 
 def _longest(vectors: Tensor) -> float:
@@ -260,7 +260,7 @@ class HNSWQuery:
     def __init__(self, index, interests: np.ndarray) -> None:
         self.index, self.interests = index, interests
 
-    def top(self, depth: int, reaching: float) -> Found:
+    def top(self, depth: int, reaching: float) -> Candidates:
         """See :class:`Query`: the ``depth`` best of each interest that the graph finds, united."""
         import faiss
 
@@ -268,7 +268,7 @@ class HNSWQuery:
         scores, rows = self.index.search(self.interests, depth, params=wanted)
         filled = rows >= 0
         ceiling = max((float(s[f][-1]) for s, f in zip(scores, filled) if f.any()), default=-float("inf"))
-        return Found(torch.from_numpy(np.unique(rows[filled]) + 1), ceiling)
+        return Candidates(torch.from_numpy(np.unique(rows[filled]) + 1), ceiling)
 
 
 def check_kind(kind: str) -> str:

@@ -8,8 +8,8 @@ import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.index import (
+    Candidates,
     FlatIndex,
-    Found,
     HNSWIndex,
     check_kind,
     search_with_proof,
@@ -113,7 +113,7 @@ class Liar:
     def top(self, depth, reaching):
         self.asked.append(depth)
         values, rows = self.scores.topk(depth + 1)
-        return Found(rows[:-1], float(values[-1]))
+        return Candidates(rows[:-1], float(values[-1]))
 
 
 def test_depth_doubles_until_the_kth_score_is_above_what_was_left_out():

@@ -19,7 +19,7 @@ from recbole_eimf.config.config import read_yaml
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.experiment import plugin
 from recbole_eimf.study.search import tune
-from recbole_eimf.study.search.found import Found
+from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.plot import importance, plot_search
 from recbole_eimf.study.search.space import Dimension
 from recbole_eimf.study.search.trial import Job, Trial
@@ -185,13 +185,13 @@ def test_errors_come_before_any_trial(keys, arguments, told, capsys, tmp_path):
     assert not list(tmp_path.glob("out/trials/*"))
 
 
-def made_up(count: int) -> Found:
+def made_up(count: int) -> SearchOutcome:
     """Trials whose score depends on one setting alone."""
     space = {"learning_rate": Dimension("log", (1e-4, 1e-2)), "gamma": Dimension("uniform", (0, 1)),
              "item_text": Dimension("choice", ("none", "add"))}  # fmt: skip
     settings = [tune.draw_settings(space, count + 1, 0, {})[n + 1] for n in range(count)]
     job = Job("EIMF", "planted", {}, settings, "ndcg@5", True, "nowhere")
-    return Found(job, space, {}, [Trial(n, "finished", s, score=s["gamma"]) for n, s in enumerate(settings)])
+    return SearchOutcome(job, space, {}, [Trial(n, "finished", s, score=s["gamma"]) for n, s in enumerate(settings)])
 
 
 def test_importance_finds_the_setting_that_matters(tmp_path):
@@ -206,7 +206,7 @@ def test_importance_finds_the_setting_that_matters(tmp_path):
 def test_the_best_trial_heeds_the_direction_and_skips_failures():
     found = made_up(6)
     assert found.best.settings["gamma"] == max(t.settings["gamma"] for t in found.trials)
-    down = Found(Job("EIMF", "d", {}, [], "loss", False, "nowhere"), found.space, {}, found.trials)
+    down = SearchOutcome(Job("EIMF", "d", {}, [], "loss", False, "nowhere"), found.space, {}, found.trials)
     assert down.best.settings["gamma"] == min(t.settings["gamma"] for t in found.trials)
     found.trials = [Trial(0, "failed", {}, score=9.0, error="ValueError: no")]
     assert found.best is None

@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune import Callback
 from tqdm.auto import tqdm
 
-from recbole_eimf.study.search.found import Found
+from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.trial import Job, close_trial
 
 _FORMAT = "{desc} |{bar:16}| {n_fmt}/{total_fmt} epochs, {elapsed}, at most {remaining} more"
@@ -23,7 +23,7 @@ class Display(Callback):
         epochs: of a whole trial.
     """
 
-    def __init__(self, job: Job, pending: list[int], found: Found, epochs: int) -> None:
+    def __init__(self, job: Job, pending: list[int], found: SearchOutcome, epochs: int) -> None:
         self.job, self.found, self.epochs = job, found, epochs
         self.seen = dict.fromkeys(pending, 0)
         self.best: tuple[float, int] | None = None

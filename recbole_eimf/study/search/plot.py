@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.core.files import atomic_path
-from recbole_eimf.study.search.found import Found
+from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.space import Dimension
 from recbole_eimf.study.search.trial import Trial
 
@@ -16,7 +16,7 @@ _ENOUGH = 8  # trials before an importance means anything
 _COLOURS = "viridis"
 
 
-def plot_search(found: Found, path: Path) -> None:
+def plot_search(found: SearchOutcome, path: Path) -> None:
     """Write the picture of a search as a PNG: parallel coordinates, and importances from eight trials on."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ def plot_search(found: Found, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=130)
 
 
-def importance(found: Found, trials: list[Trial]) -> dict[str, tuple[float, float]]:
+def importance(found: SearchOutcome, trials: list[Trial]) -> dict[str, tuple[float, float]]:
     """How much a random forest's prediction of the score loses when a setting is shuffled: mean and deviation.
 
     Shares of the variance of the scores (the drop of R2). Few trials tell little: read it as a hint where to look.
@@ -62,7 +62,7 @@ def _place(dimension: Dimension, value: Any) -> float:
     return float(np.clip((value - low) / (high - low), -0.08, 1.08))
 
 
-def _draw_lines(figure: Any, axis: Any, found: Found, trials: list[Trial]) -> None:
+def _draw_lines(figure: Any, axis: Any, found: SearchOutcome, trials: list[Trial]) -> None:
     import matplotlib
     from matplotlib.colors import Normalize
 
@@ -106,7 +106,7 @@ def _bounds(dimension: Dimension) -> tuple[float, float]:
     return dimension.values if dimension.drawn else (0.0, dimension.values[0])
 
 
-def _draw_importance(axis: Any, found: Found, trials: list[Trial]) -> None:
+def _draw_importance(axis: Any, found: SearchOutcome, trials: list[Trial]) -> None:
     drops = sorted(importance(found, trials).items(), key=lambda entry: entry[1][0])
     axis.barh([key for key, _ in drops], [m for _, (m, _) in drops], xerr=[s for _, (_, s) in drops], color="0.55")
     axis.tick_params(labelsize=8)

@@ -11,11 +11,11 @@ import yaml
 
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.core.version import __version__
-from recbole_eimf.study.search.found import Found
+from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.plot import plot_search
 
 
-def write_found(found: Found) -> None:
+def write_found(found: SearchOutcome) -> None:
     """Write the files of a search that has a best trial. Nothing of the test part is in them."""
     out = Path(found.job.out)
     _write_best(out / "best.yaml", found)
@@ -27,7 +27,7 @@ def write_found(found: Found) -> None:
     plot_search(found, out / "search.png")
 
 
-def _write_best(path: Path, found: Found) -> None:
+def _write_best(path: Path, found: SearchOutcome) -> None:
     best = found.require_best()
     head = (
         f"# {found.job.model} on {found.job.dataset}: trial {best.number} of {len(found.trials)}, "
@@ -38,7 +38,7 @@ def _write_best(path: Path, found: Found) -> None:
         temporary.write_text(head + yaml.safe_dump(found.settings, sort_keys=False), encoding="utf-8")
 
 
-def _write_table(path: Path, found: Found) -> None:
+def _write_table(path: Path, found: SearchOutcome) -> None:
     metric, keys = found.job.metric, list(found.space)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

@@ -28,7 +28,7 @@ from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.study.jobs import absolute_paths, make_text_once, ray_running
-from recbole_eimf.study.search.found import Found
+from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, fitted, read_space, shipped_space
 from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial
@@ -74,7 +74,7 @@ def tune(
     space: str | Path | None = None,
     config_file_list: Sequence[str] = (),
     **overrides: Any,
-) -> Found:
+) -> SearchOutcome:
     """Search the settings of a model on validation; the test part is never looked at.
 
     Args:
@@ -113,7 +113,7 @@ def search(
     space_file: str | Path | None = None,
     config_file_list: Sequence[str] = (),
     **overrides: Any,
-) -> Found:
+) -> SearchOutcome:
     """Search the settings of a model on a data set; goes on with what ``out`` holds.
 
     Args:
@@ -146,10 +146,10 @@ def search(
         grace = min(effort.grace or min(10, max(1, epochs // 4)), epochs)
     with folder_locked(out):
         _claim(job, space, base, {"max_epochs": epochs, "grace": grace})
-        return _made(Found(job, space, given, []), epochs, grace, effort)
+        return _made(SearchOutcome(job, space, given, []), epochs, grace, effort)
 
 
-def _made(found: Found, epochs: int, grace: int, effort: Effort) -> Found:
+def _made(found: SearchOutcome, epochs: int, grace: int, effort: Effort) -> SearchOutcome:
     """Run the trials that the folder does not hold yet."""
     job, drawn = found.job, found.job.settings
     found.trials += [trial for number in range(len(drawn)) if (trial := read_trial(job, number))]
@@ -253,7 +253,7 @@ def _claim(job: Job, space: Space, base: EIMFConfig, schedule: Mapping[str, int]
 
 
 # ---------------------------------------------------------------------- on Ray
-def _run_trials(job: Job, pending: list[int], found: Found, epochs: int, grace: int, effort: Effort) -> None:
+def _run_trials(job: Job, pending: list[int], found: SearchOutcome, epochs: int, grace: int, effort: Effort) -> None:
     # our folders say all there is to say, and Ctrl-C shall end the search, not Ray's loop alone
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"

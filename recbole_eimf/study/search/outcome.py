@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Found:
+class SearchOutcome:
     """The trials of a search so far, by number. ``given`` is the configuration it was asked with."""
 
     job: Job
