@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from recbole.data.dataset import SequentialDataset
 
-from recbole_eimf.data import atomic_file, dataset
+from recbole_eimf.data import atomic_dataset, atomic_file
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly
 
@@ -43,7 +43,7 @@ def both(make_config, keys):
     config = make_config("IBIM", "odd", **keys)
     stock = SequentialDataset(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "read_plain", lambda *a: used.append(atomic_file.read_plain(*a)) or used[-1])
+        patch.setattr(atomic_dataset, "read_plain", lambda *a: used.append(atomic_file.read_plain(*a)) or used[-1])
         ours = LazySequenceDataset(make_config("IBIM", "odd", **keys))
     return stock, ours, bool(used) and used[0] is not None
 
