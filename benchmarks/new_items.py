@@ -166,7 +166,10 @@ def main() -> None:
             row = {"dataset": name, "model": model.config["name"], "seed": seed, "hidden_items": len(hidden)}
             rows = [old for old in rows if any(old[key] != value for key, value in row.items())]
             row |= {"users": {kind: len(found[0]) for kind, found in test.items()}}
-            row |= {"best_epoch": model.config["evaluation"]["best_epoch"], "keys": keys}
+            row |= {
+                "best_epoch": model.config["evaluation"]["best_epoch"],
+                "keys": {key: value for key, value in keys.items() if key != "semantic_cache"},
+            }
             row |= measured(model, test, valid, titles, given.grid)
             rows.append(row)
             print(json.dumps(row), flush=True)
