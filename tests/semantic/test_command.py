@@ -130,7 +130,7 @@ def test_batch_requests_and_answers(arguments, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "report.json").read_text())["interests"] == 2 * len(requests)
 
 
-@pytest.mark.parametrize(("answer", "code", "calls"), [(None, 2, 20), ("n", 2, 20), ("y", 2, 38)])
+@pytest.mark.parametrize(("answer", "code", "calls"), [(None, 2, 20), ("n", 2, 20), ("y", 2, 36)])
 def test_an_endpoint_that_refuses_is_asked_about_before_it_is_paid_on(
     arguments, tmp_path, capsys, monkeypatch, answer, code, calls
 ):
@@ -140,7 +140,8 @@ def test_an_endpoint_that_refuses_is_asked_about_before_it_is_paid_on(
         monkeypatch.setattr("builtins.input", lambda question: print(question) or answer)
     with LLMServer(lambda asked, n: Answer(content="I'm sorry, but I cannot help with that.")) as server:
         assert main([*words, f"--llm_base_url={server.url}", "--yes"]) == code
-        assert len(server.asked) == pytest.approx(calls, abs=2 if answer == "y" else 0)
+        # two prompts may have been asked once, or ten twice, when the trial ends: those are not asked a second time
+        assert len(server.asked) == pytest.approx(calls, abs=4 if answer == "y" else 0)
     shown = capsys.readouterr()
     assert ("Go on and pay" in shown.out) == bool(answer)
     assert ("not one of the first 20 replies" in shown.err) == (answer != "y")
