@@ -17,6 +17,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
 
+#: files of a minute and more: begun first, so that no process is left alone with one when the others have finished
+LONG = ("test_tune.py", "test_resume.py", "test_plugin.py", "test_compare.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _registered():
     import torch
