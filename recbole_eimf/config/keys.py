@@ -230,8 +230,8 @@ class DistillationSettings:
 
 
 @dataclass(frozen=True)
-class SemanticSettings:
-    """Text and LLM: the off-line stage (EIMF section 3.2)."""
+class TextSettings:
+    """Text: items' text and its vectors, and what an LLM knows of items."""
 
     text_source: Literal["real", "shuffled", "noise"] = key(
         "real",
@@ -262,6 +262,12 @@ class SemanticSettings:
     semantic_cache: str = key(
         ".cache/recbole_eimf", "folder of embeddings, clusters, replies and pre-trained experts", affects="path"
     )
+
+
+@dataclass(frozen=True)
+class SemanticSettings(TextSettings):
+    """Interests: clusters and the LLM, the off-line stage (EIMF section 3.2)."""
+
     sequence_text: Literal["pooled", "joined"] = key(
         "pooled", "a user's text vector: the mean of the items', or that of all titles as one text"
     )
@@ -430,9 +436,13 @@ ALL_SETTINGS = (
     NetworkSettings,
     EIMFSettings,
     DistillationSettings,
+    TextSettings,
     SemanticSettings,
     PADSettings,
 )
+
+#: keys of earlier versions that are gone, and the part that read them: saved runs hold them
+RETIRED = {"mmd_bandwidth": PADSettings, "text_projection_layers": PADSettings}
 
 
 @cache

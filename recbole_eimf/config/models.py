@@ -26,6 +26,17 @@ class BackboneCard:
     over: str | None = None
 
 
+_OF_INTERESTS = ("ItemSettings", "InterestModelSettings", "NetworkSettings")
+#: family -> parts of the catalogue of keys
+_READS = {
+    "eimf": _OF_INTERESTS,
+    "text": _OF_INTERESTS,
+    "backbone": _OF_INTERESTS,
+    "pad": (*_OF_INTERESTS, "PADSettings"),
+    **dict.fromkeys(("floor", "text floor", "knowledge floor"), ("NetworkSettings",)),
+}
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """A model of ours.
@@ -41,6 +52,7 @@ class ModelCard:
         named_over: whether its rows in tables name the backbone.
         contract: backbones the contract tests build it over; ``None`` is as it stands.
         keys: keys beside the tests' own that its contract needs.
+        reads: parts of the catalogue of keys that it reads beside those of its family (:attr:`parts`).
     """
 
     name: str
@@ -51,6 +63,13 @@ class ModelCard:
     named_over: bool = False
     contract: tuple[str | None, ...] = (None,)
     keys: dict[str, Any] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the catalogue of keys that it reads, by the names of their classes in :mod:`config.keys`,
+        beside those of every run, and of text and interests where it reads some."""
+        return (*_READS[self.family], *self.reads)
 
     @property
     def floor(self) -> bool:
@@ -106,7 +125,7 @@ _TOWER = {"family": "pad", "backbones": TOWER_BACKBONES, "named_over": True, "co
 #: by name; the order is that of help and tables
 MODELS = {card.name: card for card in (
     ModelCard("EIMF", "recbole_eimf.model.eimf", "eimf", "joint training with interests of an LLM (arXiv 2411.09410)",
-              _ALL, True, _ALL),
+              _ALL, True, _ALL, reads=("EIMFSettings",)),
     ModelCard("IBIM", _IBIM, "eimf", "a backbone alone, trained as EIMF trains it: EIMF's baseline", _ALL, False, _ALL),
     *(ModelCard(name, _IBIM, "backbone", f"IBIM over {name}: {BACKBONES[name].help}", (name,))
       for name in ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "DNN", "LiGR")),
@@ -115,10 +134,10 @@ MODELS = {card.name: card for card in (
               ("BERT4Rec",)),
     ModelCard("LLMESR", "recbole_eimf.model.baselines.llm_esr", "text",
               "items as ids and as adapted text, and self-distillation from users of like text (Liu et al. 2024)",
-              DUAL_BACKBONES, True, ("SASRec",)),
+              DUAL_BACKBONES, True, ("SASRec",), reads=("DistillationSettings",)),
     ModelCard("ProfileDistillation", "recbole_eimf.model.baselines.profile_distillation", "text",
               "first epochs that learn the users' LLM profiles too (Severin et al. 2026)", _ALL, True,
-              ("REMI",)),
+              ("REMI",), reads=("DistillationSettings",)),
     ModelCard("PAD", _PAD, **{**_TOWER, "contract": TOWER_BACKBONES},
               help="pre-train, align, disentangle: experts of ids, of text, of both (arXiv 2412.04107)"),
     ModelCard("SMEM", _PAD, help="PAD without its align phase", **_TOWER),

@@ -39,7 +39,10 @@ def in_order() -> list[Key]:
     """Every key of the catalogue, once, section by section."""
     every = [each for part in ALL_SETTINGS for each in keys_of(part)]
     every += [each for part in RECBOLE_PARTS for each in keys_of(part, ours=False)]
-    return list({each.name: each for each in reversed(every)}.values())[::-1]
+    found: dict[str, Key] = {}
+    for each in every:
+        found.setdefault(each.name, each)
+    return list(found.values())
 
 
 def listing(keys: Iterable[Key]) -> str:

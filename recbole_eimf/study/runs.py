@@ -3,7 +3,7 @@
 A run's folder holds ``run.json`` (its settings, and versions, seconds, how busy the machine was), what
 :func:`recbole_eimf.run` writes (``result.json`` when it is finished), ``log.txt``, and ``error.txt`` if it failed. A
 folder is used again only for the settings it was made with: paths count by what is in the files, and keys that cannot
-change a figure (threads, logging, device) do not count at all.
+change a figure (threads, logging, device) or that the row's model does not read do not count at all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning, recipes_of, today
-from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words
+from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.version import made_with
@@ -45,7 +45,8 @@ class Run:
     """One training: a row with a seed.
 
     ``given`` are the keys for :func:`recbole_eimf.run`; ``settings`` every setting that decides the
-    figures, without the seed; ``other_mask`` asks for the test metrics under the other ``mask_history`` too.
+    figures, without the seed; ``other_mask`` asks for the test metrics under the other ``mask_history`` too;
+    ``unread``: keys among the settings that the row's model does not look at.
     """
 
     row: Row
@@ -55,6 +56,7 @@ class Run:
     given: Mapping[str, Any]
     settings: Mapping[str, Any]
     other_mask: bool = False
+    unread: frozenset[str] = frozenset()
 
     @cached_property
     def label(self) -> str:
@@ -130,21 +132,21 @@ def plan(
 
     plugin.adapt_recbole()
     takers(rows, shared)
-    made: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    made: dict[str, tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = {}
     for row in rows:
         config, given = configured(row, dataset, {**shared, **(tuned or {}).get(row.name, {})})
         _fetch(config)
         decided = deciding_settings(config)
         del decided["seed"]  # the folder's name says it
-        made[row.name] = given, decided
+        made[row.name] = given, decided, unread(config)
     runs = []
     for seed in seeds:
         for row in rows:
             if seed != seeds[0] and row.counting:
                 continue
-            given, wanted = made[row.name]
+            given, wanted, free = made[row.name]
             place = folder / folder_name(row.name) / str(seed)
-            runs.append(Run(row, dataset, seed, place, {**given, "seed": seed}, wanted, both_masks))
+            runs.append(Run(row, dataset, seed, place, {**given, "seed": seed}, wanted, both_masks, free))
             if settled:
                 _check_folder(runs[-1])
     return runs
@@ -214,7 +216,7 @@ def _check_folder(run: Run) -> None:
         return
     if before is None:
         raise ConfigError(f"{run.folder}: holds a run without run.json, so of unknown settings. Use another --out.")
-    differ = differing_settings(before["settings"], run.settings)
+    differ = differing_settings(before["settings"], run.settings, run.unread)
     if differ:
         raise ConfigError(
             f"{run.folder}: holds a run of {run.label} with other settings: {in_words(differ)}. "
@@ -254,7 +256,7 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
     given = {**job["given"], "num_threads": job["threads"]}
     if not (folder / "result.json").is_file():
         stored = read_json(folder / "run.json")
-        same = stored is not None and not differing_settings(stored["settings"], job["settings"])
+        same = stored is not None and not differing_settings(stored["settings"], job["settings"], job["unread"])
         (folder / OTHER_MASK / "metrics.json").unlink(missing_ok=True)  # of another model than the one to come
         kept = ("row", "model", "dataset", "given", "settings", "runs_at_once")
         told = {name: job[name] for name in kept} | {"made_with": made_with()}
@@ -331,6 +333,7 @@ def _job(run: Run, workers: Workers) -> dict[str, Any]:
         "dataset": run.dataset,
         "given": dict(run.given),
         "settings": dict(run.settings),
+        "unread": sorted(run.unread),
         "folder": str(run.folder),
         "other_mask": run.other_mask,
         "threads": workers.cpus,

@@ -7,7 +7,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words
+from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.trainer import checkpoint
 from recbole_eimf.trainer.state import read_values
@@ -70,7 +70,7 @@ def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any
         )
     held = checkpoint.read_description(folder)
     old, new = {**held["settings"], **held["files"]}, deciding_settings(config)
-    differing = differing_settings(old, new, _FREE)
+    differing = differing_settings(old, new, {*_FREE, *unread(config)})
     more = {key for key in _keys_of_the_last_phase(config) if _is_more(key, old, new)}
     unlike = {key: pair for key, pair in differing.items() if key not in more}
     if not unlike:

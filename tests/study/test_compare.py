@@ -118,17 +118,48 @@ def test_a_folder_belongs_to_its_settings(keys, planted, tmp_path):
     moved = tmp_path / "moved.jsonl"
     moved.write_text("{}")
     planned("SASRec", {**given, "interest_file": str(moved)})
-    file.write_text("{ }")
-    with pytest.raises(ConfigError, match="interest_file was"):
-        planned("SASRec", given)
     # a run that failed may be mended by other settings; one that was interrupted may not change them unsaid
-    file.write_text("{}")
     finished.unlink()
     (finished.parent / "last.safetensors").touch()
     with pytest.raises(ConfigError, match="epochs was 2, is 3"):
         planned("SASRec", {**given, "epochs": 3})
     (finished.parent / "error.txt").write_text("no\n")
     planned("SASRec", {**given, "epochs": 3})
+
+
+_OLD = {"mmd_bandwidth": 1.0, "text_projection_layers": 2}  # PAD's keys of an earlier version
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("SASRec", {"gate_buckets": 3, "interest_file": "other", "text_encoder": "other", "gamma": 0.7, **_OLD}, []),
+        ("SASRec", {"score_scale": 3.0, "backbone": "GRU4Rec"}, ["backbone", "score_scale"]),
+        ("TextKNN", {"interest_file": "other", "llm_model": "other", **_OLD}, []),
+        ("TextKNN", {"text_encoder": "other", "knn_decay": 0.9}, ["knn_decay", "text_encoder"]),
+        ("EIMF[SASRec]", {"interest_file": "other", **_OLD}, ["interest_file"]),
+        ("text[SASRec]", {"interest_file": "other", "gate_buckets": 3, "gamma": 0.7}, ["gamma"]),
+        ("PAD", {"gate_buckets": 3, "interest_file": "other", "mmd_bandwidth": 1.0}, ["gate_buckets", "mmd_bandwidth"]),
+        ("RecBole[SASRec]", {"gate_buckets": 3, "interest_file": "other", "n_layers": 5}, ["n_layers"]),
+        ("RecBole[FEARec]", {"gate_buckets": 3, "tau": 0.5}, ["tau"]),
+        ("examples.smoothed:Smoothed", {"gate_buckets": 3}, ["gate_buckets"]),  # nobody knows what it reads
+    ],
+)
+def test_what_a_rows_model_does_not_read_is_no_other_setting(name, changes, told, keys, tmp_path):
+    """Neither an upgrade nor other replies throw away runs whose figures they cannot change."""
+    (tmp_path / "replies.jsonl").write_text("{}")
+    given = {**keys, "interest_file": str(tmp_path / "replies.jsonl"), "allow_unknown_keys": True}
+    run = planned(name, given, (2020,))[-1]
+    run.folder.mkdir(parents=True)
+    (run.folder / "run.json").write_text(json.dumps({"settings": {**run.settings, **changes}}))
+    (run.folder / "result.json").write_text("{}")
+    if not told:
+        assert planned(name, given, (2020,))[-1].finished
+        return
+    with pytest.raises(ConfigError) as caught:
+        planned(name, given, (2020,))
+    said = str(caught.value).split("other settings: ")[1]
+    assert [part.split(" was ")[0] for part in said.split(". Use")[0].split("; ")] == told
 
 
 @pytest.mark.parametrize(

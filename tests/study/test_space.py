@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.key import keys_of
+from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.config.same_experiment import unread
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.study.search import tune
 from recbole_eimf.study.search.space import Dimension, draw_settings, fitted, read_space, shipped_space
@@ -149,10 +152,14 @@ def test_every_model_that_learns_settings_has_a_space():
 
 @pytest.mark.parametrize(("model", "backbone"), _cases())
 def test_every_key_of_a_shipped_space_is_read(model, backbone, make_config, monkeypatch):
-    """A key that nobody reads would be searched for nothing: watch what one training batch asks the configuration."""
+    """A key that nobody reads would be searched for nothing: watch what one training batch asks the configuration.
+
+    Nor does it ask for a key that counts as not read by the model when two runs are held to be the same.
+    """
     from recbole_eimf.experiment import assembly
 
     config = make_config(model, **({"backbone": backbone} if backbone else {}))
+    not_read = unread(config)
     asked = {"train_batch_size", "learning_rate", "weight_decay"}  # RecBole's loaders and trainer
     original = type(config).__getitem__
 
@@ -169,3 +176,6 @@ def test_every_key_of_a_shipped_space_is_read(model, backbone, make_config, monk
     space = shipped_space(model, named(config) if named else None)
     # dataclasses of settings read their keys whether they matter or not; a backbone's own are read one by one
     assert set(space) - asked == set()
+    if "text_encoder" not in not_read:  # text and interests are one part of settings to whoever reads either
+        not_read -= {each.name for each in keys_of(SemanticSettings)}
+    assert asked & not_read == set()

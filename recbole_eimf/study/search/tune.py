@@ -20,7 +20,7 @@ from typing import Any
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.models import short_name
-from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words
+from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
@@ -243,7 +243,7 @@ def _claim(job: Job, space: Space, base: EIMFConfig, schedule: Mapping[str, int]
         held = json.loads(path.read_text(encoding="utf-8"))
         if "data.inter" not in held:
             raise ConfigError(f"out={job.out} holds a search of an older version. Give another --out.")
-        differs = differing_settings(held, wanted)
+        differs = differing_settings(held, wanted, unread(base))
         if differs:
             raise ConfigError(
                 f"out={job.out} holds a search with other settings: {in_words(differs)}. Give the same command, or "
