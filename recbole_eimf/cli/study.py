@@ -17,9 +17,10 @@ def usage() -> str:
     """The command's help, with the studies that ship."""
     return (
         "usage: python -m recbole_eimf study NAME|FILE.yaml ... --dataset=NAME [--out DIR] [--only ROW,...] "
-        "[options of compare] [--key=value ...]\n\n"
+        "[--over BACKBONE,...] [options of compare] [--key=value ...]\n\n"
         "--only makes a part of a study: rows by their names, by what stands before the bracket (EIMF) or in it "
-        "([SASRec]).\nAn arena takes several data sets (--dataset=A,B).\n"
+        "([SASRec]);\n--over=SASRec,REMI: over these backbones in place of the study's own.\n"
+        "An arena takes several data sets (--dataset=A,B).\n"
         "Several studies run one after the other, each in DIR/NAME.\n"
         f"shipped: {', '.join(shipped())}"
     )
@@ -36,12 +37,13 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     parser = table_parser("study")
     parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
-    parser.add_option("only", default="")
+    for name in ("only", "over"):
+        parser.add_option(name, default="")
     options, given = parse_table_options(parser, arguments)
     effort, command = effort_of(options), command_text("study", arguments)
     own = {"seeds": options.seeds, "metrics": options.metrics, "title": options.title,
-           "only": tuple(word.strip() for word in options.only.split(",") if word.strip())}  # fmt: skip
-    studies = [read_study(find_study(name)) for name in options.studies]
+           "only": _words(options.only)}  # fmt: skip
+    studies = [read_study(find_study(name), _words(options.over.strip("[]"))) for name in options.studies]
     if any(study.protocols for study in studies):
         return _arena(studies, options, given, command, effort, own)
     made = [
@@ -65,13 +67,17 @@ def _arena(studies, options, given, command, effort, own) -> int:
     """A study over several data sets and protocols; the exit code as of the others."""
     if len(studies) > 1:
         raise ConfigError("a study with protocols is an arena of many tables: give it alone.")
-    datasets = [name.strip() for name in options.dataset.split(",") if name.strip()]
+    datasets = _words(options.dataset)
     out = Path(options.out or default_folder(studies[0], "-".join(datasets)))
     found = run_arena(studies[0], datasets, given, command, out, effort, **own)
     print(f"\n{found}\nwritten: {found.folder}/index.html, arena.json, and a folder for each table")
     if found.failed:
         print(f"failed: {', '.join(found.failed)} (error.txt in their folders); the same command tries them again")
     return 1 if found.failed else 0
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _folder(study: Study, studies: Sequence[Study], out: str | None, dataset: str) -> Path:

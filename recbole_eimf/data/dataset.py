@@ -153,7 +153,8 @@ class LazySequenceDataset(AtomicDataset):
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
         if said := history_mask.decide(config, train):
-            known = config["mask_history"] or config["inference_only"]  # of a trained model its run has said it
+            # of a trained model its run has said it, of a model for comparison the one it stands beside
+            known = config["mask_history"] or config["inference_only"] or getattr(config, "data_told", False)
             getLogger().log(logging.INFO if known else logging.WARNING, said)
         train.source_spans = None if self.source_row is None else self._split("source").train
         train.source_flat = None if self.source_row is None else self._in_source_order()

@@ -144,4 +144,5 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
     if distributed.is_first():
         print(f"\n{name}, for comparison:")
     other = EIMFConfig(model, config["dataset"], files, given)
+    other.data_told = True
     return run_one(other, keys.read(RunSettings, other.final_config_dict))

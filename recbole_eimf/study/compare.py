@@ -231,7 +231,8 @@ def _carried_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
         plan = _planned(experiment, out, effort)
         _write(plan)  # also tells a metric that nobody computes before anything is trained
         missing = [run for run in plan.runs if not run.finished]
-        make_text_once(EIMFConfig(run.row.model, run.dataset, None, dict(run.given)) for run in missing)
+        configs = (EIMFConfig(run.row.model, run.dataset, None, dict(run.given)) for run in missing)
+        make_text_once(configs, told=len(plan.masks) > 1)  # the table has both
     if missing:
         _make(plan, missing)
     return Compared(plan.out, _write(plan), tuple(run.label for run in plan.runs if run.error()))

@@ -41,10 +41,13 @@ def absolute_paths(config: EIMFConfig) -> dict[str, str]:
     return found
 
 
-def make_text_once(configs: Iterable[EIMFConfig]) -> None:
+def make_text_once(configs: Iterable[EIMFConfig], told: bool = False) -> None:
     """Make what jobs share before they start: text vectors, clusters, replies, once for each distinct setting of them.
 
-    Data that no text belongs to are read as well: what is wrong with them is said before Ray starts.
+    Data that no text belongs to are read as well: what is wrong with them is said before Ray starts, and once.
+
+    Args:
+        configs: of the jobs; told: what ``mask_history`` makes of these data need not be said.
 
     Raises:
         UserError: data, text or interests that are not there: no job could have found them.
@@ -55,9 +58,10 @@ def make_text_once(configs: Iterable[EIMFConfig]) -> None:
     for config in configs:
         need = contract_of(config.model_class).needs_side_information(config)
         wanted = keys.read(SemanticSettings, config.final_config_dict)
-        told = fingerprint(vars(wanted), config["protocol"], config["split_seed"], config["ties"]) if need else None
-        if (need, told) not in seen:
-            seen.add((need, told))
+        made_of = fingerprint(vars(wanted), config["protocol"], config["split_seed"], config["ties"]) if need else None
+        if (need, made_of) not in seen:
+            config.data_told = told or bool(seen)
+            seen.add((need, made_of))
             _quietly(assembly.datasets, config)
 
 

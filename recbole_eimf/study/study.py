@@ -15,8 +15,9 @@ A study is::
     axis: gamma                         # with it the figure is a line over the rows' x; without, bars
     columns: {exemplars: side_load.clusters}    # further columns, from result.json
     floors: True
-    over: [SASRec, REMI]                # backbones: a row of each, and one of every row that says over: True (or names
-                                        # some), called whole[SASRec]; its against: whole means that over its backbone
+    over: [SASRec, REMI]                # backbones (--over gives others): a row of each, and one of every row that
+                                        # says over: True (or names some), called whole[SASRec]; its against: whole
+                                        # means that over its backbone
     protocols: [leave_one_out, global_time]     # of an arena (study/arena.py): a table of each, and a page over all
 """
 
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.layers import properties_folder
+from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.data.protocol import PROTOCOLS
@@ -83,6 +85,8 @@ def run_study(
     gpus_per_run: float = 0.0,
     tune_first: int = 0,
     ray_address: str | None = None,
+    only: Sequence[str] = (),
+    over: Sequence[str] = (),
     config_file_list: Sequence[str | Path] = (),
     command: str = "recbole_eimf.study(...)",
     **overrides: Any,
@@ -96,6 +100,7 @@ def run_study(
         seeds, metrics, title: in place of the study's own.
         parallel, cpus_per_run, gpus_per_run, tune_first, ray_address, config_file_list, command: as for
             :func:`recbole_eimf.compare`.
+        only: rows, by name (:func:`chosen`); over: backbones, in place of the study's own (:func:`read_study`).
         overrides: configuration keys of all rows, but for those in which the rows differ.
 
     Returns:
@@ -111,8 +116,8 @@ def run_study(
     """
     given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
     check_shared(given)
-    read = read_study(find_study(str(name)))
-    experiment = experiment_of(read, dataset, given, command, seeds=seeds, metrics=metrics, title=title)
+    read = read_study(find_study(str(name)), over)
+    experiment = experiment_of(read, dataset, given, command, seeds=seeds, metrics=metrics, title=title, only=only)
     effort = Effort(parallel, cpus_per_run, gpus_per_run, tune_first, ray_address)
     return carry_out(experiment, Path(out or default_folder(read, dataset)), effort)
 
@@ -199,8 +204,12 @@ def find_study(name: str) -> Path:
     )
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, over: Sequence[str] = ()) -> Study:
     """Read a study.
+
+    Args:
+        path: of its file; over: backbones that its rows stand over in place of the file's. A row that names its own
+            stands over those of them that are among these.
 
     Raises:
         ConfigError: naming the file and the key.
@@ -208,7 +217,10 @@ def read_study(path: Path) -> Study:
     content, where = _content(path), str(path)
     model = content.get("model")
     entries = as_list(content["rows"], "rows", where) if "rows" in content else []
-    if "over" in content:
+    gone: set[str] = set()
+    if over:
+        entries, gone = _restricted(content, entries, over, path)
+    elif "over" in content:
         entries = over_backbones(entries, as_list(content["over"], "over", where), where)
     protocols = as_list(content["protocols"], "protocols", where) if "protocols" in content else []
     for name in protocols:
@@ -217,6 +229,7 @@ def read_study(path: Path) -> Study:
                 f"{where}: protocols: no {name!r}.{suggestion(name, PROTOCOLS)} There are: {', '.join(PROTOCOLS)}."
             )
     rows = [row_of(entry, where, model) for entry in entries] + _grid_rows(content.get("grid"), where, model)
+    rows = [replace(row, against=tuple(other for other in row.against if other not in gone)) for row in rows]
     if not rows:
         raise ConfigError(f"{where}: rows or grid is missing: there is nothing to run.")
     return Study(
@@ -281,6 +294,38 @@ def over_backbones(entries: list[Any], backbones: list[Any], where: str) -> list
             row = {key: value for key, value in entry.items() if key != "over"}
             found.append(row | {"name": f"{entry['name']}[{backbone}]", "against": each, "backbone": backbone})
     return found
+
+
+def _restricted(
+    content: Mapping[str, Any], entries: list[Any], over: Sequence[str], path: Path
+) -> tuple[list[Any], set[str]]:
+    """(The entries over other backbones than the file's, the names of the rows that fall away by it)."""
+    said, where = f"--over={','.join(over)}", str(path)
+    if "over" not in content:
+        raise ConfigError(
+            f"{said}: the study {path.stem} stands over no list of backbones. --backbone={over[0]} sets that of its rows, "
+            f"where they do not differ in it."
+        )
+    for name in over:
+        if name not in BACKBONES:
+            near = suggestion(name, BACKBONES)
+            raise ConfigError(f"{said}: no backbone {name!r}.{near} There are: {', '.join(BACKBONES)}.")
+    own = as_list(content["over"], "over", where)
+    before = {_name(entry) for entry in over_backbones(entries, own, where)}
+    kept = []
+    for entry in entries:
+        wanted = entry.get("over") if isinstance(entry, dict) else None
+        if isinstance(wanted, list):
+            entry = entry | {"over": [name for name in wanted if name in over]}
+            if not entry["over"]:
+                continue
+        kept.append(entry)
+    found = over_backbones(kept, list(dict.fromkeys(over)), where)
+    return found, before - {_name(entry) for entry in found}
+
+
+def _name(entry: Any) -> str:
+    return str(entry.get("name", entry.get("model")) if isinstance(entry, dict) else entry)
 
 
 def _grid_rows(grid: dict[str, Any] | None, where: str, model: str | None) -> list[Row]:

@@ -9,7 +9,9 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.history_mask import masks_history, repeat_share
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment.run import run
 from recbole_eimf.study.compare import _masks
+from recbole_eimf.study.jobs import make_text_once
 from tests.conftest import write_atomic
 
 ONCE = [[(u + n) % 30 for n in range(5 + u % 4)] for u in range(30)]
@@ -43,6 +45,28 @@ def test_a_mask_that_does_not_fit_is_warned_of(built, caplog):
     built(ONCE, mask_history=True)
     built(AGAIN, mask_history=False)
     assert "mask_history" not in caplog.text
+
+
+def test_a_table_is_warned_once_for_all_its_rows(make_config, tmp_path, caplog):
+    titles = [f"{'abcdefghij'[item % 10] * 3} {'klm'[item // 10] * 4}" for item in range(30)]
+    folder = str(write_atomic(tmp_path, "x", ONCE, titles))
+
+    def configs():
+        rows = [("IBIM", {"backbone": "SASRec"}), ("EIMF", {}), ("Popularity", {})]
+        return [make_config(model, "x", data_path=folder, **keys) for model, keys in rows]
+
+    for told, warned in ((False, 1), (True, 0)):
+        caplog.clear()
+        make_text_once(configs(), told)
+        assert caplog.text.count("mask_history=False: ") == warned
+
+
+def test_models_beside_another_do_not_warn_again(make_config, tmp_path, capfd):
+    folder = str(write_atomic(tmp_path, "x", ONCE))
+    keys = {**make_config("Popularity").external_config_dict, "data_path": folder, "state": "WARNING"}
+    run("Popularity", "x", **{**keys, "compare_with": ["Markov", "DecayedItemKNN"]})
+    shown = capfd.readouterr()
+    assert (shown.out + shown.err).count("mask_history=False: ") == 1
 
 
 def test_repeats_are_a_slice(built):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from recbole_eimf.cli.study import main as run_command
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.study import arena
+from recbole_eimf.study.rows import complete
 from recbole_eimf.study.runs import configured
 from recbole_eimf.study.search.space import shipped_space
 from recbole_eimf.study.standings import by_backbone, critical_difference, friedman, rank_within, standings
@@ -191,6 +193,33 @@ def test_a_part_of_a_study_is_named_by_rows_methods_or_backbones():
     assert next(row for row in found if row.name == "PAD[SASRec]").against == ()
     with pytest.raises(ConfigError, match="--only=AlphaFused: no row of arena. Did you mean"):
         chosen(study, ["AlphaFused"])
+
+
+def test_over_says_which_backbones_a_study_stands_over():
+    path = find_study("arena")
+    whole = read_study(path).rows
+    some = read_study(path, ["SASRec", "REMI"]).rows
+    assert [row.name for row in some] == [row.name for row in whole if "GRU4Rec" not in row.name]
+    assert {row.name: row for row in some}["AlphaFuse[REMI]"] in whole
+    one = {row.name: row for row in complete(read_study(path, ["REMI"]).rows)}
+    assert "PAD[REMI]" not in one, "towers have one state a target"
+    assert one["eSASRec"].against == (), "what it is measured against is not there"
+    other = {row.name: row for row in complete(read_study(path, ["ComiRecSA"]).rows)}
+    assert other["EIMF[ComiRecSA]"].keys["backbone"] == "ComiRecSA"
+    assert other["EIMF[ComiRecSA]"].against[0] == "ComiRecSA"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["eimf_ablation", "--over=SASRec"], "--over=SASRec: the study eimf_ablation stands over no list of backbones"),
+        (["arena", "--over=SASrec"], "--over=SASrec: no backbone 'SASrec'. Did you mean 'SASRec'"),
+        (["arena", "--over=[REMI, ComiRec]"], "--over=REMI,ComiRec: no backbone 'ComiRec'"),
+    ],
+)
+def test_a_wrong_over_is_one_line(arguments, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        run_command([*arguments, "--dataset=planted"])
 
 
 def test_a_method_is_added_in_one_file(tmp_path):
