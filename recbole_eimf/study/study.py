@@ -303,8 +303,8 @@ def _restricted(
     said, where = f"--over={','.join(over)}", str(path)
     if "over" not in content:
         raise ConfigError(
-            f"{said}: the study {path.stem} stands over no list of backbones. --backbone={over[0]} sets that of its rows, "
-            f"where they do not differ in it."
+            f"{said}: the study {path.stem} stands over no list of backbones. --backbone={over[0]} sets it for all "
+            f"rows that do not differ in it."
         )
     for name in over:
         if name not in BACKBONES:
