@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def shown(found: Compared) -> int:
     """Print a table and where it lies; the exit code: 1 if a run failed."""
-    print(f"\n{found}\nwritten: {found.folder}/index.html, table.md, table.csv, table.tex, results.json")
+    print(f"\n{found}\nwritten: {found.folder}/index.html, results.json, table.md, .csv, .tex, comparisons.csv, slices.csv")
     if found.failed:
         where = f"error.txt under {found.folder}/runs"
         print(f"failed: {', '.join(found.failed)} ({where}); the same command tries them again")

@@ -55,8 +55,8 @@ class Effort:
 
 @dataclass(frozen=True)
 class Compared:
-    """A table that was made: its ``folder`` (``index.html``, ``table.md``, ``table.csv``, ``table.tex``,
-    ``results.json``), what it sums up, and the labels of the runs that ``failed``."""
+    """A table that was made: its ``folder`` (``index.html``, ``table.md``, ``.csv``, ``.tex``, ``comparisons.csv``,
+    ``slices.csv``, ``results.json``), what it sums up, and the labels of the runs that ``failed``."""
 
     folder: Path
     summary: Summary

@@ -37,6 +37,18 @@ _PLACEBOS = {
     "shuffled_knowledge": {"knowledge_source": "shuffled"},
     "shuffled_history": {"shuffled_history": True},
 }
+
+
+def is_placebo(keys: Mapping[str, Any]) -> bool:
+    """Whether a row's keys shuffle interests, texts, knowledge or histories, or make noise of texts.
+
+    >>> is_placebo({"text_source": "noise"}), is_placebo({"use_interests": False})
+    (True, False)
+    """
+    sources = [*_PLACEBOS.values(), _CONTROLS["placebo"]]
+    return any(keys.get(key) == value for each in sources for key, value in each.items())
+
+
 _ALIASES = {"ItemKNN+text": "ItemKNNText", "ItemKNN+text+next": "ItemKNNTextNext"}
 FRAMED = re.compile(r"(?P<frame>[^\[\]]+)\[(?P<inner>[^\[\]]+)\]")
 _ROW_KEYS = ("name", "model", "backbone", "keys", "against", "x")
@@ -70,6 +82,11 @@ class Row:
     def floor(self) -> bool:
         """Whether it is one of the rows that every table has."""
         return self.model in FLOORS and not self.keys
+
+    @property
+    def placebo(self) -> bool:
+        """Whether it stands for another row with what that one's claim is about taken away."""
+        return is_placebo(self.keys)
 
 
 def floors() -> list[Row]:

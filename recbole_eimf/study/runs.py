@@ -87,9 +87,9 @@ class Run:
         return (self.folder / "running").is_file()
 
     def histories(self) -> dict[str, list[dict[str, Any]]]:
-        """The epochs so far of every phase, by its name; a model without phases has one, called ``""``."""
+        """The epochs so far of every phase, as they ended, by its name; of a model without phases ``""``."""
         found: dict[str, list[dict[str, Any]]] = {}
-        for path in sorted(self.folder.glob("**/history.json")):
+        for path in sorted(self.folder.glob("**/history.json"), key=lambda path: (path.stat().st_mtime_ns, path)):
             history = read_json(path)
             if history:
                 folder = path.parent.relative_to(self.folder).as_posix()

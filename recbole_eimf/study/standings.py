@@ -17,7 +17,7 @@ import numpy as np
 
 from recbole_eimf.config.models import MODELS
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.study.rows import FRAMED
+from recbole_eimf.study.rows import FRAMED, is_placebo
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Standing:
     ``figures``: (mean, deviation over seeds or None) of the metric in percent for each table; ``gains``: over its
     backbone, for each table, None where it has none; ``parameters``, ``seconds`` of a training, ``epoch`` seconds:
     means over tables; ``calls``: replies of an LLM it was trained with, 0 for none, summed over tables; ``floor``: it
-    is not trained.
+    is not trained; ``placebo``: it stands for another row with what that one's claim is about taken away.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Standing:
     epoch: float
     calls: int
     floor: bool
+    placebo: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ def _standing(name, rank, ranks, tables, values, metric) -> Standing:
         statistics.mean(run["seconds_per_epoch"] for run in runs),
         sum(_calls(entry) for entry in entries),
         _is_floor(entries[0]["model"]),
+        is_placebo(entries[0].get("keys", {})),
     )
 
 
@@ -224,9 +226,10 @@ def _is_floor(model: str) -> bool:
 
 
 def _calls(entry: Mapping[str, Any]) -> int:
-    """Replies of an LLM behind a row's interests in one table: one for each exemplar, once for all seeds."""
+    """Replies of an LLM behind a row in one table, once for all seeds: one for each exemplar, and each known item."""
     told = [run["side_load"] or {} for run in entry["runs"]]
-    return max((int(side.get("exemplars", 0)) for side in told if side.get("llm_used")), default=0)
+    users = max((int(side.get("exemplars", 0)) for side in told if side.get("llm_used")), default=0)
+    return users + max((int(side.get("knowledge", {}).get("items_known", 0)) for side in told), default=0)
 
 
 def _gain(table: Mapping[str, Any], name: str, metric: str) -> Gain | None:

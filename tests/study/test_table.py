@@ -21,7 +21,7 @@ from recbole_eimf.evaluator.ranks import Ranks
 from recbole_eimf.study.report import plot, report
 from recbole_eimf.study.rows import complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
-from recbole_eimf.study.table import content, table
+from recbole_eimf.study.table import content, notes, table
 from recbole_eimf.study.table.summary import Experiment, summarise
 
 USERS, DEPTH = 9, 5
@@ -180,7 +180,7 @@ def test_rows_that_were_trained_again_are_named(made):
     for number, run in enumerate(run for run in runs if run.finished):
         file = run.folder / "result.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"refit": {"epochs": 3}}))
-        said = " ".join(content.notes(summarise(experiment, runs, [False]), ("*", "+"), []))
+        said = " ".join(notes.notes(summarise(experiment, runs, [False]), ("*", "+"), []))
         if number == 1:
             assert "**DecayedItemKNN, SASRec** (not the others): trained again on all before the test" in said
     assert "Rows were trained again" in said
@@ -605,7 +605,8 @@ def test_phases_have_training_curves_also_without_a_last_one(tmp_path):
         (run.folder / phase / "history.json").write_text(json.dumps(epochs))
     summary = summarise(Experiment("t", "d", [row], (2020,), {}, COMMAND), [run], [False])
     drawn = plot.curves(summary)
-    assert [key.name for key in drawn.key] == ["PAD, align", "PAD, pretrain-id"]
+    assert [key.name for key in drawn.key] == ["PAD, pretrain-id", "PAD, align"]  # as they were trained
+    assert "solid" in drawn.key[-1].style
     assert len({key.style for key in drawn.key}) == 2
     assert "PAD, align" in report.page(summary)
 

@@ -67,6 +67,6 @@ def _colour(row: Standing) -> str:
     """Floors grey, placebos pale, rows that an LLM helped orange, others blue."""
     if row.floor:
         return _GREYS[1]
-    if "placebo" in row.name:
+    if row.placebo:
         return _COLOURS[3]
     return _COLOURS[1] if row.calls else _COLOURS[0]

@@ -54,7 +54,7 @@ class Panels(NamedTuple):
 def looks(lines: Sequence[Line]) -> dict[str, Look]:
     """A look per row: greys for floors, the darkest for the strongest; over several backbones a hue per backbone, pale
     for the backbone alone and hatched for the placebo; else a hue per row."""
-    floors = sorted((line for line in lines if _only_counts(line)), key=_strength, reverse=True)
+    floors = sorted((line for line in lines if line.floor), key=_strength, reverse=True)
     step = (len(_GREYS) - 1) / max(len(floors) - 1, 1)
     found = {
         line.row.name: Look(_GREYS[min(round(step * index), len(_GREYS) - 1)]) for index, line in enumerate(floors)
@@ -65,15 +65,10 @@ def looks(lines: Sequence[Line]) -> dict[str, Look]:
     for line in others:
         family = str(line.row.keys.get("backbone", line.row.name)) if len(backbones) > 1 else line.row.name
         hue = hues.setdefault(family, _COLOURS[len(hues) % len(_COLOURS)])
-        placebo = line.row.keys.get("interest_source") == "shuffled"
+        placebo = line.row.placebo
         pale = len(backbones) > 1 and line.row.model == "IBIM"
         found[line.row.name] = Look(_paler(hue) if pale else hue, "////" if placebo else "", "--" if placebo else "-")
     return found
-
-
-def _only_counts(line: Line) -> bool:
-    """Whether a row is drawn as a floor: those of every table, and other models that count (TextKNN), as they come."""
-    return line.row.floor or (line.row.counting and not line.row.keys)
 
 
 def _strength(line: Line) -> float:
@@ -202,7 +197,8 @@ def _drawn(look: Look) -> str:
 
 
 def _phases(line: Line, look: Look) -> list[tuple[str, list[list[dict]], Look]]:
-    """(name, epochs of every seed, look) of each phase of a row; a model without phases has one, called as the row."""
+    """(name, epochs of every seed, look) of each phase of a row, as they were trained, the last one in the row's own
+    look; a model without phases has one, called as the row."""
     found: dict[str, list[list[dict]]] = {}
     for run in line.runs:
         for name, history in run.histories().items():
@@ -210,14 +206,15 @@ def _phases(line: Line, look: Look) -> list[tuple[str, list[list[dict]], Look]]:
             if epochs:
                 found.setdefault(name, []).append(epochs)
     dashes = list(_DASHES)
-    return [
+    drawn = [
         (
             f"{line.row.name}, {name}" if name else line.row.name,
             histories,
             Look(_paler(look.colour, 0.2 * index), look.hatch, dashes[index % len(dashes)]) if index else look,
         )
-        for index, (name, histories) in enumerate(sorted(found.items()))
+        for index, (name, histories) in enumerate(reversed(found.items()))
     ]
+    return drawn[::-1]
 
 
 def _curve(axis: Axes, every: Sequence[Sequence[float]], look: Look) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from recbole_eimf.core.files import atomic_path
 from recbole_eimf.core.version import __version__
 from recbole_eimf.study.report.template import render
-from recbole_eimf.study.table import content
+from recbole_eimf.study.table import content, notes
 from recbole_eimf.study.table.summary import LEVEL, Summary, View, pretty
 
 _SIGNS = ("*", "†")
@@ -47,7 +47,7 @@ def page(summary: Summary) -> str:
         ks=_places(metrics),
         first_k=content.place(summary.main) if summary.main in metrics else "",
         views=[_view(summary, view, metrics, unique) for view in summary.views],
-        notes=content.notes(summary, _SIGNS, metrics),
+        notes=notes.notes(summary, _SIGNS, metrics),
         axis=summary.experiment.axis,
         level=LEVEL,
         untested=metrics != summary.metrics,
@@ -58,7 +58,7 @@ def page(summary: Summary) -> str:
         curves_key=drawn.key if drawn else [],
         coverage=content.coverage(summary),
         command=summary.experiment.command,
-        versions=list(map(content.versions_text, content.versions(summary))),
+        versions=list(map(notes.versions_text, notes.versions(summary))),
         settings=_settings(summary),
         version=__version__,
     )
@@ -84,7 +84,7 @@ def _about(summary: Summary) -> list[tuple[str, str]]:
         often = [("times asked", f"{asked.rows:,}")] if asked.rows else []
         found += [("test users", f"{asked.users:,}"), *often, ("test targets", f"{asked.targets:,}")]
     found += [("seeds", ", ".join(map(str, experiment.seeds))), ("runs", f"{summary.finished} of {summary.planned}")]
-    made = content.versions(summary)
+    made = notes.versions(summary)
     commits = [one["commit"] for one in made if "commit" in one]
     found.append(("recbole_eimf", ", ".join(dict.fromkeys(one["recbole_eimf"] for one in made))))
     return [*found, ("commit", ", ".join(dict.fromkeys(commits)))] if commits else found
@@ -95,15 +95,22 @@ def _view(summary: Summary, view: View, metrics: list[str], unique: Unique) -> d
 
     line = plot.line_over_axis(summary, view, metrics) if summary.experiment.axis else None
     return {
-        "facts": content.facts(summary, view),
-        "which": content.which(summary, view),
+        "facts": notes.facts(summary, view),
+        "which": notes.which(summary, view),
         "main": content.main(summary, view, metrics),
         "over_axis": _of_metrics(line.panels if line else {}, unique),
         "over_axis_key": line.key if line else [],
         "bars": _of_metrics(plot.bars(summary, view, metrics) or {}, unique),
-        "differences": content.differences(summary, view),
+        "differences": _at_every_choice(content.differences(summary, view), metrics),
         "runs": content.runs(summary, view, metrics),
     }
+
+
+def _at_every_choice(table: content.Grid, metrics: list[str]) -> content.Grid:
+    """A table of fewer metrics than the page has: where some k has none of them, its columns show at every choice."""
+    if {column.k for column in table.columns[1:]} == set(_places(metrics)):
+        return table
+    return content.Grid([column._replace(k=None) for column in table.columns], table.rows)
 
 
 def _of_metrics(panels: Mapping[str, str], unique: Unique) -> list[Drawn]:

@@ -39,6 +39,7 @@ def _environment(of_latex: bool) -> Environment:
         "cell": markdown_cell,
         "bold": bold,
         "breakable": breakable,
+        "heading": heading,
         "tex": latex_text,
         "symbols": latex_symbols,
     }
@@ -58,6 +59,11 @@ def bold(text: str) -> Markup:
 def breakable(name: str) -> Markup:
     """HTML of a row's name that a narrow column may break before the bracket."""
     return escape(name).replace("[", Markup("<wbr>["))
+
+
+def heading(title: str) -> Markup:
+    """HTML of a column's title with what stands in brackets on a line of its own."""
+    return escape(title).replace(" (", Markup("<br>("))
 
 
 def latex_text(text: str) -> str:

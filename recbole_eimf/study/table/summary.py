@@ -81,6 +81,11 @@ class Line:
     row: Row
     runs: list[Run]
 
+    @property
+    def floor(self) -> bool:
+        """Whether it is shown as a floor: those of every table, and other models that count (TextKNN), as they come."""
+        return self.row.floor or (self.row.counting and not self.row.keys)
+
     @cached_property
     def done(self) -> list[tuple[Run, dict[str, Any]]]:
         return [(run, run.result()) for run in self.runs if run.finished]
@@ -321,8 +326,12 @@ def _corrected(found: list[Comparison]) -> list[Comparison]:
 
 
 def _sliced(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Slice -> targets, and the mean over seeds of each metric; the range ``0`` is ``unseen``, and not there twice."""
     means: dict[str, dict[str, float]] = {}
-    for name in results[0].get("slices") or {}:
+    found = results[0].get("slices") or {}
+    for name in found:
+        if name == "0" and "unseen" in found:
+            continue
         every = [result["slices"][name] for result in results if name in (result.get("slices") or {})]
         means[name] = {"targets": every[0]["targets"]}
         for metric in every[0]:

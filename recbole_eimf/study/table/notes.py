@@ -1,0 +1,237 @@
+"""What every form of a table says in words: what it is about, what its marks mean, and what limits what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_eimf.core.version import made_with
+from recbole_eimf.data.history_mask import FEW_REPEATS
+from recbole_eimf.evaluator.ranks import Asked
+from recbole_eimf.study.table.summary import LEVEL, Line, Summary, View
+
+NO_HARD_NEGATIVES = ", no hard negatives"
+_BUSY = 1.2  # processes that want a core, for each there is: more than timing noise
+
+
+def facts(summary: Summary, view: View) -> str:
+    """What a reader must know to read a table: data, protocol, history, whom it is about, unit, seeds."""
+    seeds = ", ".join(map(str, summary.experiment.seeds))
+    chosen = "" if view.chosen else "; the same checkpoints, chosen by the validation metric of the other table"
+    asked = next(iter(view.tested.values()), None)
+    size = f"{_asked(asked)}, " if asked else ""
+    return (
+        f"{summary.experiment.dataset}, {summary.protocol}, history {'masked' if view.mask_history else 'not masked'} "
+        f"(mask_history={view.mask_history}), {size}test, %, mean ± sample deviation over seeds {seeds} (counting "
+        f"models have one run), all items ranked{_order(summary)}{_repeats(summary, view)}{chosen}"
+    )
+
+
+def _asked(asked: Asked) -> str:
+    """``2,237 test users with 4,833 targets``, and how often they were asked where that is more than once each."""
+    often = f" asked {asked.rows:,} times" if asked.rows else ""
+    return f"{asked.users:,} test users{often} with {asked.targets:,} targets"
+
+
+def _repeats(summary: Summary, view: View) -> str:
+    """A warning where own histories are ranked and hardly anybody has an item twice."""
+    first = next(iter(summary.slices.values()), {})
+    if view.mask_history or "repeat" not in first or not first["tied"]["targets"] + first["untied"]["targets"]:
+        return ""
+    share = first["repeat"]["targets"] / (first["tied"]["targets"] + first["untied"]["targets"])
+    if share >= FEW_REPEATS:
+        return ""
+    said = f"{100 * share:.1f} % of the targets are repeats: mask_history=False ranks users' own histories for nothing"
+    return f"; {said}"
+
+
+_TIES = {"source": "as in the source", "shuffle": "shuffled", "together": "shuffled, targets together"}
+
+
+def _order(summary: Summary) -> str:
+    """What the order of events of one time is."""
+    if summary.ties not in _TIES:
+        return ", order of ties by row"
+    said = f", events of one time {_TIES[summary.ties]} (ties={summary.ties})"
+    first = next(iter(summary.slices.values()), {})
+    if first.get("tied", {}).get("targets") and not first["untied"]["targets"]:
+        return f"{said}; the data has no times that tell a target from a tie"
+    return said
+
+
+def which(summary: Summary, view: View) -> str:
+    """What tells a view from the other in headings; nothing where there is one."""
+    return "" if len(summary.views) == 1 else f", history {'masked' if view.mask_history else 'not masked'}"
+
+
+def legend(summary: Summary, signs: tuple[str, str]) -> str:
+    """What the marks mean."""
+    found = "Bold: best of a column, underlined: second."
+    if any(view.comparisons for view in summary.views):
+        tests = sum(c.test is not None for view in summary.views for c in view.comparisons) // len(summary.views)
+        first, second = signs
+        often = any(asked.rows for view in summary.views for asked in view.tested.values())
+        together = ", a user's rows together" if often else ""
+        found += (
+            f" {first}, {second}: differs from the first ({first}), the base, or the second ({second}) row it is "
+            f"measured against, p < {LEVEL} (sign-flip test over users{together}, values averaged over seeds, "
+            f"Holm-corrected over the {tests} tests of a table)."
+        )
+    return found
+
+
+def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> list[str]:
+    """Marks explained, and everything that limits what a table of ``metrics`` says; ``**`` around what matters most."""
+    lines = summary.lines
+    found = [legend(summary, signs), *summary.experiment.remarks]
+    if summary.finished < summary.planned:
+        found.append(f"**Incomplete:** {summary.finished} of {summary.planned} runs finished.{_fewer_seeds(lines)}")
+    for line in lines:
+        found += [f"**{line.row.name}, seed {seed}, failed:** {why}" for seed, why in line.errors]
+    found += _about_users(summary) + _about_forms(lines) + _about_interests(lines)
+    if average := average_precision(summary, metrics):
+        found.append(average)
+    found += _about_refits(lines)
+    if any(line.results and not line.row.counting for line in lines):
+        found.append(
+            "Best epochs count from 1, of a model that is trained in phases those of the last one: 0 is the model "
+            "before it. s/epoch is training alone, validation not counted."
+        )
+    return [*found, *_about_machines(summary), *_about_versions(summary)]
+
+
+def _fewer_seeds(lines: Sequence[Line]) -> str:
+    """Which rows' means are over fewer seeds than other rows'."""
+    seeds = {line.row.name: [result["seed"] for result in line.results] for line in lines if not line.row.counting}
+    most = max(map(len, seeds.values()), default=0)
+    fewer = [f"{name} {', '.join(map(str, had))}" for name, had in seeds.items() if 0 < len(had) < most]
+    return f" Means over fewer seeds than others': {'; '.join(fewer)}." if fewer else ""
+
+
+def average_precision(summary: Summary, metrics: Sequence[str]) -> str | None:
+    """How MAP is defined, where a table shows it and users have several targets: the field knows two definitions."""
+    sizes = [asked for view in summary.views for asked in view.tested.values()]
+    told = any(asked.targets > (asked.rows or asked.users) for asked in sizes)
+    several = told if sizes else summary.protocol != "leave_one_out"
+    if not several or not any(metric.startswith("map@") for metric in metrics):
+        return None
+    return (
+        "MAP@k is RecBole's: a user's sum of precisions is divided by the smaller of k and the number of targets. "
+        "trec_eval and pytrec_eval (map_cut_k) divide by the number of targets, which gives less where there are more "
+        "than k."
+    )
+
+
+def _about_users(summary: Summary) -> list[str]:
+    if any(len({asked.identity for asked in view.tested.values()}) > 1 for view in summary.views):
+        sizes = dict.fromkeys(
+            f"{row} {asked.users:,} users, {asked.targets:,} targets"
+            for row, asked in summary.views[0].tested.items()
+        )  # fmt: skip
+        return [
+            f"**Not all rows were tested on the same users and targets**, and are not compared: {'; '.join(sizes)}."
+        ]
+    return []
+
+
+def _settings(line: Line) -> Mapping[str, Any]:
+    return line.runs[0].settings if line.runs else {}
+
+
+def shown_name(line: Line) -> str:
+    """A row's name, with what it lacks of what the name promises."""
+    bare = _settings(line).get("backbone") == "REMI" and not _settings(line).get("remi_beta")
+    return line.row.name + (NO_HARD_NEGATIVES if bare else "")
+
+
+def _about_forms(lines: Sequence[Line]) -> list[str]:
+    """Which form of a paper's model each row is."""
+    found = []
+    recipes: dict[str, list[str]] = {}
+    for line in lines:
+        if line.row.model in ("EIMF", "IBIM") and (recipe := _settings(line).get("recipe")):
+            recipes.setdefault(recipe, []).append(line.row.name)
+    said = {"paper": "the paper's form (recipe=paper)", "strong": "our form, not the paper's (recipe=strong)"}
+    for recipe, rows in recipes.items():
+        found.append(f"{said.get(recipe, f'recipe={recipe}')}: {'; '.join(rows)}.")
+    if any(shown_name(line) != line.row.name for line in lines):
+        found.append(
+            "REMI without its hard negatives (remi_beta=0) is ComiRec-SA with REMI's routing regularisation under a "
+            "full softmax, which has every item as a negative; --recipe=paper has them."
+        )
+    return [text[0].upper() + text[1:] for text in found]
+
+
+def _about_interests(lines: Sequence[Line]) -> list[str]:
+    found = []
+    ours = [line.runs[0].settings for line in lines if line.row.model == "EIMF"]
+    placebos = {settings["backbone"] for settings in ours if settings["interest_source"] == "shuffled"}
+    for backbone in dict.fromkeys(s["backbone"] for s in ours if s["backbone"] not in placebos):
+        found.append(
+            f"EIMF over {backbone} stands without its placebo (placebo[{backbone}]): this says nothing about the LLM."
+        )
+    if any((r.get("side_load") or {}).get("llm_used") is False for line in lines for r in line.results):
+        found.append("Interests are keywords of the clusters' titles: **no LLM was used**.")
+    return found
+
+
+def _about_refits(lines: Sequence[Line]) -> list[str]:
+    """Which rows were trained again before the test."""
+    rows = {line.row.name: any(result.get("refit") for result in line.results) for line in lines if line.results}
+    again = [name for name, refit in rows.items() if refit]
+    if not again:
+        return []
+    who = "Rows were" if len(again) == len(rows) else f"**{', '.join(again)}** (not the others):"
+    return [f"{who} trained again on all before the test, for the number of epochs that validation chose (refit=True)."]
+
+
+def _about_machines(summary: Summary) -> list[str]:
+    """Seconds per epoch compare only where runs had the machine for themselves."""
+    reasons = _shared(summary)
+    return [f"**s/epoch is not to be compared:** {'; '.join(reasons)}."] if reasons else []
+
+
+def seconds_title(summary: Summary) -> str:
+    return "s/epoch, shared machine" if _shared(summary) else "s/epoch"
+
+
+def _shared(summary: Summary) -> list[str]:
+    """Why seconds are not those of a machine that runs had for themselves."""
+    told = [notes for line in summary.lines if not line.row.counting for notes in line.notes]
+    at_once = max((notes.get("runs_at_once") or 1 for notes in told), default=1)
+    busy = [
+        machine["load"] / machine["cores"] for notes in told
+        if (machine := notes.get("machine") or {}).get("load") is not None and machine.get("cores")
+    ]  # fmt: skip
+    reasons = []
+    if at_once > 1:
+        reasons.append(f"up to {at_once} runs shared a machine")
+    if any("runs_at_once" in notes and notes["runs_at_once"] is None for notes in told):
+        reasons.append("runs were made on a cluster")
+    if busy and max(busy) > _BUSY:
+        reasons.append(f"the machine was busy (up to {max(busy):.1f} processes wanted each of its cores)")
+    return reasons
+
+
+def versions(summary: Summary) -> list[dict[str, str]]:
+    """The different sets of versions that the runs were made with, the newest recbole_eimf of a run alone if it says
+    no more; this program's where nothing has run."""
+    found = []
+    for line in summary.lines:
+        for told, result in zip(line.notes, line.results):
+            with_ = told.get("made_with") or ({"recbole_eimf": result["version"]} if result.get("version") else {})
+            if with_ and with_ not in found:
+                found.append(with_)
+    return found or [made_with()]
+
+
+def versions_text(one: Mapping[str, str]) -> str:
+    """``recbole_eimf 0.1.0, commit 0123456789ab, Python 3.12.3, ...``"""
+    return ", ".join(f"{name} {value}" for name, value in one.items())
+
+
+def _about_versions(summary: Summary) -> list[str]:
+    found = versions(summary)
+    if len(found) < 2:
+        return []
+    return [f"**Runs were made with different versions:** {'; '.join(map(versions_text, found))}."]
