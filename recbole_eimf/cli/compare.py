@@ -59,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def shown(found: Compared) -> int:
     """Print a table and where it lies; the exit code: 1 if a run failed."""
-    print(f"\n{found}\nwritten: {found.folder}/index.html, results.json, table.md, .csv, .tex, comparisons.csv, slices.csv")
+    forms = "index.html, results.json, table.md, table.csv, table.tex, comparisons.csv, slices.csv"
+    print(f"\n{found}\nwritten: {found.folder}/{forms}")
     if found.failed:
         where = f"error.txt under {found.folder}/runs"
         print(f"failed: {', '.join(found.failed)} ({where}); the same command tries them again")
