@@ -142,6 +142,11 @@ def _reads_text_alone(inner: str) -> bool:
 def _placebo(text: str, row: Row, keys: Mapping[str, Any]) -> Row:
     if "text_source" in keys and row.model == "IBIM":
         raise ConfigError(f"models: {text}: {row.name} reads no text. Name a row that does, such as PAD.")
+    if "text_source" in keys and row.model == "NextKNN":
+        raise ConfigError(
+            f"models: {text}: {row.name} reads text only to find what an LLM's words mean. Its placebo is "
+            f"shuffled_knowledge[{row.name}]."
+        )
     return Row(text, row.model, {**row.keys, **keys}, (row.name,))
 
 

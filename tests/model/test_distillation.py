@@ -7,23 +7,11 @@ import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import assembly
 from recbole_eimf.model.backbones.dual_view import CrossView
 from recbole_eimf.model.baselines.llm_esr import similar_users
 from recbole_eimf.model.baselines.profile_distillation import user_profiles
 
 STILL = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
-
-
-@pytest.fixture
-def built(make_config):
-    def make(model, **keys):
-        torch.manual_seed(0)
-        config = make_config(model, **keys)
-        loaders = assembly.loaders(config)
-        return config.model_class(config, loaders[0]._dataset), loaders[0]._dataset
-
-    return make
 
 
 # ---------------------------------------------------------------------- LLM-ESR

@@ -15,16 +15,6 @@ from tests.model.test_counting import rows
 SEQUENCES = [[1, 5, 2], [3]]
 
 
-@pytest.fixture
-def built(make_config):
-    def make(model, **keys):
-        config = make_config(model, **keys)
-        train = assembly.loaders(config)[0]._dataset
-        return config.model_class(config, train), train
-
-    return make
-
-
 def by_hand(graph, sequence, decay):
     return sum(decay**t * graph[item] for t, item in enumerate(reversed(sequence)))
 

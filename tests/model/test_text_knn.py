@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -9,20 +10,12 @@ import pytest
 import torch
 
 import recbole_eimf
+from recbole_eimf.config.models import MODELS
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic.text_placebo import text_vectors
 from recbole_eimf.study.rows import parse_model
 from tests.model.test_counting import rows
-
-
-@pytest.fixture
-def built(make_config):
-    def make(model, **keys):
-        config = make_config(model, **keys)
-        train = assembly.loaders(config)[0]._dataset
-        return config.model_class(config, train), train
-
-    return make
 
 
 def by_hand(train, sequence, decay):
@@ -87,15 +80,44 @@ def test_noise_has_mean_and_covariance_and_nothing_else():
     assert abs(np.corrcoef(noise[:, 0], vectors[:, 0])[0, 1]) < 0.03
 
 
-@pytest.mark.parametrize("model", ["EIMF", "PAD", "Hybrid", "TextKNN"])
-def test_every_reader_of_text_gets_the_placebo(make_config, model):
-    sides = [assembly.datasets(make_config(model, text_source=s))[1][0].side for s in ("real", "shuffled", "noise")]
+def test_the_placebo_takes_the_place_of_text_and_clusters_stay(make_config):
+    sides = [assembly.datasets(make_config("EIMF", text_source=s))[1][0].side for s in ("real", "shuffled", "noise")]
     real, shuffled, noise = (side.item_text[side.item_has_text] for side in sides)
     assert sorted(map(tuple, real.tolist())) == sorted(map(tuple, shuffled.tolist()))
     assert not torch.equal(real, shuffled)
     assert not torch.equal(real, noise)
-    if model == "EIMF":
-        assert torch.equal(sides[0].user_exemplar, sides[1].user_exemplar), "clusters stay those of the real text"
+    assert torch.equal(sides[0].user_exemplar, sides[1].user_exemplar), "clusters stay those of the real text"
+    assert torch.equal(sides[0].interests, sides[1].interests)
+
+
+#: every way in which a model of ours reads text
+READERS = [
+    *((card.name, {}) for card in MODELS.values() if card.family in ("pad", "text", "text floor")),
+    ("EIMF", {}), ("EIMF", {"use_interests": False}), ("LLM2BERT4Rec", {}), ("ItemKNNTextNext", {}),
+    *(("IBIM", {"item_text": how, "code_pieces": 5}) for how in ("add", "concat", "null_space", "codes")),
+    ("IBIM", {"item_text": "add", "text_adaptor": "moe"}), ("IBIM", {"item_init": "pca_text"}),
+    ("IBIM", {"score_prior": "similar"}), ("PAD", {"score_prior": "similar"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "keys"), READERS)
+def test_every_reader_of_text_gets_the_placebo(built, model, keys):
+    """What a model takes of text is another thing under a placebo: some tensor of it, or of its first phase."""
+
+    def held(source):
+        net, train = built(model, text_source=source, **keys)
+        parts = [net, *(phase.model for phase in itertools.islice(net.phases(train), 1))] if net.in_phases else [net]
+        tensors = {}
+        for number, part in enumerate(parts):
+            for name, module in part.named_modules():
+                every = {**vars(module), **module._buffers, **module._parameters}
+                tensors |= {(number, name, key): value for key, value in every.items() if torch.is_tensor(value)}
+        return tensors
+
+    real, *placebos = (held(source) for source in ("real", "shuffled", "noise"))
+    for placebo in placebos:
+        assert placebo.keys() == real.keys()
+        assert any(not torch.equal(real[key], placebo[key]) for key in real)
 
 
 def test_shuffled_history_moves_histories_and_no_target(make_config):
@@ -124,7 +146,6 @@ def test_rows_of_placebos():
     assert parse_model("ItemKNN+text").model == "ItemKNNText"
     assert parse_model("placebo[PAD[GRU4Rec]]").against == ("PAD[GRU4Rec]",)
     assert parse_model("placebo[SASRec]").keys["interest_source"] == "shuffled"
-    with pytest.raises(
-        recbole_eimf.UserError if hasattr(recbole_eimf, "UserError") else Exception, match="reads no text"
-    ):
-        parse_model("shuffled_text[SASRec]")
+    for row, said in (("shuffled_text[SASRec]", "reads no text"), ("noise_text[NextKNN]", "shuffled_knowledge")):
+        with pytest.raises(ConfigError, match=said):
+            parse_model(row)
