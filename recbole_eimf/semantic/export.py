@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -106,6 +106,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         "exemplars": exemplars,
         "users": len(found.assignment),
         "interests": found.report["interests"],
+        "files": {name: _digest(folder / name) for name in (REPLIES, ASSIGNMENT)},
         "licence": licence or _NO_LICENCE,
         "recbole_eimf": metadata.version("recbole_eimf"),
     }
@@ -124,7 +125,8 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None, other: s
         other: as ``data``, of the sequences that ``ties=source`` gives, where these are others.
 
     Raises:
-        DataError: the folder is no export, or was made from other training data or under another protocol.
+        DataError: the folder is no export, was made from other training data or under another protocol, or one of its
+            files is not the one that was exported.
     """
     folder = Path(settings.interest_file)
     try:
@@ -147,11 +149,34 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None, other: s
             f"here {data}). Take the same data set, filters and split_seed; or, where held-out items cannot stand in "
             f"the replies, name the file itself: interest_file={folder / REPLIES}."
         )
+    wanted = [REPLIES] if settings.assignment_file else [REPLIES, ASSIGNMENT]
+    _check_files(folder, wanted, meta.get("files"))
     return replace(
         settings,
         interest_file=str(folder / REPLIES),
         assignment_file=settings.assignment_file or str(folder / ASSIGNMENT),
     )
+
+
+def _check_files(folder: Path, names: Sequence[str], digests: Any) -> None:
+    """Raise DataError for a file that is not there or has changed; exports of earlier versions hold no digests."""
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise DataError(
+                f"interest_file={folder}: {name} is not there, of what {META} says was exported. Copy it too."
+            )
+        if isinstance(digests, Mapping) and digests.get(name) != _digest(path):
+            key = "interest_file" if name == REPLIES else "assignment_file"
+            raise DataError(
+                f"{path}: not the file that was exported: its digest differs from {META}'s, so that nobody can say "
+                f"from what data it was made. Get the folder anew, or export it again; to use the file as it is, name it: "
+                f"{key}={path}."
+            )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _as_response(texts: Sequence[str]) -> str:
@@ -167,7 +192,7 @@ def _card(meta: dict[str, Any]) -> str:
 
 - made by: {made_by} (source `{meta["source"]}`), with recbole_eimf {meta["recbole_eimf"]}
 - protocol: `{meta["protocol"]}`; only training interactions stand in the prompts
-- training data: fingerprint `{meta["training_data"]}`, checked when the folder is loaded
+- training data: fingerprint `{meta["training_data"]}`, checked on loading, as are the digests of the files
 - licence: {meta["licence"]}
 
 | file | what |

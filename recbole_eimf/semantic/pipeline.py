@@ -88,6 +88,8 @@ class Pipeline:
         if settings.interest_file and Path(settings.interest_file).is_dir():
             asked = corpus.asked_histories and export.fingerprint_of(corpus.users, corpus.asked_histories)
             self.settings = export.opened(settings, self.origin().data, protocol, asked)
+        # that of an export is checked with it; what another file was made from nobody can tell
+        self.unchecked_assignment = bool(settings.assignment_file)
         self.folder = Path(settings.semantic_cache)
         self.cache = EmbeddingCache(self.folder / "embeddings.sqlite")
         self.seconds: dict[str, float] = {}
@@ -294,6 +296,7 @@ class Pipeline:
         moved = self._nearest(stranded, loaded.usable)
         report = loaded.counts | counts
         report |= {"users_moved_to_nearest_exemplar": len(moved), "clusters": len(loaded.usable)}
+        report["users_of_unchecked_assignment"] = len(assignment) if self.unchecked_assignment else 0
         self.seconds["replies"] = time.perf_counter() - begin
         return loaded.usable, assignment | moved, loaded.replies, report
 

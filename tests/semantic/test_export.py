@@ -1,5 +1,6 @@
 """``interests --export``: replies as data, and what is checked when they are loaded."""
 
+import gzip
 import json
 
 import pytest
@@ -65,6 +66,41 @@ def test_an_export_holds_what_others_need_and_loads(words, tmp_path, capsys):
     (folder / "meta.json").write_text(json.dumps({**meta, "training_data": "0" * 16}))
     assert main(load) == 2
     assert f"name the file itself: interest_file={folder}/interests.jsonl" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_file_of_an_export_that_changed_is_refused(words, tmp_path, capsys):
+    folder = tmp_path / "export"
+    assert main([*words, "--interest_source=keywords", f"--export={folder}"]) == 0
+    load = [*words[:-1], f"--output_dir={tmp_path / 'out2'}", "--interest_source=file", f"--interest_file={folder}"]
+
+    def said(*more):
+        capsys.readouterr()
+        code = main([*load, *more])
+        return code, " ".join(capsys.readouterr().err.split())
+
+    assert said()[0] == 0
+    assert json.loads((tmp_path / "out2" / "report.json").read_text())["users_of_unchecked_assignment"] == 0
+    assignment = folder / "assignment.csv.gz"
+    (tmp_path / "kept.csv.gz").write_bytes(assignment.read_bytes())
+    rows = [f"{user},{exemplar}" for user, exemplar in reversed(read_assignment(assignment).items())]
+    assignment.write_bytes(gzip.compress("\n".join(["user_id,exemplar_user_id", *rows]).encode()))
+    code, error = said()
+    assert code == 2
+    assert f"{assignment}: not the file that was exported" in error
+    assert f"assignment_file={assignment}" in error
+    assert said(f"--assignment_file={assignment}")[0] == 0
+    assert json.loads((tmp_path / "out2" / "report.json").read_text())["users_of_unchecked_assignment"] == 120
+    assignment.unlink()
+    assert "assignment.csv.gz is not there" in said()[1]
+    assignment.write_bytes((tmp_path / "kept.csv.gz").read_bytes())
+    assert said()[0] == 0
+    with open(folder / "interests.jsonl", "a", encoding="utf-8") as file:
+        file.write("\n")
+    assert f"interest_file={folder}/interests.jsonl" in said()[1]
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["files"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert said()[0] == 0, "an export of an earlier version holds no digests"
 
 
 def test_where_an_export_may_go(words, tmp_path, capsys):

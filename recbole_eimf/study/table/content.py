@@ -235,6 +235,7 @@ _COVERAGE: dict[str, tuple[str | tuple[str, ...], str | None]] = {
     "replies to other histories": ("replies_of_another_history", None),
     "replies unchecked": ("replies_unchecked", None),
     "users moved to the nearest exemplar": ("users_moved_to_nearest_exemplar", None),
+    "users of an unchecked assignment": ("users_of_unchecked_assignment", None),
     "users with interests": ("training_users_with_interests", "training_users"),
     "items an LLM knows": ("knowledge.items_known", "knowledge.items_with_text"),
 }
