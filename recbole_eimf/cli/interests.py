@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.core.disk import check_writable
-from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.cli.paid import agreed_to, parsed, wants_help, what_and_where, write_batch
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export
 from recbole_eimf.semantic.llm import client
-from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
-from recbole_eimf.semantic.sources import batch
-from recbole_eimf.semantic.trial import ask_terminal
 
 USAGE = """usage: python -m recbole_eimf interests --dataset=NAME [--data_path=DIR]
          --interest_source=openai|file|batch|keywords [--key=value ...] [--dry-run | --yes]
@@ -43,19 +40,14 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad keys, files or sources.
     """
-    flags = {a for a in arguments if a in ("--yes", "--dry-run", "-h", "--help")}
-    if not arguments or flags & {"-h", "--help"}:
+    if wants_help(arguments):
         print(USAGE)
         return 0
-    from recbole_eimf.config.yaml_file import parse_command_line
-
-    words = [a for a in arguments if a not in flags]
+    words = list(arguments)
     out, licence = _take_option(words, "export"), _take_option(words, "licence")
     if out:
         export.check_folder(Path(out))
-    values = parse_command_line(words)
-    if values.pop("yes", False):
-        flags.add("--yes")
+    values, flags = parsed(words)
     pipeline, folder, seed = _prepared(values)
     source = pipeline.settings.interest_source
     writes_requests = source == "batch" and not pipeline.settings.batch_file
@@ -65,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("interest_source=shuffled is the placebo of training; there is nothing to run for it here.")
     if source in ("openai", "batch"):
         if writes_requests:
-            return _write_batch(pipeline, folder)
+            return write_batch(pipeline.requests(pipeline.clusters[0]), pipeline.llm_settings(), folder)
         if source == "openai" and not _agreed(pipeline, flags):
             return 0 if "--dry-run" in flags else 1
     elif "--dry-run" in flags:
@@ -83,13 +75,8 @@ def main(arguments: Sequence[str]) -> int:
 def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:
     from recbole_eimf.experiment.interests import training_pipeline
 
-    if not values.get("dataset"):
-        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
-    dataset = str(values.pop("dataset"))
-    files = values.pop("config_files", None)
-    pipeline, seed = training_pipeline(dataset, str(files).split() if files else None, values)
-    folder = Path(values.get("output_dir") or Path("interests") / dataset)
-    check_writable(folder, "output_dir", make=False)  # before anything is paid for
+    dataset, files, folder = what_and_where(values, "interests")
+    pipeline, seed = training_pipeline(dataset, files, values)
     return pipeline, folder, seed
 
 
@@ -100,38 +87,6 @@ def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:
     estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, pipeline.journal))
     said = f"{len(exemplars)} clusters of {len(assignment)} training users. The prompt of one exemplar:"
     return agreed_to(said, requests[0].prompt, wanted, estimate, flags)
-
-
-def agreed_to(
-    introduction: str, prompt: str, wanted: OpenAISettings, estimate: client.Estimate, flags: set[str]
-) -> bool:
-    """Show a prompt and the price; whether to go on.
-
-    Raises:
-        InterestSourceError: nobody is there to answer.
-    """
-    print(f"{introduction}\n\n{prompt}")
-    print(f"\nmodel {wanted.model} at {wanted.base_url or 'the default endpoint'}: {estimate}")
-    if "--dry-run" in flags:
-        return False
-    if not estimate.calls or "--yes" in flags:
-        return True
-    answer = ask_terminal("Make these calls?")
-    if answer is None:
-        raise InterestSourceError("nobody is there to answer (no terminal): add --yes to make these calls.")
-    return answer
-
-
-def _write_batch(pipeline: Pipeline, folder: Path) -> int:
-    exemplars, _, _ = pipeline.clusters
-    path = folder / "batch_requests.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    batch.write_batch(pipeline.requests(exemplars), pipeline.llm_settings(), path)
-    print(
-        f"written: {path}, {len(exemplars)} requests for the OpenAI Batch API. Upload it, then run this command again "
-        f"with --batch_file=ANSWERS.jsonl."
-    )
-    return 0
 
 
 def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.cli.interests import agreed_to
-from recbole_eimf.core.disk import check_writable
+from recbole_eimf.cli.paid import agreed_to, parsed, wants_help, what_and_where, write_batch
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
-from recbole_eimf.semantic.sources import batch
 
 USAGE = """usage: python -m recbole_eimf knowledge --dataset=NAME [--data_path=DIR]
          --knowledge_source=openai|batch|file|shuffled [--key=value ...] [--dry-run | --yes]
@@ -37,21 +35,16 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad keys, files or sources.
     """
-    flags = {a for a in arguments if a in ("--yes", "--dry-run", "-h", "--help")}
-    if not arguments or flags & {"-h", "--help"}:
+    if wants_help(arguments):
         print(USAGE)
         return 0
-    from recbole_eimf.config.yaml_file import parse_command_line
-
-    values = parse_command_line([a for a in arguments if a not in flags])
-    if values.pop("yes", False):
-        flags.add("--yes")
+    values, flags = parsed(arguments)
     stage, popularity, seed, folder = _prepared(values)
     writes_requests = stage.source == "batch" and not stage.settings.batch_file
     if "--dry-run" not in flags and not writes_requests:
         stage.check()
     if writes_requests:
-        return _write_batch(stage, folder)
+        return write_batch(stage.requests(), stage.llm_settings(), folder)
     if stage.source == "openai":
         requests = stage.requests()
         introduction = f"{len(requests)} items with text. The prompt of one item:"
@@ -66,27 +59,11 @@ def main(arguments: Sequence[str]) -> int:
 def _prepared(values: dict[str, Any]) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
     from recbole_eimf.experiment.interests import knowledge_stage
 
-    if not values.get("dataset"):
-        raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
+    dataset, files, folder = what_and_where(values, "knowledge")
     if values.get("knowledge_source", "none") == "none":
         raise ConfigError("--knowledge_source is missing: openai, batch, file or shuffled.")
-    dataset = str(values.pop("dataset"))
-    files = values.pop("config_files", None)
-    stage, popularity, seed = knowledge_stage(dataset, str(files).split() if files else None, values)
-    folder = Path(values.get("output_dir") or Path("knowledge") / dataset)
-    check_writable(folder, "output_dir", make=False)  # before anything is paid for
+    stage, popularity, seed = knowledge_stage(dataset, files, values)
     return stage, popularity, seed, folder
-
-
-def _write_batch(stage: KnowledgeStage, folder: Path) -> int:
-    requests, path = stage.requests(), folder / "batch_requests.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    batch.write_batch(requests, stage.llm_settings(), path)
-    print(
-        f"written: {path}, {len(requests)} requests for the OpenAI Batch API. Upload it, then run this command again "
-        f"with --batch_file=ANSWERS.jsonl."
-    )
-    return 0
 
 
 def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:

@@ -170,8 +170,8 @@ def _check_files(folder: Path, names: Sequence[str], digests: Any) -> None:
             key = "interest_file" if name == REPLIES else "assignment_file"
             raise DataError(
                 f"{path}: not the file that was exported: its digest differs from {META}'s, so that nobody can say "
-                f"from what data it was made. Get the folder anew, or export it again; to use the file as it is, name it: "
-                f"{key}={path}."
+                f"from what data it was made. Get the folder anew, or export it again; to use the file as it is, name "
+                f"it: {key}={path}."
             )
 
 
