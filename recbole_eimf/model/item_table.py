@@ -86,24 +86,32 @@ def principal_components(
     return vectors
 
 
-def standardised_components(text: Tensor, has_text: Tensor, dimension: int) -> Tensor:
+def standardised_components(text: Tensor, has_text: Tensor, dimension: int, fitted: Tensor | None = None) -> Tensor:
     """The items' text along its first ``dimension`` principal directions, each of the same variance (AlphaFuse).
 
     Args:
-        text: [N, d_t]; has_text: bool [N], the items the directions are of.
+        text: [N, d_t]; has_text: bool [N]; fitted: bool [N], the items with text that mean, directions and variance are
+            of; None: all with text. The others are only projected.
 
     Returns:
-        [N, dimension], of mean squared length one over the items with text, zero where there is none. Directions in
-        which the text does not vary at all are zero too.
+        [N, dimension], of mean squared length one over the fitted items, zero where there is no text. Directions in
+        which their text does not vary at all are zero too.
     """
-    known = text[has_text].double()
-    centred = known - known.mean(0)
+    known = text[has_text if fitted is None else fitted].double()
+    mean = known.mean(0)
+    centred = known - mean
     values, directions = torch.linalg.eigh(centred.T @ centred / max(len(known), 1))
     order = values.argsort(descending=True)[:dimension]
     values, directions = values[order], directions[:, order]
     directions = directions * torch.sign(directions.gather(0, directions.abs().argmax(0, keepdim=True)))
     varies = values > values.max() * 1e-9
-    made = centred @ directions * varies / values.clamp(min=1e-30).sqrt() / varies.sum().clamp(min=1).sqrt()
+    made = (
+        (text[has_text].double() - mean)
+        @ directions
+        * varies
+        / values.clamp(min=1e-30).sqrt()
+        / varies.sum().clamp(min=1).sqrt()
+    )
     found = torch.zeros(len(text), dimension)
     found[has_text, : made.shape[1]] = made.float()
     return found
@@ -129,7 +137,8 @@ class ItemTable(nn.Module):
         settings: ``item_init``, ``item_text`` and their kin.
         text: [N, d_t] transformed text vectors, or None.
         has_text: [N] bool, or None.
-        fitted: [N] bool, the items that ``item_init=pca_text`` is fitted on; None: all with text.
+        fitted: [N] bool, the items whose texts say where components lie (``item_init=pca_text``, ``null_space``) and
+            what the codes are; None: all with text.
         extra_rows: rows after the items (BERT4Rec's mask token).
         inference_only: build only what scoring needs; a checkpoint's folded table is loaded into it.
 
@@ -170,7 +179,7 @@ class ItemTable(nn.Module):
             )
         self._initialise(settings, text, has_text, fitted)
         if self.kind != "none":
-            self._take_text(settings, text, has_text, extra_rows)
+            self._take_text(settings, text, has_text, fitted, extra_rows)
 
     def _id_dimension(self, settings: ItemSettings) -> int:
         if self.kind != "null_space":
@@ -182,14 +191,16 @@ class ItemTable(nn.Module):
             )
         return wanted
 
-    def _take_text(self, settings: ItemSettings, text: Tensor, has_text: Tensor, extra_rows: int) -> None:
+    def _take_text(
+        self, settings: ItemSettings, text: Tensor, has_text: Tensor, fitted: Tensor | None, extra_rows: int
+    ) -> None:
         """Make what the form needs; a buffer of text is never saved."""
         if self.kind == "null_space":
             rest = self.dimension - self.embedding.embedding_dim
-            made = standardised_components(text, has_text, rest)
+            made = standardised_components(text, has_text, rest, fitted)
             self.register_buffer("text", F.pad(made, (0, 0, 0, extra_rows)), persistent=False)
         elif self.kind == "codes":
-            codes = product_codes(text, has_text, settings.code_pieces, settings.code_centroids)
+            codes = product_codes(text, has_text, settings.code_pieces, settings.code_centroids, fitted=fitted)
             # a row of embeddings for each centroid of each piece
             codes = codes + settings.code_centroids * torch.arange(settings.code_pieces)
             self.register_buffer("codes", F.pad(codes, (0, 0, 0, extra_rows)), persistent=False)

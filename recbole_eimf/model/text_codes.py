@@ -37,13 +37,16 @@ def dealt_out(variance: np.ndarray, pieces: int) -> list[list[int]]:
     return filled
 
 
-def product_codes(text: Tensor, has_text: Tensor, pieces: int, centroids: int, seed: int = 0) -> Tensor:
+def product_codes(
+    text: Tensor, has_text: Tensor, pieces: int, centroids: int, seed: int = 0, fitted: Tensor | None = None
+) -> Tensor:
     """The codes of every item.
 
     Args:
-        text: [N, d_t]; has_text: bool [N], the items that centroids are fitted on and that get codes.
+        text: [N, d_t]; has_text: bool [N], the items that get codes.
         pieces: D of the paper; centroids: M of each piece; as many as there are different vectors, at most.
         seed: of k-means.
+        fitted: bool [N], the items with text that pieces and centroids are fitted on; None: all with text.
 
     Returns:
         int64 [N, pieces], below ``centroids``; rows of items without text are 0 and mean nothing.
@@ -55,17 +58,19 @@ def product_codes(text: Tensor, has_text: Tensor, pieces: int, centroids: int, s
 
     if pieces > text.shape[1]:
         raise ConfigError(f"code_pieces={pieces}: the text vectors have {text.shape[1]} dimensions to cut.")
-    known = text[has_text].double().numpy()
+    known = text[has_text if fitted is None else fitted].double().numpy()
     codes = torch.zeros(len(text), pieces, dtype=torch.long)
     if not len(known):
         return codes
     centred = known - known.mean(0)
     variance, directions = np.linalg.eigh(centred.T @ centred / len(known))
     rotated = centred @ directions
+    every = (text[has_text].double().numpy() - known.mean(0)) @ directions
     chosen = np.random.default_rng(seed).permutation(len(known))[: _ROWS_OF_A_CENTROID * centroids]
     for piece, components in enumerate(dealt_out(variance, pieces)):
         part = np.ascontiguousarray(rotated[:, components])
         number = min(centroids, len(np.unique(part[chosen], axis=0)))
         found = KMeans(number, n_init=1, max_iter=25, random_state=seed).fit(part[chosen])
-        codes[has_text, piece] = torch.from_numpy(found.predict(part).astype(np.int64))
+        mine = np.ascontiguousarray(every[:, components])
+        codes[has_text, piece] = torch.from_numpy(found.predict(mine).astype(np.int64))
     return codes

@@ -213,6 +213,7 @@ def test_prepare_tells_ties_repeats_and_lengths(tmp_path):
     text = report.table()
     assert "sequence lengths: 4 to 7, median 6, mean 5.8" in text
     assert "repeats: 1 of 23" in text
+    assert "rank new items alone" not in text
     assert "ties: 9 of 19 neighbouring pairs (47.4 %) have one time, the last two of 50.0 % of the users" in text
     assert "ascend in 100.0 % of them, in 30.0 % of the other pairs" in text
     assert "WARNING: the order inside one time looks like that of the item ids" in text
@@ -224,3 +225,6 @@ def test_prepare_tells_data_without_times(tmp_path):
     report = prepare_csv(tmp_path / "x.csv", tmp_path, "x", no_time=True)
     assert "there are no times, only an order: all 3 neighbouring pairs may be tied" in report.table()
     assert "WARNING" not in report.table()
+    assert "repeats: 0 of 5 interactions (0.0 %) are with an item that the user had before; rank new items alone" in (
+        report.table()
+    )

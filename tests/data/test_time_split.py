@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import time_split
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
+from recbole_eimf.model.pad.experts import frequency_buckets
 from recbole_eimf.semantic.side_load import corpus_of
 from tests.data.test_ties import write
 
@@ -132,7 +134,8 @@ def test_nothing_after_the_border_reaches_training_prompts_text_or_gates(parts):
         groups = {names[u]: int(e) for u, e in enumerate(train.side.user_exemplar) if e >= 0}
         mates = {u: sorted(v for v in groups if groups[v] == e) for u, e in groups.items()}
         counts = {t: int(c) for t, c in zip(items, train.item_counts()) if c}
-        sides.append((dict(zip(corpus.users, corpus.histories)), fitted, vectors, mates, counts, named(train)))
+        gates = {t: int(b) for t, b in zip(items, frequency_buckets(train.item_counts(), 4)) if t in fitted}
+        sides.append((dict(zip(corpus.users, corpus.histories)), fitted, vectors, mates, counts, gates, named(train)))
     one, two = sides
     assert one[2].keys() == two[2].keys()
     assert all(one[2][t] == pytest.approx(two[2][t], abs=1e-6) for t in one[2])
@@ -142,8 +145,6 @@ def test_nothing_after_the_border_reaches_training_prompts_text_or_gates(parts):
 
 def test_items_that_come_later_tell_no_starting_vector_and_no_label(parts):
     """Give the items that training does not know other titles: what the others start from and learn from stays."""
-    from dataclasses import replace
-
     from recbole_eimf.model.item_table import ItemTable
 
     config, (train, _, _) = parts("EIMF", interest_source="keywords", item_init="pca_text", text_labels=0.3)
@@ -165,6 +166,33 @@ def test_items_that_come_later_tell_no_starting_vector_and_no_label(parts):
         assert torch.isinf(net.esim.absent[later]).all()
     assert torch.equal(*tables)
     assert all(torch.equal(one, other) for one, other in zip(*labels))
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [("IBIM", {"item_text": "null_space"}), ("IBIM", {"item_text": "codes", "code_pieces": 2, "code_centroids": 3}),
+     ("IBIM", {"item_text": "add", "text_whitening": "full"}), ("LLMESR", {}), ("LLM2BERT4Rec", {}), ("TextKNN", {}),
+     ("PAD", {"text_whitening": "full"})],
+)  # fmt: skip
+def test_nothing_that_is_made_of_titles_knows_those_of_later_items(parts, model, keys):
+    """What training's own items have of text does not move when the others' titles do."""
+    config, (train, _, _) = parts(model, **keys)
+    known = train.side.fitted
+    later = train.side.item_has_text & ~known
+    assert later.any()
+    found = []
+    for shift in (0.0, 5.0):
+        text = train.side.item_text.clone()
+        text[later] = text[later] * (1 + shift) + shift * torch.arange(text.shape[1])
+        train.side = replace(train.side, item_text=text)
+        torch.manual_seed(0)
+        net = config.model_class(config, train)
+        held = {**dict(net.named_buffers()), **dict(net.named_parameters())}
+        of_items = {name: value[: len(known)][known] for name, value in held.items() if len(known) <= len(value)}
+        found.append(of_items)
+    assert found[0]
+    for name, value in found[0].items():
+        assert torch.allclose(value, found[1][name], atol=1e-6), name
 
 
 @pytest.mark.parametrize("model", ["Popularity", "Markov", "DecayedItemKNN"])

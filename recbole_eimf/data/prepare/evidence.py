@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from recbole_eimf.data import ties
+from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.data.prepare.interaction_log import Kept
 
 
@@ -46,7 +47,9 @@ def remarks(kept: Kept, timed: bool) -> list[str]:
 
 
 def _advice(found: ties.TieCounts) -> str:
-    return "; rank new items alone: --mask_history=True" if found.events and not found.repeats else ""
+    """What ``mask_history=auto`` will do where hardly anybody has an item twice."""
+    few = found.pairs and found.repeats / found.pairs < FEW_REPEATS
+    return "; rank new items alone: --mask_history=True" if few else ""
 
 
 def _share(part: int, whole: int) -> str:

@@ -32,11 +32,15 @@ class TwoViewTable(ItemTable):
         as of :class:`~recbole_eimf.model.item_table.ItemTable`; ``dimension`` is 2 d.
     """
 
-    def __init__(self, n_items: int, dimension: int, settings, text: Tensor, has_text: Tensor) -> None:
+    def __init__(
+        self, n_items: int, dimension: int, settings, text: Tensor, has_text: Tensor, fitted: Tensor | None
+    ) -> None:
         super().__init__(n_items, dimension // 2, settings)
         self.dimension, self.kind = dimension, "two views"
         with torch.no_grad():
-            self.embedding.weight[:] = principal_components(text, has_text, dimension // 2, settings.item_init_std)
+            self.embedding.weight[:] = principal_components(
+                text, has_text, dimension // 2, settings.item_init_std, fitted=fitted
+            )
             self.embedding.weight[0] = 0
         self.register_buffer("text", text, persistent=False)
         width = max(text.shape[1] // 2, 1)
@@ -89,7 +93,7 @@ class LLMESR(IBIM):
     def _make_table(self, dimension: int, extra_rows: int) -> ItemTable:
         if self.inference_only:
             return super()._make_table(dimension, extra_rows)
-        return TwoViewTable(self.n_items, dimension, self.item_settings, self._text, self._has_text)
+        return TwoViewTable(self.n_items, dimension, self.item_settings, self._text, self._has_text, self._fitted)
 
     @property
     def looks_up(self) -> bool:
