@@ -22,6 +22,8 @@ from recbole_eimf.study.compare import Effort, carry_out, check, metric_names
 from recbole_eimf.study.report.template import render
 from recbole_eimf.study.standings import Standings, by_backbone, standings
 from recbole_eimf.study.study import Study, experiment_of
+from recbole_eimf.study.table.content import place
+from recbole_eimf.study.table.notes import BARE_REMI, SHARED, versions_text
 from recbole_eimf.study.table.summary import Experiment, pretty
 
 
@@ -103,41 +105,78 @@ def write(
 ) -> Standings:
     """Write ``index.html`` and ``arena.json`` over the tables that are there.
 
+    The page shows the standings by the metric at every k that all tables have, one at a time where scripts run.
+
     Args:
         folders: of the tables; metric: ranked by, such as ``ndcg@10``.
 
     Raises:
         DataError: a damaged table, or none with two rows.
     """
-    from recbole_eimf.study.report import arena_plot  # late: matplotlib
-    from recbole_eimf.study.report.report import Unique
-
     there = [folder for folder in folders if (folder / "results.json").is_file()]
     tables = [_read(folder / "results.json") for folder in there]
     found = standings(tables, metric)
-    links = [_link(folder, out) for folder in there]
-    unique = Unique()
+    every = {each: found if each == metric else standings(tables, each) for each in _at_every_k(tables, metric)}
     page = render(
         "arena.html",
         title=title,
-        metric=pretty(metric),
-        found=found,
         facts=[_facts(table, count) for table, count in zip(tables, found.seeds)],
-        links=links,
-        remarks=list(remarks),
-        differences=[
-            (name, one, unique(arena_plot.critical_difference(one))) for name, one in by_backbone(found, tables).items()
-        ],
-        cost_plot=unique(arena_plot.cost(found)),
+        links=[_link(folder, out) for folder in there],
+        remarks=[*remarks, *_limits(tables)],
+        ks=[place(each) for each in every],
+        first_k=place(metric),
+        rankings=_drawn(every, tables),
         command=command,
+        made=list(dict.fromkeys(versions_text(one) for table in tables for one in table.get("made_with", ()))),
         version=__version__,
     )
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
-    told = {"title": title, "command": command, "version": __version__, "remarks": list(remarks)}
-    write_json(out / "arena.json", told | dataclasses.asdict(found))
+    told = {"title": title, "command": command, "version": __version__, "remarks": [*remarks, *_limits(tables)]}
+    others = {each: dataclasses.asdict(one) for each, one in every.items() if each != metric}
+    write_json(out / "arena.json", told | dataclasses.asdict(found) | {"others": others})
     return found
+
+
+def _at_every_k(tables: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """The metric at every k that a row of every table has, by k; always the metric itself."""
+    kind = metric.partition("@")[0]
+    known = [{name for of_row in table["views"][0]["rows"].values() for name in of_row} for table in tables]
+    common = {name for name in set.intersection(*known) if name.startswith(f"{kind}@")} if known else set()
+    return sorted(common | {metric}, key=lambda name: place(name) or 0)
+
+
+def _drawn(every: Mapping[str, Standings], tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the page shows of each metric: its standings, and their figures."""
+    from recbole_eimf.study.report import arena_plot  # late: matplotlib
+    from recbole_eimf.study.report.report import Unique
+
+    unique = Unique()
+    return [
+        {
+            "k": place(metric),
+            "metric": pretty(metric),
+            "found": found,
+            "differences": [
+                (name, one, unique(arena_plot.critical_difference(one)))
+                for name, one in by_backbone(found, tables).items()
+            ],
+            "cost_plot": unique(arena_plot.cost(found)),
+        }
+        for metric, found in every.items()
+    ]
+
+
+def _limits(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What limits what the page says, as the tables have it: shared machines, what a row lacks."""
+    shared = [f"{table['dataset']}, {table['protocol']}" for table in tables if _says(table, SHARED)]
+    found = [f"Seconds do not compare: runs shared a machine in {'; '.join(shared)}."] if shared else []
+    return found + ([BARE_REMI] if any(_says(table, BARE_REMI) for table in tables) else [])
+
+
+def _says(table: Mapping[str, Any], words: str) -> bool:
+    return any(words in note for note in table.get("notes", ()))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -170,7 +209,7 @@ def as_text(found: Standings) -> str:
     """The standings for a terminal."""
     head = ["rank", "row", *found.tables, "parameters", "train s", "LLM calls"]
     rows = [
-        [f"{row.rank:.2f}", row.name, *(f"{mean:.2f}" for mean, _ in row.figures), f"{row.parameters:,.0f}",
+        [f"{row.rank:.2f}", row.shown, *(f"{mean:.2f}" for mean, _ in row.figures), f"{row.parameters:,.0f}",
          f"{row.seconds:,.0f}", str(row.calls)]
         for row in found.rows
     ]  # fmt: skip

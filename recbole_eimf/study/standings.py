@@ -36,7 +36,8 @@ class Standing:
     ``figures``: (mean, deviation over seeds or None) of the metric in percent for each table; ``gains``: over its
     backbone, for each table, None where it has none; ``parameters``, ``seconds`` of a training, ``epoch`` seconds:
     means over tables; ``calls``: replies of an LLM it was trained with, 0 for none, summed over tables; ``floor``: it
-    is not trained; ``placebo``: it stands for another row with what that one's claim is about taken away.
+    is not trained; ``placebo``: it stands for another row with what that one's claim is about taken away;
+    ``shown``: what the tables call it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Standing:
     calls: int
     floor: bool
     placebo: bool = False
+    shown: str = ""
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,7 @@ def _standing(name, rank, ranks, tables, values, metric) -> Standing:
         sum(_calls(entry) for entry in entries),
         _is_floor(entries[0]["model"]),
         is_placebo(entries[0].get("keys", {})),
+        entries[0].get("shown", name),
     )
 
 
@@ -239,4 +242,6 @@ def _gain(table: Mapping[str, Any], name: str, metric: str) -> Gain | None:
     for one in table["views"][0]["comparisons"]:
         if (one["row"], one["other"], one["metric"]) == (name, framed["inner"], metric):
             return Gain(one["relative"], one["adjusted"])
-    return None
+    rows = table["views"][0]["rows"]  # in a metric that was not tested
+    mine, theirs = (rows.get(row, {}).get(metric, {}).get("mean") for row in (name, framed["inner"]))
+    return Gain(100 * (mine - theirs) / theirs, None) if mine is not None and theirs else None

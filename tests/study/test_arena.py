@@ -19,6 +19,7 @@ from recbole_eimf.study.runs import configured
 from recbole_eimf.study.search.space import shipped_space
 from recbole_eimf.study.standings import by_backbone, critical_difference, friedman, rank_within, standings
 from recbole_eimf.study.study import chosen, find_study, read_study
+from recbole_eimf.study.table.notes import BARE_REMI, SHARED
 
 
 def table(dataset, figures, protocol="leave_one_out", comparisons=(), side_load=None):
@@ -134,6 +135,35 @@ def test_the_page_is_made_of_the_tables_files(tmp_path):
     (tmp_path / "y" / "results.json").write_text("{")
     with pytest.raises(DataError, match=r"y/results\.json: damaged"):
         arena.write([tmp_path / "y"], tmp_path, "T", "ndcg@10", "c")
+
+
+def test_the_page_ranks_at_every_k_and_says_what_the_tables_say(tmp_path):
+    figures = {"Popularity": [1.0], "REMI": [2.0, 2.1], "EIMF[REMI]": [3.0, 2.9]}
+    made = table("a", figures, side_load={"knowledge": {"items_known": 7}})
+    for of_row in made["views"][0]["rows"].values():
+        seeds = {seed: 10 - value for seed, value in of_row["ndcg@10"]["seeds"].items()}
+        of_row["ndcg@50"] = {"seeds": seeds, "mean": sum(seeds.values()) / len(seeds)}
+    made["notes"] = [f"{SHARED} up to 2 runs shared a machine.", BARE_REMI]
+    made["made_with"] = [{"recbole_eimf": "0.2.0", "commit": "abcdef"}]
+    made["rows"][1]["shown"] = "REMI, no hard negatives"
+    made["rows"][2]["keys"] = {"interest_source": "shuffled"}
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "results.json").write_text(json.dumps(made))
+    found = arena.write([tmp_path / "x"], tmp_path, "T", "ndcg@10", "c")
+    assert [row.name for row in found.rows] == ["EIMF[REMI]", "REMI", "Popularity"]
+    assert [row.placebo for row in found.rows] == [True, False, False]
+    assert found.rows[0].calls == 7
+    told = json.loads((tmp_path / "arena.json").read_text())
+    other = told["others"]["ndcg@50"]
+    assert [row["name"] for row in other["rows"]] == ["Popularity", "REMI", "EIMF[REMI]"]
+    assert other["rows"][2]["gains"][0]["relative"] == pytest.approx(100 * (7.05 - 7.95) / 7.95)
+    assert other["rows"][2]["gains"][0]["p_value"] is None, "not tested at that k"
+    page = (tmp_path / "index.html").read_text()
+    for text in ('value="10"', 'value="50"', "REMI, no hard negatives", "runs shared a machine in a, leave_one_out",
+                 "ComiRec-SA with REMI", "recbole_eimf 0.2.0, commit abcdef"):  # fmt: skip
+        assert text in page
+    assert page.count("<svg") == 4
+    assert len(re.findall(r'\bid="', page)) == len(set(re.findall(r'\bid="[^"]*"', page)))
 
 
 def test_the_command_makes_every_table_and_goes_on(planted, tmp_path, capsys):

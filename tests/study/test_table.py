@@ -333,6 +333,8 @@ def test_rows_are_called_what_they_are(made):
             run.settings.update(backbone="REMI", remi_beta=hard, **recipe)
     told = table.markdown(summarise(experiment, runs, [False]))
     assert "| SASRec, no hard negatives |" in told
+    assert "| EIMF[SASRec] − SASRec, no hard negatives |" in told
+    assert "| SASRec, no hard negatives | 2020 |" in told
     assert "| EIMF[SASRec] |" in told
     assert "The paper's form (recipe=paper): EIMF[SASRec]." in told
     assert "Our form, not the paper's (recipe=strong): placebo[SASRec]." in told

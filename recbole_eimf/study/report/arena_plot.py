@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from recbole_eimf.study.report.plot import _COLOURS, _GREYS, _panel, _svg
 from recbole_eimf.study.standings import Standing, Standings
@@ -37,7 +43,7 @@ def critical_difference(found: Standings) -> str:
             edge = low - 0.04 * side if left else high + 0.04 * side
             colour = _colour(row)
             axis.plot([row.rank, row.rank, edge], [0, level, level], color=colour, linewidth=0.9)
-            said = f"{row.name}  {row.rank:.2f}" if left else f"{row.rank:.2f}  {row.name}"
+            said = f"{row.shown}  {row.rank:.2f}" if left else f"{row.rank:.2f}  {row.shown}"
             axis.text(edge, level, said, ha="right" if left else "left", va="center", fontsize=8.5, color=colour)
         return _svg(figure)
 
@@ -49,18 +55,44 @@ def cost(found: Standings) -> str:
         for row in trained:
             size = 30 + 60 * row.parameters / max(other.parameters for other in trained)
             axis.scatter(max(row.seconds, 0.1), row.rank, s=size, color=_colour(row), alpha=0.85, linewidth=0)
-            axis.annotate(row.name, (max(row.seconds, 0.1), row.rank), (6, 3), textcoords="offset points", fontsize=8)
         for row in found.rows:
             if row.floor:
                 axis.axhline(row.rank, color=_GREYS[1], linewidth=0.8, linestyle=":")
-                axis.annotate(row.name, (0.995, row.rank), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                axis.annotate(row.shown, (0.995, row.rank), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                               fontsize=7.5, color="#52606d")  # fmt: skip
         axis.set_xscale("log")
         axis.margins(x=0.18)
         axis.invert_yaxis()
         axis.set_xlabel("seconds of a training, mean over tables and seeds")
         axis.set_ylabel("mean rank")
+        _name_points(figure, axis, [(row.shown, max(row.seconds, 0.1), row.rank) for row in trained])
         return _svg(figure)
+
+
+#: where a point's name may stand, in points from it, and which of its ends is there
+_PLACES = [(6, 3, "left"), (-6, 3, "right"), (6, -10, "left"), (-6, -10, "right"), (6, 15, "left"), (-6, 15, "right")]
+
+
+def _name_points(figure: Figure, axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write (name, x, y) beside each point, in the first place that is free and within the axes."""
+    FigureCanvasAgg(figure).draw()  # the limits and the layout are settled now
+    whole = axis.get_window_extent()
+    taken = [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in
+             axis.transData.transform([(x, y) for _, x, y in points])] if points else []  # fmt: skip
+    for name, x, y in sorted(points, key=lambda point: (point[2], point[1])):
+        tried = []
+        for right, up, end in _PLACES:
+            said = axis.annotate(name, (x, y), (right, up), textcoords="offset points", fontsize=8, ha=end)
+            box = said.get_window_extent()
+            outside = max(whole.x0 - box.x0, box.x1 - whole.x1, 0) > 0
+            tried.append((outside + sum(box.overlaps(other) for other in taken), len(tried), said, box))
+            if not tried[-1][0]:
+                break
+        *_, best, box = min(tried, key=lambda one: one[:2])
+        taken.append(box)
+        for *_, said, _ in tried:
+            if said is not best:
+                said.remove()
 
 
 def _colour(row: Standing) -> str:

@@ -80,7 +80,7 @@ def _strength(line: Line) -> float:
 def key(summary: Summary, rows: Sequence[str]) -> list[Key]:
     """The key of bars."""
     look = looks(summary.lines)
-    return [Key(row, _filled(look[row])) for row in rows]
+    return [Key(summary.shown(row), _filled(look[row])) for row in rows]
 
 
 def _filled(look: Look) -> str:
@@ -117,7 +117,7 @@ def _bars(summary: Summary, view: View, lines: Sequence[Line], metric: str) -> s
             error_kw={"ecolor": "#1f2933", "elinewidth": 1.1, "capsize": 2.5},
             height=0.7,
         )
-        axis.set_yticks(places, [line.row.name for line in lines])
+        axis.set_yticks(places, [line.shown for line in lines])
         axis.grid(axis="y", visible=False)
         axis.invert_yaxis()
         _titled(axis, f"{pretty(metric)}, %")
@@ -208,7 +208,7 @@ def _phases(line: Line, look: Look) -> list[tuple[str, list[list[dict]], Look]]:
     dashes = list(_DASHES)
     drawn = [
         (
-            f"{line.row.name}, {name}" if name else line.row.name,
+            f"{line.shown}, {name}" if name else line.shown,
             histories,
             Look(_paler(look.colour, 0.2 * index), look.hatch, dashes[index % len(dashes)]) if index else look,
         )
@@ -237,7 +237,7 @@ def line_over_axis(summary: Summary, view: View, metrics: Sequence[str]) -> Pane
         if line.row.x is None and not line.row.floor and line.row.name in view.figures
     ]  # fmt: skip
     found = [Key("this study", _drawn(Look(_COLOURS[0])))] if beside else []
-    found += [Key(line.row.name, _drawn(Look(colour, dash="--"))) for colour, line in zip(_COLOURS[1:], beside)]
+    found += [Key(line.shown, _drawn(Look(colour, dash="--"))) for colour, line in zip(_COLOURS[1:], beside)]
     return Panels({metric: _over_axis(summary, view, placed, beside, metric) for metric in metrics}, found)
 
 

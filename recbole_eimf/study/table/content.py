@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from recbole_eimf.study.table.notes import seconds_title, shown_name
+from recbole_eimf.study.table.notes import seconds_title
 from recbole_eimf.study.table.summary import Comparison, Figure, Line, Summary, View, pretty
 
 EMPTY = "–"
@@ -77,9 +77,9 @@ def main(summary: Summary, view: View, metrics: Sequence[str]) -> Grid:
         kind = ("last-floor" if index == floors - 1 else "floor") if line.floor else ""
         reason = why_empty(line)
         if reason:
-            rows.append(GridRow(shown_name(line), (), "failed" if line.errors else "waiting", reason))
+            rows.append(GridRow(line.shown, (), "failed" if line.errors else "waiting", reason))
         else:
-            rows.append(GridRow(shown_name(line), tuple(_cells(summary, view, line, metrics)), kind))
+            rows.append(GridRow(line.shown, tuple(_cells(summary, view, line, metrics)), kind))
     return Grid(columns, rows)
 
 
@@ -132,13 +132,19 @@ def pairs(view: View) -> list[tuple[str, str]]:
 def differences(summary: Summary, view: View) -> Grid:
     """Every compared pair in the shown metrics: points, per cent, 95 % interval, raw and corrected p."""
     rows = [
-        GridRow(f"{row} − {other}", tuple(_difference(view.found(row, other, metric)) for metric in summary.metrics))
+        GridRow(
+            _pair(summary, row, other), tuple(_difference(view.found(row, other, metric)) for metric in summary.metrics)
+        )
         for row, other in pairs(view)
     ]
     return Grid([Column("points (relative)"), *metric_columns(summary.metrics)], rows)
 
 
-def tests(view: View) -> Grid:
+def _pair(summary: Summary, row: str, other: str) -> str:
+    return f"{summary.shown(row)} − {summary.shown(other)}"
+
+
+def tests(summary: Summary, view: View) -> Grid:
     """The same with a row per pair and metric, for forms whose cells hold one line."""
     columns = ["row − other", "metric", "points", "relative, %", "95 % CI", "p", "corrected p"]
     rows = []
@@ -148,7 +154,7 @@ def tests(view: View) -> Grid:
             _interval(c), p_value(c.test.p_value), p_value(c.adjusted),
         ]  # fmt: skip
         cells = [pretty(c.metric), f"{c.points:+.2f}", relative, *tested]
-        rows.append(GridRow(f"{c.row} − {c.other}", tuple(map(Entry, cells))))
+        rows.append(GridRow(_pair(summary, c.row, c.other), tuple(map(Entry, cells))))
     return Grid(list(map(Column, columns)), rows)
 
 
@@ -195,7 +201,7 @@ def runs(summary: Summary, view: View, metrics: Sequence[str]) -> Grid:
             ]  # fmt: skip
             score = f"{100 * result['valid'][valid]:.2f}" if valid in result["valid"] else EMPTY
             cells = [str(result["seed"]), *figures, score, *trained]
-            rows.append(GridRow(line.row.name, tuple(map(Entry, cells)), "floor" if line.floor else ""))
+            rows.append(GridRow(line.shown, tuple(map(Entry, cells)), "floor" if line.floor else ""))
     return Grid(columns, rows)
 
 
@@ -218,7 +224,10 @@ def slices(summary: Summary, metric: str) -> Grid:
     if not names:
         return Grid([])
     rows = [
-        GridRow(row, tuple(Entry(f"{v[n][metric]:.2f}" if metric in v.get(n, {}) else EMPTY) for n, _ in names))
+        GridRow(
+            summary.shown(row),
+            tuple(Entry(f"{v[n][metric]:.2f}" if metric in v.get(n, {}) else EMPTY) for n, _ in names),
+        )
         for row, v in summary.slices.items()
     ]
     return Grid([Column("model"), *(Column(f"{name} ({targets:,} targets)") for name, targets in names)], rows)
@@ -244,7 +253,7 @@ _COVERAGE: dict[str, tuple[str | tuple[str, ...], str | None]] = {
 def coverage(summary: Summary) -> Grid:
     """What text and interests reached, of every row that reads them; columns that no row fills are left out."""
     reports = {
-        line.row.name: found for line in summary.lines
+        line.shown: found for line in summary.lines
         if (found := [_flat(r["side_load"]) for r in line.results if r.get("side_load")])
     }  # fmt: skip
     cells = {

@@ -10,7 +10,11 @@ from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.evaluator.ranks import Asked
 from recbole_eimf.study.table.summary import LEVEL, Line, Summary, View
 
-NO_HARD_NEGATIVES = ", no hard negatives"
+BARE_REMI = (
+    "REMI without its hard negatives (remi_beta=0) is ComiRec-SA with REMI's routing regularisation under a full "
+    "softmax, which has every item as a negative; --recipe=paper has them."
+)
+SHARED = "**s/epoch is not to be compared:**"
 _BUSY = 1.2  # processes that want a core, for each there is: more than timing noise
 
 
@@ -138,12 +142,6 @@ def _settings(line: Line) -> Mapping[str, Any]:
     return line.runs[0].settings if line.runs else {}
 
 
-def shown_name(line: Line) -> str:
-    """A row's name, with what it lacks of what the name promises."""
-    bare = _settings(line).get("backbone") == "REMI" and not _settings(line).get("remi_beta")
-    return line.row.name + (NO_HARD_NEGATIVES if bare else "")
-
-
 def _about_forms(lines: Sequence[Line]) -> list[str]:
     """Which form of a paper's model each row is."""
     found = []
@@ -154,11 +152,8 @@ def _about_forms(lines: Sequence[Line]) -> list[str]:
     said = {"paper": "the paper's form (recipe=paper)", "strong": "our form, not the paper's (recipe=strong)"}
     for recipe, rows in recipes.items():
         found.append(f"{said.get(recipe, f'recipe={recipe}')}: {'; '.join(rows)}.")
-    if any(shown_name(line) != line.row.name for line in lines):
-        found.append(
-            "REMI without its hard negatives (remi_beta=0) is ComiRec-SA with REMI's routing regularisation under a "
-            "full softmax, which has every item as a negative; --recipe=paper has them."
-        )
+    if any(line.shown != line.row.name for line in lines):
+        found.append(BARE_REMI)
     return [text[0].upper() + text[1:] for text in found]
 
 
@@ -188,7 +183,7 @@ def _about_refits(lines: Sequence[Line]) -> list[str]:
 def _about_machines(summary: Summary) -> list[str]:
     """Seconds per epoch compare only where runs had the machine for themselves."""
     reasons = _shared(summary)
-    return [f"**s/epoch is not to be compared:** {'; '.join(reasons)}."] if reasons else []
+    return [f"{SHARED} {'; '.join(reasons)}."] if reasons else []
 
 
 def seconds_title(summary: Summary) -> str:

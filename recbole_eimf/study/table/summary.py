@@ -19,6 +19,7 @@ from recbole_eimf.study.rows import FRAMED, Row
 from recbole_eimf.study.runs import OTHER_MASK, Run, read_json
 
 LEVEL = 0.05
+NO_HARD_NEGATIVES = ", no hard negatives"
 _NAMES = {
     "hit": "HR", "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "precision": "Precision",
     "ndcg_hits": "NDCG(hits)",
@@ -80,6 +81,13 @@ class Line:
 
     row: Row
     runs: list[Run]
+
+    @property
+    def shown(self) -> str:
+        """The row's name, with what it lacks of what the name promises."""
+        settings = self.runs[0].settings if self.runs else {}
+        bare = settings.get("backbone") == "REMI" and not settings.get("remi_beta")
+        return self.row.name + (NO_HARD_NEGATIVES if bare else "")
 
     @property
     def floor(self) -> bool:
@@ -154,6 +162,10 @@ class Summary:
     planned: int
     finished: int
     ties: str = ""
+
+    def shown(self, row: str) -> str:
+        """What a table calls a row; other words (several backbones together) as they are."""
+        return next((line.shown for line in self.lines if line.row.name == row), row)
 
 
 def pretty(metric: str) -> str:

@@ -74,7 +74,7 @@ def _views(summary: Summary) -> list[dict[str, Any]]:
             "facts": notes.facts(summary, view),
             "which": notes.which(summary, view),
             "main": content.main(summary, view, summary.metrics),
-            "tests": content.tests(view),
+            "tests": content.tests(summary, view),
             "runs": content.runs(summary, view, summary.metrics),
         }
         for view in summary.views
@@ -224,6 +224,7 @@ def _machine_row(summary: Summary, line: Line) -> dict[str, Any]:
     conditions = ("made_with", "runs_at_once", "machine", "seconds")
     return {
         "name": line.row.name,
+        "shown": line.shown,
         "model": line.row.model,
         "keys": dict(line.row.keys),
         "against": list(line.row.against),
