@@ -172,7 +172,7 @@ def test_items_that_come_later_tell_no_starting_vector_and_no_label(parts):
     ("model", "keys"),
     [("IBIM", {"item_text": "null_space"}), ("IBIM", {"item_text": "codes", "code_pieces": 2, "code_centroids": 3}),
      ("IBIM", {"item_text": "add", "text_whitening": "full"}), ("LLMESR", {}), ("LLM2BERT4Rec", {}), ("TextKNN", {}),
-     ("PAD", {"text_whitening": "full"})],
+     ("PAD", {"text_whitening": "full", "item_init": "pca_text"})],
 )  # fmt: skip
 def test_nothing_that_is_made_of_titles_knows_those_of_later_items(parts, model, keys):
     """What training's own items have of text does not move when the others' titles do."""

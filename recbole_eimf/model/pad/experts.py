@@ -68,6 +68,7 @@ class ExpertTable(ItemTable):
         wanted: projection and dropout.
         seen: bool [N], items whose id vectors count; None: of all.
         looked_up: while training, make the vectors of a batch's items only (losses with drawn negatives).
+        fitted: bool [N], the items that ``item_init=pca_text`` is fitted on; None: all with text.
 
     Raises:
         ConfigError: the form needs text and there is none.
@@ -86,9 +87,10 @@ class ExpertTable(ItemTable):
         inference_only: bool,
         looked_up: bool,
         seen: Tensor | None = None,
+        fitted: Tensor | None = None,
     ) -> None:
         plain = replace(settings, item_text="none")
-        super().__init__(n_items, dimension, plain, text, has_text, extra_rows, inference_only)
+        super().__init__(n_items, dimension, plain, text, has_text, extra_rows, inference_only, fitted)
         self.looked_up = looked_up
         self.frozen_ids = False
         self.dropout = wanted.fusion_dropout

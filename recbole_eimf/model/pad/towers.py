@@ -53,6 +53,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         self.logits_dtype = getattr(torch, self.item_settings.logits_dtype)
         self.text: Tensor | None = None  # [N, d_t], transformed
         self.has_text: Tensor | None = None  # [N]
+        self.fitted: Tensor | None = None  # [N]
         if towers is None:
             self._take_text(getattr(dataset, "side", None))
         made = towers or [self.new_tower(kind, index, dataset) for kind, index in numbered(self.expert_kinds(config))]
@@ -134,7 +135,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         if side is None or self.inference_only:
             return
         transform = TextTransform(side.item_text, side.fitted, self.item_settings)
-        self.has_text = side.item_has_text
+        self.has_text, self.fitted = side.item_has_text, side.fitted
         self.text = transform(side.item_text) * self.has_text[:, None]
 
     def new_tower(self, kind: str, index: int, dataset) -> Tower:
@@ -148,7 +149,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         def make_table(dimension: int, extra_rows: int) -> ExpertTable:
             return ExpertTable(
                 form, self.n_items, dimension, self.item_settings, self.wanted, self.text, self.has_text, extra_rows,
-                self.inference_only, self._looks_up, seen,
+                self.inference_only, self._looks_up, seen, self.fitted,
             )  # fmt: skip
 
         with torch.random.fork_rng(devices=[]):
