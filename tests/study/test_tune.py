@@ -141,8 +141,9 @@ def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     capsys.readouterr()
     assert main(arguments) == 0
     assert "2 of them done before" in capsys.readouterr().out
-    assert main([*arguments, "--gamma=0.5"]) == 2
-    assert "other settings: gamma was 0.1, is 0.5" in capsys.readouterr().err
+    assert main([*arguments, "--gamma=0.5"]) == 0  # which IBIM does not read
+    assert main([*arguments, "--score_scale=7.0"]) == 2
+    assert "other settings: score_scale was 14.0, is 7.0" in capsys.readouterr().err
 
 
 def test_asha_is_as_strict_after_a_stop_as_before():
