@@ -1,15 +1,20 @@
-"""RecTools 0.19's SASRecModel (softmax loss) against our SASRec: seconds per epoch, and HR@10 on the same targets.
+"""RecTools 0.19 against ours: seconds per epoch, and HR@10 on the same targets.
+
+Its SASRecModel (softmax loss) and the network of its newer ``fast_transformers`` (FlatSASRecNet, four times as wide a
+feed-forward layer) stand against our SASRec; its UniSRecModel, which reads text alone, against our MoRec (text alone)
+and our ids plus text.
 
     python benchmarks/against_rectools.py speed --peer_python ENV/bin/python --dataset amazon-prime-pantry --length 50
     python benchmarks/against_rectools.py quality --peer_python ENV/bin/python --dataset amazon-prime-pantry --length 50
 
-RecTools lives in an environment of its own (``pip install "rectools[torch]==0.19.0"``); ``rectools_peer.py`` runs
-there. Both read the same training part (leave one out, each user's last ``length`` + 1 training items, so that both
-have the same windows and targets), with the same width, layers, heads, feed-forward width, rows per batch and the
-full softmax, one thread each, strictly in turns; ratios are of CPU seconds, which other users of the machine disturb
-less than wall seconds. ``quality`` trains each side for ``--epochs`` epochs under every
-setting of a small grid, the same for both (learning rate x dropout), with a validation every ``--every`` epochs; the
-best point counts. Held-out items are the validation targets, every item ranked, nothing filtered.
+RecTools lives in an environment of its own (``pip install "rectools[torch]==0.19.0"``); ``rectools_peer.py`` and
+``rectools_fast_peer.py`` run there. Text is the default encoder's vectors of titles, the same for all. Both read the
+same training part (leave one out, each user's last ``length`` + 1 training items, so that both have the same windows
+and targets), with the same width, layers, heads, feed-forward width, rows per batch and the full softmax, one thread
+each, strictly in turns; ratios are of CPU seconds, which other users of the machine disturb less than wall seconds.
+``quality`` trains each side for ``--epochs`` epochs under every setting of a small grid, the same for both (learning
+rate x dropout), with a validation every ``--every`` epochs; the best point counts. Held-out items are the validation
+targets, every item ranked, nothing filtered.
 """
 
 from __future__ import annotations
@@ -31,23 +36,38 @@ import pandas as pd
 from contest import Contestant, in_turns, merge_result, ranked_copy, spread
 
 WIDTH, LAYERS, HEADS = 64, 2, 2
-OURS = {"ours": "float32", "ours, bfloat16 logits": "bfloat16"}
+_TEXT = {"item_text": "add", "text_whitening": "half"}
+#: model and keys of our side
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ours": ("IBIM", {}),
+    "ours, bfloat16 logits": ("IBIM", {"logits_dtype": "bfloat16"}),
+    "ours, text alone (MoRec)": ("MoRec", {"logits_dtype": "bfloat16"}),
+    "ours, ids plus text": ("IBIM", {**_TEXT, "logits_dtype": "bfloat16"}),
+    "ours, ids plus text, UniSRec's adaptor": ("IBIM", {**_TEXT, "text_adaptor": "moe", "logits_dtype": "bfloat16"}),
+}
+#: script and its last argument
+PEERS = {
+    "RecTools": ("rectools_peer.py",),
+    "RecTools, flat": ("rectools_fast_peer.py", "flat"),
+    "RecTools, UniSRec": ("rectools_fast_peer.py", "unisrec"),
+}
 
 
 class Peer:
     """RecTools in a process of its own, asked as a :class:`contest.Contestant` is."""
 
-    def __init__(self, python: str, *files: str) -> None:
-        script = Path(__file__).resolve().with_name("rectools_peer.py")
+    def __init__(self, python: str, name: str, *arguments: str) -> None:
+        script = Path(__file__).resolve().with_name(name)
+        self._name = name
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen([python, str(script), *files], text=True, **pipes)
+        self._process = subprocess.Popen([python, str(script), *arguments], text=True, **pipes)
 
     def ask(self, name: str, value: Any) -> dict[str, Any]:
         self._process.stdin.write(json.dumps({name: value}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("rectools_peer.py ended; run it by hand on the two CSV files to see why.")
+            raise RuntimeError(f"{self._name} ended; run it by hand on the same files to see why.")
         return json.loads(line)
 
     def close(self) -> None:
@@ -55,7 +75,7 @@ class Peer:
         self._process.wait()
 
 
-def make(dataset: str, folder: str, dtype: str) -> Callable[..., Any]:
+def make(dataset: str, folder: str, model: str, own: dict[str, Any]) -> Callable[..., Any]:
     """Our side, in its own process: answers what ``rectools_peer.py`` answers."""
     import logging
 
@@ -84,12 +104,11 @@ def make(dataset: str, folder: str, dtype: str) -> Callable[..., Any]:
             "inner_size": settings["n_factors"],  # RecTools' feed-forward layer is as wide as its vectors
             "n_layers": settings["n_blocks"],
             "n_heads": settings["n_heads"],
-            "logits_dtype": dtype,
             "topk": [10],
             "seed": settings["seed"],
         }
         fixed = {"backbone": "SASRec", "compare_with": [], "state": "ERROR", "show_progress": False}
-        config = EIMFConfig("IBIM", dataset, None, {**fixed, **keys})
+        config = EIMFConfig(model, dataset, None, {**fixed, **keys, **own})
         init_seed(config["seed"], config["reproducibility"])
         train, valid, _ = assembly.loaders(config)
         trainer = assembly.trainer(config, config.model_class(config, train._dataset))
@@ -129,10 +148,20 @@ def contestants(arguments: argparse.Namespace) -> Iterator[dict[str, Contestant 
             files.append(str(Path(folder) / f"{part}.csv"))
             table.loc[table["part"] == part, ["user", "item", "rank"]].to_csv(files[-1], index=False)
         os.chdir(folder)
-        found: dict[str, Contestant | Peer] = {"RecTools": Peer(arguments.peer_python, *files)}
-        found |= {name: Contestant(make, arguments.dataset, folder, dtype) for name, dtype in OURS.items()}
+        if "RecTools, UniSRec" in arguments.only or "RecTools, flat" in arguments.only:
+            files += _text(arguments.dataset, folder)
+        found: dict[str, Contestant | Peer] = {
+            name: Peer(arguments.peer_python, script, *files[: 4 if kind else 2], *kind)
+            for name, (script, *kind) in PEERS.items()
+            if name in arguments.only
+        }
+        found |= {
+            name: Contestant(make, arguments.dataset, folder, *one)
+            for name, one in OURS.items()
+            if name in arguments.only
+        }
         try:
-            yield {name: one for name, one in found.items() if name in arguments.only}
+            yield found
         finally:
             for one in found.values():
                 one.close()
@@ -146,6 +175,21 @@ def _parts(table: pd.DataFrame) -> pd.DataFrame:
     part = (place >= kept_back).map({True: "train", False: "test"})
     part[(kept_back == 2) & (place == 1)] = "held_out"
     return table.assign(part=part)
+
+
+def _text(dataset: str, folder: str) -> list[str]:
+    """Files of the items' text vectors [items, d] and of the items in their order."""
+    import numpy as np
+
+    from recbole_eimf.semantic.encoders.build import build_encoder
+    from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
+
+    source = Path(folder) / dataset / f"{dataset}.item"
+    items = pd.read_csv(source, sep="\t", dtype=str, keep_default_na=False, quoting=3)
+    names = [str(Path(folder) / name) for name in ("text.npy", "items.json")]
+    np.save(names[0], build_encoder(EncoderSettings()).encode(items["title:token_seq"].tolist()))
+    Path(names[1]).write_text(json.dumps(items["item_id:token"].tolist()))
+    return names
 
 
 def settings_of(arguments: argparse.Namespace, rate: float = 0.001, dropout: float = 0.2) -> dict[str, Any]:
@@ -184,10 +228,10 @@ def measure_speed(arguments: argparse.Namespace) -> None:
             for name in found
         },
     }
-    for name in OURS:
-        if name in found and "RecTools" in found:
-            ratios = [theirs / ours for theirs, ours in zip(seconds["RecTools"], seconds[name])]
-            entry["contestants"][name]["times_faster"] = round(statistics.median(ratios), 1)
+    for name, peer in product(OURS, PEERS):
+        if name in found and peer in found:
+            ratios = [theirs / ours for theirs, ours in zip(seconds[peer], seconds[name])]
+            entry["contestants"][name].setdefault("times_faster", {})[peer] = round(statistics.median(ratios), 1)
     merge_result("against_rectools", entry, arguments.dataset, f"length {arguments.length}", "speed")
 
 
@@ -223,7 +267,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[0.001, 0.003])
     parser.add_argument("--dropouts", type=float, nargs="+", default=[0.2, 0.5])
     parser.add_argument("--seed", type=int, default=2020)
-    parser.add_argument("--only", nargs="+", choices=["RecTools", *OURS], default=["RecTools", *OURS])
+    parser.add_argument("--only", nargs="+", choices=[*PEERS, *OURS], default=["RecTools", *list(OURS)[:2]])
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     (measure_speed if arguments.measure == "speed" else measure_quality)(arguments)
