@@ -154,8 +154,9 @@ class LazySequenceDataset(AtomicDataset):
         test = self._part(split.test, None)
         if said := history_mask.decide(config, train):
             # of a trained model its run has said it, of a model for comparison the one it stands beside
-            known = config["mask_history"] or config["inference_only"] or getattr(config, "data_told", False)
-            getLogger().log(logging.INFO if known else logging.WARNING, said)
+            told = getattr(config, "data_told", False)
+            known = config["mask_history"] or config["inference_only"] or told
+            getLogger().log(logging.INFO if known else logging.WARNING, said, extra={"detail": told})
         train.source_spans = None if self.source_row is None else self._split("source").train
         train.source_flat = None if self.source_row is None else self._in_source_order()
         return [train, valid, test]

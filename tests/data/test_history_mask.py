@@ -61,12 +61,17 @@ def test_a_table_is_warned_once_for_all_its_rows(make_config, tmp_path, caplog):
         assert caplog.text.count("mask_history=False: ") == warned
 
 
-def test_models_beside_another_do_not_warn_again(make_config, tmp_path, capfd):
+@pytest.mark.parametrize("wanted", [False, "auto"])
+def test_models_beside_another_do_not_say_it_again(make_config, tmp_path, capfd, wanted):
     folder = str(write_atomic(tmp_path, "x", ONCE))
-    keys = {**make_config("Popularity").external_config_dict, "data_path": folder, "state": "WARNING"}
-    run("Popularity", "x", **{**keys, "compare_with": ["Markov", "DecayedItemKNN"]})
+    keys = {**make_config("Popularity").external_config_dict, "data_path": folder, "state": "INFO"}
+    keys |= {"mask_history": wanted, "compare_with": ["Markov"], "output_dir": str(tmp_path / "out")}
+    run("Popularity", "x", **keys)
     shown = capfd.readouterr()
-    assert (shown.out + shown.err).count("mask_history=False: ") == 1
+    said = f"mask_history={wanted}: "
+    assert (shown.out + shown.err).count(said) == 1
+    for log in (tmp_path / "out" / "run.log", tmp_path / "out" / "compared-Markov" / "run.log"):
+        assert log.read_text().count(said) == 1
 
 
 def test_repeats_are_a_slice(built):

@@ -102,6 +102,15 @@ def test_a_slice_that_holds_every_target_is_no_column(made):  # noqa: F811
     assert table.machine(summary)["slices"]["rows"]["SASRec"]["new_user"]["targets"] == 9
 
 
+def test_a_table_says_where_unmasked_histories_are_ranked_for_nothing(made):  # noqa: F811
+    experiment, runs, _ = made
+    for repeats, told in ((0, True), (1, False)):
+        sizes = {"tied": 40, "untied": 60, "repeat": repeats}
+        changed(runs, slices={name: {"targets": n, "recall@5": 0.5} for name, n in sizes.items()})
+        text = table.markdown(summarise(experiment, runs, [False]))
+        assert ("0.0 % of the targets are repeats: mask_history=False ranks users' own histories" in text) == told
+
+
 def test_a_shared_machine_stands_above_the_seconds(made):  # noqa: F811
     experiment, runs, _ = made
     assert "| s/epoch |" in table.markdown(summarise(experiment, runs, [False]))
