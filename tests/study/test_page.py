@@ -133,10 +133,11 @@ def test_means_over_fewer_seeds_are_named(made):  # noqa: F811
 
 def test_replies_that_name_held_out_items_count_among_the_unused(made):  # noqa: F811
     experiment, runs, _ = made
-    changed(runs, side_load={"exemplars_not_in_training": 2, "replies_that_know_held_out_items": 5})
+    told = {"exemplars_not_in_training": 2, "replies_that_know_held_out_items": 5, "text_source": "noise"}
+    changed(runs, side_load=told)
     grid = content.coverage(summarise(experiment, runs, [False]))
     found = dict(zip([c.title for c in grid.columns[1:]], [e.text for e in grid.rows[0].entries]))
-    assert (found["replies unused"], found["of them naming held-out items"]) == ("7", "5")
+    assert (found["replies unused"], found["of them naming held-out items"], found["text"]) == ("7", "5", "noise")
 
 
 # ---------------------------------------------------------------------- figures

@@ -438,7 +438,7 @@ def test_what_text_and_interests_reached_is_told(made):
     row = next(row for row in grid.rows if row.name == "EIMF[SASRec]")
     found = dict(zip([column.title for column in grid.columns[1:]], [entry.text for entry in row.entries]))
     assert found == {
-        "source of interests": "file", "items with text": "10 of 12", "exemplars": "6", "replies unused": "2",
+        "interests": "file", "items with text": "10 of 12", "exemplars": "6", "replies unused": "2",
         "replies failed": "3", "users moved to the nearest exemplar": "32", "users with interests": "88 of 90",
     }  # fmt: skip
 

@@ -205,12 +205,12 @@ def _phases(line: Line, look: Look) -> list[tuple[str, list[list[dict]], Look]]:
             epochs = [epoch for epoch in history if "valid" in epoch and epoch["epoch"] >= 0]
             if epochs:
                 found.setdefault(name, []).append(epochs)
-    dashes = list(_DASHES)
+    others = [dash for dash in _DASHES if dash != look.dash]
     drawn = [
         (
             f"{line.shown}, {name}" if name else line.shown,
             histories,
-            Look(_paler(look.colour, 0.2 * index), look.hatch, dashes[index % len(dashes)]) if index else look,
+            Look(_paler(look.colour, 0.2 * index), look.hatch, others[(index - 1) % len(others)]) if index else look,
         )
         for index, (name, histories) in enumerate(reversed(found.items()))
     ]

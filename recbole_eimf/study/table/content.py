@@ -257,10 +257,11 @@ def coverage(summary: Summary) -> Grid:
         if (found := [_flat(r["side_load"]) for r in line.results if r.get("side_load")])
     }  # fmt: skip
     cells = {
-        name: [str(found[0].get("source", "none")), *(_covered(found, *keys) for keys in _COVERAGE.values())]
+        name: [*(str(found[0].get(key, EMPTY)) for key in ("text_source", "source")),
+               *(_covered(found, *keys) for keys in _COVERAGE.values())]
         for name, found in reports.items()
-    }
-    titles = ["source of interests", *_COVERAGE]
+    }  # fmt: skip
+    titles = ["text", "interests", *_COVERAGE]
     kept = [i for i in range(len(titles)) if any(row[i] != EMPTY for row in cells.values())]
     rows = [GridRow(name, tuple(Entry(row[i]) for i in kept)) for name, row in cells.items()]
     return Grid([Column("model"), *(Column(titles[i]) for i in kept)], rows)
