@@ -6,8 +6,9 @@
 ``placebo[SASRec]``  EIMF whose users get a random exemplar's interests
 ``text[SASRec]``     EIMF without interests: what item text alone is worth
 ``shuffled_text[R]``  a row R (``PAD``, ``EIMF[SASRec]``) that reads other items' texts; ``noise_text[R]``: noise in
-                     place of text; ``shuffled_history[R]``: sequences in an order of chance. ``placebo[PAD]`` is PAD's
-                     ``shuffled_text``, and that of its baselines
+                     place of text; ``shuffled_history[R]``: sequences in an order of chance
+``placebo[PAD]``     of a model's row what takes its claim away: ``shuffled_text`` of those that read item text,
+                     ``shuffled_interests`` of EIMF and ProfileDistillation, ``shuffled_knowledge`` of NextKNN
 ``shuffled_knowledge[R]``  a row R that gets an LLM's knowledge of other items, as popular
 ``RecBole[SASRec]``  RecBole's class as it is
 anything else        what ``--model`` takes: ``Pop``, ``Markov``, ``LLM2BERT4Rec``, ``package.module:Class``
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, known_model_names, load_model_class
 from recbole_eimf.config.yaml_file import read_yaml
@@ -36,7 +38,10 @@ _PLACEBOS = {
     "noise_text": {"text_source": "noise"},
     "shuffled_knowledge": {"knowledge_source": "shuffled"},
     "shuffled_history": {"shuffled_history": True},
+    "shuffled_interests": {"interest_source": "shuffled"},
 }
+#: models that read text, but none of items
+_OTHER_WORDS = ("NextKNN", "ProfileDistillation")
 
 
 def is_placebo(keys: Mapping[str, Any]) -> bool:
@@ -45,8 +50,7 @@ def is_placebo(keys: Mapping[str, Any]) -> bool:
     >>> is_placebo({"text_source": "noise"}), is_placebo({"use_interests": False})
     (True, False)
     """
-    sources = [*_PLACEBOS.values(), _CONTROLS["placebo"]]
-    return any(keys.get(key) == value for each in sources for key, value in each.items())
+    return any(keys.get(key) == value for each in _PLACEBOS.values() for key, value in each.items())
 
 
 _ALIASES = {"ItemKNN+text": "ItemKNNText", "ItemKNN+text+next": "ItemKNNTextNext"}
@@ -114,8 +118,8 @@ def parse_model(text: str) -> Row:
     """
     if outer := re.fullmatch(r"(\w+)\[(.+)\]", text):
         name, inner = outer[1], outer[2].strip()
-        if name == "placebo" and _reads_text_alone(inner):
-            name = "shuffled_text"
+        if name == "placebo":
+            name = _placebo_of(inner)
         if name in _PLACEBOS:
             return _placebo(text, parse_model(inner), _PLACEBOS[name])
     if text in _ALIASES:
@@ -133,19 +137,25 @@ def parse_model(text: str) -> Row:
     raise ConfigError(f"models: {text!r} is not of the form Name or Framework[Backbone], for example EIMF[SASRec].")
 
 
-def _reads_text_alone(inner: str) -> bool:
-    """Whether a row is PAD's or one of its baselines': their placebo is one of text, EIMF's one of interests."""
+def _placebo_of(inner: str) -> str:
+    """What ``placebo`` takes away of a row: of a backbone's name the interests that EIMF over it would have, of a
+    model's what its claim is about: an LLM's interests or knowledge where it reads some, else item text."""
     name = inner.partition("[")[0].strip()
-    return name in MODELS and MODELS[name].family == "pad"
+    card = MODELS.get(_ALIASES.get(name, name))
+    if name in BACKBONES or card is None:
+        return "placebo"
+    if card.family == "knowledge floor":
+        return "shuffled_knowledge"
+    need = contract_of(load_model_class(card.name)).needs_side_information(EIMFConfig(card.name, "ml-100k"))
+    return {"interests": "shuffled_interests", "text": "shuffled_text", None: "placebo"}[need]
 
 
 def _placebo(text: str, row: Row, keys: Mapping[str, Any]) -> Row:
     if "text_source" in keys and row.model == "IBIM":
         raise ConfigError(f"models: {text}: {row.name} reads no text. Name a row that does, such as PAD.")
-    if "text_source" in keys and row.model == "NextKNN":
+    if "text_source" in keys and row.model in _OTHER_WORDS:
         raise ConfigError(
-            f"models: {text}: {row.name} reads text only to find what an LLM's words mean. Its placebo is "
-            f"shuffled_knowledge[{row.name}]."
+            f"models: {text}: {row.name} reads an LLM's words, not those of items. Its placebo is placebo[{row.name}]."
         )
     return Row(text, row.model, {**row.keys, **keys}, (row.name,))
 

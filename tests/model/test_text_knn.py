@@ -92,7 +92,7 @@ def test_the_placebo_takes_the_place_of_text_and_clusters_stay(make_config):
 
 #: every way in which a model of ours reads text
 READERS = [
-    *((card.name, {}) for card in MODELS.values() if card.family in ("pad", "text", "text floor")),
+    *((card.name, {}) for card in MODELS.values() if card.family in ("pad", "text floor")), ("LLMESR", {}),
     ("EIMF", {}), ("EIMF", {"use_interests": False}), ("LLM2BERT4Rec", {}), ("ItemKNNTextNext", {}),
     *(("IBIM", {"item_text": how, "code_pieces": 5}) for how in ("add", "concat", "null_space", "codes")),
     ("IBIM", {"item_text": "add", "text_adaptor": "moe"}), ("IBIM", {"item_init": "pca_text"}),
@@ -111,7 +111,11 @@ def test_every_reader_of_text_gets_the_placebo(built, model, keys):
         for number, part in enumerate(parts):
             for name, module in part.named_modules():
                 every = {**vars(module), **module._buffers, **module._parameters}
-                tensors |= {(number, name, key): value for key, value in every.items() if torch.is_tensor(value)}
+                tensors |= {
+                    (number, name, key): value
+                    for key, value in every.items()
+                    if torch.is_tensor(value) and key != "_text"
+                }
         return tensors
 
     real, *placebos = (held(source) for source in ("real", "shuffled", "noise"))
@@ -146,6 +150,13 @@ def test_rows_of_placebos():
     assert parse_model("ItemKNN+text").model == "ItemKNNText"
     assert parse_model("placebo[PAD[GRU4Rec]]").against == ("PAD[GRU4Rec]",)
     assert parse_model("placebo[SASRec]").keys["interest_source"] == "shuffled"
-    for row, said in (("shuffled_text[SASRec]", "reads no text"), ("noise_text[NextKNN]", "shuffled_knowledge")):
+    for row, source in (("LLMESR", "text"), ("LLM2BERT4Rec", "text"), ("ItemKNN+text", "text"),
+                        ("CTRL[GRU4Rec]", "text"), ("EIMF[REMI]", "interest"), ("ProfileDistillation[REMI]", "interest"),
+                        ("ItemKNN+text+next", "knowledge")):  # fmt: skip
+        placebo = parse_model(f"placebo[{row}]")
+        assert placebo.keys == {**parse_model(row).keys, f"{source}_source": "shuffled"}
+        assert (placebo.against, placebo.placebo) == ((row,), True)
+    for row, said in (("shuffled_text[SASRec]", "reads no text"), ("noise_text[NextKNN]", "placebo.NextKNN"),
+                      ("shuffled_text[ProfileDistillation]", "not those of items")):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             parse_model(row)
