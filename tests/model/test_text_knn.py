@@ -151,8 +151,8 @@ def test_rows_of_placebos():
     assert parse_model("placebo[PAD[GRU4Rec]]").against == ("PAD[GRU4Rec]",)
     assert parse_model("placebo[SASRec]").keys["interest_source"] == "shuffled"
     for row, source in (("LLMESR", "text"), ("LLM2BERT4Rec", "text"), ("ItemKNN+text", "text"),
-                        ("CTRL[GRU4Rec]", "text"), ("EIMF[REMI]", "interest"), ("ProfileDistillation[REMI]", "interest"),
-                        ("ItemKNN+text+next", "knowledge")):  # fmt: skip
+                        ("CTRL[GRU4Rec]", "text"), ("EIMF[REMI]", "interest"),
+                        ("ProfileDistillation[REMI]", "interest"), ("ItemKNN+text+next", "knowledge")):  # fmt: skip
         placebo = parse_model(f"placebo[{row}]")
         assert placebo.keys == {**parse_model(row).keys, f"{source}_source": "shuffled"}
         assert (placebo.against, placebo.placebo) == ((row,), True)
