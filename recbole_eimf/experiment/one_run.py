@@ -103,6 +103,7 @@ def _trained(
     ranks = ranks_of(tested, test_data._dataset, known)
     if ranks is not None:
         result.slices = ranks.by_slice(sorted(config["topk"]))
+        result.tested = {"users": len({*ranks.user.tolist()}), "targets": len(ranks.target_row)}
         if wanted.output_dir and distributed.is_first():
             ranks.write(wanted.output_dir)
     _note_metrics(trainer, result)

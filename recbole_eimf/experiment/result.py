@@ -22,6 +22,7 @@ class RunResult:
     ``config`` holds every setting; ``compared`` the runs made beside this one. ``refit``: of a model that was trained
     again before the test, its ``epochs``, the ``interactions`` it was trained on, how many of these validation had
     (``interactions_added``), and ``train_seconds``; ``valid`` and the other numbers are then of the first training.
+    ``tested``: how many ``users`` and ``targets`` the test asks for, where a model's lists are at hand.
     """
 
     model: str
@@ -43,6 +44,7 @@ class RunResult:
     config: dict[str, Any] = field(default_factory=dict)
     compared: list[RunResult] = field(default_factory=list)
     refit: dict[str, Any] | None = None
+    tested: dict[str, int] | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunResult:
@@ -111,11 +113,13 @@ def table(results: list[RunResult], metrics: list[str] | None = None) -> str:
 
 def summary(result: RunResult) -> str:
     """What a user wants to read at the end of a run."""
+    asked = result.tested
+    whom = f" of {asked['users']:,} users with {asked['targets']:,} targets" if asked else ""
     first = (
         f"{result.dataset}, {result.protocol}, history {'masked' if result.mask_history else 'not masked'}, "
-        f"{'test' if result.test else 'validation'}, %, seed {result.seed}"
+        f"{'test' if result.test else 'validation'}{whom}, %, seed {result.seed}"
     )
-    lines = [first]
+    lines = [first + ("; *: best of its column, one training each and no test" if result.compared else "")]
     side = result.side_load
     if side and "source" in side:
         used = "an LLM's replies" if side["llm_used"] else "NO LLM: keywords of the clusters' titles"

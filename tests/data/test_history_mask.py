@@ -66,7 +66,9 @@ def test_models_beside_another_do_not_say_it_again(make_config, tmp_path, capfd,
     folder = str(write_atomic(tmp_path, "x", ONCE))
     keys = {**make_config("Popularity").external_config_dict, "data_path": folder, "state": "INFO"}
     keys |= {"mask_history": wanted, "compare_with": ["Markov"], "output_dir": str(tmp_path / "out")}
-    run("Popularity", "x", **keys)
+    result = run("Popularity", "x", **keys)
+    assert result.tested == {"users": 30, "targets": 30}
+    assert "test of 30 users with 30 targets, %, seed 2020; *: best of its column, one training each" in str(result)
     shown = capfd.readouterr()
     said = f"mask_history={wanted}: "
     assert (shown.out + shown.err).count(said) == 1
