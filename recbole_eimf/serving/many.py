@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 #: items that share a chunk; candidates beyond k
-_PIECES, _SLACK = 64, 16
+_PIECES, _SLACK = 16, 16
 #: of the coarse scores that are held at a time, which should stay in the processor's cache
 _BYTES = 32 * 2**20
 #: of a sum in single precision, for each of its terms (Higham 2002, section 3.1)
