@@ -17,6 +17,7 @@ from recbole_eimf.model.diversity import aggregated
 from recbole_eimf.model.products import Query
 from recbole_eimf.serving import index as search
 from recbole_eimf.serving.catalogue import Catalogue, Users, place_in_ties
+from recbole_eimf.serving.many import CoarseTable
 from recbole_eimf.serving.parts import Parts, padded
 
 #: requests of up to this many users go through the index one by one; more are cheaper as one product
@@ -118,9 +119,34 @@ def _scored(parts: Parts, config: Mapping[str, Any], asked: _Asked, k: int) -> t
             return (*_diverse(parts, config["diversity"], asked, interests, k), True)
         if parts.prior is not None:
             return (*_ranked(_with_prior(parts, asked, interests), asked, k), True)
-        if len(asked.rows) <= FEW_USERS and parts.index is not None and asked.barred is None:
-            return _through_index(parts, asked, interests, k)
-        return (*_all_products(parts, asked, interests, k, config["evaluation"]["eval_chunk_items"]), True)
+        chunk = config["evaluation"]["eval_chunk_items"]
+        many = parts.index.many if isinstance(parts.index, search.FlatIndex) else None
+        if asked.barred is None and many is not None and many.answers(k):
+            return _through_table(many, parts, asked, interests, k, chunk)
+        return _one_by_one(parts, asked, interests, k, chunk)
+
+
+def _through_table(
+    table: CoarseTable, parts: Parts, asked: _Asked, interests: Tensor, k: int, wanted_chunk: int | None
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """All users through the coarse table; those it is not sure of as if there were none."""
+    found = table.best(interests, k, asked.history() if asked.exclude_seen else None)
+    rows, scores = found.rows.numpy(), found.scores.numpy()
+    others = (~found.sure).nonzero()[:, 0]
+    proved = True
+    if len(others):
+        left = _Asked([asked.rows[user] for user in others], asked.places[others], asked.exclude_seen, None)
+        rows[others], scores[others], proved = _one_by_one(parts, left, interests[others], k, wanted_chunk)
+    return rows, scores, proved
+
+
+def _one_by_one(
+    parts: Parts, asked: _Asked, interests: Tensor, k: int, wanted_chunk: int | None
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Few users through the index, more as one product."""
+    if len(asked.rows) <= FEW_USERS and parts.index is not None and asked.barred is None:
+        return _through_index(parts, asked, interests, k)
+    return (*_all_products(parts, asked, interests, k, wanted_chunk), True)
 
 
 def _with_prior(parts: Parts, asked: _Asked, interests: Tensor) -> Tensor:

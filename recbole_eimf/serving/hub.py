@@ -19,11 +19,10 @@ def fetched(repository: str, revision: str | None, **options: Any) -> Path:
         return Path(repository)
     require("huggingface_hub")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repository, revision=revision, **options))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # its HTTP library's errors among them, which are not its own
         raise DataError(f"{repository}: no folder here, and not fetched from the hub ({error}).") from error
 
 
@@ -35,12 +34,11 @@ def pushed(folder: Path, repository: str, private: bool, **options: Any) -> str:
     """
     require("huggingface_hub")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     hub = HfApi()
     try:
         address = hub.create_repo(repository, private=private, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=folder, **options)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:
         raise DataError(f"{repository}: not uploaded to the hub ({error}).") from error
     return str(address)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.evaluator.ranking import places_of, ranked_items
+from recbole_eimf.serving.many import CoarseTable
 
 KINDS = ("auto", "flat", "hnsw", "none")
 #: items from which an index pays for one user's request: below, all products take a quarter of a millisecond
@@ -87,14 +88,14 @@ def search_with_proof(
     items = len(vectors)
     barred = torch.empty(0, dtype=torch.long) if barred is None else barred.unique()
     depth, reaching = k + len(barred) + _SLACK, torch.inf
-    rounding = _rounding(interests, index.longest)
+    off = float(rounding(interests.norm(dim=1).max(), index.longest, interests.shape[1]))
     query = index.query(interests) if depth < items // 2 else None
     while depth < items // 2:
         found = query.top(depth, reaching)
         rows = found.rows[~torch.isin(found.rows, barred)] if len(barred) else found.rows
         scores = score_rows(interests, vectors[rows], None if bias is None else bias[rows])
         if len(rows) >= k:
-            reaching = float(scores.topk(k).values[-1]) - rounding
+            reaching = float(scores.topk(k).values[-1]) - off
             if reaching > found.ceiling:
                 return Best(*_ordered(rows, scores, k, user, items), index.certain)
         depth *= 2
@@ -120,9 +121,13 @@ def _ordered(rows: Tensor, scores: Tensor, k: int, user: int, items: int) -> tup
     return rows[order], scores[order]
 
 
-def _rounding(interests: Tensor, longest: float) -> float:
-    """By how much two ways of summing one product may differ (the index's and :func:`score_rows`)."""
-    return float(interests.norm(dim=1).max()) * longest * interests.shape[1] * torch.finfo(torch.float32).eps
+def rounding(length: Tensor, longest: float, width: int) -> Tensor:
+    """By how much two ways of summing a product of ``width`` numbers may differ.
+
+    Args:
+        length: of the interests; longest: greatest length of a vector.
+    """
+    return length * longest * width * torch.finfo(torch.float32).eps
 
 
 class FlatIndex:
@@ -140,6 +145,11 @@ class FlatIndex:
         coarse = vectors.to(torch.bfloat16)
         self.coarse = _quicker(coarse, vectors)
         self.vectors = coarse if self.coarse else vectors
+        #: for any number of users at once, where there is a coarse table without a bias
+        self.many: CoarseTable | None = None
+        if self.coarse and bias is None:
+            self.many = CoarseTable(coarse, vectors, self.error)
+            self.vectors = self.many.coarse[: len(vectors)]  # the same memory
         #: how far a coarse vector is from its own
         self.off = _longest(vectors - coarse) if self.coarse else 0.0
 
@@ -147,14 +157,18 @@ class FlatIndex:
         """See :class:`Index`."""
         asked = interests.to(self.vectors.dtype)
         scores = reduce(torch.maximum, (self.vectors @ asked.T).unbind(1)).float()
-        error = 0.0
-        if self.coarse:
-            long, off = _longest(interests), _longest(interests - asked.float())
-            error = off * self.longest + (long + off) * self.off + long * self.longest * _WRITTEN
         if self.bias is not None:
             scores = scores + self.bias
         scores[0] = -torch.inf
-        return FlatQuery(scores, error)
+        return FlatQuery(scores, float(self.error(interests)))
+
+    def error(self, interests: Tensor) -> Tensor:
+        """How far a user's coarse scores may be from the exact ones: [..., K, d] -> [...]."""
+        if not self.coarse:
+            return torch.zeros(interests.shape[:-2])
+        long = interests.norm(dim=-1).amax(-1)
+        off = (interests - interests.to(torch.bfloat16).float()).norm(dim=-1).amax(-1)
+        return off * self.longest + (long + off) * self.off + long * self.longest * _WRITTEN
 
 
 class FlatQuery:

@@ -1,0 +1,135 @@
+"""Many users through a coarse table: who is sure of their list has brute force's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from recbole_eimf.serving import many
+from recbole_eimf.serving.answer import Question, rank
+from recbole_eimf.serving.catalogue import Catalogue
+from recbole_eimf.serving.many import CoarseTable
+from recbole_eimf.serving.parts import Parts
+from tests.serving.test_index import ITEMS, KINDS, coarse, table
+
+USERS, K = 12, 5
+
+
+def best_by_loops(interests, vectors, seen):
+    """Rows of each user's K best, in double precision."""
+    scores = np.einsum("bkd,nd->bkn", interests.double().numpy(), vectors.double().numpy()).max(1)
+    scores[:, 0] = -np.inf
+    for user, item in seen:
+        scores[user, item] = -np.inf
+    return np.argsort(-scores, kind="stable")[:, :K].tolist(), np.sort(-scores)[:, :K] * -1
+
+
+def asked(vectors, interests, seen=()):
+    index = coarse(vectors)
+    of = CoarseTable(index.vectors, vectors, index.error)
+    assert [of.answers(k) for k in (0, K, len(vectors) // 2)] == [False, True, False]
+    history = tuple(torch.tensor(column) for column in zip(*seen)) if seen else None
+    return of.best(interests, K, history)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_is_sure_has_brute_force(kind):
+    vectors = table(kind)
+    interests = torch.randn(USERS, 3, 8, generator=torch.Generator().manual_seed(1))
+    interests[:, 1] *= 30  # far stronger than the others
+    first, _ = best_by_loops(interests, vectors, [])
+    seen = [(user, item) for user in range(USERS) for item in (first[user][0], first[user][3], 7)]
+    found = asked(vectors, interests, seen)
+    rows, scores = best_by_loops(interests, vectors, seen)
+    for user in found.sure.nonzero()[:, 0].tolist():
+        assert found.rows[user].tolist() == rows[user]
+        assert np.allclose(found.scores[user], scores[user], rtol=1e-6)
+    sure = int(found.sure.sum())
+    if kind == "random":
+        assert sure >= USERS - 2
+    elif kind in ("equal vectors", "few distinct", "nearly equal"):
+        assert sure == 0  # which of equal ones comes first is not for sums to say
+
+
+def test_scores_below_zero_are_not_taken_for_others():
+    vectors = table("random").abs()
+    vectors[0] = 0
+    interests = -torch.rand(USERS, 2, 8)
+    found = asked(vectors, interests)
+    rows, _ = best_by_loops(interests, vectors, [])
+    for user in found.sure.nonzero()[:, 0].tolist():
+        assert found.rows[user].tolist() == rows[user]
+
+
+def test_items_on_the_edge_of_what_was_looked_into():
+    vectors = torch.zeros(ITEMS, 1)
+    vectors[1:, 0] = torch.linspace(1.0, 1.05, ITEMS - 1)  # more items within bfloat16's rounding than are looked into
+    found = asked(vectors, torch.ones(2, 1, 1))
+    assert not found.sure.any()
+    vectors[100:105, 0] = torch.tensor([3.0, 4.0, 5.0, 6.0, 7.0])
+    found = asked(vectors, torch.ones(2, 1, 1), [(1, 104)])
+    assert found.sure.tolist() == [True, False]  # the second one's fifth is one of the many
+    assert found.rows[0].tolist() == [104, 103, 102, 101, 100]
+
+
+def test_blocks_do_not_change_answers(monkeypatch):
+    vectors = table("random")
+    interests = torch.randn(USERS, 2, 8)
+    seen = [(user, int(item)) for user in range(USERS) for item in torch.randint(1, ITEMS, (20,))]
+    whole = asked(vectors, interests, seen)
+    monkeypatch.setattr(many, "_BYTES", 2 * ITEMS * 2 * 5)  # five users at a time, or four
+    parts = asked(vectors, interests, seen)
+    assert torch.equal(whole.sure, parts.sure)
+    assert torch.equal(whole.rows[whole.sure], parts.rows[whole.sure])
+
+
+def test_half_a_rounding_apart_is_not_sure():
+    """Two items whose difference single precision may lose."""
+    vectors = table("random")
+    best = int((vectors @ torch.ones(8)).argmax())
+    other = 1 if best != 1 else 2
+    vectors[other] = vectors[best]
+    vectors[other, 0] = torch.nextafter(vectors[best, 0], torch.tensor(-torch.inf))
+    found = asked(vectors, torch.ones(1, 1, 8))
+    assert not found.sure.item()
+    vectors[other, 0] = vectors[best, 0] - 0.01
+    assert asked(vectors, torch.ones(1, 1, 8)).sure.item()
+
+
+def served(index_of, vectors, histories, **options):
+    """Answers of a catalogue of these vectors, a user's interest being the vector of their last item."""
+    tokens = pa.array(["[PAD]", *map(str, range(1, ITEMS))])
+
+    class Last:
+        max_length = width = 10
+
+        def __call__(self, sequence, length):
+            return vectors[sequence[torch.arange(len(length)), length - 1]][:, None]
+
+    catalogue = Catalogue(tokens, pa.nulls(ITEMS, pa.string()), np.ones(ITEMS, dtype=np.int64))
+    parts = Parts(catalogue, Last(), vectors, index=index_of(vectors))
+    config = {"evaluation": {"mask_history": True, "eval_batch_size": 256, "eval_chunk_items": None}}
+    return rank(parts, config, histories, Question(K, **options))
+
+
+def with_table(vectors):
+    index = coarse(vectors)
+    index.many = CoarseTable(index.vectors, vectors, index.error)
+    return index
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{}, {"exclude_seen": False}, {"without": ["3", "5"]}])
+def test_lists_are_the_same_with_and_without_a_table(kind, options):
+    vectors = table(kind)
+    draw = np.random.default_rng(2)
+    histories = [[str(item) for item in draw.integers(1, ITEMS, size)] for size in draw.integers(1, 9, 30)] + [
+        [],
+        ["?"],
+    ]
+    found, plain = (served(index_of, vectors, histories, **options) for index_of in (with_table, lambda _: None))
+    assert np.array_equal(found.rows, plain.rows)
+    assert np.allclose(found.scores, plain.scores, rtol=1e-5)
+    assert found.proved
