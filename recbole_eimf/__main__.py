@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -50,7 +51,12 @@ COMMANDS = ("run", "keys", "explain", "prepare", "interests", "knowledge", "tune
 def _guarded(command: str, arguments: list[str]) -> int:
     """Run a command; a user's error or a disk's refusal is a message and exit code 2, an interruption 130."""
     try:
-        return import_module(f"recbole_eimf.cli.{command}").main(arguments)
+        code = import_module(f"recbole_eimf.cli.{command}").main(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `... | head` has read enough; what stdout still holds has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a program that SIGPIPE ends
     except OSError as error:
         found = refusal(error)
         if found is None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -210,3 +212,13 @@ def test_with_output_dir_nothing_is_written_where_the_program_stands(tmp_path, k
     assert not list((tmp_path / "here").iterdir())
     assert (tmp_path / "PAD" / "run.log").is_file()
     assert list((tmp_path / "PAD" / "log_tensorboard").iterdir())
+
+
+def test_a_reader_that_has_had_enough_is_no_crash():
+    """``... | head -1``"""
+    command = [sys.executable, "-m", "recbole_eimf", "serve", "--help"]
+    asked = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    asked.stdout.close()
+    said = asked.stderr.read()
+    assert asked.wait() == 141
+    assert said == ""
