@@ -180,6 +180,10 @@ class NetworkSettings:
     prior_decay: float = key(
         0.6, "of the score prior: an item counts this much less for each step back", least=0, most=1
     )
+    prior_weights: Literal["grid", "learned", "by_frequency"] = key(
+        "grid", "of the score prior: tried one after the other by valid_metric, or fitted to the validation targets "
+        "(maximum likelihood), the same for all items or by their training frequency",
+    )  # fmt: skip
     knn_shrink: float = key(OF_MODEL, "DecayedItemKNN: added to the denominator of a similarity", least=0)
 
 
