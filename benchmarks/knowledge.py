@@ -135,7 +135,9 @@ def table(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
                 values = joined(each)
                 cell: dict[str, Any] = {
                     "percent": round(100 * float(np.nanmean(values)), 3),
-                    "of_folds" if plan.get("folds") else "of_seeds": [round(100 * float(np.nanmean(v)), 3) for v in each],
+                    "of_folds" if plan.get("folds") else "of_seeds": [
+                        round(100 * float(np.nanmean(v)), 3) for v in each
+                    ],
                 }
                 for other in [placebo, *row.get("against", [])]:
                     if other in read:

@@ -163,15 +163,12 @@ class EIMF(IBIM):
     def _labelled_score(
         self, positive: Tensor, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
     ) -> Tensor:
-        """[P]: the mean score under soft labels (:mod:`recbole_eimf.model.losses.soft_label`)."""
+        labelled = super()._labelled_score(positive, states, vectors, readout, interaction)
         if self.labels is None:
-            return positive
-        bias = self.backbone.item_bias
-        if bias is not None:  # one more dimension, so that the bias is averaged too
-            vectors = torch.cat([vectors, bias[:, None]], 1)
-            readout = torch.cat([readout, readout.new_ones(len(readout), 1)], 1)
+            return labelled
         exemplar = self.esim.user_exemplar[interaction[self.USER_ID][states.row]]
-        return self.labels(positive, readout, vectors, states.target, exemplar)
+        found = self.labels(positive, *self._with_bias(readout, vectors), states.target, exemplar)
+        return found + (labelled - positive)
 
     def _auxiliary_losses(
         self, interaction: Interaction, states: TrainingStates, readout: Tensor
