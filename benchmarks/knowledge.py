@@ -118,7 +118,7 @@ def table(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
         if folders:
             read[name] = [read_ranks(folder.parent) for folder in folders]
     # folds test users of their own, one after the other; seeds test the same ones
-    joined = np.concatenate if plan.get("folds") else np.stack
+    joined, of_each = (np.concatenate, "of_folds") if plan.get("folds") else (np.stack, "of_seeds")
     found: dict[str, Any] = {}
     for name, runs in read.items():
         row = plan["rows"][name]
@@ -133,12 +133,8 @@ def table(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
             for metric in METRICS:
                 each = [per_user(ranks, metric, slices) for ranks in runs]
                 values = joined(each)
-                cell: dict[str, Any] = {
-                    "percent": round(100 * float(np.nanmean(values)), 3),
-                    "of_folds" if plan.get("folds") else "of_seeds": [
-                        round(100 * float(np.nanmean(v)), 3) for v in each
-                    ],
-                }
+                cell: dict[str, Any] = {"percent": round(100 * float(np.nanmean(values)), 3)}
+                cell[of_each] = [round(100 * float(np.nanmean(v)), 3) for v in each]
                 for other in [placebo, *row.get("against", [])]:
                     if other in read:
                         theirs = joined([per_user(ranks, metric, slices) for ranks in read[other]])
