@@ -24,7 +24,7 @@ _NEIGHBOURS = 5
 
 
 def heaviest(graph: sparse.csr_matrix, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's heaviest entries, falling: (columns int64 [N, count], values [N, count]); zero where there are fewer."""
+    """Each row's heaviest entries, falling: (columns int64, values), [N, count] each; zero where there are fewer."""
     graph = graph.sorted_indices()  # among equals those of the lowest id
     columns = np.zeros((graph.shape[0], count), dtype=np.int64)
     values = np.zeros((graph.shape[0], count), dtype=np.float32)
