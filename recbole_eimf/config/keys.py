@@ -257,6 +257,10 @@ class SemanticSettings:
     item_text_source: Literal["title", "profile", "title+profile"] = key(
         "title", "item text that a model reads: text_fields, an LLM's profile of the item, or both (knowledge_source)"
     )
+    interest_match: Literal["item_text", "profile"] = key(
+        "item_text", "EIMF: item text that users' interests are matched to (eq. 7-9): what item_text_source says, or "
+        "an LLM's profile of the item",
+    )  # fmt: skip
     knowledge_source: Literal["none", "file", "openai", "batch", "shuffled"] = key(
         "none", "where an LLM's knowledge of items comes from; shuffled is the placebo: that of items as popular"
     )
