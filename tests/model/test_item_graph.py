@@ -121,5 +121,7 @@ def test_what_needs_arrows_asks_for_them(built):  # noqa: F811
     for keys in ({"next_labels": 0.1}, {"vector_graph": "next"}):
         with pytest.raises(ConfigError, match="knowledge_source=none"):
             built("IBIM", backbone="SASRec", knowledge_source="none", **keys)
+        with pytest.raises(ConfigError, match="score_prior=next"):
+            built("Hybrid", backbone="SASRec", **keys)
     net, _ = built("IBIM", backbone="SASRec", knowledge_source="none", vector_graph="similar")
     assert net.backbone.item_embedding.mixture is not None
