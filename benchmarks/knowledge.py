@@ -7,6 +7,10 @@ A row with ``base`` is another row's training under a score prior, weighed on va
 
 PLAN.yaml: ``shared`` keys, ``seeds`` and ``rows``: name -> {model, keys}. A row ``X`` whose knowledge is shuffled is
 called ``X/shuffled``; it and ``against`` are what X is tested against, over users, seeds averaged.
+
+``folds: n`` in place of ``seeds``: under ``protocol=user_split`` the users are cut into n parts by chance; each part is
+tested once, by a model that trains on all others but one, which validates, with a training seed of its own. So every
+user of the data set is tested, once, and the test over users has all of them.
 """
 
 from __future__ import annotations
@@ -22,29 +26,51 @@ import yaml
 
 from recbole_eimf.config.yaml_file import parse_command_line
 
+FIRST_SEED = 2020
 METRICS, SLICES = ("ndcg@10", "ndcg@50", "recall@50"), {"all": None, "seen <= 5 times": ("0", "1-5")}
 
 
 def run_all(out: Path, plan: dict[str, Any], only: str | None) -> None:
     import recbole_eimf
 
-    for seed in plan["seeds"]:
+    seeds = plan.get("seeds") or [FIRST_SEED + fold for fold in range(plan["folds"])]
+    splits = write_folds(out, plan) if plan.get("folds") else {}
+    for seed in seeds:
         for name, row in plan["rows"].items():
             folder = out / name.replace("/", "-") / str(seed)
             if (folder / "result.json").is_file() or (only and not fnmatch(name, only)):
                 continue
-            if seed != plan["seeds"][0] and row.get("counts"):
+            if seed != seeds[0] and row.get("counts"):
                 continue
+            keys = {**plan["shared"], **row.get("keys", {}), **splits.get(seed, {}), "seed": seed}
             if base := row.get("base"):
                 trained = out / base.replace("/", "-") / str(seed)
                 if not (trained / "result.json").is_file():
                     continue
-                weigh(trained, folder, row["model"], {**plan["shared"], **row.get("keys", {}), "seed": seed})
+                weigh(trained, folder, row["model"], keys)
                 print(name, seed, json.loads((folder / "result.json").read_text()), flush=True)
                 continue
-            keys = {**plan["shared"], **row.get("keys", {}), "seed": seed, "output_dir": str(folder)}
+            keys["output_dir"] = str(folder)
             found = recbole_eimf.run(row["model"], keys.pop("dataset"), **keys)
             print(name, seed, {k: round(100 * v, 2) for k, v in found.test.items() if k in METRICS}, flush=True)
+
+
+def write_folds(out: Path, plan: dict[str, Any]) -> dict[int, dict[str, str]]:
+    """A split file for each fold, under the fold's training seed."""
+    name, folds = plan["shared"]["dataset"], plan["folds"]
+    with (Path(plan["shared"]["data_path"]) / name / f"{name}.inter").open() as file:
+        column = next(file).split("\t").index("user_id:token")
+        users = sorted({line.rstrip("\n").split("\t")[column] for line in file})
+    part = np.random.default_rng(FIRST_SEED).permutation(np.arange(len(users)) % folds)
+    files = {}
+    for fold in range(folds):
+        said = {fold: "test", (fold + 1) % folds: "valid"}
+        lines = [f"{user},{said.get(its, 'train')}\n" for user, its in zip(users, part.tolist())]
+        path = out / f"fold-{fold}.csv"
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text("user_id,part\n" + "".join(lines))
+        files[FIRST_SEED + fold] = {"split_file": str(path)}
+    return files
 
 
 def weigh(base: Path, folder: Path, name: str, keys: dict[str, Any]) -> None:
@@ -91,25 +117,27 @@ def table(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
         folders = sorted((out / name.replace("/", "-")).glob("*/test_ranks.safetensors"))
         if folders:
             read[name] = [read_ranks(folder.parent) for folder in folders]
+    # folds test users of their own, one after the other; seeds test the same ones
+    joined, of_each = (np.concatenate, "of_folds") if plan.get("folds") else (np.stack, "of_seeds")
     found: dict[str, Any] = {}
     for name, runs in read.items():
         row = plan["rows"][name]
-        entry: dict[str, Any] = {"model": row["model"], "keys": row.get("keys", {}), "seeds": len(runs)}
-        entry["users"], entry["targets"] = len(runs[0].user), len(runs[0].target_row)
+        entry: dict[str, Any] = {"model": row["model"], "keys": row.get("keys", {}), "runs": len(runs)}
+        tested = runs if plan.get("folds") else runs[:1]
+        entry["users"], entry["targets"] = (sum(len(getattr(r, f)) for r in tested) for f in ("user", "target_row"))
         if row.get("base"):
             results = sorted((out / name.replace("/", "-")).glob("*/result.json"))
             entry["weights (similar, next)"] = [list(json.loads(f.read_text())["weights"].values()) for f in results]
         placebo = f"{name}/shuffled"
         for label, slices in SLICES.items():
             for metric in METRICS:
-                values = np.stack([per_user(ranks, metric, slices) for ranks in runs])
-                cell: dict[str, Any] = {
-                    "percent": round(100 * float(np.nanmean(values)), 3),
-                    "of_seeds": [round(100 * float(np.nanmean(v)), 3) for v in values],
-                }
+                each = [per_user(ranks, metric, slices) for ranks in runs]
+                values = joined(each)
+                cell: dict[str, Any] = {"percent": round(100 * float(np.nanmean(values)), 3)}
+                cell[of_each] = [round(100 * float(np.nanmean(v)), 3) for v in each]
                 for other in [placebo, *row.get("against", [])]:
                     if other in read:
-                        theirs = np.stack([per_user(ranks, metric, slices) for ranks in read[other]])
+                        theirs = joined([per_user(ranks, metric, slices) for ranks in read[other]])
                         test = paired_test(values, theirs)
                         cell[f"over {other}"] = {
                             "percent": round(100 * test.difference / float(np.nanmean(theirs)), 2),
@@ -134,7 +162,8 @@ def main() -> None:
     plan = yaml.safe_load(options.plan.read_text())
     plan["shared"] |= parse_command_line(words)
     if options.what == "run":
-        plan["seeds"] = [options.seed] if options.seed else plan["seeds"]
+        if options.seed:
+            plan["seeds"] = [options.seed]
         run_all(options.out, plan, options.only)
     else:
         results = Path(__file__).parent / "results" / f"{options.plan.stem}.json"

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment import assembly, one_run
 from recbole_eimf.experiment.refit import FOLDER
 from recbole_eimf.trainer.trainer import InterestTrainer
 from tests.data.test_ties import write
@@ -110,3 +110,16 @@ def test_what_cannot_be_trained_again_is_refused(make_config, keys):
     keys.pop("dataset")
     with pytest.raises(ConfigError, match="refit=True: FPMC trains with RecBole's drawn negatives"):
         recbole_eimf.run("FPMC", "baskets", **keys, refit=True)
+
+
+def test_a_prior_weighs_what_validation_chose_in_the_model_trained_again(keys, tmp_path, monkeypatch):
+    def chosen(trainer, prior, valid_data):
+        prior.set_weight("similar", 2.5)
+        return trainer.best_valid_result
+
+    monkeypatch.setattr(one_run, "choose_prior", chosen)
+    out = tmp_path / "out"
+    found = recbole_eimf.run("IBIM", "baskets", **keys, refit=True, score_prior="similar", output_dir=str(out))
+    _, net, _ = recbole_eimf.load(out)
+    assert net.prior.weight.tolist() == [2.5, 0.0]
+    assert recbole_eimf.evaluate(out, state="ERROR") == pytest.approx(found.test, abs=1e-6)

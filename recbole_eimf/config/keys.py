@@ -117,6 +117,18 @@ class ItemSettings:
     # PAD's pre-trained experts look at the text itself, as it is after these two
     text_whitening: Literal["none", "center", "half", "full"] = key("none", "whitening of text vectors")
     text_dimension: int = key(0, "principal components of the text vectors that are kept; 0: as they are", least=0)
+    vector_graph: Literal["none", "similar", "next"] = key(
+        "none", "IBIM, EIMF: a rare item's vector is mixed with those of its neighbours (folded): items of like text, "
+        "or an LLM's what is bought next", affects="expert",
+    )  # fmt: skip
+    vector_graph_weight: float = key(
+        5.0, "k of vector_graph: an item seen n times is k / (k + n) its neighbours", above=0, affects="expert"
+    )
+    next_labels: float = key(
+        0.0, "IBIM, EIMF: share of a soft label that goes to what an LLM says is bought after the item before the "
+        "target", least=0, most=1, affects="expert",
+    )  # fmt: skip
+    next_label_items: int = key(20, "items of such a label", least=1, affects="expert")
     score: Literal["dot", "cosine"] = key("dot", "how a state and an item vector make a score", affects="expert")
     score_scale: float = key(14.0, "multiplies cosine scores", above=0, affects="expert")
     num_negatives: int = key(
@@ -180,6 +192,10 @@ class NetworkSettings:
     prior_decay: float = key(
         0.6, "of the score prior: an item counts this much less for each step back", least=0, most=1
     )
+    prior_weights: Literal["grid", "learned", "by_frequency"] = key(
+        "grid", "of the score prior: tried one after the other by valid_metric, or fitted to the validation targets "
+        "(maximum likelihood), the same for all items or by their training frequency",
+    )  # fmt: skip
     knn_shrink: float = key(OF_MODEL, "DecayedItemKNN: added to the denominator of a similarity", least=0)
 
 
@@ -241,6 +257,10 @@ class TextSettings:
     item_text_source: Literal["title", "profile", "title+profile"] = key(
         "title", "item text that a model reads: text_fields, an LLM's profile of the item, or both (knowledge_source)"
     )
+    interest_match: Literal["item_text", "profile"] = key(
+        "item_text", "EIMF: item text that users' interests are matched to (eq. 7-9): what item_text_source says, or "
+        "an LLM's profile of the item",
+    )  # fmt: skip
     knowledge_source: Literal["none", "file", "openai", "batch", "shuffled"] = key(
         "none", "where an LLM's knowledge of items comes from; shuffled is the placebo: that of items as popular"
     )

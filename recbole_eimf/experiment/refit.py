@@ -115,6 +115,12 @@ def train_again(
     return net, trainer, batches
 
 
+def weigh_alike(net: nn.Module, chosen: nn.Module) -> None:
+    """Give a model that was trained again the weights of the score prior that validation chose, where it has one."""
+    if getattr(chosen, "prior", None) is not None:
+        net.prior.weight.copy_(chosen.prior.weight)
+
+
 def on_all_before_the_test(
     config, chosen: KeepsBestModel, train: LazySequenceDataset
 ) -> tuple[nn.Module, InterestTrainer, dict[str, Any]]:
@@ -133,6 +139,7 @@ def on_all_before_the_test(
     folder = Path(config["output_dir"]) / FOLDER if config["output_dir"] else None
     phases = phase_epochs(getattr(chosen, "earlier", ()), config["valid_metric"], chosen.valid_metric_bigger)
     net, trainer, _ = train_again(config, before, epochs, folder, bool(config["resume"]), phases)
+    weigh_alike(net, chosen.model)
     trainer.model_folder, trainer.saved_model_file = chosen.model_folder, chosen.saved_model_file
     if trainer.model_folder is not None and trainer.model_folder.is_dir():
         trainer._save_checkpoint(chosen.best_epoch, verbose=False)

@@ -45,6 +45,8 @@ class ExplicitInterests(nn.Module):
         super().__init__()
         keep = {"persistent": False}
         self.register_buffer("item_text", transform(side.item_text), **keep)  # [N, d_t]
+        other = side.match_text  # what eq. 7-9 match interests to, where it is not the text that is aligned with ids
+        self.register_buffer("match_text", self.item_text if other is None else transform(other), **keep)  # [N, d_t]
         # under global_time nothing learns from the text of items that come later, not even as candidates
         has_text = side.fitted
         self.register_buffer("item_has_text", has_text, **keep)  # [N]
@@ -56,18 +58,27 @@ class ExplicitInterests(nn.Module):
         absent = torch.zeros(len(has_text)).masked_fill(~has_text, -torch.inf)
         self.register_buffer("absent", None if has_text[1:].all() else absent, **keep)  # [N], 0 or -inf
         self.register_buffer("items_with_text", has_text.nonzero().squeeze(1), **keep)
-        narrow = None if dtype == torch.float32 else self.item_text.to(dtype)
-        self.register_buffer("narrow_text", narrow, **keep)  # [N, d_t]
+        narrow = dtype != torch.float32
+        self.register_buffer("narrow_text", self.item_text.to(dtype) if narrow else None, **keep)  # [N, d_t]
+        same = self.narrow_text if other is None else self.match_text.to(dtype)
+        self.register_buffer("narrow_match", same if narrow else None, **keep)  # [N, d_t]
         self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
         self.attention = MaskedSelfAttention(dimension)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # kept, so that a resumed run goes on alike
         self._counted: int | None = None  # the same number, which no GPU has to be asked for
 
     def projected(self, items: Tensor | slice) -> Tensor:
-        """Projected text of many items: [n, d]."""
-        if self.narrow_text is None:
-            return self.projection(self.item_text[items])
-        return F.linear(self.narrow_text[items], self.projection.weight.to(self.narrow_text.dtype)).float()
+        """Projected text of many items, that which is aligned with ids: [n, d]."""
+        return self._projected(self.item_text, self.narrow_text, items)
+
+    def matched(self, items: Tensor | slice) -> Tensor:
+        """Projected text of many items, that which interests are matched to: [n, d]."""
+        return self._projected(self.match_text, self.narrow_match, items)
+
+    def _projected(self, text: Tensor, narrow: Tensor | None, items: Tensor | slice) -> Tensor:
+        if narrow is None:
+            return self.projection(text[items])
+        return F.linear(narrow[items], self.projection.weight.to(narrow.dtype)).float()
 
     def known(self, user: Tensor, target: Tensor) -> Tensor:
         """[R] bool: the user has interests and the target has text."""
@@ -89,7 +100,7 @@ class ExplicitInterests(nn.Module):
         mask = self.interest_mask[distinct]
         mask = mask | ~mask.any(1, keepdim=True)  # an exemplar without interests counts nowhere, but not as NaN
         attended = self.attention(self.projection(self.interests[distinct]), mask)
-        query = self.projection(self.item_text[target])
+        query = self.projection(self.match_text[target])
         return target_attention(query, attended[inverse], mask[inverse], scale=query.shape[-1] ** -0.5)
 
     def _load_from_state_dict(self, *args: Any) -> None:
@@ -163,15 +174,12 @@ class EIMF(IBIM):
     def _labelled_score(
         self, positive: Tensor, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
     ) -> Tensor:
-        """[P]: the mean score under soft labels (:mod:`recbole_eimf.model.losses.soft_label`)."""
+        labelled = super()._labelled_score(positive, states, vectors, readout, interaction)
         if self.labels is None:
-            return positive
-        bias = self.backbone.item_bias
-        if bias is not None:  # one more dimension, so that the bias is averaged too
-            vectors = torch.cat([vectors, bias[:, None]], 1)
-            readout = torch.cat([readout, readout.new_ones(len(readout), 1)], 1)
+            return labelled
         exemplar = self.esim.user_exemplar[interaction[self.USER_ID][states.row]]
-        return self.labels(positive, readout, vectors, states.target, exemplar)
+        found = self.labels(positive, *self._with_bias(readout, vectors), states.target, exemplar)
+        return found + (labelled - positive)
 
     def _auxiliary_losses(
         self, interaction: Interaction, states: TrainingStates, readout: Tensor
@@ -225,7 +233,7 @@ class EIMF(IBIM):
         return loss.full_softmax_loss(states, vectors, positive, self.esim.absent, self.logits_dtype, known)
 
     def _text_vectors(self, items: Tensor | slice) -> Tensor:
-        vectors = self.esim.projected(items)
+        vectors = self.esim.matched(items)
         return unit_rows(vectors) if self.eimf.semantic_score == "cosine" else vectors
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:

@@ -14,13 +14,16 @@ from torch import Tensor
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import InterestModelSettings, ItemSettings
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class
 from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.diversity import ControllableAggregation
+from recbole_eimf.model.item_graph import heaviest, vector_mixture
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import first_rows, hard_readout, target_attention, unit_rows
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax_loss
+from recbole_eimf.model.losses.soft_label import NextLabels
 from recbole_eimf.model.products import scored_by_products
 from recbole_eimf.model.score_prior import prior_of, reads_next
 
@@ -51,6 +54,13 @@ class IBIM(WeighsTargets, SequenceModel):
             self.transform = TextTransform(side.item_text, side.fitted, self.item_settings)
             self._has_text, self._fitted = side.item_has_text, side.fitted
             self._text = self.transform(side.item_text) * self._has_text[:, None]
+        self._mixture = self.next_labels = None
+        if side is not None:
+            wanted = self.item_settings
+            self._mixture = vector_mixture(wanted.vector_graph, wanted.vector_graph_weight, side, dataset.item_counts())
+            if wanted.next_labels:
+                near = (torch.from_numpy(part) for part in heaviest(side.next_items, wanted.next_label_items))
+                self.next_labels = NextLabels(*near, wanted.next_labels)
         self.backbone = backbone_class(self.network_name(config))(config, dataset, self._make_table)
         self.negatives = None if self.inference_only else self._make_sampler(dataset)
         wants_diversity = self.interest_settings.diversity_lambda != 0
@@ -79,11 +89,12 @@ class IBIM(WeighsTargets, SequenceModel):
         """``"text"`` if keys ask for item text, None otherwise."""
         wants = keys.read(ItemSettings, config)
         asked = wants.item_init == "pca_text" or wants.item_text != "none" or config["score_prior"] != "none"
-        return "text" if asked else None
+        return "text" if asked or wants.vector_graph != "none" or wants.next_labels else None
 
     @classmethod
     def needs_next_items(cls, config) -> bool:
-        return reads_next(config)
+        wants = keys.read(ItemSettings, config)
+        return reads_next(config) or wants.vector_graph == "next" or wants.next_labels > 0
 
     @classmethod
     def check_configuration(cls, config) -> None:
@@ -112,6 +123,7 @@ class IBIM(WeighsTargets, SequenceModel):
             extra_rows,
             self.inference_only,
             self._fitted,
+            self._mixture,
         )
 
     def _make_sampler(self, dataset) -> NegativeSampler | None:
@@ -124,7 +136,8 @@ class IBIM(WeighsTargets, SequenceModel):
     @property
     def looks_up(self) -> bool:
         """Whether a training step reads a few items' vectors alone, by id: then their gradient can be sparse."""
-        return self.negatives is not None and self.item_settings.item_text == "none"
+        alone = self.item_settings.item_text == "none" and self._mixture is None
+        return self.negatives is not None and alone and self.next_labels is None
 
     def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
         """The recommendation loss (eq. 13-14) plus the backbone's own penalty."""
@@ -161,8 +174,23 @@ class IBIM(WeighsTargets, SequenceModel):
     def _labelled_score(
         self, positive: Tensor, states: TrainingStates, vectors: Tensor, readout: Tensor, interaction: Interaction
     ) -> Tensor:
-        """[P]: the mean score under each target's label; here the label is the target alone."""
-        return positive
+        """[P]: the mean score under each target's label (:mod:`recbole_eimf.model.losses.soft_label`)."""
+        if self.next_labels is None:
+            return positive
+        if states.before is None:
+            raise ConfigError(
+                f"next_labels={self.next_labels.share}: {type(self.backbone).__name__} does not say which item stands "
+                f"before a target (TrainingStates.before). Use next_labels=0."
+            )
+        return self.next_labels(positive, *self._with_bias(readout, vectors), states.before)
+
+    def _with_bias(self, readout: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Readout [P, d] and table [N, d], with one more dimension where items have a bias: their product holds it."""
+        bias = self.backbone.item_bias
+        if bias is None:
+            return readout, vectors
+        ones = readout.new_ones(len(readout), 1)
+        return torch.cat([readout, ones], 1), torch.cat([vectors, bias[: len(vectors), None]], 1)
 
     def _softmax_loss(
         self, readout: Tensor, target: Tensor, vectors: Tensor, positive: Tensor, labelled: Tensor

@@ -141,6 +141,7 @@ class ItemTable(nn.Module):
             what the codes are; None: all with text.
         extra_rows: rows after the items (BERT4Rec's mask token).
         inference_only: build only what scoring needs; a checkpoint's folded table is loaded into it.
+        mixture: sparse [N, N], what a scored vector is made of (:mod:`recbole_eimf.model.item_graph`); None: itself.
 
     Raises:
         ConfigError: ``item_text`` or ``item_init`` ask for text and there is none.
@@ -156,9 +157,11 @@ class ItemTable(nn.Module):
         extra_rows: int = 0,
         inference_only: bool = False,
         fitted: Tensor | None = None,
+        mixture: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.n_items = n_items
+        self.register_buffer("mixture", mixture, persistent=False)
         self.kind = "none" if inference_only else settings.item_text
         self.inference_only = inference_only
         self.dimension = dimension
@@ -244,6 +247,12 @@ class ItemTable(nn.Module):
         return self._weight
 
     def _fold(self) -> Tensor:
+        found = self._unmixed()
+        if self.mixture is None:
+            return found
+        return torch.cat([torch.sparse.mm(self.mixture, found[: self.n_items]), found[self.n_items :]])
+
+    def _unmixed(self) -> Tensor:
         if self.before_lookup is not None:
             self.before_lookup(None)
         ids = self.embedding.weight
@@ -286,7 +295,7 @@ class ItemTable(nn.Module):
         if self.before_lookup is not None:
             self.before_lookup(None)
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.kind != "none":
+        if self.kind != "none" or self.mixture is not None:
             training = self.training
             self.train(False)  # the folded table is the one that serves: no dropout, no noise
             with torch.no_grad():

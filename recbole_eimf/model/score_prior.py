@@ -3,7 +3,9 @@
 ``score(i) = model(i) + sum_t prior_decay^t (a cos(text of the item t steps back, text of i) + b G[that item, i])`` with
 G of :func:`~recbole_eimf.semantic.knowledge.next_graph`, each item's row divided by its largest entry. The model is
 trained without it; a and b are chosen on validation afterwards
-(:func:`~recbole_eimf.trainer.weighing.choose_prior`), zero among them. Zero is what the model is by itself.
+(:func:`~recbole_eimf.trainer.weighing.choose_prior`), zero among them. Zero is what the model is by itself. Under
+``prior_weights=by_frequency`` a and b are those of item i's training frequency: then the two are experts beside the
+model's own, mixed by a gate that knows the candidate's frequency as PAD's (eq. 8-11), over any backbone.
 """
 
 from __future__ import annotations
@@ -19,20 +21,27 @@ from recbole_eimf.model.history_scores import history_scores, text_scores, unit_
 #: on the scale of logits; validation goes through them for one part of the prior, then for the other
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)
 
+#: training frequencies at which a bucket of ``prior_weights=by_frequency`` begins, after that of unseen items
+FREQUENCIES = (1, 6, 21, 101)
+PARTS = ("similar", "next")
+
 
 class ScorePrior(nn.Module):
     """The prior of one catalogue, weighing nothing until its weights are set.
 
     Args:
         kind: ``similar``, ``next`` or ``both``; decay: of the history; side: side-loaded text and graph, None where a
-            saved model is about to be loaded; n_items: N.
+            saved model is about to be loaded; n_items: N; bucket: int64 [N], whose weights an item has, or None: all
+            have the same.
     """
 
-    def __init__(self, kind: str, decay: float, side, n_items: int) -> None:
+    def __init__(self, kind: str, decay: float, side, n_items: int, bucket: Tensor | None = None) -> None:
         super().__init__()
         self.kind, self.decay, self.n_items = kind, decay, n_items
-        self.parts = tuple(part for part in ("similar", "next") if kind in (part, "both"))
-        self.register_buffer("weight", torch.zeros(2))  # of similar, of next
+        self.parts = tuple(part for part in PARTS if kind in (part, "both"))
+        buckets = () if bucket is None else (len(FREQUENCIES) + 1,)
+        self.register_buffer("weight", torch.zeros(len(PARTS), *buckets))  # of similar, of next; [2] or [2, buckets]
+        self.register_buffer("bucket", torch.zeros(0, dtype=torch.int64) if bucket is None else bucket)  # [0] or [N]
         text = torch.zeros(n_items, 0) if side is None or "similar" not in self.parts else unit_text(side)
         self.register_buffer("text", text)
         graph = sparse.csr_matrix((n_items, n_items), dtype=np.float32)
@@ -43,18 +52,23 @@ class ScorePrior(nn.Module):
         self.register_buffer("value", torch.from_numpy(found.data.astype(np.float32)))
         self._graph: sparse.csr_matrix | None = None
 
-    def set_weight(self, part: str, weight: float) -> None:
-        """What one part counts, on the scale of the model's scores."""
-        self.weight[("similar", "next").index(part)] = weight
+    def set_weight(self, part: str, weight: float | Tensor) -> None:
+        """What one part counts, on the scale of the model's scores: of all items, or [buckets]."""
+        self.weight[PARTS.index(part)] = weight
+
+    def part(self, name: str, sequence: Tensor, length: Tensor) -> Tensor:
+        """One part, weighing one: [B, L] right-padded items, [B] -> [B, N]."""
+        if name == "similar":
+            return text_scores(sequence, length, self.text, self.decay)
+        return history_scores(sequence, length, self._matrix(), self.decay)
 
     def forward(self, sequence: Tensor, length: Tensor) -> Tensor:
         """[B, L] right-padded items, [B] -> [B, N]."""
         found = torch.zeros(len(sequence), self.n_items, device=sequence.device)
-        similar, follows = self.weight.tolist()
-        if similar:
-            found = found + similar * text_scores(sequence, length, self.text, self.decay)
-        if follows:
-            found = found + follows * history_scores(sequence, length, self._matrix(), self.decay)
+        for name, weight in zip(PARTS, self.weight):
+            if weight.any():
+                of_items = weight[self.bucket] if len(self.bucket) else weight
+                found = found + of_items * self.part(name, sequence, length)
         return found
 
     def _matrix(self) -> sparse.csr_matrix:
@@ -65,7 +79,9 @@ class ScorePrior(nn.Module):
 
     def _load_from_state_dict(self, state, prefix, *args) -> None:
         self._graph = None
-        for name in ("text", "index", "value"):
+        if f"{prefix}weight" in state:  # saved before there were buckets: one weight for all items
+            state.setdefault(f"{prefix}bucket", torch.zeros(0, dtype=torch.int64))
+        for name in ("weight", "bucket", "text", "index", "value"):
             if (stored := state.get(f"{prefix}{name}")) is not None:
                 setattr(self, name, torch.zeros_like(stored, device=self.weight.device))
         super()._load_from_state_dict(state, prefix, *args)
@@ -88,7 +104,10 @@ def prior_of(config, dataset, n_items: int) -> ScorePrior | None:
     side = None if config["inference_only"] else getattr(dataset, "side", None)
     if side is None and not config["inference_only"]:
         raise ConfigError(f"score_prior={kind}: needs item text, and there is none. Use score_prior=none.")
-    return ScorePrior(kind, config["prior_decay"], side, n_items)
+    bucket = None
+    if config["prior_weights"] == "by_frequency" and not config["inference_only"]:
+        bucket = torch.from_numpy(np.digitize(dataset.item_counts(), FREQUENCIES))
+    return ScorePrior(kind, config["prior_decay"], side, n_items, bucket)
 
 
 def reads_next(config) -> bool:

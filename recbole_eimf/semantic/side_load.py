@@ -29,7 +29,8 @@ class SideInformation:
     item_text: float32 [N, d_t], zero where an item has no text; item_has_text: bool [N]; interests: float32
     [C, M, d_t] or None; interest_mask: bool [C, M]; user_exemplar: int64 [U], -1 where a user has none; report:
     coverage, source and seconds, for the log and result.json; next_items: float32 [N, N], what an LLM says is bought
-    after each item (:func:`~recbole_eimf.semantic.knowledge.next_graph`), or None.
+    after each item (:func:`~recbole_eimf.semantic.knowledge.next_graph`), or None; match_text: float32 [N, d_t], the
+    text that interests are matched to, where it is not item_text, or None.
     """
 
     item_text: Tensor
@@ -40,6 +41,7 @@ class SideInformation:
     report: dict[str, Any]
     seen: Tensor | None = None
     next_items: sparse.csr_matrix | None = None
+    match_text: Tensor | None = None
 
     @property
     def fitted(self) -> Tensor:
@@ -102,21 +104,22 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
     if interests:
         pipeline.check_source()
     knowledge = _knowledge(config, train, pipeline, follows)
-    if pipeline.settings.item_text_source == "title":
-        rows, vectors = pipeline.item_vectors
-    else:  # clusters, prompts and replies stay those of the titles
-        texts = item_texts(pipeline.corpus.item_text, knowledge, pipeline.settings.item_text_source)
-        rows = {token: row for row, token in enumerate(sorted(texts))}
-        vectors = pipeline.encode([texts[token] for token in rows], "encode_profiles")
-    real = vectors
-    vectors = text_vectors(vectors, pipeline.settings.text_source, config["seed"])
+    rows, real = _vectors(pipeline, knowledge, pipeline.settings.item_text_source)
     tokens = train.field2id_token[config["ITEM_ID_FIELD"]]
-    item_text = torch.zeros(len(tokens), vectors.shape[1])
-    has_text = torch.zeros(len(tokens), dtype=torch.bool)
     known = [(i, rows[token]) for i, token in enumerate(tokens) if token in rows]
     ids, where = (list(column) for column in zip(*known))
-    item_text[ids] = torch.from_numpy(vectors[where])
+
+    def placed(vectors: np.ndarray) -> Tensor:
+        """Vectors of text in RecBole's ids, or their placebo's."""
+        found = torch.zeros(len(tokens), vectors.shape[1])
+        found[ids] = torch.from_numpy(text_vectors(vectors, pipeline.settings.text_source, config["seed"])[where])
+        return found
+
+    item_text, match_text = placed(real), None
+    has_text = torch.zeros(len(tokens), dtype=torch.bool)
     has_text[ids] = True
+    if interests and pipeline.settings.interest_match == "profile":
+        match_text = placed(_vectors(pipeline, knowledge, "profile")[1])
     report: dict[str, Any] = {
         "text_source": pipeline.settings.text_source,
         "text_encoder": pipeline.settings.text_encoder,
@@ -133,13 +136,23 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
         report["seconds"] = {k: round(v, 2) for k, v in pipeline.seconds.items()}
         return SideInformation(item_text, has_text, None, None, None, report, _seen(config, train), graph)
     found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]))
-    return replace(_with_interests(config, train, pipeline, found, item_text, has_text, report), next_items=graph)
+    loaded = _with_interests(config, train, pipeline, found, item_text, has_text, report)
+    return replace(loaded, next_items=graph, match_text=match_text)
+
+
+def _vectors(pipeline: Pipeline, knowledge: Knowledge | None, source: str) -> tuple[dict[str, int], np.ndarray]:
+    """(item token -> row, vectors) of one kind of item text; clusters, prompts and replies stay those of the titles."""
+    if source == "title":
+        return pipeline.item_vectors
+    texts = item_texts(pipeline.corpus.item_text, knowledge, source)
+    rows = {token: row for row, token in enumerate(sorted(texts))}
+    return rows, pipeline.encode([texts[token] for token in rows], "encode_profiles")
 
 
 def _knowledge(config, train, pipeline: Pipeline, follows: bool) -> Knowledge | None:
     """What an LLM knows of the items; None where nothing asks for it."""
     settings = pipeline.settings
-    if not follows and settings.item_text_source == "title":
+    if not follows and settings.item_text_source == "title" and settings.interest_match == "item_text":
         return None
     stage = KnowledgeStage(pipeline.corpus.item_text, settings, config["dataset"])
     return stage.run(popularity_of(config, train), config["seed"], agreed=bool(config["yes"]))

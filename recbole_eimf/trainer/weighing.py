@@ -5,6 +5,7 @@ from __future__ import annotations
 from recbole_eimf.core import distributed
 from recbole_eimf.model.score_prior import WEIGHTS, ScorePrior
 from recbole_eimf.trainer import checkpoint
+from recbole_eimf.trainer.prior_fit import evidence, fit
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 #: weights of a prior in a row that are no better than the best so far, after which no larger one is tried
@@ -35,6 +36,32 @@ def choose_prior(trainer: InterestTrainer, prior: ScorePrior, valid_data) -> dic
     """
     kept = trainer.model_folder is not None
     best = trainer.evaluate(valid_data, load_best_model=kept)  # what stands in the file weighs nothing yet
+    chosen = _tried if trainer.config["prior_weights"] == "grid" else _fitted
+    best = chosen(trainer, prior, valid_data, best)
+    if kept and distributed.is_first():
+        checkpoint.write_weights(trainer.model_folder, trainer.model, trainer.best_epoch)
+    trainer.best_valid_result = best
+    return best
+
+
+def _fitted(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict[str, float]) -> dict[str, float]:
+    """Weights of the greatest likelihood; none where the model alone is better by ``valid_metric``."""
+    weights = fit(evidence(trainer, prior, valid_data), prior.bucket if len(prior.bucket) else None)
+    for part, weight in zip(prior.parts, weights):
+        prior.set_weight(part, weight)
+    if distributed.joined():  # each process has seen its share of the users
+        distributed.copy_from_first(trainer.model)
+    metric = trainer.valid_metric.lower()
+    found = trainer.evaluate(valid_data, load_best_model=False)
+    if (found[metric] > alone[metric]) != trainer.valid_metric_bigger:
+        prior.weight.zero_()
+        found = alone
+    trainer.logger.info(f"score prior: weights {prior.weight.tolist()} (similar, next), {metric} {found[metric]}")
+    return found
+
+
+def _tried(trainer: InterestTrainer, prior: ScorePrior, valid_data, best: dict[str, float]) -> dict[str, float]:
+    """Weights of the grid, part by part."""
     metric = trainer.valid_metric.lower()
     sign = 1 if trainer.valid_metric_bigger else -1
     for part in prior.parts:
@@ -50,7 +77,4 @@ def choose_prior(trainer: InterestTrainer, prior: ScorePrior, valid_data) -> dic
                 break
         prior.set_weight(part, chosen)
         trainer.logger.info(f"score prior: {part} weighs {chosen}, {metric} {best[metric]}")
-    if kept and distributed.is_first():
-        checkpoint.write_weights(trainer.model_folder, trainer.model, trainer.best_epoch)
-    trainer.best_valid_result = best
     return dict(best)

@@ -39,7 +39,8 @@ class TrainingStates(NamedTuple):
 
     interests: [P, K, d]; target: [P] item ids; row: [P] the batch row a target belongs to, ascending, every row of the
     batch at least once; penalty: a scalar the backbone adds to the recommendation loss; mask: [P, K] bool, False where
-    an interest is a copy of a user's first because the user has fewer than K, None where all are real.
+    an interest is a copy of a user's first because the user has fewer than K, None where all are real; before: [P] the
+    item before each target, 0 where there is none.
     """
 
     interests: Tensor
@@ -47,6 +48,7 @@ class TrainingStates(NamedTuple):
     row: Tensor
     penalty: Tensor | float
     mask: Tensor | None = None
+    before: Tensor | None = None
 
 
 def target_places(batch: Interaction) -> tuple[Tensor, Tensor]:
@@ -54,6 +56,11 @@ def target_places(batch: Interaction) -> tuple[Tensor, Tensor]:
     found = (host_side(batch)[TARGET_LIST] != 0).nonzero(as_tuple=True)
     row, column = (part.to(batch[TARGET_LIST].device, non_blocking=True) for part in found)
     return row, column
+
+
+def last_items(item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+    """[B, L] right-padded, [B] -> [B]."""
+    return item_seq.gather(1, item_seq_len[:, None] - 1)[:, 0]
 
 
 class WeighsTargets:
@@ -116,9 +123,12 @@ class Backbone(nn.Module):
         if TARGET_LIST in batch:
             row, column = target_places(batch)
             states = self.positions(item_seq)[row, column]
-            return TrainingStates(states[:, None], batch[TARGET_LIST][row, column], row, 0.0)
+            return TrainingStates(
+                states[:, None], batch[TARGET_LIST][row, column], row, 0.0, before=item_seq[row, column]
+            )
         interests = self.interests(item_seq, batch[self.length_field])
-        return TrainingStates(interests, target, torch.arange(len(target), device=target.device), 0.0)
+        row = torch.arange(len(target), device=target.device)
+        return TrainingStates(interests, target, row, 0.0, before=last_items(item_seq, batch[self.length_field]))
 
 
 class CausalBackbone(Backbone):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from recbole_eimf.model.backbones.backbone import Backbone, CausalBackbone, TableFactory, TrainingStates
+from recbole_eimf.model.backbones.backbone import Backbone, CausalBackbone, TableFactory, TrainingStates, last_items
 from recbole_eimf.model.layer import BehaviourToInterestRouting, PositionalRouting, SelfAttentiveRouting
 from recbole_eimf.model.losses.loss import routing_penalty
 
@@ -54,7 +54,9 @@ class ComiRecSABackbone(MultiInterestBackbone):
         penalty = 0.0
         if self.routing_weight:
             penalty = self.routing_weight * routing_penalty(attention, item_seq != 0)
-        return TrainingStates(interests, target, torch.arange(len(target), device=target.device), penalty)
+        row = torch.arange(len(target), device=target.device)
+        before = last_items(item_seq, batch[self.length_field])
+        return TrainingStates(interests, target, row, penalty, before=before)
 
 
 class REMIBackbone(ComiRecSABackbone):

@@ -124,7 +124,8 @@ class RecBoleBERT4Rec(Backbone):
         hidden |= none[:, None] & (torch.arange(whole.shape[1], device=whole.device) == last[:, None])
         row, column = hidden.nonzero(as_tuple=True)
         states = self.net.forward(whole.masked_fill(hidden, self.mask_token))[row, column]
-        return TrainingStates(states[:, None], whole[row, column], row, 0.0)
+        before = torch.where(column > 0, whole[row, column - 1], 0)
+        return TrainingStates(states[:, None], whole[row, column], row, 0.0, before=before)
 
 
 class RecBoleCaser(Backbone):

@@ -82,7 +82,7 @@ class LLMESR(IBIM):
                 f"backbone={name!r}:{suggestion(str(name), DUAL_BACKBONES)} LLMESR's two views need a causal network "
                 f"of RecBole's: {', '.join(DUAL_BACKBONES)}."
             )
-        for key, only in (("item_text", "none"), ("item_init", "normal")):
+        for key, only in (("item_text", "none"), ("item_init", "normal"), ("vector_graph", "none")):
             if config[key] not in (only, None):
                 raise ConfigError(f"{key}={config[key]}: LLMESR's views say how text joins ids; leave {key}={only}.")
 

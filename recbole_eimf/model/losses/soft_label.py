@@ -21,6 +21,30 @@ from recbole_eimf.model.selection import shared_rows
 _ROWS_AT_ONCE = 1024  # rows of the [rows, N] similarities that are alive at a time
 
 
+class NextLabels(nn.Module):
+    """A label's share for what is bought next: ``(1 - a) target + a G[item before it]``, a = ``next_labels``.
+
+    G's rows are :func:`~recbole_eimf.semantic.knowledge.next_graph`'s ``count`` heaviest entries, adding up to one; an
+    item of which nothing is known, or none, leaves the label the target alone.
+
+    Args:
+        items, weight: [N, count], of each row of G; share: a.
+    """
+
+    def __init__(self, items: Tensor, weight: Tensor, share: float) -> None:
+        super().__init__()
+        self.share = share
+        total = weight.sum(1, keepdim=True)
+        self.register_buffer("known", total[:, 0] > 0, persistent=False)
+        self.register_buffer("items", items, persistent=False)
+        self.register_buffer("weight", weight / total.clamp(min=1e-12), persistent=False)
+
+    def forward(self, positive: Tensor, readout: Tensor, table: Tensor, before: Tensor) -> Tensor:
+        """Mean score under each target's label: [P], [P, d], [N, d], the item before each target [P] -> [P]."""
+        mean = SoftLabels._mean_score(readout, table, self.items, self.weight, before)
+        return positive + torch.where(self.known[before], self.share * (mean - positive), 0.0)
+
+
 class SoftLabels(nn.Module):
     """Items and weights of the soft part of a label; nothing in it is trained or saved.
 

@@ -105,6 +105,10 @@ class TowerModel(WeighsTargets, SequenceModel):
                 f"item_text={items.item_text}: {config['model']} joins text to ids by experts and fusion; "
                 f"leave item_text=none."
             )
+        for key, none in (("vector_graph", "none"), ("next_labels", 0.0)):
+            if getattr(items, key) != none:
+                name = config["model"]
+                raise ConfigError(f"{key}={config[key]}: of IBIM and EIMF. {name} has score_prior=next in its place.")
         text = any(kind != "id" for kind in cls.expert_kinds(config)) or items.item_init == "pca_text"
         return "text" if text or config["score_prior"] != "none" else None
 

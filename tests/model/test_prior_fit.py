@@ -1,0 +1,122 @@
+"""Weights of a score prior that are fitted to validation, against loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import recbole_eimf
+from recbole_eimf.model.score_prior import FREQUENCIES, PARTS
+from recbole_eimf.trainer.prior_fit import Evidence, evidence, fit, negative_log_likelihood
+from tests.model.test_counting import rows
+from tests.model.test_next_knn import SEQUENCES, built, by_hand, prior_keys  # noqa: F401 (fixtures)
+
+USERS, ITEMS, COUNTS = 400, 30, np.array([0, 3, 0, 9, 400, 25, 5, 6, 100, 101, 1, 20, 21, 2, 60])
+
+
+def test_buckets_begin_where_frequencies_say():
+    assert np.digitize(COUNTS, FREQUENCIES).tolist() == [0, 1, 0, 2, 4, 3, 1, 2, 3, 4, 1, 2, 3, 1, 3]
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Users who choose by 0.5 model + 1.5 (items below 15) or 3 (others) times the first part, not by the second."""
+    draw = torch.Generator().manual_seed(1)
+    scores = torch.randn(3, USERS, ITEMS, generator=draw)
+    absent = torch.rand(USERS, ITEMS, generator=draw) < 0.2
+    weight = torch.where(torch.arange(ITEMS) < 15, 1.5, 3.0)
+    utility = (0.5 * scores[0] + weight * scores[1]).masked_fill(absent, -torch.inf)
+    row = torch.arange(USERS)
+    target = torch.multinomial(utility.softmax(1), 1, generator=draw)[:, 0]
+    absent[row, target] = True
+    return Evidence(scores, absent, scores[:, row, target], row, torch.arange(ITEMS), target)
+
+
+def loss_by_hand(seen, scale, weights, bucket):
+    total = 0.0
+    for user, target in enumerate(seen.target.tolist()):
+        utility = [scale * seen.of_items[0, user, i].item() + sum(
+            weights[part][bucket[i]] * seen.of_items[part + 1, user, i].item() for part in (0, 1)
+        ) for i in range(ITEMS)]  # fmt: skip
+        there = [i for i in range(ITEMS) if i == target or not seen.absent[user, i]]
+        total -= utility[target] - math.log(sum(math.exp(utility[i]) for i in there))
+    return total / USERS
+
+
+def test_the_likelihood_is_the_softmax_of_each_target(seen):
+    bucket = torch.arange(ITEMS) % 2
+    weights = [[0.3, -0.4], [1.1, 0.7]]
+    found = negative_log_likelihood(
+        seen, torch.tensor(0.8), torch.tensor(weights), bucket[seen.item], bucket[seen.target]
+    )
+    assert found.item() == pytest.approx(loss_by_hand(seen, 0.8, weights, bucket.tolist()), abs=1e-5)
+
+
+def test_what_the_users_chose_by_is_found(seen):
+    both, nothing = fit(seen, None).tolist()
+    assert both == pytest.approx(2.25 / 0.5, rel=0.25), "between the two kinds of items, over the model's 0.5"
+    assert nothing < 0.5
+    low, high = fit(seen, torch.where(torch.arange(ITEMS) < 15, 1, 3))[0, [1, 3]].tolist()
+    assert low == pytest.approx(1.5 / 0.5, rel=0.25)
+    assert high == pytest.approx(3.0 / 0.5, rel=0.25)
+
+
+def test_no_weight_is_below_zero(seen):
+    against = seen._replace(of_items=seen.of_items * torch.tensor([1.0, -1.0, 1.0])[:, None, None])
+    against = against._replace(of_target=seen.of_target * torch.tensor([1.0, -1.0, 1.0])[:, None])
+    assert fit(against, None)[0] == 0
+
+
+def test_a_target_counts_by_the_weight_of_its_frequency(built, planted_knowledge):  # noqa: F811
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": "SASRec"}
+    net, train = built("IBIM", score_prior="next", prior_weights="by_frequency", prior_decay=0.5, **keys)
+    net.eval()
+    alone = net.full_sort_predict(rows(SEQUENCES))
+    net.prior.set_weight("next", torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    graph = train.side.next_items.toarray()
+    graph = graph / np.maximum(graph.max(1, keepdims=True), 1e-9)
+    weight = [1 + sum(count >= begin for begin in (1, 6, 21, 101)) for count in train.item_counts().tolist()]
+    assert len(set(weight)) > 1
+    for sequence, one, both in zip(SEQUENCES, alone, net.full_sort_predict(rows(SEQUENCES))):
+        assert (both - one).tolist() == pytest.approx((weight * by_hand(graph, sequence, 0.5)).tolist(), abs=1e-4)
+
+
+def test_they_are_fitted_saved_and_loaded(prior_keys, tmp_path):  # noqa: F811
+    plain = recbole_eimf.run("IBIM", "planted", **{**prior_keys, "score_prior": "none"})
+    out = tmp_path / "out"
+    found = recbole_eimf.run("IBIM", "planted", output_dir=str(out), prior_weights="by_frequency", **prior_keys)
+    assert found.valid["ndcg@5"] > plain.valid["ndcg@5"]
+    _, net, loaders = recbole_eimf.load(out)
+    assert net.prior.weight.shape == (len(PARTS), len(FREQUENCIES) + 1)
+    assert net.prior.weight[1].max() > 0, "in the planted data an item is followed by the next of its cycle"
+    assert recbole_eimf.evaluate(out) == pytest.approx(found.test)
+    _check_evidence(net, loaders[1])
+
+
+def _check_evidence(net, valid):
+    net.prior.weight.zero_()
+    trainer = type("Trained", (), {"model": net, "device": torch.device("cpu")})
+    seen = evidence(trainer, net.prior, valid)
+    batch, history, row, target = next(iter(valid))
+    scores = net.full_sort_predict(batch)
+    assert seen.target[: len(row)].tolist() == target.tolist()
+    torch.testing.assert_close(seen.of_target[0, : len(row)], scores[row, target], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(seen.of_items[0, : len(batch)], scores[:, 1:], atol=1e-5, rtol=1e-5)
+    taken = {(r, i) for r, i in zip(row.tolist(), target.tolist())}
+    if history is not None:
+        taken |= set(zip(history[0].tolist(), history[1].tolist()))
+    absent = {(r, i + 1) for r, i in seen.absent[: len(batch)].nonzero().tolist()}
+    assert absent == {(r, i) for r, i in taken if i > 0}
+
+
+def test_a_prior_saved_before_there_were_buckets_is_read(built, planted_knowledge):  # noqa: F811
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": "SASRec"}
+    net, _ = built("IBIM", score_prior="both", **keys)
+    net.prior.set_weight("similar", 2.0)
+    older = {key: value for key, value in net.prior.state_dict().items() if key != "bucket"}
+    other, _ = built("IBIM", score_prior="both", **keys)
+    other.prior.load_state_dict(older)
+    assert other.prior.weight.tolist() == [2.0, 0.0]
