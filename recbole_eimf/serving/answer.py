@@ -121,7 +121,8 @@ def _scored(parts: Parts, config: Mapping[str, Any], asked: _Asked, k: int) -> t
             return (*_ranked(_with_prior(parts, asked, interests), asked, k), True)
         chunk = config["evaluation"]["eval_chunk_items"]
         many = parts.index.many if isinstance(parts.index, search.FlatIndex) else None
-        if asked.barred is None and many is not None and many.answers(k):
+        alone = len(asked.rows) == 1 and many is not None and parts.index.eight_bits is not None
+        if asked.barred is None and many is not None and not alone and many.answers(k):
             return _through_table(many, parts, asked, interests, k, chunk)
         return _one_by_one(parts, asked, interests, k, chunk)
 

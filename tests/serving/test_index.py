@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.serving.eight_bits import EightBits
 from recbole_eimf.serving.index import (
     Candidates,
     FlatIndex,
+    FlatQuery,
     HNSWIndex,
     check_kind,
     search_with_proof,
@@ -60,7 +62,17 @@ def coarse(vectors, bias=None) -> FlatIndex:
     return index
 
 
-@pytest.mark.parametrize("make", [FlatIndex, coarse], ids=["exact", "coarse"])
+def eight_bits(vectors, bias=None) -> FlatIndex:
+    """Whole numbers, whatever this processor prefers."""
+    index = FlatIndex(vectors, bias)
+    index.eight_bits = EightBits(vectors, index.longest)
+    return index
+
+
+FORMS = pytest.mark.parametrize("make", [FlatIndex, coarse, eight_bits])
+
+
+@FORMS
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_brute_force(kind, make):
     vectors = table(kind)
@@ -77,12 +89,35 @@ def test_answers_are_brute_force(kind, make):
         assert found.rows.tolist() == expected
 
 
-@pytest.mark.parametrize("make", [FlatIndex, coarse], ids=["exact", "coarse"])
+@FORMS
 def test_a_bias_counts(make):
     vectors, bias = table("random"), torch.randn(ITEMS) * 5
     interests = torch.randn(2, 8)
     found = search_with_proof(make(vectors, bias), interests, 10, vectors, bias, None)
     assert found.rows.tolist() == by_loops(interests, 10, vectors, bias, set(), 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_bits_are_off_by_no_more_than_they_say(kind):
+    vectors = table(kind)
+    interests = torch.randn(3, 8) * torch.tensor([[1.0], [100.0], [1e-3]])
+    written = EightBits(vectors, float(vectors.norm(dim=1).max()))
+    scores, error = written.scores(interests)
+    exact = (interests.double() @ vectors.T.double()).amax(0)
+    assert (scores - exact).abs().max() <= error
+    assert error < 0.03 * float(interests.norm(dim=1).max() * vectors.norm(dim=1).max())  # and no idle promise
+
+
+@pytest.mark.parametrize("items", [63, 64, 65, 1000])
+@pytest.mark.parametrize("reaching", [torch.inf, 0.5])
+def test_blocks_give_the_greatest_of_all(items, reaching):
+    scores = torch.randn(items, generator=torch.Generator().manual_seed(items)).round(decimals=1)
+    found = FlatQuery(scores, 0.1).top(20, reaching)
+    depth = 20 if reaching == torch.inf else max(20, int((scores >= reaching - 0.1).sum()))
+    expected = scores.sort(descending=True).values
+    assert torch.equal(scores[found.rows], expected[:depth])
+    assert len(found.rows.unique()) == depth
+    assert found.ceiling == float(expected[depth]) + 0.1
 
 
 @pytest.mark.parametrize("k", [1, ITEMS - 1, ITEMS + 5])
