@@ -10,6 +10,7 @@ import torch
 from recbole_eimf.serving import many
 from recbole_eimf.serving.answer import Question, rank
 from recbole_eimf.serving.catalogue import Catalogue
+from recbole_eimf.serving.eight_bits import EightBits
 from recbole_eimf.serving.many import CoarseTable
 from recbole_eimf.serving.parts import Parts
 from tests.serving.test_index import ITEMS, KINDS, coarse, table
@@ -133,3 +134,20 @@ def test_lists_are_the_same_with_and_without_a_table(kind, options):
     assert np.array_equal(found.rows, plain.rows)
     assert np.allclose(found.scores, plain.scores, rtol=1e-5)
     assert found.proved
+
+
+@pytest.mark.parametrize("kind", ["random", "zero vectors", "long and short"])  # sums may tell equal vectors apart
+def test_a_user_alone_gets_the_list_of_the_batch(kind):
+    vectors = table(kind)
+
+    def in_eight_bits(vectors):
+        index = with_table(vectors)
+        index.eight_bits = EightBits(vectors, index.longest)
+        return index
+
+    draw = np.random.default_rng(3)
+    histories = [[str(item) for item in draw.integers(1, ITEMS, 5)] for _ in range(8)]
+    together = served(in_eight_bits, vectors, histories)
+    alone = [served(in_eight_bits, vectors, [history]) for history in histories]
+    assert all(one.proved for one in alone)
+    assert np.array_equal(together.rows, np.concatenate([one.rows for one in alone]))
