@@ -97,7 +97,8 @@ def search_with_proof(
     while depth < items // 2:
         found = query.top(depth, reaching)
         rows = found.rows[~torch.isin(found.rows, barred)] if len(barred) else found.rows
-        scores = score_rows(interests, vectors[rows], None if bias is None else bias[rows])
+        # in double precision, for sums in single precision tell equal vectors apart by where they stand
+        scores = score_rows(interests.double(), vectors[rows].double(), None if bias is None else bias[rows]).float()
         if len(rows) >= k:
             reaching = float(scores.topk(k).values[-1]) - off
             if reaching > found.ceiling:
