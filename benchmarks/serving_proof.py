@@ -108,7 +108,8 @@ def main() -> None:
                 found = measured(*map(torch.from_numpy, tables), graph)
                 rows.append({"catalogue": kind, "items": items, "interests": interests, "contestants": found})
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-                said = {"k": K, "requests": given.requests, "load_average": round(os.getloadavg()[0], 1), "rows": rows}
+                said = {"note": "shared machine: compare contestants of one row", "k": K, "requests": given.requests}
+                said |= {"load_average": round(os.getloadavg()[0], 1), "rows": rows}
                 Path(given.out).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
