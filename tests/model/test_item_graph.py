@@ -11,7 +11,6 @@ from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.item_graph import heaviest, mixture, similar_graph
 from recbole_eimf.model.item_table import ItemTable
-from tests.model.test_next_knn import built  # noqa: F401 (a fixture)
 
 N, D, COUNT, K = 12, 4, 3, 2.5
 

@@ -12,7 +12,7 @@ import recbole_eimf
 from recbole_eimf.model.score_prior import FREQUENCIES, PARTS
 from recbole_eimf.trainer.prior_fit import Evidence, evidence, fit, negative_log_likelihood
 from tests.model.test_counting import rows
-from tests.model.test_next_knn import SEQUENCES, built, by_hand, prior_keys  # noqa: F401 (fixtures)
+from tests.model.test_next_knn import SEQUENCES, by_hand, prior_keys  # noqa: F401 (fixtures)
 
 USERS, ITEMS, COUNTS = 400, 30, np.array([0, 3, 0, 9, 400, 25, 5, 6, 100, 101, 1, 20, 21, 2, 60])
 
