@@ -87,6 +87,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.create_server(address, family=family, backlog=MAX_CONNECTIONS)
+        # connections inherit it: asyncio sets it only on sockets that name their protocol, which these do not, and an
+        # answer's body then waits 40 ms for the client to acknowledge its head
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise ConfigError(
             f"--host={host} --port={port}: cannot be listened on ({error.strerror or error}). Another service may be "
