@@ -1,8 +1,8 @@
 """How far the runs of a table are, and how long the rest takes: work is counted in seconds, not in runs.
 
-What a run will take is the best that is known about it: what finished runs of its row took; its own pace and the epochs
-it may have; the other trained rows. Models that only count take seconds where training takes minutes: they say nothing
-about trained rows.
+What a run will take is the best that is known about it: what finished runs of its row took; its own pace over the
+epochs that finished runs of other rows had, or, before there are any, over those it may have; the other trained rows.
+Models that only count take seconds where training takes minutes: they say nothing about trained rows.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def estimate(readings: Sequence[Reading], at_once: int = 1) -> Estimate:
         at_once: runs side by side: the rest takes that part of its seconds, but not less than its longest run.
     """
     found = [_expected(one, readings) for one in readings]
-    trained = [seconds for one, (seconds, _) in zip(readings, found) if seconds is not None and not one.counting]
+    trained = [told for one, told in zip(readings, found) if told[0] is not None and not one.counting]
     done, rest, hows = 0.0, [], set()
     for one, (seconds, how) in zip(readings, found):
         spent = one.epochs * (one.pace or 0.0)
@@ -72,7 +72,8 @@ def estimate(readings: Sequence[Reading], at_once: int = 1) -> Estimate:
         if seconds is None and not one.counting:
             if not trained:
                 return Estimate(0.0, None)
-            seconds, how = max(statistics.mean(trained), spent / _NEARLY), "at least" if spent else "about"
+            seconds = max(statistics.mean(others for others, _ in trained), spent / _NEARLY)
+            how = "at least" if spent else _together({known for _, known in trained})
         seconds = seconds or 0.0
         spent = min(spent, _NEARLY * seconds)
         done += spent
@@ -81,7 +82,13 @@ def estimate(readings: Sequence[Reading], at_once: int = 1) -> Estimate:
             hows.add(how)
     work = done + sum(rest)
     left = max(sum(rest) / max(at_once, 1), max(rest, default=0.0))
-    return Estimate(done / work if work else float(not rest), left, hows.pop() if len(hows) == 1 else "about")
+    return Estimate(done / work if work else float(not rest), left, _together(hows))
+
+
+def _together(hows: set[str]) -> str:
+    """How well a sum is known: one bound that some of its parts have is that of the sum, two opposite ones are none."""
+    bounds = hows - {"about"}
+    return bounds.pop() if len(bounds) == 1 else "about"
 
 
 def _expected(one: Reading, readings: Sequence[Reading]) -> tuple[float | None, str]:
@@ -97,7 +104,11 @@ def _expected(one: Reading, readings: Sequence[Reading]) -> tuple[float | None, 
     paces = [one.pace] if one.pace else [o.pace for o in alike if o.pace]
     if one.counting or one.limit is None or not paces:
         return None, "about"
-    return statistics.mean(paces) * one.limit, "at most"
+    pace = statistics.mean(paces)
+    stopped = [o.epochs for o in readings if o.state == "done" and o.epochs and not o.counting]
+    if stopped:  # early, most of them; one patience makes rows alike
+        return pace * min(max(statistics.mean(stopped), one.epochs + 1), one.limit), "about"
+    return pace * one.limit, "at most"
 
 
 # ---------------------------------------------------------------------- what the runs' folders say

@@ -46,6 +46,21 @@ def test_finished_runs_of_a_row_count_more_than_the_epochs_it_may_have():
     assert estimate([*FLOORS, done, waiting("SASRec", 2021)], 2).left == pytest.approx(100)
 
 
+def test_rows_of_which_nothing_is_known_are_bounded_as_those_they_are_judged_by():
+    found = estimate([*FLOORS, running("SASRec", 10, 6.0), waiting("EIMF")])
+    assert (found.left, found.how) == (pytest.approx(90 * 6.0 + 100 * 6.0), "at most")
+    phased = running("PAD", 100, 60.0, limit=None)  # has taken longer than SASRec may, and nobody knows its end
+    assert estimate([running("SASRec", 10, 6.0), phased]).how == "about"
+
+
+def test_another_row_that_stopped_early_tells_how_many_epochs_to_expect():
+    done = Reading("SASRec/2020", "SASRec", False, "done", epochs=20.0, seconds=100.0)
+    found = estimate([*FLOORS, done, running("EIMF", 5, 6.0), waiting("EIMF", 2021)])
+    assert (found.left, found.how) == (pytest.approx(15 * 6.0 + 20 * 6.0), "about")  # not 95
+    assert estimate([done, running("EIMF", 30, 6.0)]).left == pytest.approx(6.0)  # past SASRec: one more
+    assert estimate([done, running("EIMF", 5, 6.0, limit=10)]).left == pytest.approx(5 * 6.0)
+
+
 def test_a_run_that_takes_longer_than_expected_is_nearly_done_and_phases_have_no_limit():
     done = Reading("SASRec/2020", "SASRec", False, "done", seconds=100.0)
     late = estimate([done, running("SASRec", 70, 2.0)])
