@@ -185,9 +185,9 @@ class NetworkSettings:
         None, "counting floors: days after which an interaction counts half; None: all alike", above=0
     )
     knn_neighbours: int = key(OF_MODEL, "DecayedItemKNN: neighbours of an item that are kept", least=1)
-    score_prior: Literal["none", "similar", "next", "both"] = key(
-        "none", "IBIM, EIMF, PAD and kin: after training, items of like text, or an LLM's what is bought next, are "
-        "added to the scores with a weight chosen on validation",
+    score_prior: Literal["none", "similar", "next", "both", "all"] = key(
+        "none", "IBIM, EIMF, PAD and kin: after training, items of like text, or an LLM's what is bought next (all: or "
+        "before), are added to the scores with a weight chosen on validation",
     )  # fmt: skip
     prior_decay: float = key(
         0.6, "of the score prior: an item counts this much less for each step back", least=0, most=1

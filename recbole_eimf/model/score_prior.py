@@ -1,10 +1,10 @@
-"""What is added to a trained model's scores: items of like text, and what an LLM says is bought next.
+"""What is added to a trained model's scores: items of like text, and what an LLM says is bought next or before.
 
-``score(i) = model(i) + sum_t prior_decay^t (a cos(text of the item t steps back, text of i) + b G[that item, i])`` with
-G of :func:`~recbole_eimf.semantic.knowledge.next_graph`, each item's row divided by its largest entry. The model is
-trained without it; a and b are chosen on validation afterwards
-(:func:`~recbole_eimf.trainer.weighing.choose_prior`), zero among them. Zero is what the model is by itself. Under
-``prior_weights=by_frequency`` a and b are those of item i's training frequency: then the two are experts beside the
+``score(i) = model(i) + sum_t prior_decay^t (a cos(text of j, text of i) + b G[j, i] + c P[j, i])``, j the item t steps
+back, G of :func:`~recbole_eimf.semantic.knowledge.next_graph` and P its transpose (what an LLM says is bought
+*before* j), each row divided by its largest entry. The model is trained without it; a, b and c are chosen on validation
+afterwards (:func:`~recbole_eimf.trainer.weighing.choose_prior`), zero among them: what the model is by itself. Under
+``prior_weights=by_frequency`` they are those of item i's training frequency: then the parts are experts beside the
 model's own, mixed by a gate that knows the candidate's frequency as PAD's (eq. 8-11), over any backbone.
 """
 
@@ -23,14 +23,15 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 
 
 #: training frequencies at which a bucket of ``prior_weights=by_frequency`` begins, after that of unseen items
 FREQUENCIES = (1, 6, 21, 101)
-PARTS = ("similar", "next")
+PARTS = ("similar", "next", "previous")
+KINDS = {"similar": PARTS[:1], "next": PARTS[1:2], "both": PARTS[:2], "all": PARTS}
 
 
 class ScorePrior(nn.Module):
     """The prior of one catalogue, weighing nothing until its weights are set.
 
     Args:
-        kind: ``similar``, ``next`` or ``both``; decay: of the history; side: side-loaded text and graph, None where a
+        kind: one of ``KINDS``; decay: of the history; side: side-loaded text and graph, None where a
             saved model is about to be loaded; n_items: N; bucket: int64 [N], whose weights an item has, or None: all
             have the same.
     """
@@ -38,9 +39,9 @@ class ScorePrior(nn.Module):
     def __init__(self, kind: str, decay: float, side, n_items: int, bucket: Tensor | None = None) -> None:
         super().__init__()
         self.kind, self.decay, self.n_items = kind, decay, n_items
-        self.parts = tuple(part for part in PARTS if kind in (part, "both"))
+        self.parts = KINDS[kind]
         buckets = () if bucket is None else (len(FREQUENCIES) + 1,)
-        self.register_buffer("weight", torch.zeros(len(PARTS), *buckets))  # of similar, of next; [2] or [2, buckets]
+        self.register_buffer("weight", torch.zeros(len(PARTS), *buckets))  # of PARTS; [3] or [3, buckets]
         self.register_buffer("bucket", torch.zeros(0, dtype=torch.int64) if bucket is None else bucket)  # [0] or [N]
         text = torch.zeros(n_items, 0) if side is None or "similar" not in self.parts else unit_text(side)
         self.register_buffer("text", text)
@@ -50,7 +51,7 @@ class ScorePrior(nn.Module):
         found = graph.tocoo()
         self.register_buffer("index", torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64)))
         self.register_buffer("value", torch.from_numpy(found.data.astype(np.float32)))
-        self._graph: sparse.csr_matrix | None = None
+        self._graphs: dict[str, sparse.csr_matrix] = {}
 
     def set_weight(self, part: str, weight: float | Tensor) -> None:
         """What one part counts, on the scale of the model's scores: of all items, or [buckets]."""
@@ -60,7 +61,7 @@ class ScorePrior(nn.Module):
         """One part, weighing one: [B, L] right-padded items, [B] -> [B, N]."""
         if name == "similar":
             return text_scores(sequence, length, self.text, self.decay)
-        return history_scores(sequence, length, self._matrix(), self.decay)
+        return history_scores(sequence, length, self._matrix(name), self.decay)
 
     def forward(self, sequence: Tensor, length: Tensor) -> Tensor:
         """[B, L] right-padded items, [B] -> [B, N]."""
@@ -71,23 +72,26 @@ class ScorePrior(nn.Module):
                 found = found + of_items * self.part(name, sequence, length)
         return found
 
-    def _matrix(self) -> sparse.csr_matrix:
-        if self._graph is None:
+    def _matrix(self, part: str) -> sparse.csr_matrix:
+        if not self._graphs:
             parts = (self.value.cpu().numpy(), tuple(self.index.cpu().numpy()))
-            self._graph = sparse.csr_matrix(parts, shape=(self.n_items, self.n_items))
-        return self._graph
+            graph = sparse.csr_matrix(parts, shape=(self.n_items, self.n_items))
+            self._graphs = {"next": graph, "previous": rows_to_one(graph.T)}
+        return self._graphs[part]
 
     def _load_from_state_dict(self, state, prefix, *args) -> None:
-        self._graph = None
-        if f"{prefix}weight" in state:  # saved before there were buckets: one weight for all items
+        self._graphs = {}
+        if (weight := state.get(f"{prefix}weight")) is not None:  # saved before there were buckets, or all parts
             state.setdefault(f"{prefix}bucket", torch.zeros(0, dtype=torch.int64))
+            none = weight.new_zeros(len(PARTS) - len(weight), *weight.shape[1:])
+            state[f"{prefix}weight"] = torch.cat([weight, none])
         for name in ("weight", "bucket", "text", "index", "value"):
             if (stored := state.get(f"{prefix}{name}")) is not None:
                 setattr(self, name, torch.zeros_like(stored, device=self.weight.device))
         super()._load_from_state_dict(state, prefix, *args)
 
     def __getstate__(self):
-        return {**self.__dict__, "_graph": None}
+        return {**self.__dict__, "_graphs": {}}
 
 
 def rows_to_one(graph: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -112,4 +116,4 @@ def prior_of(config, dataset, n_items: int) -> ScorePrior | None:
 
 def reads_next(config) -> bool:
     """Whether the prior reads what is bought next."""
-    return config["score_prior"] in ("next", "both")
+    return "next" in KINDS.get(config["score_prior"], ())
