@@ -33,12 +33,14 @@ class ScorePrior(nn.Module):
     Args:
         kind: one of ``KINDS``; decay: of the history; side: side-loaded text and graph, None where a
             saved model is about to be loaded; n_items: N; bucket: int64 [N], whose weights an item has, or None: all
-            have the same.
+            have the same; placebo: whether what is known of items is that of others, which reasons tell.
     """
 
-    def __init__(self, kind: str, decay: float, side, n_items: int, bucket: Tensor | None = None) -> None:
+    def __init__(
+        self, kind: str, decay: float, side, n_items: int, bucket: Tensor | None = None, placebo: bool = False
+    ) -> None:
         super().__init__()
-        self.kind, self.decay, self.n_items = kind, decay, n_items
+        self.kind, self.decay, self.n_items, self.placebo = kind, decay, n_items, placebo
         self.parts = KINDS[kind]
         buckets = () if bucket is None else (len(FREQUENCIES) + 1,)
         self.register_buffer("weight", torch.zeros(len(PARTS), *buckets))  # of PARTS; [3] or [3, buckets]
@@ -71,6 +73,16 @@ class ScorePrior(nn.Module):
                 of_items = weight[self.bucket] if len(self.bucket) else weight
                 found = found + of_items * self.part(name, sequence, length)
         return found
+
+    def of_steps(self, name: str, sequence: Tensor, items: Tensor) -> Tensor:
+        """What each item of one history adds to some items, by one part as it weighs: [L], int64 [R] -> [L, R]."""
+        if name == "similar":
+            each = self.text[sequence] @ self.text[items].T
+        else:
+            each = torch.from_numpy(self._matrix(name)[sequence.numpy()][:, items.numpy()].toarray())
+        steps = torch.arange(len(sequence) - 1, -1, -1)
+        weight = self.weight[PARTS.index(name)]
+        return (weight[self.bucket[items]] if len(self.bucket) else weight) * self.decay ** steps[:, None] * each
 
     def _matrix(self, part: str) -> sparse.csr_matrix:
         if not self._graphs:
@@ -111,7 +123,8 @@ def prior_of(config, dataset, n_items: int) -> ScorePrior | None:
     bucket = None
     if config["prior_weights"] == "by_frequency" and not config["inference_only"]:
         bucket = torch.from_numpy(np.digitize(dataset.item_counts(), FREQUENCIES))
-    return ScorePrior(kind, config["prior_decay"], side, n_items, bucket)
+    placebo = config["knowledge_source"] == "shuffled"
+    return ScorePrior(kind, config["prior_decay"], side, n_items, bucket, placebo)
 
 
 def reads_next(config) -> bool:
