@@ -35,6 +35,7 @@ _ADDED = {
     "similar": "its text is like that of {}",
     "next": "{who} it is bought after {}",
     "previous": "{who} {} is bought after it",
+    "together": "it is bought with {}",
 }
 #: (sentence, title) pairs that are ranked at a time
 _PAIRS = 512

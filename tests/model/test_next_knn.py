@@ -85,6 +85,9 @@ def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_
     net.prior.set_weight("similar", 2.0)
     net.prior.set_weight("next", 3.0)
     net.prior.set_weight("previous", 0.7)
+    net.prior.set_weight("together", 5.0)
+    counts = built("DecayedItemKNN", knn_decay=0.5)[0]._scores(rows(SEQUENCES)).numpy()
+    assert counts.any(1).all()
     assert not net.scores_are_products
     graph = train.side.next_items.toarray()
     text = train.side.item_text.numpy().astype(float)
@@ -95,10 +98,17 @@ def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_
     back = (graph / largest).T
     back = back / np.maximum(back.max(1, keepdims=True), 1e-9)
     assert not np.allclose(back, graph / largest)
-    for sequence, one, both in zip(SEQUENCES, alone, net.full_sort_predict(rows(SEQUENCES))):
+    for sequence, one, both, count in zip(SEQUENCES, alone, net.full_sort_predict(rows(SEQUENCES)), counts):
         added = 2 * by_hand(text @ text.T, sequence, 0.5) + 3 * by_hand(graph / largest, sequence, 0.5)
-        added += 0.7 * by_hand(back, sequence, 0.5)
+        added += 0.7 * by_hand(back, sequence, 0.5) + 5 * count
         assert (both - one).tolist() == pytest.approx(added.tolist(), abs=1e-4)
+
+
+def test_a_prior_of_counts_alone_needs_no_text(built):
+    net, train = built("IBIM", score_prior="together", text_fields=[], backbone="GRU4Rec")
+    assert getattr(train, "side", None) is None
+    assert net.prior.together_value.numel()
+    assert not net.prior.text.numel() + net.prior.value.numel()
 
 
 def test_a_prior_without_its_knowledge_is_refused(make_config):

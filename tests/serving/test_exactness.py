@@ -41,10 +41,12 @@ def test_served_lists_are_the_evaluated_ones(exported, wide, model, keys, protoc
 def told(net):
     """A prior of random texts and arrows."""
     prior, draw = net.prior, torch.Generator().manual_seed(3)
-    prior.weight.copy_(torch.tensor([1.5, 4.0, 2.5]))
+    prior.weight.copy_(torch.tensor([1.5, 4.0, 2.5, 0.8]))
     prior.text = torch.nn.functional.normalize(torch.randn(net.n_items, 6, generator=draw), dim=1)
     prior.index = torch.randint(1, net.n_items, (2, 300), generator=draw).unique(dim=1)
     prior.value = torch.rand(prior.index.shape[1], generator=draw)
+    prior.together_index = torch.randint(1, net.n_items, (2, 300), generator=draw).unique(dim=1)
+    prior.together_value = torch.rand(prior.together_index.shape[1], generator=draw)
 
 
 @pytest.mark.parametrize(("model", "keys"), [("IBIM", {"backbone": "GRU4Rec"}), ("IBIM", {"backbone": "REMI"}),

@@ -148,12 +148,13 @@ def test_nearest_items_of_the_history_are_named_but_not_the_item_itself(exported
 def _told(net):
     """A prior of known texts and arrows: i3 is named for i1 most, i4 names i2, i6 is like i2."""
     prior = net.prior
-    prior.weight.copy_(torch.tensor([2.0, 3.0, 4.0]))
+    prior.weight.copy_(torch.tensor([2.0, 3.0, 4.0, 8.0]))
     prior.text = torch.zeros(net.n_items, 2)
     prior.text[[2, 6]] = torch.tensor([1.0, 0.0])
     prior.text[7] = torch.tensor([-1.0, 0.0])
     prior.index = torch.tensor([[1, 2, 4], [3, 3, 2]])
     prior.value = torch.tensor([1.0, 0.1, 1.0])
+    prior.together_index, prior.together_value = torch.tensor([[1], [8]]), torch.tensor([0.25])
 
 
 def test_what_a_score_prior_adds_most_for_is_named(exported):
@@ -166,6 +167,7 @@ def test_what_a_score_prior_adds_most_for_is_named(exported):
     assert of_one[token[3]] == f"an LLM says it is bought after {name[1]}"  # 3 * 0.5 * 1, where the latest adds 3 * 0.1
     assert of_one[token[4]] == f"an LLM says {name[2]} is bought after it"
     assert of_one[token[6]] == f"its text is like that of {name[2]}"
+    assert of_one[token[8]] == f"it is bought with {name[1]}"
     assert of_one[token[2]] is None, "an item is no reason for itself"
     assert of_one[[token[5], token[7]]].tolist() == [None, None], "nothing is added, or something is taken off"
     assert frame[frame["user"] == 1]["added"].isna().all()
@@ -182,6 +184,7 @@ def test_what_the_steps_of_a_history_add_is_what_the_prior_adds(by_frequency):
     prior.text = torch.randn(12, 3, generator=draw)
     prior.index = torch.randint(1, 12, (2, 40), generator=draw).unique(dim=1)
     prior.value = torch.rand(prior.index.shape[1], generator=draw)
+    prior.together_index, prior.together_value = prior.index.flip(0), prior.value.flip(0)
     sequence, items = torch.tensor([3, 8, 3, 5]), torch.tensor([1, 8, 11])
     added = sum(prior.of_steps(part, sequence, items).sum(0) for part in PARTS)
     torch.testing.assert_close(added, prior(sequence[None], torch.tensor([4]))[0, items])
