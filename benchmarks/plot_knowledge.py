@@ -22,11 +22,14 @@ LINES = {
 PANELS = {"all": "all targets", "seen <= 5 times": "targets seen at most five times"}
 
 
+LISTS = "similar+next+previous"
+
+
 def names(share: int) -> dict[str, str]:
     """How the rows of a share are called in its table."""
     if share == 100:
-        return {"base": "SASRec", "similar": "similar, learned", "all": "all, learned"}
-    return {"base": f"{share} %", "similar": f"{share} %+similar", "all": f"{share} %+all"}
+        return {"base": "SASRec", "similar": "similar, learned", "all": f"{LISTS}, learned"}
+    return {"base": f"{share} %", "similar": f"{share} %+similar", "all": f"{share} %+{LISTS}"}
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 ``score(i) = model(i) + sum_t prior_decay^t (a cos(text of j, text of i) + b G[j, i] + c P[j, i] + d T[j, i])``, j the
 item t steps back, G of :func:`~recbole_eimf.semantic.knowledge.next_graph` and P its transpose (what an LLM says is
 bought *before* j), each row divided by its largest entry, T of
-:func:`~recbole_eimf.model.bought_together.bought_together`. The model is trained without it; a to d are chosen on
-validation afterwards (:func:`~recbole_eimf.trainer.weighing.choose_prior`), zero among them: what the model is by
-itself. Under
+:func:`~recbole_eimf.model.bought_together.bought_together`, divided by the mean of its rows' largest entries.
+
+The model is trained without it; a to d are chosen on validation afterwards
+(:func:`~recbole_eimf.trainer.weighing.choose_prior`), zero among them: what the model is by itself. Under
 ``prior_weights=by_frequency`` they are those of item i's training frequency: then the parts are experts beside the
 model's own, mixed by a gate that knows the candidate's frequency as PAD's (eq. 8-11), over any backbone.
 """
@@ -138,6 +139,8 @@ def prior_of(config, dataset, n_items: int) -> ScorePrior | None:
     if "together" in parts:
         weight = interaction_weights(config, dataset)
         together = bought_together(dataset, weight, config["knn_shrink"], config["knn_neighbours"])
+        largest = together.max(axis=1).data
+        together = together / (largest.mean() if len(largest) else 1.0)  # of the size of the other parts, for the fit
     placebo = config["knowledge_source"] == "shuffled"
     return ScorePrior(kind, config["prior_decay"], side, n_items, bucket, together, placebo)
 
