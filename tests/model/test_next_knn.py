@@ -97,7 +97,7 @@ def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_
 
 
 def test_a_prior_without_its_knowledge_is_refused(make_config):
-    with pytest.raises(ConfigError, match="knowledge_source=none"):
+    with pytest.raises(ConfigError, match="knowledge_source=none: score_prior=next reads"):
         assembly.datasets(make_config("IBIM", score_prior="next"))
 
 
