@@ -77,6 +77,7 @@ def weigh(base: Path, folder: Path, name: str, keys: dict[str, Any]) -> None:
     """A trained run under another prior, whose weights are chosen on validation: the training would be the same."""
     from recbole_eimf.config.config import EIMFConfig
     from recbole_eimf.experiment import assembly, one_run, plugin
+    from recbole_eimf.model.score_prior import PARTS
     from recbole_eimf.trainer import checkpoint
     from recbole_eimf.trainer.state import read_state
     from recbole_eimf.trainer.weighing import choose_prior
@@ -94,7 +95,7 @@ def weigh(base: Path, folder: Path, name: str, keys: dict[str, Any]) -> None:
     tested = trainer.evaluate(test, load_best_model=False)
     folder.mkdir(parents=True, exist_ok=True)
     one_run.ranks_of(trainer, test._dataset, train._dataset).write(folder)
-    weights = dict(zip(("similar", "next"), model.prior.weight.tolist(), strict=True))
+    weights = dict(zip(PARTS, model.prior.weight.tolist(), strict=True))
     result = {"weights": weights, "valid": dict(found), "test": dict(tested)}
     (folder / "result.json").write_text(json.dumps(result))
 
@@ -127,7 +128,8 @@ def table(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
         entry["users"], entry["targets"] = (sum(len(getattr(r, f)) for r in tested) for f in ("user", "target_row"))
         if row.get("base"):
             results = sorted((out / name.replace("/", "-")).glob("*/result.json"))
-            entry["weights (similar, next)"] = [list(json.loads(f.read_text())["weights"].values()) for f in results]
+            weights = [json.loads(f.read_text())["weights"] for f in results]
+            entry[f"weights ({', '.join(weights[0])})"] = [list(each.values()) for each in weights]
         placebo = f"{name}/shuffled"
         for label, slices in SLICES.items():
             for metric in METRICS:

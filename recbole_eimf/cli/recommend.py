@@ -211,6 +211,8 @@ def _shown(model: Recommender, history: Sequence[str], frame: pd.DataFrame) -> s
 def _reasons(row: dict, model: Recommender) -> Iterator[str]:
     if row.get("because"):
         yield f"because of {'; '.join(_cut(name, 60) for name in row['because'])}"
+    if row.get("added"):
+        yield row["added"]
     if row.get("sentence"):
         found = model.config["text"]["explain"]
         whose = "an LLM says" if found["llm_used"] else "keywords, no LLM,"

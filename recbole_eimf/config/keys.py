@@ -188,10 +188,12 @@ class NetworkSettings:
     recency_half_life: float | None = key(
         None, "counting floors: days after which an interaction counts half; None: all alike", above=0
     )
-    knn_neighbours: int = key(OF_MODEL, "DecayedItemKNN: neighbours of an item that are kept", least=1)
-    score_prior: Literal["none", "similar", "next", "both"] = key(
-        "none", "IBIM, EIMF, PAD and kin: after training, items of like text, or an LLM's what is bought next, are "
-        "added to the scores with a weight chosen on validation",
+    knn_neighbours: int = key(2000, "DecayedItemKNN, score_prior=together: neighbours of an item, at most", least=1)
+    score_prior: str = key(
+        "none", "IBIM, EIMF, PAD and kin: what is added to scores after training, each part with a weight chosen on "
+        "validation: items of like text, what an LLM says is bought next, or before, and items bought together",
+        form=Form("none, or similar, next, previous, together joined by +; both is similar+next, all is all four",
+                  r"none|both|all|(?!.*\b(\w+)\b.*\b\1\b)(similar|next|previous|together)(\+(similar|next|previous|together))*"),
     )  # fmt: skip
     prior_decay: float = key(
         0.6, "of the score prior: an item counts this much less for each step back", least=0, most=1
@@ -200,7 +202,7 @@ class NetworkSettings:
         "grid", "of the score prior: tried one after the other by valid_metric, or fitted to the validation targets "
         "(maximum likelihood), the same for all items or by their training frequency",
     )  # fmt: skip
-    knn_shrink: float = key(OF_MODEL, "DecayedItemKNN: added to the denominator of a similarity", least=0)
+    knn_shrink: float = key(30.0, "DecayedItemKNN, score_prior=together: added to a similarity's denominator", least=0)
 
 
 @dataclass(frozen=True)

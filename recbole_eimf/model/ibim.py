@@ -25,7 +25,7 @@ from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax_loss
 from recbole_eimf.model.losses.soft_label import NextLabels
 from recbole_eimf.model.products import scored_by_products
-from recbole_eimf.model.score_prior import prior_of, reads_next
+from recbole_eimf.model.score_prior import prior_of, reads_next, reads_text
 
 
 class IBIM(WeighsTargets, SequenceModel):
@@ -88,7 +88,7 @@ class IBIM(WeighsTargets, SequenceModel):
     def needs_side_information(cls, config) -> str | None:
         """``"text"`` if keys ask for item text, None otherwise."""
         wants = keys.read(ItemSettings, config)
-        asked = wants.item_init == "pca_text" or wants.item_text != "none" or config["score_prior"] != "none"
+        asked = wants.item_init == "pca_text" or wants.item_text != "none" or reads_text(config)
         return "text" if asked or wants.vector_graph != "none" or wants.next_labels else None
 
     @classmethod

@@ -1,10 +1,12 @@
-"""What is added to a trained model's scores: items of like text, and what an LLM says is bought next.
+"""What is added to a trained model's scores: items of like text, what an LLM says is bought next or before, and counts.
 
-``score(i) = model(i) + sum_t prior_decay^t (a cos(text of the item t steps back, text of i) + b G[that item, i])`` with
-G of :func:`~recbole_eimf.semantic.knowledge.next_graph`, each item's row divided by its largest entry. The model is
-trained without it; a and b are chosen on validation afterwards
-(:func:`~recbole_eimf.trainer.weighing.choose_prior`), zero among them. Zero is what the model is by itself. Under
-``prior_weights=by_frequency`` a and b are those of item i's training frequency: then the two are experts beside the
+``score(i) = model(i) + sum_t prior_decay^t (a cos(text of j, text of i) + b G[j, i] + c P[j, i] + d T[j, i])``, j the
+item t steps back, G of :func:`~recbole_eimf.semantic.knowledge.next_graph` and P its transpose (what an LLM says is
+bought *before* j), each row divided by its largest entry, T of
+:func:`~recbole_eimf.model.bought_together.bought_together`. The model is trained without it; a to d are chosen on
+validation afterwards (:func:`~recbole_eimf.trainer.weighing.choose_prior`), zero among them: what the model is by
+itself. Under
+``prior_weights=by_frequency`` they are those of item i's training frequency: then the parts are experts beside the
 model's own, mixed by a gate that knows the candidate's frequency as PAD's (eq. 8-11), over any backbone.
 """
 
@@ -16,6 +18,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.model.bought_together import bought_together, interaction_weights
 from recbole_eimf.model.history_scores import history_scores, text_scores, unit_text
 
 #: on the scale of logits; validation goes through them for one part of the prior, then for the other
@@ -23,34 +26,40 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 
 
 #: training frequencies at which a bucket of ``prior_weights=by_frequency`` begins, after that of unseen items
 FREQUENCIES = (1, 6, 21, 101)
-PARTS = ("similar", "next")
+PARTS = ("similar", "next", "previous", "together")
+_SETS = {"none": (), "both": PARTS[:2], "all": PARTS}
 
 
 class ScorePrior(nn.Module):
     """The prior of one catalogue, weighing nothing until its weights are set.
 
     Args:
-        kind: ``similar``, ``next`` or ``both``; decay: of the history; side: side-loaded text and graph, None where a
+        kind: as ``score_prior`` has it; decay: of the history; side: side-loaded text and graph, None where a
             saved model is about to be loaded; n_items: N; bucket: int64 [N], whose weights an item has, or None: all
-            have the same.
+            have the same; together: T, [N, N]; placebo: whether what is known of items is that of
+            others, which reasons tell.
     """
 
-    def __init__(self, kind: str, decay: float, side, n_items: int, bucket: Tensor | None = None) -> None:
+    def __init__(
+        self, kind: str, decay: float, side, n_items: int, bucket: Tensor | None = None,
+        together: sparse.csr_matrix | None = None, placebo: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.kind, self.decay, self.n_items = kind, decay, n_items
-        self.parts = tuple(part for part in PARTS if kind in (part, "both"))
+        self.kind, self.decay, self.n_items, self.placebo = kind, decay, n_items, placebo
+        self.parts = parts_of(kind)
         buckets = () if bucket is None else (len(FREQUENCIES) + 1,)
-        self.register_buffer("weight", torch.zeros(len(PARTS), *buckets))  # of similar, of next; [2] or [2, buckets]
+        self.register_buffer("weight", torch.zeros(len(PARTS), *buckets))  # of PARTS; [4] or [4, buckets]
         self.register_buffer("bucket", torch.zeros(0, dtype=torch.int64) if bucket is None else bucket)  # [0] or [N]
         text = torch.zeros(n_items, 0) if side is None or "similar" not in self.parts else unit_text(side)
         self.register_buffer("text", text)
-        graph = sparse.csr_matrix((n_items, n_items), dtype=np.float32)
-        if side is not None and "next" in self.parts:
-            graph = rows_to_one(side.next_items)
-        found = graph.tocoo()
-        self.register_buffer("index", torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64)))
-        self.register_buffer("value", torch.from_numpy(found.data.astype(np.float32)))
-        self._graph: sparse.csr_matrix | None = None
+        none = sparse.csr_matrix((n_items, n_items), dtype=np.float32)
+        told = {"next", "previous"} & {*self.parts} and side is not None
+        for prefix, graph in (("", rows_to_one(side.next_items) if told else none), ("together_", together)):
+            found = (none if graph is None else graph).tocoo()
+            index = torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64))
+            self.register_buffer(f"{prefix}index", index)
+            self.register_buffer(f"{prefix}value", torch.from_numpy(found.data.astype(np.float32)))
+        self._graphs: dict[str, sparse.csr_matrix] = {}
 
     def set_weight(self, part: str, weight: float | Tensor) -> None:
         """What one part counts, on the scale of the model's scores: of all items, or [buckets]."""
@@ -60,7 +69,7 @@ class ScorePrior(nn.Module):
         """One part, weighing one: [B, L] right-padded items, [B] -> [B, N]."""
         if name == "similar":
             return text_scores(sequence, length, self.text, self.decay)
-        return history_scores(sequence, length, self._matrix(), self.decay)
+        return history_scores(sequence, length, self._matrix(name), self.decay)
 
     def forward(self, sequence: Tensor, length: Tensor) -> Tensor:
         """[B, L] right-padded items, [B] -> [B, N]."""
@@ -71,23 +80,40 @@ class ScorePrior(nn.Module):
                 found = found + of_items * self.part(name, sequence, length)
         return found
 
-    def _matrix(self) -> sparse.csr_matrix:
-        if self._graph is None:
-            parts = (self.value.cpu().numpy(), tuple(self.index.cpu().numpy()))
-            self._graph = sparse.csr_matrix(parts, shape=(self.n_items, self.n_items))
-        return self._graph
+    def of_steps(self, name: str, sequence: Tensor, items: Tensor) -> Tensor:
+        """What each item of one history adds to some items, by one part as it weighs: [L], int64 [R] -> [L, R]."""
+        if name == "similar":
+            each = self.text[sequence] @ self.text[items].T
+        else:
+            each = torch.from_numpy(self._matrix(name)[sequence.numpy()][:, items.numpy()].toarray())
+        steps = torch.arange(len(sequence) - 1, -1, -1)
+        weight = self.weight[PARTS.index(name)]
+        return (weight[self.bucket[items]] if len(self.bucket) else weight) * self.decay ** steps[:, None] * each
+
+    def _matrix(self, part: str) -> sparse.csr_matrix:
+        if not self._graphs:
+            said, counted = (
+                sparse.csr_matrix((value.cpu().numpy(), tuple(index.cpu().numpy())), shape=(self.n_items, self.n_items))
+                for value, index in ((self.value, self.index), (self.together_value, self.together_index))
+            )
+            self._graphs = {"next": said, "previous": rows_to_one(said.T), "together": counted}
+        return self._graphs[part]
 
     def _load_from_state_dict(self, state, prefix, *args) -> None:
-        self._graph = None
-        if f"{prefix}weight" in state:  # saved before there were buckets: one weight for all items
+        self._graphs = {}
+        if (weight := state.get(f"{prefix}weight")) is not None:  # saved before there were buckets, or all parts
             state.setdefault(f"{prefix}bucket", torch.zeros(0, dtype=torch.int64))
-        for name in ("weight", "bucket", "text", "index", "value"):
+            none = weight.new_zeros(len(PARTS) - len(weight), *weight.shape[1:])
+            state[f"{prefix}weight"] = torch.cat([weight, none])
+            state.setdefault(f"{prefix}together_index", torch.zeros(2, 0, dtype=torch.int64))
+            state.setdefault(f"{prefix}together_value", torch.zeros(0))
+        for name in ("weight", "bucket", "text", "index", "value", "together_index", "together_value"):
             if (stored := state.get(f"{prefix}{name}")) is not None:
                 setattr(self, name, torch.zeros_like(stored, device=self.weight.device))
         super()._load_from_state_dict(state, prefix, *args)
 
     def __getstate__(self):
-        return {**self.__dict__, "_graph": None}
+        return {**self.__dict__, "_graphs": {}}
 
 
 def rows_to_one(graph: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -98,18 +124,39 @@ def rows_to_one(graph: sparse.csr_matrix) -> sparse.csr_matrix:
 
 def prior_of(config, dataset, n_items: int) -> ScorePrior | None:
     """The prior that a configuration asks for, or None."""
-    kind = config["score_prior"] or "none"
-    if kind == "none":
+    kind = config["score_prior"]
+    if not (parts := parts_of(kind)):
         return None
-    side = None if config["inference_only"] else getattr(dataset, "side", None)
-    if side is None and not config["inference_only"]:
-        raise ConfigError(f"score_prior={kind}: needs item text, and there is none. Use score_prior=none.")
-    bucket = None
-    if config["prior_weights"] == "by_frequency" and not config["inference_only"]:
+    if config["inference_only"]:
+        return ScorePrior(kind, config["prior_decay"], None, n_items)
+    side = getattr(dataset, "side", None)
+    if side is None and parts != ("together",):
+        raise ConfigError(f"score_prior={kind}: needs item text, and there is none. Use score_prior=together, or none.")
+    bucket = together = None
+    if config["prior_weights"] == "by_frequency":
         bucket = torch.from_numpy(np.digitize(dataset.item_counts(), FREQUENCIES))
-    return ScorePrior(kind, config["prior_decay"], side, n_items, bucket)
+    if "together" in parts:
+        weight = interaction_weights(config, dataset)
+        together = bought_together(dataset, weight, config["knn_shrink"], config["knn_neighbours"])
+    placebo = config["knowledge_source"] == "shuffled"
+    return ScorePrior(kind, config["prior_decay"], side, n_items, bucket, together, placebo)
+
+
+def parts_of(kind: str | None) -> tuple[str, ...]:
+    """What ``score_prior`` names, in the order of ``PARTS``.
+
+    >>> parts_of("together+similar"), parts_of("both"), parts_of("none")
+    (('similar', 'together'), ('similar', 'next'), ())
+    """
+    named = _SETS.get(kind or "none") or str(kind).split("+")
+    return tuple(part for part in PARTS if part in named)
+
+
+def reads_text(config) -> bool:
+    """Whether the prior reads item text, or what is said of an item."""
+    return not {*parts_of(config["score_prior"])} <= {"together"}
 
 
 def reads_next(config) -> bool:
     """Whether the prior reads what is bought next."""
-    return config["score_prior"] in ("next", "both")
+    return bool({"next", "previous"} & {*parts_of(config["score_prior"])})

@@ -1,8 +1,11 @@
 """Why an item is recommended, and whether an LLM's sentence beside it means anything.
 
 For every model of interests: the interest that won the maximum, and the two items of the history that are nearest to
-the item (by the cosine of what the model scores with; of counting models, by their counts). For
-EIMF also a sentence: of the interests that the LLM wrote for the exemplar nearest to the user (by the text of their
+the item (by the cosine of what the model scores with; of counting models, by their counts). With a score prior also the
+item of the history for which it adds most, and how: by like text, or by what an LLM says is bought after one of the
+two. That is part of the score, so it is a cause.
+
+For EIMF also a sentence: of the interests that the LLM wrote for the exemplar nearest to the user (by the text of their
 history), the one with the highest weight of eq. 8 for the item. The behaviour that ranks items does not read that
 sentence, so it is a name, not a cause. *Honesty*: how often the sentence named ranks the recommended item's title
 better, among all titles, than the sentence that another exemplar's interests would have named: 50 % is a name without
@@ -27,12 +30,20 @@ from recbole_eimf.serving.sentences import Sentences, history_text
 
 #: items of the history that are named
 BECAUSE = 2
+#: how a part of a score prior says that it adds to an item, {} being one of the history
+_ADDED = {
+    "similar": "its text is like that of {}",
+    "next": "{who} it is bought after {}",
+    "previous": "{who} {} is bought after it",
+    "together": "it is bought with {}",
+}
 #: (sentence, title) pairs that are ranked at a time
 _PAIRS = 512
 
 
 def reasons(parts: Parts, rows: Sequence[Sequence[int]], found: Ranked) -> pd.DataFrame:
-    """A row per recommendation of ``found``: ``interest``, ``because``, and with sentences ``sentence`` and its weight.
+    """A row per recommendation of ``found``: ``interest``, ``because``; with a score prior ``added``; with sentences
+    ``sentence`` and its weight.
 
     Args:
         rows: the users' histories, rows of the catalogue.
@@ -40,6 +51,8 @@ def reasons(parts: Parts, rows: Sequence[Sequence[int]], found: Ranked) -> pd.Da
     user, place = (found.rows > 0).nonzero()
     items = found.rows[user, place]
     columns: dict[str, Any] = {"interest": np.full(len(items), None, dtype=object), "because": [[] for _ in items]}
+    if parts.prior is not None:
+        columns["added"] = np.full(len(items), None, dtype=object)
     named = {"sentence": np.full(len(items), None, dtype=object), "sentence_weight": np.full(len(items), np.nan)}
     for one in np.unique(user):
         at = np.flatnonzero(user == one)
@@ -51,6 +64,8 @@ def reasons(parts: Parts, rows: Sequence[Sequence[int]], found: Ranked) -> pd.Da
         names = parts.catalogue.names(history)
         for place_of, best in zip(at, near):
             columns["because"][place_of] = [names[i] for i in best]
+        if parts.prior is not None:
+            columns["added"][at] = _added(parts, rows[one], items[at])
         if parts.sentences is not None and parts.text is not None:
             sentences, weights = _sentences(parts, history, items[at])
             named["sentence"][at], named["sentence_weight"][at] = sentences, weights
@@ -68,6 +83,21 @@ def _nearest_of_history(
     won = (interests @ parts.vectors[items].T).argmax(0)
     near = F.normalize(parts.vectors[items], dim=1) @ F.normalize(parts.vectors[history], dim=1).T  # [R, H]
     return won.tolist(), _best_places(near, history, items)
+
+
+def _added(parts: Parts, rows: Sequence[int], items: np.ndarray) -> list[str | None]:
+    """In words, what the score prior adds most to each item for; None where it adds nothing."""
+    prior, sequence = parts.prior, torch.tensor(rows[-parts.max_length :])
+    wanted = torch.from_numpy(items)
+    each = torch.cat([prior.of_steps(part, sequence, wanted) for part in prior.parts])  # [parts * L, R]
+    itself = (sequence[:, None] == wanted).repeat(len(prior.parts), 1)
+    most, place = each.masked_fill(itself, -torch.inf).max(0)
+    who = "a placebo says" if prior.placebo else "an LLM says"
+    names = parts.catalogue.names(sequence.tolist())
+    return [
+        _ADDED[prior.parts[at // len(sequence)]].format(names[at % len(sequence)], who=who) if value > 0 else None
+        for value, at in zip(most.tolist(), place.tolist())
+    ]
 
 
 def _best_places(near: Tensor, history: list[int], items: np.ndarray) -> list[list[int]]:

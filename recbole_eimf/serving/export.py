@@ -188,7 +188,7 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
     config["encoder"] = dataclasses.asdict(spec)
     prior = getattr(net, "prior", None)
     if prior is not None:
-        config["prior"] = {"kind": prior.kind, "decay": prior.decay}
+        config["prior"] = {"kind": prior.kind, "decay": prior.decay, "placebo": prior.placebo}
         prior = copy.deepcopy(prior).cpu()
     return Parts(catalogue, encoder, vectors, bias, category=category, prior=prior), config
 

@@ -71,7 +71,8 @@ def _scored_by_products(folder: Path, config: dict[str, Any], catalogue: Catalog
         sentences = Sentences.of(tensors, _one(table["exemplar"]), _one(table["interests"]))
     prior = None
     if config.get("prior"):
-        prior = ScorePrior(config["prior"]["kind"], config["prior"]["decay"], None, len(catalogue))
+        known = config["prior"]
+        prior = ScorePrior(known["kind"], known["decay"], None, len(catalogue), placebo=known.get("placebo", False))
         _fill(folder / "prior.safetensors", prior)
     return Parts(
         catalogue,

@@ -118,8 +118,9 @@ class Recommender:
             users: their tokens, for the column ``user`` and for the order of equal scores; default their numbers.
             exclude_seen: leave out what stands anywhere in the history; None does as the run's evaluation did.
             only: candidates, tokens; without: tokens that are no candidates. Unknown tokens here are passed over.
-            explain: say why (:mod:`recbole_eimf.serving.explain`): columns ``interest``, ``because`` and, of EIMF,
-                ``sentence`` and ``sentence_weight``; ``attrs["honesty"]`` says what the sentences are worth.
+            explain: say why (:mod:`recbole_eimf.serving.explain`): columns ``interest``, ``because``, with a score
+                prior ``added``, and of EIMF ``sentence`` and ``sentence_weight``; ``attrs["honesty"]`` says what the
+                sentences are worth.
 
         Returns:
             A row per recommendation: ``user``, ``rank`` (from 1), ``item``, ``score``, ``title`` where the model has

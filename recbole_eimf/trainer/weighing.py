@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recbole_eimf.core import distributed
-from recbole_eimf.model.score_prior import WEIGHTS, ScorePrior
+from recbole_eimf.model.score_prior import PARTS, WEIGHTS, ScorePrior
 from recbole_eimf.trainer import checkpoint
 from recbole_eimf.trainer.prior_fit import evidence, fit
 from recbole_eimf.trainer.trainer import InterestTrainer
@@ -56,7 +56,7 @@ def _fitted(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict
     if (found[metric] > alone[metric]) != trainer.valid_metric_bigger:
         prior.weight.zero_()
         found = alone
-    trainer.logger.info(f"score prior: weights {prior.weight.tolist()} (similar, next), {metric} {found[metric]}")
+    trainer.logger.info(f"score prior: weights {prior.weight.tolist()} ({', '.join(PARTS)}), {metric} {found[metric]}")
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
-from recbole_eimf.model.score_prior import WEIGHTS
+from recbole_eimf.model.score_prior import PARTS, WEIGHTS
 from tests.model.test_counting import rows
 
 SEQUENCES = [[1, 5, 2], [3]]
@@ -65,7 +65,7 @@ def test_the_prior_is_weighed_on_validation_saved_and_loaded(prior_keys, tmp_pat
     found = recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path / "out"), **prior_keys)
     assert found.valid["ndcg@5"] >= plain.valid["ndcg@5"], "zero is among the weights"
     _, net, loaders = recbole_eimf.load(tmp_path / "out")
-    weights = dict(zip(("similar", "next"), net.prior.weight.tolist()))
+    weights = dict(zip(PARTS, net.prior.weight.tolist()))
     assert set(weights.values()) <= set(WEIGHTS)
     assert weights["next"] > 0, "in the planted data an item is followed by the next of its cycle"
     assert recbole_eimf.evaluate(tmp_path / "out") == pytest.approx(found.test)
@@ -79,11 +79,15 @@ def test_the_prior_is_weighed_on_validation_saved_and_loaded(prior_keys, tmp_pat
 def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_knowledge, model):
     keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": "SASRec"}
     torch.manual_seed(0)
-    net, train = built(model, score_prior="both", prior_decay=0.5, **keys)
+    net, train = built(model, score_prior="all", prior_decay=0.5, **keys)
     net.eval()
     alone = net.full_sort_predict(rows(SEQUENCES))
     net.prior.set_weight("similar", 2.0)
     net.prior.set_weight("next", 3.0)
+    net.prior.set_weight("previous", 0.7)
+    net.prior.set_weight("together", 5.0)
+    counts = built("DecayedItemKNN", knn_decay=0.5)[0]._scores(rows(SEQUENCES)).numpy()
+    assert counts.any(1).all()
     assert not net.scores_are_products
     graph = train.side.next_items.toarray()
     text = train.side.item_text.numpy().astype(float)
@@ -91,9 +95,20 @@ def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_
     text[known] -= text[known].mean(0)
     text /= np.maximum(np.linalg.norm(text, axis=1, keepdims=True), 1e-12)
     largest = np.maximum(graph.max(1, keepdims=True), 1e-9)
-    for sequence, one, both in zip(SEQUENCES, alone, net.full_sort_predict(rows(SEQUENCES))):
+    back = (graph / largest).T
+    back = back / np.maximum(back.max(1, keepdims=True), 1e-9)
+    assert not np.allclose(back, graph / largest)
+    for sequence, one, both, count in zip(SEQUENCES, alone, net.full_sort_predict(rows(SEQUENCES)), counts):
         added = 2 * by_hand(text @ text.T, sequence, 0.5) + 3 * by_hand(graph / largest, sequence, 0.5)
+        added += 0.7 * by_hand(back, sequence, 0.5) + 5 * count
         assert (both - one).tolist() == pytest.approx(added.tolist(), abs=1e-4)
+
+
+def test_a_prior_of_counts_alone_needs_no_text(built):
+    net, train = built("IBIM", score_prior="together", text_fields=[], backbone="GRU4Rec")
+    assert getattr(train, "side", None) is None
+    assert net.prior.together_value.numel()
+    assert not net.prior.text.numel() + net.prior.value.numel()
 
 
 def test_a_prior_without_its_knowledge_is_refused(make_config):

@@ -41,10 +41,12 @@ def test_served_lists_are_the_evaluated_ones(exported, wide, model, keys, protoc
 def told(net):
     """A prior of random texts and arrows."""
     prior, draw = net.prior, torch.Generator().manual_seed(3)
-    prior.weight.copy_(torch.tensor([1.5, 4.0]))
+    prior.weight.copy_(torch.tensor([1.5, 4.0, 2.5, 0.8]))
     prior.text = torch.nn.functional.normalize(torch.randn(net.n_items, 6, generator=draw), dim=1)
     prior.index = torch.randint(1, net.n_items, (2, 300), generator=draw).unique(dim=1)
     prior.value = torch.rand(prior.index.shape[1], generator=draw)
+    prior.together_index = torch.randint(1, net.n_items, (2, 300), generator=draw).unique(dim=1)
+    prior.together_value = torch.rand(prior.together_index.shape[1], generator=draw)
 
 
 @pytest.mark.parametrize(("model", "keys"), [("IBIM", {"backbone": "GRU4Rec"}), ("IBIM", {"backbone": "REMI"}),
@@ -52,7 +54,7 @@ def told(net):
                                              ("Hybrid", {})])  # fmt: skip
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=["leave-one-out", "user-split, masked"])
 def test_what_is_added_to_scores_is_served_too(exported, model, keys, protocol):
-    run, folder, recommender = exported(model, told, "flat", score_prior="both", prior_decay=0.7, **keys, **protocol)
+    run, folder, recommender = exported(model, told, "flat", score_prior="all", prior_decay=0.7, **keys, **protocol)
     expected = evaluated_lists(run.config, run.net, run.loaders[2])
     assert np.array_equal(served_lists(run, recommender), expected)
     users, histories = histories_of(run)

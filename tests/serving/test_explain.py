@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recbole_eimf.cli.recommend import _shown
+from recbole_eimf.model.score_prior import PARTS, ScorePrior
 from recbole_eimf.serving.answer import Ranked
 from recbole_eimf.serving.catalogue import Catalogue
 from recbole_eimf.serving.explain import honesty, means_more, said_of
@@ -142,3 +143,48 @@ def test_nearest_items_of_the_history_are_named_but_not_the_item_itself(exported
         near = sorted(others, key=lambda i: -float(unit[model.catalogue.row_of[i]] @ unit[item]))[:2]
         assert row["because"] == [f"thing number {i[1:]}" for i in near]
     assert all(reason == [] for reason in frame[frame["user"] == 1]["because"])
+
+
+def _told(net):
+    """A prior of known texts and arrows: i3 is named for i1 most, i4 names i2, i6 is like i2."""
+    prior = net.prior
+    prior.weight.copy_(torch.tensor([2.0, 3.0, 4.0, 8.0]))
+    prior.text = torch.zeros(net.n_items, 2)
+    prior.text[[2, 6]] = torch.tensor([1.0, 0.0])
+    prior.text[7] = torch.tensor([-1.0, 0.0])
+    prior.index = torch.tensor([[1, 2, 4], [3, 3, 2]])
+    prior.value = torch.tensor([1.0, 0.1, 1.0])
+    prior.together_index, prior.together_value = torch.tensor([[1], [8]]), torch.tensor([0.25])
+
+
+def test_what_a_score_prior_adds_most_for_is_named(exported):
+    _, _, model = exported("IBIM", _told, backbone="GRU4Rec", score_prior="all", prior_decay=0.5)
+    token = [str(item) for item in model.catalogue.tokens.to_pylist()]
+    name = model.catalogue.names(list(range(8)))
+    history = [token[1], token[2]]
+    frame = model.recommend([history, []], 60, explain=True, exclude_seen=False)
+    of_one = frame[frame["user"] == 0].set_index("item")["added"]
+    assert of_one[token[3]] == f"an LLM says it is bought after {name[1]}"  # 3 * 0.5 * 1, where the latest adds 3 * 0.1
+    assert of_one[token[4]] == f"an LLM says {name[2]} is bought after it"
+    assert of_one[token[6]] == f"its text is like that of {name[2]}"
+    assert of_one[token[8]] == f"it is bought with {name[1]}"
+    assert of_one[token[2]] is None, "an item is no reason for itself"
+    assert of_one[[token[5], token[7]]].tolist() == [None, None], "nothing is added, or something is taken off"
+    assert frame[frame["user"] == 1]["added"].isna().all()
+    assert f"          an LLM says it is bought after {name[1]}" in _shown(model, history, frame[:59])
+    answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=history, explain=True))
+    assert {item["added"] for result in answer["results"] for item in result["items"]} <= {*of_one}
+
+
+@pytest.mark.parametrize("by_frequency", [False, True])
+def test_what_the_steps_of_a_history_add_is_what_the_prior_adds(by_frequency):
+    draw = torch.Generator().manual_seed(0)
+    prior = ScorePrior("all", 0.7, None, 12, torch.arange(12) % 5 if by_frequency else None)
+    prior.weight.copy_(torch.rand(prior.weight.shape, generator=draw))
+    prior.text = torch.randn(12, 3, generator=draw)
+    prior.index = torch.randint(1, 12, (2, 40), generator=draw).unique(dim=1)
+    prior.value = torch.rand(prior.index.shape[1], generator=draw)
+    prior.together_index, prior.together_value = prior.index.flip(0), prior.value.flip(0)
+    sequence, items = torch.tensor([3, 8, 3, 5]), torch.tensor([1, 8, 11])
+    added = sum(prior.of_steps(part, sequence, items).sum(0) for part in PARTS)
+    torch.testing.assert_close(added, prior(sequence[None], torch.tensor([4]))[0, items])

@@ -7,23 +7,8 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from recbole_eimf.core.errors import DataError
-from recbole_eimf.data.time_split import recency_weights
 from recbole_eimf.model.base import SequenceModel
-
-
-def _weights(config, dataset) -> np.ndarray:
-    """What each training interaction counts, float64 [n]: 1, or less the longer ago (``recency_half_life``).
-
-    Raises:
-        DataError: the data has no times to tell how long ago.
-    """
-    half_life = config["recency_half_life"]
-    if half_life is None:
-        return np.ones(len(dataset.flat))
-    if dataset.times is None:
-        raise DataError(f"recency_half_life={half_life}: {dataset.dataset_name} has no times. Leave it out.")
-    return recency_weights(dataset.times, half_life)
+from recbole_eimf.model.bought_together import bought_together, interaction_weights
 
 
 class CountingModel(SequenceModel):
@@ -37,7 +22,7 @@ class CountingModel(SequenceModel):
         if config["inference_only"] and not hasattr(dataset, "item_counts"):
             counts = np.zeros(self.n_items)
         else:
-            counts = np.bincount(dataset.flat.numpy(), _weights(config, dataset), minlength=self.n_items)
+            counts = np.bincount(dataset.flat.numpy(), interaction_weights(config, dataset), minlength=self.n_items)
         self.register_buffer("popularity", torch.from_numpy(counts.astype(np.float32)))
         self._held: sparse.csr_matrix | None = None
 
@@ -108,7 +93,8 @@ class Markov(CountingModel):
         inside[last[last < len(inside)]] = False  # a user's last item is not followed by the next user's first
         pair = np.flatnonzero(inside)
         counts = sparse.coo_matrix(
-            (_weights(config, dataset)[pair + 1], (flat[pair], flat[pair + 1])), shape=(self.n_items, self.n_items)
+            (interaction_weights(config, dataset)[pair + 1], (flat[pair], flat[pair + 1])),
+            shape=(self.n_items, self.n_items),
         )
         self._register_matrix(counts.tocsr())
 
@@ -128,21 +114,8 @@ class DecayedItemKNN(CountingModel):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.decay = config["knn_decay"]
-        flat, spans = dataset.flat.numpy(), dataset.spans
-        user = np.repeat(np.arange(len(spans)), spans.middle - spans.start)
-        # a repeat buys the same relation once, as the latest one weighs; of a pair each item brings its root
-        order = np.lexsort((_weights(config, dataset), flat, user))
-        latest = np.append((np.diff(user[order]) != 0) | (np.diff(flat[order]) != 0), True)[: len(order)]
-        kept = order[latest]
-        weight = np.sqrt(_weights(config, dataset)[kept])
-        bought = sparse.coo_matrix((weight, (user[kept], flat[kept])), shape=(len(spans), self.n_items)).tocsr()
-        together = (bought.T @ bought).tocsr()
-        count = together.diagonal()
-        together.setdiag(0)
-        together.eliminate_zeros()
-        row = np.repeat(np.arange(self.n_items), np.diff(together.indptr))
-        together.data /= np.sqrt(count[row] * count[together.indices]) + config["knn_shrink"]
-        self._register_matrix(_largest_per_row(together, config["knn_neighbours"]))
+        weight = interaction_weights(config, dataset)
+        self._register_matrix(bought_together(dataset, weight, config["knn_shrink"], config["knn_neighbours"]))
 
     def _scores(self, interaction) -> Tensor:
         sequence, length = interaction[self.ITEM_SEQ].cpu().numpy(), interaction[self.ITEM_SEQ_LEN].cpu().numpy()
@@ -151,12 +124,3 @@ class DecayedItemKNN(CountingModel):
         history = sparse.coo_matrix((weight, (row, sequence[row, column])), shape=(len(sequence), self.n_items))
         scores = (history.tocsr() @ self._matrix()).toarray().astype(np.float32)
         return torch.from_numpy(scores).to(interaction[self.ITEM_SEQ].device)
-
-
-def _largest_per_row(matrix: sparse.csr_matrix, keep: int) -> sparse.csr_matrix:
-    """Keep the ``keep`` largest entries of every row."""
-    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((-matrix.data, row))
-    rank = np.arange(len(order)) - matrix.indptr[row[order]]
-    chosen = order[rank < keep]
-    return sparse.coo_matrix((matrix.data[chosen], (row[chosen], matrix.indices[chosen])), shape=matrix.shape).tocsr()

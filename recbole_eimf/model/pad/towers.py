@@ -22,7 +22,7 @@ from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax
 from recbole_eimf.model.pad.experts import ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
 from recbole_eimf.model.phase import Phase
 from recbole_eimf.model.products import scored_by_products
-from recbole_eimf.model.score_prior import prior_of, reads_next
+from recbole_eimf.model.score_prior import prior_of, reads_next, reads_text
 
 
 class TowerModel(WeighsTargets, SequenceModel):
@@ -110,7 +110,7 @@ class TowerModel(WeighsTargets, SequenceModel):
                 name = config["model"]
                 raise ConfigError(f"{key}={config[key]}: of IBIM and EIMF. {name} has score_prior=next in its place.")
         text = any(kind != "id" for kind in cls.expert_kinds(config)) or items.item_init == "pca_text"
-        return "text" if text or config["score_prior"] != "none" else None
+        return "text" if text or reads_text(config) else None
 
     @classmethod
     def needs_next_items(cls, config) -> bool:

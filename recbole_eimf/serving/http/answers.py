@@ -12,7 +12,7 @@ from recbole_eimf.serving.explain import means_more
 from recbole_eimf.serving.http.schema import RecommendRequest, SimilarRequest
 from recbole_eimf.serving.http.service import Served
 
-_REASONS = ("interest", "because", "sentence", "sentence_weight")
+_REASONS = ("interest", "because", "added", "sentence", "sentence_weight")
 
 
 class FieldError(ValueError):

@@ -82,6 +82,7 @@ class Item(BaseModel):
     title: str | None
     interest: int | None = Field(None, description="with explain: the interest that won the maximum")
     because: list[str] | None = Field(None, description="with explain: items of the history nearest to it")
+    added: str | None = Field(None, description="with explain: what the score prior adds most to its score for")
     sentence: str | None = Field(None, description="with explain, of EIMF: what is said of users like this one")
     sentence_weight: float | None = None
 

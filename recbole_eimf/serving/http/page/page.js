@@ -179,6 +179,7 @@ function show(answer) {
     title.append(" ", more);
     line.append(make("span", "rank", index + 1), title, make("span", "score", popular ? `${item.score} times` : item.score.toFixed(3)));
     if (item.because && item.because.length) line.append(make("div", "why", `because of ${item.because.join("; ")}`));
+    if (item.added) line.append(make("div", "why", item.added));
     if (item.sentence) {
       const doubt = answer.means_more === false ? " (no better than a placebo's)" : "";
       const said = make("div", "why", `${answer.llm_used ? "an LLM says" : "keywords, no LLM,"} of users like this one${doubt}: `);
