@@ -88,7 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        print(f"error: no command {name!r}.{suggestion(name, COMMANDS)}\n{USAGE}", file=sys.stderr)
+        near = suggestion(name, COMMANDS) or (" It is a study: `study arena`." if name == "arena" else "")
+        print(f"error: no command {name!r}.{near} There are {', '.join(COMMANDS)}; --help says more.", file=sys.stderr)
         return 2
     return _guarded(name, rest)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from recbole_eimf.cli.options import parse_table_options, table_parser
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig, parse_command_line, parse_value
 from recbole_eimf.core.errors import ConfigError
@@ -21,6 +22,10 @@ def test_command_line_takes_equals_signs_in_values_and_refuses_other_forms():
     assert parse_command_line(["--a=x=y", "--b=1"]) == {"a": "x=y", "b": 1}
     with pytest.raises(ConfigError, match="'model'.*--key=value"):
         parse_command_line(["model"])
+    with pytest.raises(ConfigError, match="'--model': write --model=EIMF, without spaces"):
+        parse_command_line(["--a=1", "--model", "EIMF"])
+    with pytest.raises(ConfigError, match="'--yes': write --key=value"):
+        parse_command_line(["--yes", "--a=1"])
     with pytest.raises(ConfigError, match="given twice"):
         parse_command_line(["--a=1", "--a=2"])
 
@@ -66,6 +71,15 @@ def test_a_broken_yaml_file_is_named_with_its_line(tmp_path):
         EIMFConfig("EIMF", "planted", [str(file)], {})
     with pytest.raises(ConfigError, match="missing.yaml: no such"):
         EIMFConfig("EIMF", "planted", [str(tmp_path / "missing.yaml")], {})
+
+
+def test_an_unknown_key_of_a_file_is_named_with_its_place(tmp_path, planted):
+    path = tmp_path / "mine.yaml"
+    path.write_text("epochs: 3\ngama: 0.2\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine.yaml, line 2: unknown key 'gama'.*Did you mean 'gamma'"):
+        EIMFConfig("EIMF", "planted", [str(path)], {"data_path": str(planted)})
+    with pytest.raises(ConfigError, match=r"mine.yaml, line 2: unknown key 'gama'"):
+        parse_table_options(table_parser("compare"), ["--dataset=planted", "--config_files", str(path)])
 
 
 def test_unknown_models_and_backbones_get_suggestions(make_config):

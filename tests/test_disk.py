@@ -106,6 +106,15 @@ def test_a_file_where_a_folder_is_needed(tmp_path):
         write_json(tmp_path / ("x" * 300), {})
 
 
+def test_where_no_folder_can_be_made_is_said(tmp_path, monkeypatch):
+    def gone(*_, **__):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/proc/x")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", gone)  # as below /proc
+    with pytest.raises(DiskError, match="--out=.*cannot be made there. Name a folder"):
+        disk.check_writable(tmp_path, "--out", make=False)
+
+
 def test_a_probe_leaves_nothing(tmp_path):
     disk.check_writable(tmp_path / "a" / "b", "--out", make=False)
     assert not list(tmp_path.iterdir())

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 _RULE = re.compile(r"\|[\s:|-]+\|")
@@ -35,3 +40,15 @@ def test_a_blank_line_in_a_table_is_found():
     assert [len(lines) for lines in tables(whole)] == [3]
     assert {cells(line) for line in tables(whole)[0]} == {2}
     assert not _RULE.fullmatch(tables(whole.replace("---|\n", "---|\n\n"))[1][-1])
+
+
+def test_the_site_builds_without_a_warning_and_shows_the_examples(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra [docs])")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    page = re.sub("<[^>]+>", "", (tmp_path / "site/extend/index.html").read_text(encoding="utf-8"))
+    for example in ROOT.glob("examples/[a-z]*.py"):
+        name = re.search(r"^(?:class|def) \w+", example.read_text(encoding="utf-8"), flags=re.M).group()
+        assert name in page, f"{example.name} is not shown"

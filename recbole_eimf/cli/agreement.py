@@ -33,8 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     for name, value in given.items():
         if name not in _OPTIONS:
             raise ConfigError(f"--{name}: no such option.{suggestion(name, _OPTIONS)} See agreement --help.")
-        if name not in ("out", "model") and (not isinstance(value, int) or value < (0 if name == "seed" else 1)):
-            raise ConfigError(f"--{name}={value}: a whole number is needed.")
+        least = 0 if name == "seed" else 1
+        if name not in ("out", "model") and (not isinstance(value, int) or value < least):
+            raise ConfigError(f"--{name}={value}: a whole number from {least} on is needed.")
     if len(runs) != 2:
         raise ConfigError(f"agreement compares two runs, not {len(runs)}: agreement RUN_A RUN_B.")
     wanted = {**_OPTIONS, **given}

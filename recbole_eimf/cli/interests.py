@@ -47,6 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     out, licence = _take_option(words, "export"), _take_option(words, "licence")
     if out:
         export.check_folder(Path(out))
+    elif licence:
+        raise ConfigError(f"--licence={licence}: of the replies that --export=DIR writes; give that too.")
     values, flags = parsed(words)
     pipeline, folder, seed = _prepared(values)
     source = pipeline.settings.interest_source

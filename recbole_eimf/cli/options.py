@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from recbole_eimf.config.config import check_keys
 from recbole_eimf.config.yaml_file import parse_command_line, read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.data.protocol import PROTOCOLS
@@ -54,9 +55,14 @@ def parse_table_options(parser: argparse.ArgumentParser, arguments: Sequence[str
     """
     options, rest = parser.parse_known_args(arguments)
     shared: dict[str, Any] = {}
+    said_in: dict[str, str] = {}
     for path in (path for text in options.config_files for path in text.split()):
-        shared.update(read_yaml(path))
+        values = read_yaml(path)
+        shared.update(values)
+        said_in.update(dict.fromkeys(values, path))
     shared.update(parse_command_line(rest))
+    if not shared.get("allow_unknown_keys"):
+        check_keys({key: shared[key] for key in said_in}, said_in=said_in)
     options.dataset = str(options.dataset or shared.pop("dataset", "") or "")
     if not options.dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.prepare.amazon import amazon_source
 from recbole_eimf.data.prepare.interaction_log import Filters
 from recbole_eimf.data.prepare.raw_files import Report
@@ -13,10 +14,15 @@ from recbole_eimf.data.prepare.sources import CsvColumns, RawSource, csv_source,
 from recbole_eimf.data.prepare.write import prepare
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, without the page of usage before it."""
+
+    def error(self, message: str) -> None:
+        raise ConfigError(f"{message}. See {self.prog} --help.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m recbole_eimf prepare", description="Raw data -> RecBole's atomic files."
-    )
+    parser = _Parser(prog="python -m recbole_eimf prepare", description="Raw data -> RecBole's atomic files.")
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
 
     def add(name: str, help_text: str, k_core: int, broken: str, encoding: str | None) -> argparse.ArgumentParser:
@@ -40,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--user-column", default="user_id", metavar="COLUMN")
     sub.add_argument("--item-column", default="item_id", metavar="COLUMN")
     sub.add_argument("--items-item-column", metavar="COLUMN", help="in the items' file; default as --item-column")
-    sub.add_argument("--time-column", default="timestamp", metavar="COLUMN")
+    sub.add_argument("--time-column", metavar="COLUMN", help="default timestamp")
     sub.add_argument("--no-time", action="store_true", help="no time column: the order of the file decides")
     sub.add_argument("--rating-column", metavar="COLUMN", help="default rating, if there is one")
     sub.add_argument("--order-column", metavar="COLUMN", help="decides between equal times; default order, if any")
@@ -64,10 +70,12 @@ def _parser() -> argparse.ArgumentParser:
 def _source(options: argparse.Namespace) -> RawSource:
     if options.source == "csv":
         text = None if options.text_columns is None else options.text_columns.split(",")
+        if options.no_time and options.time_column:
+            raise ConfigError(f"--no-time, --time-column={options.time_column}: one says there are no times. Give one.")
         columns = CsvColumns(
             options.user_column,
             options.item_column,
-            options.time_column,
+            options.time_column or "timestamp",
             options.rating_column,
             options.order_column,
             options.title_column,
@@ -92,8 +100,12 @@ def _source(options: argparse.Namespace) -> RawSource:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command with the arguments after ``prepare``. Raises DataError; returns 0."""
-    options = _parser().parse_args(argv)
+    """Run the command with the arguments after ``prepare``. Raises UserError; returns 0."""
+    parser = _parser()
+    if not argv:
+        parser.print_help()
+        return 0
+    options = parser.parse_args(argv)
     filters = Filters(
         options.k_core, options.min_user, options.min_item, options.duplicates, options.min_rating, options.max_history
     )

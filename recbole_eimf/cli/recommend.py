@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_eimf.cli.export import Parser
+from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.batch import Job, recommend_file
 from recbole_eimf.serving.explain import means_more
@@ -62,8 +63,9 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--separator", default=",")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--exclude-seen", "--exclude_seen", action="store_const", const=True, dest="exclude_seen")
-    parser.add_argument("--include-seen", "--include_seen", action="store_const", const=False, dest="exclude_seen")
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument("--exclude-seen", "--exclude_seen", action="store_const", const=True, dest="exclude_seen")
+    seen.add_argument("--include-seen", "--include_seen", action="store_const", const=False, dest="exclude_seen")
     for flag in ("explain", "ray"):
         parser.add_argument(f"--{flag}", action="store_true")
     given = parser.parse_args(list(arguments))
@@ -79,10 +81,20 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         raise ConfigError(f"--workers={given.workers}: at least 1.")
     if given.histories and not given.out:
         raise ConfigError("--out is missing: the .parquet file that the recommendations are written to.")
+    if given.out:  # before a run is exported and a model loaded
+        _check_out(Path(given.out), ("parquet",) if given.histories else ("parquet", "csv", "json"))
     spread = "--ray" if given.ray else "--ray_address" if given.ray_address else "--workers" if given.workers else None
     if spread and not given.histories:
         raise ConfigError(f"{spread}: spreads a file over workers; give --histories FILE.")
     return given
+
+
+def _check_out(path: Path, kinds: Sequence[str]) -> None:
+    """Raise where ``--out`` is no file of one of these kinds, or none that can be written."""
+    if path.suffix.removeprefix(".") not in kinds:
+        what = "a .parquet, .csv or .json file" if len(kinds) > 1 else "a .parquet file is written"
+        raise ConfigError(f"--out={path}: {what}; name one.")
+    check_writable(path.parent, "--out", make=False)
 
 
 @contextlib.contextmanager
@@ -110,7 +122,10 @@ def _tokens(option: str, path: str | None) -> tuple[str, ...] | None:
         raise DataError(
             f"--{option}={path}: cannot be read ({error}). A file with an item token per line is needed."
         ) from error
-    return tuple(line.strip() for line in lines if line.strip())
+    tokens = tuple(line.strip() for line in lines if line.strip())
+    if not tokens and option == "only":  # nothing to leave out is a list too
+        raise DataError(f"--{option}={path}: no item token in it. A file with an item token per line is needed.")
+    return tokens
 
 
 def _file(given: argparse.Namespace, folder: str) -> int:
@@ -220,8 +235,6 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
     from recbole_eimf.core.files import atomic_path
 
     writers = {".parquet": "to_parquet", ".csv": "to_csv", ".json": "to_json"}
-    if path.suffix not in writers:
-        raise ConfigError(f"--out={path}: a .parquet, .csv or .json file; name one.")
     options = {".json": {"orient": "records", "force_ascii": False}}.get(path.suffix, {"index": False})
     frame = frame.copy()
     frame.attrs = {}

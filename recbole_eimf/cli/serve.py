@@ -45,6 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     parts.require("fastapi", "uvicorn", "prometheus_client")
 
     from recbole_eimf.serving.http.run import serve
+    from recbole_eimf.serving.model_folder import read_config
+
+    read_config(given.model, verify=False)  # under the name that was typed
 
     serve(given.model, given.host, given.port, given.workers, given.capacity)
     return 0

@@ -20,7 +20,7 @@ from recbole_eimf.config.layers import merged, our_layers, today
 from recbole_eimf.config.models import known_model_names, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
-from recbole_eimf.config.yaml_file import parse_command_line, parse_value, read_yaml
+from recbole_eimf.config.yaml_file import line_of, parse_command_line, parse_value, read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import LONGEST_NAME
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -63,8 +63,14 @@ def recbole_keys() -> frozenset[str]:
     return frozenset(keys) | {*checked_recbole_keys()}
 
 
-def check_keys(given: Mapping[str, Any], also_known: Iterable[str] = ()) -> None:
-    """Raise ConfigError for a key that neither RecBole nor we know, with the closest one that exists."""
+def check_keys(
+    given: Mapping[str, Any], also_known: Iterable[str] = (), said_in: Mapping[str, str | Path] | None = None
+) -> None:
+    """Raise ConfigError for a key that neither RecBole nor we know, with the closest one that exists.
+
+    Args:
+        said_in: key -> the file that gives it.
+    """
     known = recbole_keys() | {*our_keys(), "esim"} | set(also_known)
     for key in given:
         if key in known:
@@ -73,8 +79,10 @@ def check_keys(given: Mapping[str, Any], also_known: Iterable[str] = ()) -> None
             raise ConfigError(
                 f"{key}={given[key]!r}: no key of a run. {ELSEWHERE[key][0].upper()}{ELSEWHERE[key][1:]}."
             )
+        path = (said_in or {}).get(key)
+        place = f"{path}, line {line_of(Path(path), key)}: " if path else ""
         raise ConfigError(
-            f"unknown key '{key}' (value {given[key]!r}).{suggestion(key, known)} "
+            f"{place}unknown key '{key}' (value {given[key]!r}).{suggestion(key, known)} "
             f"If your own model reads it, add --allow_unknown_keys=True."
         )
 
@@ -144,8 +152,12 @@ class EIMFConfig(Config):
 
     def _load_config_files(self, file_list):
         merged_files: dict[str, Any] = {}
+        self.said_in: dict[str, str] = {}
         for part in file_list or ():  # a mapping is what a file once said
-            merged_files.update(part if isinstance(part, Mapping) else read_yaml(part))
+            values = part if isinstance(part, Mapping) else read_yaml(part)
+            if not isinstance(part, Mapping):
+                self.said_in.update(dict.fromkeys(values, str(part)))
+            merged_files.update(values)
         return merged_files
 
     def _load_cmd_line(self):
@@ -154,7 +166,7 @@ class EIMFConfig(Config):
     def _merge_external_config_dict(self):
         super()._merge_external_config_dict()
         if not self.external_config_dict.get("allow_unknown_keys"):
-            check_keys(self.external_config_dict)
+            check_keys(self.external_config_dict, said_in=self.said_in)
         if "esim" in self.external_config_dict:
             getLogger().warning("esim is called recipe now: --recipe=paper is what --esim=paper was")
             self.external_config_dict = today(self.external_config_dict)

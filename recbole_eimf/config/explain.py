@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.key import AFFECTS
 from recbole_eimf.config.layers import every_layer, setters
 from recbole_eimf.config.same import known_keys
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -27,7 +28,8 @@ def explained(key: str, model: str, dataset: str | None, files: list[str], words
     value = config[key] if set_by or key in config else "nothing"
     lines = [f"{key} = {value!r}" if value != "nothing" else f"{key} is not set"]
     if about is not None:
-        lines.append(f"  {about.help}. Allowed: {about.allowed}. Affects: {about.affects}. {about.section}")
+        lines.append(f"  {about.help}. Allowed: {about.allowed}. {about.section}")
+        lines.append(f"  it affects {AFFECTS[about.affects]}")
     if not set_by:
         lines.append("  set by nothing: this model does not read it, or takes a default of its own")
     for place, layer in enumerate(set_by):

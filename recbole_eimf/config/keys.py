@@ -32,7 +32,7 @@ class DataSettings:
         "source", "a user's events of one time: in the source's order, shuffled, or shuffled and targets only together",
         affects="expert",
     )  # fmt: skip
-    ties_seed: int = key(2024, "of ties: draws that order; not the training seed", least=0, affects="expert")
+    ties_seed: int = key(2024, "of ties: seed of that order; not the training seed", least=0, affects="expert")
     shuffled_history: bool = key(
         False, "training sequences and histories in an order of chance (by ties_seed): does order matter here?",
         affects="expert",
@@ -105,7 +105,9 @@ class ItemSettings:
         affects="expert",
     )  # fmt: skip
     adaptor_experts: int = key(8, "of text_adaptor=moe: whitenings that are mixed", least=1, affects="expert")
-    adaptor_dropout: float = key(0.2, "of text_adaptor=moe: of the text vectors", least=0, below=1, affects="expert")
+    adaptor_dropout: float = key(
+        0.2, "of text_adaptor=moe: dropout of the text vectors", least=0, below=1, affects="expert"
+    )
     id_dimension: int = key(
         0, "of item_text=null_space: dimensions of an item vector that are the id's; 0: half of them", least=0,
         affects="expert",
@@ -139,7 +141,7 @@ class ItemSettings:
         "uniform", "how negatives of a sampled softmax are drawn (log-Q corrected)", affects="expert"
     )
     logits_dtype: Literal["float32", "bfloat16"] = key(
-        "float32", "of the product with the catalogue while training", affects="expert"
+        "float32", "number format of the product with the catalogue in training", affects="expert"
     )
 
 
@@ -151,7 +153,9 @@ class InterestModelSettings:
         "SASRec", "the network that turns a sequence into interests; your own as package.module:Class", affects="expert"
     )
     readout: Literal["soft", "hard"] = key(
-        "hard", "in training, the mean of a user's interests by likeness to the target, or the likest", affects="expert"
+        "hard",
+        "in training: a user's interests weighted by likeness to the target, or the one most like it",
+        affects="expert",
     )
     readout_temperature: float = key(1.0, "of the soft readout, divides the products", above=0, affects="expert")
     readout_power: float = key(
@@ -242,7 +246,7 @@ class DistillationSettings:
     )
     profile_epochs: int = key(8, "ProfileDistillation: epochs that learn the profiles too, before the others", least=0)
     profile_weight: float = key(
-        0.65, "ProfileDistillation: of the profiles' loss, which is scaled to the size of the other (alpha)", least=0,
+        0.65, "ProfileDistillation: weight of the profiles' loss, scaled to the size of the other (alpha)", least=0,
         most=1,
     )  # fmt: skip
 
@@ -279,7 +283,7 @@ class TextSettings:
     text_max_length: int = key(128, "tokens kept of a text", least=1)
     text_pooling: Literal["mean", "cls", "last"] = key("mean", "which tokens' states make a text's vector")
     encoder_processes: int = key(
-        1, "that share the encoding of texts; 0 is one for each GPU", least=0, affects="machine"
+        1, "processes that share the encoding of texts; 0: one for each GPU", least=0, affects="machine"
     )
     semantic_cache: str = key(
         ".cache/recbole_eimf", "folder of embeddings, clusters, replies and pre-trained experts", affects="path"
@@ -298,8 +302,8 @@ class SemanticSettings(TextSettings):
     )
     preference: float | None = key(None, "p of affinity propagation, instead of exemplar_ratio", below=0)
     exemplar_ratio: float | None = key(0.03, "share of the users that become exemplars", above=0, most=1)
-    damping: float = key(0.9, "of affinity propagation", least=0.5, below=1)
-    cluster_neighbours: int = key(50, "of the sparse graph to begin with", least=1)
+    damping: float = key(0.9, "damping of affinity propagation", least=0.5, below=1)
+    cluster_neighbours: int = key(50, "neighbours of a user in the sparse graph, to begin with", least=1)
     interest_source: str = key(
         "keywords",
         "where interests come from; keywords needs no LLM, shuffled is the placebo, module:function is yours",
@@ -314,29 +318,29 @@ class SemanticSettings(TextSettings):
     )
     interest_file: str | None = key(None, "JSONL of user_id, response, for interest_source=file", affects="content")
     allow_foreign_replies: bool = key(False, "use replies whose prompts the training histories do not give")
-    assignment_file: str | None = key(None, "CSV of user_id, exemplar_user_id beside it", affects="content")
+    assignment_file: str | None = key(None, "CSV of user_id, exemplar_user_id, beside interest_file", affects="content")
     max_interests: int = key(20, "interests of an exemplar that are used", least=1)
     prompt_file: str | None = key(None, "a prompt of your own", affects="content")
     prompt_items: int = key(20, "latest titles that a prompt shows", least=1)
     llm_model: str = key("qwen-turbo", "the endpoint's model")
-    llm_base_url: str | None = key(None, "of the endpoint, such as https://host/v1; None: OpenAI's")
+    llm_base_url: str | None = key(None, "address of the endpoint, such as https://host/v1; None: OpenAI's")
     llm_api_key_env: str = key(
         "OPENAI_API_KEY", "NAME of the environment variable that holds the key", affects="machine", form=_VARIABLE,
         secret=True,
     )  # fmt: skip
     llm_api_key_file: str | None = key(None, "a file that holds the key instead", affects="path")
     llm_concurrency: int = key(8, "calls at a time", least=1, affects="machine")
-    llm_max_retries: int = key(6, "of a call that fails", least=0, affects="machine")
+    llm_max_retries: int = key(6, "retries of a call that fails", least=0, affects="machine")
     llm_timeout: float = key(60.0, "seconds a call may take", above=0, affects="machine")
-    llm_temperature: float | None = key(0.0, "of the LLM; None: not sent", least=0)
-    llm_max_tokens: int = key(1024, "of a reply", least=1)
+    llm_temperature: float | None = key(0.0, "temperature of the LLM; None: not sent", least=0)
+    llm_max_tokens: int = key(1024, "tokens of a reply, at most", least=1)
     llm_structured: Literal["auto", "on", "off"] = key("auto", "ask for JSON by response_format; on insists")
     llm_price_in: float | None = key(None, "USD for a million tokens sent", least=0, affects="machine")
     llm_price_out: float | None = key(None, "USD for a million tokens received", least=0, affects="machine")
     llm_check_first: int = key(
         20, "stop when so many replies came and none holds an interest; 0: never", least=0, affects="machine"
     )
-    batch_file: str | None = key(None, "answers of the OpenAI Batch API", affects="content")
+    batch_file: str | None = key(None, "file of answers of the OpenAI Batch API", affects="content")
 
 
 @dataclass(frozen=True)
@@ -349,24 +353,26 @@ class PADSettings:
     fusion: Literal["gelu", "concat", "add"] = key(
         "gelu", "how a hybrid or aligned expert joins ids and text (gelu: PAD's)", affects="text expert"
     )
-    fusion_dropout: float = key(0.1, "before that", least=0, below=1, affects="text expert")
+    fusion_dropout: float = key(0.1, "dropout before the fusion", least=0, below=1, affects="text expert")
     text_projection: Literal["linear", "mlp", "gelu"] = key(
-        "linear", "of text to the item dimension; gelu: PAD's, a GELU and dropout around every layer",
+        "linear", "map of text to the item dimension; gelu: PAD's, a GELU and dropout around every layer",
         affects="text expert",
     )  # fmt: skip
     projection_layers: int = key(1, "of mlp and gelu: layers after the first", least=1, affects="text expert")
     unseen_ids: Literal["learned", "none", "text"] = key(
-        "learned", "id vectors of items that training never saw count, do not, or text experts stand in for all",
+        "learned", "id vectors of items never seen in training: they count, do not, or text experts stand in for all",
         affects="text expert",
     )  # fmt: skip
-    unseen_offset: float = key(0.0, "subtracted from the scores of such items when ranking")
+    unseen_offset: float = key(0.0, "of items never seen in training: subtracted from their scores when ranking")
     gate: Literal["frequency", "shared", "none"] = key(
         "frequency", "weights of the experts: by the item's frequency, the same for all items, or equal"
     )
-    gate_buckets: int = key(10, "of frequency", least=1)
-    gate_start: tuple[float, ...] = key((), "of id, text and aligned or hybrid experts, before the sigmoid; []: equal")
+    gate_buckets: int = key(10, "buckets of frequency", least=1)
+    gate_start: tuple[float, ...] = key(
+        (), "weights of id, text and aligned or hybrid experts, before the sigmoid; []: equal"
+    )
     gate_end: tuple[float, ...] = key(
-        (), "of gate=frequency: the same of the coldest bucket, with equal steps from gate_start; []: as gate_start"
+        (), "of gate=frequency: those of the coldest bucket, with equal steps from gate_start; []: as gate_start"
     )
     gate_total: float = key(
         1.0, "what an item's weights add up to: 1 are probabilities, the number of experts is a sum", above=0
@@ -375,34 +381,38 @@ class PADSettings:
         "ce", "softmax over the catalogue, or binary with negatives outside the user's history", affects="expert"
     )
     bce_reduction: Literal["mean", "sum"] = key(
-        "mean", "of bce and gbce: over a target and its negatives; sum makes gamma count less", affects="expert"
+        "mean",
+        "of bce and gbce: mean or sum over a target and its negatives; sum makes gamma count less",
+        affects="expert",
     )
     gbce_calibration: float = key(0.75, "t of gbce: 0 is bce, 1 fully calibrated", least=0, most=1, affects="expert")
     candidates: Literal["all", "seen"] = key(
         "all", "which items compete with a target in training: all, or those that training ever saw", affects="expert"
     )
     alignment: Literal["none", "non_anchored", "anchored", "anchored_frozen"] = key(
-        "anchored", "phase 2: with the recommendation loss, without, with ids that stand still, or none"
+        "anchored", "phase 2: none; without the recommendation loss; with it; with it and ids that stand still"
     )
-    kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = key("gaussian", "of the alignment loss")
-    mmd_estimator: Literal["biased", "unbiased"] = key("biased", "of MK-MMD")
+    kernel: Literal["gaussian", "laplacian", "linear", "cosine", "infonce"] = key(
+        "gaussian", "kernel of the alignment loss"
+    )
+    mmd_estimator: Literal["biased", "unbiased"] = key("biased", "estimator of MK-MMD")
     mmd_width: float = key(
         1.0, "w of the Gaussian kernels exp(-distance / (w bandwidth)); 2 is the normal density's", above=0
     )
     mmd_items: int = key(512, "distinct items of a batch in the alignment loss, at most; 0 is all", least=0)
     gamma: float = key(0.1, "weight of EIMF's auxiliary losses, of PAD's alignment loss", least=0)
     tau: float = key(0.1, "temperature of the contrast (EIMF's, PAD's kernel=infonce, CTRL's)", above=0)
-    sufficiency_weight: float = key(0.5, "DisCo: of its sufficiency loss", least=0)
-    disentanglement_weight: float = key(0.1, "DisCo: of its disentanglement loss", least=0)
-    chunks: int = key(4, "DisCo: of an item vector; divides hidden_size", least=2)
+    sufficiency_weight: float = key(0.5, "DisCo: weight of its sufficiency loss", least=0)
+    disentanglement_weight: float = key(0.1, "DisCo: weight of its disentanglement loss", least=0)
+    chunks: int = key(4, "DisCo: chunks of an item vector; divides hidden_size", least=2)
     pretrain: Literal["id", "all"] = key("id", "which experts are trained alone first")
     fine_tune: bool = key(True, "the last phase: all experts together")
-    pretrain_learning_rate: float | None = key(None, "of phase 1; None is learning_rate", above=0)
-    align_learning_rate: float | None = key(None, "of phase 2; None is learning_rate", above=0)
-    finetune_learning_rate: float | None = key(None, "of phase 3; None is learning_rate", above=0)
-    pretrain_epochs: int | None = key(None, "of phase 1; None is epochs", least=0)
-    align_epochs: int | None = key(None, "of phase 2; None is epochs", least=0)
-    finetune_epochs: int | None = key(None, "of phase 3; None is epochs", least=0)
+    pretrain_learning_rate: float | None = key(None, "learning rate of phase 1; None is learning_rate", above=0)
+    align_learning_rate: float | None = key(None, "learning rate of phase 2; None is learning_rate", above=0)
+    finetune_learning_rate: float | None = key(None, "learning rate of phase 3; None is learning_rate", above=0)
+    pretrain_epochs: int | None = key(None, "epochs of phase 1; None is epochs", least=0)
+    align_epochs: int | None = key(None, "epochs of phase 2; None is epochs", least=0)
+    finetune_epochs: int | None = key(None, "epochs of phase 3; None is epochs", least=0)
     phase_cache: bool = key(
         True, "keep pre-trained experts under semantic_cache for runs that differ in later phases", affects="machine"
     )

@@ -39,22 +39,24 @@ class MachineKeys:
     world_size: int = key(OF_MODEL, "processes on all machines; -1: those of this one", least=-1, **_MACHINE)
     group_offset: int = key(OF_MODEL, "number of this machine's first process", least=0, **_MACHINE)
     offset: int = key(OF_MODEL, "RecBole's name for group_offset", least=0, **_MACHINE)
-    ip: str = key(OF_MODEL, "machine of the first process", **_MACHINE)
-    port: int | str = key(OF_MODEL, "on which processes meet", least=0, most=65535, **_MACHINE)
+    ip: str = key(OF_MODEL, "address of the machine of the first process", **_MACHINE)
+    port: int | str = key(OF_MODEL, "port on which processes meet", least=0, most=65535, **_MACHINE)
     local_rank: int = key(OF_MODEL, "set by the program: number of this process", **_MACHINE)
     single_spec: bool = key(OF_MODEL, "set by the program: whether it works alone", **_MACHINE)
     device: Any = key(OF_MODEL, "set by the program: torch's device", **_MACHINE)
-    state: str = key(OF_MODEL, "what is logged, from", form=_words(_LEVELS), **_MACHINE)
+    state: str = key(OF_MODEL, "lowest level of log lines that are shown", form=_words(_LEVELS), **_MACHINE)
     show_progress: bool = key(OF_MODEL, "progress bars", **_MACHINE)
     log_wandb: bool = key(OF_MODEL, "log to Weights & Biases", **_MACHINE)
-    wandb_project: str = key(OF_MODEL, "of Weights & Biases", **_MACHINE)
+    wandb_project: str = key(OF_MODEL, "project of Weights & Biases", **_MACHINE)
     data_path: str = key(OF_MODEL, "folder that holds a folder of atomic files for each data set", **_PATH)
-    checkpoint_dir: str = key(OF_MODEL, "of RecBole's checkpoints; output_dir, where given, takes its place", **_OUTPUT)
-    encoding: str = key(OF_MODEL, "of atomic files", **_MACHINE)
+    checkpoint_dir: str = key(
+        OF_MODEL, "folder of RecBole's checkpoints; output_dir takes its place where it is given", **_OUTPUT
+    )
+    encoding: str = key(OF_MODEL, "text encoding of atomic files", **_MACHINE)
     save_dataset: bool = key(OF_MODEL, "save the filtered data set", **_MACHINE)
-    dataset_save_path: str | None = key(OF_MODEL, "where to", **_OUTPUT)
+    dataset_save_path: str | None = key(OF_MODEL, "where save_dataset writes", **_OUTPUT)
     save_dataloaders: bool = key(OF_MODEL, "save the loaders", **_MACHINE)
-    dataloaders_save_path: str | None = key(OF_MODEL, "where to", **_OUTPUT)
+    dataloaders_save_path: str | None = key(OF_MODEL, "where save_dataloaders writes", **_OUTPUT)
     config_file: Any = key(OF_MODEL, "RecBole's name for config_files", **_MACHINE)
 
 
@@ -62,27 +64,27 @@ class MachineKeys:
 class TrainingKeys:
     """Training: RecBole's keys."""
 
-    seed: int = key(OF_MODEL, "of everything that is drawn", least=0, most=2**32 - 1, **_EXPERT)
+    seed: int = key(OF_MODEL, "seed of everything that is drawn in training", least=0, most=2**32 - 1, **_EXPERT)
     reproducibility: bool = key(OF_MODEL, "let cuDNN take reproducible algorithms only", **_EXPERT)
-    epochs: int = key(OF_MODEL, "at most", least=0, **_EXPERT)
+    epochs: int = key(OF_MODEL, "epochs at most; early stopping may end sooner", least=0, **_EXPERT)
     stopping_step: int = key(
         OF_MODEL, "validations without a better one after which training stops", least=0, **_EXPERT
     )
     eval_step: int = key(OF_MODEL, "epochs between validations; 0: none, the last epoch is kept", least=0, **_EXPERT)
     train_batch_size: int = key(OF_MODEL, "rows of a batch: users, or windows of long sequences", least=1, **_EXPERT)
     learner: str = key(OF_MODEL, "optimiser", form=_words(_LEARNERS), **_EXPERT)
-    learning_rate: float = key(OF_MODEL, "of the optimiser", above=0, **_EXPERT)
-    weight_decay: float = key(OF_MODEL, "of the optimiser", least=0, **_EXPERT)
+    learning_rate: float = key(OF_MODEL, "learning rate of the optimiser", above=0, **_EXPERT)
+    weight_decay: float = key(OF_MODEL, "weight decay of the optimiser", least=0, **_EXPERT)
     clip_grad_norm: dict | None = key(OF_MODEL, "arguments of torch's clip_grad_norm_: {max_norm: 5}", **_EXPERT)
     shuffle: bool = key(OF_MODEL, "rows in another order every epoch", **_EXPERT)
     train_neg_sample_args: dict | str | None = key(
         OF_MODEL, "negatives of RecBole's pairwise losses; ours draw their own (num_negatives)", **_EXPERT
     )
-    loss_type: Literal["CE", "BPR"] = key(OF_MODEL, "of RecBole's own models", **_EXPERT)
+    loss_type: Literal["CE", "BPR"] = key(OF_MODEL, "loss of RecBole's own models", **_EXPERT)
     enable_amp: bool = key(OF_MODEL, "mixed precision", **_EXPERT)
     enable_scaler: bool = key(OF_MODEL, "scale gradients, for float16", **_EXPERT)
-    loss_decimal_place: int = key(OF_MODEL, "of losses in the log", least=0, **_MACHINE)
-    require_pow: bool = key(OF_MODEL, "RecBole's EmbLoss squares", **_EXPERT)
+    loss_decimal_place: int = key(OF_MODEL, "decimals of losses in the log", least=0, **_MACHINE)
+    require_pow: bool = key(OF_MODEL, "whether RecBole's EmbLoss squares", **_EXPERT)
     transform: str | None = key(OF_MODEL, "RecBole's change of batches", **_EXPERT)
 
 
@@ -94,10 +96,10 @@ class EvaluationKeys:
     topk: tuple[int, ...] | int = key(OF_MODEL, "the k of the metrics", least=1)
     valid_metric: str = key(OF_MODEL, "chooses the best epoch: a metric and one of topk, such as NDCG@10", **_EXPERT)
     valid_metric_bigger: bool = key(OF_MODEL, "set by RecBole: whether more of it is better", **_EXPERT)
-    eval_args: dict = key(OF_MODEL, "mode: full, uniN, popN; the split is protocol's", **_EXPERT)
+    eval_args: dict = key(OF_MODEL, "mode: full, uniN or popN; protocol says how data are split", **_EXPERT)
     eval_batch_size: int = key(OF_MODEL, "users that are ranked together", least=1, **_MACHINE)
-    metric_decimal_place: int = key(OF_MODEL, "of metrics", least=0)
-    repeatable: bool = key(OF_MODEL, "True for sequential models", **_EXPERT)
+    metric_decimal_place: int = key(OF_MODEL, "decimals of metrics", least=0)
+    repeatable: bool = key(OF_MODEL, "whether items may be recommended again; True for sequential models", **_EXPERT)
 
 
 @dataclass(frozen=True)
@@ -111,16 +113,20 @@ class DataKeys:
     MAX_ITEM_LIST_LENGTH: int = key(OF_MODEL, "items of a sequence that a model sees", least=1, **_EXPERT)
     load_col: dict | None = key(OF_MODEL, "columns to read: {inter: [user_id, item_id, timestamp, order]}", **_EXPERT)
     unload_col: dict | None = key(OF_MODEL, "columns not to read", **_EXPERT)
-    user_inter_num_interval: str | None = key(OF_MODEL, "keep users of so many interactions", form=_INTERVAL, **_EXPERT)
-    item_inter_num_interval: str | None = key(OF_MODEL, "keep items of so many interactions", form=_INTERVAL, **_EXPERT)
+    user_inter_num_interval: str | None = key(
+        OF_MODEL, "keep users with so many interactions", form=_INTERVAL, **_EXPERT
+    )
+    item_inter_num_interval: str | None = key(
+        OF_MODEL, "keep items with so many interactions", form=_INTERVAL, **_EXPERT
+    )
     filter_inter_by_user_or_item: bool = key(OF_MODEL, "drop interactions of unknown users or items", **_EXPERT)
     rm_dup_inter: Literal["first", "last"] | None = key(OF_MODEL, "of equal interactions, keep one", **_EXPERT)
     val_interval: dict | None = key(OF_MODEL, "keep interactions by a column's value: {rating: '[3,inf)'}", **_EXPERT)
     normalize_all: bool | None = key(OF_MODEL, "squeeze numbers into [0, 1]; times must stay times", **_EXPERT)
     normalize_field: tuple[str, ...] | None = key(OF_MODEL, "columns to squeeze", **_EXPERT)
-    field_separator: str = key(OF_MODEL, "between columns", **_EXPERT)
-    seq_separator: str = key(OF_MODEL, "within a column of lists", **_EXPERT)
-    LIST_SUFFIX: str = key(OF_MODEL, "of the names of sequences", **_EXPERT)
+    field_separator: str = key(OF_MODEL, "what stands between columns", **_EXPERT)
+    seq_separator: str = key(OF_MODEL, "what stands between the values of a list", **_EXPERT)
+    LIST_SUFFIX: str = key(OF_MODEL, "suffix of the names of sequences", **_EXPERT)
     ITEM_LIST_LENGTH_FIELD: str = key(OF_MODEL, "name of a sequence's length", **_EXPERT)
 
 
@@ -131,16 +137,16 @@ class RecBoleNetworkKeys:
     hidden_size: int = key(OF_MODEL, "dimension of states, and of items; n_heads divides it", least=1, **_EXPERT)
     embedding_size: int = key(OF_MODEL, "GRU4Rec, Caser: dimension of items", least=1, **_EXPERT)
     inner_size: int = key(OF_MODEL, "width of a transformer's feed-forward layer", least=1, **_EXPERT)
-    n_layers: int = key(OF_MODEL, "of a transformer", least=1, **_EXPERT)
-    n_heads: int = key(OF_MODEL, "of a transformer's attention", least=1, **_EXPERT)
-    num_layers: int = key(OF_MODEL, "GRU4Rec: of the GRU", least=1, **_EXPERT)
-    hidden_dropout_prob: float = key(OF_MODEL, "of states, and of items", least=0, below=1, **_EXPERT)
-    attn_dropout_prob: float = key(OF_MODEL, "of attention", least=0, below=1, **_EXPERT)
-    dropout_prob: float = key(OF_MODEL, "GRU4Rec, Caser", least=0, below=1, **_EXPERT)
+    n_layers: int = key(OF_MODEL, "layers of a transformer", least=1, **_EXPERT)
+    n_heads: int = key(OF_MODEL, "heads of a transformer's attention", least=1, **_EXPERT)
+    num_layers: int = key(OF_MODEL, "GRU4Rec: layers of the GRU", least=1, **_EXPERT)
+    hidden_dropout_prob: float = key(OF_MODEL, "dropout of states and of item vectors", least=0, below=1, **_EXPERT)
+    attn_dropout_prob: float = key(OF_MODEL, "dropout of attention", least=0, below=1, **_EXPERT)
+    dropout_prob: float = key(OF_MODEL, "GRU4Rec, Caser: dropout", least=0, below=1, **_EXPERT)
     hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] = key(
-        OF_MODEL, "of a transformer's feed-forward layer", **_EXPERT
+        OF_MODEL, "activation of a transformer's feed-forward layer", **_EXPERT
     )
-    layer_norm_eps: float = key(OF_MODEL, "of layer norms", least=0, **_EXPERT)
+    layer_norm_eps: float = key(OF_MODEL, "epsilon of layer norms", least=0, **_EXPERT)
     initializer_range: float = key(OF_MODEL, "deviation of a transformer's first weights", least=0, **_EXPERT)
     mask_ratio: float = key(OF_MODEL, "BERT4Rec: share of items that are hidden", above=0, most=1, **_EXPERT)
     ft_ratio: float = key(

@@ -54,10 +54,13 @@ def parse_command_line(arguments: Iterable[str]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
-    for argument in arguments:
+    arguments = list(arguments)
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         key, sign, text = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not sign or not key:
-            raise ConfigError(f"argument {argument!r}: write --key=value, without spaces around '='.")
+            apart = argument.startswith("--") and not sign and following and not following.startswith("--")
+            form = f"{argument}={following}" if apart else "--key=value"
+            raise ConfigError(f"argument {argument!r}: write {form}, without spaces around '='.")
         if texts.get(key, text) != text:
             raise ConfigError(f"--{key} is given twice: {texts[key]!r} and {text!r}. Keep one.")
         texts[key] = text

@@ -86,6 +86,8 @@ def check_writable(folder: str | os.PathLike, key: str, make: bool = True) -> No
             probe.write(_PROBE)
             probe.flush()
             os.fsync(probe.fileno())
+    except FileNotFoundError as error:  # of a place where nothing can be made, such as /proc
+        raise DiskError(f"{key}={folder}: cannot be made there. Name a folder that you may write to.") from error
     except OSError as error:
         found = refusal(error, f"{key}={folder}")
         if found is None:

@@ -14,6 +14,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_eimf.config.stock_needs import check_files
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.data import atomic_check
 from recbole_eimf.data.atomic_file import first_seen, read_plain
 
 
@@ -58,22 +59,37 @@ class AtomicDataset(SequentialDataset):
 
     def _load_feat(self, filepath, source):
         """RecBole's, but interactions of plain columns are read faster (:mod:`recbole_eimf.data.atomic_file`)."""
-        if source != FeatureSource.INTERACTION:
-            return super()._load_feat(filepath, source)
         separator, encoding = self.config["field_separator"], self.config["encoding"]
         with open(filepath, encoding=encoding) as file:
             header = file.readline().rstrip("\n").split(separator)
+        atomic_check.check_header(filepath, header)
+        if source != FeatureSource.INTERACTION:
+            return super()._load_feat(filepath, source)
         wanted, unwanted = self._get_load_and_unload_col(source)
         kinds = {}
         for column in header:
             field, _, kind = column.partition(":")
             if (wanted is None or field in wanted) and field not in (unwanted or ()):
                 kinds[column] = kind
+        names = [column.partition(":")[0] for column in kinds]
+        wanted = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
+        atomic_check.check_named(filepath, header, names, wanted)
+        frame = self._read_interactions(filepath, header, kinds, separator, encoding)
+        order = self.config["ORDER_FIELD"]
+        atomic_check.check_rows(filepath, frame, order if order in frame else self.time_field)
+        return frame
+
+    def _read_interactions(self, filepath, header, kinds, separator, encoding) -> pd.DataFrame:
+        """The columns ``kinds`` (name and type -> type) of a file of interactions."""
+        source = FeatureSource.INTERACTION
         plain = {column: kind == "token" for column, kind in kinds.items()}
         odd = len(plain) < 1 or not set(kinds.values()) <= {"token", "float"} or len(set(header)) < len(header)
         frame = None if odd else read_plain(filepath, plain, separator, encoding)
         if frame is None:
-            return super()._load_feat(filepath, source)
+            try:
+                return super()._load_feat(filepath, source)
+            except ValueError as error:
+                raise atomic_check.not_read(filepath, error) from error
         frame.columns = [column.partition(":")[0] for column in frame]
         for field, is_token in zip(frame, plain.values(), strict=True):
             kind = FeatureType.TOKEN if is_token else FeatureType.FLOAT
@@ -81,6 +97,15 @@ class AtomicDataset(SequentialDataset):
             if not is_token:
                 self.field2bucketnum[field] = 2
         return frame
+
+    def _reset_index(self):
+        if not len(self.inter_feat):
+            raise DataError(
+                f"{self.dataset_name}.inter: no interaction is left after the filters. Loosen user_inter_num_interval="
+                f"{self.config['user_inter_num_interval']}, item_inter_num_interval="
+                f"{self.config['item_inter_num_interval']} or val_interval={self.config['val_interval']}."
+            )
+        super()._reset_index()
 
     def _remap(self, remap_list):
         """RecBole's ids (by first appearance), found from the numbers of categories instead of text."""

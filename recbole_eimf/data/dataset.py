@@ -13,6 +13,7 @@ from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 
 from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.keys import our_keys
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import history_mask, protocol, ties, time_split, views
 from recbole_eimf.data.atomic_dataset import AtomicDataset
@@ -188,7 +189,8 @@ class LazySequenceDataset(AtomicDataset):
                 f"protocol=global_time: {self.dataset_name}.inter has no times (column {self.time_field!r} is missing, "
                 f"constant or a count): nothing says what was known when. Use leave_one_out or user_split."
             )
-        until = time_split.borders(self.times, config["time_quantiles"] or (0.8, 0.9), config["time_dates"] or ())
+        dates = our_keys()["time_dates"].check(config["time_dates"] or ())  # 2014-03-07,2014-05-13 is one word as typed
+        until = time_split.borders(self.times, config["time_quantiles"] or (0.8, 0.9), dates)
         chosen = config["time_target"] or "successive"
         days = (until[1] - until[0]) / (time_split.DAY * time_split.ticks_per_second(self.times))
         aged = f"; the test begins {days:.0f} days after it (refit=True trains again on these)"

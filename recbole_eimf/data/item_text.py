@@ -58,6 +58,8 @@ def read_item_text(path: str | Path, item_field: str, fields: Sequence[str], sep
 
 
 def _columns(path: Path, header: list[str], item_field: str, fields: Sequence[str]) -> tuple[int, list[int]]:
+    if not any(header):
+        raise DataError(f"{path}: the file is empty, or its first line is. Was it copied whole?")
     for name in (item_field, *fields):
         if name not in header:
             raise DataError(

@@ -48,7 +48,9 @@ def borders(time: np.ndarray, quantiles: Sequence[float], dates: Sequence[str] =
         said = f"time_quantiles={list(quantiles)}"
         found = [float(np.quantile(time, q)) for q in quantiles] if len(quantiles) == 2 else []
     if len(found) != 2 or not found[0] < found[1]:
-        raise ConfigError(f"{said}: two ascending ones are needed, the ends of training and of validation ({found}).")
+        raise ConfigError(
+            f"{said}: two are needed, the earlier one first: where training ends, and where validation ends."
+        )
     return found[0], found[1]
 
 

@@ -24,7 +24,8 @@ def evaluate(
     """Score a saved model on the test part, from behaviour alone: no text, no interests, no LLM.
 
     Args:
-        checkpoint, model: see :func:`load`.
+        checkpoint: see :func:`load`.
+        model: see :func:`load`.
         ranks_folder: where to write ``test_ranks.safetensors``, for paired tests.
         overrides: keys that change the evaluation (``mask_history``, ``topk``, ``metrics``, ``data_path``, ...).
 

@@ -81,7 +81,7 @@ class KnowledgeStage:
                 raise DataError(f"{key}={getattr(s, key)}: no such file.")
         if self.source == "openai":
             require("openai")
-            read_key(self.llm_settings())
+            read_key(self.llm_settings(), "the LLM (or take knowledge_source=file)")
 
     def requests(self) -> list[PromptRequest]:
         """The question about each item, in the order of tokens."""
@@ -111,9 +111,10 @@ class KnowledgeStage:
         replies = self._replies(agreed)
         ok = {item: reply for item, reply in replies.items() if reply.status == "ok" and item in self.item_text}
         if not ok:
+            where = f" in {self.settings.knowledge_file}" if self.source == "file" else ""
             raise InterestSourceError(
-                f"knowledge_source={self.source}: of {len(replies)} replies not one says anything about an item of "
-                f"{self.name}. Is it the file of another data set?"
+                f"knowledge_source={self.source}: not one of {len(replies)} replies{where} says anything about an item "
+                f"of {self.name}. Is it the file of another data set?"
             )
         items = {item: ItemKnowledge.of_texts(reply.interests) for item, reply in ok.items()}
         asked = {request.user_id: request.sha256 for request in self.requests()}

@@ -117,6 +117,11 @@ class Pipeline:
                 "interest_source=batch: batch_file is not set; give the answers' JSONL file. "
                 "`python -m recbole_eimf interests --interest_source=batch` writes the requests."
             )
+        if s.interest_file and source in ("keywords", "openai", "batch"):
+            raise ConfigError(
+                f"interest_file={s.interest_file}: interest_source={source} does not read it. Add "
+                f"--interest_source=file, or leave the file out."
+            )
         for key in ("interest_file", "assignment_file", "batch_file", "prompt_file"):
             path = getattr(s, key)
             if path and not Path(path).is_file():
@@ -357,7 +362,7 @@ class Pipeline:
         }
         name = f"shuffled {source}" if placebo else source
         getLogger().info(
-            f"interests: {report['interests']} of {len(answered)} exemplars, source {name}"
+            f"interests: {report['interests']}, of {len(answered)} exemplars; source {name}"
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
         digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]

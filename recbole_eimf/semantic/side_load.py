@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from logging import getLogger
 from pathlib import Path
@@ -155,7 +156,21 @@ def _knowledge(config, train, pipeline: Pipeline, follows: bool) -> Knowledge | 
     if not follows and settings.item_text_source == "title" and settings.interest_match == "item_text":
         return None
     stage = KnowledgeStage(pipeline.corpus.item_text, settings, config["dataset"])
+    if stage.source == "none":
+        raise ConfigError(
+            f"knowledge_source=none: {_asking(config)} reads an LLM's knowledge of items. Give --knowledge_source=file "
+            f"--knowledge_file=FILE, or make one with `python -m recbole_eimf knowledge`."
+        )
     return stage.run(popularity_of(config, train), config["seed"], agreed=bool(config["yes"]))
+
+
+def _asking(config) -> str:
+    """The keys that make a model read an LLM's knowledge of items, or the model that always does."""
+    words = {"item_text_source": "profile", "interest_match": "profile", "vector_graph": "next",
+             "score_prior": "next|previous|both|all"}  # fmt: skip
+    found = [f"{key}={config[key]}" for key, known in words.items() if re.search(known, str(config[key]))]
+    found += [f"next_labels={config['next_labels']}"] if config["next_labels"] else []
+    return ", ".join(found) or f"model={config['model']}"
 
 
 def popularity_of(config, train) -> dict[str, int]:

@@ -72,6 +72,11 @@ def read_result(output_dir: str | os.PathLike) -> dict[str, Any]:
     """
     folder = Path(output_dir)
     file = folder / "result.json"
+    if not file.is_file() and (folder / "items.parquet").is_file():
+        raise DataError(
+            f"{folder}: a model folder (of export), where a run's output_dir is needed. `recommend --model {folder}` "
+            f"and `serve {folder}` take it as it is."
+        )
     if not file.is_file():
         what = "is there, but the run is not finished" if folder.is_dir() else "no such folder"
         raise DataError(f"{folder}: {what} (no result.json). Train with --output_dir={folder}, or --resume=True.")
@@ -117,6 +122,7 @@ def export(
     check_kind(index)
     if text not in ("auto", "yes", "no"):
         raise ConfigError(f"text={text}: allowed are auto, yes, no.")
+    model_folder.check_place(out)
     run = read_run(output_dir)
     check_served(run)
     if refit:

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.version import __version__
 
@@ -30,6 +31,18 @@ FORMAT = "recbole_eimf served model"
 #: readers know this version and those before it
 VERSION = 1
 CONFIG = "config.json"
+
+
+def check_place(path: str | os.PathLike) -> None:
+    """Check that a model folder can be written as ``path``: nothing is there, or an older one, or an empty folder.
+
+    Raises:
+        DataError: something else is there. DiskError: the disk refuses.
+    """
+    path = Path(path)
+    if path.exists() and not is_model_folder(path) and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path}: is there already and is no model folder. Name another folder, or remove it.")
+    check_writable(path.parent, "out", make=False)
 
 
 @contextmanager
@@ -41,9 +54,8 @@ def new_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[P
     Raises:
         DataError: ``path`` is something else.
     """
+    check_place(path)
     path = Path(path)
-    if path.exists() and not is_model_folder(path) and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path}: is there already and is no model folder. Name another folder, or remove it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:

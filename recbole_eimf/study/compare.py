@@ -111,7 +111,8 @@ def compare(
         metrics: what the tables show, for example ``["Recall@50", "HR@50"]``; the CSV and JSON files hold all.
         title: above the table.
         parallel: runs at once, on Ray; 0: one after the other in this process.
-        cpus_per_run, gpus_per_run: what each takes; parts of a GPU are allowed.
+        cpus_per_run: processors that each takes.
+        gpus_per_run: GPUs that each takes; parts are allowed.
         tune_first: trials of a search that every row has on validation before its seeds.
         ray_address: of a cluster to run on.
         config_file_list: YAML files of keys, the later ones stronger.

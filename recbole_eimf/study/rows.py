@@ -146,6 +146,9 @@ def _placebo_of(inner: str) -> str:
         return "placebo"
     if card.family == "knowledge floor":
         return "shuffled_knowledge"
+    from recbole_eimf.experiment import plugin
+
+    plugin.adapt_recbole()  # names are read before a run has done it
     need = contract_of(load_model_class(card.name)).needs_side_information(EIMFConfig(card.name, "ml-100k"))
     return {"interests": "shuffled_interests", "text": "shuffled_text", None: "placebo"}[need]
 
@@ -187,6 +190,8 @@ def _check_name(name: str, text: str) -> None:
         load_model_class(name)  # RecBole's general models (Pop, BPR) stand in no list
     except ConfigError:
         near = suggestion(name, [*known, "RecBole", *_CONTROLS, *_PLACEBOS, "Pop"])
+        if shown := re.fullmatch(r"(\w+)\((\w+)\)", name):  # as tables show it
+            near = f" Did you mean '{shown[1]}[{shown[2]}]'?"
         raise ConfigError(
             f"models: {text!r}: no such model.{near} Backbones: {', '.join(BACKBONES)}; over one of them "
             f"EIMF[SASRec], placebo[SASRec]; RecBole's own as RecBole[SASRec]; yours as package.module:Class."

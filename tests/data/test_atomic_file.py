@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from recbole.data.dataset import SequentialDataset
 
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.data import atomic_dataset, atomic_file
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly
@@ -138,6 +139,25 @@ def test_a_broken_file_is_recboles_to_complain_of(tmp_path, make_config):
     keys = {**write(tmp_path, [*lines(20), "u1\ti1\tmany\t1\ts1"]), **ALL}
     with pytest.raises(ValueError, match="Unable to convert column rating"):
         LazySequenceDataset(make_config("IBIM", "odd", **keys))
+
+
+ROWS = [f"u{n}\ti{m}\t5\t{m}\ts" for n in range(3) for m in range(4)]
+
+
+@pytest.mark.parametrize(("header", "rows", "keys", "words"), [
+    ("", [], {}, "odd.inter: the file is empty"),
+    (HEADER, [], {}, "odd.inter: no interaction in it"),
+    ("user_id\titem_id", ROWS, {}, "line 1: column 'user_id' says no type.*user_id:token"),
+    (HEADER.replace("rating:float", "rating:number"), ROWS, {}, "column 'rating' has the type 'number'"),
+    (HEADER.replace("user_id", "user"), ROWS, {}, "no column 'user_id'. Did you mean 'user'.*shop.*USER_ID_FIELD"),
+    (HEADER, [*ROWS, "u1\ti1\t5\tyesterday\ts"], {}, "odd.inter: cannot be read.*timestamp"),
+    (HEADER, [*ROWS, "u1\ti1\t5\t\ts"], {}, "'timestamp' is empty or no number in 1 of 13 rows, first in row 13"),
+    (HEADER, ROWS, {"load_col": {"inter": ["user_id", "timestamp"]}}, "'item_id'.*is not read: add it to load_col"),
+    (HEADER, ROWS, {"user_inter_num_interval": "[9,inf)"}, r"no interaction is left.*user_inter_num_interval=\[9,"),
+])  # fmt: skip
+def test_a_file_that_holds_no_sequences_is_named(tmp_path, make_config, header, rows, keys, words):
+    with pytest.raises(DataError, match=words):
+        LazySequenceDataset(make_config("IBIM", "odd", **write(tmp_path, rows, header), **keys))
 
 
 def test_numbers_are_read_to_the_last_bit(tmp_path):

@@ -2,12 +2,13 @@
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
 
 from recbole_eimf.cli.prepare import main
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.prepare import write as prepare_module
 from recbole_eimf.data.prepare.interaction_log import Filters, k_core
 from recbole_eimf.data.prepare.write import (
@@ -105,6 +106,20 @@ def test_column_options(tmp_path):
     assert inter(tmp_path) == [("u", "b", "2", "1", "1"), ("u", "a", "5", "3", "2")]
     main([*arguments, *columns.split(), "--delimiter", "tab"])
     assert item(tmp_path) == {"a": (), "b": ()}
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    (["--k-core", "x"], "argument --k-core: invalid int value: 'x'. See python -m recbole_eimf prepare csv --help."),
+    (["--no-time", "--time-column", "when"], "--no-time, --time-column=when"),
+])  # fmt: skip
+def test_wrong_options_are_one_line(tmp_path, capsys, more, words):
+    (tmp_path / "i.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    start = ["csv", "--interactions", str(tmp_path / "i.csv"), "--name", "d", "--out", str(tmp_path)]
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        main([*start, *more])
+    assert not capsys.readouterr().err
+    assert main([]) == 0
+    assert "SOURCE" in capsys.readouterr().out
 
 
 def test_an_order_column_in_the_second_file_only(tmp_path):

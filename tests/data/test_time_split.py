@@ -104,6 +104,13 @@ def test_times_are_compared_in_double_precision(parts):
     assert Counter(u for u, _, _ in named(test)) == {"u2": 3, "u3": 4}
 
 
+def test_dates_are_taken_as_a_command_line_gives_them(parts):
+    _, listed = parts(time_dates=["2011-04-01", "2011-05-01"])
+    _, typed = parts(time_dates="2011-04-01,2011-05-01", folder="y")
+    assert [named(part) for part in typed] == [named(part) for part in listed]
+    assert all(len(part) for part in typed)
+
+
 def test_data_without_times_and_other_orders_are_refused(parts):
     flat = {u: [(i, n) for n, (i, _) in enumerate(events)] for u, events in EVENTS.items()}
     with pytest.raises(DataError, match="global_time.*no times"):

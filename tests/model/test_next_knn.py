@@ -113,7 +113,7 @@ def test_a_prior_of_counts_alone_needs_no_text(built):
 
 
 def test_a_prior_without_its_knowledge_is_refused(make_config):
-    with pytest.raises(ConfigError, match="knowledge_source=none"):
+    with pytest.raises(ConfigError, match="knowledge_source=none: score_prior=next reads"):
         assembly.datasets(make_config("IBIM", score_prior="next"))
 
 

@@ -56,6 +56,11 @@ def test_a_missing_key_is_an_error_before_any_work(arguments, monkeypatch, tmp_p
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_licence_without_an_export_is_refused(arguments, capsys):
+    assert main([*arguments, "--dry-run", "--licence=CC-BY-4.0"]) == 2
+    assert "--licence=CC-BY-4.0: of the replies that --export=DIR writes" in capsys.readouterr().err
+
+
 def test_its_files_side_load_into_training(arguments, planted, semantic_cache, tmp_path, capsys):
     with LLMServer() as server:
         assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 0

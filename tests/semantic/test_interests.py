@@ -189,10 +189,17 @@ def test_keywords_come_from_the_titles_of_the_users_own_cluster(tmp_path):
 
 def test_a_missing_file_or_key_stops_before_anything_is_encoded(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    nothing = tmp_path / "nothing.jsonl"
+    nothing.touch()
     for keys, named in (
         ({"interest_source": "file"}, "interest_file"),
         ({"interest_source": "batch"}, "batch_file"),
         ({"interest_source": "file", "interest_file": "gone.jsonl"}, "gone.jsonl"),
+        ({"interest_source": "file", "interest_file": str(nothing)}, "nothing.jsonl: no reply in it"),
+        (
+            {"interest_source": "keywords", "interest_file": "r.jsonl"},
+            "r.jsonl: interest_source=keywords does not read",
+        ),
         ({"prompt_file": "gone.txt"}, "gone.txt"),
         ({"interest_source": "openai"}, "OPENAI_API_KEY"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -121,7 +122,11 @@ def test_one_user_readably_and_why(run, model, capsys, monkeypatch):
         (["--model", "model", "--history", "1", "--k", "x"], "--k: invalid int value"),
         (["--model", "model", "--history", "1", "--ray"], "--ray: spreads a file"),
         (["--model", "model", "--history", "1", "--only", "nothing.txt"], "--only=nothing.txt: cannot be read"),
+        (["--model", "model", "--history", "1", "--only", "empty.txt"], "--only=empty.txt: no item token in it"),
+        (["--model", "model", "--history", "1", "--exclude-seen", "--include-seen"], "not allowed with"),
         (["--model", "model", "--history", "1", "--out", "x.xlsx"], "--out=x.xlsx: a .parquet, .csv or .json"),
+        (["--model", "none", "--history", "1", "--out", "x.xlsx"], "--out=x.xlsx: a .parquet, .csv or .json"),
+        (["--run", "model", "--history", "1"], "model: a model folder (of export), where a run's output_dir is needed"),
         (["--model", "model", "--histories", "h.csv"], "--out is missing"),
         (["--model", "model", "--histories", "h.csv", "--out", "r.parquet"], "h.csv: no such file"),
         (["--run", "none", "--history", "1"], "none: no such folder"),
@@ -129,6 +134,7 @@ def test_one_user_readably_and_why(run, model, capsys, monkeypatch):
 )
 def test_wrong_arguments_are_named(run, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(run)
+    Path("empty.txt").touch()
     assert main(["recommend", *arguments]) == 2
     assert message in capsys.readouterr().err
 

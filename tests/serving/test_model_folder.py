@@ -9,6 +9,7 @@ import pytest
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.serving import model_folder
+from recbole_eimf.serving.export import export
 from recbole_eimf.serving.recommender import Recommender
 
 
@@ -45,6 +46,13 @@ def _umask() -> int:
 def test_no_folder(tmp_path):
     with pytest.raises(DataError, match="no such model folder.*export --run OUT"):
         Recommender.load(tmp_path / "none")
+
+
+def test_a_place_that_holds_something_else_is_refused_before_a_run_is_loaded(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(DataError, match="mine: is there already and is no model folder"):
+        export(tmp_path / "no-run", tmp_path / "mine")
 
 
 def test_half_a_folder(folder):

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import recbole_eimf
@@ -42,6 +43,7 @@ def test_what_names_mean():
     assert framework.against == ("REMI", "placebo[REMI]", "text[REMI]")
     placebo = parse_model("placebo[REMI]")
     assert (placebo.model, placebo.keys) == ("EIMF", {"backbone": "REMI", "interest_source": "shuffled"})
+    assert parse_model("placebo[PAD]").keys["text_source"] == "shuffled"
     assert parse_model("Pop").model == "Pop"
     assert parse_model("recbole_eimf.model.baselines.counting:Markov").counting
     assert [row.name for row in complete(parse_models("Markov, SASRec"))] == [
@@ -49,11 +51,18 @@ def test_what_names_mean():
     ]  # fmt: skip
 
 
+def test_names_are_read_before_anything_else_has_made_recbole_ready(monkeypatch):
+    monkeypatch.delattr(np, "float_")  # as NumPy 2 has it; RecBole's Config reads it
+    assert parse_model("placebo[EIMF[REMI]]").keys["interest_source"] == "shuffled"
+    assert np.float_ is np.float64
+
+
 @pytest.mark.parametrize(
     ("names", "match"),
     [("SASRek", "'SASRek'.*Did you mean 'SASRec'"), ("EIMF[SASRek]", "Did you mean 'SASRec'"),
      ("EIFM[SASRec]", "Did you mean 'EIMF'"), ("RecBole[REMI]", "RecBole has none"), ("EIMF[SASRec", "not of the form"),
      ("REMI[SASRec]", "REMI is a backbone itself"), ("SASRec,SASRec", "SASRec is given twice"),
+     ("EIMF(SASRec)", r"Did you mean 'EIMF\[SASRec\]'"),
      ("nowhere.to:Be", "cannot import nowhere.to"), ("RecBole[SASRek]", "Did you mean 'SASRec'")],
 )  # fmt: skip
 def test_a_wrong_name_is_an_error_before_any_run(keys, names, match):

@@ -58,7 +58,7 @@ class Estimate:
     cost: float | None
 
     def __str__(self) -> str:
-        cost = "price not configured" if self.cost is None else f"about ${self.cost:.2f}"
+        cost = "price unknown (set llm_price_in and llm_price_out)" if self.cost is None else f"about ${self.cost:.2f}"
         return (
             f"{self.calls} calls ({self.cached} answered by the journal), about {self.prompt_tokens:,} prompt and "
             f"{self.completion_tokens:,} completion tokens, {cost}"

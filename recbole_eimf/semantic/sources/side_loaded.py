@@ -40,6 +40,8 @@ def load(corpus: Corpus, settings: SemanticSettings, name: str) -> SideLoaded:
             do not give (held-out items may stand in them) and ``allow_foreign_replies`` is not set.
     """
     replies = batch.fetch_file(None, Path(settings.interest_file), settings.max_interests)
+    if not replies:
+        raise DataError(f"interest_file={settings.interest_file}: no reply in it. Was it copied whole?")
     training = set(corpus.users)
     exemplars = [user for user in replies if user in training]
     if not exemplars:

@@ -78,12 +78,14 @@ def tune(
     """Search the settings of a model on validation; the test part is never looked at.
 
     Args:
-        model, dataset: as in :func:`recbole_eimf.run`.
+        model: as in :func:`recbole_eimf.run`.
+        dataset: as in :func:`recbole_eimf.run`.
         out: folder of the search, which goes on with what it holds; ``results/tune/<model>-<data set>`` by default.
         samples: trials; the first is the configuration as it stands.
         max_epochs: of one trial; the configuration's ``epochs`` by default.
         grace: epochs that a trial has before ASHA may stop it.
-        cpus_per_trial, gpus_per_trial: what a trial takes; parts of a GPU are allowed.
+        cpus_per_trial: processors that a trial takes.
+        gpus_per_trial: GPUs that a trial takes; parts are allowed.
         cpus: of this machine to use; all by default.
         ray_address: of a cluster to run on.
         space: a file in place of the shipped space.
@@ -117,7 +119,8 @@ def search(
     """Search the settings of a model on a data set; goes on with what ``out`` holds.
 
     Args:
-        model, dataset: as in :func:`recbole_eimf.run`.
+        model: as in :func:`recbole_eimf.run`.
+        dataset: as in :func:`recbole_eimf.run`.
         out: folder of the search.
         effort: trials, epochs and machines.
         space_file: instead of the shipped space.
