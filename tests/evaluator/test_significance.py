@@ -107,8 +107,8 @@ def test_one_row_for_each_user_is_the_plain_test_and_copies_of_a_row_prove_nothi
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(DataError, match="3 users on one side, 2"):
-        paired_test(np.zeros(3), np.zeros(2), 0)
+    with pytest.raises(DataError, match="3 users on one side, 2 on the other. Compare"):
+        paired_test(np.zeros(3), np.zeros(2), 0, np.arange(3))
     with pytest.raises(DataError, match="no user"):
         paired_test(np.array([np.nan, 1.0]), np.array([1.0, np.nan]), 0)
     alone = paired_test(np.array([1.0]), np.array([0.5]), 0)
@@ -124,5 +124,6 @@ def test_holm_agrees_with_stepping_down_by_hand(seed):
         while left and p_values[left[0]] <= level / len(left) + 1e-15:  # Holm's procedure at this level
             rejected.add(left.pop(0))
         assert set(np.flatnonzero(adjusted <= level + 1e-12)) == rejected
-    assert holm(np.array([0.9, 0.8])).max() <= 1
+    assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
     assert len(holm(np.array([]))) == 0
+    assert holm([0.01, 0.5, 0.03]).tolist() == [0.03, 0.5, 0.06]
