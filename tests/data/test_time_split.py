@@ -120,6 +120,17 @@ def test_together_asks_for_whole_times(parts):
         assert all(len(set(part.moment[b:c])) == 1 for b, c in zip(part.spans.middle, part.spans.end))
 
 
+@pytest.mark.parametrize("keys", [{}, {"ties": "together"}, {"time_target": "all"}])
+def test_shuffled_histories_hold_what_came_before_and_targets_stay(parts, keys):
+    """A user asked again and again has the earlier targets in a later history, in an order of chance there alone."""
+    straight, mixed = ([named(part) for part in parts(**keys, shuffled_history=flag)[1]] for flag in (False, True))
+    for one, other in zip(straight, mixed):
+        assert sorted((u, sorted(h), sorted(t)) for u, h, t in one) == sorted(
+            (u, sorted(h), sorted(t)) for u, h, t in other
+        )
+        assert one != other
+
+
 def test_nothing_after_the_border_reaches_training_prompts_text_or_gates(parts):
     """Change every later item: training rows, prompts, clusters, text statistics and counts stay what they are."""
     rng = np.random.default_rng(3)

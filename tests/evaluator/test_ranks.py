@@ -118,6 +118,9 @@ def test_runs_on_other_users_or_targets_are_not_compared(make_bench, tmp_path):
         assert np.array_equal(getattr(again, entry.name), getattr(first, entry.name)), entry.name
     kinds = {"user": "i8", "hits": "u1", "targets": "i4", "target_rank": "i4", "target_count": "i8", "marked": "u1"}
     assert {name: getattr(again, name).dtype.str[1:] for name in kinds} == kinds
+    rows, targets = len(first.user), len(first.target_row)
+    dataclasses.replace(first, user=np.full(rows, first.user[0])).write(tmp_path)
+    assert asked_of(tmp_path) == Asked(1, targets, first.identity, rows)
     tensors = read_tensors(tmp_path / RANKS_FILE)
     del tensors["marked"]  # as files were written before there were marks
     write_tensors(tmp_path / RANKS_FILE, tensors, {"identity": first.identity, "slices": json.dumps(first.slices)})

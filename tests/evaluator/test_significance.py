@@ -111,6 +111,9 @@ def test_what_cannot_be_compared_is_refused():
         paired_test(np.zeros(3), np.zeros(2), 0, np.arange(3))
     with pytest.raises(DataError, match="no user"):
         paired_test(np.array([np.nan, 1.0]), np.array([1.0, np.nan]), 0)
+    two = paired_test(np.array([1.0, 0.25]), np.array([0.5, 0.0]), 0)
+    t = stats.ttest_1samp([0.5, 0.25], 0).confidence_interval(0.95)
+    assert (two.p_value, two.confidence_interval) == (0.5, pytest.approx((t.low, t.high)))
     alone = paired_test(np.array([1.0]), np.array([0.5]), 0)
     assert (alone.p_value, alone.confidence_interval) == (1, (-np.inf, np.inf))
 
