@@ -213,14 +213,9 @@ class LazySequenceDataset(AtomicDataset):
 
     def _part(self, spans: protocol.Spans, view: str | None) -> LazySequenceDataset:
         """A copy that holds only the rows of ``spans``, renumbered from zero."""
-        border = np.zeros(len(self.inter_feat) + 1, dtype=np.int32)  # a user may have several spans
-        np.add.at(border, spans.start, 1)
-        np.add.at(border, spans.end, -1)
-        kept = np.cumsum(border[:-1], dtype=np.int32) > 0
-        place = np.concatenate([[0], np.cumsum(kept)])
+        kept, local = self._apart(spans) if self.config["shuffled_history"] else self._shared(spans)
         columns = self.inter_feat.interaction.items()
         part = self.copy(Interaction({field: torch.from_numpy(values.numpy()[kept]) for field, values in columns}))
-        local = protocol.Spans(spans.user, place[spans.start], place[spans.middle], place[spans.end])
         part.times = None if self.times is None else self.times[kept]
         part.moment = None if self.moment is None else self.moment[kept]
         part.source_row = None if self.source_row is None else self.source_row[kept]
@@ -228,6 +223,25 @@ class LazySequenceDataset(AtomicDataset):
             part._shuffle_histories(local)
         part._set_view(local, view)
         return part
+
+    def _shared(self, spans: protocol.Spans) -> tuple[np.ndarray, protocol.Spans]:
+        """The events of spans, each once though a user may have several spans: (mask, the spans among them)."""
+        border = np.zeros(len(self.inter_feat) + 1, dtype=np.int32)
+        np.add.at(border, spans.start, 1)
+        np.add.at(border, spans.end, -1)
+        kept = np.cumsum(border[:-1], dtype=np.int32) > 0
+        place = np.concatenate([[0], np.cumsum(kept)])
+        local = protocol.Spans(spans.user, place[spans.start], place[spans.middle], place[spans.end])
+        return kept, local
+
+    @staticmethod
+    def _apart(spans: protocol.Spans) -> tuple[np.ndarray, protocol.Spans]:
+        """As :meth:`_shared`, by positions: each span has its own events, as targets of one are history of the next."""
+        _, kept = _positions(spans.start, spans.end)
+        length = spans.end - spans.start
+        start = np.cumsum(length) - length
+        middle = start + spans.middle - spans.start
+        return kept, protocol.Spans(spans.user, start, middle, start + length)
 
     def _shuffle_histories(self, spans: protocol.Spans) -> None:
         """Bring every history into an order of chance; what is asked for stays what it is."""

@@ -59,7 +59,7 @@ class IBIM(WeighsTargets, SequenceModel):
             wanted = self.item_settings
             self._mixture = vector_mixture(wanted.vector_graph, wanted.vector_graph_weight, side, dataset.item_counts())
             if wanted.next_labels:
-                near = (torch.from_numpy(part) for part in heaviest(side.next_items, wanted.next_label_items))
+                near = (torch.from_numpy(part) for part in heaviest(side.next_known, wanted.next_label_items))
                 self.next_labels = NextLabels(*near, wanted.next_labels)
         self.backbone = backbone_class(self.network_name(config))(config, dataset, self._make_table)
         self.negatives = None if self.inference_only else self._make_sampler(dataset)

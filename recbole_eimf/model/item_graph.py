@@ -36,13 +36,19 @@ def heaviest(graph: sparse.csr_matrix, count: int) -> tuple[np.ndarray, np.ndarr
     return columns, values
 
 
-def similar_graph(text: np.ndarray, has_text: np.ndarray, count: int) -> sparse.csr_matrix:
-    """The items of nearest text: float32 [N, N], row i the cosines of the ``count`` nearest of text [N, d]."""
+def similar_graph(
+    text: np.ndarray, has_text: np.ndarray, count: int, fitted: np.ndarray | None = None
+) -> sparse.csr_matrix:
+    """The items of nearest text: float32 [N, N], row i the cosines of the ``count`` nearest of text [N, d].
+
+    fitted: bool [N], the items with text that may be near and that the mean is of; None: all with text.
+    """
     items = has_text.nonzero()[0]
+    near = items if fitted is None else fitted.nonzero()[0]
     own = np.full(len(text), -1)
     own[items] = np.arange(len(items))
     asked = [[] if place < 0 else [place] for place in own.tolist()]
-    return next_graph(asked, text[items], items, text[items], len(text), count + 1)  # one is the item itself
+    return next_graph(asked, text[items], near, text[near], len(text), count + 1)  # one is the item itself
 
 
 def mixture(graph: sparse.csr_matrix, counts: np.ndarray, weight: float, count: int = _NEIGHBOURS) -> Tensor:
@@ -69,7 +75,12 @@ def vector_mixture(kind: str, weight: float, side, counts: np.ndarray) -> Tensor
     """The mixture that ``vector_graph`` asks for, of side-loaded text and arrows; None for ``none``."""
     if kind == "none":
         return None
+    fitted = side.fitted.numpy()
     if kind == "similar":
-        return mixture(similar_graph(side.item_text.numpy(), side.item_has_text.numpy(), _NEIGHBOURS), counts, weight)
-    follows = rows_to_one(side.next_items)
-    return mixture((follows + follows.T).tocsr(), counts, weight)
+        text, has_text = side.item_text.numpy(), side.item_has_text.numpy()
+        return mixture(similar_graph(text, has_text, _NEIGHBOURS, fitted), counts, weight)
+    follows = rows_to_one(side.next_known)
+    graph = (follows + follows.T).tocsr()
+    if side.seen is not None:  # arrows from items that came later make them nobody's neighbours
+        graph = (graph @ sparse.diags(fitted.astype(np.float32))).tocsr()
+    return mixture(graph, counts, weight)

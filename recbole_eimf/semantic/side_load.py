@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,8 @@ class SideInformation:
     [C, M, d_t] or None; interest_mask: bool [C, M]; user_exemplar: int64 [U], -1 where a user has none; report:
     coverage, source and seconds, for the log and result.json; next_items: float32 [N, N], what an LLM says is bought
     after each item (:func:`~recbole_eimf.semantic.knowledge.next_graph`), or None; match_text: float32 [N, d_t], the
-    text that interests are matched to, where it is not item_text, or None.
+    text that interests are matched to, where it is not item_text, or None; next_among: bool [N] -> next_items as it is
+    where these items alone have a title.
     """
 
     item_text: Tensor
@@ -43,6 +46,12 @@ class SideInformation:
     seen: Tensor | None = None
     next_items: sparse.csr_matrix | None = None
     match_text: Tensor | None = None
+    next_among: Callable[[np.ndarray], sparse.csr_matrix] | None = None
+
+    @property
+    def next_known(self) -> sparse.csr_matrix:
+        """``next_items`` for training: under ``global_time`` among the items of ``fitted``."""
+        return self.next_items if self.seen is None else self.next_among(self.fitted.numpy())
 
     @property
     def fitted(self) -> Tensor:
@@ -127,18 +136,20 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
         "items": len(tokens) - 1,
         "items_with_text": len(ids),
     }
-    graph = None
+    graph = among = None
     if knowledge is not None:
         report["item_text_source"] = pipeline.settings.item_text_source
         report["knowledge"] = {"source": knowledge.source, **knowledge.report}
         if follows:
-            graph = _next_items(pipeline, knowledge, tokens, np.array(ids), real[where])
+            among = _next_items(pipeline, knowledge, tokens, np.array(ids), real[where])
+            graph = among(has_text.numpy())
     if not interests:
         report["seconds"] = {k: round(v, 2) for k, v in pipeline.seconds.items()}
-        return SideInformation(item_text, has_text, None, None, None, report, _seen(config, train), graph)
+        loaded = SideInformation(item_text, has_text, None, None, None, report, _seen(config, train))
+        return replace(loaded, next_items=graph, next_among=among)
     found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]))
     loaded = _with_interests(config, train, pipeline, found, item_text, has_text, report)
-    return replace(loaded, next_items=graph, match_text=match_text)
+    return replace(loaded, next_items=graph, next_among=among, match_text=match_text)
 
 
 def _vectors(pipeline: Pipeline, knowledge: Knowledge | None, source: str) -> tuple[dict[str, int], np.ndarray]:
@@ -181,14 +192,22 @@ def popularity_of(config, train) -> dict[str, int]:
 
 def _next_items(
     pipeline: Pipeline, knowledge: Knowledge, tokens: np.ndarray, ids: np.ndarray, vectors: np.ndarray
-) -> sparse.csr_matrix:
+) -> Callable[[np.ndarray], sparse.csr_matrix]:
+    """What follows each item, of items that are yet to be named (bool [N])."""
     phrases = sorted({phrase for known in knowledge.items.values() for phrase in known.next})
     if not phrases:
         raise DataError(f"knowledge_source={knowledge.source}: not one reply says what is bought next.")
     encoded, row = pipeline.encode(phrases, "encode_next"), {phrase: n for n, phrase in enumerate(phrases)}
     known = (knowledge.items.get(token) for token in tokens)
     said = [[] if each is None else [row[phrase] for phrase in each.next] for each in known]
-    return next_graph(said, encoded, ids, vectors, len(tokens), pipeline.settings.next_neighbours)
+    return partial(_next_among, said, encoded, ids, vectors, pipeline.settings.next_neighbours)
+
+
+def _next_among(
+    said: list[list[int]], encoded: np.ndarray, ids: np.ndarray, vectors: np.ndarray, neighbours: int, named: np.ndarray
+) -> sparse.csr_matrix:
+    there = named[ids]
+    return next_graph(said, encoded, ids[there], vectors[there], len(said), neighbours)
 
 
 def _with_interests(

@@ -59,6 +59,23 @@ def test_user_split_is_by_user_seeded_and_80_20_within_a_user():
     assert set(protocol.user_split(offsets, seed=6).test.user) != set(split.test.user)
 
 
+@pytest.mark.parametrize("ratios", [None, (0.5, 0.3, 0.2), (0.25, 0.25, 0.5)])
+def test_the_parts_of_a_user_split_are_drawn_one_after_the_other(ratios):
+    length = np.arange(40) % 5
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    split = protocol.user_split(offsets, 3, *([] if ratios is None else [ratios]))
+    users = np.random.default_rng(3).permutation([user for user in range(40) if length[user] >= 2]).tolist()
+    first, second, _ = ratios or (0.8, 0.1, 0.1)
+    ends = int(len(users) * first), int(len(users) * first) + int(len(users) * second)
+    wanted = [sorted(part) for part in (users[: ends[0]], users[ends[0] : ends[1]], users[ends[1] :])]
+    assert [getattr(split, part).user.tolist() for part in protocol.PARTS] == wanted
+    for shares in ((0.5, 0.5), (-0.1, 0.6, 0.5), (0.5, 0.3, 0.1), (0.5, 0.3, 0.3)):
+        with pytest.raises(ConfigError, match="three shares"):
+            protocol.user_split(offsets, 3, shares)
+    with pytest.raises(ConfigError, match="leaves no user for valid"):
+        protocol.user_split(offsets, 3, (0.5, 0.0, 0.5))
+
+
 def test_user_split_says_when_a_part_would_be_empty():
     with pytest.raises(ConfigError, match="no user for valid"):
         protocol.user_split(np.array([0, 3, 6]), seed=0)

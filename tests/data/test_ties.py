@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recbole_eimf.config.layers import properties_folder
@@ -156,6 +157,67 @@ def test_data_without_times_says_so(make_config, tmp_path, caplog, times):
     assert test.tied_targets(np.arange(len(test.spans))).all()
     with pytest.raises(ConfigError, match="ties=together"):
         assembly.datasets(make_config("IBIM", "baskets", ties="together", **keys))
+
+
+def test_an_order_of_chance_is_splitmix64_s_of_user_item_and_seed():
+    """Another order of the same seed would be another table."""
+    user, item = np.repeat(["u", "v"], 40).astype(object), np.array([f"i{n}" for n in range(80)], dtype=object)
+
+    def mixed(number):
+        number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        number = (number ^ (number >> 27)) * 0x94D049BB133111EB % 2**64
+        return number ^ (number >> 31)
+
+    for seed in (0, 7):
+        of_user, of_item = (pd.util.hash_array(tokens).tolist() for tokens in (user, item))
+        drawn = [mixed(u ^ mixed((i + seed) % 2**64)) for u, i in zip(of_user, of_item)]
+        wanted = sorted(range(80), key=lambda n: (n // 40, drawn[n]))
+        assert ties.shuffled(np.arange(80) // 40, user, item, seed).tolist() == wanted
+
+
+def test_what_only_counts_is_no_time():
+    user, days = np.array([0, 0, 0, 1, 1]), np.array([3.0, 5.0, 5.0, 4.0, 9.0])
+    position = np.array([0.0, 1.0, 2.0, 0.0, 1.0])
+    assert ties.has_times(user, days, position)
+    assert ties.has_times(user, days, None)
+    for none in (None, days[:0], np.full(5, 7.0), position, position + 1):
+        assert not ties.has_times(user, none, None)
+    assert not ties.has_times(user, days, days), "the order under another name"
+    assert not ties.has_times(user[:1], days[:1], None)
+    assert ties.moments(user, days).dtype == np.int32
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_ties_are_counted_pair_by_pair(timed):
+    draw = np.random.default_rng(4)
+    events = {u: sorted(draw.integers(0, 4, draw.integers(1, 6)).tolist()) for u in range(40)}
+    user = np.concatenate([[u] * len(times) for u, times in events.items()])
+    time, item, id_rank = np.concatenate(list(events.values())), draw.integers(0, 7, len(user)), draw.permutation(7)
+    pairs = [n for n in range(1, len(user)) if user[n] == user[n - 1]]
+    tied = [n for n in pairs if not timed or time[n] == time[n - 1]]
+    up = [n for n in pairs if id_rank[item[n]] > id_rank[item[n - 1]]]
+    lasts = [max(n for n in range(len(user)) if user[n] == u) for u in events]
+    distinct = {(u, i) for u, i in zip(user.tolist(), item.tolist())}
+    assert ties.count_ties(user, item, time if timed else None, id_rank) == ties.TieCounts(
+        len(pairs), len(tied), len({*tied} & {*up}), len({*up} - {*tied}), 40, len({*lasts} & {*tied}), len(user),
+        len(user) - len(distinct),
+    )  # fmt: skip
+
+
+def test_repeats_are_counted_where_users_times_items_pass_32_bits():
+    user, item = np.array([0, 1 << 16, 1 << 16], dtype=np.int32), np.array([0, 0, (1 << 16) - 1], dtype=np.int32)
+    assert ties.count_ties(user, item, None, np.arange(1 << 16)).repeats == 0
+
+
+@pytest.mark.parametrize(("user", "time", "last"), [([0, 1, 1], [1, 2, 2], 1), ([0, 0], [1, 1], 1), ([], [], 0)])
+def test_the_last_two_of_a_user_are_that_user_s(user, time, last):
+    found = ties.count_ties(np.array(user, int), np.zeros(len(user), int), np.array(time), np.zeros(1, int))
+    assert (found.last_tied, found.users, found.events) == (last, len(set(user)), len(user))
+
+
+@pytest.mark.parametrize(("tied", "ascending", "said"), [(0, 0, False), (1, 1, True), (10, 6, False), (10, 7, True)])
+def test_an_order_is_suspicious_where_more_than_chance_would_have_it_ascend(tied, ascending, said):
+    assert ties.TieCounts(20, tied, ascending, 3, 9, 1, 30, 0).suspicious == said
 
 
 # ---------------------------------------------------------------------- replies

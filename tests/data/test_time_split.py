@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import time_split
+from recbole_eimf.data.ties import moments
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.pad.experts import frequency_buckets
@@ -85,6 +88,59 @@ def test_rows_are_those_of_the_definition(parts, target):
     assert found["unseen"]["targets"] == sum(counts[i] == 0 for _, i in pairs)
 
 
+def spans_by_loops(offsets, time, until, target, moment):
+    """(training, validation, test, before the test) as lists of (user, start, middle, end), from the docstring."""
+    found = [], [], [], []
+    for user, (a, b) in enumerate(zip(offsets, offsets[1:])):
+        events = range(a, b)
+        groups = [[p for p in events if moment[p] == m] for m in sorted({moment[p] for p in events})]
+        for part, until_then in ((0, until[0]), (3, until[1])):
+            known = sum(time[p] <= until_then for p in events)
+            if known:
+                found[part].append((user, a, a + known, a + known))
+        for part, (after, last) in ((1, until), (2, (until[1], np.inf))):
+            asked = [g for g in groups[1:] if after < time[g[0]] <= last]
+            if target == "all":
+                rows = [[p for g in asked for p in g]] if asked else []
+            else:
+                rows = {"successive": asked, "first": asked[:1], "last": asked[-1:]}[target]
+            found[part].extend((user, a, row[0], row[-1] + 1) for row in rows)
+    return found
+
+
+@pytest.mark.parametrize("target", time_split.TARGETS)
+@pytest.mark.parametrize("together", [False, True])
+def test_spans_agree_with_loops(target, together):
+    draw = np.random.default_rng(7)
+    for _ in range(20):
+        length = np.concatenate([[0], [3], draw.integers(0, 7, 6)])  # row 0 is padding; the last may have none
+        offsets = np.concatenate([[0], np.cumsum(length)])
+        user = np.repeat(np.arange(len(length)), length)
+        time = np.concatenate([np.sort(draw.integers(0, 9, n)) for n in length]).astype(float)
+        moment = moments(user, time) if together else None
+        split = time_split.global_time(offsets, time, (3.0, 6.0), target, moment)
+        wanted = spans_by_loops(offsets, time, (3.0, 6.0), target, np.arange(len(user)) if moment is None else moment)
+        for part, rows in zip((split.train, split.valid, split.test, split.before_test), wanted):
+            assert list(zip(*(getattr(part, field).tolist() for field in ("user", "start", "middle", "end")))) == rows
+
+
+def test_an_event_weighs_half_of_one_a_half_life_later():
+    days = np.array([0.0, 3.0, 10.0, 17.0]) * DAY + 1.3e9
+    assert time_split.recency_weights(days, 7.0) == pytest.approx([0.5 ** (17 / 7), 0.25, 0.5, 1.0])
+    assert time_split.recency_weights(days * 1000, 7.0) == pytest.approx([0.5 ** (17 / 7), 0.25, 0.5, 1.0])
+    assert len(time_split.recency_weights(days[:0], 7.0)) == 0
+
+
+def test_dates_are_of_utc_wherever_one_is(monkeypatch):
+    dates = ("2014-03-07", "2014-05-13"), ("2014-03-07T05:00:00+05:00", "2014-05-12T22:00-02:00")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        found = [time_split.borders(np.array([1.0e9, 1.4e9]), (), two) for two in dates]
+    time.tzset()
+    assert found == 2 * [(1394150400.0, 1399939200.0)]
+
+
 def test_dates_stand_in_for_quantiles():
     time = np.array([1.0e9, 1.1e9, 1.39e9, 1.4e9])
     wanted = time_split.borders(time, (), ("2014-03-07", "1399939200"))
@@ -125,6 +181,17 @@ def test_together_asks_for_whole_times(parts):
     for part in (valid, test):
         assert all(part.moment[b - 1] != part.moment[b] for b in part.spans.middle)
         assert all(len(set(part.moment[b:c])) == 1 for b, c in zip(part.spans.middle, part.spans.end))
+
+
+@pytest.mark.parametrize("keys", [{}, {"ties": "together"}, {"time_target": "all"}])
+def test_shuffled_histories_hold_what_came_before_and_targets_stay(parts, keys):
+    """A user asked again and again has the earlier targets in a later history, in an order of chance there alone."""
+    straight, mixed = ([named(part) for part in parts(**keys, shuffled_history=flag)[1]] for flag in (False, True))
+    for one, other in zip(straight, mixed):
+        assert sorted((u, sorted(h), sorted(t)) for u, h, t in one) == sorted(
+            (u, sorted(h), sorted(t)) for u, h, t in other
+        )
+        assert one != other
 
 
 def test_nothing_after_the_border_reaches_training_prompts_text_or_gates(parts):
@@ -200,6 +267,33 @@ def test_nothing_that_is_made_of_titles_knows_those_of_later_items(parts, model,
     assert found[0]
     for name, value in found[0].items():
         assert torch.allclose(value, found[1][name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("kind", ["similar", "next"])
+def test_vectors_and_labels_of_what_training_knows_are_shared_among_these(parts, planted_knowledge, kind):
+    """A later item is made of the others, never the others of it: by likeness, and by what an LLM says follows."""
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "next_neighbours": 2}
+    config, (train, _, _) = parts("IBIM", vector_graph=kind, next_labels=0.2, next_label_items=4, **keys)
+    side = train.side
+    known = side.fitted
+    later = side.item_has_text & ~known
+    *said, ids, vectors, neighbours = side.next_among.args
+    found = []
+    for shift in (0.0, 5.0):  # of the titles of later items
+        text, moved = side.item_text.clone(), vectors.copy()
+        text[later] += shift * torch.arange(text.shape[1])
+        moved[later.numpy()[ids]] += shift * np.arange(vectors.shape[1])
+        among = partial(side.next_among.func, *said, ids, moved, neighbours)
+        train.side = replace(side, item_text=text, next_among=among)
+        net = config.model_class(config, train)
+        made, labels = net.backbone.item_embedding.mixture.to_dense(), net.next_labels
+        assert not made[known][:, later].any()
+        assert made[later][:, known].any()
+        assert (made.diagonal()[known] < 1).any()
+        assert known[labels.items[labels.weight > 0]].all()
+        found.append((made[known], labels.items[known], labels.weight[known]))
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("model", ["Popularity", "Markov", "DecayedItemKNN"])

@@ -88,6 +88,19 @@ def test_a_slice_counts_its_own_targets_at_their_places_in_the_whole_ranking(mak
     assert partial > 0
 
 
+@pytest.mark.parametrize("keys", [{"protocol": "user_split"}, {}])
+def test_repeats_are_targets_that_their_row_s_history_holds(make_bench, keys):
+    bench = make_bench(**keys)
+    _, ranks = bench.evaluate(np.random.default_rng(6).normal(size=bench.shape).astype(np.float32))
+    wanted = [target in history for _, history, targets in bench.users() for target in sorted(targets)]
+    assert ranks.marks["repeat"].tolist() == wanted
+    assert 0 < sum(wanted) < len(wanted)
+    rows = [r for r, (_, history, targets) in enumerate(bench.users()) if history & targets]
+    found = ranks.by_slice([3])["repeat"]
+    assert (found["targets"], found["users"]) == (sum(wanted), len(rows))
+    assert found["ndcg@3"] == round(float(np.mean(ranks.per_user("ndcg@3", "repeat")[rows])), 6)
+
+
 def test_runs_on_other_users_or_targets_are_not_compared(make_bench, tmp_path):
     def ranks(**keys):
         bench = make_bench("wide", **{"protocol": "user_split", **keys})
@@ -103,6 +116,16 @@ def test_runs_on_other_users_or_targets_are_not_compared(make_bench, tmp_path):
     again = read_ranks(tmp_path)
     for entry in dataclasses.fields(first):
         assert np.array_equal(getattr(again, entry.name), getattr(first, entry.name)), entry.name
+    kinds = {"user": "i8", "hits": "u1", "targets": "i4", "target_rank": "i4", "target_count": "i8", "marked": "u1"}
+    assert {name: getattr(again, name).dtype.str[1:] for name in kinds} == kinds
+    rows, targets = len(first.user), len(first.target_row)
+    dataclasses.replace(first, user=np.full(rows, first.user[0])).write(tmp_path)
+    assert asked_of(tmp_path) == Asked(1, targets, first.identity, rows)
+    tensors = read_tensors(tmp_path / RANKS_FILE)
+    del tensors["marked"]  # as files were written before there were marks
+    write_tensors(tmp_path / RANKS_FILE, tensors, {"identity": first.identity, "slices": json.dumps(first.slices)})
+    assert read_ranks(tmp_path).marks == {}
+    assert read_ranks(tmp_path).mean("ndcg@5", "cold") == first.mean("ndcg@5", "cold")
 
 
 def test_wrong_questions_and_files_are_named(make_bench, small, tmp_path):

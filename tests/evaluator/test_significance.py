@@ -107,10 +107,13 @@ def test_one_row_for_each_user_is_the_plain_test_and_copies_of_a_row_prove_nothi
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(DataError, match="3 users on one side, 2"):
-        paired_test(np.zeros(3), np.zeros(2), 0)
+    with pytest.raises(DataError, match="3 users on one side, 2 on the other. Compare"):
+        paired_test(np.zeros(3), np.zeros(2), 0, np.arange(3))
     with pytest.raises(DataError, match="no user"):
         paired_test(np.array([np.nan, 1.0]), np.array([1.0, np.nan]), 0)
+    two = paired_test(np.array([1.0, 0.25]), np.array([0.5, 0.0]), 0)
+    t = stats.ttest_1samp([0.5, 0.25], 0).confidence_interval(0.95)
+    assert (two.p_value, two.confidence_interval) == (0.5, pytest.approx((t.low, t.high)))
     alone = paired_test(np.array([1.0]), np.array([0.5]), 0)
     assert (alone.p_value, alone.confidence_interval) == (1, (-np.inf, np.inf))
 
@@ -124,5 +127,6 @@ def test_holm_agrees_with_stepping_down_by_hand(seed):
         while left and p_values[left[0]] <= level / len(left) + 1e-15:  # Holm's procedure at this level
             rejected.add(left.pop(0))
         assert set(np.flatnonzero(adjusted <= level + 1e-12)) == rejected
-    assert holm(np.array([0.9, 0.8])).max() <= 1
+    assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
     assert len(holm(np.array([]))) == 0
+    assert holm([0.01, 0.5, 0.03]).tolist() == [0.03, 0.5, 0.06]

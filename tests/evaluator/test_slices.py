@@ -35,6 +35,7 @@ def test_equal_frequencies_stay_together():
     """All items alike: all in the middle, none called cold or warm."""
     slices = frequency_slices(np.full(9, 4))
     assert [inside(np.array([4]), slices[name]).item() for name in ("cold", "median", "warm")] == [False, True, False]
+    assert frequency_slices(np.array([0, 1]))["median"] == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.model.item_table import ItemTable, TextTransform, principal_components
+from recbole_eimf.model.item_table import ItemTable, TextTransform, principal_components, standardised_components
 from recbole_eimf.model.text_adaptor import WhiteningMixture
 from recbole_eimf.model.text_codes import dealt_out, product_codes
 
@@ -44,6 +44,23 @@ def test_whitening_raises_the_spread_of_each_direction_to_its_power(text, kind, 
     covariance = torch.cov(known.T, correction=0)
     assert torch.allclose(covariance, torch.diag(covariance.diagonal()), atol=1e-5), "directions are uncorrelated"
     assert (covariance.diagonal().diff() <= 1e-5).all(), "the widest first"
+
+
+def flat_text(text):
+    """The same items' text in three of its six dimensions."""
+    vectors, has_text = text
+    known = vectors[has_text].double()
+    directions = torch.linalg.svd(known - known.mean(0), full_matrices=False).Vh[:3]
+    return (vectors.double() @ directions.T @ directions).float() * has_text[:, None], has_text
+
+
+@pytest.mark.parametrize(("kind", "power"), [("half", 0.5), ("full", 0.0)])
+def test_directions_in_which_no_text_varies_are_not_blown_up(text, kind, power):
+    vectors, has_text = flat_text(text)
+    made = TextTransform(vectors, has_text, ItemSettings(text_whitening=kind))(vectors)[has_text]
+    expected = spread(vectors[has_text])[:3] ** power
+    assert torch.allclose(spread(made)[:3], expected / expected.sum(), rtol=1e-3)
+    assert made[:, 3:].abs().max() < 0.01
 
 
 def test_text_dimension_keeps_the_widest_directions(text):
@@ -149,6 +166,19 @@ def test_alphafuse_learns_ids_where_text_says_nothing(text):
     assert [name for name, _ in made.named_parameters()] == ["embedding.weight"], "nothing of the text is trained"
     with pytest.raises(ConfigError, match="id_dimension=4: .*less than the 4"):
         table(vectors, has_text, item_text="null_space", id_dimension=4)
+
+
+def test_alphafuse_leaves_directions_out_in_which_no_text_varies(text):
+    vectors, has_text = flat_text(text)
+    made = standardised_components(vectors, has_text, 5)
+    known = made[has_text]
+    assert torch.allclose(known[:, :3].std(0, correction=0), torch.full((3,), 3**-0.5), rtol=1e-3)
+    assert known.square().sum(1).mean().item() == pytest.approx(1, rel=1e-3)
+    assert not made[:, 3:].any()
+    assert not made[~has_text].any()
+    wide = standardised_components(vectors[:, :2], has_text, 5)
+    assert wide.shape == (N, 5)
+    assert not wide[:, 2:].any(), "the text has two dimensions"
 
 
 def test_a_mixture_of_whitenings_is_that_of_its_formula():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 import recbole_eimf
-from recbole_eimf.model.score_prior import FREQUENCIES, PARTS
-from recbole_eimf.trainer.prior_fit import Evidence, evidence, fit, negative_log_likelihood
+from recbole_eimf.model.score_prior import FREQUENCIES, PARTS, ScorePrior
+from recbole_eimf.trainer import weighing
+from recbole_eimf.trainer.prior_fit import Evidence, _minimise, evidence, fit, negative_log_likelihood
 from tests.model.test_counting import rows
 from tests.model.test_next_knn import SEQUENCES, by_hand, prior_keys  # noqa: F401 (fixtures)
 
@@ -68,6 +70,75 @@ def test_no_weight_is_below_zero(seen):
     against = seen._replace(of_items=seen.of_items * torch.tensor([1.0, -1.0, 1.0])[:, None, None])
     against = against._replace(of_target=seen.of_target * torch.tensor([1.0, -1.0, 1.0])[:, None])
     assert fit(against, None)[0] == 0
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 40.0])
+def test_the_fit_is_the_least_of_the_penalised_loss(seen, shrinkage):
+    """Its slopes are zero, by the loop's differences; the penalty draws each weight to where it started."""
+    bucket = torch.arange(ITEMS) % 2
+    start = torch.tensor([[0.5, 2.0], [1.0, -1.0]])
+    given = (seen, torch.ones(()), start, (bucket[seen.item], bucket[seen.target]), shrinkage)
+    scale, weights = (part.double().numpy() for part in _minimise(*given))
+    scores = seen.of_items.double().numpy()
+    there = ~seen.absent.numpy()
+    there[range(USERS), seen.target] = True
+
+    def penalised(flat):
+        utility = flat[0] * scores[0] + sum(flat[1:].reshape(2, 2)[p][bucket.numpy()] * scores[p + 1] for p in (0, 1))
+        chance = np.exp(utility) * there
+        own = utility[range(USERS), seen.target]
+        fit_of = np.log(chance.sum(1)) - own
+        return fit_of.mean() + shrinkage / USERS * np.square(flat[1:] - start.numpy().ravel()).sum()
+
+    flat = np.concatenate([[scale], weights.ravel()])
+    slopes = [(penalised(flat + step) - penalised(flat - step)) / 2e-4 for step in 1e-4 * np.eye(5)]
+    assert np.abs(slopes).max() < 1e-3
+    moved = np.abs(weights - start.numpy()).sum()
+    assert moved > 0.1
+
+
+class Judged:
+    """A trainer whose metric of validation is said by the prior's weights."""
+
+    model_folder, valid_metric = None, "NDCG@5"
+
+    def __init__(self, how, prior, value, bigger):
+        self.config, self.prior, self.value, self.valid_metric_bigger = {"prior_weights": how}, prior, value, bigger
+        self.logger, self.tried = logging.getLogger(), []
+
+    def evaluate(self, valid_data, load_best_model):
+        self.tried.append(tuple(self.prior.weight.tolist()))
+        value = self.value(*self.tried[-1])
+        return {"ndcg@5": value if self.valid_metric_bigger else -value}
+
+
+#: metric by weight; what is left out is 0. Three in a row that are no better end the search; as good is no better
+BY_SIMILAR = {0.0: 1.0, 0.25: 1.0, 0.5: 0.9, 1.0: 1.2, 1.5: 1.2, 2.0: 1.1, 3.0: 1.3, 16.0: 9.0}
+BY_NEXT = {0.0: 1.0, 0.25: 1.0, 0.5: 1.0, 1.0: 0.5, 1.5: 9.0}
+
+
+@pytest.mark.parametrize("bigger", [True, False])
+def test_the_grid_is_climbed_part_by_part(bigger):
+    prior = ScorePrior("both", 0.5, None, 4)
+    trainer = Judged("grid", prior, lambda s, n: BY_SIMILAR.get(s, 0.0) + BY_NEXT.get(n, 0.0), bigger)
+    found = weighing.choose_prior(trainer, prior, None)
+    similar = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0]
+    assert trainer.tried == [(s, 0.0) for s in similar] + [(3.0, n) for n in (0.25, 0.5, 1.0)]
+    assert prior.weight.tolist() == [3.0, 0.0], "what was tried last does not stay"
+    assert found == trainer.best_valid_result == {"ndcg@5": pytest.approx(2.3 if bigger else -2.3)}
+
+
+@pytest.mark.parametrize("bigger", [True, False])
+@pytest.mark.parametrize(("kind", "weights"), [("both", [2.0, 5.0]), ("next", [0.0, 5.0])])
+@pytest.mark.parametrize("gain", [0.1, -0.1])
+def test_fitted_weights_stay_where_validation_is_better_for_them(monkeypatch, kind, weights, gain, bigger):
+    prior = ScorePrior(kind, 0.5, None, 4)
+    trainer = Judged("learned", prior, lambda s, n: 1.0 + gain * ([s, n] == weights), bigger)
+    monkeypatch.setattr(weighing, "evidence", lambda *given: given)
+    monkeypatch.setattr(weighing, "fit", lambda seen, bucket: torch.tensor(weights[-len(prior.parts) :]))
+    found = weighing.choose_prior(trainer, prior, None)
+    assert prior.weight.tolist() == (weights if gain > 0 else [0.0, 0.0])
+    assert abs(found["ndcg@5"]) == pytest.approx(1.0 + max(gain, 0.0))
 
 
 def test_a_target_counts_by_the_weight_of_its_frequency(built, planted_knowledge):  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -60,6 +61,13 @@ def test_friedmans_test_is_scipys_and_imans():
     expected = f.sf(7 * chi / (8 * 4 - chi), 4, 28)
     assert friedman(ranks) == pytest.approx(float(expected))
     assert friedman(ranks[:1]) is None, "one table tells nothing"
+    assert friedman(ranks[:, :1]) is None, "nor does one row"
+    two = friedmanchisquare(*values[:2].T).statistic
+    wins = 5  # of eight tables, between two rows: chi is that of a sign test
+    pair = np.array([[1.0, 2.0]] * wins + [[2.0, 1.0]] * (8 - wins))
+    chi = (2 * wins - 8) ** 2 / 8
+    assert friedman(pair) == pytest.approx(float(f.sf(7 * chi / (8 - chi), 1, 7)))
+    assert friedman(ranks[:2]) == pytest.approx(float(f.sf(two / (2 * 4 - two), 4, 4)))
     assert friedman(np.tile([1.0, 2.0, 3.0], (4, 1))) == 0.0, "all tables agree"
 
 
@@ -88,6 +96,10 @@ def test_rows_that_are_not_told_apart_are_joined_in_longest_runs():
     assert found.difference == pytest.approx(2.569 * (20 / 54) ** 0.5, rel=1e-3)  # 1.563
     assert found.alike() == [(0, 1), (1, 2), (2, 3)]
     assert found.p_value == 0.0
+    for difference, runs in ((1.0, []), (1.001, [(0, 1), (1, 2), (2, 3)]), (2.5, [(0, 2), (1, 3)]), (9.0, [(0, 3)])):
+        assert dataclasses.replace(found, difference=difference).alike() == runs
+    uneven = [dataclasses.replace(row, rank=rank) for row, rank in zip(found.rows, (1.0, 2.0, 2.5, 3.0))]
+    assert dataclasses.replace(found, rows=uneven, difference=1.1).alike() == [(0, 1), (1, 3)], "no run within a run"
 
 
 def test_gains_and_llm_calls_are_the_tables_own():
