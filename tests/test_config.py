@@ -20,6 +20,7 @@ def test_values_are_read_without_evaluating_them(text, value):
 
 def test_command_line_takes_equals_signs_in_values_and_refuses_other_forms():
     assert parse_command_line(["--a=x=y", "--b=1"]) == {"a": "x=y", "b": 1}
+    assert parse_command_line([]) == {}
     with pytest.raises(ConfigError, match="'model'.*--key=value"):
         parse_command_line(["model"])
     with pytest.raises(ConfigError, match="'--model': write --model=EIMF, without spaces"):

@@ -28,8 +28,7 @@ def explained(key: str, model: str, dataset: str | None, files: list[str], words
     value = config[key] if set_by or key in config else "nothing"
     lines = [f"{key} = {value!r}" if value != "nothing" else f"{key} is not set"]
     if about is not None:
-        lines.append(f"  {about.help}. Allowed: {about.allowed}. {about.section}")
-        lines.append(f"  it affects {AFFECTS[about.affects]}")
+        lines.append(f"  {about.help}. Allowed: {about.allowed}. Affects {AFFECTS[about.affects]}. {about.section}")
     if not set_by:
         lines.append("  set by nothing: this model does not read it, or takes a default of its own")
     for place, layer in enumerate(set_by):

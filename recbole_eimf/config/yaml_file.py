@@ -55,7 +55,7 @@ def parse_command_line(arguments: Iterable[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
     arguments = list(arguments)
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
         key, sign, text = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not sign or not key:
             apart = argument.startswith("--") and not sign and following and not following.startswith("--")
