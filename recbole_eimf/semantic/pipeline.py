@@ -362,7 +362,7 @@ class Pipeline:
         }
         name = f"shuffled {source}" if placebo else source
         getLogger().info(
-            f"interests: {report['interests']}, of {len(answered)} exemplars; source {name}"
+            f"interests: {report['interests']}, from {len(answered)} exemplars; source {name}"
             + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
         )
         digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]

@@ -71,7 +71,7 @@ def _about(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("protocol", run["protocol"]),
         ("history", "masked" if run["mask_history"] else "not masked"),
         ("seed", str(run["seed"])),
-        ("interests", f"{interests['interests']:,} of {interests['exemplars']:,} exemplars"),
+        ("interests", f"{interests['interests']:,}, from {interests['exemplars']:,} exemplars"),
         ("source", ("shuffled " if interests["placebo"] else "") + interests["source"]),
         ("training users in clusters", f"{interests['users_in_clusters']:,} of {run['training_users']:,}"),
         ("test users", f"{test['users']:,}"),
