@@ -100,6 +100,32 @@ def test_items_on_the_edge_of_what_was_looked_into():
     assert found.rows[0].tolist() == [104, 103, 102, 101, 100]
 
 
+@pytest.mark.parametrize("spread", [range(1, 188), [5 + 188 * n for n in range(16)] + [6 + 188 * n for n in range(16)]])
+def test_neither_a_chunk_nor_an_item_that_was_not_looked_into_is_forgotten(spread):
+    """More items within a rounding than are looked into: one in each chunk, or all in two of them."""
+    vectors, places = torch.zeros(ITEMS, 1), torch.tensor(list(spread))
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
+    vectors[places, 0] = torch.linspace(1.0435, 1.0505, len(places))[order]
+    assert len(vectors.to(torch.bfloat16)[places].unique()) == 1
+    assert not asked(vectors, torch.ones(1, 1, 1)).sure.any()
+    vectors[places[:8], 0] = torch.arange(2.0, 10.0)
+    found = asked(vectors, torch.ones(1, 1, 1))
+    assert found.sure.all()
+    assert found.rows.tolist() == [places[:8].flip(0)[:K].tolist()]
+
+
+def test_a_history_bars_its_own_user_s_items_alone():
+    vectors = table("random")
+    vectors[1] *= 6 / vectors[1].norm()
+    vectors[6] = vectors[1] * 5 / 6
+    found = asked(vectors, vectors[1].expand(2, 1, 8), [(0, 3), (1, 2)])
+    assert found.sure.all()
+    assert found.rows[:, :2].tolist() == [[1, 6], [1, 6]]
+    found = asked(vectors, vectors[1].expand(2, 1, 8), [(0, 6), (1, 1)])
+    assert found.sure.all()
+    assert found.rows[:, 0].tolist() == [1, 6]
+
+
 def test_blocks_do_not_change_answers(monkeypatch):
     vectors = table("random")
     interests = torch.randn(USERS, 2, 8)
@@ -123,6 +149,8 @@ def test_half_a_rounding_apart_is_not_sure():
     vectors[other, 0] = torch.nextafter(vectors[best, 0], torch.tensor(-torch.inf))
     found = asked(vectors, torch.ones(1, 1, 8))
     assert not found.sure.item()
+    vectors[other, 0] = vectors[best, 0] - 4e-7 * vectors[best].abs().sum()  # eight terms may lose that much
+    assert not asked(vectors, torch.ones(1, 1, 8)).sure.item()
     vectors[other, 0] = vectors[best, 0] - 0.01
     assert asked(vectors, torch.ones(1, 1, 8)).sure.item()
 
