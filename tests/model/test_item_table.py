@@ -9,7 +9,7 @@ import torch
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.model.item_table import ItemTable, TextTransform, principal_components, standardised_components
-from recbole_eimf.model.text_adaptor import WhiteningMixture
+from recbole_eimf.model.text_adaptor import WhiteningMixture, text_adaptor
 from recbole_eimf.model.text_codes import dealt_out, product_codes
 
 N, D = 60, 6
@@ -168,6 +168,72 @@ def test_alphafuse_learns_ids_where_text_says_nothing(text):
         table(vectors, has_text, item_text="null_space", id_dimension=4)
 
 
+def signed_directions(vectors, has_text):
+    """Numpy's principal directions of the items with text, each with its entry of greatest magnitude positive."""
+    known = vectors[has_text].double().numpy()
+    centred = known - known.mean(0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2].T
+    directions = directions * np.sign(directions[np.abs(directions).argmax(0), range(D)])
+    return centred @ directions
+
+
+def test_directions_have_the_sign_that_makes_their_greatest_entry_positive(text):
+    """Else another processor, or another LAPACK, would start from other vectors."""
+    vectors, has_text = text
+    moved = signed_directions(vectors, has_text)
+    alpha = standardised_components(vectors, has_text, D)[has_text].numpy()
+    assert alpha == pytest.approx(moved / moved.std(0) / D**0.5, abs=1e-4)
+    first = principal_components(vectors, has_text, D, 0.02)[has_text].numpy()
+    assert first == pytest.approx(moved / moved.std() * 0.02, rel=0.01, abs=1e-5)
+    white = TextTransform(vectors, has_text, ItemSettings(text_whitening="full"))(vectors)[has_text].numpy()
+    assert white == pytest.approx(moved / moved.std(0) / D**0.5, abs=1e-4)
+
+
+def test_components_do_not_depend_on_the_texts_unit(text):
+    vectors, has_text = text
+    small = standardised_components(vectors * 1e-4, has_text, D)
+    assert torch.allclose(small, standardised_components(vectors, has_text, D), atol=1e-4)
+
+
+def test_fewer_dimensions_without_whitening_keep_lengths_and_the_mean(text):
+    vectors, has_text = text
+    made = TextTransform(vectors, has_text, ItemSettings(text_dimension=3))(vectors)[has_text].double()
+    known = vectors[has_text].double()
+    largest = torch.linalg.eigvalsh(known.T @ known)[-3:]
+    assert torch.allclose(torch.linalg.eigvalsh(made.T @ made), largest, rtol=1e-4)
+
+
+@pytest.mark.parametrize("keys", [{}, {"item_init": "xavier"}, {"item_init": "pca_text"}])
+def test_ids_start_as_their_key_says(text, keys):
+    vectors, has_text = text
+    torch.manual_seed(0)
+    weight = ItemTable(N, D, ItemSettings(item_init_std=0.07, **keys), vectors, has_text).embedding.weight.detach()
+    assert not weight[0].any()
+    if keys.get("item_init") == "pca_text":
+        start = principal_components(vectors, has_text, D, 0.07)
+        assert torch.allclose(weight[has_text], start[has_text], atol=1e-6)
+    else:
+        wanted = 0.07 if not keys else (2 / (N + D)) ** 0.5
+        assert weight[1:].std().item() == pytest.approx(wanted, rel=0.15)
+
+
+def test_adaptors_are_what_their_names_say():
+    linear, mlp, moe = (text_adaptor(kind, 6, 4, 3) for kind in ("linear", "mlp", "moe"))
+    assert isinstance(linear, torch.nn.Linear)
+    assert [type(layer) for layer in mlp] == [torch.nn.Linear, torch.nn.GELU, torch.nn.Linear]
+    assert isinstance(moe, WhiteningMixture)
+    assert not moe.gate.any(), "experts count the same at the start"
+    assert not moe.noise.any(), "and their noise has one deviation"
+
+
+def test_no_more_centroids_than_different_texts(recwarn):
+    vectors = torch.randn(2, D)[torch.arange(20) % 2]
+    codes = product_codes(vectors, torch.ones(20, dtype=torch.bool), 1, 5)
+    assert codes[0] != codes[1]
+    assert (codes == codes[torch.arange(20) % 2]).all()
+    assert not [warning for warning in recwarn if "Convergence" in warning.category.__name__]
+
+
 def test_alphafuse_leaves_directions_out_in_which_no_text_varies(text):
     vectors, has_text = flat_text(text)
     made = standardised_components(vectors, has_text, 5)
@@ -213,6 +279,8 @@ def test_vqrec_items_are_sums_over_their_codes(text):
     vectors, has_text = text
     made = table(vectors, has_text, extra=1, item_text="codes", code_pieces=3, code_centroids=4)
     codes, own = made.codes[:N] - 4 * torch.arange(3), iter(made.embedding.weight.detach())
+    assert (made.codes[:N][has_text] // 4 == torch.arange(3)).all(), "every piece has centroids of its own"
+    assert made.code_embedding.weight.std().item() == pytest.approx(ItemSettings().item_init_std, rel=0.3)
     assert made.embedding.num_embeddings == 1 + 2 + 1  # padding, two items without text, the mask token
     for item, row in enumerate(made.weight.detach()[:N]):
         if has_text[item]:

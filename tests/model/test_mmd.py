@@ -100,6 +100,21 @@ def test_equal_samples_are_at_no_distance_and_moved_ones_are():
     assert float(mmd(centred, spread, "laplacian")) > 0.05
 
 
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian"])
+def test_bandwidths_follow_the_vectors_unit(samples, kernel):
+    first, second = samples
+    small = float(mmd(first * 1e-9, second * 1e-9, kernel))
+    assert small == pytest.approx(float(mmd(first, second, kernel)), rel=1e-6)
+
+
+def test_no_distance_is_below_zero():
+    """What single precision loses of near duplicates has a root all the same."""
+    vectors = torch.randn(40, 8, generator=torch.Generator().manual_seed(0)).repeat(2, 1) * 30
+    vectors[40:] += 1e-5
+    assert (squared_distances(vectors) >= 0).all()
+    assert torch.isfinite(kernel_matrix(vectors, "laplacian")).all()
+
+
 def test_duplicate_vectors_give_no_nan_gradient():
     first = torch.ones(3, 2, requires_grad=True)
     for kernel in KERNELS:
@@ -119,7 +134,9 @@ def test_the_smallest_samples_that_have_a_distance(samples, size, unbiased):
 
 def test_too_small_samples_are_zero_and_still_have_a_gradient():
     one = torch.randn(1, 3, requires_grad=True)
-    mmd(one, torch.randn(4, 3), unbiased=True).backward()
+    none = mmd(one, torch.randn(4, 3), unbiased=True)
+    assert float(none.detach()) == 0
+    none.backward()
     assert one.grad.abs().sum() == 0
     assert float(mmd(torch.zeros(0, 3), torch.zeros(0, 3))) == 0
 

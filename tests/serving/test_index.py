@@ -108,6 +108,34 @@ def test_eight_bits_are_off_by_no_more_than_they_say(kind):
     assert error < 0.03 * float(interests.norm(dim=1).max() * vectors.norm(dim=1).max())  # and no idle promise
 
 
+@pytest.mark.parametrize("of_interests", [False, True])
+def test_eight_bits_are_off_by_all_they_say_where_what_is_lost_points_along(of_interests):
+    """The bound is Cauchy and Schwarz's, met where the part that writing leaves out is parallel to the other side."""
+    lossy, exact = torch.zeros(40, 8), torch.zeros(40, 8)
+    lossy[:, 0] = exact[:, 1] = 127.0
+    lossy[7, 1:], exact[7, 1:] = 0.49, 127.0  # row 7 alone loses something: seven times 0.49
+    vectors, interests = (exact, lossy[7:8]) if of_interests else (lossy, exact[7:8])
+    written = EightBits(vectors, float(vectors.norm(dim=1).max()))
+    scores, error = written.scores(interests)
+    lost = float((scores[7] - interests[0].double() @ vectors[7].double()).abs())
+    assert lost == pytest.approx(7 * 0.49 * 127, rel=1e-5)
+    assert lost <= error < 1.002 * lost
+
+
+def test_eight_bits_say_what_scaling_costs_where_writing_costs_nothing():
+    """Whole numbers times a scale are written as they are; their products are rounded once they are scaled."""
+    vectors = torch.zeros(ITEMS, 8)
+    vectors[:, 0], vectors[:, 1] = torch.arange(ITEMS) % 127, 127.0
+    written = EightBits(vectors, float(vectors.norm(dim=1).max()))
+    assert written.off == 0
+    for step in range(1, 40):
+        interests = torch.zeros(2, 8)
+        interests[:, 0] = torch.tensor([127.0, 101.0]) * (step / 390.0)
+        scores, error = written.scores(interests)
+        exact = (interests.double() @ vectors.T.double()).amax(0)
+        assert (scores - exact).abs().max() <= error
+
+
 @pytest.mark.parametrize("items", [63, 64, 65, 1000])
 @pytest.mark.parametrize("reaching", [torch.inf, 0.5])
 def test_blocks_give_the_greatest_of_all(items, reaching):

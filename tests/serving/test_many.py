@@ -18,21 +18,21 @@ from tests.serving.test_index import ITEMS, KINDS, coarse, table
 USERS, K = 12, 5
 
 
-def best_by_loops(interests, vectors, seen):
-    """Rows of each user's K best, in double precision."""
+def best_by_loops(interests, vectors, seen, k=K):
+    """Rows of each user's k best, in double precision."""
     scores = np.einsum("bkd,nd->bkn", interests.double().numpy(), vectors.double().numpy()).max(1)
     scores[:, 0] = -np.inf
     for user, item in seen:
         scores[user, item] = -np.inf
-    return np.argsort(-scores, kind="stable")[:, :K].tolist(), np.sort(-scores)[:, :K] * -1
+    return np.argsort(-scores, kind="stable")[:, :k].tolist(), np.sort(-scores)[:, :k] * -1
 
 
-def asked(vectors, interests, seen=()):
+def asked(vectors, interests, seen=(), k=K):
     index = coarse(vectors)
     of = CoarseTable(index.vectors, vectors, index.error)
     assert [of.answers(k) for k in (0, K, len(vectors) // 2)] == [False, True, False]
     history = tuple(torch.tensor(column) for column in zip(*seen)) if seen else None
-    return of.best(interests, K, history)
+    return of.best(interests, k, history)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,11 +47,33 @@ def test_who_is_sure_has_brute_force(kind):
     for user in found.sure.nonzero()[:, 0].tolist():
         assert found.rows[user].tolist() == rows[user]
         assert np.allclose(found.scores[user], scores[user], rtol=1e-6)
+    assert found.scores.dtype == torch.float32
     sure = int(found.sure.sum())
     if kind == "random":
         assert sure >= USERS - 2
     elif kind in ("equal vectors", "few distinct", "nearly equal"):
         assert sure == 0  # which of equal ones comes first is not for sums to say
+
+
+@pytest.mark.parametrize("items", [2991, 2992, 2993])  # one place is left over in the chunks, none, fifteen
+def test_the_last_item_is_an_item_and_what_is_left_over_is_none(items):
+    vectors = table("random")[:items]
+    vectors[-1] *= 6 / vectors[-1].norm()
+    interests = vectors[-1].expand(1, 1, 8)
+    (order,), _ = best_by_loops(interests, vectors, [], items)
+    assert order[0] == items - 1
+    for k in (K, 30):
+        found = asked(vectors, interests, k=k)
+        assert found.sure.item()
+        assert found.rows[0].tolist() == order[:k]
+    seen = [(0, item) for item in range(1, items) if item not in order[1:K]]
+    assert not asked(vectors, interests, seen).sure.item(), "four items are no five"
+
+
+def test_chunks_are_enough_for_half_as_many_items():
+    of = CoarseTable(torch.zeros(ITEMS, 8, dtype=torch.bfloat16), torch.zeros(ITEMS, 8), None)
+    assert of.chunks == 188  # of sixteen
+    assert [of.answers(k) for k in (0, 1, 77, 78)] == [False, True, True, False]
 
 
 def test_scores_below_zero_are_not_taken_for_others():
@@ -69,21 +91,53 @@ def test_items_on_the_edge_of_what_was_looked_into():
     vectors[1:, 0] = torch.linspace(1.0, 1.05, ITEMS - 1)  # more items within bfloat16's rounding than are looked into
     found = asked(vectors, torch.ones(2, 1, 1))
     assert not found.sure.any()
+    vectors[1:] = vectors[1 + torch.randperm(ITEMS - 1, generator=torch.Generator().manual_seed(0))]
+    found = asked(vectors, torch.ones(1, 1, 1))
+    assert not found.sure.any(), "what was looked into is above its coarse score, and so is what was not"
     vectors[100:105, 0] = torch.tensor([3.0, 4.0, 5.0, 6.0, 7.0])
     found = asked(vectors, torch.ones(2, 1, 1), [(1, 104)])
     assert found.sure.tolist() == [True, False]  # the second one's fifth is one of the many
     assert found.rows[0].tolist() == [104, 103, 102, 101, 100]
 
 
+@pytest.mark.parametrize("spread", [range(1, 188), [5 + 188 * n for n in range(16)] + [6 + 188 * n for n in range(16)]])
+def test_neither_a_chunk_nor_an_item_that_was_not_looked_into_is_forgotten(spread):
+    """More items within a rounding than are looked into: one in each chunk, or all in two of them."""
+    vectors, places = torch.zeros(ITEMS, 1), torch.tensor(list(spread))
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
+    vectors[places, 0] = torch.linspace(1.0435, 1.0505, len(places))[order]
+    assert len(vectors.to(torch.bfloat16)[places].unique()) == 1
+    assert not asked(vectors, torch.ones(1, 1, 1)).sure.any()
+    vectors[places[:8], 0] = torch.arange(2.0, 10.0)
+    found = asked(vectors, torch.ones(1, 1, 1))
+    assert found.sure.all()
+    assert found.rows.tolist() == [places[:8].flip(0)[:K].tolist()]
+
+
+def test_a_history_bars_its_own_user_s_items_alone():
+    vectors = table("random")
+    vectors[1] *= 6 / vectors[1].norm()
+    vectors[6] = vectors[1] * 5 / 6
+    found = asked(vectors, vectors[1].expand(2, 1, 8), [(0, 3), (1, 2)])
+    assert found.sure.all()
+    assert found.rows[:, :2].tolist() == [[1, 6], [1, 6]]
+    found = asked(vectors, vectors[1].expand(2, 1, 8), [(0, 6), (1, 1)])
+    assert found.sure.all()
+    assert found.rows[:, 0].tolist() == [1, 6]
+
+
 def test_blocks_do_not_change_answers(monkeypatch):
     vectors = table("random")
     interests = torch.randn(USERS, 2, 8)
-    seen = [(user, int(item)) for user in range(USERS) for item in torch.randint(1, ITEMS, (20,))]
+    first, _ = best_by_loops(interests, vectors, [])
+    seen = [(user, item) for user in range(USERS) for item in first[user][: 1 + user % 3]]
     whole = asked(vectors, interests, seen)
-    monkeypatch.setattr(many, "_BYTES", 2 * ITEMS * 2 * 5)  # five users at a time, or four
-    parts = asked(vectors, interests, seen)
-    assert torch.equal(whole.sure, parts.sure)
-    assert torch.equal(whole.rows[whole.sure], parts.rows[whole.sure])
+    assert whole.sure.sum() > USERS // 2
+    for room in (2 * ITEMS * 2 * 5, 1):  # of five users at a time, or four; of not even one
+        monkeypatch.setattr(many, "_BYTES", room)
+        parts = asked(vectors, interests, seen)
+        assert torch.equal(whole.sure, parts.sure)
+        assert torch.equal(whole.rows[whole.sure], parts.rows[whole.sure])
 
 
 def test_half_a_rounding_apart_is_not_sure():
@@ -95,6 +149,8 @@ def test_half_a_rounding_apart_is_not_sure():
     vectors[other, 0] = torch.nextafter(vectors[best, 0], torch.tensor(-torch.inf))
     found = asked(vectors, torch.ones(1, 1, 8))
     assert not found.sure.item()
+    vectors[other, 0] = vectors[best, 0] - 4e-7 * vectors[best].abs().sum()  # eight terms may lose that much
+    assert not asked(vectors, torch.ones(1, 1, 8)).sure.item()
     vectors[other, 0] = vectors[best, 0] - 0.01
     assert asked(vectors, torch.ones(1, 1, 8)).sure.item()
 
