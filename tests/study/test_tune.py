@@ -94,12 +94,11 @@ def test_a_search_finishes_stops_and_fails_trials_and_its_best_is_what_a_run_giv
 
 
 @pytest.mark.usefixtures("_ray")
-@pytest.mark.usefixtures("_ray")
 def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     """kill -9, then Ctrl-C, then to the end: epochs that were trained stay trained, with the same numbers."""
     space = space_file(tmp_path, "learning_rate: {choice: [0.003, 0.01]}\n")
     asked = {**keys, "stopping_step": 100}
-    options = ["--samples=2", "--max-epochs=60", "--grace=60", "--cpus=1", "--out=out", f"--space={space}"]
+    options = ["--samples=2", "--max-epochs=30", "--grace=30", "--cpus=1", "--out=out", f"--space={space}"]
     arguments = ["tune", "--model=IBIM", "--dataset=planted", *options, *(f"--{k}={v}" for k, v in asked.items())]
     command = [sys.executable, "-c", "import sys; from recbole_eimf.__main__ import main; sys.exit(main())", *arguments]
     histories = [tmp_path / f"out/trials/{n:03d}/history.json" for n in range(2)]
@@ -126,13 +125,13 @@ def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     done = json.loads(histories[0].read_text())
     # wall-clock seconds tell that these very epochs were kept, not trained again
     assert done[: len(killed)] == killed
-    assert len(done) == 60
+    assert len(done) == 30
     cut = json.loads(histories[1].read_text())
     assert main(arguments) == 0
     assert json.loads(histories[0].read_text()) == done
     assert json.loads(histories[1].read_text())[: len(cut)] == cut
     whole = recbole_eimf.run(
-        "IBIM", "planted", None, epochs=60, learning_rate=float(table(tmp_path / "out")[1]["learning_rate"]),
+        "IBIM", "planted", None, epochs=30, learning_rate=float(table(tmp_path / "out")[1]["learning_rate"]),
         num_threads=1, show_progress=False, state="ERROR", **{k: v for k, v in asked.items() if k != "epochs"},
     )  # fmt: skip
     assert float(table(tmp_path / "out")[1]["valid_ndcg@5"]) == whole.valid["ndcg@5"]
