@@ -121,5 +121,5 @@ def test_a_prior_weighs_what_validation_chose_in_the_model_trained_again(keys, t
     out = tmp_path / "out"
     found = recbole_eimf.run("IBIM", "baskets", **keys, refit=True, score_prior="similar", output_dir=str(out))
     _, net, _ = recbole_eimf.load(out)
-    assert net.prior.weight.tolist() == [2.5, 0.0]
+    assert net.prior.weight.tolist() == [2.5, 0.0, 0.0, 0.0]
     assert recbole_eimf.evaluate(out, state="ERROR") == pytest.approx(found.test, abs=1e-6)

@@ -39,7 +39,7 @@ def decide(config, train) -> str | None:
         return f"mask_history=auto: the history {done} ({said})"
     if not chosen and share < FEW_REPEATS:
         return (
-            f"mask_history=False ranks the items a user had before beside the new ones, whose places they take, though "
-            f"only {said}. Give --mask_history=auto (or True) to rank new items alone."
+            f"mask_history=False: {said}, yet such items are ranked beside the new ones, whose places they take. "
+            f"Give --mask_history=auto (or True) to rank new items alone."
         )
     return None
