@@ -57,7 +57,8 @@ class ScorePrior(nn.Module):
         told = {"next", "previous"} & {*self.parts} and side is not None
         for prefix, graph in (("", rows_to_one(side.next_items) if told else none), ("together_", together)):
             found = (none if graph is None else graph).tocoo()
-            index = torch.from_numpy(np.stack([found.row, found.col]).astype(np.int64))
+            whole = np.int32 if prefix else np.int64  # there are millions of pairs
+            index = torch.from_numpy(np.stack([found.row, found.col]).astype(whole))
             self.register_buffer(f"{prefix}index", index)
             self.register_buffer(f"{prefix}value", torch.from_numpy(found.data.astype(np.float32)))
         self._graphs: dict[str, sparse.csr_matrix] = {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.bought_together import bought_together, interaction_weights
+from recbole_eimf.model.history_scores import history_scores
 
 
 class CountingModel(SequenceModel):
@@ -118,9 +119,5 @@ class DecayedItemKNN(CountingModel):
         self._register_matrix(bought_together(dataset, weight, config["knn_shrink"], config["knn_neighbours"]))
 
     def _scores(self, interaction) -> Tensor:
-        sequence, length = interaction[self.ITEM_SEQ].cpu().numpy(), interaction[self.ITEM_SEQ_LEN].cpu().numpy()
-        row, column = sequence.nonzero()
-        weight = self.decay ** (length[row] - 1 - column)
-        history = sparse.coo_matrix((weight, (row, sequence[row, column])), shape=(len(sequence), self.n_items))
-        scores = (history.tocsr() @ self._matrix()).toarray().astype(np.float32)
-        return torch.from_numpy(scores).to(interaction[self.ITEM_SEQ].device)
+        sequence, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        return history_scores(sequence, length, self._matrix(), self.decay)
