@@ -431,6 +431,9 @@ class RunSettings:
     resume: bool | Literal["force"] = key(
         False, "go on with the run in output_dir; force: with other settings than it was begun with", affects="machine"
     )
+    overwrite: bool = key(
+        False, "begin again where output_dir holds a run that was stopped or has other settings", affects="machine"
+    )
     save_pth: bool = key(False, "also write RecBole's checkpoint, a pickle, for RecBole's own doors", affects="machine")
     verbose: bool = key(
         False, "show on the screen, too, what else goes to the log file: all settings, the model, RecBole's lines",
