@@ -29,7 +29,7 @@ from recbole_eimf import Recommender
 from recbole_eimf.config.config import parse_command_line
 from recbole_eimf.core.files import write_json
 from recbole_eimf.data.item_text import read_item_text
-from recbole_eimf.serving import title_map
+from recbole_eimf.model import placing
 from recbole_eimf.serving.export import export
 
 
@@ -106,12 +106,12 @@ def trained(name: str, seed: int, given: dict, folder: Path) -> Recommender:
 
 def with_items(model: Recommender, titles: dict[str, str], neighbours: int | None = None, temperature: float = 1.0):
     """A copy of the model with the items added; of another placement where one is named."""
-    kept = title_map.NEIGHBOURS, title_map.TEMPERATURE
+    kept = placing.NEIGHBOURS, placing.TEMPERATURE
     if neighbours is not None:
-        title_map.NEIGHBOURS, title_map.TEMPERATURE = neighbours, temperature
+        placing.NEIGHBOURS, placing.TEMPERATURE = neighbours, temperature
     grown = Recommender(model._parts, model.config, None)
     grown.add_items(titles)
-    title_map.NEIGHBOURS, title_map.TEMPERATURE = kept
+    placing.NEIGHBOURS, placing.TEMPERATURE = kept
     return grown
 
 
