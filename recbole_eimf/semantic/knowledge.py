@@ -209,9 +209,15 @@ def item_texts(titles: Mapping[str, str], knowledge: Knowledge | None, source: s
         return dict(titles)
     texts = {}
     for item, title in titles.items():
-        profile = knowledge.items[item].profile if item in knowledge.items else ""
-        texts[item] = title if not profile else profile if source == "profile" else f"{title}. {profile}"
+        texts[item] = text_of(title, knowledge.items[item].profile if item in knowledge.items else "", source)
     return texts
+
+
+def text_of(title: str, profile: str, source: str) -> str:
+    """The text of one item, see :func:`item_texts`."""
+    if not profile or source == "title":
+        return title
+    return profile if source == "profile" else f"{title}. {profile}"
 
 
 def next_graph(

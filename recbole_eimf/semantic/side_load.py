@@ -152,6 +152,15 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
     return replace(loaded, next_items=graph, next_among=among, match_text=match_text)
 
 
+def item_vectors(config, train, pipeline: Pipeline) -> tuple[dict[str, int], np.ndarray]:
+    """(item token -> row, vectors) of the item text that a configuration's model reads, not its placebo's.
+
+    Raises:
+        UserError: replies about items that are asked for and cannot be had.
+    """
+    return _vectors(pipeline, _knowledge(config, train, pipeline, False), pipeline.settings.item_text_source)
+
+
 def _vectors(pipeline: Pipeline, knowledge: Knowledge | None, source: str) -> tuple[dict[str, int], np.ndarray]:
     """(item token -> row, vectors) of one kind of item text; clusters, prompts and replies stay those of the titles."""
     if source == "title":

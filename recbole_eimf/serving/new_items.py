@@ -18,7 +18,9 @@ from recbole_eimf.serving.parts import Parts
 from recbole_eimf.serving.title_map import encoded
 
 
-def extended(parts: Parts, config: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[Parts, list[str]]:
+def extended(
+    parts: Parts, config: Mapping[str, Any], titles: Mapping[str, str], profiles: Mapping[str, str] | None = None
+) -> tuple[Parts, list[str]]:
     """(parts with these items, the tokens that were new); see :meth:`Recommender.add_items`."""
     if parts.text is None:
         raise ConfigError(
@@ -34,9 +36,18 @@ def extended(parts: Parts, config: Mapping[str, Any], titles: Mapping[str, str])
     for token, title in new.items():
         if not token or not isinstance(title, str) or not title.strip():
             raise DataError(f"item {token!r}: its title is {title!r}; a token and some text are needed to place it.")
+    source = config["text"].get("source", "title")
+    if profiles and source == "title":
+        raise ConfigError(
+            f"{config['name']}: profiles are given, and its items are placed by their titles alone. Leave them out, or "
+            f"train with item_text_source=title+profile and export again."
+        )
     if not new:
         return parts, []
-    vectors = encoded(config["text"]["encoder"], list(new.values()), parts.catalogue)
+    from recbole_eimf.semantic.knowledge import text_of  # what asks an LLM is not needed to serve
+
+    texts = [text_of(title, (profiles or {}).get(token, ""), source) for token, title in new.items()]
+    vectors = encoded(config["text"]["encoder"], texts, parts.catalogue)
     for token, vector in zip(new, vectors):
         if not np.any(vector):
             raise DataError(f"item {token!r}: the text encoder knows no word of {new[token]!r}, so it has no place.")

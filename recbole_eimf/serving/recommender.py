@@ -196,18 +196,23 @@ class Recommender:
             out[some] = first.numpy()
         return out
 
-    def add_items(self, titles: Mapping[str, str]) -> list[str]:
-        """Add items by their text: token -> title. They can be recommended, and stand in histories, at once.
+    def add_items(self, titles: Mapping[str, str], profiles: Mapping[str, str] | None = None) -> list[str]:
+        """Add items by their text. They can be recommended, and stand in histories, at once.
+
+        Args:
+            titles: token -> title; profiles: token -> an LLM's words on the item, for a model of a run with
+                ``item_text_source=title+profile`` or ``profile``; where there are none the title stands in.
 
         Returns:
             The tokens that were new; items that are known already stay as they are.
 
         Raises:
-            ConfigError: the model has no map from text to vectors (see :mod:`recbole_eimf.serving.new_items`).
+            ConfigError: the model has no map from text to vectors (see :mod:`recbole_eimf.serving.new_items`), or it
+                knows no profiles.
             DataError: a title is empty, or no text.
         """
         with self._lock:
-            self._parts, added = extended(self._parts, self.config, titles)
+            self._parts, added = extended(self._parts, self.config, titles, profiles)
         return added
 
     # ------------------------------------------------------------------ as a table

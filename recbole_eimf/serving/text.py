@@ -18,7 +18,7 @@ from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.semantic.kept import as_files
 from recbole_eimf.semantic.pipeline import Pipeline
-from recbole_eimf.semantic.side_load import pipeline_of
+from recbole_eimf.semantic.side_load import item_vectors, pipeline_of
 from recbole_eimf.serving.answer import Question, rank
 from recbole_eimf.serving.explain import honesty
 from recbole_eimf.serving.parts import Parts
@@ -37,11 +37,13 @@ def with_text(run, parts: Parts, config: dict[str, Any]) -> tuple[Parts, dict[st
     """
     train = run.loaders[0]._dataset
     pipeline = pipeline_of(run.config, train)
-    text = _item_text(pipeline, parts)
+    wanted = pipeline.settings
+    # what tfidf-svd knows it has of the titles, which are all that the folder holds
+    source = "title" if wanted.text_encoder == "tfidf-svd" else wanted.item_text_source
+    text = _item_text(pipeline.item_vectors if source == "title" else item_vectors(run.config, train, pipeline), parts)
     trained = (text != 0).any(1) & torch.from_numpy(parts.catalogue.counts > 0)
     trained[0] = False
     parts = replace(parts, text=TitleMap(text.half(), trained, _shares(run.net, parts)))
-    wanted = pipeline.settings
     encoder = {
         "name": wanted.text_encoder,
         "max_length": wanted.text_max_length,
@@ -49,7 +51,7 @@ def with_text(run, parts: Parts, config: dict[str, Any]) -> tuple[Parts, dict[st
         "identity": pipeline.encoder.identity,
         "fitted_on": len(parts.catalogue),
     }
-    config = {**config, "text": {"encoder": encoder, "explain": None}}
+    config = {**config, "text": {"encoder": encoder, "source": source, "explain": None}}
     side = run.result["side_load"] or {}
     if not isinstance(run.net, EIMF) or not run.config["use_interests"] or "source" not in side:
         return parts, config
@@ -58,9 +60,9 @@ def with_text(run, parts: Parts, config: dict[str, Any]) -> tuple[Parts, dict[st
     return parts, config
 
 
-def _item_text(pipeline: Pipeline, parts: Parts) -> Tensor:
+def _item_text(known: tuple[dict[str, int], np.ndarray], parts: Parts) -> Tensor:
     """float32 [N, d_t], zero where an item has no text."""
-    rows, vectors = pipeline.item_vectors
+    rows, vectors = known
     text = torch.zeros(len(parts.catalogue), vectors.shape[1])
     for row, token in enumerate(parts.catalogue.tokens.to_pylist()):
         if row and token in rows:

@@ -41,7 +41,7 @@ def made_run(make_config, wide):
 
     def make(model: str, change=None, **keys) -> Run:
         keys = {"data_path": str(wide), "inference_only": True, "topk": [5, 20], **keys}
-        config = make_config(model, "wide", **keys)
+        config = make_config(model, **{"dataset": "wide", **keys})
         torch.manual_seed(1)
         loaders = assembly.loaders(config)
         net = config.model_class(config, loaders[0]._dataset).to(config["device"]).eval()

