@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from statistics import stdev
@@ -290,3 +291,12 @@ def test_a_cell_is_what_its_figures_round_to(cell, held):
     assert wrong(cell, [[first + 0.2, *held[0][1:]], *held[1:]])
     assert wrong(cell, [[-first, *held[0][1:]], *held[1:]])
     assert wrong(cell, [[first, *(None for _ in held[0][1:])], *([None] for _ in held[1:])])
+
+
+def test_every_file_of_results_is_named_by_a_page_and_every_name_is_a_file():
+    pages = [ROOT / "README.md", ROOT / "benchmarks/README.md", *ROOT.glob("docs/**/*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    files = {file.stem for file in ROOT.glob("benchmarks/results/*.json")}
+    named = set(re.findall(r"`(?:[\w/]+/)?([\w*]+)\.(?:json|py)\b", text))
+    assert [file for file in sorted(files) if not any(fnmatch(file, name) for name in named)] == []
+    assert set(re.findall(r"results/(\w+)\.json", text)) - files == set()
