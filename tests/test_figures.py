@@ -74,11 +74,13 @@ def mean(file: str, metric: str, *masked: bool, of: str = "{}") -> Cell:
 
 
 def gain(file: str, metric: str, over: str, *masked: bool, of: str = "{}", corrected_only: bool = False) -> Cell:
-    """Gain in per cent, p and corrected p; ``over`` may name what stands in the row's brackets as ``{}``."""
+    """Gain in per cent, p and corrected p: of a row over ``over``, where ``{}`` is what stands in the row's brackets;
+    or of a pair of rows."""
 
-    def read(row: str) -> list[list[float | None]]:
-        inner = re.search(r"[\[(](.+)[\])]", of.format(row))
-        asked = (of.format(row), over.format(inner[1] if inner else row), metric)
+    def read(row: Row) -> list[list[float | None]]:
+        mine, *other = (of.format(row),) if isinstance(row, str) else row
+        inner = re.search(r"[\[(](.+)[\])]", mine)
+        asked = (mine, *(other or [over.format(inner[1] if inner else row)]), metric)
         parts = []
         for one in masked:
             found = next(c for c in view(file, one)["comparisons"] if (c["row"], c["other"], c["metric"]) == asked)
@@ -130,6 +132,7 @@ _EIMF, _ORDER, _PAD, _KNOWN = (f"docs/results/{name}.md" for name in ("eimf", "o
 _FLOORS, _TEXT = ["Popularity", "Markov", "DecayedItemKNN"], ["TextKNN", "ItemKNN+text"]
 _THREE = ["SASRec", "EIMF[SASRec]", "placebo[SASRec]"]
 _SIX = [*_THREE, "REMI", "EIMF[REMI]", "placebo[REMI]"]
+_TWO = ("SASRec", "REMI")
 _PAD_SLICES = ("unseen", "1-5", "6-20", ">20")
 _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_form", "arena_office"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
@@ -177,6 +180,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           gain(_PAPER, "recall@50", "placebo({}), paper", *both)]),
         (_EIMF, "Beauty, `user_split`, four", 0,
          [*_FLOORS, *_SIX, "MIND", "EIMF[MIND]", "BERT4Rec", "EIMF[BERT4Rec]"], ("beauty_user_split", False)),
+        (_EIMF, "Beauty, `user_split`, four", 1,
+         [("EIMF over 4 backbones", "their backbones"), *((f"EIMF[{one}]", f"placebo[{one}]") for one in _TWO),
+          ("EIMF over 2 backbones", "placebo over them")],
+         [gain("beauty_user_split", metric, "", False) for metric in ("recall@20", "recall@50", "hit@50", "ndcg@50")]),
         (_EIMF, "Office, `user_split`, SASRec and REMI", 0, _SIX, ("office_sasrec_remi", False)),
         (_EIMF, "Office, `user_split`, SASRec with", 0, [*_THREE, "text[SASRec]"], ("office_strong_sasrec", False)),
         (_EIMF, "Office, `user_split`, eight", 0, [*backbones, None],
@@ -194,6 +201,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           for metric in ("hit@10", "hit@50", "ndcg@10", "ndcg@50")]),
         (_EIMF, "Prime Pantry, `leave_one_out`, SASRec with", 0,
          ["Markov", "DecayedItemKNN", *_THREE, "text[SASRec]"], ("prime_pantry_strong_sasrec", True)),
+        (_EIMF, "Prime Pantry, `leave_one_out`, SASRec with", 1,
+         [("EIMF[SASRec]", other) for other in ("SASRec", "placebo[SASRec]", "text[SASRec]")],
+         [gain("prime_pantry_strong_sasrec", metric, "", True, corrected_only=True)
+          for metric in ("hit@10", "ndcg@10", "hit@50", "ndcg@50")]),
         (_ORDER, "Beauty, `user_split`, both", 0, [None] * 5 + [*_THREE, None, None],
          [*together("beauty_user_split", *fifty, masked=bare), *together(_SHUFFLED, *fifty)]),
         (_ORDER, "Beauty, `user_split`, both", 0, [*_FLOORS, *_TEXT, *[None] * 5],
