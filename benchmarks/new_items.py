@@ -9,6 +9,10 @@ by popularity, and by the model before the items were added. HR@10 of the other 
 them: their targets are their last items, and the new ones compete too. ``validation`` is the same for the last item but
 one; how many neighbours an item has and how they are weighed was chosen by its ``grid`` (``--grid``).
 
+``--knowledge FILE`` (replies about items, as ``knowledge_file``) also places the hidden items by their titles with an
+LLM's words on every item, and with its words on another item (placebo), in the same models, and tests each against the
+titles alone, paired over the users of all seeds.
+
 A seed draws the hidden items and trains the model. Runs are kept under ``--work`` and used again; rows are added to
 ``--out``, in place of those of the same data set, model and seed.
 """
@@ -18,6 +22,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +34,12 @@ from recbole_eimf import Recommender
 from recbole_eimf.config.config import parse_command_line
 from recbole_eimf.core.files import write_json
 from recbole_eimf.data.item_text import read_item_text
-from recbole_eimf.serving import title_map
+from recbole_eimf.evaluator.significance import paired_test
+from recbole_eimf.model import placing
+from recbole_eimf.semantic.knowledge import ItemKnowledge, Knowledge, item_texts, read_knowledge, shuffled
 from recbole_eimf.serving.export import export
+from recbole_eimf.serving.new_items import with_rows
+from recbole_eimf.serving.title_map import encoded
 
 
 def hidden_items(path: Path, text: dict[str, str], share: float, seed: int) -> tuple[pd.DataFrame, set[str]]:
@@ -79,17 +88,18 @@ def by_text(model: Recommender, histories: list[list[str]]) -> np.ndarray:
     return np.array(model.catalogue.tokens.to_pylist(), dtype=object)[np.array(found)]
 
 
-def asked(frame: pd.DataFrame, hidden: set[str], back: int) -> dict[str, tuple[list[list[str]], list[str]]]:
-    """(histories, targets) of users by whether their target is hidden; back: 0 asks for the last item, 1 for the one
-    before it."""
-    users: dict[str, tuple[list, list]] = {"hidden": ([], []), "others": ([], [])}
-    for _, items in frame.groupby("user_id", sort=False)["item_id"]:
+def asked(frame: pd.DataFrame, hidden: set[str], back: int) -> dict[str, tuple[list[list[str]], list[str], list[str]]]:
+    """(histories, targets, users) of users by whether their target is hidden; back: 0 asks for the last item, 1 for the
+    one before it."""
+    users: dict[str, tuple[list, list, list]] = {"hidden": ([], [], []), "others": ([], [], [])}
+    for user, items in frame.groupby("user_id", sort=False)["item_id"]:
         *history, target = items.tolist()[: len(items) - back] or [None]
         history = [item for item in history if item not in hidden and item != target]
         if history:
             kind = users["hidden" if target in hidden else "others"]
             kind[0].append(history)
             kind[1].append(target)
+            kind[2].append(user)
     return users
 
 
@@ -106,13 +116,52 @@ def trained(name: str, seed: int, given: dict, folder: Path) -> Recommender:
 
 def with_items(model: Recommender, titles: dict[str, str], neighbours: int | None = None, temperature: float = 1.0):
     """A copy of the model with the items added; of another placement where one is named."""
-    kept = title_map.NEIGHBOURS, title_map.TEMPERATURE
+    kept = placing.NEIGHBOURS, placing.TEMPERATURE
     if neighbours is not None:
-        title_map.NEIGHBOURS, title_map.TEMPERATURE = neighbours, temperature
+        placing.NEIGHBOURS, placing.TEMPERATURE = neighbours, temperature
     grown = Recommender(model._parts, model.config, None)
     grown.add_items(titles)
-    title_map.NEIGHBOURS, title_map.TEMPERATURE = kept
+    placing.NEIGHBOURS, placing.TEMPERATURE = kept
     return grown
+
+
+def words_on_items(file: Path, text: dict[str, str], counts: dict[str, int], seed: int) -> dict[str, dict[str, str]]:
+    """Item texts: titles with an LLM's words, and with its words on another item as popular."""
+    replies = {item: reply for item, reply in read_knowledge(file).items() if item in text and reply.status == "ok"}
+    items = {item: ItemKnowledge.of_texts(reply.interests) for item, reply in replies.items()}
+    return {
+        f"title and {name}": item_texts(text, Knowledge(known, "file", {}, {}), "title+profile")
+        for name, known in (("profile", items), ("profile of another", shuffled(items, counts, seed)))
+    }
+
+
+def placed_by(model: Recommender, texts: dict[str, str], hidden: set[str]) -> Recommender:
+    """A copy of the model with the hidden items placed by other texts than titles."""
+    parts, known = model._parts, model.catalogue.tokens.to_pylist()
+    kept = [item for item in known if item in texts]
+    new = sorted(hidden)
+    wanted = [texts[item] for item in [*kept, *new]]
+    vectors = torch.from_numpy(encoded(model.config["text"]["encoder"], wanted, parts.catalogue))
+    table = torch.zeros_like(parts.text.text)
+    table[[parts.catalogue.row_of[item] for item in kept]] = vectors[: len(kept)].half()
+    parts = replace(parts, text=replace(parts.text, text=table))
+    return Recommender(with_rows(parts, vectors[len(kept) :], new, [texts[item] for item in new]), model.config, None)
+
+
+def hits(model: Recommender, users: tuple[list, list, list]) -> np.ndarray:
+    """Whether each user's target is among the ten, [n]."""
+    return (recommended(model, users[0]) == np.array(users[1], dtype=object)[:, None]).any(1).astype(float)
+
+
+def tested(found: list[tuple[np.ndarray, np.ndarray, list[str]]]) -> dict:
+    """Of (hits by a text, hits by titles, users) of every seed: a test over users; some are in several seeds."""
+    mine, titles = (np.concatenate([each[n] for each in found]) for n in (0, 1))
+    _, user = np.unique(np.concatenate([each[2] for each in found]), return_inverse=True)
+    test = paired_test(mine, titles, user=user)
+    return {
+        "seeds": len(found), "targets": len(mine), "users": test.users, "HR@10": round(100 * float(mine.mean()), 2),
+        "by title": round(100 * float(titles.mean()), 2), "p_value": test.p_value,
+    }  # fmt: skip
 
 
 def measured(model: Recommender, test: dict, valid: dict, titles: dict[str, str], grid: bool) -> dict:
@@ -148,12 +197,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", required=True)
     parser.add_argument("--grid", action="store_true")
+    parser.add_argument("--knowledge", type=Path)
     parser.add_argument("--out", required=True)
     given, rest = parser.parse_known_args()
     keys = parse_command_line(rest)
     source, name, out = Path(given.data_path), given.dataset, Path(given.out)
     text = read_item_text(source / name / f"{name}.item", "item_id", keys.get("text_fields", ["title"]))
-    rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
+    old_file = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"rows": []}
+    rows, words = old_file["rows"], old_file.get("words", {})
+    by_words: dict[str, list] = {}
     for seed in given.seeds:
         frame, hidden = hidden_items(source / name / f"{name}.inter", text, given.share, seed)
         folder = Path(given.work) / f"{name}-{seed}"
@@ -173,7 +225,18 @@ def main() -> None:
             row |= measured(model, test, valid, titles, given.grid)
             rows.append(row)
             print(json.dumps(row), flush=True)
-            write_json(out, {"metric": "HR@10, percent", "hidden_share": given.share, "rows": rows})
+            if given.knowledge:
+                by_title = {kind: hits(with_items(model, titles), test[kind]) for kind in test}
+                counts = frame["item_id"].value_counts().to_dict()
+                for kind_of_text, texts in words_on_items(given.knowledge, text, counts, seed).items():
+                    grown = placed_by(model, texts, hidden)
+                    for kind in test:
+                        label = f"{name}, {row['model']}, {kind}, {kind_of_text}"
+                        by_words.setdefault(label, []).append((hits(grown, test[kind]), by_title[kind], test[kind][2]))
+                        words[label] = tested(by_words[label])
+                        print(label, words[label], flush=True)
+            told = {"metric": "HR@10, percent", "hidden_share": given.share, "rows": rows}
+            write_json(out, {**told, "words": words} if words else told)
 
 
 if __name__ == "__main__":

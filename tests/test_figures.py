@@ -118,6 +118,19 @@ def known(file: str, metric: str, part: str = "all", of: Row = "{}") -> Cell:
     return read
 
 
+def placed(part: str, metric: str) -> Cell:
+    """Of ``benchmarks/place_unseen.py``: a row and how its new items stand, or what all rows are held against."""
+
+    def read(row: Row) -> list[list[float | None]]:
+        rows = result("beauty_global_time_placed")["rows"]
+        if isinstance(row, str):
+            return [[rows["SASRec"]["placed"][part][metric]["against"], None]]
+        found = rows[row[0]][row[1]][part][metric]
+        return [[found["mean"], found["std"]]]
+
+    return read
+
+
 def headed(file: str, masked: bool, header: list[str]) -> list[Cell]:
     """A column for each metric of a table's header."""
     names = [re.search(r"(HR|NDCG|Recall)(@\d+)", name) for name in header[1:]]
@@ -217,6 +230,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           None, None],
          [mean(f"beauty_floors_global_time{form}", metric, True) for form in ("", "_refit") for metric in fifty[:2]]),
         (_ORDER, "Beauty, `global_time`, with", 0, None, ("beauty_global_time", True)),
+        (_ORDER, "Beauty, `global_time`, with", 1,
+         ["floor", *((one, form) for one in ("SASRec", "EIMF-SASRec") for form in ("as trained", "placed"))],
+         [placed(part, metric) for part in ("all", "seen") for metric in fifty]
+         + [placed("unseen", metric) for metric in ("recall@50", "ndcg@50")]),
         (_ORDER, "ml-100k", 0, None, ("ml100k_global_time", True)),
         ("docs/results/arena.md", "The arena", 0, None,
          [None, *together(_ARENA, "ndcg@10", "hit@10", masked=hidden), share(_ARENA, "1-5", "ndcg@10"),

@@ -158,12 +158,31 @@ def test_a_damaged_state_or_model_is_named(out, keys):
         resumed(out, keys)
 
 
+def test_another_runs_work_is_not_lost_without_a_word(out, keys):
+    before = contents(out)
+    for changed, advice in (({"learning_rate": 0.5}, "Use another"), ({"epochs": 3}, "--resume=True goes on with it")):
+        with pytest.raises(ConfigError, match=rf"holds a run with other settings: .* was .*{advice}.*--overwrite=True"):
+            resumed(out, keys, resume=False, **changed)
+    with pytest.raises(ConfigError) as refused:
+        resumed(out, keys, resume=False, epochs=3, learning_rate=0.5)
+    assert "--resume" not in str(refused.value)  # which would refuse that too
+    assert contents(out) == before
+    assert resumed(out, keys, resume=False, state="CRITICAL", skip_test=True).epochs == 2  # of the same settings
+    resumed(out, keys, resume=False)
+    (out / "result.json").unlink()  # written last: the run was stopped
+    before = contents(out)
+    with pytest.raises(ConfigError, match="that was stopped. --resume=True goes on with it; --overwrite=True"):
+        resumed(out, keys, resume=False)
+    assert contents(out) == before
+    assert resumed(out, keys, resume=False, overwrite=True, learning_rate=0.5).config["learning_rate"] == 0.5
+
+
 def test_a_run_begun_anew_leaves_nothing_of_the_one_before(out, keys, monkeypatch):
     """Killed before its first epoch ended, it has nothing to go on from: least of all the other run's state."""
     for moment in ("experiment.assembly.loaders", "trainer.trainer.InterestTrainer._train_epoch"):
         monkeypatch.setattr(f"recbole_eimf.{moment}", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            recbole_eimf.run("IBIM", "planted", output_dir=str(out), **{**keys, "learning_rate": 0.5})
+            resumed(out, keys, resume=False, overwrite=True, learning_rate=0.5)
         monkeypatch.undo()
         monkeypatch.chdir(out.parent)
         left = {"last.safetensors", "model.safetensors", "result.json", "history.json"} & set(contents(out))

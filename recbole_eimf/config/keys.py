@@ -131,6 +131,10 @@ class ItemSettings:
         "target", least=0, most=1, affects="expert",
     )  # fmt: skip
     next_label_items: int = key(20, "items of such a label", least=1, affects="expert")
+    place_unseen: bool = key(
+        False, "once trained: items that training never saw get the mean vector of the 20 trained items of nearest "
+        "text (folded), as items that are added to a served model",
+    )  # fmt: skip
     score: Literal["dot", "cosine"] = key("dot", "how a state and an item vector make a score", affects="expert")
     score_scale: float = key(14.0, "multiplies cosine scores", above=0, affects="expert")
     num_negatives: int = key(
@@ -430,6 +434,9 @@ class RunSettings:
     )
     resume: bool | Literal["force"] = key(
         False, "go on with the run in output_dir; force: with other settings than it was begun with", affects="machine"
+    )
+    overwrite: bool = key(
+        False, "begin again where output_dir holds a run that was stopped or has other settings", affects="machine"
     )
     save_pth: bool = key(False, "also write RecBole's checkpoint, a pickle, for RecBole's own doors", affects="machine")
     verbose: bool = key(

@@ -119,7 +119,7 @@ class LazySequenceDataset(AtomicDataset):
         )
         if chosen == "together":
             raise ConfigError(f"ties=together: {said}. Use ties=source, or data with times.")
-        if chosen == "shuffle":
+        if chosen == "shuffle" and not getattr(self.config, "times_told", False):
             getLogger().warning(f"ties=shuffle: {said}. Nothing is shuffled.")
 
     def _add_columns(self) -> None:

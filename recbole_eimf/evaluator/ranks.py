@@ -28,8 +28,8 @@ class Ranks:
     ``identity`` is a digest of the users' and targets' tokens: equal identities are about the same users and targets
     in the same order, so their values may be paired. ``slices`` are ranges of training frequency; ``mark_names``
     are further ones, whose targets ``marked`` tells: ``tied`` and ``untied``, whether a target has the time of the
-    history's last item (without times all may), ``new_user``, whether training does not know its user, and
-    ``repeat``, whether its user had the item before.
+    history's last item (without times all may), ``new_user``, whether training does not know its user,
+    ``repeat``, whether its user had the item before, and, where training lacks some targets, ``seen``: all others.
     """
 
     user: np.ndarray  # int64 [R], RecBole ids
@@ -156,6 +156,9 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
     hits = np.zeros(items.shape, dtype=np.uint8)
     hits[row[rank >= 0], rank[rank >= 0]] = 1
     counts = train.item_counts()
+    marks = {"tied": tied, "untied": ~tied, "new_user": new, "repeat": _repeated(test, row, item)}
+    if not counts[item].all():  # models that know items by id alone can only be compared on the others
+        marks["seen"] = counts[item] > 0
     return Ranks(
         user=test.spans.user,
         hits=hits,
@@ -166,8 +169,8 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
         target_count=counts[item],
         identity=_identity(test, row, item),
         slices=frequency_slices(counts, bounds),
-        marked=np.stack([tied, ~tied, new, _repeated(test, row, item)], axis=1).astype(np.uint8),
-        mark_names=("tied", "untied", "new_user", "repeat"),
+        marked=np.stack([*marks.values()], axis=1).astype(np.uint8),
+        mark_names=tuple(marks),
     )
 
 

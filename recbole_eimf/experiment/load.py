@@ -10,7 +10,7 @@ import torch
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.experiment import assembly, plugin, refit
+from recbole_eimf.experiment import assembly, plugin, refit, unseen
 from recbole_eimf.experiment.one_run import ranks_of
 from recbole_eimf.trainer import checkpoint as saved_model
 
@@ -27,7 +27,8 @@ def evaluate(
         checkpoint: see :func:`load`.
         model: see :func:`load`.
         ranks_folder: where to write ``test_ranks.safetensors``, for paired tests.
-        overrides: keys that change the evaluation (``mask_history``, ``topk``, ``metrics``, ``data_path``, ...).
+        overrides: keys that change the evaluation (``mask_history``, ``topk``, ``metrics``, ``data_path``, ...);
+            ``place_unseen=True`` reads items' text, to place what the run left where it started.
 
     Returns:
         Test metrics, fractions.
@@ -45,6 +46,9 @@ def evaluate(
         True
     """
     config, net, (train_data, _, test_data) = load(checkpoint, model, **overrides)
+    if config["place_unseen"]:
+        unseen.check(config, net)
+        unseen.place(net, train_data._dataset)
     trainer = assembly.trainer(config, net)
     trainer.eval_collector.data_collect(train_data)
     found = trainer.evaluate(test_data, load_best_model=False)
@@ -92,6 +96,7 @@ def load(
     unwanted: dict[str, Any] = {"compare_with": [], "output_dir": None, "save_split": None}
     given = {"inference_only": True, **overrides, **unwanted}
     stored = concerning(model_class, saved_model.keys_of(description))
+    stored["place_unseen"] = False  # whom the run has placed stand in its folder where they are
     _check_backbone_is_named(stored.get("backbone"), overrides, folder)
     config = EIMFConfig(model_class, description["dataset"], [stored], given)
     loaders = assembly.loaders(config)

@@ -22,7 +22,7 @@ from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.evaluator.slices import check_bounds
-from recbole_eimf.experiment import assembly, refit, run_log
+from recbole_eimf.experiment import assembly, refit, run_log, unseen
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.model.backbones.backbone import backbone_class
 from recbole_eimf.trainer import checkpoint as saved_model
@@ -65,6 +65,7 @@ def _trained(
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = assembly.model(config, train).to(config["device"])
     logger.info(model, extra=run_log.DETAIL)
+    unseen.check(config, model)
     trainer = assembly.trainer(config, model)
     if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
         pairs = len(valid_data._dataset) * train.item_num
@@ -86,6 +87,8 @@ def _trained(
             phase = f" of {done[-1]['phase']}" if "phase" in done[-1] else ""
             logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
         raise
+    if config["place_unseen"]:
+        _place_unseen(trainer, train)
     if getattr(model, "prior", None) is not None and valid is not None:
         valid = choose_prior(trainer, model.prior, valid_data)
     if wanted.skip_test:
@@ -110,6 +113,17 @@ def _trained(
     logger.info(set_color("best valid ", "yellow") + f": {result.valid}", extra=run_log.DETAIL)
     logger.info(set_color("test result", "yellow") + f": {result.test}", extra=run_log.DETAIL)
     return result
+
+
+def _place_unseen(trainer: KeepsBestModel, train: LazySequenceDataset) -> None:
+    """In the best model, which may not be the last, and in its file."""
+    kept = trainer.model_folder is not None
+    if kept:
+        trainer.read_best()
+    count = unseen.place(trainer.model, train)
+    getLogger().info(f"place_unseen: {count:,} items that training never saw stand where their text puts them")
+    if kept and distributed.is_first():
+        saved_model.write_weights(trainer.model_folder, trainer.model, trainer.best_epoch)
 
 
 def _settle_folder(config: EIMFConfig, wanted: RunSettings) -> Mapping[str, tuple[Any, Any]]:

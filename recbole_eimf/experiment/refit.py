@@ -18,7 +18,7 @@ from torch import nn
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.loader import SequenceTrainDataLoader, loader_class
-from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment import assembly, unseen
 from recbole_eimf.trainer.phases import PhaseTrainer
 from recbole_eimf.trainer.resuming import STATE_FILE
 from recbole_eimf.trainer.saving import KeepsBestModel
@@ -140,6 +140,8 @@ def on_all_before_the_test(
     phases = phase_epochs(getattr(chosen, "earlier", ()), config["valid_metric"], chosen.valid_metric_bigger)
     net, trainer, _ = train_again(config, before, epochs, folder, bool(config["resume"]), phases)
     weigh_alike(net, chosen.model)
+    if config["place_unseen"]:
+        unseen.place(net, before)
     trainer.model_folder, trainer.saved_model_file = chosen.model_folder, chosen.saved_model_file
     if trainer.model_folder is not None and trainer.model_folder.is_dir():
         trainer._save_checkpoint(chosen.best_epoch, verbose=False)

@@ -24,6 +24,7 @@ from recbole_eimf.core.parts import require
 from recbole_eimf.experiment import plugin
 from recbole_eimf.experiment.one_run import run_one
 from recbole_eimf.experiment.result import RunResult
+from recbole_eimf.trainer.resuming import check_replaced
 
 
 def run(
@@ -73,6 +74,8 @@ def run(
     wanted = keys.read(RunSettings, config.final_config_dict)
     distributed.join(config["device"])
     with _own_folder(wanted):
+        if wanted.output_dir and not wanted.resume and distributed.is_first():
+            check_replaced(config, Path(wanted.output_dir))
         result = run_one(config, wanted, callback)
         result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
         if wanted.output_dir and distributed.is_first():
@@ -144,5 +147,5 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
     if distributed.is_first():
         print(f"\n{name}, for comparison:")
     other = EIMFConfig(model, config["dataset"], files, given)
-    other.data_told = True
+    other.data_told = other.times_told = True
     return run_one(other, keys.read(RunSettings, other.final_config_dict))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.model.placing import Neighbours
 from recbole_eimf.model.text_adaptor import text_adaptor
 from recbole_eimf.model.text_codes import product_codes
 
@@ -172,6 +173,7 @@ class ItemTable(nn.Module):
             rows = int(own.sum())
         self.embedding = nn.Embedding(rows, self._id_dimension(settings), padding_idx=0)
         self._weight: Tensor | None = None
+        self._placed: tuple[Tensor, Neighbours] | None = None
         # set by a trainer whose optimiser updates looked-up rows alone: it is told of rows before they are read
         self.before_lookup: Callable[[Tensor | None], None] | None = None
         needs_text = self.kind != "none" or (settings.item_init == "pca_text" and not inference_only)
@@ -243,8 +245,20 @@ class ItemTable(nn.Module):
         if self._weight is None:
             with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
                 # past nn.Module, which would register the table as a second parameter
-                object.__setattr__(self, "_weight", self._fold())
+                object.__setattr__(self, "_weight", self._served())
         return self._weight
+
+    def place(self, rows: Tensor, near: Neighbours) -> None:
+        """From now on let rows [n] of items be where their ``near`` ones are; a table that is saved says so too."""
+        self._weight, self._placed = None, (rows, near)
+
+    def _served(self) -> Tensor:
+        """[rows, d]: the folded table, with the items that :meth:`place` has placed."""
+        found = self._fold()
+        if self._placed is None:
+            return found
+        rows, near = self._placed
+        return found.index_copy(0, rows, near.place(found))
 
     def _fold(self) -> Tensor:
         found = self._unmixed()
@@ -295,11 +309,11 @@ class ItemTable(nn.Module):
         if self.before_lookup is not None:
             self.before_lookup(None)
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.kind != "none" or self.mixture is not None:
+        if self.kind != "none" or self.mixture is not None or self._placed is not None:
             training = self.training
             self.train(False)  # the folded table is the one that serves: no dropout, no noise
             with torch.no_grad():
-                destination[prefix + "folded"] = self._fold().detach().clone()
+                destination[prefix + "folded"] = self._served().detach().clone()
             self.train(training)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

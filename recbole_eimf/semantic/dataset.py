@@ -18,17 +18,17 @@ class SideLoadedDataset(LazySequenceDataset):
                 :func:`~recbole_eimf.semantic.side_load.load_side_information`.
         """
         train, valid, test = super().build()
-        if not self.config["inference_only"]:
-            asked = contract_of(self.config.model_class)
-            need = asked.needs_side_information(self.config)
-            if need:
-                from recbole_eimf.semantic.side_load import load_side_information  # text libraries only where needed
+        asked = contract_of(self.config.model_class)
+        follows = asked.needs_next_items(self.config)
+        need = asked.needs_side_information(self.config)
+        if self.config["inference_only"]:  # text places new items of a saved model too; nothing else is read for it
+            need, follows = "text" if self.config["place_unseen"] else None, False
+        if need:
+            from recbole_eimf.semantic.side_load import load_side_information  # text libraries only where needed
 
-                train.side = load_side_information(
-                    self.config, train, interests=need == "interests", follows=asked.needs_next_items(self.config)
-                )
-                if train.before_test is not None:
-                    train.before_test.side = train.side.known_to(train.before_test)
+            train.side = load_side_information(self.config, train, interests=need == "interests", follows=follows)
+            if train.before_test is not None:
+                train.before_test.side = train.side.known_to(train.before_test)
         return [train, valid, test]
 
 

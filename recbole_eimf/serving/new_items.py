@@ -1,4 +1,4 @@
-"""Adding items to a catalogue by their title (:mod:`recbole_eimf.serving.title_map` says where they are placed)."""
+"""Adding items to a catalogue by their title (:mod:`recbole_eimf.model.placing` says where they are placed)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def with_rows(parts: Parts, vectors: Tensor, tokens: list[str], titles: list[str
     state, made = dict(parts.encoder.state_dict()), []
     for name in parts.encoder.tables():
         table = state[name]
-        made.append(parts.text.rows(table[:items], near))
+        made.append(near.place(table[:items]))
         state[name] = torch.cat([table[:items], made[-1], table[items:]])
     if parts.bias is not None:
         bias = torch.cat([parts.bias, near.mean(parts.bias)])

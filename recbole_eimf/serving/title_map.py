@@ -1,33 +1,19 @@
-"""Items that training never saw, placed by their title.
-
-A new item gets, in each tower's table, the weighted mean of the rows of the trained items whose titles are nearest to
-its own, the weights being a softmax of the titles' cosines t . t_j:
-
-    row(t) = length * direction of sum_j w_j row_j,   w_j ~ exp(t . t_j / TEMPERATURE),   length = sum_j w_j |row_j|
-
-A mean of vectors is shorter than they are, and a product would rank new items behind all others for that alone, hence
-the length. benchmarks/new_items.py measures what this is worth, and what it was chosen by: a regression from titles to
-rows, with or without the neighbours' residuals, finds fewer of the items that were hidden, even for towers whose rows
-are a linear map of text, where it is nearly exact.
-"""
+"""What places new items of a served model by their titles (:mod:`recbole_eimf.model.placing` says how)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.model.placing import Neighbours, neighbours
 from recbole_eimf.serving.catalogue import Catalogue
-
-#: trained items that a new one's place is the mean of, and how fast their weight falls with the cosine of titles
-NEIGHBOURS = 20
-TEMPERATURE = 0.05
 
 
 @dataclass(frozen=True)
@@ -38,19 +24,6 @@ class TitleEncoder:
     max_length: int
     pooling: str
     identity: str
-
-
-class Neighbours(NamedTuple):
-    """Of each new item the nearest trained ones: rows int64 [n, J] of the catalogue, and weights [n, J] that add up to
-    one."""
-
-    rows: Tensor
-    weight: Tensor
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Values of the catalogue, [N] or [N, d], to their weighted means, [n] or [n, d]."""
-        near = values[self.rows]
-        return torch.einsum("nj,nj...->n...", self.weight.to(near.dtype), near)
 
 
 @dataclass(frozen=True)
@@ -66,17 +39,8 @@ class TitleMap:
     shares: Tensor
 
     def neighbours(self, titles: Tensor) -> Neighbours:
-        """[n, d_t] -> at most NEIGHBOURS of each."""
-        trained = self.trained.nonzero().squeeze(1)
-        # rounded as the catalogue's are, so that an item's own title is nearest to itself
-        likeness = titles.half().float() @ self.text[trained].float().T
-        cosine, near = likeness.topk(min(NEIGHBOURS, len(trained)))
-        return Neighbours(trained[near], torch.softmax(cosine / TEMPERATURE, 1))
-
-    def rows(self, table: Tensor, near: Neighbours) -> Tensor:
-        """Rows [n, d] for a tower's table [N, d]."""
-        made = near.mean(table)
-        return torch.nn.functional.normalize(made, dim=1, eps=1e-12) * near.mean(table.norm(dim=1))[:, None]
+        """[n, d_t] -> the nearest trained items of each."""
+        return neighbours(titles, self.text, self.trained)
 
     def extended(self, titles: Tensor) -> TitleMap:
         """With further items, which were not trained."""

@@ -60,7 +60,7 @@ def make_text_once(configs: Iterable[EIMFConfig], told: bool = False) -> None:
         wanted = keys.read(SemanticSettings, config.final_config_dict)
         made_of = fingerprint(vars(wanted), config["protocol"], config["split_seed"], config["ties"]) if need else None
         if (need, made_of) not in seen:
-            config.data_told = told or bool(seen)
+            config.data_told, config.times_told = told or bool(seen), bool(seen)
             seen.add((need, made_of))
             _quietly(assembly.datasets, config)
 

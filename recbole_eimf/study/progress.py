@@ -151,12 +151,16 @@ def in_words(readings: Sequence[Reading], found: Estimate) -> str:
     parts = [f"{states.count('done')} of {len(states)} runs, {left}"]
     if "failed" in states:
         parts.append(f"{states.count('failed')} failed")
-    running = [
-        one.label if one.counting else
-        f"{one.label} epoch {int(one.epochs) + 1}" + (f" of at most {one.limit}" if one.limit else "")
-        for one in readings if one.state == "running"
-    ]  # fmt: skip
+    running = [_running(one) for one in readings if one.state == "running"]
     return "; ".join([*parts, *([", ".join(running)] if running else [])])
+
+
+def _running(one: Reading) -> str:
+    if one.counting:
+        return one.label
+    epoch = int(one.epochs) + 1
+    # a second training (refit) has epochs of its own beyond the limit of the first
+    return f"{one.label} epoch {epoch}" + (f" of at most {one.limit}" if one.limit and epoch <= one.limit else "")
 
 
 def duration(seconds: float) -> str:

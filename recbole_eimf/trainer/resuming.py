@@ -1,4 +1,4 @@
-"""Before a run goes on: is what lies in ``output_dir`` the same run? Before one begins: nothing of an earlier one."""
+"""Before a run goes on: does ``output_dir`` hold the same run? Before one begins: would an earlier one be lost?"""
 
 from __future__ import annotations
 
@@ -20,6 +20,37 @@ _RESULTS = (STATE_FILE, "history.json", "result.json", "test_ranks.safetensors",
 _FREE = {"skip_test"}
 
 
+def check_replaced(config, folder: Path) -> None:
+    """Refuse to begin where another run's work would be lost, unless ``overwrite`` says so.
+
+    A finished run of the same settings is made again without a word: its figures would be the same.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings, or one that was stopped.
+    """
+    if config["overwrite"] or not _is_ours(folder):
+        return
+    states = _states(folder)
+    finished = (folder / "result.json").is_file()  # written last, after the runs beside it too
+    if not (states or finished or (folder / checkpoint.MODEL_FILE).is_file()):
+        return
+    again = "--overwrite=True begins again: what it holds is lost"
+    old, new = _settings_held(folder), deciding_settings(config)
+    differing = differing_settings(old, new, {*_FREE, *unread(config)})
+    if differing:
+        last = _keys_of_the_last_phase(config)
+        more = states and all(key in last and _is_more(key, old, new) for key in differing)
+        raise ConfigError(
+            f"output_dir={folder}: holds a run with other settings: {in_words(differing)}. Use another output_dir; "
+            f"{'--resume=True goes on with it; ' if more else ''}{again}."
+        )
+    if states and not finished:
+        raise ConfigError(
+            f"output_dir={folder}: holds a run with these settings that was stopped. --resume=True goes on with it; "
+            f"{again}."
+        )
+
+
 def start_afresh(folder: Path) -> None:
     """Take away what an earlier run left: a kill would leave its state or its model under the new run's settings.
 
@@ -32,6 +63,17 @@ def start_afresh(folder: Path) -> None:
         path.unlink(missing_ok=True)
     if described:
         (folder / checkpoint.CONFIG_FILE).unlink()
+
+
+def _settings_held(folder: Path) -> dict[str, Any]:
+    held = checkpoint.read_description(folder)
+    return {**held["settings"], **held["files"]}
+
+
+def _states(folder: Path) -> list[Path]:
+    """The states of a run's phases; those of the runs beside it are theirs."""
+    found = [folder / STATE_FILE, *folder.glob(f"*/{STATE_FILE}")]
+    return [path for path in found if path.is_file() and not path.parent.name.startswith("compared-")]
 
 
 def _is_ours(folder: Path) -> bool:
@@ -57,8 +99,7 @@ def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any
         ConfigError: settings that decide figures differ, naming them.
         DataError: the folder's files are broken.
     """
-    states = [folder / STATE_FILE, *folder.glob(f"*/{STATE_FILE}")]
-    states = [path for path in states if path.is_file() and not path.parent.name.startswith("compared-")]
+    states = _states(folder)
     if not states and not _is_ours(folder):
         return {}
     if not (folder / checkpoint.CONFIG_FILE).is_file():
@@ -68,8 +109,7 @@ def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any
             f"{states[0]}: there is no {checkpoint.CONFIG_FILE} beside it, so nobody knows its settings (an older "
             f"version wrote it). --resume=force goes on if you do; else use another output_dir."
         )
-    held = checkpoint.read_description(folder)
-    old, new = {**held["settings"], **held["files"]}, deciding_settings(config)
+    old, new = _settings_held(folder), deciding_settings(config)
     differing = differing_settings(old, new, {*_FREE, *unread(config)})
     more = {key for key in _keys_of_the_last_phase(config) if _is_more(key, old, new)}
     unlike = {key: pair for key, pair in differing.items() if key not in more}

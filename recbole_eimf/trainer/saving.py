@@ -87,12 +87,16 @@ class KeepsBestModel(Trainer):
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """RecBole's ``evaluate``; the best model is read by the process that wrote it and sent to the others."""
         if eval_data and load_best_model and model_file is None and self.model_folder is not None:
-            if distributed.is_first():
-                checkpoint.read_weights(self.model, self.model_folder)
-            if distributed.joined():
-                distributed.copy_from_first(self.model)
+            self.read_best()
             load_best_model = False
         return super().evaluate(eval_data, load_best_model, model_file, show_progress)
+
+    def read_best(self) -> None:
+        """Take the best model out of its folder; several processes get it from the one that wrote it."""
+        if distributed.is_first():
+            checkpoint.read_weights(self.model, self.model_folder)
+        if distributed.joined():
+            distributed.copy_from_first(self.model)
 
 
 def keeping_best_model(stock: type[Trainer]) -> type[Trainer]:

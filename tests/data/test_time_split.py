@@ -86,6 +86,8 @@ def test_rows_are_those_of_the_definition(parts, target):
     counts = Counter(i for items in known.values() for i in items)
     pairs = {(n, i) for n, (_, _, targets) in enumerate(named(test)) for i in targets}
     assert found["unseen"]["targets"] == sum(counts[i] == 0 for _, i in pairs)
+    assert found["seen"]["targets"] == sum(counts[i] > 0 for _, i in pairs)
+    assert not ranks.marks["seen"][ranks.target_count == 0].any()
 
 
 def spans_by_loops(offsets, time, until, target, moment):

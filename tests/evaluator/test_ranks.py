@@ -94,6 +94,7 @@ def test_repeats_are_targets_that_their_row_s_history_holds(make_bench, keys):
     _, ranks = bench.evaluate(np.random.default_rng(6).normal(size=bench.shape).astype(np.float32))
     wanted = [target in history for _, history, targets in bench.users() for target in sorted(targets)]
     assert ranks.marks["repeat"].tolist() == wanted
+    assert ("seen" in ranks.marks) == (ranks.target_count == 0).any()
     assert 0 < sum(wanted) < len(wanted)
     rows = [r for r, (_, history, targets) in enumerate(bench.users()) if history & targets]
     found = ranks.by_slice([3])["repeat"]

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.model.placing import NEIGHBOURS, TEMPERATURE
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.recommender import Recommender
-from recbole_eimf.serving.title_map import NEIGHBOURS, TEMPERATURE, TitleMap
+from recbole_eimf.serving.title_map import TitleMap
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_a_row_is_the_weighed_mean_of_the_nearest_as_long_as_they_are():
 
     found = titles.neighbours(torch.from_numpy(title[None]).float())
     assert found.rows[0].tolist() == near
-    assert np.allclose(titles.rows(torch.from_numpy(table).float(), found)[0].numpy(), row, atol=1e-4)
+    assert np.allclose(found.place(torch.from_numpy(table).float())[0].numpy(), row, atol=1e-4)
     assert float(found.mean(torch.from_numpy(bias))) == pytest.approx(sum(w * bias[j] for w, j in zip(weight, near)))
 
 

@@ -102,6 +102,8 @@ def test_a_run_moves_within_an_epoch(run, tmp_path):
     assert found.left == pytest.approx(193.5 * 4)
     words = progress.in_words(read[1:2], found)
     assert words == "0 of 1 runs, at most 13 min left; SASRec/7 epoch 7 of at most 200"
+    again = Reading("SASRec/7", "SASRec", False, "running", epochs=12.5, limit=12, pace=1.0)  # refit
+    assert progress.in_words([again], estimate([again])).endswith("left; SASRec/7 epoch 13")
 
 
 def test_the_epochs_of_every_phase_count(tmp_path):

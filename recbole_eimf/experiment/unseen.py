@@ -1,0 +1,52 @@
+"""``place_unseen=True``: items that training never saw are ranked where their text puts them, once a model is trained.
+
+Without it their vectors are those they started with, and a model that knows items by id alone can find none of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.model.item_table import ItemTable
+from recbole_eimf.model.placing import neighbours
+
+
+def check(config, model: nn.Module) -> None:
+    """Refuse a model without vectors of items, before it is trained. Raises ConfigError."""
+    if config["place_unseen"] and not _tables(model):
+        raise ConfigError(
+            f"place_unseen=True: {config['model']} has no vectors of items that could be placed. Leave it out."
+        )
+
+
+@torch.no_grad()
+def place(model: nn.Module, train) -> int:
+    """Place the items with text that ``train`` lacks, in every table of a trained model.
+
+    Args:
+        train: what the model was trained on, with ``side``
+            (:class:`~recbole_eimf.semantic.side_load.SideInformation`).
+
+    Returns:
+        How many were placed.
+    """
+    side, seen = train.side, torch.from_numpy(train.item_counts() > 0)
+    new = (side.item_has_text & ~seen).nonzero().squeeze(1)
+    known = side.item_has_text & seen
+    if not len(new) or not known.any():
+        return 0
+    near = neighbours(side.item_text[new], side.item_text.half(), known)
+    tables = _tables(model)
+    device = next(iter(tables)).weight.device
+    rows, near = new.to(device), near._replace(rows=near.rows.to(device), weight=near.weight.to(device))
+    for table in tables:
+        table.place(rows, near)
+    if (bias := getattr(model, "item_bias", None)) is not None:
+        bias[rows] = near.mean(bias)
+    return len(new)
+
+
+def _tables(model: nn.Module) -> list[ItemTable]:
+    return [module for module in model.modules() if isinstance(module, ItemTable)]
