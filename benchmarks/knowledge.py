@@ -27,7 +27,7 @@ import yaml
 from recbole_eimf.config.yaml_file import parse_command_line
 
 FIRST_SEED = 2020
-METRICS, SLICES = ("ndcg@10", "ndcg@50", "recall@50"), {"all": None, "seen <= 5 times": ("0", "1-5")}
+METRICS, SLICES = ("hit@10", "ndcg@10", "ndcg@50", "recall@50"), {"all": None, "seen <= 5 times": ("0", "1-5")}
 
 
 def run_all(out: Path, plan: dict[str, Any], only: str | None) -> None:

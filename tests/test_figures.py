@@ -1,0 +1,330 @@
+"""The tables of README and docs/results, cell by cell, against the JSON files in benchmarks/results.
+
+A cell's parts stand apart by `` / ``. The numbers of a part are mean and deviation, or gain, p and corrected p; each
+that is printed must be what the JSON rounds to. Order of rows and columns is the page's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+_METRIC = {"HR": "hit", "NDCG": "ndcg", "Recall": "recall"}
+_RARE = "seen <= 5 times"
+Row = str | tuple[str, str]  # the JSON's name of a row, or of two, whose difference the page's row is
+Cell = Callable[[Any], list[list[float | None]]]  # what a row's cell may print: the numbers of each part
+
+
+def table(page: str, heading: str, number: int) -> list[list[str]]:
+    """The cells of a section's table: its header, then its rows."""
+    sections = re.split(r"^#+ ", (ROOT / page).read_text(encoding="utf-8"), flags=re.M)
+    found = [section for section in sections if section.startswith(heading)]
+    assert len(found) == 1, f"{page}: sections that begin with {heading!r}: {len(found)}"
+    lines = [match.group().splitlines() for match in re.finditer(r"(?:^\|.*\n?)+", found[0], flags=re.M)][number]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in lines]
+    return [cells[0], *cells[2:]]
+
+
+def numbers(part: str) -> list[str]:
+    return [figure.replace(",", "") for figure in _NUMBER.findall(part.replace("*", ""))]
+
+
+def rounds_to(value: float | None, printed: str) -> bool:
+    half = 0.5 * 10 ** -len(printed.partition(".")[2])
+    slack = min(half / 10, 5e-4)  # some files keep three decimals, so that they round once already
+    return value is not None and abs(float(printed) - value) <= half + slack
+
+
+def wrong(cell: str, parts: list[list[float | None]]) -> bool:
+    printed = [numbers(part) for part in cell.split(" / ")]
+    if len(printed) > len(parts) or any(len(a) > len(b) for a, b in zip(printed, parts, strict=False)):
+        return True
+    pairs = [pair for a, b in zip(printed, parts, strict=False) for pair in zip(b, a, strict=False)]
+    return not all(rounds_to(value, figure) for value, figure in pairs)
+
+
+@cache
+def result(file: str) -> Any:
+    found = json.loads((ROOT / f"benchmarks/results/{file}.json").read_text(encoding="utf-8"))
+    return found["tables"][0] if "arena" in found else found
+
+
+def view(file: str, masked: bool) -> Any:
+    return next(one for one in result(file)["views"] if one["mask_history"] is masked)
+
+
+def mean(file: str, metric: str, *masked: bool, of: str = "{}") -> Cell:
+    """Of a table of ``compare`` or ``study``: mean and deviation of a row, a part for each way of masking."""
+
+    def read(row: str) -> list[list[float | None]]:
+        found = (view(file, one)["rows"][of.format(row)][metric] for one in masked)
+        return [[one["mean"], one["std"]] for one in found]
+
+    return read
+
+
+def gain(file: str, metric: str, over: str, *masked: bool, of: str = "{}", corrected_only: bool = False) -> Cell:
+    """Gain in per cent, p and corrected p: of a row over ``over``, where ``{}`` is what stands in the row's brackets;
+    or of a pair of rows."""
+
+    def read(row: Row) -> list[list[float | None]]:
+        mine, *other = (of.format(row),) if isinstance(row, str) else row
+        inner = re.search(r"[\[(](.+)[\])]", mine)
+        asked = (mine, *(other or [over.format(inner[1] if inner else row)]), metric)
+        parts = []
+        for one in masked:
+            found = next(c for c in view(file, one)["comparisons"] if (c["row"], c["other"], c["metric"]) == asked)
+            p = [] if corrected_only else [found["test"]["p_value"]]
+            parts.append([found["relative"], *p, found["adjusted"]])
+        return parts
+
+    return read
+
+
+def share(file: str, name: str, metric: str) -> Cell:
+    """Of the targets of one slice, histories masked."""
+
+    def read(row: str) -> list[list[float | None]]:
+        slices = result(file)["slices"]
+        masked = next(s for s in (slices if isinstance(slices, list) else [slices]) if s["mask_history"])
+        return [[masked["rows"][row][name][metric]]]
+
+    return read
+
+
+def known(file: str, metric: str, part: str = "all", of: Row = "{}") -> Cell:
+    """Of a table of ``benchmarks/knowledge.py``: a row's mean and deviation, or gain and p of one row over another."""
+
+    def read(row: Row) -> list[list[float | None]]:
+        asked = row if isinstance(row, tuple) else of
+        rows, name = result(file)["rows"], row if isinstance(row, str) else ""
+        if isinstance(asked, str):
+            found = rows[asked.format(name)][part][metric]
+            return [[found["percent"], stdev(found["of_seeds"]) if len(found.get("of_seeds", [])) > 1 else None]]
+        mine, other = (one.format(name) for one in asked)
+        found = rows[mine][part][metric][f"over {other}"]
+        return [[found["percent"], found["p_value"]]]
+
+    return read
+
+
+def placed(part: str, metric: str) -> Cell:
+    """Of ``benchmarks/place_unseen.py``: a row and how its new items stand, or what all rows are held against."""
+
+    def read(row: Row) -> list[list[float | None]]:
+        rows = result("beauty_global_time_placed")["rows"]
+        if isinstance(row, str):
+            return [[rows["SASRec"]["placed"][part][metric]["against"], None]]
+        found = rows[row[0]][row[1]][part][metric]
+        return [[found["mean"], found["std"]]]
+
+    return read
+
+
+def headed(file: str, masked: bool, header: list[str]) -> list[Cell]:
+    """A column for each metric of a table's header."""
+    names = [re.search(r"(HR|NDCG|Recall)(@\d+)", name) for name in header[1:]]
+    return [mean(file, _METRIC[name[1]] + name[2], masked) for name in names if name]
+
+
+def together(file: str, *metrics: str, masked: Sequence[bool] = (False, True), of: str = "{}") -> list[Cell]:
+    return [mean(file, metric, *masked, of=of) for metric in metrics]
+
+
+_EIMF, _ORDER, _PAD, _KNOWN = (f"docs/results/{name}.md" for name in ("eimf", "order", "pad", "knowledge"))
+_FLOORS, _TEXT = ["Popularity", "Markov", "DecayedItemKNN"], ["TextKNN", "ItemKNN+text"]
+_THREE = ["SASRec", "EIMF[SASRec]", "placebo[SASRec]"]
+_SIX = [*_THREE, "REMI", "EIMF[REMI]", "placebo[REMI]"]
+_TWO = ("SASRec", "REMI")
+_PAD_SLICES = ("unseen", "1-5", "6-20", ">20")
+_SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_form", "arena_office"
+_EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
+_FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
+_CURVE = "office_knowledge_curve"
+_BOTH_WAYS = "similar+next+previous"
+
+
+def _pad(file: str) -> list[Cell]:
+    masked = [mean(file, metric, True) for metric in ("hit@10", "ndcg@10")]
+    free = [mean(file, metric, False) for metric in ("hit@10", "ndcg@10")]
+    return [*masked, *(share(file, name, "hit@10") for name in _PAD_SLICES), *free]
+
+
+def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | None] | tuple[str, bool]]]:
+    """Page, section, its how many-eth table, the JSON's name of every row (None: not looked at; no list: as they are
+    called), and what each column after the first holds (file and masking: each column as it is headed)."""
+    learned = f"{_BOTH_WAYS}, learned"
+    frequency = f"{_BOTH_WAYS}, by frequency"
+    worth = [
+        "SASRec", "similar, learned", "both, learned", learned, f"{learned}/shuffled", (learned, f"{learned}/shuffled"),
+        None, (learned, "both, learned"), "similar+together, learned", "all, learned", "all, learned/shuffled",
+        ("all, learned", "all, learned/shuffled"), ("all, learned", "similar+together, learned"), frequency,
+        f"{frequency}/shuffled", (frequency, f"{frequency}/shuffled"), None,
+    ]  # fmt: skip
+    four = [("ndcg@10", "all"), ("ndcg@50", "all"), ("recall@50", "all"), ("ndcg@10", _RARE)]
+    methods = ["CTRL", "EIMF text alone", "AlphaFuse", "VQ-Rec", "EIMF", "ids plus text", "UniSRec", "SASRec"]
+    before = (f"{{}}+{_BOTH_WAYS}", "{}+similar")
+    against, words = (before[0], f"{before[0]}/shuffled"), ("title+profile", "title+profile/shuffled")
+    both, bare, hidden = (False, True), (False,), (True,)
+    fifty = ("recall@50", "ndcg@10", "ndcg@50")
+    well = [
+        *_FLOORS, "SASRec", "three SASRec", "Hybrid", "Hybrid add", "MoRec", "CTRL", "MAKE", "DisCo", "SMEM", "PAD",
+        "Hybrid add, d 128", "Hybrid add, d 256", "PAD strong", "GRU4Rec", "PAD[GRU4Rec]", "Caser", "PAD[Caser]",
+    ]  # fmt: skip
+    backbones = ["SASRec", "GRU4Rec", "BERT4Rec", "Caser", "MIND", "ComiRecSA", "ComiRecDR", "REMI"]
+    paper = [f"{name}, paper" for one in ("SASRec", "ComiRecSA") for name in (one, f"EIMF({one})", f"placebo({one})")]
+    return [
+        ("README.md", "One honest table", 0, [*_FLOORS, "ItemKNN+text", *_THREE, None, None],
+         together(_SHUFFLED, "hit@10", "ndcg@10", "ndcg@50", "recall@50", masked=hidden)),
+        ("README.md", "One honest table", 0, [None] * 7 + ["SASRec+similar+together", "EIMF+similar+together"],
+         [known(_PRIOR, metric) for metric in ("hit@10", "ndcg@10", "ndcg@50", "recall@50")]),
+        (_EIMF, "The paper's form", 0, ["DecayedItemKNN", *paper],
+         [*together(_PAPER, "recall@50", "hit@50", "ndcg@50"), gain(_PAPER, "recall@50", "{}, paper", *both),
+          gain(_PAPER, "recall@50", "placebo({}), paper", *both)]),
+        (_EIMF, "Beauty, `user_split`, four", 0,
+         [*_FLOORS, *_SIX, "MIND", "EIMF[MIND]", "BERT4Rec", "EIMF[BERT4Rec]"], ("beauty_user_split", False)),
+        (_EIMF, "Beauty, `user_split`, four", 1,
+         [("EIMF over 4 backbones", "their backbones"), *((f"EIMF[{one}]", f"placebo[{one}]") for one in _TWO),
+          ("EIMF over 2 backbones", "placebo over them")],
+         [gain("beauty_user_split", metric, "", False) for metric in ("recall@20", "recall@50", "hit@50", "ndcg@50")]),
+        (_EIMF, "Office, `user_split`, SASRec and REMI", 0, _SIX, ("office_sasrec_remi", False)),
+        (_EIMF, "Office, `user_split`, SASRec with", 0, [*_THREE, "text[SASRec]"], ("office_strong_sasrec", False)),
+        (_EIMF, "Office, `user_split`, eight", 0, [*backbones, None],
+         [_pair(_EIGHT, of, "recall@50", "hit@50") for of in ("{}", "EIMF[{}]", "placebo[{}]")]),
+        (_EIMF, "Office, `user_split`: EIMF against", 0, ["SASRec", "GRU4Rec", "BERT4Rec", "ComiRecSA", None],
+         [*(_pair(_ALONE, of, "recall@50", "ndcg@50") for of in ("{}", "text[{}]", "placebo[{}]", "EIMF[{}]")),
+          *(gain(_ALONE, "ndcg@50", over, False, of="EIMF[{}]") for over in ("text[{}]", "placebo[{}]"))]),
+        (_EIMF, "Figure 3", 0, ["backbone alone", "EIMF", "without alignment", "without prediction", "item text alone",
+         "placebo"], together("office_eimf_ablation", "recall@50", "hit@50", "ndcg@50", masked=bare)),
+        (_EIMF, "Figure 4", 0, ["backbone alone", "p = none", "p = -2", "p = -5", "p = -7", "p = -10"],
+         [None, *together("office_eimf_preference", "recall@50", "ndcg@50", masked=bare)]),
+        (_EIMF, "Grocery", 0, None, ("grocery_behaviour_only", False)),
+        (_EIMF, "Prime Pantry, `leave_one_out`, SASRec and REMI", 0, ["Markov", "DecayedItemKNN", *_SIX],
+         [mean("prime_pantry_sasrec_remi", metric, mask) for mask in (True, False)
+          for metric in ("hit@10", "hit@50", "ndcg@10", "ndcg@50")]),
+        (_EIMF, "Prime Pantry, `leave_one_out`, SASRec with", 0,
+         ["Markov", "DecayedItemKNN", *_THREE, "text[SASRec]"], ("prime_pantry_strong_sasrec", True)),
+        (_EIMF, "Prime Pantry, `leave_one_out`, SASRec with", 1,
+         [("EIMF[SASRec]", other) for other in ("SASRec", "placebo[SASRec]", "text[SASRec]")],
+         [gain("prime_pantry_strong_sasrec", metric, "", True, corrected_only=True)
+          for metric in ("hit@10", "ndcg@10", "hit@50", "ndcg@50")]),
+        (_ORDER, "Beauty, `user_split`, both", 0, [None] * 5 + [*_THREE, None, None],
+         [*together("beauty_user_split", *fifty, masked=bare), *together(_SHUFFLED, *fifty)]),
+        (_ORDER, "Beauty, `user_split`, both", 0, [*_FLOORS, *_TEXT, *[None] * 5],
+         [*together("beauty_floors_user_split_source", *fifty), *together(_SHUFFLED, *fifty)]),
+        (_ORDER, "Beauty, `leave_one_out`, floors", 0, [*_FLOORS, *_TEXT],
+         [mean(f"beauty_floors_leave_one_out_{order}", metric, True) for order in ("source", "shuffled")
+          for metric in ("hit@10", "ndcg@10", "recall@50")]),
+        (_ORDER, "Beauty, `global_time`: how old", 0,
+         ["Popularity", "Popularity, 7 days", "Markov", "Markov, 30 days", "DecayedItemKNN", "DecayedItemKNN, 30 days",
+          None, None],
+         [mean(f"beauty_floors_global_time{form}", metric, True) for form in ("", "_refit") for metric in fifty[:2]]),
+        (_ORDER, "Beauty, `global_time`, with", 0, None, ("beauty_global_time", True)),
+        (_ORDER, "Beauty, `global_time`, with", 1,
+         ["floor", *((one, form) for one in ("SASRec", "EIMF-SASRec") for form in ("as trained", "placed"))],
+         [placed(part, metric) for part in ("all", "seen") for metric in fifty]
+         + [placed("unseen", metric) for metric in ("recall@50", "ndcg@50")]),
+        (_ORDER, "ml-100k", 0, None, ("ml100k_global_time", True)),
+        ("docs/results/arena.md", "The arena", 0, None,
+         [None, *together(_ARENA, "ndcg@10", "hit@10", masked=hidden), share(_ARENA, "1-5", "ndcg@10"),
+          gain(_ARENA, "ndcg@10", "SASRec", True, corrected_only=True),
+          gain(_ARENA, "ndcg@10", "ids plus text[SASRec]", True, corrected_only=True)]),
+        (_PAD, "PAD and its baselines, Prime", 0, well, _pad("prime_pantry_pad_well_trained")),
+        (_PAD, "PAD and its baselines, Prime", 1,
+         ["SASRec", "three SASRec", "SMEM", "PAD", "Hybrid add, d 256", "PAD strong"],
+         _pad("prime_pantry_pad_key_rows")),
+        (_PAD, "Electronics", 0, None, _pad("electronics_pad_well_trained")),
+        (_PAD, "As published: BCE", 0, None, _pad("prime_pantry_pad_published")),
+        (_KNOWN, "What it is worth", 0, worth, [known(file, *one) for file in (_FIT, _FOLDS) for one in four]),
+        (_KNOWN, "On top of other", 0, methods,
+         [known(_METHODS, "ndcg@10", of=of) for of in ("{}", "{}+similar", f"{{}}+{_BOTH_WAYS}")]
+         + [known(_METHODS, metric, part, "{}+all") for metric, part in [four[0], *four[2:]]]
+         + [known(_METHODS, "ndcg@10", part, before) for part in ("all", _RARE)]),
+        (_KNOWN, "How much data", 0, ["10 %", "25 %", "50 %", None],
+         [known(_CURVE, "ndcg@10", of=of) for of in ("{}", "{}+similar", *against)]
+         + [known(_CURVE, "ndcg@10", part, against) for part in ("all", _RARE)]),
+        (_KNOWN, "EIMF's interests beside", 0, ["EIMF", "EIMF placebo", "EIMF text alone", None, None],
+         [known(_METHODS, "ndcg@10", part) for part in ("all", _RARE)]
+         + [known(_METHODS, *one, before[0]) for one in (four[0], four[1], four[3])]),
+        (_KNOWN, "Without any training", 0,
+         ["ItemKNN", "NextKNN title", *(f"NextKNN {one}" for one in words), "ItemKNN+text title",
+          *(f"ItemKNN+text+next {one}" for one in ("title", "title/shuffled", *words))],
+         [known("office_knowledge_floors_leave_one_out", *one) for one in four]),
+        (_KNOWN, "`leave_one_out`", 0,
+         ["SASRec", *(f"SASRec+similar {one}" for one in ("title", words[0])),
+          *(f"SASRec+both {one}" for one in ("title", "title/shuffled", *words))],
+         [None, *(known("office_knowledge_leave_one_out", *one) for one in four)]),
+        (_KNOWN, "Over EIMF", 0,
+         ["EIMF text title", *(f"EIMF text title+{one} title" for one in ("similar", "both")),
+          "EIMF text title+both title/shuffled"],
+         [known("office_knowledge_eimf_leave_one_out", *one) for one in four]),
+        (_KNOWN, "`user_split`, one split", 0,
+         ["SASRec", "SASRec+similar title", "SASRec+both title", "SASRec+both title/shuffled",
+          ("SASRec+both title", "SASRec+both title/shuffled")],
+         [known("office_knowledge_user_split", *one) for one in (*four, ("ndcg@50", _RARE))]),
+        (_KNOWN, "Labels and vectors", 0,
+         ["SASRec", "next labels", "next labels/shuffled", "next vectors", "next vectors/shuffled", "similar vectors"],
+         [known("office_knowledge_ways_25_percent", *one) for one in (four[0], four[1], four[3])]),
+    ]  # fmt: skip
+
+
+def _pair(file: str, of: str, first: str, second: str) -> Cell:
+    """Two metrics in a cell, histories not masked."""
+    return lambda row: mean(file, first, False, of=of)(row) + mean(file, second, False, of=of)(row)
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "number", "rows", "columns"),
+    [pytest.param(*one, id=f"{one[0]}-{one[1]}-{one[2]}") for one in tables()],
+)
+def test_a_table_prints_what_its_json_holds(page, heading, number, rows, columns):
+    header, *body = table(page, heading, number)
+    columns = headed(*columns, header) if isinstance(columns, tuple) else columns
+    names = [line[0].strip("*`") for line in body] if rows is None else rows
+    assert len(names) == len(body), f"{page}: {heading}: {len(body)} rows, the JSON's names are {names}"
+    seen, differ = set(), {}
+    for name, line in zip(names, body, strict=True):
+        for index, (cell, column) in enumerate(zip(line[1:], columns, strict=False)):
+            if name is None or column is None or not numbers(cell):
+                continue
+            seen.add(index)
+            if wrong(cell, column(name)):
+                differ[line[0], header[index + 1]] = (cell, column(name))
+    assert differ == {}
+    assert len(seen) == sum(column is not None for column in columns)
+
+
+@pytest.mark.parametrize(
+    ("cell", "held"),
+    [
+        ("**7.48 ± 0.04**\\*", [[7.4849, 0.0351]]),
+        ("27.44 / 27.90", [[27.436, 1.4], [27.899, None]]),
+        ("+12.2 % (0.0001; 0.001)", [[12.25, 9.999e-05, 0.0008]]),
+        ("-0.2 % (0.90; 1)", [[-0.151303, 0.89741, 1.0]]),
+    ],
+)
+def test_a_cell_is_what_its_figures_round_to(cell, held):
+    assert not wrong(cell, held)
+    first = held[0][0]
+    assert wrong(cell, [[first + 0.2, *held[0][1:]], *held[1:]])
+    assert wrong(cell, [[-first, *held[0][1:]], *held[1:]])
+    assert wrong(cell, [[first, *(None for _ in held[0][1:])], *([None] for _ in held[1:])])
+
+
+def test_every_file_of_results_is_named_by_a_page_and_every_name_is_a_file():
+    pages = [ROOT / "README.md", ROOT / "benchmarks/README.md", *ROOT.glob("docs/**/*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    files = {file.stem for file in ROOT.glob("benchmarks/results/*.json")}
+    named = set(re.findall(r"`(?:[\w/]+/)?([\w*]+)\.(?:json|py)\b", text))
+    assert [file for file in sorted(files) if not any(fnmatch(file, name) for name in named)] == []
+    assert set(re.findall(r"results/(\w+)\.json", text)) - files == set()
