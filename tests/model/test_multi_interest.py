@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from recbole.data.interaction import Interaction
 
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.layer import target_attention
+from recbole_eimf.model.losses.loss import routing_penalty
 
 SHORT, LONG = [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7, 8]  # K' = 2 and 3 of 4
 ROWS = torch.tensor([SHORT + [0] * 3, LONG])
@@ -108,6 +111,45 @@ def test_remi_penalty_does_not_count_padding(built):
     first, second = (net.backbone.training_states(rows).penalty for rows in (narrow, wide))
     assert first.item() > 0
     assert second.item() == pytest.approx(first.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.8])
+def test_remis_loss_of_a_batch(built, beta):
+    """In a loop: the interest closest to the target, negatives weighed by exp(beta s), and the penalty beside it."""
+    keys = {"readout": "hard", "score": "dot", "remi_beta": beta, "routing_weight": 0.4, "hidden_dropout_prob": 0.0}
+    net = built("REMI", **keys).train()
+    torch.nn.init.normal_(net.backbone.item_embedding.embedding.weight[1:])
+    torch.nn.init.normal_(net.backbone.routing.heads.weight)  # attention that sits on few items
+    got = float(net.calculate_loss(batch()).detach())
+    interests, attention = net.backbone._extract(ROWS)
+    vectors = net.backbone.item_embedding.weight
+    total = 0.0
+    for b, target in enumerate((6, 9)):
+        closest = max(interests[b], key=lambda h: float(h @ vectors[target]))  # noqa: B023
+        scores = {i: float(closest @ vectors[i]) for i in range(1, net.n_items)}
+        own = math.exp(scores.pop(target))
+        raw = [math.exp(beta * s) for s in scores.values()]
+        mass = sum(w * len(raw) / sum(raw) * math.exp(s) for w, s in zip(raw, scores.values()))
+        total -= math.log(own / (own + mass)) / 2
+    penalty = float(routing_penalty(attention, ROWS != 0).detach())
+    assert penalty > 0.01
+    assert got == pytest.approx(total + 0.4 * penalty, rel=1e-4)
+    plain = built("ComiRecSA", **keys).train()
+    plain.load_state_dict(net.state_dict())
+    assert plain.backbone.training_states(batch()).penalty == 0.0
+    assert plain.backbone.hard_negative_beta is None
+
+
+# ---------------------------------------------------------------------- all of them
+@pytest.mark.parametrize("name", ["ComiRecSA", "ComiRecDR", "MIND"])
+def test_items_are_dropped_out_in_training_and_their_states_say_what_stood_before(built, name):
+    net = built(name, hidden_dropout_prob=0.5)
+    first, second = (net.train().backbone._extract(ROWS)[0] for _ in range(2))
+    assert not torch.allclose(first, second)
+    first, second = (net.eval().backbone._extract(ROWS)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    states = net.backbone.training_states(batch())
+    assert (states.before.tolist(), states.target.tolist(), states.row.tolist()) == ([5, 8], [6, 9], [0, 1])
 
 
 # ---------------------------------------------------------------------- DNN
