@@ -107,6 +107,18 @@ def test_frequency_buckets_hold_equal_interaction_mass():
     assert (np.diff(buckets[1:][order]) >= 0).all(), "hot items first"
 
 
+@pytest.mark.parametrize("buckets", [1, 4, 10])
+def test_an_items_bucket_is_where_the_middle_of_its_frequency_lies(buckets):
+    """In a loop: of all interactions, hot items first, how many stand before the middle of those of its frequency."""
+    counts = np.concatenate([[0], np.random.default_rng(0).zipf(1.5, 200).clip(max=60) - 1])
+    found = frequency_buckets(counts, buckets)
+    for item in range(1, len(counts)):
+        hotter = sum(c for c in counts if c > counts[item])
+        alike = sum(c for c in counts if c == counts[item])
+        share = (hotter + alike / 2) / sum(counts)
+        assert found[item] == min(int(share * buckets), buckets - 1) + 1
+
+
 def test_prime_pantrys_buckets_hold_equal_interaction_mass(shared):
     path = shared / "datasets" / "amazon-prime-pantry" / "interactions.csv.gz"
     with gzip.open(path, "rt") as stream:
@@ -257,7 +269,11 @@ def test_negatives_are_uniform_over_what_a_user_did_not_have(monkeypatch, on_gpu
     some = HistoryNegatives(users, histories, 6, torch.tensor([2, 3, 5]))
     assert set(some(torch.tensor([1]), 100)[0].tolist()) == {3, 5}
     everything = HistoryNegatives(np.array([1]), [np.arange(1, 6)], 6, torch.arange(1, 6))
-    assert everything(torch.tensor([1]), 4).shape == (1, 4), "a user who had all items ends the draw all the same"
+    drawn = everything(torch.tensor([1]), 60)
+    assert set(drawn[0].tolist()) == {1, 2, 3, 4, 5}, "a user who had all items ends the draw all the same"
+    many, items = np.array([65_000], dtype=np.int32), 60_000  # their product needs 64 bits
+    large = HistoryNegatives(many, [np.array([5], dtype=np.int32)], items, torch.arange(1, items))
+    assert large.had(torch.tensor([65_000]), torch.tensor([[5, 6]])).tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize(("loss", "count"), [("bce", 1), ("bce", 3), ("gbce", 3), ("ce", 0), ("ce", 4)])
