@@ -113,25 +113,36 @@ def test_remi_penalty_does_not_count_padding(built):
     assert second.item() == pytest.approx(first.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("drawn", [0, 6])
 @pytest.mark.parametrize("beta", [0.0, 0.8])
-def test_remis_loss_of_a_batch(built, beta):
-    """In a loop: the interest closest to the target, negatives weighed by exp(beta s), and the penalty beside it."""
+def test_remis_loss_of_a_batch(built, beta, drawn):
+    """In a loop: the interest closest to the target, negatives weighed by exp(beta s), and the penalty beside it.
+
+    Of drawn negatives each stands for as many as there are to one that is drawn.
+    """
     keys = {"readout": "hard", "score": "dot", "remi_beta": beta, "routing_weight": 0.4, "hidden_dropout_prob": 0.0}
-    net = built("REMI", **keys).train()
-    torch.nn.init.normal_(net.backbone.item_embedding.embedding.weight[1:])
-    torch.nn.init.normal_(net.backbone.routing.heads.weight)  # attention that sits on few items
+    net = built("REMI", num_negatives=drawn, **keys).train()
+    with torch.no_grad():
+        torch.nn.init.normal_(net.backbone.item_embedding.embedding.weight[1:])
+        torch.nn.init.normal_(net.backbone.routing.heads.weight)  # attention that sits on few items
+    torch.manual_seed(3)
     got = float(net.calculate_loss(batch()).detach())
-    interests, attention = net.backbone._extract(ROWS)
-    vectors = net.backbone.item_embedding.weight
-    total = 0.0
-    for b, target in enumerate((6, 9)):
-        closest = max(interests[b], key=lambda h: float(h @ vectors[target]))  # noqa: B023
-        scores = {i: float(closest @ vectors[i]) for i in range(1, net.n_items)}
-        own = math.exp(scores.pop(target))
-        raw = [math.exp(beta * s) for s in scores.values()]
-        mass = sum(w * len(raw) / sum(raw) * math.exp(s) for w, s in zip(raw, scores.values()))
-        total -= math.log(own / (own + mass)) / 2
-    penalty = float(routing_penalty(attention, ROWS != 0).detach())
+    torch.manual_seed(3)
+    negatives, each = list(range(1, net.n_items)), 1.0
+    if drawn:
+        negatives, each = net.negatives.draw(drawn).items.tolist(), (net.n_items - 1) / drawn
+    with torch.no_grad():
+        interests, attention = net.backbone._extract(ROWS)
+        penalty = float(routing_penalty(attention, ROWS != 0))
+        vectors = net.backbone.item_embedding.weight
+        total = 0.0
+        for b, target in enumerate((6, 9)):
+            closest = max(interests[b], key=lambda h: float(h @ vectors[target]))  # noqa: B023
+            others = [float(closest @ vectors[i]) for i in negatives if i != target]
+            mean = each * sum(math.exp(beta * s) for s in others) / (net.n_items - 2)
+            mass = sum(each * math.exp(beta * s) / (mean if beta else 1) * math.exp(s) for s in others)
+            own = math.exp(float(closest @ vectors[target]))
+            total -= math.log(own / (own + mass)) / 2
     assert penalty > 0.01
     assert got == pytest.approx(total + 0.4 * penalty, rel=1e-4)
     plain = built("ComiRecSA", **keys).train()
@@ -161,6 +172,25 @@ def test_dnn_state_is_an_mlp_of_the_mean_of_the_items_so_far(built):
             mean = sum(backbone.item_embedding.weight[ROWS[b, i]] for i in range(j + 1)) / (j + 1)
             assert torch.allclose(states[b, j], backbone.mlp(mean), atol=1e-6)
         assert torch.equal(backbone.interests(ROWS, LENGTHS)[b, 0], states[b, length - 1])
+
+
+# ---------------------------------------------------------------------- biases
+def test_drawn_negatives_have_their_biases(built):
+    net = built("IBIM", backbone="BERT4Rec", num_negatives=5, score="dot").train()
+    with torch.no_grad():
+        net.item_bias.normal_()
+        states, target, vectors = torch.randn(2, 16), torch.tensor([6, 9]), net.scored_vectors()
+        positive = (states * vectors[target]).sum(1) + net.item_bias[target]
+        torch.manual_seed(3)
+        got = net._softmax_loss(states, target, vectors, positive, positive).item()
+        torch.manual_seed(3)
+        items = net.negatives.draw(5).items
+        total = 0.0
+        for state, own, p in zip(states, target.tolist(), positive.tolist()):
+            others = [float(state @ vectors[i] + net.item_bias[i]) for i in items.tolist() if i != own]
+            mass = sum(math.exp(s) for s in others) * (net.n_items - 1) / 5
+            total += math.log(math.exp(p) + mass) - p
+    assert got == pytest.approx(total / 2, rel=1e-4)
 
 
 # ---------------------------------------------------------------------- names
