@@ -11,12 +11,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_eimf.config.config import read_yaml
+from recbole_eimf.config.keys import ItemSettings, PADSettings
 from recbole_eimf.config.layers import merged, properties_folder, recipe_layers
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.mmd import KERNELS, mmd
-from recbole_eimf.model.pad.experts import frequency_buckets
+from recbole_eimf.model.pad.experts import ExpertTable, frequency_buckets
 from recbole_eimf.model.pad.pad import Alignment, batch_items
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
@@ -176,6 +177,43 @@ def test_a_saved_table_has_no_dropout_in_it(built):
     assert torch.allclose(table.state_dict()["folded"], net.eval().towers[0].table.weight, atol=1e-7)
 
 
+def test_fusion_drops_ids_and_text_out_in_training_alone(built):
+    table = built("Hybrid", fusion="gelu")[0].towers[0].table
+    table.dropout = 1.0
+    torch.nn.init.normal_(table.mix.bias)
+    nothing = torch.nn.functional.gelu(table.mix.bias)
+    assert torch.allclose(table.train().weight[1:], nothing.expand_as(table.weight[1:]))
+    assert not torch.allclose(table.eval().weight[1:], nothing.expand_as(table.weight[1:]), atol=1e-3)
+
+
+def test_every_step_makes_its_table_anew(built):
+    """What the step before has learned counts, and its graph is gone."""
+    net, train = built("Hybrid", hidden_dropout_prob=0.0, attn_dropout_prob=0.0, fusion_dropout=0.0)
+    net.train()
+    losses = []
+    for _ in range(2):
+        losses.append(net.calculate_loss(batch_of(train)))
+        losses[-1].backward()
+        with torch.no_grad():
+            net.towers[0].table.embedding.weight[1:].mul_(3)
+    assert float(losses[0].detach()) != float(losses[1].detach())
+
+
+def test_a_table_with_further_rows_knows_their_ids_and_not_those_of_unseen_items():
+    """A mask token stands after the items: no item that training could have seen."""
+    text, has_text = torch.randn(6, 5), torch.arange(6) > 0
+    text[0] = 0
+    seen = torch.tensor([False, True, True, False, True, True])
+    table = ExpertTable("add", 6, 4, ItemSettings(), PADSettings(), text, has_text, 1, False, False, seen)
+    said = table.projection(text)
+    assert torch.allclose(table.weight[:6][seen], table.embedding.weight[:6][seen] + said[seen])
+    assert torch.equal(table.weight[3], said[3])
+    assert torch.equal(table.weight[6], table.embedding.weight[6])
+    table.frozen_ids = True
+    assert not table.ids().requires_grad
+    assert not table.ids(torch.tensor([2])).requires_grad
+
+
 # ---------------------------------------------------------------------- as published
 def test_the_published_gate_starts_by_bucket_from_hot_to_cold(built):
     net, _ = built(recipe="published")
@@ -197,6 +235,9 @@ def test_the_published_projection_is_five_layers_with_a_gelu_after_each(built):
     table = net.eval().towers[0].table
     linear = [layer for layer in table.projection if isinstance(layer, torch.nn.Linear)]
     assert len(linear) == 1 + 4
+    for layer in linear:
+        assert not layer.bias.any()
+        assert layer.weight.std().item() == pytest.approx((2 / sum(layer.weight.shape)) ** 0.5, rel=0.25)
     for layer in linear:
         torch.nn.init.normal_(layer.bias)
     vectors = table.text.double()
@@ -344,6 +385,84 @@ def test_a_checkpoint_holds_no_training_data(built, keys):
     assert kept == {"folded", "bucket", "seen"}
 
 
+def test_an_expert_may_have_a_penalty_and_a_draw_may_be_by_popularity(built, monkeypatch):
+    net, train = built(experts="id+text", num_negatives=3, negative_sampling="popularity")
+    assert net.sampler.log_share.unique().numel() > 1
+    batch, losses = batch_of(train), []
+    for penalties in ((0.0, 0.0), (0.25, 0.5)):
+        for tower, penalty in zip(net.eval().towers, penalties):
+            original = type(tower.backbone).training_states
+            monkeypatch.setattr(
+                tower.backbone,
+                "training_states",
+                lambda rows, p=penalty, of=tower.backbone, f=original: f(of, rows)._replace(penalty=p),
+            )
+        torch.manual_seed(0)
+        losses.append(float(net.calculate_loss(batch).detach()))
+    assert losses[1] == pytest.approx(losses[0] + 0.75, abs=1e-5)
+
+
+def test_a_loss_of_drawn_negatives_draws_one_at_least(built):
+    losses = []
+    for count in (0, 1):
+        net, train = built(experts="id", loss="bce", num_negatives=count)
+        torch.manual_seed(0)
+        losses.append(float(net.eval().calculate_loss(batch_of(train)).detach()))
+    assert losses[0] == losses[1]
+
+
+def test_a_score_prior_is_added_to_the_experts_scores(built):
+    net, train = built(experts="id+text", score_prior="similar")
+    batch = batch_of(train, 4)
+    asked = batch["item_id_list"], batch["item_length"]
+    net.prior.weight.fill_(0.5)  # zero until it is fitted
+    prior = net.eval().prior(*asked)
+    assert prior.abs().max() > 0.01
+    scores = net.full_sort_predict(batch)
+    assert torch.allclose(scores, (net.interests(*asked) @ net.scored_vectors().T)[:, 0] + prior, atol=1e-5)
+    batch["item_id"] = torch.tensor([3, 5, 1, 9])
+    assert torch.allclose(net.predict(batch), scores[torch.arange(4), batch["item_id"]], atol=1e-5)
+
+
+def test_products_of_the_loss_have_the_precision_of_the_key(built):
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        net, train = built("Hybrid", logits_dtype=dtype)
+        losses.append(float(net.eval().calculate_loss(batch_of(train)).detach()))
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+# ---------------------------------------------------------------------- what is kept between batches
+def test_the_catalogue_is_made_again_when_parameters_change(built):
+    net, train = built(experts="id+text")
+    other, _ = built(experts="id+text", seed=7)
+    batch = batch_of(train, 3)
+    before = net.eval().full_sort_predict(batch)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    net.load_state_dict(other.state_dict())
+    moved = net.full_sort_predict(batch)
+    assert torch.equal(moved, other.eval().full_sort_predict(batch))
+    assert not torch.allclose(moved, before, atol=1e-3)
+    assert net.double().full_sort_predict(batch).dtype == torch.float64
+    net.float().load_state_dict(state)
+    net.train()
+    with torch.no_grad():
+        net.towers[0].table.embedding.weight[1:].mul_(2)
+    net.eval()
+    assert not torch.allclose(net.full_sort_predict(batch), before, atol=1e-3)
+
+
+def test_embeddings_are_those_of_each_expert_and_what_it_is_made_of(built):
+    net, _ = built(experts="id+aligned")
+    found = net.eval().embeddings()
+    table = net.towers[1].table
+    expected = {"titles": net.text, "id": net.towers[0].table.embedding.weight, "aligned": table.weight,
+                "aligned.id": table.embedding.weight, "aligned.text": table.projected()}  # fmt: skip
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 # ---------------------------------------------------------------------- alignment
 def test_alignment_sees_each_item_once_no_padding_and_only_items_with_text(built):
     net, train = built()
@@ -445,6 +564,25 @@ def test_the_text_expert_stands_in_for_the_others_where_items_are_unseen(built, 
     assert not torch.allclose(ours[:, unseen], theirs[:, unseen], atol=0.1)
     batch["item_id"][:] = int(unseen.nonzero()[0])
     assert torch.allclose(net.predict(batch), ours[:, batch["item_id"][0]], atol=1e-5)
+
+
+@pytest.mark.parametrize("unseen_ids", ["none", "text"])
+@pytest.mark.parametrize("gate", ["frequency", "none"])
+def test_what_each_expert_counts_of_an_item_that_training_never_saw(built, wide, unseen_ids, gate):
+    """``none``: all but the id expert as the gate has them; ``text``: two text experts share what all three have."""
+    few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide), "gate": gate}
+    net, train = built(dataset="wide", experts="id+text+text", unseen_ids=unseen_ids, **few)
+    if gate == "frequency":
+        torch.nn.init.normal_(net.gate.logit)
+    opened = net.gate() if gate == "frequency" else torch.ones(net.n_items, 3)
+    found = net._weights(None)
+    for item, count in enumerate(train._dataset.item_counts().tolist()):
+        own = opened[item].tolist()
+        if not count:
+            half = sum(own) / 2
+            own = [0, own[1], own[2]] if unseen_ids == "none" else [0, half, half]
+        assert found[item].tolist() == pytest.approx(own, abs=1e-6)
+    assert torch.equal(net._weights(torch.tensor([3, 9])), found[[3, 9]])
 
 
 def test_without_a_text_expert_ids_of_unseen_items_stay_what_they_are(built, wide):
@@ -566,6 +704,16 @@ def test_experts_may_be_any_subset(built):
     first, second, third = built(experts="id+id+id")[0].towers
     assert not torch.equal(first.table.embedding.weight, second.table.embedding.weight)
     assert (third.name, third.index) == ("id-3", 2)
+
+
+def test_towers_start_from_the_runs_seed_and_their_own_name_and_draw_from_nothing_else(built):
+    start = {seed: built(experts="id+id", seed=seed)[0].towers for seed in (1, 2)}
+    weights = [tower.table.embedding.weight for seed in (1, 2) for tower in start[seed]]
+    assert not any(torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+    net, train = built(experts="id")
+    state = torch.get_rng_state()
+    net.new_tower("id", 3, train._dataset)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("experts", ["id", "text+id", "aligned+id+text"])
