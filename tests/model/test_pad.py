@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from recbole_eimf.experiment import assembly
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.mmd import KERNELS, mmd
 from recbole_eimf.model.pad.experts import ExpertTable, frequency_buckets
-from recbole_eimf.model.pad.pad import Alignment, batch_items
+from recbole_eimf.model.pad.pad import Alignment, batch_items, text_alignment
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 ALL_FORMS = ["gelu", "concat", "add"]
@@ -490,6 +491,45 @@ def test_every_kernel_trains_projection_and_ids_but_not_the_text(built, kernel):
     assert table.projection[0].weight.grad.abs().sum() > 0
     assert table.embedding.weight.grad.abs().sum() > 0
     assert not table.text.requires_grad
+
+
+def test_the_kernel_its_estimator_and_its_width_are_those_of_the_keys(built):
+    net, train = built(kernel="gaussian")
+    table, items = net.towers[2].table, torch.arange(1, 11)
+    with torch.no_grad():
+        torch.nn.init.normal_(table.embedding.weight[1:])
+        text, ids = table.projected(items), table.ids(items)
+        for estimator in ("biased", "unbiased"):
+            for width in (1.0, 2.0):
+                wanted = replace(net.wanted, mmd_estimator=estimator, mmd_width=width)
+                expected = mmd(text, ids, "gaussian", estimator == "unbiased", width)
+                assert text_alignment(net.towers[2], items, wanted) == expected
+        wanted = replace(net.wanted, kernel="infonce", tau=0.3)
+        cosine = torch.nn.functional.cosine_similarity(text[:, None], ids[None], dim=-1) / 0.3
+        expected = torch.stack([-torch.log_softmax(cosine[k], 0)[k] for k in range(10)]).mean()  # text asks for its ids
+        assert text_alignment(net.towers[2], items, wanted).item() == pytest.approx(expected.item(), abs=1e-5)
+        asked, original = set(), table.projected
+        table.projected = lambda items: asked.update(items.tolist()) or original(items)
+        for _ in range(12):
+            text_alignment(net.towers[2], items, replace(net.wanted, mmd_items=3))
+        assert len(asked) > 6, "others are drawn every time"
+
+
+def test_phases_have_the_keys_of_their_names(built):
+    rates = {"pretrain_learning_rate": 0.1, "pretrain_epochs": 3, "align_learning_rate": 0.2, "align_epochs": 5}
+    for alignment in ("anchored", "anchored_frozen", "non_anchored"):
+        net, train = built(experts="id+text+hybrid+aligned", pretrain="all", alignment=alignment, **rates)
+        found = []
+        for phase in net.phases(train._dataset):
+            found.append((phase.name, phase.keys, phase.select, phase.cached))
+            assert net.towers[3].table.frozen_ids == (alignment == "anchored_frozen" and "align" in phase.name)
+        first = {"learning_rate": 0.1, "epochs": 3}
+        assert found == [
+            *((f"pretrain-{kind}", first, True, True) for kind in ("id", "text", "hybrid")),
+            ("align-aligned", {"learning_rate": 0.2, "epochs": 5}, alignment != "non_anchored", False),
+        ]
+        assert not net.towers[3].table.frozen_ids
+        assert torch.equal(net.towers[3].table.embedding.weight, net.towers[0].table.embedding.weight)
 
 
 def test_the_losses_of_phase_two(built):
