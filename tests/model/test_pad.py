@@ -376,6 +376,25 @@ def test_a_softmax_over_seen_items_is_that_over_them(built, wide):
     assert got == pytest.approx(float((scores.exp().sum(1).log() - positive).mean()), rel=1e-4)
 
 
+def test_gbces_sampling_rate_is_of_the_items_that_are_drawn_from(built, wide):
+    few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide), "candidates": "seen"}
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+    net, train = built(experts="id", dataset="wide", loss="gbce", num_negatives=4, **few, **still)
+    batch, seen = batch_of(train, 6), int((train._dataset.item_counts() > 0).sum())
+    assert seen < net.n_items - 4
+    torch.manual_seed(3)
+    got = (net.train().calculate_loss(batch) / net.batch_weight(batch)).item()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        states, target, row, _ = net._training_states(batch)
+        vectors, drawn = net.item_vectors(), net.negatives(batch["user_id"][row], 4)
+        positive = (states * vectors[target]).sum(1)
+        negative = (states[:, None] * vectors[drawn]).sum(2)
+        rate = 4 / (seen - 1)
+        power = rate * (0.75 * (1 - 1 / rate) + 1 / rate)
+        assert got == pytest.approx(binary_loss(positive, negative, power).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("keys", [{"loss": "bce"}, {"num_negatives": 3, "negative_sampling": "popularity"}])
 def test_a_checkpoint_holds_no_training_data(built, keys):
     """Parameters, the table that is scored, and what scoring asks of an item: no histories, no text, no counts."""
