@@ -151,6 +151,19 @@ def test_remis_loss_of_a_batch(built, beta, drawn):
     assert plain.backbone.hard_negative_beta is None
 
 
+def test_a_penalty_is_added_as_it_is_however_much_a_batch_weighs(built, monkeypatch):
+    net = built("REMI", routing_weight=100.0, hidden_dropout_prob=0.0).train()
+    torch.nn.init.normal_(net.backbone.item_embedding.embedding.weight[1:])
+    torch.nn.init.normal_(net.backbone.routing.heads.weight)
+    found = []
+    for weight in (1.0, 3.0):
+        monkeypatch.setattr(net, "batch_weight", lambda rows, weight=weight: weight)
+        found.append(float(net.calculate_loss(batch()).detach()))
+    penalty = float(net.backbone.training_states(batch()).penalty.detach())
+    assert found[0] - (found[1] - found[0]) / 2 == pytest.approx(penalty, rel=1e-4)
+    assert penalty > 1
+
+
 # ---------------------------------------------------------------------- all of them
 @pytest.mark.parametrize("name", ["ComiRecSA", "ComiRecDR", "MIND"])
 def test_items_are_dropped_out_in_training_and_their_states_say_what_stood_before(built, name):
