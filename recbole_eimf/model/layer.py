@@ -129,13 +129,13 @@ class SelfAttentiveRouting(nn.Module):
         self.heads = nn.Linear(4 * dimension, interest_num, bias=False)
         nn.init.normal_(self.position.weight, std=0.02)
 
-    def forward(self, items: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, items: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """[B, L, d], [B, L] bool -> interests [B, K, d], attention [B, K, L] (zero at padding).
 
-        Every row needs a real item. ``keys`` [B, L, d] are attended to instead of ``items`` (dropped-out copies).
+        Every row needs a real item.
         """
-        keyed = (items if keys is None else keys) + self.position(recency(mask))
-        logits = self.heads(torch.tanh(self.hidden(keyed))).transpose(1, 2)  # [B, K, L]
+        placed = items + self.position(recency(mask))
+        logits = self.heads(torch.tanh(self.hidden(placed))).transpose(1, 2)  # [B, K, L]
         attention = torch.softmax(logits.masked_fill(~mask[:, None, :], -torch.inf), -1)
         return attention @ items, attention
 

@@ -26,6 +26,15 @@ def test_few_users_are_tested_over_every_assignment_of_signs(seed):
     assert found.confidence_interval == pytest.approx((t.low, t.high))
 
 
+def test_users_whose_difference_is_zero_change_no_p_value():
+    """The few others are tested over every assignment of signs, however many users there are."""
+    first, second = np.random.default_rng(0).integers(0, 4, (2, 11)) / 3
+    alike = np.linspace(0, 1, 500)
+    found = paired_test(np.r_[first, alike], np.r_[second, alike])
+    assert found.p_value == paired_test(first, second).p_value
+    assert found.users == 511
+
+
 @pytest.mark.parametrize("unit", [1e-9, 1e9])
 def test_p_values_do_not_depend_on_the_metrics_unit(unit):
     first, second = np.random.default_rng(0).integers(0, 4, (2, 11)) / 3

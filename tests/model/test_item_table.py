@@ -312,3 +312,68 @@ def test_pieces_hold_alike_much():
     pieces = dealt_out(variance, 3)
     assert sorted(sum(pieces, [])) == list(range(6))
     assert {float(np.prod(variance[piece])) for piece in pieces} == {32.0}
+    assert all(dealt_out(np.ones(4), 3)), "no piece is empty, however alike components are"
+
+
+def test_codes_of_items_that_are_not_fitted_on_are_the_nearest_of_the_others_centroids(text):
+    vectors, has_text = text
+    fitted = has_text & (torch.arange(N) % 3 > 0)
+    codes = product_codes(vectors, has_text, 2, 4, fitted=fitted)
+    alone = product_codes(vectors * fitted[:, None], fitted, 2, 4)
+    assert torch.equal(codes[fitted], alone[fitted])
+    known = vectors[fitted].double().numpy()
+    variance, directions = np.linalg.eigh(np.cov(known.T, bias=True))
+    every = (vectors.double().numpy() - known.mean(0)) @ directions
+    for piece, components in enumerate(dealt_out(variance, 2)):
+        part, code = every[:, components], codes[:, piece].numpy()
+        means = np.stack([part[fitted.numpy() & (code == c)].mean(0) for c in range(4)])
+        nearest = np.square(part[:, None] - means).sum(-1).argmin(1)
+        assert (nearest == code)[has_text.numpy()].all()
+
+
+def test_every_form_is_fitted_on_the_items_it_is_told(text):
+    vectors, has_text = text
+    fitted = has_text & (torch.arange(N) % 3 > 0)
+
+    def made(**keys):
+        return ItemTable(N, 4, ItemSettings(**keys), vectors, has_text, fitted=fitted)
+
+    spaces = made(item_text="null_space")
+    assert torch.equal(spaces.text, standardised_components(vectors, has_text, 2, fitted))
+    assert spaces.embedding.embedding_dim == 2, "half of the dimensions are ids' by default"
+    coded = made(item_text="codes", code_pieces=2, code_centroids=4)
+    assert torch.equal(coded.codes - 4 * torch.arange(2), product_codes(vectors, has_text, 2, 4, fitted=fitted))
+    start = made(item_init="pca_text").embedding.weight.detach()
+    expected = principal_components(vectors, has_text, 4, ItemSettings().item_init_std, fitted=fitted)
+    assert torch.allclose(start[has_text], expected[has_text], atol=1e-7)
+
+
+@pytest.mark.parametrize("adaptor", ["linear", "mlp"])
+def test_text_is_added_to_ids_or_joined_with_them(text, adaptor):
+    vectors, has_text = text
+    added = table(vectors, has_text, item_text="add", text_adaptor=adaptor)
+    joined = table(vectors, has_text, item_text="concat", text_adaptor=adaptor)
+    for item in (1, 8, 31):
+        for made in (added, joined):
+            ids = made.embedding.weight[item]
+            said = made.projection(vectors[item])
+            expected = ids + said if made is added else made.mix.weight @ torch.cat([ids, said])
+            assert torch.allclose(made.weight[item], expected, atol=1e-6)
+    assert added.train().weight.requires_grad
+    assert not added.eval().weight.requires_grad, "what serves keeps no graph"
+
+
+def test_a_mixture_is_of_items_alone():
+    mixture = torch.eye(N).roll(1, 0).to_sparse()
+    made = ItemTable(N, 4, ItemSettings(), extra_rows=1, mixture=mixture)
+    rows = made.embedding.weight
+    assert torch.equal(made.weight, torch.cat([rows[:N].roll(1, 0), rows[N:]]))
+
+
+def test_the_mixture_of_whitenings_drops_text_out_and_starts_small():
+    mixture = WhiteningMixture(40, 30, 8, 1.0)
+    assert mixture.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not mixture.train()(torch.randn(3, 40)).any(), "of text dropped out nothing is left but the shift, zero here"
+    assert mixture.eval()(torch.randn(3, 40)).any()
+    kept = table(torch.randn(N, D), torch.ones(N).bool(), item_text="add", text_adaptor="moe", adaptor_dropout=0.3)
+    assert kept.projection.dropout.p == 0.3

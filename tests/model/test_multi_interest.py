@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from recbole.data.interaction import Interaction
 
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.layer import target_attention
+from recbole_eimf.model.losses.loss import routing_penalty
 
 SHORT, LONG = [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7, 8]  # K' = 2 and 3 of 4
 ROWS = torch.tensor([SHORT + [0] * 3, LONG])
@@ -110,6 +113,69 @@ def test_remi_penalty_does_not_count_padding(built):
     assert second.item() == pytest.approx(first.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("drawn", [0, 6])
+@pytest.mark.parametrize("beta", [0.0, 0.8])
+def test_remis_loss_of_a_batch(built, beta, drawn):
+    """In a loop: the interest closest to the target, negatives weighed by exp(beta s), and the penalty beside it.
+
+    Of drawn negatives each stands for as many as there are to one that is drawn.
+    """
+    keys = {"readout": "hard", "score": "dot", "remi_beta": beta, "routing_weight": 0.4, "hidden_dropout_prob": 0.0}
+    net = built("REMI", num_negatives=drawn, **keys).train()
+    with torch.no_grad():
+        torch.nn.init.normal_(net.backbone.item_embedding.embedding.weight[1:])
+        torch.nn.init.normal_(net.backbone.routing.heads.weight)  # attention that sits on few items
+    torch.manual_seed(3)
+    got = float(net.calculate_loss(batch()).detach())
+    torch.manual_seed(3)
+    negatives, each = list(range(1, net.n_items)), 1.0
+    if drawn:
+        negatives, each = net.negatives.draw(drawn).items.tolist(), (net.n_items - 1) / drawn
+    with torch.no_grad():
+        interests, attention = net.backbone._extract(ROWS)
+        penalty = float(routing_penalty(attention, ROWS != 0))
+        vectors = net.backbone.item_embedding.weight
+        total = 0.0
+        for b, target in enumerate((6, 9)):
+            closest = max(interests[b], key=lambda h: float(h @ vectors[target]))  # noqa: B023
+            others = [float(closest @ vectors[i]) for i in negatives if i != target]
+            mean = each * sum(math.exp(beta * s) for s in others) / (net.n_items - 2)
+            mass = sum(each * math.exp(beta * s) / (mean if beta else 1) * math.exp(s) for s in others)
+            own = math.exp(float(closest @ vectors[target]))
+            total -= math.log(own / (own + mass)) / 2
+    assert penalty > 0.01
+    assert got == pytest.approx(total + 0.4 * penalty, rel=1e-4)
+    plain = built("ComiRecSA", **keys).train()
+    plain.load_state_dict(net.state_dict())
+    assert plain.backbone.training_states(batch()).penalty == 0.0
+    assert plain.backbone.hard_negative_beta is None
+
+
+def test_a_penalty_is_added_as_it_is_however_much_a_batch_weighs(built, monkeypatch):
+    net = built("REMI", routing_weight=100.0, hidden_dropout_prob=0.0).train()
+    torch.nn.init.normal_(net.backbone.item_embedding.embedding.weight[1:])
+    torch.nn.init.normal_(net.backbone.routing.heads.weight)
+    found = []
+    for weight in (1.0, 3.0):
+        monkeypatch.setattr(net, "batch_weight", lambda rows, weight=weight: weight)
+        found.append(float(net.calculate_loss(batch()).detach()))
+    penalty = float(net.backbone.training_states(batch()).penalty.detach())
+    assert found[0] - (found[1] - found[0]) / 2 == pytest.approx(penalty, rel=1e-4)
+    assert penalty > 1
+
+
+# ---------------------------------------------------------------------- all of them
+@pytest.mark.parametrize("name", ["ComiRecSA", "ComiRecDR", "MIND"])
+def test_items_are_dropped_out_in_training_and_their_states_say_what_stood_before(built, name):
+    net = built(name, hidden_dropout_prob=0.5)
+    first, second = (net.train().backbone._extract(ROWS)[0] for _ in range(2))
+    assert not torch.allclose(first, second)
+    first, second = (net.eval().backbone._extract(ROWS)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    states = net.backbone.training_states(batch())
+    assert (states.before.tolist(), states.target.tolist(), states.row.tolist()) == ([5, 8], [6, 9], [0, 1])
+
+
 # ---------------------------------------------------------------------- DNN
 def test_dnn_state_is_an_mlp_of_the_mean_of_the_items_so_far(built):
     backbone = built("DNN").eval().backbone
@@ -119,6 +185,25 @@ def test_dnn_state_is_an_mlp_of_the_mean_of_the_items_so_far(built):
             mean = sum(backbone.item_embedding.weight[ROWS[b, i]] for i in range(j + 1)) / (j + 1)
             assert torch.allclose(states[b, j], backbone.mlp(mean), atol=1e-6)
         assert torch.equal(backbone.interests(ROWS, LENGTHS)[b, 0], states[b, length - 1])
+
+
+# ---------------------------------------------------------------------- biases
+def test_drawn_negatives_have_their_biases(built):
+    net = built("IBIM", backbone="BERT4Rec", num_negatives=5, score="dot").train()
+    with torch.no_grad():
+        net.item_bias.normal_()
+        states, target, vectors = torch.randn(2, 16), torch.tensor([6, 9]), net.scored_vectors()
+        positive = (states * vectors[target]).sum(1) + net.item_bias[target]
+        torch.manual_seed(3)
+        got = net._softmax_loss(states, target, vectors, positive, positive).item()
+        torch.manual_seed(3)
+        items = net.negatives.draw(5).items
+        total = 0.0
+        for state, own, p in zip(states, target.tolist(), positive.tolist()):
+            others = [float(state @ vectors[i] + net.item_bias[i]) for i in items.tolist() if i != own]
+            mass = sum(math.exp(s) for s in others) * (net.n_items - 1) / 5
+            total += math.log(math.exp(p) + mass) - p
+    assert got == pytest.approx(total / 2, rel=1e-4)
 
 
 # ---------------------------------------------------------------------- names

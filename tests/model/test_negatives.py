@@ -50,9 +50,12 @@ def test_every_item_drawn_as_often_as_expected_gives_the_full_loss(batch, beta):
     items = torch.arange(1, N).repeat_interleave(times)
     drawn = Drawn(items, times.double().log().repeat_interleave(times))
     positive = loss.target_score(states, vectors, target, bias)
-    got = sampled_softmax_loss(states, positive, positive, target, drawn, vectors[items], N - 2, beta, bias[items])
-    full = loss.full_interest_aware_loss(states, vectors, positive, positive, target, beta, bias, torch.float64)
+    labelled = 0.7 * positive - 0.2  # the mean score under a soft label is another one
+    got = sampled_softmax_loss(states, positive, labelled, target, drawn, vectors[items], N - 2, beta, bias[items])
+    full = loss.full_interest_aware_loss(states, vectors, positive, labelled, target, beta, bias, torch.float64)
     assert got.item() == pytest.approx(full.item(), abs=1e-9)
+    plain = sampled_softmax_loss(states, positive, positive, target, drawn, vectors[items], N - 2, beta, bias[items])
+    assert plain.item() == pytest.approx((got + (labelled - positive).mean()).item(), abs=1e-9)
 
 
 @pytest.mark.parametrize("counts", [None, COUNTS])

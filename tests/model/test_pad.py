@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_eimf.config.config import read_yaml
+from recbole_eimf.config.keys import ItemSettings, PADSettings
 from recbole_eimf.config.layers import merged, properties_folder, recipe_layers
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.mmd import KERNELS, mmd
-from recbole_eimf.model.pad.experts import frequency_buckets
-from recbole_eimf.model.pad.pad import Alignment, batch_items
+from recbole_eimf.model.pad.experts import ExpertTable, frequency_buckets
+from recbole_eimf.model.pad.pad import Alignment, batch_items, text_alignment
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 ALL_FORMS = ["gelu", "concat", "add"]
@@ -107,6 +109,18 @@ def test_frequency_buckets_hold_equal_interaction_mass():
     assert (np.diff(buckets[1:][order]) >= 0).all(), "hot items first"
 
 
+@pytest.mark.parametrize("buckets", [1, 4, 10])
+def test_an_items_bucket_is_where_the_middle_of_its_frequency_lies(buckets):
+    """In a loop: of all interactions, hot items first, how many stand before the middle of those of its frequency."""
+    counts = np.concatenate([[0], np.random.default_rng(0).zipf(1.5, 200).clip(max=60) - 1])
+    found = frequency_buckets(counts, buckets)
+    for item in range(1, len(counts)):
+        hotter = sum(c for c in counts if c > counts[item])
+        alike = sum(c for c in counts if c == counts[item])
+        share = (hotter + alike / 2) / sum(counts)
+        assert found[item] == min(int(share * buckets), buckets - 1) + 1
+
+
 def test_prime_pantrys_buckets_hold_equal_interaction_mass(shared):
     path = shared / "datasets" / "amazon-prime-pantry" / "interactions.csv.gz"
     with gzip.open(path, "rt") as stream:
@@ -164,6 +178,43 @@ def test_a_saved_table_has_no_dropout_in_it(built):
     assert torch.allclose(table.state_dict()["folded"], net.eval().towers[0].table.weight, atol=1e-7)
 
 
+def test_fusion_drops_ids_and_text_out_in_training_alone(built):
+    table = built("Hybrid", fusion="gelu")[0].towers[0].table
+    table.dropout = 1.0
+    torch.nn.init.normal_(table.mix.bias)
+    nothing = torch.nn.functional.gelu(table.mix.bias)
+    assert torch.allclose(table.train().weight[1:], nothing.expand_as(table.weight[1:]))
+    assert not torch.allclose(table.eval().weight[1:], nothing.expand_as(table.weight[1:]), atol=1e-3)
+
+
+def test_every_step_makes_its_table_anew(built):
+    """What the step before has learned counts, and its graph is gone."""
+    net, train = built("Hybrid", hidden_dropout_prob=0.0, attn_dropout_prob=0.0, fusion_dropout=0.0)
+    net.train()
+    losses = []
+    for _ in range(2):
+        losses.append(net.calculate_loss(batch_of(train)))
+        losses[-1].backward()
+        with torch.no_grad():
+            net.towers[0].table.embedding.weight[1:].mul_(3)
+    assert float(losses[0].detach()) != float(losses[1].detach())
+
+
+def test_a_table_with_further_rows_knows_their_ids_and_not_those_of_unseen_items():
+    """A mask token stands after the items: no item that training could have seen."""
+    text, has_text = torch.randn(6, 5), torch.arange(6) > 0
+    text[0] = 0
+    seen = torch.tensor([False, True, True, False, True, True])
+    table = ExpertTable("add", 6, 4, ItemSettings(), PADSettings(), text, has_text, 1, False, False, seen)
+    said = table.projection(text)
+    assert torch.allclose(table.weight[:6][seen], table.embedding.weight[:6][seen] + said[seen])
+    assert torch.equal(table.weight[3], said[3])
+    assert torch.equal(table.weight[6], table.embedding.weight[6])
+    table.frozen_ids = True
+    assert not table.ids().requires_grad
+    assert not table.ids(torch.tensor([2])).requires_grad
+
+
 # ---------------------------------------------------------------------- as published
 def test_the_published_gate_starts_by_bucket_from_hot_to_cold(built):
     net, _ = built(recipe="published")
@@ -185,6 +236,9 @@ def test_the_published_projection_is_five_layers_with_a_gelu_after_each(built):
     table = net.eval().towers[0].table
     linear = [layer for layer in table.projection if isinstance(layer, torch.nn.Linear)]
     assert len(linear) == 1 + 4
+    for layer in linear:
+        assert not layer.bias.any()
+        assert layer.weight.std().item() == pytest.approx((2 / sum(layer.weight.shape)) ** 0.5, rel=0.25)
     for layer in linear:
         torch.nn.init.normal_(layer.bias)
     vectors = table.text.double()
@@ -257,7 +311,11 @@ def test_negatives_are_uniform_over_what_a_user_did_not_have(monkeypatch, on_gpu
     some = HistoryNegatives(users, histories, 6, torch.tensor([2, 3, 5]))
     assert set(some(torch.tensor([1]), 100)[0].tolist()) == {3, 5}
     everything = HistoryNegatives(np.array([1]), [np.arange(1, 6)], 6, torch.arange(1, 6))
-    assert everything(torch.tensor([1]), 4).shape == (1, 4), "a user who had all items ends the draw all the same"
+    drawn = everything(torch.tensor([1]), 60)
+    assert set(drawn[0].tolist()) == {1, 2, 3, 4, 5}, "a user who had all items ends the draw all the same"
+    many, items = np.array([65_000], dtype=np.int32), 60_000  # their product needs 64 bits
+    large = HistoryNegatives(many, [np.array([5], dtype=np.int32)], items, torch.arange(1, items))
+    assert large.had(torch.tensor([65_000]), torch.tensor([[5, 6]])).tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize(("loss", "count"), [("bce", 1), ("bce", 3), ("gbce", 3), ("ce", 0), ("ce", 4)])
@@ -318,6 +376,25 @@ def test_a_softmax_over_seen_items_is_that_over_them(built, wide):
     assert got == pytest.approx(float((scores.exp().sum(1).log() - positive).mean()), rel=1e-4)
 
 
+def test_gbces_sampling_rate_is_of_the_items_that_are_drawn_from(built, wide):
+    few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide), "candidates": "seen"}
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+    net, train = built(experts="id", dataset="wide", loss="gbce", num_negatives=4, **few, **still)
+    batch, seen = batch_of(train, 6), int((train._dataset.item_counts() > 0).sum())
+    assert seen < net.n_items - 4
+    torch.manual_seed(3)
+    got = (net.train().calculate_loss(batch) / net.batch_weight(batch)).item()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        states, target, row, _ = net._training_states(batch)
+        vectors, drawn = net.item_vectors(), net.negatives(batch["user_id"][row], 4)
+        positive = (states * vectors[target]).sum(1)
+        negative = (states[:, None] * vectors[drawn]).sum(2)
+        rate = 4 / (seen - 1)
+        power = rate * (0.75 * (1 - 1 / rate) + 1 / rate)
+        assert got == pytest.approx(binary_loss(positive, negative, power).item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("keys", [{"loss": "bce"}, {"num_negatives": 3, "negative_sampling": "popularity"}])
 def test_a_checkpoint_holds_no_training_data(built, keys):
     """Parameters, the table that is scored, and what scoring asks of an item: no histories, no text, no counts."""
@@ -326,6 +403,84 @@ def test_a_checkpoint_holds_no_training_data(built, keys):
         n.rpartition(".")[2] for n, _ in net.named_parameters()
     }
     assert kept == {"folded", "bucket", "seen"}
+
+
+def test_an_expert_may_have_a_penalty_and_a_draw_may_be_by_popularity(built, monkeypatch):
+    net, train = built(experts="id+text", num_negatives=3, negative_sampling="popularity")
+    assert net.sampler.log_share.unique().numel() > 1
+    batch, losses = batch_of(train), []
+    for penalties in ((0.0, 0.0), (0.25, 0.5)):
+        for tower, penalty in zip(net.eval().towers, penalties):
+            original = type(tower.backbone).training_states
+            monkeypatch.setattr(
+                tower.backbone,
+                "training_states",
+                lambda rows, p=penalty, of=tower.backbone, f=original: f(of, rows)._replace(penalty=p),
+            )
+        torch.manual_seed(0)
+        losses.append(float(net.calculate_loss(batch).detach()))
+    assert losses[1] == pytest.approx(losses[0] + 0.75, abs=1e-5)
+
+
+def test_a_loss_of_drawn_negatives_draws_one_at_least(built):
+    losses = []
+    for count in (0, 1):
+        net, train = built(experts="id", loss="bce", num_negatives=count)
+        torch.manual_seed(0)
+        losses.append(float(net.eval().calculate_loss(batch_of(train)).detach()))
+    assert losses[0] == losses[1]
+
+
+def test_a_score_prior_is_added_to_the_experts_scores(built):
+    net, train = built(experts="id+text", score_prior="similar")
+    batch = batch_of(train, 4)
+    asked = batch["item_id_list"], batch["item_length"]
+    net.prior.weight.fill_(0.5)  # zero until it is fitted
+    prior = net.eval().prior(*asked)
+    assert prior.abs().max() > 0.01
+    scores = net.full_sort_predict(batch)
+    assert torch.allclose(scores, (net.interests(*asked) @ net.scored_vectors().T)[:, 0] + prior, atol=1e-5)
+    batch["item_id"] = torch.tensor([3, 5, 1, 9])
+    assert torch.allclose(net.predict(batch), scores[torch.arange(4), batch["item_id"]], atol=1e-5)
+
+
+def test_products_of_the_loss_have_the_precision_of_the_key(built):
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        net, train = built("Hybrid", logits_dtype=dtype)
+        losses.append(float(net.eval().calculate_loss(batch_of(train)).detach()))
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+# ---------------------------------------------------------------------- what is kept between batches
+def test_the_catalogue_is_made_again_when_parameters_change(built):
+    net, train = built(experts="id+text")
+    other, _ = built(experts="id+text", seed=7)
+    batch = batch_of(train, 3)
+    before = net.eval().full_sort_predict(batch)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    net.load_state_dict(other.state_dict())
+    moved = net.full_sort_predict(batch)
+    assert torch.equal(moved, other.eval().full_sort_predict(batch))
+    assert not torch.allclose(moved, before, atol=1e-3)
+    assert net.double().full_sort_predict(batch).dtype == torch.float64
+    net.float().load_state_dict(state)
+    net.train()
+    with torch.no_grad():
+        net.towers[0].table.embedding.weight[1:].mul_(2)
+    net.eval()
+    assert not torch.allclose(net.full_sort_predict(batch), before, atol=1e-3)
+
+
+def test_embeddings_are_those_of_each_expert_and_what_it_is_made_of(built):
+    net, _ = built(experts="id+aligned")
+    found = net.eval().embeddings()
+    table = net.towers[1].table
+    expected = {"titles": net.text, "id": net.towers[0].table.embedding.weight, "aligned": table.weight,
+                "aligned.id": table.embedding.weight, "aligned.text": table.projected()}  # fmt: skip
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 # ---------------------------------------------------------------------- alignment
@@ -355,6 +510,45 @@ def test_every_kernel_trains_projection_and_ids_but_not_the_text(built, kernel):
     assert table.projection[0].weight.grad.abs().sum() > 0
     assert table.embedding.weight.grad.abs().sum() > 0
     assert not table.text.requires_grad
+
+
+def test_the_kernel_its_estimator_and_its_width_are_those_of_the_keys(built):
+    net, train = built(kernel="gaussian")
+    table, items = net.towers[2].table, torch.arange(1, 11)
+    with torch.no_grad():
+        torch.nn.init.normal_(table.embedding.weight[1:])
+        text, ids = table.projected(items), table.ids(items)
+        for estimator in ("biased", "unbiased"):
+            for width in (1.0, 2.0):
+                wanted = replace(net.wanted, mmd_estimator=estimator, mmd_width=width)
+                expected = mmd(text, ids, "gaussian", estimator == "unbiased", width)
+                assert text_alignment(net.towers[2], items, wanted) == expected
+        wanted = replace(net.wanted, kernel="infonce", tau=0.3)
+        cosine = torch.nn.functional.cosine_similarity(text[:, None], ids[None], dim=-1) / 0.3
+        expected = torch.stack([-torch.log_softmax(cosine[k], 0)[k] for k in range(10)]).mean()  # text asks for its ids
+        assert text_alignment(net.towers[2], items, wanted).item() == pytest.approx(expected.item(), abs=1e-5)
+        asked, original = set(), table.projected
+        table.projected = lambda items: asked.update(items.tolist()) or original(items)
+        for _ in range(12):
+            text_alignment(net.towers[2], items, replace(net.wanted, mmd_items=3))
+        assert len(asked) > 6, "others are drawn every time"
+
+
+def test_phases_have_the_keys_of_their_names(built):
+    rates = {"pretrain_learning_rate": 0.1, "pretrain_epochs": 3, "align_learning_rate": 0.2, "align_epochs": 5}
+    for alignment in ("anchored", "anchored_frozen", "non_anchored"):
+        net, train = built(experts="id+text+hybrid+aligned", pretrain="all", alignment=alignment, **rates)
+        found = []
+        for phase in net.phases(train._dataset):
+            found.append((phase.name, phase.keys, phase.select, phase.cached))
+            assert net.towers[3].table.frozen_ids == (alignment == "anchored_frozen" and "align" in phase.name)
+        first = {"learning_rate": 0.1, "epochs": 3}
+        assert found == [
+            *((f"pretrain-{kind}", first, True, True) for kind in ("id", "text", "hybrid")),
+            ("align-aligned", {"learning_rate": 0.2, "epochs": 5}, alignment != "non_anchored", False),
+        ]
+        assert not net.towers[3].table.frozen_ids
+        assert torch.equal(net.towers[3].table.embedding.weight, net.towers[0].table.embedding.weight)
 
 
 def test_the_losses_of_phase_two(built):
@@ -429,6 +623,25 @@ def test_the_text_expert_stands_in_for_the_others_where_items_are_unseen(built, 
     assert not torch.allclose(ours[:, unseen], theirs[:, unseen], atol=0.1)
     batch["item_id"][:] = int(unseen.nonzero()[0])
     assert torch.allclose(net.predict(batch), ours[:, batch["item_id"][0]], atol=1e-5)
+
+
+@pytest.mark.parametrize("unseen_ids", ["none", "text"])
+@pytest.mark.parametrize("gate", ["frequency", "none"])
+def test_what_each_expert_counts_of_an_item_that_training_never_saw(built, wide, unseen_ids, gate):
+    """``none``: all but the id expert as the gate has them; ``text``: two text experts share what all three have."""
+    few = {"protocol": "user_split", "split_ratios": [0.1, 0.1, 0.8], "data_path": str(wide), "gate": gate}
+    net, train = built(dataset="wide", experts="id+text+text", unseen_ids=unseen_ids, **few)
+    if gate == "frequency":
+        torch.nn.init.normal_(net.gate.logit)
+    opened = net.gate() if gate == "frequency" else torch.ones(net.n_items, 3)
+    found = net._weights(None)
+    for item, count in enumerate(train._dataset.item_counts().tolist()):
+        own = opened[item].tolist()
+        if not count:
+            half = sum(own) / 2
+            own = [0, own[1], own[2]] if unseen_ids == "none" else [0, half, half]
+        assert found[item].tolist() == pytest.approx(own, abs=1e-6)
+    assert torch.equal(net._weights(torch.tensor([3, 9])), found[[3, 9]])
 
 
 def test_without_a_text_expert_ids_of_unseen_items_stay_what_they_are(built, wide):
@@ -550,6 +763,16 @@ def test_experts_may_be_any_subset(built):
     first, second, third = built(experts="id+id+id")[0].towers
     assert not torch.equal(first.table.embedding.weight, second.table.embedding.weight)
     assert (third.name, third.index) == ("id-3", 2)
+
+
+def test_towers_start_from_the_runs_seed_and_their_own_name_and_draw_from_nothing_else(built):
+    start = {seed: built(experts="id+id", seed=seed)[0].towers for seed in (1, 2)}
+    weights = [tower.table.embedding.weight for seed in (1, 2) for tower in start[seed]]
+    assert not any(torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+    net, train = built(experts="id")
+    state = torch.get_rng_state()
+    net.new_tower("id", 3, train._dataset)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("experts", ["id", "text+id", "aligned+id+text"])

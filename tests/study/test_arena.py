@@ -89,6 +89,17 @@ def test_ranks_are_means_over_seeds_then_over_tables():
     assert found.alike() == [(0, 2)]  # two tables tell nobody apart
 
 
+def test_what_a_row_costs_is_a_mean_and_rows_of_one_rank_stand_by_name():
+    figures = {"b": [1.0, 2.0, 5.0], "a": [1.0, 1.0, 6.0], "c": [0.0, 0.0, 9.0]}
+    found = standings([table("x", figures), table("y", figures)], "ndcg@10")
+    ranks = {"a": (1.5 + 2 + 2) / 3, "b": (1.5 + 1 + 3) / 3, "c": (3 + 3 + 1) / 3}
+    assert [(row.name, row.rank) for row in found.rows] == [(name, pytest.approx(ranks[name])) for name in "abc"]
+    assert {(row.parameters, row.seconds, row.epoch) for row in found.rows} == {(100, 3.0, 0.5)}
+    unfinished = table("x", figures)
+    unfinished["views"][0]["rows"]["c"]["ndcg@10"]["seeds"]["2021"] = None
+    assert standings([unfinished], "ndcg@10").left_out == {"c": "no figure yet in x, leave_one_out"}
+
+
 def test_rows_that_are_not_told_apart_are_joined_in_longest_runs():
     figures = {name: [float(value)] for name, value in zip("abcd", (4, 3, 2, 1))}
     found = standings([table(str(n), figures) for n in range(9)], "ndcg@10")
@@ -110,6 +121,8 @@ def test_gains_and_llm_calls_are_the_tables_own():
     best = standings(made, "ndcg@10").rows[0]
     assert (best.gains[0].relative, best.gains[0].p_value, best.gains[1]) == (12.5, 0.01, None)
     assert best.calls == 316
+    both = {"llm_used": True, "exemplars": 158, "knowledge": {"items_known": 7}}
+    assert standings([table("a", figures, side_load=both)], "ndcg@10").rows[0].calls == 165
     made = [table("a", figures, side_load={"llm_used": False, "exemplars": 158})]
     assert standings(made, "ndcg@10").rows[0].calls == 0, "keywords are no calls"
     with pytest.raises(DataError, match="fewer than two rows"):

@@ -18,11 +18,12 @@ import pytest
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.evaluator.ranks import Ranks
+from recbole_eimf.evaluator.significance import PairedTest
 from recbole_eimf.study.report import plot, report
 from recbole_eimf.study.rows import complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
 from recbole_eimf.study.table import content, notes, table
-from recbole_eimf.study.table.summary import Experiment, summarise
+from recbole_eimf.study.table.summary import Comparison, Experiment, Figure, View, summarise
 
 USERS, DEPTH = 9, 5
 SETTINGS = {"protocol": "user_split", "valid_metric": "Recall@5", "topk": [1, 5], "metrics": ["Recall", "Hit", "NDCG"]}
@@ -151,6 +152,75 @@ def test_improvement_and_significance_over_backbone_and_placebo(made):
         assert comparison.significant == (adjusted < 0.05)
 
 
+@pytest.mark.parametrize(("adjusted", "sure"), [(0.049, True), (0.05, False), (0.09, False), (None, False)])
+def test_a_difference_is_significant_by_its_corrected_p_value(adjusted, sure):
+    test = PairedTest(0.1, 0.001, (0.05, 0.15), 9)
+    assert Comparison("a", "b", "ndcg@5", 10.0, None, test, adjusted).significant == sure
+
+
+def test_means_that_a_table_prints_apart_share_no_place():
+    figures = {row: {"ndcg@5": Figure(mean, None)} for row, mean in {"a": 9.96, "b": 10.04, "c": 10.01}.items()}
+    assert View(True, True, figures, []).marks("ndcg@5") == {"b": "best", "c": "second"}
+
+
+def test_a_table_shows_the_ends_of_the_list_or_the_two_deepest_ks(made):
+    experiment, runs, _ = made
+    for run in runs:
+        run.settings["topk"] = [1, 3, 5, 10]
+    found = {}
+    for protocol in ("leave_one_out", "user_split"):
+        for run in runs:
+            run.settings["protocol"] = protocol
+        found[protocol] = summarise(experiment, runs, [False]).metrics
+    assert found["leave_one_out"] == ["hit@1", "ndcg@1", "hit@10", "ndcg@10"]
+    assert found["user_split"] == [f"{kind}@{k}" for k in (5, 10) for kind in ("recall", "hit", "ndcg")]
+
+
+def test_the_improvement_is_over_the_first_other_row_in_the_metric_of_the_checkpoints(made):
+    experiment, runs, places = made
+    summary = summarise(experiment, runs, [False])
+    assert summary.main == "recall@5"
+    assert summarise(replace(experiment, metrics=("ndcg@5",)), runs, [False]).main == "ndcg@5"
+    grid = content.main(summary, summary.views[0], summary.metrics)
+    title = "Recall@5 over base, %"
+    column = [column.title for column in grid.columns].index(title) - 1
+    cells = {row.name: row.entries[column].text for row in grid.rows if row.entries}
+    mean = {row: np.mean([gains(places[row, seed], "recall@5").mean() for seed in (2020, 2021)])
+            for row in ("SASRec", "EIMF[SASRec]", "placebo[SASRec]")}  # fmt: skip
+    assert cells["EIMF[SASRec]"] == f"{100 * (mean['EIMF[SASRec]'] / mean['SASRec'] - 1):+.1f}"
+    assert mean["SASRec"] != mean["placebo[SASRec]"]
+    assert cells["SASRec"] == ""
+
+
+def test_what_is_averaged_are_numbers_that_every_seed_has(made):
+    experiment, runs, _ = made
+    run = next(run for run in runs if run.row.name == "EIMF[SASRec]" and run.seed == 2021)
+    path = run.folder / "result.json"
+    stored = json.loads(path.read_text())
+    del stored["test"]["ndcg@1"]
+    path.write_text(json.dumps({**stored, "epochs": 8}))
+    summary = summarise(experiment, runs, [False])
+    figures = summary.views[0].figures
+    assert "ndcg@1" not in figures["EIMF[SASRec]"]
+    assert "ndcg@1" in figures["SASRec"]
+    line = next(line for line in summary.lines if line.row.name == "EIMF[SASRec]")
+    assert (line.mean_of("epochs"), line.mean_of("side_load.clusters")) == (5.5, 7)
+    assert line.mean_of("side_load.llm_used") is None
+
+
+def test_a_run_that_was_made_again_is_tested_again(made):
+    experiment, runs, places = made
+    asked = ("EIMF[SASRec]", "SASRec", "recall@5")
+    before = summarise(experiment, runs, [False]).views[0].found(*asked).test
+    for run in runs:
+        if run.row.name == "EIMF[SASRec]":
+            ranks_of([0] * USERS).write(run.folder)
+    after = summarise(experiment, runs, [False]).views[0].found(*asked).test
+    theirs = np.mean([gains(places["SASRec", seed], "recall@5") for seed in (2020, 2021)], axis=0)
+    assert after.difference == pytest.approx(1 - theirs.mean())
+    assert after.difference != before.difference
+
+
 def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(tmp_path):
     rng, places, runs = np.random.default_rng(5), {}, []
     rows = complete(parse_models("SASRec,EIMF[SASRec],GRU4Rec,EIMF[GRU4Rec],placebo[GRU4Rec]"))
@@ -241,6 +311,22 @@ def test_slices_are_means_over_seeds(made):
     cold = [100 * gains(places["EIMF[SASRec]", seed], "ndcg@5")[:4].mean() for seed in (2020, 2021)]
     assert found["cold"]["targets"] == 4
     assert found["cold"]["ndcg@5"] == pytest.approx(np.mean(cold), abs=1e-3)
+
+
+def test_slices_that_hold_nobody_or_everybody_are_no_columns(made):
+    experiment, runs, _ = made
+    sizes = {"tied": 3, "untied": 6, "cold": 4, "0": 2, "none": 0, "all": 9}
+    for run in runs:
+        if run.finished:
+            path = run.folder / "result.json"
+            stored = json.loads(path.read_text())
+            parts = {name: {"targets": size, "recall@5": size / 10} for name, size in sizes.items()}
+            path.write_text(json.dumps(stored | {"slices": parts}))
+    summary = summarise(experiment, runs, [False])
+    assert content.slice_names(summary) == [("tied", 3), ("untied", 6), ("cold", 4), ("0", 2)]
+    assert content.slice_metric(summary) == "recall@5"
+    grid = content.slices(summary, "recall@5")
+    assert [entry.text for entry in grid.rows[0].entries] == ["30.00", "60.00", "40.00", "20.00"]
 
 
 def test_both_ways_to_treat_history_are_two_tables(made):

@@ -233,7 +233,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         drawn = self.negatives(user, max(count, 1))
         negative = torch.einsum("pd,pkd->pk", states, vectors_of(drawn))
         gbce = self.wanted.loss == "gbce"
-        power = gbce_power(max(count, 1), self.n_items, self.wanted.gbce_calibration) if gbce else 1.0
+        power = gbce_power(max(count, 1), len(self.competing) + 1, self.wanted.gbce_calibration) if gbce else 1.0
         return binary_loss(positive, negative, power, self.wanted.bce_reduction)
 
     # ------------------------------------------------------------------ scoring

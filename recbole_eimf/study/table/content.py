@@ -176,8 +176,8 @@ def _difference(c: Comparison | None) -> Entry:
 def p_value(value: float) -> str:
     """Two significant digits.
 
-    >>> p_value(0.01234), p_value(0.00004), p_value(1.0)
-    ('0.012', '<0.001', '1')
+    >>> p_value(0.01234), p_value(0.00099), p_value(0.001), p_value(1.0)
+    ('0.012', '<0.001', '0.001', '1')
     """
     return "<0.001" if value < 0.001 else f"{value:.2g}"
 
