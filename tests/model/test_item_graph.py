@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from scipy import sparse
 
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.experiment import assembly
-from recbole_eimf.model.item_graph import heaviest, mixture, similar_graph
+from recbole_eimf.model.item_graph import heaviest, mixture, similar_graph, vector_mixture
 from recbole_eimf.model.item_table import ItemTable
+from recbole_eimf.semantic.side_load import SideInformation
 
 N, D, COUNT, K = 12, 4, 3, 2.5
 
@@ -37,10 +40,10 @@ def test_the_heaviest_entries_of_a_row_fall(graph):
         assert [c for c, v in zip(columns[row], values[row]) if v] == [i for i in best if graph[row, i]]
 
 
-def mixed_by_hand(graph, vectors):
+def mixed_by_hand(graph, vectors, count=COUNT):
     found = vectors.copy()
     for i in range(1, N):
-        near = [j for j in sorted(range(N), key=lambda j: -graph[i, j])[:COUNT] if graph[i, j]]
+        near = [j for j in sorted(range(N), key=lambda j: -graph[i, j])[:count] if graph[i, j]]
         weight = [graph[i, j] * COUNTS[j] / (K + COUNTS[j]) for j in near]
         if sum(weight):
             share = K / (K + COUNTS[i])
@@ -83,6 +86,42 @@ def test_items_of_like_text_are_neighbours():
         best = sorted(cosines, key=lambda j: -cosines[j])[:COUNT]
         wanted = [max(cosines[j], 0) if j in best else 0 for j in range(N)]
         assert found[i].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def graph_by_hand(kind, graph, text, fitted):
+    """W of the module's docstring, [N, N]: nothing points to an item that is not ``fitted``."""
+    found = np.zeros((N, N))
+    if kind == "next":
+        heaviest_of = [max([graph[i, j] for j in range(N) if fitted[j]], default=0) for i in range(N)]
+        follows = [[graph[i, j] / heaviest_of[i] if fitted[j] and graph[i, j] else 0 for j in range(N)]
+                   for i in range(N)]  # fmt: skip
+        for i, j in itertools.product(range(N), range(N)):
+            found[i, j] = follows[i][j] + follows[j][i]
+    else:
+        centred = text - text[fitted].mean(0)
+        unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        for i, j in itertools.product(range(1, N), range(1, N)):
+            found[i, j] = max(unit[i] @ unit[j], 0) if i != j else 0
+    return found * fitted
+
+
+@pytest.mark.parametrize("later", [[], [3, 6, 8]])
+@pytest.mark.parametrize("kind", ["next", "similar"])
+def test_what_a_model_mixes_is_the_graph_it_asks_for(graph, kind, later):
+    """``later``: items that training does not know (``global_time``), in whose direction no arrow is drawn."""
+    text = np.random.default_rng(6).standard_normal((N, 6)).astype(np.float32)
+    text[0] = 0
+    has_text = np.arange(N) > 0
+    seen = ~np.isin(np.arange(N), later)
+    side = SideInformation(
+        torch.from_numpy(text), torch.from_numpy(has_text), None, None, None, {}, torch.from_numpy(seen) if later else None,
+        next_items=sparse.csr_matrix(graph), next_among=lambda named: sparse.csr_matrix(graph * named),
+    )  # fmt: skip
+    vectors = np.random.default_rng(4).random((N, D)).astype(np.float32)
+    wanted = mixed_by_hand(graph_by_hand(kind, graph, text, has_text & seen), vectors, 5)
+    made = vector_mixture(kind, K, side, COUNTS).to_dense().numpy() @ vectors
+    assert made == pytest.approx(wanted, abs=1e-5)
+    assert vector_mixture("none", K, side, COUNTS) is None
 
 
 @pytest.mark.parametrize("backbone", ["SASRec", "BERT4Rec", "REMI"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy import optimize
 
 import recbole_eimf
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.score_prior import FREQUENCIES, PARTS, ScorePrior
-from recbole_eimf.trainer import weighing
+from recbole_eimf.trainer import prior_fit, weighing
 from recbole_eimf.trainer.prior_fit import Evidence, _minimise, evidence, fit, negative_log_likelihood
 from tests.model.test_counting import rows
 from tests.model.test_next_knn import SEQUENCES, by_hand, prior_keys  # noqa: F401 (fixtures)
@@ -64,6 +67,33 @@ def test_what_the_users_chose_by_is_found(seen):
     low, high = fit(seen, torch.where(torch.arange(ITEMS) < 15, 1, 3))[0, [1, 3]].tolist()
     assert low == pytest.approx(1.5 / 0.5, rel=0.25)
     assert high == pytest.approx(3.0 / 0.5, rel=0.25)
+
+
+def test_a_bucket_moves_from_the_weight_of_all_by_the_evidence_of_ten_targets(seen):
+    """Both fits again by another optimiser: of all items, then of buckets with the penalty that begins there."""
+    few = Evidence(seen.of_items[:, :120], seen.absent[:120], seen.of_target[:, :120], seen.row[:120], seen.item,
+                   seen.target[:120])  # fmt: skip
+    scores, own = few.of_items.double().numpy(), few.of_target.double().numpy()
+    bucket = torch.arange(ITEMS) % 5
+    there = ~few.absent.numpy()
+
+    def loss(scale, weights, of_item, of_target):
+        utility = scale * scores[0] + weights[0][of_item] * scores[1] + weights[1][of_item] * scores[2]
+        chosen = scale * own[0] + weights[0][of_target] * own[1] + weights[1][of_target] * own[2]
+        return (np.log((np.exp(utility) * there).sum(1) + np.exp(chosen)) - chosen).mean()
+
+    none = np.zeros(ITEMS, dtype=int), np.zeros(120, dtype=int)
+    of_all = optimize.minimize(lambda x: loss(x[0], x[1:].reshape(2, 1), *none), [1.0, 0.0, 0.0]).x
+    start = of_all[1:].repeat(5)
+    each = bucket.numpy(), bucket[few.target].numpy()
+
+    def penalised(x):
+        return loss(x[0], x[1:].reshape(2, 5), *each) + 10 / 120 * np.square(x[1:] - start).sum()
+
+    best = optimize.minimize(penalised, [of_all[0], *start]).x
+    assert np.abs(best[1:] - start).max() > 0.05
+    wanted = np.maximum(best[1:] / best[0], 0).reshape(2, 5)
+    assert fit(few, bucket).numpy() == pytest.approx(wanted, abs=0.02)
 
 
 def test_no_weight_is_below_zero(seen):
@@ -167,20 +197,46 @@ def test_they_are_fitted_saved_and_loaded(prior_keys, tmp_path):  # noqa: F811
     _check_evidence(net, loaders[1])
 
 
-def _check_evidence(net, valid):
+def _check_evidence(net, valid, batches=None, items=None):
+    """Against what the model and each part say of every batch; absent is who is a target or in a masked history."""
     net.prior.weight.zero_()
+    net.train()
     trainer = type("Trained", (), {"model": net, "device": torch.device("cpu")})
     seen = evidence(trainer, net.prior, valid)
-    batch, history, row, target = next(iter(valid))
-    scores = net.full_sort_predict(batch)
-    assert seen.target[: len(row)].tolist() == target.tolist()
-    torch.testing.assert_close(seen.of_target[0, : len(row)], scores[row, target], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(seen.of_items[0, : len(batch)], scores[:, 1:], atol=1e-5, rtol=1e-5)
-    taken = {(r, i) for r, i in zip(row.tolist(), target.tolist())}
-    if history is not None:
-        taken |= set(zip(history[0].tolist(), history[1].tolist()))
-    absent = {(r, i + 1) for r, i in seen.absent[: len(batch)].nonzero().tolist()}
-    assert absent == {(r, i) for r, i in taken if i > 0}
+    assert not net.training, "dropout would say something else each time"
+    assert seen.item.tolist() == sorted(set(seen.item.tolist()))
+    assert len(seen.item) == (items or net.n_items - 1)
+    assert set(seen.item.tolist()) <= set(range(1, net.n_items))
+    user = pair = 0
+    for batch, history, row, target in itertools.islice(valid, batches):
+        given = batch[net.ITEM_SEQ], batch[net.ITEM_SEQ_LEN]
+        each = [net.full_sort_predict(batch), *(net.prior.part(part, *given) for part in net.prior.parts)]
+        users, pairs = slice(user, user + len(batch)), slice(pair, pair + len(row))
+        assert seen.row[pairs].tolist() == (row + user).tolist()
+        assert seen.target[pairs].tolist() == target.tolist()
+        for feature, scores in enumerate(each):
+            torch.testing.assert_close(seen.of_target[feature, pairs], scores[row, target], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(seen.of_items[feature, users], scores[:, seen.item], atol=1e-5, rtol=1e-5)
+        taken = {(r, i) for r, i in zip(row.tolist(), target.tolist())}
+        if history is not None:
+            taken |= set(zip(history[0].tolist(), history[1].tolist()))
+        absent = {(r, seen.item[i].item()) for r, i in seen.absent[users].nonzero().tolist()}
+        assert absent == {(r, i) for r, i in taken if i in seen.item}
+        user, pair = users.stop, pairs.stop
+    assert (seen.of_items.shape[1], len(seen.absent), len(seen.target)) == (user, user, pair)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_evidence_is_of_the_users_and_items_that_are_looked_at(make_config, planted_knowledge, monkeypatch, masked):
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "mask_history": masked}
+    config = make_config("IBIM", score_prior="both", backbone="SASRec", eval_batch_size=50, **keys)
+    train, valid, _ = assembly.loaders(config)
+    torch.manual_seed(0)
+    net = config.model_class(config, train._dataset)
+    assert (next(iter(valid))[1] is not None) is masked
+    monkeypatch.setattr(prior_fit, "_MOST_ROWS", 100)
+    monkeypatch.setattr(prior_fit, "_MOST_ITEMS", 6)
+    _check_evidence(net, valid, batches=2, items=6)
 
 
 def test_a_prior_saved_before_there_were_buckets_and_all_parts_is_read(built, planted_knowledge):  # noqa: F811

@@ -119,17 +119,30 @@ def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path):
 
 def test_the_placebo_moves_everything_within_its_tenth_of_popularity():
     items = {f"i{n:03}": ItemKnowledge(f"p{n}", ()) for n in range(100)}
-    counts = {f"i{n:03}": n for n in range(100)}
+    counts = {f"i{n:03}": 37 * n % 100 for n in range(100)}
+    of_profile = {f"p{n}": 37 * n % 100 for n in range(100)}
     found = shuffled(items, counts, 1)
     assert {known.profile for known in found.values()} == {known.profile for known in items.values()}
     for item, known in found.items():
         assert known != items[item]
-        assert counts[item] // 10 == int(known.profile[1:]) // 10
+        assert counts[item] // 10 == of_profile[known.profile] // 10
+    assert max(abs(counts[item] - of_profile[known.profile]) for item, known in found.items()) > 5, "tenths, not less"
     assert found != shuffled(items, counts, 2)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 9])
+def test_of_a_few_items_none_keeps_its_own_whatever_the_order_of_the_replies(count):
+    items = {f"i{n}": ItemKnowledge(f"p{n}", ()) for n in range(count)}
+    found = shuffled(items, {}, 0)
+    assert sorted(found) == sorted(items)
+    assert {known.profile for known in found.values()} == {known.profile for known in items.values()}
+    assert all(found[item] != items[item] for item in items)
+    assert shuffled(dict(reversed(items.items())), {}, 0) == found
+
+
 # ---------------------------------------------------------------------- what is made of them
-def test_the_graph_is_the_nearest_items_of_each_phrase_added_up():
+@pytest.mark.parametrize("neighbours", [2, 5, 9])
+def test_the_graph_is_the_nearest_items_of_each_phrase_added_up(neighbours):
     rng = np.random.default_rng(0)
     vectors, phrases, items = rng.normal(size=(6, 4)), rng.normal(size=(5, 4)), np.array([1, 2, 3, 5, 6, 7])
     said = [[], [0, 1], [], [2], [], [3, 4, 0], [1], []]
@@ -139,10 +152,10 @@ def test_the_graph_is_the_nearest_items_of_each_phrase_added_up():
         for phrase in each:
             a = phrases[phrase] - mean
             cosine = [a @ (v - mean) / np.linalg.norm(a) / np.linalg.norm(v - mean) for v in vectors]
-            for n in sorted(range(6), key=lambda n: -cosine[n])[:2]:
+            for n in sorted(range(6), key=lambda n: -cosine[n])[:neighbours]:
                 expected[item, items[n]] += max(cosine[n], 0)
         expected[item, item] = 0
-    assert next_graph(said, phrases, items, vectors, 8, 2).toarray() == pytest.approx(expected, abs=1e-5)
+    assert next_graph(said, phrases, items, vectors, 8, neighbours).toarray() == pytest.approx(expected, abs=1e-5)
 
 
 def test_side_loaded_text_is_that_of_profiles_and_titles_stand_in(make_config, planted_knowledge):
