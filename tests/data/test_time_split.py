@@ -298,7 +298,9 @@ def test_vectors_and_labels_of_what_training_knows_are_shared_among_these(parts,
 
 @pytest.mark.parametrize("model", ["Popularity", "Markov", "DecayedItemKNN", "IBIM"])
 def test_recent_interactions_weigh_more(parts, model):
-    config, (train, _, _) = parts(model, score_prior="together", recency_half_life=7.0, knn_decay=1.0, knn_shrink=1.0, knn_neighbours=99)
+    config, (train, _, _) = parts(
+        model, score_prior="together", recency_half_life=7.0, knn_decay=1.0, knn_shrink=1.0, knn_neighbours=99
+    )
     net = config.model_class(config, train)
     latest = max(t for events in EVENTS.values() for _, t in events if t <= T_VAL)
     ids = {token: n for n, token in enumerate(train.field2id_token["item_id"])}
@@ -324,7 +326,9 @@ def test_recent_interactions_weigh_more(parts, model):
         np.fill_diagonal(together, 0)
         after = together / (np.sqrt(np.outer(own, own)) + 1.0)
     if model == "IBIM":  # whose score prior counts the same, its rows' largest entries one in the mean
-        assert net.prior._matrix("together").toarray() == pytest.approx(after / after[after.any(1)].max(1).mean(), rel=1e-5)
+        assert net.prior._matrix("together").toarray() == pytest.approx(
+            after / after[after.any(1)].max(1).mean(), rel=1e-5
+        )
         return
     assert net._matrix().toarray() == pytest.approx(after, rel=1e-5)
 

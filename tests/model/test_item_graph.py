@@ -113,10 +113,10 @@ def test_what_a_model_mixes_is_the_graph_it_asks_for(graph, kind, later):
     text[0] = 0
     has_text = np.arange(N) > 0
     seen = ~np.isin(np.arange(N), later)
-    side = SideInformation(
-        torch.from_numpy(text), torch.from_numpy(has_text), None, None, None, {}, torch.from_numpy(seen) if later else None,
-        next_items=sparse.csr_matrix(graph), next_among=lambda named: sparse.csr_matrix(graph * named),
-    )  # fmt: skip
+    known = {"next_items": sparse.csr_matrix(graph)}
+    if later:
+        known |= {"seen": torch.from_numpy(seen), "next_among": lambda named: sparse.csr_matrix(graph * named)}
+    side = SideInformation(torch.from_numpy(text), torch.from_numpy(has_text), None, None, None, {}, **known)
     vectors = np.random.default_rng(4).random((N, D)).astype(np.float32)
     wanted = mixed_by_hand(graph_by_hand(kind, graph, text, has_text & seen), vectors, 5)
     made = vector_mixture(kind, K, side, COUNTS).to_dense().numpy() @ vectors

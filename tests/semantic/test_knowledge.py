@@ -13,6 +13,7 @@ from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic.knowledge import KnowledgeStage, item_texts, next_graph, read_knowledge, shuffled
 from recbole_eimf.semantic.llm.item_reply import ItemKnowledge, item_prompt, parse_item
+from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS
 from recbole_eimf.semantic.llm.reply import ReplyError
 from tests.conftest import REPOSITORY, TITLES
 from tests.semantic.llm_server import Answer, LLMServer
@@ -32,6 +33,12 @@ READ = ["pen. for letters", "ink", "paper"]
         '{"item_id": "i1", "item": {"kind": "pen", "profile": "for letters."}, "next": ["ink", "N/A", "Ink", "paper"]}',
         '{"kind": "pen", "profile": "for letters", "next": ["ink", "paper", "env',
         json.dumps(GOOD),
+        '{"kind": "pen", "profile": "for letters", "use": "for letters", "next": ["ink", "paper"]}',
+        '{"kind": "pen", "profile": "for letters", "next": {"first": "ink", "second": ["paper"]}}',
+        *(
+            f'{{"kind": "pen", "profile": "for letters", "{key}": ["ink", "paper"]}}'
+            for key in ("Follow-ups", "then", "bought after", "also_bought", "complements", "bought together")
+        ),
     ],
 )
 def test_what_is_plainly_there_is_read(response):
@@ -47,8 +54,11 @@ def test_as_many_texts_are_read_as_are_wanted():
     [
         ("I'm sorry, but I cannot help with that.", "refusal"),
         ('{"kind": "N/A", "profile": "unknown", "next": []}', "placeholder"),
+        ('{"kind": "N/A", "profile": "I\'m sorry, but I cannot help with that.", "next": []}', "refusal"),
         ('{"error": {"message": "slow down", "code": 429}}', "error object"),
+        ('{"kind": "pen", "profile": "I\'m sorry, but I cannot help with that.", "next": ["ink"]}', "refusal"),
         ("It is a pen.", "no interests"),
+        (f"<think>A pen. Perhaps {GOOD}? Then", "no interests"),
         ("", "no interests"),
     ],
 )
@@ -56,10 +66,16 @@ def test_what_is_no_knowledge_is_a_failure_of_its_kind(response, kind):
     with pytest.raises(ReplyError) as error:
         parse_item(response)
     assert error.value.kind == kind
+    assert not error.value.final
+    with pytest.raises(ReplyError) as error:
+        parse_item(response, truncated=True)
+    assert error.value.final
 
 
 def test_a_prompt_names_title_and_id_on_one_line_and_braces_stay():
     assert item_prompt("B1", "a\n{item} b", "{item}?").prompt == "[a {item} b (B1)]?"
+    assert item_prompt("B1", "", "{item}?").prompt == "[untitled (B1)]?"
+    assert item_prompt("B1", "x" * 999, "{item}?").prompt == f"[{'x' * MAX_TITLE_CHARACTERS} (B1)]?"
 
 
 # ---------------------------------------------------------------------- files
@@ -69,7 +85,8 @@ def write(path, *records):
 
 
 def test_a_file_holds_raw_replies_or_their_keys(tmp_path):
-    told = {"item_id": "b", "kind": "pen", "profile": "for letters", "next": ["ink", "paper"]}
+    told = {"item_id": "b", "prompt_sha256": "0" * 64, "kind": "pen", "profile": "for letters"}
+    told["next"] = ["ink", "paper"]
     path = write(tmp_path / "x.jsonl", {"item_id": "a", "response": GOOD}, told, {"item_id": "c", "response": "sorry"})
     found = read_knowledge(path)
     assert found["a"].interests == found["b"].interests == tuple(READ)
@@ -117,6 +134,30 @@ def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path):
         stage({"q": "Pen"}, **keys).run({})
 
 
+def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_asked_for(tmp_path):
+    titles = {"a": "Pen", "b": "Ink", "c": "Glue", "d": "Tape", "e": "Clip"}
+    today = {request.user_id: request.sha256 for request in stage(titles).requests()}
+    records = [
+        {"item_id": "a", "response": GOOD, "prompt_sha256": today["a"]},
+        {"item_id": "b", "response": '{"kind": "ink"}', "prompt_sha256": "0" * 64},
+        {"item_id": "c", "next": ["tape", "paper", "brush"]},
+        {"item_id": "d", "response": "I'm sorry, but I cannot help with that."},
+        {"item_id": "y", "response": GOOD}, {"item_id": "z", "response": GOOD},
+    ]  # fmt: skip
+    path = write(tmp_path / "x.jsonl", *records)
+    keys = {"knowledge_source": "file", "knowledge_file": str(path)}
+    found = stage(titles, **keys).run({})
+    assert found.report == {
+        "replies": 6, "items_with_text": 5, "items_known": 3, "items_with_profile": 2, "next_phrases": 5,
+        "replies_of_other_items": 2, "failed_replies": {"refusal": 1}, "replies_to_another_prompt": 1,
+        "replies_unchecked": 1,
+    }  # fmt: skip
+    assert found.digests == {"a": today["a"], "b": "0" * 64, "c": ""}
+    assert (found.source, set(found.items)) == ("file", {"a", "b", "c"})
+    fewer = stage(titles, max_interests=1, **keys).run({}).items
+    assert {item: known.next for item, known in fewer.items()} == {"a": ("ink",), "b": (), "c": ("tape",)}
+
+
 def test_the_placebo_moves_everything_within_its_tenth_of_popularity():
     items = {f"i{n:03}": ItemKnowledge(f"p{n}", ()) for n in range(100)}
     counts = {f"i{n:03}": 37 * n % 100 for n in range(100)}
@@ -128,6 +169,19 @@ def test_the_placebo_moves_everything_within_its_tenth_of_popularity():
         assert counts[item] // 10 == of_profile[known.profile] // 10
     assert max(abs(counts[item] - of_profile[known.profile]) for item, known in found.items()) > 5, "tenths, not less"
     assert found != shuffled(items, counts, 2)
+
+
+def test_the_placebo_of_a_file_is_that_of_the_runs_seed_and_the_training_counts(tmp_path):
+    names = [f"i{n:02}" for n in range(40)]
+    records = [{"item_id": name, "kind": f"kind of {name}", "next": []} for name in names]
+    keys = {"knowledge_file": str(write(tmp_path / "x.jsonl", *records)), "shuffled_knowledge": "file"}
+    counts = {name: 7 * n % 40 for n, name in enumerate(names)}
+    titles = dict.fromkeys(names, "Pen")
+    real = stage(titles, knowledge_source="file", **keys).run(counts, 5)
+    placebo = stage(titles, knowledge_source="shuffled", **keys).run(counts, 5)
+    assert placebo.items == shuffled(real.items, counts, 5)
+    assert (placebo.source, placebo.report) == ("shuffled file", real.report)
+    assert placebo.items not in (shuffled(real.items, counts, 0), shuffled(real.items, {}, 5), real.items)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 9])
@@ -226,6 +280,8 @@ def test_a_batch_is_written_and_its_answers_read(arguments, tmp_path, capsys):
     path = write(tmp_path / "answers.jsonl", *answers)
     assert main([*batch, f"--batch_file={path}"]) == 0
     assert "10 of 10 items are known, 20 phrases" in capsys.readouterr().out
+    assert main([*batch, f"--batch_file={path}", "--max_interests=1"]) == 0
+    assert "10 of 10 items are known, 10 phrases" in capsys.readouterr().out
 
 
 def test_the_real_replies_of_office_are_read_whole():
