@@ -296,6 +296,14 @@ def test_vectors_and_labels_of_what_training_knows_are_shared_among_these(parts,
         torch.testing.assert_close(one, other)
 
 
+def test_what_is_scored_without_training_reaches_items_that_come_later(parts, planted_knowledge):
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge)}
+    config, (train, _, _) = parts("NextKNN", **keys)
+    later = (train.side.item_has_text & ~train.side.fitted).numpy()
+    assert config.model_class(config, train)._matrix()[:, later].nnz
+    assert not train.side.next_known[:, later].nnz
+
+
 @pytest.mark.parametrize("model", ["Popularity", "Markov", "DecayedItemKNN", "IBIM"])
 def test_recent_interactions_weigh_more(parts, model):
     config, (train, _, _) = parts(

@@ -45,6 +45,19 @@ def test_weighed_with_text_and_purchases_each_part_is_divided_by_its_largest(bui
         follows = by_hand(graph, sequence, 0.7)
         assert both.tolist() == pytest.approx((0.8 * one.numpy() + 0.2 * follows / follows.max()).tolist(), abs=1e-5)
     assert len(set(net.weights)) == len(net.weights) == 25
+    assert (0.0, 0.0) in net.weights, "purchases alone are among the choices"
+    assert {share for share, none in net.weights if none == 0} < {*built("ItemKNNText")[0].weights}
+
+
+@pytest.mark.parametrize(("model", "key"), [("NextKNN", "value"), ("ItemKNNTextNext", "next_value")])
+def test_a_loaded_floor_forgets_the_table_it_has_used(built, model, key):
+    net, _ = built(model)
+    if model == "ItemKNNTextNext":
+        net.set_weight((0.0, 1.0))
+    assert net._scores(rows(SEQUENCES)).any()
+    state = net.state_dict()
+    net.load_state_dict({**state, key: torch.zeros_like(state[key])})
+    assert not net._scores(rows(SEQUENCES)).any()
 
 
 def test_the_placebo_has_as_many_arrows_elsewhere(built):

@@ -13,7 +13,7 @@ from scipy import optimize
 
 import recbole_eimf
 from recbole_eimf.experiment import assembly
-from recbole_eimf.model.score_prior import FREQUENCIES, PARTS, ScorePrior
+from recbole_eimf.model.score_prior import FREQUENCIES, PARTS, WEIGHTS, ScorePrior
 from recbole_eimf.trainer import prior_fit, weighing
 from recbole_eimf.trainer.prior_fit import Evidence, _minimise, evidence, fit, negative_log_likelihood
 from tests.model.test_counting import rows
@@ -102,6 +102,12 @@ def test_no_weight_is_below_zero(seen):
     assert fit(against, None)[0] == 0
 
 
+def test_beside_a_model_that_misleads_the_prior_counts_alone(seen):
+    turned = torch.tensor([-1.0, 1.0, 1.0])
+    misled = seen._replace(of_items=seen.of_items * turned[:, None, None], of_target=seen.of_target * turned[:, None])
+    assert fit(misled, None)[0] > 100
+
+
 @pytest.mark.parametrize("shrinkage", [0.0, 40.0])
 def test_the_fit_is_the_least_of_the_penalised_loss(seen, shrinkage):
     """Its slopes are zero, by the loop's differences; the penalty draws each weight to where it started."""
@@ -134,9 +140,10 @@ class Judged:
 
     def __init__(self, how, prior, value, bigger):
         self.config, self.prior, self.value, self.valid_metric_bigger = {"prior_weights": how}, prior, value, bigger
-        self.logger, self.tried = logging.getLogger(), []
+        self.logger, self.tried, self.loaded = logging.getLogger(), [], []
 
     def evaluate(self, valid_data, load_best_model):
+        self.loaded.append(load_best_model)
         self.tried.append(tuple(self.prior.weight.tolist()[:2]))  # of similar and next
         value = self.value(*self.tried[-1])
         return {"ndcg@5": value if self.valid_metric_bigger else -value}
@@ -156,6 +163,18 @@ def test_the_grid_is_climbed_part_by_part(bigger):
     assert trainer.tried == [(s, 0.0) for s in similar] + [(3.0, n) for n in (0.25, 0.5, 1.0)]
     assert prior.weight.tolist() == [3.0, 0.0, 0.0, 0.0], "what was tried last does not stay"
     assert found == trainer.best_valid_result == {"ndcg@5": pytest.approx(2.3 if bigger else -2.3)}
+
+
+def test_weights_are_chosen_for_the_best_model_and_kept_with_it(monkeypatch, tmp_path):
+    prior, written = ScorePrior("similar", 0.5, None, 4), []
+    trainer = Judged("grid", prior, lambda s, n: s, True)
+    trainer.model_folder, trainer.model, trainer.best_epoch = tmp_path, object(), 3
+    monkeypatch.setattr(
+        weighing.checkpoint, "write_weights", lambda *given: written.append((*given, prior.weight[0].item()))
+    )
+    weighing.choose_prior(trainer, prior, None)
+    assert trainer.loaded == [True] + [False] * (len(WEIGHTS) - 1), "the model of the last epoch is not the best"
+    assert written == [(tmp_path, trainer.model, 3, WEIGHTS[-1])]
 
 
 @pytest.mark.parametrize("bigger", [True, False])

@@ -55,9 +55,11 @@ def test_arrows_are_read_in_the_direction_that_is_asked_for(kind):
         assert row == pytest.approx(wanted, abs=1e-6)
 
 
+@pytest.mark.parametrize("inference_only", [False, True])
 @pytest.mark.parametrize(("source", "placebo"), [("file", False), ("shuffled", True)])
-def test_reasons_know_whether_the_knowledge_is_of_other_items(source, placebo):
-    assert prior("both", knowledge_source=source).placebo is placebo
+def test_reasons_know_whether_the_knowledge_is_of_other_items(source, placebo, inference_only):
+    """So does a saved run that is loaded to be served, which reads no knowledge."""
+    assert prior("both", knowledge_source=source, inference_only=inference_only).placebo is placebo
 
 
 def test_tables_of_counts_have_rows_beyond_the_shortest_integers():

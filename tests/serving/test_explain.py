@@ -146,14 +146,14 @@ def test_nearest_items_of_the_history_are_named_but_not_the_item_itself(exported
 
 
 def _told(net):
-    """A prior of known texts and arrows: i3 is named for i1 most, i4 names i2, i6 is like i2."""
+    """A prior of known texts and arrows: i3 and i9 are named for i1 most, i4 names i2, i6 is like i2."""
     prior = net.prior
     prior.weight.copy_(torch.tensor([2.0, 3.0, 4.0, 8.0]))
     prior.text = torch.zeros(net.n_items, 2)
     prior.text[[2, 6]] = torch.tensor([1.0, 0.0])
     prior.text[7] = torch.tensor([-1.0, 0.0])
-    prior.index = torch.tensor([[1, 2, 4], [3, 3, 2]])
-    prior.value = torch.tensor([1.0, 0.1, 1.0])
+    prior.index = torch.tensor([[1, 2, 4, 1, 2], [3, 3, 2, 9, 9]])
+    prior.value = torch.tensor([1.0, 0.1, 1.0, 0.4, 0.25])
     prior.together_index, prior.together_value = torch.tensor([[1], [8]]), torch.tensor([0.25])
 
 
@@ -174,6 +174,20 @@ def test_what_a_score_prior_adds_most_for_is_named(exported):
     assert f"          an LLM says it is bought after {name[1]}" in _shown(model, history, frame[:59])
     answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=history, explain=True))
     assert {item["added"] for result in answer["results"] for item in result["items"]} <= {*of_one}
+
+
+def test_what_is_added_counts_every_time_and_what_the_model_reads_alone(exported):
+    keys = {"backbone": "GRU4Rec", "score_prior": "all", "prior_decay": 0.5, "MAX_ITEM_LIST_LENGTH": 5}
+    _, _, model = exported("IBIM", _told, knowledge_source="shuffled", **keys)
+    token = [str(item) for item in model.catalogue.tokens.to_pylist()]
+    name = model.catalogue.names(list(range(8)))
+    histories = [[token[i] for i in rows] for rows in ([1, 1, 2], [1, 2, 2, 2, 2], [1, 5, 5, 5, 5, 5])]
+    frame = model.recommend(histories, 60, explain=True, exclude_seen=False)
+    twice, early, gone = (frame[frame["user"] == user].set_index("item")["added"] for user in range(3))
+    said = "a placebo says it is bought after {}"
+    assert twice[token[9]] == said.format(name[1])  # 3 * 0.4 * (0.25 + 0.5), where the latest adds 3 * 0.25
+    assert early[token[3]] == said.format(name[2])  # 3 * 0.1 * 1.875, where the first adds 3 * 0.0625
+    assert gone[token[3]] is None, "the model reads the latest five items"
 
 
 @pytest.mark.parametrize("by_frequency", [False, True])
