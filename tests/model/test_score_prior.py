@@ -88,6 +88,6 @@ def test_a_prior_without_its_knowledge_is_refused(make_config, kind):
 
 
 def test_a_prior_of_text_without_text_is_refused():
-    config = {"score_prior": "together+similar", "inference_only": False, "prior_weights": "grid"}
+    config = {"score_prior": "together+similar", "inference_only": False, "knowledge_source": "none"}
     with pytest.raises(ConfigError, match="score_prior=together.similar: needs item text"):
         prior_of(config, SimpleNamespace(), N)
