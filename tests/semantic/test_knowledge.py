@@ -12,6 +12,7 @@ from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic.knowledge import KnowledgeStage, item_texts, next_graph, read_knowledge, shuffled
+from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.item_reply import ItemKnowledge, item_prompt, parse_item
 from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS
 from recbole_eimf.semantic.llm.reply import ReplyError
@@ -123,13 +124,27 @@ def test_what_is_missing_is_said_before_any_work(keys, error, said):
         stage({"a": "Pen"}, **keys).run({})
 
 
-def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path):
+def test_nothing_is_paid_for_unasked(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+    paid = []
+    monkeypatch.setattr(client, "fetch_openai", lambda *given, **keys: paid.append(given) or {})
+    asking = stage({"a": "Pen"}, knowledge_source="openai", semantic_cache=str(tmp_path))
+    with pytest.raises(InterestSourceError, match="would make paid calls: 1 call"):
+        asking.run({})
+    assert not paid
+    with pytest.raises(InterestSourceError, match="not one of 0 replies says"):
+        asking.run({}, agreed=True)
+    assert len(paid) == 1
+
+
+def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path, caplog):
     path = write(tmp_path / "x.jsonl", {"item_id": "a", "response": GOOD, "prompt_sha256": "0" * 64},
                  {"item_id": "z", "response": GOOD}, {"item_id": "b", "response": "I'm sorry, I cannot."})  # fmt: skip
     keys = {"knowledge_source": "file", "knowledge_file": str(path)}
     report = stage({"a": "Pen", "b": "Ink"}, **keys).run({}).report
     assert report["items_known"] == report["replies_to_another_prompt"] == report["replies_of_other_items"] == 1
     assert report["failed_replies"] == {"refusal": 1}
+    assert "1 of 1 replies answer another prompt than today's" in caplog.text
     with pytest.raises(InterestSourceError, match="another data set"):
         stage({"q": "Pen"}, **keys).run({})
 
@@ -171,13 +186,14 @@ def test_the_placebo_moves_everything_within_its_tenth_of_popularity():
     assert found != shuffled(items, counts, 2)
 
 
-def test_the_placebo_of_a_file_is_that_of_the_runs_seed_and_the_training_counts(tmp_path):
+def test_the_placebo_of_a_file_is_that_of_the_runs_seed_and_the_training_counts(tmp_path, caplog):
     names = [f"i{n:02}" for n in range(40)]
     records = [{"item_id": name, "kind": f"kind of {name}", "next": []} for name in names]
     keys = {"knowledge_file": str(write(tmp_path / "x.jsonl", *records)), "shuffled_knowledge": "file"}
     counts = {name: 7 * n % 40 for n, name in enumerate(names)}
     titles = dict.fromkeys(names, "Pen")
     real = stage(titles, knowledge_source="file", **keys).run(counts, 5)
+    assert not caplog.records, "nothing is known of the prompts"
     placebo = stage(titles, knowledge_source="shuffled", **keys).run(counts, 5)
     assert placebo.items == shuffled(real.items, counts, 5)
     assert (placebo.source, placebo.report) == ("shuffled file", real.report)
