@@ -98,12 +98,19 @@ def test_a_file_holds_raw_replies_or_their_keys(tmp_path):
     ("records", "said"),
     [
         ([{"response": GOOD}], "line 1: item_id is None"),
+        ([{"item_id": "a", "response": GOOD}, {"item_id": 7, "response": GOOD}], "line 2: item_id is 7"),
+        ([{"item_id": "", "response": GOOD}], "line 1: item_id is ''"),
         ([{"item_id": "a", "response": GOOD}, {"item_id": "a", "response": "{}"}], "line 2: item 'a' has another"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path, records, said):
     with pytest.raises(DataError, match=said):
         read_knowledge(write(tmp_path / "x.jsonl", *records))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match=f"knowledge_file={tmp_path / 'x.jsonl'}: no such file"):
+        read_knowledge(tmp_path / "x.jsonl")
 
 
 def stage(titles, **keys):
@@ -225,7 +232,20 @@ def test_the_graph_is_the_nearest_items_of_each_phrase_added_up(neighbours):
             for n in sorted(range(6), key=lambda n: -cosine[n])[:neighbours]:
                 expected[item, items[n]] += max(cosine[n], 0)
         expected[item, item] = 0
-    assert next_graph(said, phrases, items, vectors, 8, neighbours).toarray() == pytest.approx(expected, abs=1e-5)
+    found = next_graph(said, phrases, items, vectors, 8, neighbours)
+    assert found.toarray() == pytest.approx(expected, abs=1e-5)
+    assert found.data.all(), "what is zero takes no memory"
+
+
+def test_more_phrases_than_are_compared_at_once_add_up():
+    rng = np.random.default_rng(0)
+    vectors, phrases, items = rng.normal(size=(6, 4)), rng.normal(size=(2100, 4)), np.arange(1, 7)
+    parts = []
+    for begin, end in ((0, 2100), (0, 700), (700, 1400), (1400, 2100)):
+        said = [[], list(range(0, end - begin, 2)), list(range(1, end - begin, 2)), [], [], [], []]
+        parts.append(next_graph(said, phrases[begin:end], items, vectors, 7, 2).toarray())
+    assert parts[0] == pytest.approx(sum(parts[1:]), rel=1e-4)
+    assert parts[0][1:3].any(1).all()
 
 
 def test_side_loaded_text_is_that_of_profiles_and_titles_stand_in(make_config, planted_knowledge):
