@@ -39,6 +39,9 @@ def test_weighed_with_text_and_purchases_each_part_is_divided_by_its_largest(bui
     net, train = built("ItemKNNTextNext", knn_decay=0.7)
     net.set_weight((0.3, 0.0))
     without = net._scores(rows(SEQUENCES))
+    floor, _ = built("ItemKNNText", knn_decay=0.7)
+    floor.set_weight(0.3)
+    assert torch.equal(without, floor._scores(rows(SEQUENCES)))
     net.set_weight((0.3, 0.2))
     graph = train.side.next_items.toarray()
     for sequence, one, both in zip(SEQUENCES, without, net._scores(rows(SEQUENCES))):
@@ -46,7 +49,7 @@ def test_weighed_with_text_and_purchases_each_part_is_divided_by_its_largest(bui
         assert both.tolist() == pytest.approx((0.8 * one.numpy() + 0.2 * follows / follows.max()).tolist(), abs=1e-5)
     assert len(set(net.weights)) == len(net.weights) == 25
     assert (0.0, 0.0) in net.weights, "purchases alone are among the choices"
-    assert {share for share, none in net.weights if none == 0} < {*built("ItemKNNText")[0].weights}
+    assert {share for share, none in net.weights if none == 0} < {*floor.weights}
 
 
 @pytest.mark.parametrize(("model", "key"), [("NextKNN", "value"), ("ItemKNNTextNext", "next_value")])

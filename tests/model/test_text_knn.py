@@ -46,6 +46,7 @@ def test_weighed_scores_are_each_divided_by_their_largest(built):
         text = np.array(by_hand(train, sequence, 0.7))
         assert two.tolist() == pytest.approx((0.7 * one.numpy() + 0.3 * text / text.max()).tolist(), abs=1e-5)
     assert bought.amax(1).tolist() == pytest.approx([1, 1])
+    assert net.weights == pytest.approx([n / 10 for n in range(11)])
 
 
 def test_the_largest_is_one_whatever_lies_below_zero():

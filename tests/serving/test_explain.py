@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from recbole_eimf.cli.recommend import _shown
 from recbole_eimf.model.score_prior import PARTS, ScorePrior
 from recbole_eimf.serving.answer import Ranked
 from recbole_eimf.serving.catalogue import Catalogue
-from recbole_eimf.serving.explain import honesty, means_more, said_of
+from recbole_eimf.serving.explain import honesty, means_more, reasons, said_of
 from recbole_eimf.serving.http.answers import recommended
 from recbole_eimf.serving.http.board import State
 from recbole_eimf.serving.http.schema import RecommendRequest
@@ -65,6 +66,38 @@ def _parts(text: torch.Tensor, words: Sentences) -> Parts:
     return Parts(catalogue, text=titles, sentences=words)
 
 
+def test_the_sentence_is_that_of_the_nearest_exemplar_that_weighs_most(exported, words):
+    """An item without a title has none, nor has a user whose history has no titles."""
+    _, _, model = exported("EIMF", backbone="GRU4Rec")
+    parts = model._parts
+    text = torch.nn.functional.normalize(torch.randn(len(parts.catalogue), 6), dim=1)
+    text[[0, 5, 7]] = 0
+    titles = TitleMap(text.half(), torch.ones(len(text), dtype=torch.bool), torch.ones(1))
+    parts = dataclasses.replace(parts, text=titles, sentences=words)
+    rows, items = [[1, 2, 3], [5, 7], [4, 9]], np.array([[1, 5, 8, 0], [1, 2, 3, 4], [6, 7, 8, 9]])
+    empty = np.zeros(3, dtype=bool)
+    frame = reasons(parts, rows, Ranked(items, items.astype(np.float32), empty, empty.astype(int)))
+    said = iter(frame[["sentence", "sentence_weight"]].itertuples(index=False))
+    named = set()
+    for history, recommended_items in zip(rows, items):
+        own = titles.text[history].float().sum(0).numpy()
+        near = max((0, 1), key=lambda e: own @ words.histories[e].float().numpy())
+        for item in recommended_items[recommended_items > 0]:
+            sentence, weight = next(said)
+            if not own.any() or not text[item].any():
+                assert sentence is None
+                assert np.isnan(weight)
+                continue
+            weights = words.weigh(torch.tensor([near]), titles.text[[item]].float())[0]
+            assert weight == pytest.approx(weights.max().item(), abs=1e-6)
+            assert sentence == words.texts[near].as_py()[int(weights.argmax())]
+            named.add((near, sentence))
+    assert next(said, None) is None
+    assert len(named) > 1
+    plain = reasons(dataclasses.replace(parts, sentences=None), rows, Ranked(items, items, empty, empty))
+    assert "sentence" not in plain
+
+
 @pytest.mark.parametrize("meaning", [1.0, 0.5])
 def test_honesty_is_one_for_true_names_and_a_half_for_names_without_meaning(meaning):
     """Two kinds of things: exemplars' sentences name their own kind, or say nothing of any."""
@@ -91,6 +124,7 @@ def test_honesty_is_one_for_true_names_and_a_half_for_names_without_meaning(mean
 def test_the_number_is_put_into_words():
     known = {"error": 0.01, "pairs": 1000, "users": 100, "llm_used": True, "source": "file"}
     assert "more than a placebo's" in said_of({**known, "better": 0.6})
+    assert "in 60.0 % of 1,000 cases (± 2.0; 50 % is chance)" in said_of({**known, "better": 0.6})
     assert "no more than a placebo's" in said_of({**known, "better": 0.51})
     assert "keywords of titles; no LLM" in said_of({**known, "better": 0.6, "llm_used": False})
     assert said_of(None) is None
@@ -98,7 +132,7 @@ def test_the_number_is_put_into_words():
 
 
 @pytest.mark.parametrize(
-    ("better", "expected"), [(0.6, True), (0.52, False), (0.51, False), (0.3, False), (None, None)]
+    ("better", "expected"), [(0.6, True), (0.525, True), (0.52, False), (0.51, False), (0.3, False), (None, None)]
 )
 def test_a_name_means_something_only_beyond_two_standard_errors(better, expected):
     known = {"better": better, "error": 0.01, "pairs": 1000, "users": 100, "llm_used": True}
