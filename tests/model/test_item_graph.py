@@ -13,6 +13,7 @@ from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.item_graph import heaviest, mixture, similar_graph, vector_mixture
 from recbole_eimf.model.item_table import ItemTable
+from recbole_eimf.model.losses.soft_label import NextLabels
 from recbole_eimf.semantic.side_load import SideInformation
 
 N, D, COUNT, K = 12, 4, 3, 2.5
@@ -151,6 +152,22 @@ def test_a_label_is_shared_with_what_is_bought_after_the_item_before(built, make
             items = sequences[user].tolist()
             assert (before, target) in zip(items, items[1:])
     assert shared
+
+
+def test_an_item_of_which_nothing_is_known_shares_no_label_and_gradients_stay_finite(graph):
+    columns, values = (torch.from_numpy(part) for part in heaviest(sparse.csr_matrix(graph), COUNT))
+    labels = NextLabels(columns, values, 0.3)
+    readout, table = torch.randn(4, D, requires_grad=True), torch.randn(N, D, requires_grad=True)
+    before, target = torch.tensor([4, 0, 5, 1]), torch.tensor([1, 2, 3, 4])
+    positive = (readout * table[target]).sum(1)
+    found = labels(positive, readout, table, before)
+    assert torch.equal(found[:2], positive[:2]), "4 is followed by nothing, and 0 is no item"
+    wanted = 0.7 * positive[2] + 0.3 * readout[2] @ table[6]
+    assert found[2].item() == pytest.approx(wanted.item(), abs=1e-5)
+    found.sum().backward()
+    assert readout.grad.isfinite().all()
+    assert table.grad.isfinite().all()
+    assert not labels.state_dict(), "labels are made again, not saved"
 
 
 def test_what_needs_arrows_asks_for_them(built):  # noqa: F811
