@@ -33,7 +33,7 @@ READ = ["pen. for letters", "ink", "paper"]
         '{"Kind": "pen", "use": "for letters", "bought_next": [{"name": "ink"}, {"name": "paper"}]}',
         '{"item_id": "i1", "item": {"kind": "pen", "profile": "for letters."}, "next": ["ink", "N/A", "Ink", "paper"]}',
         '{"kind": "pen", "profile": "for letters", "next": ["ink", "paper", "env',
-        json.dumps(GOOD),
+        f"\n {json.dumps(GOOD)}\n",
         '{"kind": "pen", "profile": "for letters", "use": "for letters", "next": ["ink", "paper"]}',
         '{"kind": "pen", "profile": "for letters", "next": {"first": "ink", "second": ["paper"]}}',
         *(
@@ -59,7 +59,7 @@ def test_as_many_texts_are_read_as_are_wanted():
         ('{"error": {"message": "slow down", "code": 429}}', "error object"),
         ('{"kind": "pen", "profile": "I\'m sorry, but I cannot help with that.", "next": ["ink"]}', "refusal"),
         ("It is a pen.", "no interests"),
-        (f"<think>A pen. Perhaps {GOOD}? Then", "no interests"),
+        (f"\n<think>A pen. Perhaps {GOOD}? Then", "no interests"),
         ("", "no interests"),
     ],
 )
