@@ -190,6 +190,17 @@ def test_fitted_weights_stay_where_validation_is_better_for_them(monkeypatch, ki
     assert abs(found["ndcg@5"]) == pytest.approx(1.0 + max(gain, 0.0))
 
 
+@pytest.mark.parametrize("bucket", [None, torch.tensor([0, 1, 1, 4])])
+def test_weights_are_fitted_to_the_buckets_that_a_prior_has(monkeypatch, bucket):
+    prior, asked = ScorePrior("similar", 0.5, None, 4, bucket), []
+    found = torch.tensor([[2.0]]) if bucket is None else torch.arange(1.0, 6.0)[None]
+    monkeypatch.setattr(weighing, "evidence", lambda *given: given)
+    monkeypatch.setattr(weighing, "fit", lambda seen, of_items: asked.append(of_items) or found)
+    weighing.choose_prior(Judged("by_frequency", prior, lambda *weights: len(asked), True), prior, None)
+    assert asked == [None] if bucket is None else torch.equal(asked[0], bucket)
+    assert prior.weight[0].tolist() == (2.0 if bucket is None else found[0].tolist())
+
+
 def test_a_target_counts_by_the_weight_of_its_frequency(built, planted_knowledge):  # noqa: F811
     keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": "SASRec"}
     net, train = built("IBIM", score_prior="next", prior_weights="by_frequency", prior_decay=0.5, **keys)
