@@ -121,6 +121,18 @@ def test_honesty_is_one_for_true_names_and_a_half_for_names_without_meaning(mean
     assert found["better"] == pytest.approx(meaning, abs=0.02)  # stored in half precision, a few titles tie
 
 
+def test_of_nothing_that_could_be_compared_nothing_is_said(words):
+    text = torch.nn.functional.normalize(torch.randn(5, 6), dim=1)
+    text[[0, 4]] = 0
+    items, none = np.array([[2, 3]]), np.zeros(1, dtype=bool)
+    found = Ranked(items, items.astype(np.float32), none, none.astype(int))
+    nothing = {"better": None, "error": None, "pairs": 0, "users": 0}
+    assert honesty(_parts(text, words), [[4]], found) == nothing, "a history without titles"
+    assert honesty(_parts(text, words), [[1]], found)["pairs"] == 2
+    alone = dataclasses.replace(words, mask=words.mask & torch.tensor([[True], [False], [False]]))
+    assert honesty(_parts(text, alone), [[1]], found) == nothing, "there is no other exemplar"
+
+
 def test_the_number_is_put_into_words():
     known = {"error": 0.01, "pairs": 1000, "users": 100, "llm_used": True, "source": "file"}
     assert "more than a placebo's" in said_of({**known, "better": 0.6})
