@@ -279,3 +279,4 @@ def test_a_prior_saved_before_there_were_buckets_and_all_parts_is_read(built, pl
     other, _ = built("IBIM", score_prior="both", **keys)
     other.prior.load_state_dict(older)
     assert other.prior.weight.tolist() == [2.0, 0.0, 0.0, 0.0]
+    assert not other.prior.part("together", torch.tensor([[1, 5]]), torch.tensor([2])).any()

@@ -36,6 +36,7 @@ def test_items_have_the_weight_of_their_frequency_where_weights_are_by_frequency
     made = prior("similar", prior_weights="by_frequency")
     assert made.bucket.tolist() == BUCKETS
     assert made.weight.shape == (4, 5)
+    assert not made.value.numel(), "of arrows that are not read none is kept"
     for same in ("grid", "learned"):
         made = prior("similar", prior_weights=same)
         assert not len(made.bucket)
