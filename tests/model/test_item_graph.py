@@ -180,3 +180,12 @@ def test_what_needs_arrows_asks_for_them(built):  # noqa: F811
             built("Hybrid", backbone="SASRec", **keys)
     net, _ = built("IBIM", backbone="SASRec", knowledge_source="none", vector_graph="similar")
     assert net.backbone.item_embedding.mixture is not None
+
+
+@pytest.mark.parametrize(
+    ("keys", "alone"), [({}, True), ({"vector_graph": "similar"}, False), ({"next_labels": 0.1}, False)]
+)
+def test_vectors_that_are_made_of_others_are_not_looked_up_one_by_one(built, planted_knowledge, keys, alone):  # noqa: F811
+    keys |= {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "num_negatives": 5}
+    net, _ = built("IBIM", backbone="SASRec", **keys)
+    assert net.looks_up is alone
