@@ -130,6 +130,8 @@ def test_a_label_is_shared_with_what_is_bought_after_the_item_before(built, make
     keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": backbone}
     net, train = built("IBIM", next_labels=0.3, next_label_items=4, **keys)
     net.eval()
+    if net.item_bias is not None:
+        torch.nn.init.normal_(net.item_bias)
     config = make_config("IBIM", next_labels=0.3, next_label_items=4, **keys)
     batch = next(iter(assembly.loaders(config)[0]))
     torch.manual_seed(1)

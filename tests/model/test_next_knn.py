@@ -52,6 +52,12 @@ def test_weighed_with_text_and_purchases_each_part_is_divided_by_its_largest(bui
     assert {share for share, none in net.weights if none == 0} < {*floor.weights}
 
 
+def test_a_phrase_speaks_for_as_many_items_as_are_asked_for(built):
+    one, three = (built("NextKNN", next_neighbours=n)[1].side.next_items for n in (1, 3))
+    assert np.diff(one.indptr).max() <= 2, "of two phrases each"
+    assert 2 < np.diff(three.indptr).max() <= 6
+
+
 @pytest.mark.parametrize(("model", "key"), [("NextKNN", "value"), ("ItemKNNTextNext", "next_value")])
 def test_a_loaded_floor_forgets_the_table_it_has_used(built, model, key):
     net, _ = built(model)
