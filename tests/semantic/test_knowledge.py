@@ -16,6 +16,7 @@ from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.item_reply import ItemKnowledge, item_prompt, parse_item
 from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS
 from recbole_eimf.semantic.llm.reply import ReplyError
+from recbole_eimf.semantic.side_load import popularity_of
 from tests.conftest import REPOSITORY, TITLES
 from tests.semantic.llm_server import Answer, LLMServer
 
@@ -205,6 +206,14 @@ def test_the_placebo_of_a_file_is_that_of_the_runs_seed_and_the_training_counts(
     assert placebo.items == shuffled(real.items, counts, 5)
     assert (placebo.source, placebo.report) == ("shuffled file", real.report)
     assert placebo.items not in (shuffled(real.items, counts, 0), shuffled(real.items, {}, 5), real.items)
+
+
+def test_a_run_gives_the_placebo_its_counts_and_its_seed(make_config, monkeypatch):
+    given, run = [], KnowledgeStage.run
+    monkeypatch.setattr(KnowledgeStage, "run", lambda self, *two, **keys: given.append(two) or run(self, *two, **keys))
+    config = make_config("NextKNN", knowledge_source="shuffled", seed=7)
+    train = assembly.datasets(config)[1][0]
+    assert given == [(popularity_of(config, train), 7)]
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 9])
