@@ -87,7 +87,7 @@ def write(path, *records):
 
 
 def test_a_file_holds_raw_replies_or_their_keys(tmp_path):
-    told = {"item_id": "b", "prompt_sha256": "0" * 64, "kind": "pen", "profile": "for letters"}
+    told = {"item_id": "b", "prompt_sha256": "a" * 64, "kind": "pen", "profile": "for letters"}
     told["next"] = ["ink", "paper"]
     path = write(tmp_path / "x.jsonl", {"item_id": "a", "response": GOOD}, told, {"item_id": "c", "response": "sorry"})
     found = read_knowledge(path)
@@ -163,7 +163,7 @@ def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_ask
     records = [
         {"item_id": "a", "response": GOOD, "prompt_sha256": today["a"]},
         {"item_id": "b", "response": '{"kind": "ink"}', "prompt_sha256": "0" * 64},
-        {"item_id": "c", "next": ["tape", "paper", "brush"]},
+        {"item_id": "c", "next": ["tape", "paper", "brush"]}, {"item_id": "e", "kind": "clip"},
         {"item_id": "d", "response": "I'm sorry, but I cannot help with that."},
         {"item_id": "y", "response": GOOD}, {"item_id": "z", "response": GOOD},
     ]  # fmt: skip
@@ -171,14 +171,14 @@ def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_ask
     keys = {"knowledge_source": "file", "knowledge_file": str(path)}
     found = stage(titles, **keys).run({})
     assert found.report == {
-        "replies": 6, "items_with_text": 5, "items_known": 3, "items_with_profile": 2, "next_phrases": 5,
+        "replies": 7, "items_with_text": 5, "items_known": 4, "items_with_profile": 3, "next_phrases": 5,
         "replies_of_other_items": 2, "failed_replies": {"refusal": 1}, "replies_to_another_prompt": 1,
-        "replies_unchecked": 1,
+        "replies_unchecked": 2,
     }  # fmt: skip
-    assert found.digests == {"a": today["a"], "b": "0" * 64, "c": ""}
-    assert (found.source, set(found.items)) == ("file", {"a", "b", "c"})
+    assert found.digests == {"a": today["a"], "b": "0" * 64, "c": "", "e": ""}
+    assert (found.source, set(found.items)) == ("file", {"a", "b", "c", "e"})
     fewer = stage(titles, max_interests=1, **keys).run({}).items
-    assert {item: known.next for item, known in fewer.items()} == {"a": ("ink",), "b": (), "c": ("tape",)}
+    assert {item: known.next for item, known in fewer.items()} == {"a": ("ink",), "b": (), "c": ("tape",), "e": ()}
 
 
 def test_the_placebo_moves_everything_within_its_tenth_of_popularity():
