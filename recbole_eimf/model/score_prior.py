@@ -129,8 +129,9 @@ def prior_of(config, dataset, n_items: int) -> ScorePrior | None:
     kind = config["score_prior"]
     if not (parts := parts_of(kind)):
         return None
+    placebo = config["knowledge_source"] == "shuffled"
     if config["inference_only"]:
-        return ScorePrior(kind, config["prior_decay"], None, n_items)
+        return ScorePrior(kind, config["prior_decay"], None, n_items, placebo=placebo)
     side = getattr(dataset, "side", None)
     if side is None and parts != ("together",):
         raise ConfigError(f"score_prior={kind}: needs item text, and there is none. Use score_prior=together, or none.")
@@ -142,7 +143,6 @@ def prior_of(config, dataset, n_items: int) -> ScorePrior | None:
         together = bought_together(dataset, weight, config["knn_shrink"], config["knn_neighbours"])
         largest = together.max(axis=1).data
         together = together / (largest.mean() if len(largest) else 1.0)  # of the size of the other parts, for the fit
-    placebo = config["knowledge_source"] == "shuffled"
     return ScorePrior(kind, config["prior_decay"], side, n_items, bucket, together, placebo)
 
 

@@ -89,13 +89,15 @@ def _added(parts: Parts, rows: Sequence[int], items: np.ndarray) -> list[str | N
     """In words, what the score prior adds most to each item for; None where it adds nothing."""
     prior, sequence = parts.prior, torch.tensor(rows[-parts.max_length :])
     wanted = torch.from_numpy(items)
-    each = torch.cat([prior.of_steps(part, sequence, wanted) for part in prior.parts])  # [parts * L, R]
-    itself = (sequence[:, None] == wanted).repeat(len(prior.parts), 1)
-    most, place = each.masked_fill(itself, -torch.inf).max(0)
+    distinct, which = sequence.unique(return_inverse=True)  # who had an item often is told what all the times add
+    none = torch.zeros(len(distinct), len(wanted))
+    each = torch.cat([none.index_add(0, which, prior.of_steps(part, sequence, wanted)) for part in prior.parts])
+    itself = (distinct[:, None] == wanted).repeat(len(prior.parts), 1)
+    most, place = each.masked_fill(itself, -torch.inf).max(0)  # of [parts * H, R]
     who = "a placebo says" if prior.placebo else "an LLM says"
-    names = parts.catalogue.names(sequence.tolist())
+    names = parts.catalogue.names(distinct.tolist())
     return [
-        _ADDED[prior.parts[at // len(sequence)]].format(names[at % len(sequence)], who=who) if value > 0 else None
+        _ADDED[prior.parts[at // len(distinct)]].format(names[at % len(distinct)], who=who) if value > 0 else None
         for value, at in zip(most.tolist(), place.tolist())
     ]
 

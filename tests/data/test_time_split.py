@@ -298,9 +298,19 @@ def test_vectors_and_labels_of_what_training_knows_are_shared_among_these(parts,
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("model", ["Popularity", "Markov", "DecayedItemKNN"])
+def test_what_is_scored_without_training_reaches_items_that_come_later(parts, planted_knowledge):
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge)}
+    config, (train, _, _) = parts("NextKNN", **keys)
+    later = (train.side.item_has_text & ~train.side.fitted).numpy()
+    assert config.model_class(config, train)._matrix()[:, later].nnz
+    assert not train.side.next_known[:, later].nnz
+
+
+@pytest.mark.parametrize("model", ["Popularity", "Markov", "DecayedItemKNN", "IBIM"])
 def test_recent_interactions_weigh_more(parts, model):
-    config, (train, _, _) = parts(model, recency_half_life=7.0, knn_decay=1.0, knn_shrink=1.0, knn_neighbours=99)
+    config, (train, _, _) = parts(
+        model, score_prior="together", recency_half_life=7.0, knn_decay=1.0, knn_shrink=1.0, knn_neighbours=99
+    )
     net = config.model_class(config, train)
     latest = max(t for events in EVENTS.values() for _, t in events if t <= T_VAL)
     ids = {token: n for n, token in enumerate(train.field2id_token["item_id"])}
@@ -321,10 +331,15 @@ def test_recent_interactions_weigh_more(parts, model):
     if model == "Popularity":
         assert net.popularity.tolist() == pytest.approx(counts.tolist(), rel=1e-5)
         return
-    if model == "DecayedItemKNN":
+    if model in ("DecayedItemKNN", "IBIM"):
         own = together.diagonal().copy()
         np.fill_diagonal(together, 0)
         after = together / (np.sqrt(np.outer(own, own)) + 1.0)
+    if model == "IBIM":  # whose score prior counts the same, its rows' largest entries one in the mean
+        assert net.prior._matrix("together").toarray() == pytest.approx(
+            after / after[after.any(1)].max(1).mean(), rel=1e-5
+        )
+        return
     assert net._matrix().toarray() == pytest.approx(after, rel=1e-5)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.experiment import assembly
+from recbole_eimf.model.bought_together import interaction_weights
 from tests.conftest import write_atomic
 
 
@@ -97,3 +100,8 @@ def test_each_item_keeps_as_many_neighbours_as_asked(built):
     small = net.popularity / (net.popularity.max() + 1) * 1e-4
     for item in range(1, net.n_items):
         assert (net.full_sort_predict(rows([[item]]))[0] - small > 1e-5).sum() == 3
+
+
+def test_recency_without_times_is_refused():
+    with pytest.raises(DataError, match="recency_half_life=7.0: repeats has no times"):
+        interaction_weights({"recency_half_life": 7.0}, SimpleNamespace(times=None, dataset_name="repeats"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from scipy import sparse
 
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.experiment import assembly
-from recbole_eimf.model.item_graph import heaviest, mixture, similar_graph
+from recbole_eimf.model.item_graph import heaviest, mixture, similar_graph, vector_mixture
 from recbole_eimf.model.item_table import ItemTable
+from recbole_eimf.model.losses.soft_label import NextLabels
+from recbole_eimf.semantic.side_load import SideInformation
 
 N, D, COUNT, K = 12, 4, 3, 2.5
 
@@ -37,10 +41,10 @@ def test_the_heaviest_entries_of_a_row_fall(graph):
         assert [c for c, v in zip(columns[row], values[row]) if v] == [i for i in best if graph[row, i]]
 
 
-def mixed_by_hand(graph, vectors):
+def mixed_by_hand(graph, vectors, count=COUNT):
     found = vectors.copy()
     for i in range(1, N):
-        near = [j for j in sorted(range(N), key=lambda j: -graph[i, j])[:COUNT] if graph[i, j]]
+        near = [j for j in sorted(range(N), key=lambda j: -graph[i, j])[:count] if graph[i, j]]
         weight = [graph[i, j] * COUNTS[j] / (K + COUNTS[j]) for j in near]
         if sum(weight):
             share = K / (K + COUNTS[i])
@@ -85,11 +89,49 @@ def test_items_of_like_text_are_neighbours():
         assert found[i].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
+def graph_by_hand(kind, graph, text, fitted):
+    """W of the module's docstring, [N, N]: nothing points to an item that is not ``fitted``."""
+    found = np.zeros((N, N))
+    if kind == "next":
+        heaviest_of = [max([graph[i, j] for j in range(N) if fitted[j]], default=0) for i in range(N)]
+        follows = [[graph[i, j] / heaviest_of[i] if fitted[j] and graph[i, j] else 0 for j in range(N)]
+                   for i in range(N)]  # fmt: skip
+        for i, j in itertools.product(range(N), range(N)):
+            found[i, j] = follows[i][j] + follows[j][i]
+    else:
+        centred = text - text[fitted].mean(0)
+        unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        for i, j in itertools.product(range(1, N), range(1, N)):
+            found[i, j] = max(unit[i] @ unit[j], 0) if i != j else 0
+    return found * fitted
+
+
+@pytest.mark.parametrize("later", [[], [3, 6, 8]])
+@pytest.mark.parametrize("kind", ["next", "similar"])
+def test_what_a_model_mixes_is_the_graph_it_asks_for(graph, kind, later):
+    """``later``: items that training does not know (``global_time``), in whose direction no arrow is drawn."""
+    text = np.random.default_rng(6).standard_normal((N, 6)).astype(np.float32)
+    text[0] = 0
+    has_text = np.arange(N) > 0
+    seen = ~np.isin(np.arange(N), later)
+    known = {"next_items": sparse.csr_matrix(graph)}
+    if later:
+        known |= {"seen": torch.from_numpy(seen), "next_among": lambda named: sparse.csr_matrix(graph * named)}
+    side = SideInformation(torch.from_numpy(text), torch.from_numpy(has_text), None, None, None, {}, **known)
+    vectors = np.random.default_rng(4).random((N, D)).astype(np.float32)
+    wanted = mixed_by_hand(graph_by_hand(kind, graph, text, has_text & seen), vectors, 5)
+    made = vector_mixture(kind, K, side, COUNTS).to_dense().numpy() @ vectors
+    assert made == pytest.approx(wanted, abs=1e-5)
+    assert vector_mixture("none", K, side, COUNTS) is None
+
+
 @pytest.mark.parametrize("backbone", ["SASRec", "BERT4Rec", "REMI"])
 def test_a_label_is_shared_with_what_is_bought_after_the_item_before(built, make_config, planted_knowledge, backbone):  # noqa: F811
     keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": backbone}
     net, train = built("IBIM", next_labels=0.3, next_label_items=4, **keys)
     net.eval()
+    if net.item_bias is not None:
+        torch.nn.init.normal_(net.item_bias)
     config = make_config("IBIM", next_labels=0.3, next_label_items=4, **keys)
     batch = next(iter(assembly.loaders(config)[0]))
     torch.manual_seed(1)
@@ -114,6 +156,22 @@ def test_a_label_is_shared_with_what_is_bought_after_the_item_before(built, make
     assert shared
 
 
+def test_an_item_of_which_nothing_is_known_shares_no_label_and_gradients_stay_finite(graph):
+    columns, values = (torch.from_numpy(part) for part in heaviest(sparse.csr_matrix(graph), COUNT))
+    labels = NextLabels(columns, values, 0.3)
+    readout, table = torch.randn(4, D, requires_grad=True), torch.randn(N, D, requires_grad=True)
+    before, target = torch.tensor([4, 0, 5, 1]), torch.tensor([1, 2, 3, 4])
+    positive = (readout * table[target]).sum(1)
+    found = labels(positive, readout, table, before)
+    assert torch.equal(found[:2], positive[:2]), "4 is followed by nothing, and 0 is no item"
+    wanted = 0.7 * positive[2] + 0.3 * readout[2] @ table[6]
+    assert found[2].item() == pytest.approx(wanted.item(), abs=1e-5)
+    found.sum().backward()
+    assert readout.grad.isfinite().all()
+    assert table.grad.isfinite().all()
+    assert not labels.state_dict(), "labels are made again, not saved"
+
+
 def test_what_needs_arrows_asks_for_them(built):  # noqa: F811
     from recbole_eimf.core.errors import ConfigError
 
@@ -124,3 +182,12 @@ def test_what_needs_arrows_asks_for_them(built):  # noqa: F811
             built("Hybrid", backbone="SASRec", **keys)
     net, _ = built("IBIM", backbone="SASRec", knowledge_source="none", vector_graph="similar")
     assert net.backbone.item_embedding.mixture is not None
+
+
+@pytest.mark.parametrize(
+    ("keys", "alone"), [({}, True), ({"vector_graph": "similar"}, False), ({"next_labels": 0.1}, False)]
+)
+def test_vectors_that_are_made_of_others_are_not_looked_up_one_by_one(built, planted_knowledge, keys, alone):  # noqa: F811
+    keys |= {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "num_negatives": 5}
+    net, _ = built("IBIM", backbone="SASRec", **keys)
+    assert net.looks_up is alone

@@ -39,12 +39,34 @@ def test_weighed_with_text_and_purchases_each_part_is_divided_by_its_largest(bui
     net, train = built("ItemKNNTextNext", knn_decay=0.7)
     net.set_weight((0.3, 0.0))
     without = net._scores(rows(SEQUENCES))
+    floor, _ = built("ItemKNNText", knn_decay=0.7)
+    floor.set_weight(0.3)
+    assert torch.equal(without, floor._scores(rows(SEQUENCES)))
     net.set_weight((0.3, 0.2))
     graph = train.side.next_items.toarray()
     for sequence, one, both in zip(SEQUENCES, without, net._scores(rows(SEQUENCES))):
         follows = by_hand(graph, sequence, 0.7)
         assert both.tolist() == pytest.approx((0.8 * one.numpy() + 0.2 * follows / follows.max()).tolist(), abs=1e-5)
     assert len(set(net.weights)) == len(net.weights) == 25
+    assert (0.0, 0.0) in net.weights, "purchases alone are among the choices"
+    assert {share for share, none in net.weights if none == 0} < {*floor.weights}
+
+
+def test_a_phrase_speaks_for_as_many_items_as_are_asked_for(built):
+    one, three = (built("NextKNN", next_neighbours=n)[1].side.next_items for n in (1, 3))
+    assert np.diff(one.indptr).max() <= 2, "of two phrases each"
+    assert 2 < np.diff(three.indptr).max() <= 6
+
+
+@pytest.mark.parametrize(("model", "key"), [("NextKNN", "value"), ("ItemKNNTextNext", "next_value")])
+def test_a_loaded_floor_forgets_the_table_it_has_used(built, model, key):
+    net, _ = built(model)
+    if model == "ItemKNNTextNext":
+        net.set_weight((0.0, 1.0))
+    assert net._scores(rows(SEQUENCES)).any()
+    state = net.state_dict()
+    net.load_state_dict({**state, key: torch.zeros_like(state[key])})
+    assert not net._scores(rows(SEQUENCES)).any()
 
 
 def test_the_placebo_has_as_many_arrows_elsewhere(built):
@@ -75,12 +97,14 @@ def test_the_prior_is_weighed_on_validation_saved_and_loaded(prior_keys, tmp_pat
     assert net.predict(batch).tolist() == pytest.approx(scores[[0, 1], batch["item_id"]].tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("model", ["IBIM", "Hybrid"])
-def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_knowledge, model):
-    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": "SASRec"}
+@pytest.mark.parametrize(("model", "backbone"), [("IBIM", "SASRec"), ("IBIM", "BERT4Rec"), ("Hybrid", "SASRec")])
+def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_knowledge, model, backbone):
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": backbone}
     torch.manual_seed(0)
     net, train = built(model, score_prior="all", prior_decay=0.5, **keys)
     net.eval()
+    if backbone == "BERT4Rec":  # whose items have a bias, which stays
+        torch.nn.init.normal_(net.item_bias)
     alone = net.full_sort_predict(rows(SEQUENCES))
     net.prior.set_weight("similar", 2.0)
     net.prior.set_weight("next", 3.0)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy import optimize
 
 import recbole_eimf
-from recbole_eimf.model.score_prior import FREQUENCIES, PARTS, ScorePrior
-from recbole_eimf.trainer import weighing
+from recbole_eimf.experiment import assembly
+from recbole_eimf.model.score_prior import FREQUENCIES, PARTS, WEIGHTS, ScorePrior
+from recbole_eimf.trainer import prior_fit, weighing
 from recbole_eimf.trainer.prior_fit import Evidence, _minimise, evidence, fit, negative_log_likelihood
 from tests.model.test_counting import rows
 from tests.model.test_next_knn import SEQUENCES, by_hand, prior_keys  # noqa: F401 (fixtures)
@@ -66,10 +69,43 @@ def test_what_the_users_chose_by_is_found(seen):
     assert high == pytest.approx(3.0 / 0.5, rel=0.25)
 
 
+def test_a_bucket_moves_from_the_weight_of_all_by_the_evidence_of_ten_targets(seen):
+    """Both fits again by another optimiser: of all items, then of buckets with the penalty that begins there."""
+    few = Evidence(seen.of_items[:, :120], seen.absent[:120], seen.of_target[:, :120], seen.row[:120], seen.item,
+                   seen.target[:120])  # fmt: skip
+    scores, own = few.of_items.double().numpy(), few.of_target.double().numpy()
+    bucket = torch.arange(ITEMS) % 5
+    there = ~few.absent.numpy()
+
+    def loss(scale, weights, of_item, of_target):
+        utility = scale * scores[0] + weights[0][of_item] * scores[1] + weights[1][of_item] * scores[2]
+        chosen = scale * own[0] + weights[0][of_target] * own[1] + weights[1][of_target] * own[2]
+        return (np.log((np.exp(utility) * there).sum(1) + np.exp(chosen)) - chosen).mean()
+
+    none = np.zeros(ITEMS, dtype=int), np.zeros(120, dtype=int)
+    of_all = optimize.minimize(lambda x: loss(x[0], x[1:].reshape(2, 1), *none), [1.0, 0.0, 0.0]).x
+    start = of_all[1:].repeat(5)
+    each = bucket.numpy(), bucket[few.target].numpy()
+
+    def penalised(x):
+        return loss(x[0], x[1:].reshape(2, 5), *each) + 10 / 120 * np.square(x[1:] - start).sum()
+
+    best = optimize.minimize(penalised, [of_all[0], *start]).x
+    assert np.abs(best[1:] - start).max() > 0.05
+    wanted = np.maximum(best[1:] / best[0], 0).reshape(2, 5)
+    assert fit(few, bucket).numpy() == pytest.approx(wanted, abs=0.02)
+
+
 def test_no_weight_is_below_zero(seen):
     against = seen._replace(of_items=seen.of_items * torch.tensor([1.0, -1.0, 1.0])[:, None, None])
     against = against._replace(of_target=seen.of_target * torch.tensor([1.0, -1.0, 1.0])[:, None])
     assert fit(against, None)[0] == 0
+
+
+def test_beside_a_model_that_misleads_the_prior_counts_alone(seen):
+    turned = torch.tensor([-1.0, 1.0, 1.0])
+    misled = seen._replace(of_items=seen.of_items * turned[:, None, None], of_target=seen.of_target * turned[:, None])
+    assert fit(misled, None)[0] > 100
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 40.0])
@@ -104,9 +140,10 @@ class Judged:
 
     def __init__(self, how, prior, value, bigger):
         self.config, self.prior, self.value, self.valid_metric_bigger = {"prior_weights": how}, prior, value, bigger
-        self.logger, self.tried = logging.getLogger(), []
+        self.logger, self.tried, self.loaded = logging.getLogger(), [], []
 
     def evaluate(self, valid_data, load_best_model):
+        self.loaded.append(load_best_model)
         self.tried.append(tuple(self.prior.weight.tolist()[:2]))  # of similar and next
         value = self.value(*self.tried[-1])
         return {"ndcg@5": value if self.valid_metric_bigger else -value}
@@ -128,6 +165,18 @@ def test_the_grid_is_climbed_part_by_part(bigger):
     assert found == trainer.best_valid_result == {"ndcg@5": pytest.approx(2.3 if bigger else -2.3)}
 
 
+def test_weights_are_chosen_for_the_best_model_and_kept_with_it(monkeypatch, tmp_path):
+    prior, written = ScorePrior("similar", 0.5, None, 4), []
+    trainer = Judged("grid", prior, lambda s, n: s, True)
+    trainer.model_folder, trainer.model, trainer.best_epoch = tmp_path, object(), 3
+    monkeypatch.setattr(
+        weighing.checkpoint, "write_weights", lambda *given: written.append((*given, prior.weight[0].item()))
+    )
+    weighing.choose_prior(trainer, prior, None)
+    assert trainer.loaded == [True] + [False] * (len(WEIGHTS) - 1), "the model of the last epoch is not the best"
+    assert written == [(tmp_path, trainer.model, 3, WEIGHTS[-1])]
+
+
 @pytest.mark.parametrize("bigger", [True, False])
 @pytest.mark.parametrize(("kind", "weights"), [("both", [2.0, 5.0]), ("next", [0.0, 5.0])])
 @pytest.mark.parametrize("gain", [0.1, -0.1])
@@ -139,6 +188,17 @@ def test_fitted_weights_stay_where_validation_is_better_for_them(monkeypatch, ki
     found = weighing.choose_prior(trainer, prior, None)
     assert prior.weight.tolist() == [*(weights if gain > 0 else [0.0, 0.0]), 0.0, 0.0]
     assert abs(found["ndcg@5"]) == pytest.approx(1.0 + max(gain, 0.0))
+
+
+@pytest.mark.parametrize("bucket", [None, torch.tensor([0, 1, 1, 4])])
+def test_weights_are_fitted_to_the_buckets_that_a_prior_has(monkeypatch, bucket):
+    prior, asked = ScorePrior("similar", 0.5, None, 4, bucket), []
+    found = torch.tensor([[2.0]]) if bucket is None else torch.arange(1.0, 6.0)[None]
+    monkeypatch.setattr(weighing, "evidence", lambda *given: given)
+    monkeypatch.setattr(weighing, "fit", lambda seen, of_items: asked.append(of_items) or found)
+    weighing.choose_prior(Judged("by_frequency", prior, lambda *weights: len(asked), True), prior, None)
+    assert asked == [None] if bucket is None else torch.equal(asked[0], bucket)
+    assert prior.weight[0].tolist() == (2.0 if bucket is None else found[0].tolist())
 
 
 def test_a_target_counts_by_the_weight_of_its_frequency(built, planted_knowledge):  # noqa: F811
@@ -167,20 +227,46 @@ def test_they_are_fitted_saved_and_loaded(prior_keys, tmp_path):  # noqa: F811
     _check_evidence(net, loaders[1])
 
 
-def _check_evidence(net, valid):
+def _check_evidence(net, valid, batches=None, items=None):
+    """Against what the model and each part say of every batch; absent is who is a target or in a masked history."""
     net.prior.weight.zero_()
+    net.train()
     trainer = type("Trained", (), {"model": net, "device": torch.device("cpu")})
     seen = evidence(trainer, net.prior, valid)
-    batch, history, row, target = next(iter(valid))
-    scores = net.full_sort_predict(batch)
-    assert seen.target[: len(row)].tolist() == target.tolist()
-    torch.testing.assert_close(seen.of_target[0, : len(row)], scores[row, target], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(seen.of_items[0, : len(batch)], scores[:, 1:], atol=1e-5, rtol=1e-5)
-    taken = {(r, i) for r, i in zip(row.tolist(), target.tolist())}
-    if history is not None:
-        taken |= set(zip(history[0].tolist(), history[1].tolist()))
-    absent = {(r, i + 1) for r, i in seen.absent[: len(batch)].nonzero().tolist()}
-    assert absent == {(r, i) for r, i in taken if i > 0}
+    assert not net.training, "dropout would say something else each time"
+    assert seen.item.tolist() == sorted(set(seen.item.tolist()))
+    assert len(seen.item) == (items or net.n_items - 1)
+    assert set(seen.item.tolist()) <= set(range(1, net.n_items))
+    user = pair = 0
+    for batch, history, row, target in itertools.islice(valid, batches):
+        given = batch[net.ITEM_SEQ], batch[net.ITEM_SEQ_LEN]
+        each = [net.full_sort_predict(batch), *(net.prior.part(part, *given) for part in net.prior.parts)]
+        users, pairs = slice(user, user + len(batch)), slice(pair, pair + len(row))
+        assert seen.row[pairs].tolist() == (row + user).tolist()
+        assert seen.target[pairs].tolist() == target.tolist()
+        for feature, scores in enumerate(each):
+            torch.testing.assert_close(seen.of_target[feature, pairs], scores[row, target], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(seen.of_items[feature, users], scores[:, seen.item], atol=1e-5, rtol=1e-5)
+        taken = {(r, i) for r, i in zip(row.tolist(), target.tolist())}
+        if history is not None:
+            taken |= set(zip(history[0].tolist(), history[1].tolist()))
+        absent = {(r, seen.item[i].item()) for r, i in seen.absent[users].nonzero().tolist()}
+        assert absent == {(r, i) for r, i in taken if i in seen.item}
+        user, pair = users.stop, pairs.stop
+    assert (seen.of_items.shape[1], len(seen.absent), len(seen.target)) == (user, user, pair)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_evidence_is_of_the_users_and_items_that_are_looked_at(make_config, planted_knowledge, monkeypatch, masked):
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "mask_history": masked}
+    config = make_config("IBIM", score_prior="both", backbone="SASRec", eval_batch_size=50, **keys)
+    train, valid, _ = assembly.loaders(config)
+    torch.manual_seed(0)
+    net = config.model_class(config, train._dataset)
+    assert (next(iter(valid))[1] is not None) is masked
+    monkeypatch.setattr(prior_fit, "_MOST_ROWS", 100)
+    monkeypatch.setattr(prior_fit, "_MOST_ITEMS", 6)
+    _check_evidence(net, valid, batches=2, items=6)
 
 
 def test_a_prior_saved_before_there_were_buckets_and_all_parts_is_read(built, planted_knowledge):  # noqa: F811
@@ -193,3 +279,4 @@ def test_a_prior_saved_before_there_were_buckets_and_all_parts_is_read(built, pl
     other, _ = built("IBIM", score_prior="both", **keys)
     other.prior.load_state_dict(older)
     assert other.prior.weight.tolist() == [2.0, 0.0, 0.0, 0.0]
+    assert not other.prior.part("together", torch.tensor([[1, 5]]), torch.tensor([2])).any()

@@ -13,6 +13,7 @@ import recbole_eimf
 from recbole_eimf.config.models import MODELS
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
+from recbole_eimf.model.baselines.text_knn import _largest_is_one
 from recbole_eimf.semantic.text_placebo import text_vectors
 from recbole_eimf.study.rows import parse_model
 from tests.model.test_counting import rows
@@ -45,6 +46,12 @@ def test_weighed_scores_are_each_divided_by_their_largest(built):
         text = np.array(by_hand(train, sequence, 0.7))
         assert two.tolist() == pytest.approx((0.7 * one.numpy() + 0.3 * text / text.max()).tolist(), abs=1e-5)
     assert bought.amax(1).tolist() == pytest.approx([1, 1])
+    assert net.weights == pytest.approx([n / 10 for n in range(11)])
+
+
+def test_the_largest_is_one_whatever_lies_below_zero():
+    found = _largest_is_one(torch.tensor([[2.0, -8.0, 1.0], [0.0, 0.0, 0.0]]))
+    assert found.tolist() == [[1.0, -4.0, 0.5], [0.0, 0.0, 0.0]]
 
 
 def test_validation_chooses_the_weight_and_a_saved_floor_keeps_it(planted, semantic_cache, tmp_path):

@@ -12,8 +12,11 @@ from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic.knowledge import KnowledgeStage, item_texts, next_graph, read_knowledge, shuffled
+from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.item_reply import ItemKnowledge, item_prompt, parse_item
+from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS
 from recbole_eimf.semantic.llm.reply import ReplyError
+from recbole_eimf.semantic.side_load import popularity_of
 from tests.conftest import REPOSITORY, TITLES
 from tests.semantic.llm_server import Answer, LLMServer
 
@@ -31,7 +34,13 @@ READ = ["pen. for letters", "ink", "paper"]
         '{"Kind": "pen", "use": "for letters", "bought_next": [{"name": "ink"}, {"name": "paper"}]}',
         '{"item_id": "i1", "item": {"kind": "pen", "profile": "for letters."}, "next": ["ink", "N/A", "Ink", "paper"]}',
         '{"kind": "pen", "profile": "for letters", "next": ["ink", "paper", "env',
-        json.dumps(GOOD),
+        f"\n {json.dumps(GOOD)}\n",
+        '{"kind": "pen", "profile": "for letters", "use": "for letters", "next": ["ink", "paper"]}',
+        '{"kind": "pen", "profile": "for letters", "next": {"first": "ink", "second": ["paper"]}}',
+        *(
+            f'{{"kind": "pen", "profile": "for letters", "{key}": ["ink", "paper"]}}'
+            for key in ("Follow-ups", "then", "bought after", "also_bought", "complements", "bought together")
+        ),
     ],
 )
 def test_what_is_plainly_there_is_read(response):
@@ -47,8 +56,11 @@ def test_as_many_texts_are_read_as_are_wanted():
     [
         ("I'm sorry, but I cannot help with that.", "refusal"),
         ('{"kind": "N/A", "profile": "unknown", "next": []}', "placeholder"),
+        ('{"kind": "N/A", "profile": "I\'m sorry, but I cannot help with that.", "next": []}', "refusal"),
         ('{"error": {"message": "slow down", "code": 429}}', "error object"),
+        ('{"kind": "pen", "profile": "I\'m sorry, but I cannot help with that.", "next": ["ink"]}', "refusal"),
         ("It is a pen.", "no interests"),
+        (f"\n<think>A pen. Perhaps {GOOD}? Then", "no interests"),
         ("", "no interests"),
     ],
 )
@@ -56,10 +68,16 @@ def test_what_is_no_knowledge_is_a_failure_of_its_kind(response, kind):
     with pytest.raises(ReplyError) as error:
         parse_item(response)
     assert error.value.kind == kind
+    assert not error.value.final
+    with pytest.raises(ReplyError) as error:
+        parse_item(response, truncated=True)
+    assert error.value.final
 
 
 def test_a_prompt_names_title_and_id_on_one_line_and_braces_stay():
     assert item_prompt("B1", "a\n{item} b", "{item}?").prompt == "[a {item} b (B1)]?"
+    assert item_prompt("B1", "", "{item}?").prompt == "[untitled (B1)]?"
+    assert item_prompt("B1", "x" * 999, "{item}?").prompt == f"[{'x' * MAX_TITLE_CHARACTERS} (B1)]?"
 
 
 # ---------------------------------------------------------------------- files
@@ -69,7 +87,8 @@ def write(path, *records):
 
 
 def test_a_file_holds_raw_replies_or_their_keys(tmp_path):
-    told = {"item_id": "b", "kind": "pen", "profile": "for letters", "next": ["ink", "paper"]}
+    told = {"item_id": "b", "prompt_sha256": "a" * 64, "kind": "pen", "profile": "for letters"}
+    told["next"] = ["ink", "paper"]
     path = write(tmp_path / "x.jsonl", {"item_id": "a", "response": GOOD}, told, {"item_id": "c", "response": "sorry"})
     found = read_knowledge(path)
     assert found["a"].interests == found["b"].interests == tuple(READ)
@@ -80,12 +99,19 @@ def test_a_file_holds_raw_replies_or_their_keys(tmp_path):
     ("records", "said"),
     [
         ([{"response": GOOD}], "line 1: item_id is None"),
+        ([{"item_id": "a", "response": GOOD}, {"item_id": 7, "response": GOOD}], "line 2: item_id is 7"),
+        ([{"item_id": "", "response": GOOD}], "line 1: item_id is ''"),
         ([{"item_id": "a", "response": GOOD}, {"item_id": "a", "response": "{}"}], "line 2: item 'a' has another"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path, records, said):
     with pytest.raises(DataError, match=said):
         read_knowledge(write(tmp_path / "x.jsonl", *records))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match=f"knowledge_file={tmp_path / 'x.jsonl'}: no such file"):
+        read_knowledge(tmp_path / "x.jsonl")
 
 
 def stage(titles, **keys):
@@ -106,30 +132,103 @@ def test_what_is_missing_is_said_before_any_work(keys, error, said):
         stage({"a": "Pen"}, **keys).run({})
 
 
-def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path):
+def test_nothing_is_paid_for_unasked(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+    paid = []
+    monkeypatch.setattr(client, "fetch_openai", lambda *given, **keys: paid.append(given) or {})
+    asking = stage({"a": "Pen"}, knowledge_source="openai", semantic_cache=str(tmp_path))
+    with pytest.raises(InterestSourceError, match="would make paid calls: 1 call"):
+        asking.run({})
+    assert not paid
+    with pytest.raises(InterestSourceError, match="not one of 0 replies says"):
+        asking.run({}, agreed=True)
+    assert len(paid) == 1
+
+
+def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path, caplog):
     path = write(tmp_path / "x.jsonl", {"item_id": "a", "response": GOOD, "prompt_sha256": "0" * 64},
                  {"item_id": "z", "response": GOOD}, {"item_id": "b", "response": "I'm sorry, I cannot."})  # fmt: skip
     keys = {"knowledge_source": "file", "knowledge_file": str(path)}
     report = stage({"a": "Pen", "b": "Ink"}, **keys).run({}).report
     assert report["items_known"] == report["replies_to_another_prompt"] == report["replies_of_other_items"] == 1
     assert report["failed_replies"] == {"refusal": 1}
+    assert "1 of 1 replies answer another prompt than today's" in caplog.text
     with pytest.raises(InterestSourceError, match="another data set"):
         stage({"q": "Pen"}, **keys).run({})
 
 
+def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_asked_for(tmp_path):
+    titles = {"a": "Pen", "b": "Ink", "c": "Glue", "d": "Tape", "e": "Clip"}
+    today = {request.user_id: request.sha256 for request in stage(titles).requests()}
+    records = [
+        {"item_id": "a", "response": GOOD, "prompt_sha256": today["a"]},
+        {"item_id": "b", "response": '{"kind": "ink"}', "prompt_sha256": "0" * 64},
+        {"item_id": "c", "next": ["tape", "paper", "brush"]}, {"item_id": "e", "kind": "clip"},
+        {"item_id": "d", "response": "I'm sorry, but I cannot help with that."},
+        {"item_id": "y", "response": GOOD}, {"item_id": "z", "response": GOOD},
+    ]  # fmt: skip
+    path = write(tmp_path / "x.jsonl", *records)
+    keys = {"knowledge_source": "file", "knowledge_file": str(path)}
+    found = stage(titles, **keys).run({})
+    assert found.report == {
+        "replies": 7, "items_with_text": 5, "items_known": 4, "items_with_profile": 3, "next_phrases": 5,
+        "replies_of_other_items": 2, "failed_replies": {"refusal": 1}, "replies_to_another_prompt": 1,
+        "replies_unchecked": 2,
+    }  # fmt: skip
+    assert found.digests == {"a": today["a"], "b": "0" * 64, "c": "", "e": ""}
+    assert (found.source, set(found.items)) == ("file", {"a", "b", "c", "e"})
+    fewer = stage(titles, max_interests=1, **keys).run({}).items
+    assert {item: known.next for item, known in fewer.items()} == {"a": ("ink",), "b": (), "c": ("tape",), "e": ()}
+
+
 def test_the_placebo_moves_everything_within_its_tenth_of_popularity():
     items = {f"i{n:03}": ItemKnowledge(f"p{n}", ()) for n in range(100)}
-    counts = {f"i{n:03}": n for n in range(100)}
+    counts = {f"i{n:03}": 37 * n % 100 for n in range(100)}
+    of_profile = {f"p{n}": 37 * n % 100 for n in range(100)}
     found = shuffled(items, counts, 1)
     assert {known.profile for known in found.values()} == {known.profile for known in items.values()}
     for item, known in found.items():
         assert known != items[item]
-        assert counts[item] // 10 == int(known.profile[1:]) // 10
+        assert counts[item] // 10 == of_profile[known.profile] // 10
+    assert max(abs(counts[item] - of_profile[known.profile]) for item, known in found.items()) > 5, "tenths, not less"
     assert found != shuffled(items, counts, 2)
 
 
+def test_the_placebo_of_a_file_is_that_of_the_runs_seed_and_the_training_counts(tmp_path, caplog):
+    names = [f"i{n:02}" for n in range(40)]
+    records = [{"item_id": name, "kind": f"kind of {name}", "next": []} for name in names]
+    keys = {"knowledge_file": str(write(tmp_path / "x.jsonl", *records)), "shuffled_knowledge": "file"}
+    counts = {name: 7 * n % 40 for n, name in enumerate(names)}
+    titles = dict.fromkeys(names, "Pen")
+    real = stage(titles, knowledge_source="file", **keys).run(counts, 5)
+    assert not caplog.records, "nothing is known of the prompts"
+    placebo = stage(titles, knowledge_source="shuffled", **keys).run(counts, 5)
+    assert placebo.items == shuffled(real.items, counts, 5)
+    assert (placebo.source, placebo.report) == ("shuffled file", real.report)
+    assert placebo.items not in (shuffled(real.items, counts, 0), shuffled(real.items, {}, 5), real.items)
+
+
+def test_a_run_gives_the_placebo_its_counts_and_its_seed(make_config, monkeypatch):
+    given, run = [], KnowledgeStage.run
+    monkeypatch.setattr(KnowledgeStage, "run", lambda self, *two, **keys: given.append(two) or run(self, *two, **keys))
+    config = make_config("NextKNN", knowledge_source="shuffled", seed=7)
+    train = assembly.datasets(config)[1][0]
+    assert given == [(popularity_of(config, train), 7)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 9])
+def test_of_a_few_items_none_keeps_its_own_whatever_the_order_of_the_replies(count):
+    items = {f"i{n}": ItemKnowledge(f"p{n}", ()) for n in range(count)}
+    found = shuffled(items, {}, 0)
+    assert sorted(found) == sorted(items)
+    assert {known.profile for known in found.values()} == {known.profile for known in items.values()}
+    assert all(found[item] != items[item] for item in items)
+    assert shuffled(dict(reversed(items.items())), {}, 0) == found
+
+
 # ---------------------------------------------------------------------- what is made of them
-def test_the_graph_is_the_nearest_items_of_each_phrase_added_up():
+@pytest.mark.parametrize("neighbours", [2, 5, 9])
+def test_the_graph_is_the_nearest_items_of_each_phrase_added_up(neighbours):
     rng = np.random.default_rng(0)
     vectors, phrases, items = rng.normal(size=(6, 4)), rng.normal(size=(5, 4)), np.array([1, 2, 3, 5, 6, 7])
     said = [[], [0, 1], [], [2], [], [3, 4, 0], [1], []]
@@ -139,10 +238,23 @@ def test_the_graph_is_the_nearest_items_of_each_phrase_added_up():
         for phrase in each:
             a = phrases[phrase] - mean
             cosine = [a @ (v - mean) / np.linalg.norm(a) / np.linalg.norm(v - mean) for v in vectors]
-            for n in sorted(range(6), key=lambda n: -cosine[n])[:2]:
+            for n in sorted(range(6), key=lambda n: -cosine[n])[:neighbours]:
                 expected[item, items[n]] += max(cosine[n], 0)
         expected[item, item] = 0
-    assert next_graph(said, phrases, items, vectors, 8, 2).toarray() == pytest.approx(expected, abs=1e-5)
+    found = next_graph(said, phrases, items, vectors, 8, neighbours)
+    assert found.toarray() == pytest.approx(expected, abs=1e-5)
+    assert found.data.all(), "what is zero takes no memory"
+
+
+def test_more_phrases_than_are_compared_at_once_add_up():
+    rng = np.random.default_rng(0)
+    vectors, phrases, items = rng.normal(size=(6, 4)), rng.normal(size=(2100, 4)), np.arange(1, 7)
+    parts = []
+    for begin, end in ((0, 2100), (0, 700), (700, 1400), (1400, 2100)):
+        said = [[], list(range(0, end - begin, 2)), list(range(1, end - begin, 2)), [], [], [], []]
+        parts.append(next_graph(said, phrases[begin:end], items, vectors, 7, 2).toarray())
+    assert parts[0] == pytest.approx(sum(parts[1:]), rel=1e-4)
+    assert parts[0][1:3].any(1).all()
 
 
 def test_side_loaded_text_is_that_of_profiles_and_titles_stand_in(make_config, planted_knowledge):
@@ -213,6 +325,8 @@ def test_a_batch_is_written_and_its_answers_read(arguments, tmp_path, capsys):
     path = write(tmp_path / "answers.jsonl", *answers)
     assert main([*batch, f"--batch_file={path}"]) == 0
     assert "10 of 10 items are known, 20 phrases" in capsys.readouterr().out
+    assert main([*batch, f"--batch_file={path}", "--max_interests=1"]) == 0
+    assert "10 of 10 items are known, 10 phrases" in capsys.readouterr().out
 
 
 def test_the_real_replies_of_office_are_read_whole():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from recbole_eimf.cli.recommend import _shown
 from recbole_eimf.model.score_prior import PARTS, ScorePrior
 from recbole_eimf.serving.answer import Ranked
 from recbole_eimf.serving.catalogue import Catalogue
-from recbole_eimf.serving.explain import honesty, means_more, said_of
+from recbole_eimf.serving.explain import honesty, means_more, reasons, said_of
 from recbole_eimf.serving.http.answers import recommended
 from recbole_eimf.serving.http.board import State
 from recbole_eimf.serving.http.schema import RecommendRequest
@@ -65,6 +66,38 @@ def _parts(text: torch.Tensor, words: Sentences) -> Parts:
     return Parts(catalogue, text=titles, sentences=words)
 
 
+def test_the_sentence_is_that_of_the_nearest_exemplar_that_weighs_most(exported, words):
+    """An item without a title has none, nor has a user whose history has no titles."""
+    _, _, model = exported("EIMF", backbone="GRU4Rec")
+    parts = model._parts
+    text = torch.nn.functional.normalize(torch.randn(len(parts.catalogue), 6), dim=1)
+    text[[0, 5, 7]] = 0
+    titles = TitleMap(text.half(), torch.ones(len(text), dtype=torch.bool), torch.ones(1))
+    parts = dataclasses.replace(parts, text=titles, sentences=words)
+    rows, items = [[1, 2, 3], [5, 7], [4, 9]], np.array([[1, 5, 8, 0], [1, 2, 3, 4], [6, 7, 8, 9]])
+    empty = np.zeros(3, dtype=bool)
+    frame = reasons(parts, rows, Ranked(items, items.astype(np.float32), empty, empty.astype(int)))
+    said = iter(frame[["sentence", "sentence_weight"]].itertuples(index=False))
+    named = set()
+    for history, recommended_items in zip(rows, items):
+        own = titles.text[history].float().sum(0).numpy()
+        near = max((0, 1), key=lambda e: own @ words.histories[e].float().numpy())
+        for item in recommended_items[recommended_items > 0]:
+            sentence, weight = next(said)
+            if not own.any() or not text[item].any():
+                assert sentence is None
+                assert np.isnan(weight)
+                continue
+            weights = words.weigh(torch.tensor([near]), titles.text[[item]].float())[0]
+            assert weight == pytest.approx(weights.max().item(), abs=1e-6)
+            assert sentence == words.texts[near].as_py()[int(weights.argmax())]
+            named.add((near, sentence))
+    assert next(said, None) is None
+    assert len(named) > 1
+    plain = reasons(dataclasses.replace(parts, sentences=None), rows, Ranked(items, items, empty, empty))
+    assert "sentence" not in plain
+
+
 @pytest.mark.parametrize("meaning", [1.0, 0.5])
 def test_honesty_is_one_for_true_names_and_a_half_for_names_without_meaning(meaning):
     """Two kinds of things: exemplars' sentences name their own kind, or say nothing of any."""
@@ -88,9 +121,22 @@ def test_honesty_is_one_for_true_names_and_a_half_for_names_without_meaning(mean
     assert found["better"] == pytest.approx(meaning, abs=0.02)  # stored in half precision, a few titles tie
 
 
+def test_of_nothing_that_could_be_compared_nothing_is_said(words):
+    text = torch.nn.functional.normalize(torch.randn(5, 6), dim=1)
+    text[[0, 4]] = 0
+    items, none = np.array([[2, 3]]), np.zeros(1, dtype=bool)
+    found = Ranked(items, items.astype(np.float32), none, none.astype(int))
+    nothing = {"better": None, "error": None, "pairs": 0, "users": 0}
+    assert honesty(_parts(text, words), [[4]], found) == nothing, "a history without titles"
+    assert honesty(_parts(text, words), [[1]], found)["pairs"] == 2
+    alone = dataclasses.replace(words, mask=words.mask & torch.tensor([[True], [False], [False]]))
+    assert honesty(_parts(text, alone), [[1]], found) == nothing, "there is no other exemplar"
+
+
 def test_the_number_is_put_into_words():
     known = {"error": 0.01, "pairs": 1000, "users": 100, "llm_used": True, "source": "file"}
     assert "more than a placebo's" in said_of({**known, "better": 0.6})
+    assert "in 60.0 % of 1,000 cases (± 2.0; 50 % is chance)" in said_of({**known, "better": 0.6})
     assert "no more than a placebo's" in said_of({**known, "better": 0.51})
     assert "keywords of titles; no LLM" in said_of({**known, "better": 0.6, "llm_used": False})
     assert said_of(None) is None
@@ -98,7 +144,7 @@ def test_the_number_is_put_into_words():
 
 
 @pytest.mark.parametrize(
-    ("better", "expected"), [(0.6, True), (0.52, False), (0.51, False), (0.3, False), (None, None)]
+    ("better", "expected"), [(0.6, True), (0.525, True), (0.52, False), (0.51, False), (0.3, False), (None, None)]
 )
 def test_a_name_means_something_only_beyond_two_standard_errors(better, expected):
     known = {"better": better, "error": 0.01, "pairs": 1000, "users": 100, "llm_used": True}
@@ -146,14 +192,14 @@ def test_nearest_items_of_the_history_are_named_but_not_the_item_itself(exported
 
 
 def _told(net):
-    """A prior of known texts and arrows: i3 is named for i1 most, i4 names i2, i6 is like i2."""
+    """A prior of known texts and arrows: i3 and i9 are named for i1 most, i4 names i2, i6 is like i2."""
     prior = net.prior
     prior.weight.copy_(torch.tensor([2.0, 3.0, 4.0, 8.0]))
     prior.text = torch.zeros(net.n_items, 2)
     prior.text[[2, 6]] = torch.tensor([1.0, 0.0])
     prior.text[7] = torch.tensor([-1.0, 0.0])
-    prior.index = torch.tensor([[1, 2, 4], [3, 3, 2]])
-    prior.value = torch.tensor([1.0, 0.1, 1.0])
+    prior.index = torch.tensor([[1, 2, 4, 1, 2], [3, 3, 2, 9, 9]])
+    prior.value = torch.tensor([1.0, 0.1, 1.0, 0.4, 0.25])
     prior.together_index, prior.together_value = torch.tensor([[1], [8]]), torch.tensor([0.25])
 
 
@@ -174,6 +220,20 @@ def test_what_a_score_prior_adds_most_for_is_named(exported):
     assert f"          an LLM says it is bought after {name[1]}" in _shown(model, history, frame[:59])
     answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=history, explain=True))
     assert {item["added"] for result in answer["results"] for item in result["items"]} <= {*of_one}
+
+
+def test_what_is_added_counts_every_time_and_what_the_model_reads_alone(exported):
+    keys = {"backbone": "GRU4Rec", "score_prior": "all", "prior_decay": 0.5, "MAX_ITEM_LIST_LENGTH": 5}
+    _, _, model = exported("IBIM", _told, knowledge_source="shuffled", **keys)
+    token = [str(item) for item in model.catalogue.tokens.to_pylist()]
+    name = model.catalogue.names(list(range(8)))
+    histories = [[token[i] for i in rows] for rows in ([1, 1, 2], [1, 2, 2, 2, 2], [1, 5, 5, 5, 5, 5])]
+    frame = model.recommend(histories, 60, explain=True, exclude_seen=False)
+    twice, early, gone = (frame[frame["user"] == user].set_index("item")["added"] for user in range(3))
+    said = "a placebo says it is bought after {}"
+    assert twice[token[9]] == said.format(name[1])  # 3 * 0.4 * (0.25 + 0.5), where the latest adds 3 * 0.25
+    assert early[token[3]] == said.format(name[2])  # 3 * 0.1 * 1.875, where the first adds 3 * 0.0625
+    assert gone[token[3]] is None, "the model reads the latest five items"
 
 
 @pytest.mark.parametrize("by_frequency", [False, True])

@@ -56,6 +56,8 @@ def parse_item(response: str, most: int = 20, *, truncated: bool = False) -> lis
     ['stapler. for offices', 'staples', 'tape']
     """
     text = unquoted(response[:_LONGEST].rsplit("</think>", 1)[-1].strip())
+    if text.startswith("<think>"):  # drafts of the answer may stand in it
+        raise ReplyError(f"The reply ends before its thinking does, so it holds no answer. {_FORM}", truncated)
     kinds = []
     for value in _objects(text):
         if is_error_object(value):
