@@ -165,7 +165,9 @@ def _made(found: SearchOutcome, epochs: int, grace: int, effort: Effort) -> Sear
         if pending:
             _run_trials(job, pending, found, epochs, grace, effort)
     except KeyboardInterrupt:
-        print(f"\nstopped with {len(found.trials)} of {len(drawn)} trials done; the same command goes on.")
+        # by what their folders hold: the news of a trial's end may not have come yet
+        held = sum(read_trial(job, number) is not None for number in range(len(drawn)))
+        print(f"\nstopped with {held} of {len(drawn)} trials done; the same command goes on.")
         raise
     finally:
         if found.best:
