@@ -231,7 +231,8 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [mean(f"beauty_floors_global_time{form}", metric, True) for form in ("", "_refit") for metric in fifty[:2]]),
         (_ORDER, "Beauty, `global_time`, with", 0, None, ("beauty_global_time", True)),
         (_ORDER, "Beauty, `global_time`, with", 1,
-         ["floor", *((one, form) for one in ("SASRec", "EIMF-SASRec") for form in ("as trained", "placed"))],
+         ["floor", *((one, form) for one in ("SASRec", "EIMF-SASRec", "counts-and-texts-SASRec")
+                     for form in ("as trained", "placed"))],
          [placed(part, metric) for part in ("all", "seen") for metric in fifty]
          + [placed("unseen", metric) for metric in ("recall@50", "ndcg@50")]),
         (_ORDER, "ml-100k", 0, None, ("ml100k_global_time", True)),
