@@ -27,5 +27,9 @@ def text_scores(sequence: Tensor, length: Tensor, text: Tensor, decay: float) ->
 
 def unit_text(side) -> Tensor:
     """Centred text vectors of unit length, zero where there is none, [N, d], of side-loaded text."""
-    mean = side.item_text[side.fitted].mean(0)
-    return F.normalize((side.item_text - mean) * side.item_has_text[:, None], dim=-1)
+    return F.normalize((side.item_text - text_mean(side)) * side.item_has_text[:, None], dim=-1)
+
+
+def text_mean(side) -> Tensor:
+    """The mean text vector of the items that statistics may know, [d], of side-loaded text."""
+    return side.item_text[side.fitted].mean(0)

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 #: trained items that a new one's place is the mean of, and how fast their weight falls with the cosine of texts
@@ -41,6 +43,27 @@ class Neighbours(NamedTuple):
         """Rows [n, d] for a table [N, d]."""
         made = self.mean(table)
         return torch.nn.functional.normalize(made, dim=1, eps=1e-12) * self.mean(table.norm(dim=1))[:, None]
+
+    def place_in_graph(self, graph: sparse.csr_matrix) -> sparse.csr_matrix:
+        """[N, N] to [N + n, N + n]: rows and columns as :meth:`place` makes them. None is above all others of its
+        column (row), so that what rows are divided by stays what it was."""
+        ones = np.repeat(np.arange(len(self.rows)), self.rows.shape[1])
+        at = (ones, self.rows.flatten().cpu().numpy())
+        weight = self.weight.double().flatten().cpu().numpy()
+        weights = sparse.coo_matrix((weight, at), shape=(len(self.rows), graph.shape[0])).tocsr()
+        longer = sparse.vstack([graph, _placed(weights, graph)]).tocsr()
+        return sparse.hstack([longer, _placed(weights, longer.T.tocsr()).T]).tocsr()
+
+
+def _placed(weights: sparse.csr_matrix, graph: sparse.csr_matrix) -> sparse.csr_matrix:
+    """[n, N], [N, M] -> [n, M]: weighted means of rows, as long as the rows are."""
+    made = (weights @ graph).tocsr()
+    length = np.sqrt(made.multiply(made).sum(1)).A1
+    wanted = weights @ np.sqrt(graph.multiply(graph).sum(1)).A1
+    made = (sparse.diags(wanted / np.maximum(length, 1e-12)) @ made).tocsr()
+    most = graph.max(axis=0).toarray().ravel()
+    made.data = np.minimum(made.data, most[made.indices])
+    return made
 
 
 def neighbours(texts: Tensor, catalogue: Tensor, trained: Tensor) -> Neighbours:

@@ -13,14 +13,18 @@ model's own, mixed by a gate that knows the candidate's frequency as PAD's (eq. 
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor, nn
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.model.bought_together import bought_together, interaction_weights
-from recbole_eimf.model.history_scores import history_scores, text_scores, unit_text
+from recbole_eimf.model.history_scores import history_scores, text_mean, text_scores, unit_text
+from recbole_eimf.model.placing import Neighbours
 
 #: on the scale of logits; validation goes through them for one part of the prior, then for the other
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)
@@ -46,22 +50,19 @@ class ScorePrior(nn.Module):
         together: sparse.csr_matrix | None = None, placebo: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        self._graphs: dict[str, sparse.csr_matrix] = {}
         self.kind, self.decay, self.n_items, self.placebo = kind, decay, n_items, placebo
         self.parts = parts_of(kind)
         buckets = () if bucket is None else (len(FREQUENCIES) + 1,)
         self.register_buffer("weight", torch.zeros(len(PARTS), *buckets))  # of PARTS; [4] or [4, buckets]
         self.register_buffer("bucket", torch.zeros(0, dtype=torch.int64) if bucket is None else bucket)  # [0] or [N]
-        text = torch.zeros(n_items, 0) if side is None or "similar" not in self.parts else unit_text(side)
-        self.register_buffer("text", text)
+        reads = side is not None and "similar" in self.parts
+        self.register_buffer("text", unit_text(side) if reads else torch.zeros(n_items, 0))
+        self.register_buffer("text_mean", text_mean(side) if reads else torch.zeros(0))  # what a new item's text lacks
         none = sparse.csr_matrix((n_items, n_items), dtype=np.float32)
         told = {"next", "previous"} & {*self.parts} and side is not None
         for prefix, graph in (("", rows_to_one(side.next_items) if told else none), ("together_", together)):
-            found = (none if graph is None else graph).tocoo()
-            whole = np.int32 if prefix else np.int64  # there are millions of pairs
-            index = torch.from_numpy(np.stack([found.row, found.col]).astype(whole))
-            self.register_buffer(f"{prefix}index", index)
-            self.register_buffer(f"{prefix}value", torch.from_numpy(found.data.astype(np.float32)))
-        self._graphs: dict[str, sparse.csr_matrix] = {}
+            self._set_graph(prefix, none if graph is None else graph)
 
     def set_weight(self, part: str, weight: float | Tensor) -> None:
         """What one part counts, on the scale of the model's scores: of all items, or [buckets]."""
@@ -92,6 +93,35 @@ class ScorePrior(nn.Module):
         weight = self.weight[PARTS.index(name)]
         return (weight[self.bucket[items]] if len(self.bucket) else weight) * self.decay ** steps[:, None] * each
 
+    def extended(self, near: Neighbours, texts: Tensor | None) -> ScorePrior:
+        """With n further items at the end, which no count and no reply knows.
+
+        Args:
+            near: the trained items that each is nearest to: what is counted and said of it is what is of them.
+            texts: [n, d], as the text of the others was before it was centred; None, or where a model of before knows
+                no mean: placed among its neighbours too.
+        """
+        grown = copy.deepcopy(self)
+        grown.n_items += len(near.rows)
+        if "similar" in self.parts:
+            own = texts is not None and len(self.text_mean)
+            added = F.normalize(texts - self.text_mean, dim=1) if own else near.place(self.text)
+            grown.text = torch.cat([self.text, added])
+        for prefix, part in (("", "next"), ("together_", "together")):
+            grown._set_graph(prefix, near.place_in_graph(self._matrix(part)))
+        if len(self.bucket):
+            grown.bucket = torch.cat([self.bucket, self.bucket.new_zeros(len(near.rows))])
+        return grown
+
+    def _set_graph(self, prefix: str, graph: sparse.csr_matrix) -> None:
+        """Hold a graph [N, N] as tensors."""
+        found = graph.tocoo()
+        whole = np.int32 if prefix else np.int64  # there are millions of pairs
+        index = torch.from_numpy(np.stack([found.row, found.col]).astype(whole))
+        self.register_buffer(f"{prefix}index", index)
+        self.register_buffer(f"{prefix}value", torch.from_numpy(found.data.astype(np.float32)))
+        self._graphs = {}
+
     def _matrix(self, part: str) -> sparse.csr_matrix:
         if not self._graphs:
             said, counted = (
@@ -109,7 +139,8 @@ class ScorePrior(nn.Module):
             state[f"{prefix}weight"] = torch.cat([weight, none])
             state.setdefault(f"{prefix}together_index", torch.zeros(2, 0, dtype=torch.int64))
             state.setdefault(f"{prefix}together_value", torch.zeros(0))
-        for name in ("weight", "bucket", "text", "index", "value", "together_index", "together_value"):
+            state.setdefault(f"{prefix}text_mean", torch.zeros(0))
+        for name in ("weight", "bucket", "text", "text_mean", "index", "value", "together_index", "together_value"):
             if (stored := state.get(f"{prefix}{name}")) is not None:
                 setattr(self, name, torch.zeros_like(stored, device=self.weight.device))
         super()._load_from_state_dict(state, prefix, *args)

