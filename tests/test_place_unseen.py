@@ -98,6 +98,23 @@ def test_every_table_and_the_bias_of_items_is_placed(make_config, keys, model, m
         np.testing.assert_allclose(net.item_bias.detach(), [wanted.get(i, b) for i, b in enumerate(bias)], atol=1e-5)
 
 
+def test_what_is_counted_of_the_neighbours_counts_for_what_is_placed(make_config, keys):
+    config = make_config("IBIM", **keys, dataset="baskets", place_unseen=True, score_prior="similar+together")
+    train = assembly.loaders(config)[0]._dataset
+    net = assembly.model(config, train)
+    old, text, counts = net.prior._matrix("together").toarray(), train.side.item_text.numpy(), train.item_counts()
+    unseen.place(net, train)
+    rows = {item: np.minimum(row, old.max(0)) for item, row in rows_of(old, text, counts).items()}
+    wanted = np.array([rows.get(item, row) for item, row in enumerate(old)])
+    columns = {item: np.minimum(row, wanted.max(1)) for item, row in rows_of(wanted.T, text, counts).items()}
+    wanted = np.array([columns.get(item, column) for item, column in enumerate(wanted.T)]).T
+    assert wanted.any(1).sum() > old.any(1).sum() > 0
+    found = net.prior._matrix("together").toarray()
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    unseen.place(net, train)  # a run that was placed is placed again by evaluate(run, place_unseen=True)
+    assert np.array_equal(net.prior._matrix("together").toarray(), found)
+
+
 def test_where_training_saw_everything_nothing_moves(make_config, planted):
     config = make_config("IBIM", place_unseen=True)
     train = assembly.loaders(config)[0]._dataset

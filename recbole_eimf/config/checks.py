@@ -56,15 +56,20 @@ def check_backbone(model_class: type, given: Mapping[str, Any]) -> None:
     load_backbone_class(name)
 
 
-def check_refit(final: Mapping[str, Any]) -> None:
-    """Check that ``refit`` has something to train again on. Raises ConfigError."""
-    if not final["refit"]:
-        return
-    if final["protocol"] != "global_time":
+def check_protocol(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    """Check that keys of one protocol are given to that one. Raises ConfigError naming key, value and protocol."""
+    protocol = final["protocol"]
+    if final["refit"] and protocol != "global_time":
         raise ConfigError(
-            f"refit=True: protocol={final['protocol']} tests on other users or on the item after validation's; only "
+            f"refit=True: protocol={protocol} tests on other users or on the item after validation's; only "
             f"global_time has a validation window to train on. To deploy, `export --refit` trains on everything."
         )
+    for name, known in our_keys().items():
+        if name in given and known.protocol not in (None, protocol):
+            raise ConfigError(
+                f"{name}={given[name]}: protocol={protocol} does not read it. Leave it out, or add "
+                f"--protocol={known.protocol}."
+            )
 
 
 def check_compared(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:

@@ -112,7 +112,7 @@ def check_configuration(config: Config) -> None:
     wishes = {key: value for key, value in given.items() if key not in internal or internal[key] != value}
     checks.check_together(wishes, final)
     checks.check_backbone(config.model_class, wishes)
-    checks.check_refit(final)
+    checks.check_protocol(wishes, final)
     checks.check_compared(wishes, final)
     checks.check_columns(wishes, final)
     contract_of(config.model_class).check_configuration(final)

@@ -91,7 +91,8 @@ class Key:
     """One configuration key, ours or RecBole's.
 
     ``hint`` is its type; ``default`` may be :data:`OF_MODEL`; ``section`` the name of its part; ``affects`` one of
-    :data:`AFFECTS`; ``form`` what text must look like; ``secret``: a wrong value may be a password, and is not shown.
+    :data:`AFFECTS`; ``form`` what text must look like; ``secret``: a wrong value may be a password, and is not shown;
+    ``protocol``: the only one that reads it.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Key:
     form: Form | None = None
     secret: bool = False
     ours: bool = True
+    protocol: str | None = None
 
     @property
     def allowed(self) -> str:
@@ -148,10 +150,13 @@ def key(
     affects: Affects = "figures",
     form: Form | None = None,
     secret: bool = False,
+    protocol: str | None = None,
 ) -> Any:
-    """A field of the catalogue: default, a line of help, bounds (``least`` and ``most`` included), what it affects."""
+    """A field of the catalogue: default, a line of help, bounds (``least`` and ``most`` included), what it affects, and
+    the only ``protocol`` that reads it, which the help then begins with."""
     bounds = Range(least, above, most, below)
-    known = {"help": help, "range": bounds, "affects": affects, "form": form, "secret": secret}
+    help = f"of {protocol}: {help}" if protocol else help
+    known = {"help": help, "range": bounds, "affects": affects, "form": form, "secret": secret, "protocol": protocol}
     return dataclasses.field(default=default, metadata=known)
 
 

@@ -42,30 +42,46 @@ class DataSettings:
         affects="expert",
     )  # fmt: skip
     time_quantiles: tuple[float, ...] = key(
-        (0.8, 0.9), "of global_time: shares of all interactions, by time, where training and validation end",
-        above=0, below=1, affects="expert",
-    )  # fmt: skip
+        (0.8, 0.9),
+        "shares of all interactions, by time, where training and validation end",
+        above=0,
+        below=1,
+        affects="expert",
+        protocol="global_time",
+    )
     time_dates: tuple[str, ...] = key(
-        (), "of global_time: two dates in their place, such as 2014-03-07,2014-05-13", affects="expert"
+        (), "two dates in their place, such as 2014-03-07,2014-05-13", affects="expert", protocol="global_time"
     )
     time_target: Literal["successive", "first", "last", "all"] = key(
-        "successive", "of global_time: which later items are asked for, each from all before it or from the border's",
+        "successive",
+        "which later items are asked for, each from all before it or from the border's",
         affects="expert",
-    )  # fmt: skip
+        protocol="global_time",
+    )
     refit: bool = key(
-        False, "of global_time: after the epoch is chosen, train as many again on all before the test; test that model",
+        False,
+        "after the epoch is chosen, train as many again on all before the test; test that model",
         affects="expert",
-    )  # fmt: skip
+        protocol="global_time",
+    )
     split_seed: int = key(
-        2024, "of user_split: which users are where; not the training seed", least=0, affects="expert"
+        2024,
+        "which users user_split puts where, and train_share keeps; not the training seed",
+        least=0,
+        affects="expert",
     )
     split_ratios: tuple[float, ...] = key(
-        (0.8, 0.1, 0.1), "of user_split: shares of users that train, validate, test", least=0, most=1, affects="expert"
+        (0.8, 0.1, 0.1),
+        "shares of users that train, validate, test",
+        least=0,
+        most=1,
+        affects="expert",
+        protocol="user_split",
     )
     split_file: str | None = key(
-        None, "of user_split: a CSV of user_id, part, instead of drawing them", affects="content"
+        None, "a CSV of user_id, part, instead of drawing them", affects="content", protocol="user_split"
     )
-    save_split: str | None = key(None, "of user_split: where to write which user is where", affects="output")
+    save_split: str | None = key(None, "where to write which user is where", affects="output", protocol="user_split")
     mask_history: bool | Literal["auto"] = key(
         False, "rank without the items a user already had; auto: where hardly anybody has an item twice",
         affects="expert",

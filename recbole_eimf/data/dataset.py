@@ -130,16 +130,12 @@ class LazySequenceDataset(AtomicDataset):
         """Split by ``protocol`` and return the training, validation and test parts.
 
         Raises:
-            ConfigError: ``protocol`` or ``training_view`` is not one of those that exist, or a key of the user split is
-                set without it.
+            ConfigError: ``protocol`` or ``training_view`` is not one of those that exist.
             DataError: nobody has a test target, or ``split_file`` does not fit the data.
         """
         self._change_feat_format()
         config = self.config
         name = config["protocol"] or "leave_one_out"
-        for key in ("split_file", "save_split") if name != "user_split" else ():
-            if config[key]:
-                raise ConfigError(f"{key}={config[key]}: users are split under protocol=user_split only.")
         split = self._split(config["ties"] or "source")
         if len(split.test) == 0:
             raise DataError(

@@ -45,6 +45,8 @@ def place(model: nn.Module, train) -> int:
         table.place(rows, near)
     if (bias := getattr(model, "item_bias", None)) is not None:
         bias[rows] = near.mean(bias)
+    if (prior := getattr(model, "prior", None)) is not None:
+        prior.place(rows, near)
     return len(new)
 
 

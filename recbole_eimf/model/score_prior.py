@@ -113,13 +113,29 @@ class ScorePrior(nn.Module):
             grown.bucket = torch.cat([self.bucket, self.bucket.new_zeros(len(near.rows))])
         return grown
 
-    def _set_graph(self, prefix: str, graph: sparse.csr_matrix) -> None:
+    def place(self, items: Tensor, near: Neighbours) -> None:
+        """Count and say of the items that a graph does not know what it does of their neighbours.
+
+        Args:
+            items: int64 [n]; near: the trained items that each is nearest to.
+        """
+        for prefix, part in (("", "next"), ("together_", "together")):
+            graph = self._matrix(part)
+            known = (np.diff(graph.indptr) > 0) | (np.bincount(graph.indices, minlength=self.n_items) > 0)
+            new = torch.from_numpy(~known[items.cpu().numpy()])
+            at = new.to(items.device)
+            grown = Neighbours(near.rows[at], near.weight[at]).place_in_graph(graph).tocoo()
+            number = np.append(np.arange(self.n_items), items.cpu()[new].numpy())
+            moved = (grown.data, (number[grown.row], number[grown.col]))
+            self._set_graph(prefix, sparse.coo_matrix(moved, shape=graph.shape))
+
+    def _set_graph(self, prefix: str, graph: sparse.spmatrix) -> None:
         """Hold a graph [N, N] as tensors."""
-        found = graph.tocoo()
+        found, device = graph.tocoo(), self.weight.device
         whole = np.int32 if prefix else np.int64  # there are millions of pairs
         index = torch.from_numpy(np.stack([found.row, found.col]).astype(whole))
-        self.register_buffer(f"{prefix}index", index)
-        self.register_buffer(f"{prefix}value", torch.from_numpy(found.data.astype(np.float32)))
+        self.register_buffer(f"{prefix}index", index.to(device))
+        self.register_buffer(f"{prefix}value", torch.from_numpy(found.data.astype(np.float32)).to(device))
         self._graphs = {}
 
     def _matrix(self, part: str) -> sparse.csr_matrix:

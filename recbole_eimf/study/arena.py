@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.keys import our_keys
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.core.version import __version__
@@ -71,7 +72,7 @@ def run_arena(
                 remarks.append(f"{dataset} has no times, and no table under global_time.")
                 print(remarks[-1])
                 continue
-            keys = {**given, "protocol": protocol}
+            keys = {**_read_by(protocol, given), "protocol": protocol}
             own = {"seeds": seeds, "metrics": metrics, "title": title, "only": only}
             planned.append((experiment_of(study, dataset, keys, command, **own), out / f"{dataset}-{protocol}"))
     if not planned:
@@ -97,6 +98,12 @@ def _has_times(dataset: str, given: Mapping[str, Any]) -> bool:
     data = LazySequenceDataset(EIMFConfig("Popularity", dataset, None, {**known, "state": "ERROR"}))
     data.build()
     return data.times is not None
+
+
+def _read_by(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the keys that another protocol alone reads: a table has those of its own."""
+    known = our_keys()
+    return {key: value for key, value in given.items() if key not in known or known[key].protocol in (None, protocol)}
 
 
 # ---------------------------------------------------------------------- the page

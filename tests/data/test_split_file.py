@@ -110,6 +110,19 @@ def test_files_that_cannot_be_read_and_keys_that_do_nothing_are_named(make_confi
     latin.write_bytes("user_id,part\nJosé,train\n".encode("latin-1"))
     with pytest.raises(DataError, match="latin.csv: not UTF-8 text"):
         parts_of(make_config, split_file=str(latin))
-    for key in ("split_file", "save_split"):
-        with pytest.raises(ConfigError, match=f"{key}=.*protocol=user_split only"):
-            parts_of(make_config, protocol="leave_one_out", **{key: "x.csv"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "protocol", "reads"),
+    [
+        ("split_file", "x.csv", "leave_one_out", "user_split"),
+        ("save_split", "x.csv", "global_time", "user_split"),
+        ("split_ratios", [0.6, 0.2, 0.2], "leave_one_out", "user_split"),
+        ("time_dates", "2014-03-07,2014-05-13", "leave_one_out", "global_time"),
+        ("time_quantiles", [0.7, 0.8], "user_split", "global_time"),
+        ("time_target", "last", "user_split", "global_time"),
+    ],
+)
+def test_a_key_of_another_protocol_is_refused(make_config, key, value, protocol, reads):
+    with pytest.raises(ConfigError, match=rf"{key}=.*protocol={protocol} does not read it.*--protocol={reads}\."):
+        make_config("IBIM", protocol=protocol, **{key: value})
