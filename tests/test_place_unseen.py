@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from scipy import sparse
 
 import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
@@ -113,6 +114,28 @@ def test_what_is_counted_of_the_neighbours_counts_for_what_is_placed(make_config
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     unseen.place(net, train)  # a run that was placed is placed again by evaluate(run, place_unseen=True)
     assert np.array_equal(net.prior._matrix("together").toarray(), found)
+
+
+@pytest.mark.parametrize("model", ["DecayedItemKNN", "ItemKNNText", "Markov"])
+def test_counting_models_count_what_their_neighbours_have(keys, make_config, tmp_path, model):
+    plain = recbole_eimf.run(model, "baskets", **keys, output_dir=str(tmp_path / "plain"))
+    found = recbole_eimf.run(model, "baskets", **keys, place_unseen=True, output_dir=str(tmp_path / "placed"))
+    assert plain.slices["unseen"]["targets"] > 0
+    train = assembly.loaders(make_config(model, **keys, dataset="baskets", place_unseen=True))[0]._dataset
+    old, new = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "placed"))
+    size = train.item_num
+    old, new = (
+        sparse.csr_matrix((each["value"], each["column"], each["row_pointer"]), shape=(size, size)).toarray()
+        for each in (old, new)
+    )
+    counts = train.item_counts()
+    placed = rows_of(old, train.side.item_text.numpy(), counts)
+    seen = [item for item in range(size) if item not in placed]
+    np.testing.assert_allclose(new[np.ix_(seen, seen)], old[np.ix_(seen, seen)])
+    for item, row in placed.items():
+        np.testing.assert_allclose(new[item, seen], np.minimum(row, old.max(0))[seen], atol=1e-6)
+    assert sum(new[:, item].any() for item in placed) > 0
+    assert recbole_eimf.evaluate(tmp_path / "placed", state="ERROR") == pytest.approx(found.test, abs=1e-6)
 
 
 def test_where_training_saw_everything_nothing_moves(make_config, planted):

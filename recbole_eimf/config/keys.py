@@ -149,7 +149,7 @@ class ItemSettings:
     next_label_items: int = key(20, "items of such a label", least=1, affects="expert")
     place_unseen: bool = key(
         False, "once trained: items that training never saw get the mean vector of the 20 trained items of nearest "
-        "text (folded), as items that are added to a served model",
+        "text (folded), as items that are added to a served model; counts of items (item kNN, score_prior) likewise",
     )  # fmt: skip
     score: Literal["dot", "cosine"] = key("dot", "how a state and an item vector make a score", affects="expert")
     score_scale: float = key(14.0, "multiplies cosine scores", above=0, affects="expert")

@@ -66,6 +66,8 @@ def _trained(
     model = assembly.model(config, train).to(config["device"])
     logger.info(model, extra=run_log.DETAIL)
     unseen.check(config, model)
+    if config["place_unseen"] and getattr(model, "counting", False):
+        unseen.place(model, train)  # its weights are chosen with them
     trainer = assembly.trainer(config, model)
     if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
         pairs = len(valid_data._dataset) * train.item_num

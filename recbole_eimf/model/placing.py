@@ -54,6 +54,17 @@ class Neighbours(NamedTuple):
         longer = sparse.vstack([graph, _placed(weights, graph)]).tocsr()
         return sparse.hstack([longer, _placed(weights, longer.T.tocsr()).T]).tocsr()
 
+    def place_unknown(self, graph: sparse.csr_matrix, items: Tensor) -> sparse.csr_matrix:
+        """[N, N] with rows and columns, as :meth:`place_in_graph` makes them, of those of ``items`` [n], whose
+        neighbours these are, that have neither."""
+        size = graph.shape[0]
+        known = (np.diff(graph.indptr) > 0) | (np.bincount(graph.indices, minlength=size) > 0)
+        new = torch.from_numpy(~known[items.cpu().numpy()])
+        at = new.to(self.rows.device)
+        grown = Neighbours(self.rows[at], self.weight[at]).place_in_graph(graph).tocoo()
+        number = np.append(np.arange(size), items.cpu()[new].numpy())
+        return sparse.coo_matrix((grown.data, (number[grown.row], number[grown.col])), shape=graph.shape).tocsr()
+
 
 def _placed(weights: sparse.csr_matrix, graph: sparse.csr_matrix) -> sparse.csr_matrix:
     """[n, N], [N, M] -> [n, M]: weighted means of rows, as long as the rows are."""

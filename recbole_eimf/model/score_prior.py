@@ -120,14 +120,7 @@ class ScorePrior(nn.Module):
             items: int64 [n]; near: the trained items that each is nearest to.
         """
         for prefix, part in (("", "next"), ("together_", "together")):
-            graph = self._matrix(part)
-            known = (np.diff(graph.indptr) > 0) | (np.bincount(graph.indices, minlength=self.n_items) > 0)
-            new = torch.from_numpy(~known[items.cpu().numpy()])
-            at = new.to(items.device)
-            grown = Neighbours(near.rows[at], near.weight[at]).place_in_graph(graph).tocoo()
-            number = np.append(np.arange(self.n_items), items.cpu()[new].numpy())
-            moved = (grown.data, (number[grown.row], number[grown.col]))
-            self._set_graph(prefix, sparse.coo_matrix(moved, shape=graph.shape))
+            self._set_graph(prefix, near.place_unknown(self._matrix(part), items))
 
     def _set_graph(self, prefix: str, graph: sparse.spmatrix) -> None:
         """Hold a graph [N, N] as tensors."""

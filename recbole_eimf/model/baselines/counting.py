@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.bought_together import bought_together, interaction_weights
 from recbole_eimf.model.history_scores import history_scores
+from recbole_eimf.model.placing import Neighbours
 
 
 class CountingModel(SequenceModel):
@@ -30,6 +31,10 @@ class CountingModel(SequenceModel):
     @classmethod
     def choose_training_view(cls, config) -> str:
         return "interactions"
+
+    @classmethod
+    def needs_side_information(cls, config) -> str | None:
+        return "text" if config["place_unseen"] else None
 
     def calculate_loss(self, interaction) -> Tensor:
         """Zero: there is nothing to train."""
@@ -63,13 +68,23 @@ class CountingModel(SequenceModel):
             self._held = sparse.csr_matrix(parts, shape=(self.n_items, self.n_items))
         return self._held
 
+    def place(self, items: Tensor, near: Neighbours) -> None:
+        """Count of items that no count knows, int64 [n], what is counted of the trained items they are nearest to."""
+        device = self.value.device
+        self._register_matrix(near.place_unknown(self._matrix(), items))
+        self._held = None
+        self.to(device)
+
     def _apply(self, *args, **kwargs):
         self._held = None
         return super()._apply(*args, **kwargs)
 
-    def _load_from_state_dict(self, *args) -> None:
+    def _load_from_state_dict(self, state, prefix, *args) -> None:
         self._held = None
-        super()._load_from_state_dict(*args)
+        for name in ("column", "value"):  # of items that were placed there are more
+            if hasattr(self, name) and (stored := state.get(f"{prefix}{name}")) is not None:
+                setattr(self, name, torch.zeros_like(stored, device=self.popularity.device))
+        super()._load_from_state_dict(state, prefix, *args)
 
 
 class Popularity(CountingModel):
