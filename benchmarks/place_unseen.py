@@ -1,7 +1,8 @@
 """What runs under ``global_time`` find once the items that training never saw are placed by their text.
 
 Nothing is trained: the finished runs of a study are evaluated with ``place_unseen=True``, and both are tested against a
-row that reads text, on all targets and on those that training saw, paired over users.
+row that reads text, on all targets and on those that training saw, paired over users. ``--floor RUN`` is a run of that
+row with ``place_unseen=True``, which they are tested against too.
 
     python benchmarks/place_unseen.py RUNS --rows SASRec,EIMF-SASRec --against ItemKNN+text --out FILE [--KEY=VALUE ...]
 
@@ -71,16 +72,22 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--rows", required=True)
     parser.add_argument("--against", required=True)
+    parser.add_argument("--floor", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options, rest = parser.parse_known_args()
     keys = {"state": "WARNING", **parse_command_line(rest)}
     against = [with_kinds(read_ranks(run)) for run in sorted((options.runs / options.against).iterdir())]
     told: dict = {"against": options.against, "percent": True, "rows": {}}
+    floor = [with_kinds(read_ranks(options.floor))] if options.floor else []
+    if floor:
+        told["floor placed"] = figures(floor, against)
     for row in options.rows.split(","):
         seeds = sorted((options.runs / row).iterdir())
         before, after = [with_kinds(read_ranks(run)) for run in seeds], [placed(run, keys) for run in seeds]
         told["rows"][row] = {"as trained": figures(before, against), "placed": figures(after, against),
                              "placed, over as trained": figures(after, before)}  # fmt: skip
+        if floor:
+            told["rows"][row]["placed, over the floor placed"] = figures(after, floor)
         write_json(options.out, told)
         print(row, {kind: told["rows"][row]["placed"][kind]["ndcg@50"] for kind in ("all", "seen", "unseen")})
 
