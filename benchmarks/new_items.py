@@ -215,7 +215,9 @@ def main() -> None:
         titles = {item: text[item] for item in sorted(hidden)}
         for model_name in given.models:
             model = trained(model_name, seed, {"dataset": name, **keys}, folder)
-            row = {"dataset": name, "model": model.config["name"], "seed": seed, "hidden_items": len(hidden)}
+            prior = model.config.get("prior")
+            label = f"{model.config['name']} + {prior['kind']}" if prior else model.config["name"]
+            row = {"dataset": name, "model": label, "seed": seed, "hidden_items": len(hidden)}
             rows = [old for old in rows if any(old[key] != value for key, value in row.items())]
             row |= {"users": {kind: len(found[0]) for kind, found in test.items()}}
             row |= {
