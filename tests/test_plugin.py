@@ -165,10 +165,12 @@ def test_save_pth_is_what_recboles_own_door_reads(planted, tmp_path):
     from recbole.quick_start import load_data_and_model
 
     keys = {**SMALL, "data_path": str(planted), "topk": [5], "valid_metric": "NDCG@5", "epochs": 1}
+    keys |= {"score_prior": "together", "prior_weights": "grid"}  # chosen after the best epoch was saved
     recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path / "out"), save_pth=True, **keys)
     _, model, *_ = load_data_and_model(str(tmp_path / "out" / "model.pth"))
     _, same, _ = recbole_eimf.load(tmp_path / "out")
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in model.state_dict().items())
+    assert model.prior.weight.any()
 
 
 def test_a_run_of_our_own_leaves_recbole_as_it_is(planted):

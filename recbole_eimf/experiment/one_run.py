@@ -124,8 +124,8 @@ def _place_unseen(trainer: KeepsBestModel, train: LazySequenceDataset) -> None:
         trainer.read_best()
     count = unseen.place(trainer.model, train)
     getLogger().info(f"place_unseen: {count:,} items that training never saw stand where their text puts them")
-    if kept and distributed.is_first():
-        saved_model.write_weights(trainer.model_folder, trainer.model, trainer.best_epoch)
+    if kept:
+        trainer.write(trainer.best_epoch)
 
 
 def _settle_folder(config: EIMFConfig, wanted: RunSettings) -> Mapping[str, tuple[Any, Any]]:

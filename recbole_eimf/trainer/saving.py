@@ -75,14 +75,19 @@ class KeepsBestModel(Trainer):
             return super()._save_checkpoint(epoch, verbose=verbose, **kwargs)
         if epoch < 0 and self.best_valid_result:
             return None  # RecBole saves a resumed run that has no epochs left: over its best one
-        if distributed.is_first():
-            if self.model_folder is not None:
-                checkpoint.write_weights(self.model_folder, self.model, epoch)
-            if self.writes_pth:
-                with atomic_path(self.saved_model_file) as temporary:  # a kill while saving keeps the previous best
-                    super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
+        self.write(epoch)
         self.best_epoch = epoch
         return None
+
+    def write(self, epoch: int) -> None:
+        """Write the model as it is now, as that of an epoch: to its folder, and as a pickle where one is asked for."""
+        if not distributed.is_first():
+            return
+        if self.model_folder is not None:
+            checkpoint.write_weights(self.model_folder, self.model, epoch)
+        if self.writes_pth:
+            with atomic_path(self.saved_model_file) as temporary:  # a kill while saving keeps the previous best
+                super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """RecBole's ``evaluate``; the best model is read by the process that wrote it and sent to the others."""

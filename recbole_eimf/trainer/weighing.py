@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from recbole_eimf.core import distributed
 from recbole_eimf.model.score_prior import PARTS, WEIGHTS, ScorePrior
-from recbole_eimf.trainer import checkpoint
 from recbole_eimf.trainer.prior_fit import evidence, fit
 from recbole_eimf.trainer.trainer import InterestTrainer
 
@@ -38,8 +37,8 @@ def choose_prior(trainer: InterestTrainer, prior: ScorePrior, valid_data) -> dic
     best = trainer.evaluate(valid_data, load_best_model=kept)  # what stands in the file weighs nothing yet
     chosen = _tried if trainer.config["prior_weights"] == "grid" else _fitted
     best = chosen(trainer, prior, valid_data, best)
-    if kept and distributed.is_first():
-        checkpoint.write_weights(trainer.model_folder, trainer.model, trainer.best_epoch)
+    if kept:
+        trainer.write(trainer.best_epoch)
     trainer.best_valid_result = best
     return best
 
