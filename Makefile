@@ -53,7 +53,7 @@ test: $(VENV)/.installed
 FAST = tests/data tests/evaluator tests/semantic/test_reply.py tests/semantic/test_prompt.py tests/semantic/test_keywords.py \
     tests/semantic/test_batch.py tests/model/test_loss.py tests/model/test_layer.py tests/model/test_mmd.py \
     tests/model/test_multi_interest.py tests/model/test_negatives.py tests/model/test_soft_label.py tests/test_config.py \
-    tests/test_parts.py tests/test_packaging.py tests/study/test_space.py tests/study/test_table.py recbole_eimf
+    tests/test_parts.py tests/test_packaging.py tests/study/test_space.py tests/study/test_table.py tests/study/test_forms.py recbole_eimf
 test-fast: $(VENV)/.installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PARALLEL) $(FAST)
 

@@ -17,7 +17,7 @@ from recbole_eimf.study.runs import Run
 from recbole_eimf.study.table import content, table
 from recbole_eimf.study.table.summary import Experiment, summarise
 from tests.browser import browser  # noqa: F401
-from tests.study.test_table import COMMAND, SETTINGS, USERS, finish, made, note_run  # noqa: F401
+from tests.study.made import COMMAND, SETTINGS, USERS, finish, note_run
 
 
 def read(text: str) -> list[dict[str, str]]:
