@@ -70,6 +70,16 @@ def test_in_a_graph_rows_and_columns_are_such_means_and_none_is_above_all_others
     assert np.allclose(near.place_in_graph(sparse.csr_matrix(graph)).toarray(), whole)
 
 
+def test_items_that_a_graph_knows_in_any_way_stay_as_they_are():
+    graph = np.zeros((6, 6))
+    graph[1, 2], graph[2, 3], graph[4, 1] = 0.5, 0.7, 0.2  # 3 is only led to, 4 only leads, 5 is unknown
+    near = Neighbours(torch.tensor([[1, 2]] * 3), torch.tensor([[0.4, 0.6]] * 3))
+    found = near.place_unknown(sparse.csr_matrix(graph), torch.tensor([3, 4, 5])).toarray()
+    assert np.array_equal(found[:5, :5], graph[:5, :5])
+    assert found[5].any()
+    assert found[:, 5].any()
+
+
 def _weighed(net):
     """A prior of random arrows and texts, of which each part weighs something."""
     prior, draw = net.prior, torch.Generator().manual_seed(3)
@@ -166,8 +176,9 @@ def test_items_are_placed_by_the_text_that_the_run_reads(made_run, planted, plan
     prior = Recommender.load(
         write_run(made_run("IBIM", **keys, score_prior="similar", inference_only=False), tmp_path / "prior", **options)
     )
-    prior.add_items({"same": TITLES[0]})  # of its own text, not of its neighbours'
-    text = prior._parts.prior.text
-    assert float(text[prior.catalogue.row_of["same"]] @ text[prior.catalogue.row_of["i0"]]) > 0.999
+    prior.add_items({"own": "a lipstick in a box"})  # of its own text, not of its neighbours'
+    found = prior._parts.prior
+    wanted = torch.nn.functional.normalize(prior._parts.text.text[-1].float() - found.text_mean, dim=0)
+    assert float(found.text[-1] @ wanted) > 0.999
     with pytest.raises(ConfigError, match="placed by their titles alone"):
         plain.add_items({"new": "a comb"}, {"new": "for hair"})
