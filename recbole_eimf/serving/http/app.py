@@ -121,7 +121,8 @@ def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bo
     async def add_items(
         asked: schema.ItemsRequest, request: Request, authorization: Annotated[str | None, Header()] = None
     ) -> Response:
-        """Add items by their title; every worker knows them when the answer comes. They last as long as the service.
+        """Add items by their title, and by `profiles` where the model reads an LLM's words beside titles; every worker
+        knows them when the answer comes. They last as long as the service.
 
         Where others than this machine can ask, or a token is set, it needs `Authorization: Bearer TOKEN`.
         """
@@ -129,7 +130,7 @@ def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bo
             _check(authorization, token)
         elif not is_loopback(request.url.hostname or ""):  # a page elsewhere whose name was made to lead here
             raise RefusedError(403, "items are added under the name localhost, or with a token; see the documentation")
-        return JSONResponse(await service.add(asked.items))
+        return JSONResponse(await service.add(asked.items, asked.profiles))
 
     @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403)
     async def reload(

@@ -26,13 +26,14 @@ class State:
     """What is served.
 
     generation: grows with every change; source: the model folder as it was named; version: of the model, from the
-    digest of its ``config.json``; added: token -> title, a dictionary for each request, in their order.
+    digest of its ``config.json``; added: token -> title, or title and an LLM's words on the item, a dictionary for each
+    request, in their order.
     """
 
     generation: int
     source: str
     version: str
-    added: tuple[dict[str, str], ...] = ()
+    added: tuple[dict[str, list[str]], ...] = ()
 
 
 class Board:

@@ -60,6 +60,9 @@ class ItemsRequest(_Strict):
     items: Annotated[dict[Token, Title], Field(min_length=1, max_length=MAX_NEW)] = Field(
         description="token -> title", examples=[{"NEW1": "Lavender hand cream 3 oz"}]
     )
+    profiles: Annotated[dict[Token, Title], Field(max_length=MAX_NEW)] = Field(
+        {}, description="token -> an LLM's words on the item, for a model that reads them beside titles"
+    )
 
 
 class ReloadRequest(_Strict):

@@ -120,13 +120,20 @@ class Service:
         """
         return await self._changed(self._take_over, folder)
 
-    async def add(self, titles: dict[str, str]) -> dict[str, Any]:
+    async def add(self, titles: dict[str, str], profiles: dict[str, str] | None = None) -> dict[str, Any]:
         """Add items by title, in all workers; returns ``added`` (tokens that were new) beside what take_over returns.
+
+        Args:
+            titles: token -> title; profiles: token -> an LLM's words on it, as :meth:`Recommender.add_items` has them.
 
         Raises:
             UserError: see :meth:`Recommender.add_items`; nothing is added.
         """
-        return await self._changed(self._add, titles)
+        known = profiles or {}
+        if stray := [token for token in known if token not in titles]:
+            raise DataError(f"profiles: {stray[0]!r} is none of items. Name its title there too.")
+        items = {token: [title, known[token]] if known.get(token) else [title] for token, title in titles.items()}
+        return await self._changed(self._add, items)
 
     async def _changed(self, change, given) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
@@ -160,8 +167,8 @@ class Service:
             if mine.version == state.version and state.added[: len(mine.added)] == mine.added:
                 model, there = self.now.model, len(mine.added)
         model = model or loaded(self._board, state)
-        for titles in state.added[there:]:
-            model = with_items(model, titles)[0]
+        for items in state.added[there:]:
+            model = with_items(model, items)[0]
         return model
 
     def _take_over(self, folder: str) -> dict[str, Any]:
@@ -170,14 +177,16 @@ class Service:
             version = self._board.keep(folder)
             state = State(old.generation + 1, str(folder), version)
             model = loaded(self._board, state)
-            kept: list[dict[str, str]] = []
+            kept: list[dict[str, list[str]]] = []
             lost = 0
-            for titles in old.added:
+            for items in old.added:
+                if not reads_profiles(model):
+                    items = {token: texts[:1] for token, texts in items.items()}
                 try:
-                    model = with_items(model, titles)[0]
-                    kept.append(titles)
+                    model = with_items(model, items)[0]
+                    kept.append(items)
                 except UserError:  # the new model has no map from titles, or cannot read this one
-                    lost += len(titles)
+                    lost += len(items)
             state = replace(state, added=tuple(kept))
             self._board.publish(state)
             self._serve(Served(model, state))
@@ -194,19 +203,19 @@ class Service:
             if not self._board.behind(state.generation):
                 self._board.forget(but=state.version)
 
-    def _add(self, titles: dict[str, str]) -> dict[str, Any]:
+    def _add(self, items: dict[str, list[str]]) -> dict[str, Any]:
         with self._board.changing():
             self._follow()
             old = self.now.state
-            if sum(map(len, old.added)) + len(titles) > MAX_ADDED:
+            if sum(map(len, old.added)) + len(items) > MAX_ADDED:
                 raise DataError(
                     f"items: {MAX_ADDED:,} may be added while a service runs. Save them with the model "
                     f"(Recommender.add_items, save) and take the new folder over."
                 )
-            model, added = with_items(self.now.model, titles)
+            model, added = with_items(self.now.model, items)
             state = old
             if added:
-                batch = {token: titles[token] for token in added}
+                batch = {token: items[token] for token in added}
                 state = replace(old, generation=old.generation + 1, added=(*old.added, batch))
                 self._board.publish(state)
                 self._serve(Served(model, state))
@@ -222,7 +231,14 @@ def loaded(board: Board, state: State) -> Recommender:
         raise DataError(str(error).replace(str(folder), str(Path(state.source)))) from error
 
 
-def with_items(model: Recommender, titles: dict[str, str]) -> tuple[Recommender, list[str]]:
-    """(another model with these items, the tokens that were new); ``model`` stays as it is."""
+def reads_profiles(model: Recommender) -> bool:
+    """Whether a model places items by an LLM's words on them too."""
+    return (model.config.get("text") or {}).get("source", "title") != "title"
+
+
+def with_items(model: Recommender, items: dict[str, list[str]]) -> tuple[Recommender, list[str]]:
+    """(another model with these items, title or title and profile each, the tokens that were new); ``model`` stays as
+    it is."""
     grown = copy.copy(model)
-    return grown, grown.add_items(titles)
+    titles = {token: texts[0] for token, texts in items.items()}
+    return grown, grown.add_items(titles, {token: texts[1] for token, texts in items.items() if len(texts) > 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.http import answers, door
 from recbole_eimf.serving.http import service as service_module
 from recbole_eimf.serving.http.connection import PatientProtocol
@@ -217,7 +218,7 @@ def test_workers_follow_what_another_publishes(models, tmp_path, first, second):
     one, other = service_module.Service(board), service_module.Service(board)
     one.start()
     other.start()
-    one._add({"new": "thing number 7"})
+    one._add({"new": ["thing number 7"]})
     assert other._follow()
     assert not other._follow()
     first.add_items({"new": "thing number 7"})
@@ -267,3 +268,26 @@ def test_a_state_that_changes_while_a_worker_starts_is_followed(models, tmp_path
     monkeypatch.setattr(service_module, "loaded", interrupted)
     late.start()
     assert late.now.state == other.now.state
+
+
+def test_words_on_an_item_place_it_beside_its_title_where_the_model_reads_them(models, tmp_path, first, second):
+    board = board_of(models / "first", tmp_path / "board")
+    one, other = service_module.Service(board), service_module.Service(board)
+    one.start()
+    other.start()
+    for model in (one.now.model, other.now.model, first):
+        model.config["text"] = {**model.config["text"], "source": "title+profile"}
+    added = asyncio.run(one.add({"new": "thing", "plain": "thing 5"}, {"new": "number 7"}))
+    assert added["added"] == ["new", "plain"]
+    assert other._follow()
+    first.add_items({"new": "thing", "plain": "thing 5"}, {"new": "number 7"})
+    histories = [["new", "i3"], ["plain"]]
+    for service in (one, other):
+        assert service.now.model.rank(histories, 62).rows.tolist() == first.rank(histories, 62).rows.tolist()
+    second.add_items({"new": "thing", "plain": "thing 5"})  # reads titles alone: what is added stays, by its title
+    assert one._take_over(str(models / "second"))["items_lost"] == 0
+    assert one.now.model.rank(histories, 62).rows.tolist() == second.rank(histories, 62).rows.tolist()
+    with pytest.raises(ConfigError, match="placed by their titles alone"):
+        asyncio.run(one.add({"more": "thing 3"}, {"more": "number 4"}))
+    with pytest.raises(DataError, match="profiles: 'stray' is none of items"):
+        asyncio.run(one.add({"more": "thing 3"}, {"stray": "number 4"}))
