@@ -121,6 +121,9 @@ def test_counting_models_count_what_their_neighbours_have(keys, make_config, tmp
     plain = recbole_eimf.run(model, "baskets", **keys, output_dir=str(tmp_path / "plain"))
     found = recbole_eimf.run(model, "baskets", **keys, place_unseen=True, output_dir=str(tmp_path / "placed"))
     assert plain.slices["unseen"]["targets"] > 0
+    assert plain.valid != found.valid  # they are placed before a weight is chosen
+    if model != "ItemKNNText":
+        assert assembly.loaders(make_config(model, **keys, dataset="baskets"))[0]._dataset.side is None  # no need of it
     train = assembly.loaders(make_config(model, **keys, dataset="baskets", place_unseen=True))[0]._dataset
     old, new = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "placed"))
     size = train.item_num

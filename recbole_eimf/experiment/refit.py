@@ -144,7 +144,6 @@ def on_all_before_the_test(
         unseen.place(net, before)
     trainer.model_folder, trainer.saved_model_file = chosen.model_folder, chosen.saved_model_file
     if trainer.model_folder is not None and trainer.model_folder.is_dir():
-        trainer.best_epoch = chosen.best_epoch
         trainer.write(chosen.best_epoch)
     seconds = sum(epoch["train_seconds"] for epoch in trainer.history)
     told = {"epochs": epochs, "interactions": len(before.flat), "interactions_added": added}

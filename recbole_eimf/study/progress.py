@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from recbole_eimf.core.errors import UserError
-from recbole_eimf.study.runs import Run
+from recbole_eimf.study.runs import Run, histories_of
 
 _NEARLY = 0.98  # what takes longer than expected is nearly done, not done
 _ON_TERMINAL, _IN_FILE = 2.0, 60.0  # seconds between two looks; in a file each is a line
@@ -102,7 +104,8 @@ def _expected(one: Reading, readings: Sequence[Reading]) -> tuple[float | None, 
         # the machine may be slower now, and this run may go on longer
         return max(seconds, max(epochs, one.epochs + 1) * (one.pace or 0.0)), "about"
     paces = [one.pace] if one.pace else [o.pace for o in alike if o.pace]
-    if one.counting or one.limit is None or not paces:
+    phased = any(o.limit is None for o in alike)  # has epochs beyond the limit of each phase
+    if one.counting or phased or not paces:
         return None, "about"
     pace = statistics.mean(paces)
     stopped = [o.epochs for o in readings if o.state == "done" and o.epochs and not o.counting]
@@ -126,12 +129,17 @@ def read(run: Run, failed: bool, now: float) -> Reading:
         return Reading(**known, state="done", epochs=result["epochs"], seconds=seconds)
     if failed or not run.running:
         return Reading(**known, state="failed" if failed else "waiting", limit=limit)
-    histories = run.histories()
+    return going(run.folder, limit, now, **known)
+
+
+def going(folder: Path, limit: int | None, now: float, **known: Any) -> Reading:
+    """Look at the folder that a model is being trained in; ``known``: label, row and counting of the reading."""
+    histories = histories_of(folder)
     epochs = [epoch for history in histories.values() for epoch in history if epoch["epoch"] >= 0]
     if not epochs:
         return Reading(**known, state="running", limit=limit)
     pace = statistics.mean(epoch["train_seconds"] + epoch.get("valid_seconds", 0.0) for epoch in epochs)
-    since = now - max(path.stat().st_mtime for path in run.folder.glob("**/history.json"))
+    since = now - max(path.stat().st_mtime for path in folder.glob("**/history.json"))
     present = min(max(since, 0.0) / pace, _NEARLY) if pace else 0.0
     return Reading(
         **known,
@@ -142,13 +150,13 @@ def read(run: Run, failed: bool, now: float) -> Reading:
     )
 
 
-def in_words(readings: Sequence[Reading], found: Estimate) -> str:
-    """``3 of 12 runs, about 20 min left; 1 failed; SASRec/2020 epoch 7 of at most 200``"""
+def in_words(readings: Sequence[Reading], found: Estimate, what: str = "runs", said: str = "") -> str:
+    """``3 of 12 runs, about 20 min left; 1 failed; SASRec/2020 epoch 7 of at most 200``; ``said``: after the time."""
     states = [one.state for one in readings]
     left = "time left: not known yet" if found.left is None else f"{found.how} {duration(found.left)} left"
     if all(state in ("done", "failed") for state in states):
         left = "all made"
-    parts = [f"{states.count('done')} of {len(states)} runs, {left}"]
+    parts = [f"{states.count('done')} of {len(states)} {what}, {left}", *([said] if said else [])]
     if "failed" in states:
         parts.append(f"{states.count('failed')} failed")
     running = [_running(one) for one in readings if one.state == "running"]
@@ -183,23 +191,49 @@ def shown(runs: Sequence[Run], at_once: int) -> Iterator[Callable[[Run, str | No
     """A bar over all runs that moves while one trains; what is yielded is to be told each that ended, and why not."""
     failed: set[str] = set()
     over: dict[str, Reading] = {}
-    stop = threading.Event()
-    form = "runs: {percentage:3.0f}% |{bar:20}| {elapsed}, {desc}"
-    with tqdm(total=1.0, bar_format=form, file=sys.stderr) as bar:  # a run in this process puts a file in its place
 
-        def refresh() -> None:
-            with contextlib.suppress(UserError, OSError):  # a folder that someone removes: the run itself will say so
-                readings = [over.get(run.label) or read(run, run.label in failed, time.time()) for run in runs]
-                over.update({one.label: one for one in readings if one.state in ("done", "failed")})
-                found = estimate(readings, max(at_once, sum(one.state == "running" for one in readings)))
-                bar.n = found.share if found.share == 1 else min(found.share, 0.99)
-                bar.set_description_str(in_words(readings, found))
+    def look() -> list[Reading]:
+        readings = [over.get(run.label) or read(run, run.label in failed, time.time()) for run in runs]
+        over.update({one.label: one for one in readings if one.state in ("done", "failed")})
+        return readings
+
+    with moving(look, in_words, at_once, "runs") as bar:
 
         def tell(run: Run, why: str | None) -> None:
             if why is not None:
                 failed.add(run.label)
                 bar.write(f"failed: {run.label}: {why}")
-            refresh()
+            bar.refresh()
+
+        yield tell
+
+
+class Moving:
+    """A bar that is told of, between its looks: :func:`moving`."""
+
+    def __init__(self, bar: tqdm, refresh: Callable[[], None]) -> None:
+        self._bar, self.refresh = bar, refresh
+
+    def write(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.write(line)
+
+
+@contextlib.contextmanager
+def moving(
+    look: Callable[[], Sequence[Reading]], words: Callable[[Sequence[Reading], Estimate], str], at_once: int, what: str
+) -> Iterator[Moving]:
+    """A bar over the readings that ``look`` finds every few seconds, with ``words`` beside it."""
+    stop = threading.Event()
+    form = what + ": {percentage:3.0f}% |{bar:20}| {elapsed}, {desc}"
+    with tqdm(total=1.0, bar_format=form, file=sys.stderr) as bar:  # a run in this process puts a file in its place
+
+        def refresh() -> None:
+            with contextlib.suppress(UserError, OSError):  # a folder that someone removes: the run itself will say so
+                readings = look()
+                found = estimate(readings, max(at_once, sum(one.state == "running" for one in readings)))
+                bar.n = found.share if found.share == 1 else min(found.share, 0.99)
+                bar.set_description_str(words(readings, found))
 
         def watch() -> None:
             while not stop.wait(_ON_TERMINAL if sys.__stderr__ and sys.__stderr__.isatty() else _IN_FILE):
@@ -209,7 +243,7 @@ def shown(runs: Sequence[Run], at_once: int) -> Iterator[Callable[[Run, str | No
         refresh()
         watcher.start()
         try:
-            yield tell
+            yield Moving(bar, refresh)
         finally:
             stop.set()
             watcher.join()

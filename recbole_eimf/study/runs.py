@@ -88,13 +88,18 @@ class Run:
 
     def histories(self) -> dict[str, list[dict[str, Any]]]:
         """The epochs so far of every phase, as they ended, by its name; of a model without phases ``""``."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for path in sorted(self.folder.glob("**/history.json"), key=lambda path: (path.stat().st_mtime_ns, path)):
-            history = read_json(path)
-            if history:
-                folder = path.parent.relative_to(self.folder).as_posix()
-                found[history[-1].get("phase") or folder.strip(".")] = history
-        return found
+        return histories_of(self.folder)
+
+
+def histories_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """:meth:`Run.histories` of a folder that a model is trained in."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("**/history.json"), key=lambda path: (path.stat().st_mtime_ns, path)):
+        history = read_json(path)
+        if history:
+            phase = path.parent.relative_to(folder).as_posix()
+            found[history[-1].get("phase") or phase.strip(".")] = history
+    return found
 
 
 def read_json(path: Path) -> Any:

@@ -200,6 +200,7 @@ def test_the_command_makes_every_table_and_goes_on(planted, tmp_path, capsys):
     )
     command = ["study", str(study), "--dataset=planted", f"--out={tmp_path / 'out'}", "--parallel=0"]
     command += [f"--data_path={planted}", "--mask_history=False", "--topk=[5]", "--valid_metric=NDCG@5"]
+    command += ["--time_target=last"]  # which one of the two protocols reads
     assert command_line(command) == 0
     said = capsys.readouterr().out
     assert "planted has no times, and no table under global_time." in said

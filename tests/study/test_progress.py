@@ -138,3 +138,11 @@ def test_the_bar_moves_while_a_run_lasts(run, tmp_path, monkeypatch, capsys):
         assert told.wait(20)
         tell(run, "the disk is full")
     assert "failed: SASRec/7: the disk is full" in capsys.readouterr().out
+
+
+def test_what_waits_for_a_row_that_is_trained_in_phases_is_not_known_by_the_limit_of_one():
+    phased = Reading("PAD/2020", "PAD", False, "running", epochs=30, pace=2.0)
+    assert estimate([phased, waiting("PAD", 2021, limit=10)]).left is None
+    done = Reading("SASRec/2020", "SASRec", False, "done", epochs=20.0, seconds=100.0)
+    found = estimate([done, phased, waiting("PAD", 2021, limit=10)])
+    assert (found.how, found.left) == ("at least", pytest.approx(40 + 100, abs=5))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -258,3 +259,48 @@ def test_recboles_objective_returns_its_dictionary_outside_ray(keys):
     found = objective_function({**keys, "model": "IBIM", "dataset": "planted", "epochs": 1, "state": "ERROR"})
     assert found["valid_score_bigger"] is True
     assert found["best_valid_result"]["ndcg@5"] > 0
+
+
+def test_a_search_tells_how_long_it_takes_by_the_trials_that_are_done(tmp_path, monkeypatch, capsys):
+    """Phases of a trial count, which report no score: a trial of PAD is pre-trained for minutes."""
+    pytest.importorskip("ray")
+    from recbole_eimf.study.search import display
+
+    clock = [1000.0]
+    monkeypatch.setattr(display.time, "time", lambda: clock[0])
+    job = Job("PAD", "data", {}, [{"gamma": 0.1}] * 4, "ndcg@5", True, str(tmp_path))
+    found = SearchOutcome(job, {}, {}, [])
+
+    def trained(number: int, phase: str, epochs: int, more=None) -> None:
+        folder = job.folder(number) / phase
+        folder.mkdir(parents=True, exist_ok=True)
+        told = [{"epoch": e, "train_seconds": 2.0, "phase": phase, **(more or {})} for e in range(epochs)]
+        (folder / "history.json").write_text(json.dumps(told))
+        os.utime(folder / "history.json", (clock[0], clock[0]))
+
+    def one(number: int) -> SimpleNamespace:
+        return SimpleNamespace(config={"number": number})
+
+    with display.Display(job, [0, 1, 2, 3], found, 9) as shown:
+        shown.on_trial_start(0, [], one(0))
+        trained(0, "pretrain-id", 5)
+        words = shown._words(shown._look(), display_estimate(shown))
+        assert words == "0 of 4 trials, time left: not known yet; trial 0 epoch 6"
+        trained(0, "", 3, {"valid": {"ndcg@5": 0.25}})
+        shown.on_trial_result(0, [], one(0), {"epoch": 3, "score": 0.25})
+        clock[0] += 60
+        shown.on_trial_complete(0, [], one(0))
+        assert found.trials[0].seconds == pytest.approx(2.0 * 8)  # pre-training too
+        shown.on_trial_start(0, [], one(1))
+        words = shown._words(shown._look(), display_estimate(shown))
+        assert words == "1 of 4 trials, about 3 min left; best ndcg@5 0.2500 (trial 0); trial 1 epoch 1 of at most 9"
+        shown.on_trial_error(0, [], one(1))
+    written = capsys.readouterr()
+    assert "trial 1 failed: the worker's process ended" in written.out
+    assert "1 of 4 trials, about 2 min left; best ndcg@5 0.2500 (trial 0); 1 failed" in written.err
+
+
+def display_estimate(shown):
+    from recbole_eimf.study.progress import estimate
+
+    return estimate(shown._look())

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ray.tune import Callback
-from tqdm.auto import tqdm
 
+from recbole_eimf.study.progress import Estimate, Reading, going, in_words, moving
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.trial import Job, close_trial
 
-_FORMAT = "{desc} |{bar:16}| {n_fmt}/{total_fmt} epochs, {elapsed}, at most {remaining} more"
-
 
 class Display(Callback):
-    """A bar over epochs, whose total shrinks with every trial that ends early: the time it predicts is an upper bound.
+    """A bar over trials, which take as long as those that are done did (:mod:`recbole_eimf.study.progress`).
 
     Args:
         job: the search.
@@ -25,29 +26,28 @@ class Display(Callback):
 
     def __init__(self, job: Job, pending: list[int], found: SearchOutcome, epochs: int) -> None:
         self.job, self.found, self.epochs = job, found, epochs
-        self.seen = dict.fromkeys(pending, 0)
+        self.pending, self.held = pending, len(found.trials)
+        self.begun: dict[int, float] = {}
+        self.over: dict[int, Reading] = {}
         self.best: tuple[float, int] | None = None
         if found.best:
             self.best = (found.best.score, found.best.number)
-        self.trials = len(pending) + len(found.trials)
+        self._open = ExitStack()
 
     def __enter__(self) -> Display:
-        total = len(self.seen) * self.epochs
-        self.bar = tqdm(total=total, desc=self._words(), bar_format=_FORMAT, mininterval=0.5)
+        self.bar = self._open.enter_context(moving(self._look, self._words, 1, "search"))
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.bar.close()
+        self._open.close()
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.begun[trial.config["number"]] = time.time()
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        number, epoch, score = trial.config["number"], result.get("epoch"), result.get("score")
-        if epoch is None or score is None:
-            return
-        self.bar.update(max(epoch - self.seen[number], 0))
-        self.seen[number] = max(epoch, self.seen[number])
-        if self.best is None or self.job.better(score, self.best[0]):
-            self.best = (score, number)
-            self.bar.set_description_str(self._words())
+        score = result.get("score")
+        if score is not None and (self.best is None or self.job.better(score, self.best[0])):
+            self.best = (score, trial.config["number"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._close(trial.config["number"], failed=False)
@@ -58,11 +58,30 @@ class Display(Callback):
     def _close(self, number: int, failed: bool) -> None:
         closed = close_trial(self.job, number, failed)
         self.found.add(closed)
+        took = time.time() - self.begun.get(number, time.time())
+        state, known = "failed" if failed else "done", self._known(number)
+        self.over[number] = Reading(**known, state=state, epochs=closed.epochs, seconds=max(took, closed.seconds))
         if failed:
             self.bar.write(f"trial {number} failed: {closed.error}")
-        self.bar.total -= max(self.epochs - self.seen[number], 0)
-        self.bar.set_description_str(self._words())
+        self.bar.refresh()
 
-    def _words(self) -> str:
-        best = f", best {self.job.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
-        return f"{len(self.found.trials)}/{self.trials} trials{best}"
+    def _known(self, number: int) -> dict[str, Any]:
+        return {"label": f"trial {number}", "row": "trial", "counting": False}
+
+    def _look(self) -> list[Reading]:
+        """What is known of each trial that this search has to run."""
+        now, readings = time.time(), []
+        for number in self.pending:
+            known = self._known(number)
+            if number in self.over:
+                readings.append(self.over[number])
+            elif number in self.begun:
+                readings.append(going(self.job.folder(number), self.epochs, now, **known))
+            else:
+                readings.append(Reading(**known, state="waiting", limit=self.epochs))
+        return readings
+
+    def _words(self, readings: Sequence[Reading], found: Estimate) -> str:
+        best = f"best {self.job.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
+        before = f", {self.held} before" if self.held else ""
+        return in_words(readings, found, f"trials{before}", best)

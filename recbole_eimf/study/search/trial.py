@@ -18,6 +18,7 @@ from typing import Any
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.study.runs import histories_of
 
 SEARCH_FILE = "search.json"
 _ERROR_FILE = "error.txt"
@@ -141,7 +142,8 @@ def close_trial(job: Job, number: int, failed: bool) -> Trial:
     if evaluated:
         best = max(evaluated, key=lambda entry: entry["valid"][job.metric] * (1 if job.bigger else -1))
         trial.valid, trial.best_epoch, trial.epochs = best["valid"], best["epoch"], history[-1]["epoch"] + 1
-        trial.seconds = sum(entry["train_seconds"] + entry.get("valid_seconds", 0.0) for entry in history)
+    trained = [entry for part in histories_of(folder).values() for entry in part]  # of all phases
+    trial.seconds = sum(entry.get("train_seconds", 0.0) + entry.get("valid_seconds", 0.0) for entry in trained)
     if result.is_file() and not failed:
         trial.status = "finished"
         found = json.loads(result.read_text(encoding="utf-8"))
