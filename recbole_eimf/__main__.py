@@ -28,6 +28,7 @@ commands:
   agreement  do two runs see the same items as near (Kendall's tau, distances): agreement RUN_A RUN_B [--out=DIR]
   export     a run to a model folder that is served without RecBole: export --run OUT --out MODEL
   recommend  items for a user, a history or a file of histories: recommend --model MODEL --history A,B --k 10
+  add        new items into a model folder, by title: add --model MODEL --items FILE --out MODEL2
   explore    a run's LLM part as one offline page: explore --run OUT [--against OUT2] --out page.html
   serve      a model folder over HTTP, with a page to try it: serve MODEL --port 8000 [--workers N]
 
@@ -45,7 +46,7 @@ def run_command(arguments: list[str]) -> int:
 
 #: each is ``recbole_eimf.cli.<name>``, imported when it is asked for
 COMMANDS = ("run", "keys", "explain", "prepare", "interests", "knowledge", "tune", "compare", "study", "agreement",
-            "export", "recommend", "serve", "explore")  # fmt: skip
+            "export", "recommend", "add", "serve", "explore")  # fmt: skip
 
 
 def _guarded(command: str, arguments: list[str]) -> int:

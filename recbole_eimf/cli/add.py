@@ -1,0 +1,78 @@
+"""``python -m recbole_eimf add``: new items into a model folder, by their text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recbole_eimf.cli.export import Parser
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.files import read_csv, unpacked
+
+USAGE = """usage: python -m recbole_eimf add --model MODEL --items FILE --out MODEL2
+
+Writes a model folder with new items in it, each placed by its text among the items that were trained; nothing is
+trained, and all that was there stays as it is. The model must have a map from text (export --text).
+
+  --items  CSV, UTF-8, with the header item_id,title or item_id,title,profile: a profile is an LLM's words on the item,
+           for a model that was trained with item_text_source=title+profile. Items that are known stay as they are.
+  --out    the folder to write; it may be MODEL, which is then replaced in one step
+"""
+
+_SHOWN = 5  # items of which the nearest are told
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code.
+
+    Raises:
+        UserError: wrong arguments, no such model or file, or a model or an item without text to place it by.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    parser = Parser("add")
+    for name in ("model", "items", "out"):
+        parser.add_argument(f"--{name}", required=True)
+    given = parser.parse_args(list(arguments))
+    titles, profiles = read_items(given.items)
+
+    from recbole_eimf.serving import model_folder
+    from recbole_eimf.serving.recommender import Recommender
+
+    model_folder.check_place(given.out)
+    model = Recommender.load(given.model)
+    added = model.add_items(titles, profiles)
+    if not added:
+        print(f"all {len(titles):,} items are known already; nothing is written.")
+        return 0
+    model.save(given.out)
+    for token in added[:_SHOWN]:
+        near = model.similar_items([token], k=2)
+        names = [title or item for item, title in zip(near["item"], near["title"])]
+        print(f"  {token} ({titles[token][:60]}) is nearest to: {'; '.join(name[:60] for name in names)}")
+    known = f", {len(titles) - len(added):,} known already" if len(added) < len(titles) else ""
+    print(f"written: {given.out}, {model}: {len(added):,} items added{known}")
+    return 0
+
+
+def read_items(path: str) -> tuple[dict[str, str], dict[str, str]]:
+    """(titles, profiles) by token, of a CSV file.
+
+    Raises:
+        DataError: as :func:`~recbole_eimf.core.files.read_csv`; an empty token or title, or an item twice.
+    """
+    header = ["item_id", "title"]
+    if unpacked(path).split(b"\n", 1)[0].strip().endswith(b",profile"):
+        header.append("profile")
+    titles: dict[str, str] = {}
+    profiles: dict[str, str] = {}
+    for line, (token, title, *profile) in read_csv(path, header):
+        for name, value in (("item_id", token), ("title", title)):
+            if not value.strip():
+                raise DataError(f"{path}, line {line}: {name} is empty. Fill it in, or remove the line.")
+        if token in titles:
+            raise DataError(f"{path}, line {line}: item_id {token} stands there twice. Remove one of the lines.")
+        titles[token] = title
+        if profile and profile[0].strip():
+            profiles[token] = profile[0]
+    return titles, profiles
