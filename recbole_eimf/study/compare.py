@@ -21,7 +21,7 @@ from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import RESERVED, Run, Workers
 from recbole_eimf.study.search.space import shipped_space
 from recbole_eimf.study.table import table
-from recbole_eimf.study.table.summary import Experiment, Summary, summarise
+from recbole_eimf.study.table.summary import Experiment, Searched, Summary, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -248,8 +248,9 @@ def _planned(experiment: Experiment, out: Path, effort: Effort) -> Plan:
     if by_recipe := runs.takers(experiment.rows, shared):
         print(f"recipe={runs.today(shared)['recipe']}: {', '.join(by_recipe)}; other rows train as they are")
     if effort.tune_first:
-        tuned, remarks = _tuned(experiment, shared, workers, effort.tune_first, out / "tune")
-        planned, experiment = _runs(experiment, out, effort, tuned), replace(experiment, remarks=remarks)
+        searched, remarks = _tuned(experiment, shared, workers, effort.tune_first, out / "tune")
+        experiment = replace(experiment, remarks=remarks, searched=searched)
+        planned = _runs(experiment, out, effort, {name: found.settings for name, found in searched.items()})
     return Plan(experiment, planned, masks, workers, out)
 
 
@@ -267,14 +268,14 @@ def _runs(
 
 def _tuned(
     experiment: Experiment, shared: Mapping[str, Any], workers: Workers, samples: int, folder: Path
-) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+) -> tuple[dict[str, Searched], tuple[str, ...]]:
     """The same search for every row that has something to search, on validation: (what each found, by name; remarks).
 
     Keys that are given are not searched. A row whose trials all fail goes on as it is: its runs will say why.
     """
     from recbole_eimf.study.search import tune
 
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Searched] = {}
     remarks = [f"Rows have the best settings of a search of their own: {samples} trials each, on validation."]
     cpus = None if workers.ray_address else max(workers.parallel, 1) * workers.cpus
     effort = tune.Effort(
@@ -285,8 +286,11 @@ def _tuned(
         given = {key: value for key, value in given.items() if key not in runs.FORCED}
         print(f"search for {row.name}:")
         try:
-            best = tune.search(row.model, experiment.dataset, folder / runs.folder_name(row.name), effort, **given)
-            found[row.name] = dict(best.require_best().settings)
+            made = tune.search(row.model, experiment.dataset, folder / runs.folder_name(row.name), effort, **given)
+            best = made.require_best()
+            found[row.name] = Searched(
+                len(made.trials), made.job.metric, best.score, made.start, best.number, dict(best.settings)
+            )
         except DataError as error:
             remarks.append(f"**{row.name} is not tuned:** {error}")
             print(f"{row.name}: {error}")

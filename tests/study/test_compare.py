@@ -15,6 +15,8 @@ from recbole_eimf.cli import compare as compare_command
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.study import runs
 from recbole_eimf.study.rows import complete, parse_model, parse_models, read_rows
+from recbole_eimf.study.search.outcome import SearchOutcome
+from recbole_eimf.study.search.trial import Job, Trial
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 
@@ -295,17 +297,16 @@ def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
 
     asked = {}
 
-    class Best:
-        settings = {"gamma": 0.7, "hidden_dropout_prob": 0.3}
-
-        def require_best(self):
-            return self
-
     def search(model, dataset, out, effort, **given):
         asked[Path(out).name] = model, effort.samples, given.get("backbone"), given["epochs"]
         if model == "IBIM":
             raise DataError("none of 4 trials gave a score.")
-        return Best()
+        job = Job(model, dataset, {}, [], "ndcg@5", True, str(out))
+        tried = [
+            Trial(0, "finished", {"gamma": 0.1}, score=0.25),
+            Trial(1, "stopped", {"gamma": 0.71234, "hidden_dropout_prob": 0.3}, score=0.375),
+        ]
+        return SearchOutcome(job, {}, given, tried)
 
     monkeypatch.setattr(tune, "search", search)
     chosen = "--models=SASRec,EIMF[SASRec]"
@@ -315,10 +316,16 @@ def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
     assert asked["SASRec"] == ("IBIM", 4, "SASRec", 2)
     assert asked["EIMF-SASRec"] == ("EIMF", 4, "SASRec", 2)
     rows = {row["name"]: row["settings"] for row in json.loads(Path("out/results.json").read_text())["rows"]}
-    assert (rows["EIMF[SASRec]"]["gamma"], rows["EIMF[SASRec]"]["hidden_dropout_prob"]) == (0.7, 0.3)
+    assert (rows["EIMF[SASRec]"]["gamma"], rows["EIMF[SASRec]"]["hidden_dropout_prob"]) == (0.71234, 0.3)
     assert rows["SASRec"]["hidden_dropout_prob"] == 0.5
-    text = Path("out/table.md").read_text()
+    text, page = Path("out/table.md").read_text(), Path("out/index.html").read_text()
     assert "4 trials each, on validation" in text
+    assert "| EIMF[SASRec] | 2 | 25.00 | 37.50 | 1 | gamma=0.712, hidden_dropout_prob=0.3 |" in text
+    assert "What each row's search found" in page.replace("&#39;", "'")
+    assert "gamma=0.712, hidden" in page
+    found = {row["name"]: row["search"] for row in json.loads(Path("out/results.json").read_text())["rows"]}
+    assert (found["EIMF[SASRec]"]["settings"]["gamma"], found["EIMF[SASRec]"]["start"]) == (0.71234, 0.25)
+    assert found["SASRec"] is None
     assert "SASRec is not tuned:** none of 4 trials" in text
     # the same command again: a run in its folder has the settings of the search, not those before it
     assert (

@@ -57,6 +57,7 @@ def page(summary: Summary) -> str:
         curves=[Drawn(title, unique(svg)) for title, svg in drawn.panels.items()] if drawn else [],
         curves_key=drawn.key if drawn else [],
         coverage=content.coverage(summary),
+        searches=content.searches(summary),
         command=summary.experiment.command,
         versions=list(map(notes.versions_text, notes.versions(summary))),
         settings=_settings(summary),

@@ -35,6 +35,11 @@ class SearchOutcome:
         return best
 
     @property
+    def start(self) -> float | None:
+        """The validation score of the configuration as it stood, which is the first trial."""
+        return next((trial.score for trial in self.trials if trial.number == 0), None)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The best configuration: what was given and what the best trial adds."""
         paths = {key: self.job.given[key] for key in self.given if key in self.job.given and _is_path(key)}
@@ -70,8 +75,7 @@ class SearchOutcome:
         """What a user wants to read at the end of a search."""
         best, out = self.require_best(), self.job.out
         counts = {status: sum(t.status == status for t in self.trials) for status in ("finished", "stopped", "failed")}
-        start = next((t.score for t in self.trials if t.number == 0 and t.score is not None), None)
-        before = "" if start is None else f"; the configuration as it stood: {start:.4f}"
+        before = "" if self.start is None else f"; the configuration as it stood: {self.start:.4f}"
         lines = [
             f"\n{len(self.trials)} trials: {counts['finished']} finished, {counts['stopped']} stopped early, "
             f"{counts['failed']} failed",

@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from recbole_eimf.study.table.notes import seconds_title
-from recbole_eimf.study.table.summary import Comparison, Figure, Line, Summary, View, pretty
+from recbole_eimf.study.table.summary import Comparison, Figure, Line, Searched, Summary, View, pretty
 
 EMPTY = "–"
 
@@ -265,6 +265,29 @@ def coverage(summary: Summary) -> Grid:
     kept = [i for i in range(len(titles)) if any(row[i] != EMPTY for row in cells.values())]
     rows = [GridRow(name, tuple(Entry(row[i]) for i in kept)) for name, row in cells.items()]
     return Grid([Column("model"), *(Column(titles[i]) for i in kept)], rows)
+
+
+def searches(summary: Summary) -> Grid:
+    """What a search found for each row on validation, where there was one."""
+    found = summary.experiment.searched
+    if not found:
+        return Grid([])
+    metric = pretty(next(iter(found.values())).metric)
+    rows = []
+    for line in summary.lines:
+        if (told := found.get(line.row.name)) is None:
+            continue
+        scores = (EMPTY if score is None else f"{100 * score:.2f}" for score in (told.start, told.score))
+        cells = [str(told.trials), *scores, str(told.trial), _settings(told)]
+        rows.append(GridRow(line.shown, tuple(map(Entry, cells))))
+    titles = ["trials", f"validation {metric} as it stood, %", "best, %", "of trial", "settings"]
+    return Grid([Column("model"), *map(Column, titles)], rows)
+
+
+def _settings(told: Searched) -> str:
+    if told.trial == 0:  # the first is the configuration as it stands
+        return "as they stood"
+    return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in told.settings.items())
 
 
 def counted(line: Line) -> dict[str, float]:

@@ -27,11 +27,24 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
+class Searched:
+    """What a search found for a row on validation (a fraction): the best of ``trials``, and what it began with."""
+
+    trials: int
+    metric: str
+    score: float | None
+    start: float | None
+    trial: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What a table is about.
 
     ``shared`` are the keys of all rows; ``columns`` are further columns, a title and a path into ``result.json``
-    (``side_load.clusters``); ``axis`` labels a study's x-axis; ``remarks`` stand below the table.
+    (``side_load.clusters``); ``axis`` labels a study's x-axis; ``remarks`` stand below the table; ``searched`` is what
+    ``tune_first`` found, by row.
     """
 
     title: str
@@ -44,6 +57,7 @@ class Experiment:
     columns: Mapping[str, str] = field(default_factory=dict)
     axis: str | None = None
     remarks: tuple[str, ...] = ()
+    searched: Mapping[str, Searched] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

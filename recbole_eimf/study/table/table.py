@@ -44,6 +44,7 @@ def markdown(summary: Summary) -> str:
         notes=notes.notes(summary, _MARKDOWN_SIGNS, summary.metrics),
         slices=[(pretty(metric), slices)] if slices else [],
         coverage=content.coverage(summary),
+        searches=content.searches(summary),
         versions="; ".join(map(notes.versions_text, notes.versions(summary))),
         command=summary.experiment.command,
     )
@@ -63,6 +64,7 @@ def latex(summary: Summary) -> str:
         slices=content.slices(summary, metric),
         slices_title=f"{pretty(metric)} by kind of target{notes.which(summary, summary.views[0])}, %.",
         coverage=content.coverage(summary),
+        searches=content.searches(summary),
         versions="; ".join(map(notes.versions_text, notes.versions(summary))),
         command=summary.experiment.command,
     )
@@ -230,6 +232,7 @@ def _machine_row(summary: Summary, line: Line) -> dict[str, Any]:
         "against": list(line.row.against),
         "train_seconds": statistics.mean([r["train_seconds"] for r in line.results]) if line.results else None,
         "settings": dict(line.runs[0].settings),
+        "search": dataclasses.asdict(found) if (found := summary.experiment.searched.get(line.row.name)) else None,
         "runs": [
             {name: result.get(name) for name in kept} | {name: told.get(name) for name in conditions}
             for result, told in zip(line.results, line.notes)
