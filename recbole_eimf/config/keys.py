@@ -147,10 +147,6 @@ class ItemSettings:
         "target", least=0, most=1, affects="expert",
     )  # fmt: skip
     next_label_items: int = key(20, "items of such a label", least=1, affects="expert")
-    place_unseen: bool = key(
-        False, "once trained: items that training never saw get the mean vector of the 20 trained items of nearest "
-        "text (folded), as items that are added to a served model; counts of items (item kNN, score_prior) likewise",
-    )  # fmt: skip
     score: Literal["dot", "cosine"] = key("dot", "how a state and an item vector make a score", affects="expert")
     score_scale: float = key(14.0, "multiplies cosine scores", above=0, affects="expert")
     num_negatives: int = key(
@@ -221,6 +217,10 @@ class NetworkSettings:
     prior_weights: Literal["grid", "learned", "by_frequency"] = key(
         "grid", "of the score prior: tried one after the other by valid_metric, or fitted to the validation targets "
         "(maximum likelihood), the same for all items or by their training frequency",
+    )  # fmt: skip
+    place_unseen: bool = key(
+        False, "once trained: items that training never saw get the mean vector of the 20 trained items of nearest "
+        "text (folded), as items that are added to a served model; counts of items (item kNN, score_prior) likewise",
     )  # fmt: skip
     knn_shrink: float = key(30.0, "DecayedItemKNN, score_prior=together: added to a similarity's denominator", least=0)
 

@@ -88,7 +88,9 @@ class IBIM(WeighsTargets, SequenceModel):
     def needs_side_information(cls, config) -> str | None:
         """``"text"`` if keys ask for item text, None otherwise."""
         wants = keys.read(ItemSettings, config)
-        asked = wants.item_init == "pca_text" or wants.item_text != "none" or reads_text(config) or wants.place_unseen
+        asked = (
+            wants.item_init == "pca_text" or wants.item_text != "none" or reads_text(config) or config["place_unseen"]
+        )
         return "text" if asked or wants.vector_graph != "none" or wants.next_labels else None
 
     @classmethod

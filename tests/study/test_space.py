@@ -121,7 +121,7 @@ def test_recboles_hyper_files_are_read(tmp_path):
 
 def _cases():
     files = (properties_folder() / "tune").glob("*.yaml")
-    alone = [p.stem for p in files if p.stem not in ("IBIM", "EIMF") and "-" not in p.stem]
+    alone = [p.stem for p in files if p.stem not in ("network", "EIMF") and "-" not in p.stem]
     own = [(name, None) for name in sorted(alone) if name not in ("SASRec", "BERT4Rec", "GRU4Rec", "Caser")]
     return own + [(model, backbone) for model in ("IBIM", "EIMF") for backbone in BACKBONES]
 
@@ -144,10 +144,24 @@ def test_every_model_that_learns_settings_has_a_space():
     from recbole_eimf.config.models import MODELS
 
     counting = {"Popularity", "Markov", "TextKNN", "NextKNN"}  # one setting at most: nothing to search together
-    for model in set(MODELS) - counting:
+    assert set(shipped_space("IBIM", "SASRec")) > {"score", "train_batch_size", "learning_rate"}  # a backbone alone
+    for model in set(MODELS) - counting - {"IBIM"}:
         assert (properties_folder() / "tune" / f"{model}.yaml").is_file(), model
     with pytest.raises(UserError, match="Markov.*--space"):
         shipped_space("Markov", None)
+
+
+def test_what_every_network_is_searched_with_is_the_same_in_every_row():
+    """Of rows of one table none may lack what another finds its gain by; but a recipe's form stays as it is."""
+    shared = {"score", "train_batch_size"}
+    for model in ("IBIM", "EIMF", "PAD", "CTRL", "MoRec", "Hybrid", "LLMESR", "ProfileDistillation"):
+        assert set(shipped_space(model, "SASRec")) > {*shared, "learning_rate"}, model
+    assert set(shipped_space("EIMF", "SASRec", "strong")) > shared
+    assert not set(shipped_space("PAD", "SASRec", "published")) & shared
+    assert not set(shipped_space("SASRec", "SASRec")) & shared  # RecBole's has no such key
+    first = [draw_settings(shipped_space(model, "SASRec"), 5, 7, {}) for model in ("IBIM", "EIMF", "PAD")]
+    for one, *others in zip(*first):
+        assert all(one.items() <= other.items() for other in others)  # and they are tried with the same values
 
 
 @pytest.mark.parametrize(("model", "backbone"), _cases())

@@ -110,7 +110,7 @@ class TowerModel(WeighsTargets, SequenceModel):
                 name = config["model"]
                 raise ConfigError(f"{key}={config[key]}: of IBIM and EIMF. {name} has score_prior=next in its place.")
         text = any(kind != "id" for kind in cls.expert_kinds(config)) or items.item_init == "pca_text"
-        return "text" if text or reads_text(config) or items.place_unseen else None
+        return "text" if text or reads_text(config) or config["place_unseen"] else None
 
     @classmethod
     def needs_next_items(cls, config) -> bool:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.config.config import check_keys
-from recbole_eimf.config.layers import properties_folder
-from recbole_eimf.config.models import backbone_lineage
+from recbole_eimf.config.layers import merged, properties_folder, recipe_layers
+from recbole_eimf.config.models import MODELS, backbone_lineage
 from recbole_eimf.config.yaml_file import parse_value, read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 
@@ -86,7 +86,8 @@ def read_space(path: str | Path) -> Space:
 
 
 def shipped_space(model: str, backbone: str | None, recipe: str | None = None) -> Space:
-    """The shipped space: the backbone's entries (``properties/tune/<backbone>.yaml``), then the model's own.
+    """The shipped space: the backbone's entries (``properties/tune/<backbone>.yaml``), those of every network of ours
+    over a backbone (``network.yaml``) but what the recipe sets, then the model's own.
 
     A recipe that has a space of its own (``<model>-<recipe>.yaml``) is searched in that alone.
 
@@ -96,9 +97,17 @@ def shipped_space(model: str, backbone: str | None, recipe: str | None = None) -
     folder = properties_folder() / "tune"
     if recipe and (own := folder / f"{model}-{recipe}.yaml").is_file():
         return read_space(own)
-    names = dict.fromkeys((*(backbone_lineage(backbone) if backbone else ()), model))
-    files = [folder / f"{name}.yaml" for name in names]
-    space = {key: value for path in files if path.is_file() for key, value in read_space(path).items()}
+    lineage = backbone_lineage(backbone) if backbone else []
+    ours = model in MODELS and "floor" not in MODELS[model].family and model not in lineage
+    network = read_space(folder / "network.yaml") if ours and lineage else {}
+    set_by_recipe = merged(recipe_layers([model], recipe, lineage)) if recipe and network else {}
+    space: Space = {}
+    for name in dict.fromkeys((*lineage, "network", model)):
+        path = folder / f"{name}.yaml"
+        if name == "network":
+            space |= {key: dimension for key, dimension in network.items() if key not in set_by_recipe}
+        elif path.is_file():
+            space |= read_space(path)
     if not space:
         raise ConfigError(
             f"no search space is shipped for {model}; write one as --space=FILE.yaml, a line per key: {_FORMS}."
