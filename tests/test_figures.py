@@ -91,6 +91,16 @@ def gain(file: str, metric: str, over: str, *masked: bool, of: str = "{}", corre
     return read
 
 
+def searched(file: str, what: str) -> Cell:
+    """Of ``--tune-first``: a row's validation score as it stood, or the best."""
+
+    def read(row: str) -> list[list[float | None]]:
+        found = next(one["search"] for one in result(file)["rows"] if one["name"] == row)
+        return [[100 * found[what]]] if found else []
+
+    return read
+
+
 def share(file: str, name: str, metric: str) -> Cell:
     """Of the targets of one slice, histories masked."""
 
@@ -150,6 +160,7 @@ _SIX = [*_THREE, "REMI", "EIMF[REMI]", "placebo[REMI]"]
 _TWO = ("SASRec", "REMI")
 _PAD_SLICES = ("unseen", "1-5", "6-20", ">20")
 _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_form", "arena_office"
+_TUNED = "arena_office_tuned"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
 _CURVE = "office_knowledge_curve"
@@ -242,6 +253,11 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [None, *together(_ARENA, "ndcg@10", "hit@10", masked=hidden), share(_ARENA, "1-5", "ndcg@10"),
           gain(_ARENA, "ndcg@10", "SASRec", True, corrected_only=True),
           gain(_ARENA, "ndcg@10", "ids plus text[SASRec]", True, corrected_only=True)]),
+        ("docs/results/arena.md", "With a search", 0, None,
+         [None, *together(_TUNED, "ndcg@10", "hit@10", masked=hidden), share(_TUNED, "1-5", "ndcg@10"),
+          gain(_TUNED, "ndcg@10", "SASRec", True, corrected_only=True),
+          gain(_TUNED, "ndcg@10", "ids plus text[SASRec]", True, corrected_only=True),
+          searched(_TUNED, "start"), searched(_TUNED, "score")]),
         (_PAD, "PAD and its baselines, Prime", 0, well, _pad("prime_pantry_pad_well_trained")),
         (_PAD, "PAD and its baselines, Prime", 1,
          ["SASRec", "three SASRec", "SMEM", "PAD", "Hybrid add, d 256", "PAD strong"],
