@@ -15,10 +15,11 @@ EMPTY = "–"
 
 
 class Column(NamedTuple):
-    """A column of a grid; ``k`` is that of its metric, None where it has none."""
+    """A column of a grid; ``k`` is that of its metric, None where it has none; ``words``: it holds a line of text."""
 
     title: str
     k: int | None = None
+    words: bool = False
 
 
 class Entry(NamedTuple):
@@ -280,8 +281,8 @@ def searches(summary: Summary) -> Grid:
         scores = (EMPTY if score is None else f"{100 * score:.2f}" for score in (told.start, told.score))
         cells = [str(told.trials), *scores, str(told.trial), _settings(told)]
         rows.append(GridRow(line.shown, tuple(map(Entry, cells))))
-    titles = ["trials", f"validation {metric} as it stood, %", "best, %", "of trial", "settings"]
-    return Grid([Column("model"), *map(Column, titles)], rows)
+    titles = ["trials", f"validation {metric} as it stood, %", "best, %", "of trial"]
+    return Grid([Column("model"), *map(Column, titles), Column("settings", words=True)], rows)
 
 
 def _settings(told: Searched) -> str:
