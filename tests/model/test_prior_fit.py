@@ -165,16 +165,14 @@ def test_the_grid_is_climbed_part_by_part(bigger):
     assert found == trainer.best_valid_result == {"ndcg@5": pytest.approx(2.3 if bigger else -2.3)}
 
 
-def test_weights_are_chosen_for_the_best_model_and_kept_with_it(monkeypatch, tmp_path):
+def test_weights_are_chosen_for_the_best_model_and_kept_with_it(tmp_path):
     prior, written = ScorePrior("similar", 0.5, None, 4), []
     trainer = Judged("grid", prior, lambda s, n: s, True)
     trainer.model_folder, trainer.model, trainer.best_epoch = tmp_path, object(), 3
-    monkeypatch.setattr(
-        weighing.checkpoint, "write_weights", lambda *given: written.append((*given, prior.weight[0].item()))
-    )
+    trainer.write = lambda epoch: written.append((epoch, prior.weight[0].item()))
     weighing.choose_prior(trainer, prior, None)
     assert trainer.loaded == [True] + [False] * (len(WEIGHTS) - 1), "the model of the last epoch is not the best"
-    assert written == [(tmp_path, trainer.model, 3, WEIGHTS[-1])]
+    assert written == [(3, WEIGHTS[-1])]
 
 
 @pytest.mark.parametrize("bigger", [True, False])
