@@ -18,6 +18,7 @@ asked for more --samples, the same command goes on: trials that are done are not
   --samples=20           trials
   --max-epochs=N         of one trial (default: the configuration's epochs)
   --grace=N              epochs a trial has before ASHA may stop it (default: a quarter of max-epochs, at most 10)
+  --begin-with=FILE      the second trial: what FILE, such as another search's best.yaml, says of the keys searched here
   --cpus-per-trial=1     what a trial takes, and its threads
   --gpus-per-trial=N     parts of a GPU (0.5) are allowed (default: 1 where there is one, else 0)
   --cpus=N               CPUs of this machine to use (default: all)
@@ -42,14 +43,16 @@ def main(arguments: Sequence[str]) -> int:
     if not options.dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
     files = (options.config_files or "").split()
-    found = search(options.model, options.dataset, options.out, effort, options.space, files, **values)
+    found = search(
+        options.model, options.dataset, options.out, effort, options.space, files, options.begin_with, **values
+    )
     print(found.summary())
     return 0
 
 
 def _parser() -> OptionsParser:
     parser = OptionsParser("tune")
-    for name in ("dataset", "out", "space", "ray_address", "config_files"):
+    for name in ("dataset", "out", "space", "begin_with", "ray_address", "config_files"):
         parser.add_option(name)
     parser.add_option("model", default="EIMF")
     for name, kind in (("samples", int), ("max_epochs", int), ("grace", int), ("cpus", int),

@@ -271,6 +271,8 @@ def _tuned(
 ) -> tuple[dict[str, Searched], tuple[str, ...]]:
     """The same search for every row that has something to search, on validation: (what each found, by name; remarks).
 
+    Backbones are searched first, and what is found for one is a trial of every row over it: who has a well-tuned
+    SASRec asks what a method adds to that one, and a few draws over more keys would not find those settings again.
     Keys that are given are not searched. A row whose trials all fail goes on as it is: its runs will say why.
     """
     from recbole_eimf.study.search import tune
@@ -281,19 +283,27 @@ def _tuned(
     effort = tune.Effort(
         samples, cpus_per_trial=workers.cpus, gpus_per_trial=workers.gpus, cpus=cpus, ray_address=workers.ray_address
     )
-    for row in [row for row in experiment.rows if _searchable(row, experiment.dataset, shared)]:
-        _, given = runs.configured(row, experiment.dataset, shared)
+    alone: dict[str | None, Mapping[str, Any]] = {}
+    searched = [row for row in experiment.rows if _searchable(row, experiment.dataset, shared)]
+    for row in sorted(searched, key=lambda row: not row.backbone_alone):
+        config, given = runs.configured(row, experiment.dataset, shared)
         given = {key: value for key, value in given.items() if key not in runs.FORCED}
+        backbone = contract_of(config.model_class).backbone_name(config)
+        out = folder / runs.folder_name(row.name)
         print(f"search for {row.name}:")
         try:
-            made = tune.search(row.model, experiment.dataset, folder / runs.folder_name(row.name), effort, **given)
+            made = tune.search(row.model, experiment.dataset, out, effort, begin_with=alone.get(backbone), **given)
             best = made.require_best()
             found[row.name] = Searched(
                 len(made.trials), made.job.metric, best.score, made.start, best.number, dict(best.settings)
             )
+            if row.backbone_alone:
+                alone[backbone] = best.settings
         except DataError as error:
             remarks.append(f"**{row.name} is not tuned:** {error}")
             print(f"{row.name}: {error}")
+    if alone and len(found) > len(alone):
+        remarks.append("What a backbone's search found is the second trial of every row over it.")
     return found, tuple(remarks)
 
 

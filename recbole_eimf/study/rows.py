@@ -83,6 +83,11 @@ class Row:
         return contract_of(model_class).counting or traditional
 
     @property
+    def backbone_alone(self) -> bool:
+        """Whether it is a backbone as rows over it have it, nothing added."""
+        return self.model == "IBIM" and not set(self.keys) - {"backbone"}
+
+    @property
     def floor(self) -> bool:
         """Whether it is one of the rows that every table has."""
         return self.model in FLOORS and not self.keys

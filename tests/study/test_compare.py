@@ -298,7 +298,7 @@ def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
 
     asked = {}
 
-    def search(model, dataset, out, effort, **given):
+    def search(model, dataset, out, effort, begin_with=None, **given):
         asked[Path(out).name] = model, effort.samples, given.get("backbone"), given["epochs"]
         if model == "IBIM":
             raise DataError("none of 4 trials gave a score.")
@@ -332,6 +332,28 @@ def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
     assert (
         compare_command.main(arguments(keys, chosen, "--seeds=1", "--tune-first=4", "--hidden_dropout_prob=0.5")) == 0
     )
+
+
+def test_what_a_backbones_search_found_is_tried_in_every_row_over_it(keys, monkeypatch):
+    from recbole_eimf.study.search import tune
+
+    begun = {}
+
+    def search(model, dataset, out, effort, begin_with=None, **given):
+        begun[Path(out).name] = begin_with
+        job = Job(model, dataset, {}, [], "ndcg@5", True, str(out))
+        return SearchOutcome(job, {}, given, [Trial(0, "finished", {"learning_rate": 0.001 * len(begun)}, 0.5)])
+
+    monkeypatch.setattr(tune, "search", search)
+    rows = ["{model: 'EIMF[SASRec]'}", "{model: 'EIMF[GRU4Rec]'}", "{model: SASRec}",
+            "{name: added, model: SASRec, keys: {item_text: add}}"]  # fmt: skip
+    Path("rows.yaml").write_text("".join(["rows:\n", *(f"- {row}\n" for row in rows)]), encoding="utf-8")
+    assert compare_command.main(arguments(keys, "--models_file=rows.yaml", "--seeds=1", "--tune-first=4")) == 0
+    assert next(iter(begun)) == "SASRec"  # before the rows over it
+    found = {"learning_rate": 0.001}
+    assert begun.pop(next(name for name in begun if name.startswith("added"))) == found
+    assert begun == {"SASRec": None, "EIMF-SASRec": found, "EIMF-GRU4Rec": None, "DecayedItemKNN": None}
+    assert "second trial of every row over it" in Path("out/table.md").read_text()
 
 
 # ---------------------------------------------------------------------- on Ray

@@ -76,6 +76,16 @@ def test_more_samples_keep_the_earlier_ones_and_no_two_are_alike():
     assert sorted(d["n_layers"] for d in drawn) == [1, 2, 3]
 
 
+def test_what_another_search_found_takes_the_place_of_one_draw():
+    space = {"learning_rate": Dimension("log", (1e-4, 1e-2)), "n_layers": Dimension("int", (1, 2))}
+    first, second = {"learning_rate": 0.001, "n_layers": 2}, {"learning_rate": 0.005, "n_layers": 1}
+    plain, begun = draw_settings(space, 5, 7, first), draw_settings(space, 5, 7, first, second)
+    assert begun[:2] == [first, second]
+    assert begun[2:] == plain[2:]
+    assert draw_settings(space, 5, 7, first, dict(first)) == plain  # which is tried anyway
+    assert draw_settings(space, 1, 7, first, second) == [first]
+
+
 def test_two_keys_that_share_a_sum():
     """EIMF's alpha + beta = 0.5 (eq. 12), in every trial, and where one of them is given."""
     space = shipped_space("EIMF", "SASRec", "paper")

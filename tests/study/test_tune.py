@@ -146,6 +146,45 @@ def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     assert "other settings: score_scale was 14.0, is 7.0" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("_ray")
+def test_a_search_begins_with_what_another_found(keys, tmp_path, capsys):
+    """Of its settings those that are searched here; where it has moved since, that one trial is made again."""
+    space = space_file(tmp_path, "learning_rate: {log: [0.001, 0.01]}\nn_layers: {int: [1, 2]}\n")
+    asked = {"samples": 3, "max_epochs": 1, "space": space, "out": "out", "gpus_per_trial": 0, **keys}
+    del asked["epochs"]
+    (tmp_path / "best.yaml").write_text("learning_rate: 0.0042\ngamma: 0.3\n", encoding="utf-8")
+    plain = recbole_eimf.tune("IBIM", "planted", **asked)
+    made = [(tmp_path / f"out/trials/{n:03d}/trial.json").stat().st_mtime_ns for n in range(3)]
+    begun = recbole_eimf.tune("IBIM", "planted", begin_with="best.yaml", **asked)
+    assert begun.trials[1].settings == {"learning_rate": 0.0042, "n_layers": 2}  # layers as they stand
+    assert begun.trials[1].score is not None
+    assert [begun.trials[n] for n in (0, 2)] == [plain.trials[n] for n in (0, 2)]
+    again = [(tmp_path / f"out/trials/{n:03d}/trial.json").stat().st_mtime_ns for n in range(3)]
+    assert [again[n] == made[n] for n in range(3)] == [True, False, True]
+    # one that was cut off has the state of other settings: it is not gone on with
+    folder = tmp_path / "out/trials/001"
+    (folder / "trial.json").unlink()
+    (folder / "history.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "best.yaml").write_text("learning_rate: 0.0024\n", encoding="utf-8")
+    moved = recbole_eimf.tune("IBIM", "planted", begin_with="best.yaml", **asked)
+    assert (
+        moved.trials[1].settings["learning_rate"] == json.loads((folder / "settings.json").read_text())["learning_rate"]
+    )
+    assert moved.trials[1].settings["learning_rate"] == 0.0024
+
+    capsys.readouterr()
+    (tmp_path / "best.yaml").write_text("gamma: 0.3\n", encoding="utf-8")
+    base = [f"--{k}={v}" for k, v in {"model": "IBIM", "dataset": "planted", **keys, "space": space}.items()]
+    assert main(["tune", *base, "--begin-with=best.yaml", "--out=other"]) == 2
+    assert "begin_with=best.yaml: none of its keys is searched here" in capsys.readouterr().err
+    assert main(["tune", *base, "--begin-with=none.yaml", "--out=other"]) == 2
+    assert "none.yaml" in capsys.readouterr().err
+    (tmp_path / "best.yaml").write_text("learning_rate: fast\n", encoding="utf-8")
+    assert main(["tune", *base, "--begin-with=best.yaml", "--out=other"]) == 2
+    assert "best.yaml: learning_rate='fast'" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_asha_is_as_strict_after_a_stop_as_before():
     """A trial is stopped at a rung by what trials of an earlier start scored there."""
     from types import SimpleNamespace

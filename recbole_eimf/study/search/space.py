@@ -133,7 +133,9 @@ def fitted(space: Space, fixed: Mapping[str, Any], base: Mapping[str, Any]) -> S
     return left
 
 
-def draw_settings(space: Space, samples: int, seed: int, first: Mapping[str, Any]) -> list[dict[str, Any]]:
+def draw_settings(
+    space: Space, samples: int, seed: int, first: Mapping[str, Any], second: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """The settings of every trial.
 
     The first trial is the configuration as it stands, so that a search never ends below what one had. Trial n depends
@@ -144,20 +146,23 @@ def draw_settings(space: Space, samples: int, seed: int, first: Mapping[str, Any
         samples: number of trials; a space of choices may hold fewer.
         seed: of the draws.
         first: values of the first trial.
+        second: of the second trial, in place of a draw.
 
     Returns:
         Up to ``samples`` dictionaries, no two alike.
     """
     chosen = [dict(first)]
-    known = {_identity(first)}
-    for number in range(1, samples):
+    if second is not None and samples > 1 and identity(second) != identity(first):
+        chosen.append(dict(second))
+    known = {identity(settings) for settings in chosen}
+    for number in range(len(chosen), samples):
         generator = np.random.default_rng([seed, number])
         for _ in range(_TRIES):
             drawn = {key: dimension.draw(generator) for key, dimension in space.items() if dimension.drawn}
             left = {key: d.left_by(drawn[d.values[1]]) for key, d in space.items() if not d.drawn}
             drawn = {key: left.get(key, drawn.get(key)) for key in space}
-            if _identity(drawn) not in known:
-                known.add(_identity(drawn))
+            if identity(drawn) not in known:
+                known.add(identity(drawn))
                 chosen.append(drawn)
                 break
         else:
@@ -165,7 +170,8 @@ def draw_settings(space: Space, samples: int, seed: int, first: Mapping[str, Any
     return chosen
 
 
-def _identity(settings: Mapping[str, Any]) -> str:
+def identity(settings: Mapping[str, Any]) -> str:
+    """What two trials' settings have in common if they are the same."""
     return json.dumps(settings, sort_keys=True)
 
 

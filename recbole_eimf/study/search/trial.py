@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,9 +20,12 @@ from typing import Any
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.study.runs import histories_of
+from recbole_eimf.study.search.space import identity
 
 SEARCH_FILE = "search.json"
 _ERROR_FILE = "error.txt"
+_SETTINGS_FILE = "settings.json"
+_TRIAL_FILE = "trial.json"
 _STATE_FILES = ("last.safetensors", "model.safetensors", "config.json", "model.pth", "best.safetensors")
 
 
@@ -105,6 +109,7 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
     keys["num_threads"] = job.given.get("num_threads") or threads
     keys["resume"] = any(folder.rglob(_STATE_FILES[0]))  # of a phase, too
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / _SETTINGS_FILE, job.settings[number])
     (folder / _ERROR_FILE).unlink(missing_ok=True)
     try:
         run(job.model, job.dataset, None, report, **keys)
@@ -151,16 +156,25 @@ def close_trial(job: Job, number: int, failed: bool) -> Trial:
             trial.valid, trial.epochs = found["valid"], found["epochs"]
     trial.score = trial.valid.get(job.metric)
     trial.seconds = round(trial.seconds, 3)
-    write_json(folder / "trial.json", asdict(trial))
+    write_json(folder / _TRIAL_FILE, asdict(trial))
     if not failed:
         for path in [path for name in _STATE_FILES for path in folder.rglob(name)]:
             path.unlink()
     return trial
 
 
+def drop_other_trial(job: Job, number: int) -> None:
+    """Delete a trial of other settings: the one that another search's best is tried in moves with that search."""
+    folder = job.folder(number)
+    tried = next((json.loads(path.read_text(encoding="utf-8")) for name in (_SETTINGS_FILE, _TRIAL_FILE)
+                  if (path := folder / name).is_file()), None)  # fmt: skip
+    if tried is not None and identity(tried.get("settings", tried)) != identity(job.settings[number]):
+        shutil.rmtree(folder)
+
+
 def read_trial(job: Job, number: int) -> Trial | None:
     """A trial that the search is done with; None for one that is still to run, as a failed one is."""
-    path = job.folder(number) / "trial.json"
+    path = job.folder(number) / _TRIAL_FILE
     if not path.is_file():
         return None
     trial = Trial(**json.loads(path.read_text(encoding="utf-8")))

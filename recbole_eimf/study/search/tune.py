@@ -31,7 +31,7 @@ from recbole_eimf.study.jobs import absolute_paths, make_text_once, ray_running
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, fitted, read_space, shipped_space
-from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial
+from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, drop_other_trial, read_trial, run_trial
 
 _REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes on
 
@@ -72,6 +72,7 @@ def tune(
     cpus: int | None = None,
     ray_address: str | None = None,
     space: str | Path | None = None,
+    begin_with: str | Path | Mapping[str, Any] | None = None,
     config_file_list: Sequence[str] = (),
     **overrides: Any,
 ) -> SearchOutcome:
@@ -89,6 +90,8 @@ def tune(
         cpus: of this machine to use; all by default.
         ray_address: of a cluster to run on.
         space: a file in place of the shipped space.
+        begin_with: settings of the second trial, or a file of them such as another search's ``best.yaml``; keys that
+            are not searched here are left out of it.
         config_file_list: YAML files of keys, the later ones stronger.
         overrides: configuration keys; strongest, and not searched.
 
@@ -104,7 +107,7 @@ def tune(
         >>> recbole_eimf.run("EIMF", "ml-100k", **found.settings)  # doctest: +SKIP
     """
     effort = Effort(samples, max_epochs, grace, cpus_per_trial, gpus_per_trial, cpus, ray_address)
-    return search(model, dataset, out, effort, space, config_file_list, **overrides)
+    return search(model, dataset, out, effort, space, config_file_list, begin_with, **overrides)
 
 
 def search(
@@ -114,6 +117,7 @@ def search(
     effort: Effort | None = None,
     space_file: str | Path | None = None,
     config_file_list: Sequence[str] = (),
+    begin_with: str | Path | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> SearchOutcome:
     """Search the settings of a model on a data set; goes on with what ``out`` holds.
@@ -125,6 +129,7 @@ def search(
         effort: trials, epochs and machines.
         space_file: instead of the shipped space.
         config_file_list: YAML files, the later ones stronger.
+        begin_with: as for :func:`tune`.
         overrides: configuration keys; strongest, and not searched.
 
     Returns:
@@ -142,7 +147,14 @@ def search(
     with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
         base = _config(model, dataset, given)
         space = _space(space_file, base, overrides)
-        drawn = draw_settings(space, effort.samples, base["seed"], {k: base[k] for k in space if k in base})
+        first = {key: base[key] for key in space if key in base}
+        second = _second(begin_with, space, first)
+        drawn = draw_settings(space, effort.samples, base["seed"], first, second)
+        if second and not isinstance(begin_with, Mapping):
+            try:
+                _config(model, dataset, {**given, **second})
+            except ConfigError as error:
+                raise ConfigError(f"{begin_with}: {error}") from error
         epochs = effort.max_epochs or int(base["epochs"])
         out = Path(out or Path("results") / "tune" / f"{_name(base)}-{dataset}").absolute()
         job = _job(model, dataset, given, base, drawn, epochs, out)
@@ -155,6 +167,8 @@ def search(
 def _made(found: SearchOutcome, epochs: int, grace: int, effort: Effort) -> SearchOutcome:
     """Run the trials that the folder does not hold yet."""
     job, drawn = found.job, found.job.settings
+    for number in range(len(drawn)):
+        drop_other_trial(job, number)
     found.trials += [trial for number in range(len(drawn)) if (trial := read_trial(job, number))]
     done = {trial.number for trial in found.trials}
     pending = [number for number in range(len(drawn)) if number not in done]
@@ -210,6 +224,19 @@ def _space(space_file: str | Path | None, base: EIMFConfig, fixed: Mapping[str, 
     if dropped := [key for key in space if key in fixed]:
         print(f"not searched, because given: {', '.join(dropped)}")
     return left
+
+
+def _second(
+    begin_with: str | Path | Mapping[str, Any] | None, space: Space, first: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The second trial's settings, None where it is a draw as the others."""
+    if begin_with is None:
+        return None
+    given = begin_with if isinstance(begin_with, Mapping) else read_yaml(begin_with)  # a file's name
+    shared = {key: value for key, value in given.items() if key in space}
+    if not shared and not isinstance(begin_with, Mapping):
+        raise ConfigError(f"begin_with={begin_with}: none of its keys is searched here. Searched: {', '.join(space)}.")
+    return {**first, **shared} if shared else None
 
 
 def _clusters(base: EIMFConfig) -> bool:
