@@ -16,7 +16,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,7 +128,8 @@ def plan(
         folder: where the runs' folders go.
         both_masks: evaluate every checkpoint with the history masked and not masked.
         tuned: what a search found for each row, by its name: stronger than ``shared``, weaker than the row's own.
-        settled: False before a search, whose outcome may be what the folders hold: they are not looked at then.
+        settled: False before a search, whose outcome may be what the folders hold: they are not looked at then. A run
+            with what an earlier, shorter search found is moved out of the way, to ``earlier`` beside ``folder``.
 
     Raises:
         ConfigError: a key or value that is wrong, or a folder that holds a run of other settings.
@@ -153,7 +154,7 @@ def plan(
             place = folder / folder_name(row.name) / str(seed)
             runs.append(Run(row, dataset, seed, place, {**given, "seed": seed}, wanted, both_masks, free))
             if settled:
-                _check_folder(runs[-1])
+                _check_folder(runs[-1], (tuned or {}).get(row.name, {}))
     return runs
 
 
@@ -213,8 +214,11 @@ def folder_name(name: str) -> str:
     return plain if short == name.replace("[", "-").rstrip("]") else f"{short}-{fingerprint(name)[:6]}"
 
 
-def _check_folder(run: Run) -> None:
-    """Raise ConfigError if the folder holds a run, finished or not, that was made with other settings."""
+def _check_folder(run: Run, searched: Collection[str]) -> None:
+    """Raise ConfigError if the folder holds a run, finished or not, that was made with other settings.
+
+    Where only what was ``searched`` differs, the run is set aside: its table asked for more trials since.
+    """
     before = read_json(run.folder / "run.json")
     begun = (run.folder / "result.json").is_file() or (run.folder / "last.safetensors").is_file()
     if not begun or (run.folder / "error.txt").is_file() and not (run.folder / "result.json").is_file():
@@ -222,11 +226,22 @@ def _check_folder(run: Run) -> None:
     if before is None:
         raise ConfigError(f"{run.folder}: holds a run without run.json, so of unknown settings. Use another --out.")
     differ = differing_settings(before["settings"], run.settings, run.unread)
-    if differ:
+    if differ and set(differ) <= set(searched):
+        _set_aside(run)
+    elif differ:
         raise ConfigError(
             f"{run.folder}: holds a run of {run.label} with other settings: {in_words(differ)}. "
             f"Use another --out, or remove that folder to have it made again."
         )
+
+
+def _set_aside(run: Run) -> None:
+    place = run.folder.parents[1].with_name("earlier") / run.folder.parent.name
+    place.mkdir(parents=True, exist_ok=True)
+    number = sum(1 for _ in place.glob(f"{run.folder.name}*"))  # of those kept before
+    kept = place / (f"{run.folder.name}-{number + 1}" if number else run.folder.name)
+    run.folder.rename(kept)
+    print(f"{run.label}: its search has found other settings since; the run with the earlier ones is kept in {kept}")
 
 
 # ---------------------------------------------------------------------- one run

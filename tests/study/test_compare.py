@@ -110,6 +110,33 @@ def test_counting_models_run_once_and_the_placebo_shuffles_what_its_row_trains_w
     assert len({run.folder for run in made}) == len(made)
 
 
+def test_a_run_of_a_shorter_search_is_set_aside(keys, capsys):
+    """More trials found other settings: what was trained before is kept beside the table, not in its way."""
+
+    def at(**found):
+        tuned = {"SASRec": found} if found else None
+        rows = [parse_model("SASRec")]
+        return runs.plan(rows, "planted", (2020,), keys, Path("out/runs").resolve(), False, tuned)[-1]
+
+    def train(run, number):
+        run.folder.mkdir(parents=True)
+        (run.folder / "run.json").write_text(json.dumps({"settings": dict(run.settings)}))
+        (run.folder / "result.json").write_text(json.dumps({"number": number}))
+
+    train(at(learning_rate=0.001), 1)
+    assert at(learning_rate=0.001).finished
+    with pytest.raises(ConfigError, match="other settings: learning_rate was 0.001"):
+        at()  # no search: as ever
+    with pytest.raises(ConfigError, match="other settings: learning_rate was 0.001"):
+        at(n_layers=1)
+    assert not at(learning_rate=0.002).finished
+    assert "SASRec/2020: its search has found other settings since" in capsys.readouterr().out
+    train(at(learning_rate=0.002), 2)
+    assert not at(learning_rate=0.003).finished
+    kept = [json.loads(path.read_text())["number"] for path in sorted(Path("out/earlier/SASRec").glob("*/result.json"))]
+    assert kept == [1, 2]
+
+
 def test_a_folder_belongs_to_its_settings(keys, planted, tmp_path):
     file = tmp_path / "replies.jsonl"
     file.write_text("{}")
