@@ -98,21 +98,23 @@ def shipped_space(model: str, backbone: str | None, recipe: str | None = None) -
     if recipe and (own := folder / f"{model}-{recipe}.yaml").is_file():
         return read_space(own)
     lineage = backbone_lineage(backbone) if backbone else []
-    ours = model in MODELS and "floor" not in MODELS[model].family and model not in lineage
-    network = read_space(folder / "network.yaml") if ours and lineage else {}
-    set_by_recipe = merged(recipe_layers([model], recipe, lineage)) if recipe and network else {}
-    space: Space = {}
-    for name in dict.fromkeys((*lineage, "network", model)):
-        path = folder / f"{name}.yaml"
-        if name == "network":
-            space |= {key: dimension for key, dimension in network.items() if key not in set_by_recipe}
-        elif path.is_file():
-            space |= read_space(path)
+    parts = [_shipped(folder, name) for name in lineage]
+    if lineage and model in MODELS and model not in lineage and "floor" not in MODELS[model].family:
+        by_recipe = merged(recipe_layers([model], recipe, lineage)) if recipe else {}
+        network = _shipped(folder, "network")
+        parts.append({key: entry for key, entry in network.items() if key not in by_recipe})
+    parts.append(_shipped(folder, model))
+    space = {key: entry for part in parts for key, entry in part.items()}
     if not space:
         raise ConfigError(
             f"no search space is shipped for {model}; write one as --space=FILE.yaml, a line per key: {_FORMS}."
         )
     return space
+
+
+def _shipped(folder: Path, name: str) -> Space:
+    path = folder / f"{name}.yaml"
+    return read_space(path) if path.is_file() else {}
 
 
 def fitted(space: Space, fixed: Mapping[str, Any], base: Mapping[str, Any]) -> Space:
