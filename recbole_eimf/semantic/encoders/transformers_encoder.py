@@ -114,7 +114,7 @@ class TransformersEncoder(TextEncoder):
     def _model(self) -> Any:
         import torch
 
-        with _explained(self.settings.name, self._source):
+        with _explained(self.settings.name, self._source), _no_bar_for(Path(self._source)):
             model = _auto("AutoModel").from_pretrained(self._source, revision=self.settings.revision)
         # the checkpoint's own dtype is the default of transformers 5 but not of 4: always say it
         return model.to(self.settings.device, getattr(torch, self.settings.dtype)).eval()
@@ -239,6 +239,21 @@ def _explained(name: str, source: str) -> Iterator[None]:
             "config.json, tokenizer and weights, or a hub name that is cached already or can be fetched over the "
             f"network (HF_HUB_OFFLINE must then not be set).{suggestion(name, ['minilm', 'tfidf-svd'])}"
         ) from error
+
+
+@contextmanager
+def _no_bar_for(folder: Path) -> Iterator[None]:
+    """Keep transformers' "Loading weights" bar out of commands that read a few titles; a download keeps its bar."""
+    from transformers.utils import logging as told
+
+    hidden = folder.is_dir() and told.is_progress_bar_enabled()
+    if hidden:
+        told.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            told.enable_progress_bar()
 
 
 def _auto(name: str) -> Any:
