@@ -334,6 +334,10 @@ def test_a_search_tells_how_long_it_takes_by_the_trials_that_are_done(tmp_path, 
         words = shown._words(shown._look(), display_estimate(shown))
         assert words == "1 of 4 trials, about 3 min left; best ndcg@5 0.2500 (trial 0); trial 1 epoch 1 of at most 9"
         shown.on_trial_error(0, [], one(1))
+    assert "1 of 4 trials, about 2 min left" in shown._words(shown._look(), display_estimate(shown))
+    with display.Display(job, [1, 2, 3], found, 9) as again:  # after a stop: by the trial that was done before it
+        words = again._words(again._look(), display_estimate(again))
+    assert words == "1 of 4 trials, about 1 min left; best ndcg@5 0.2500 (trial 0)"
     written = capsys.readouterr()
     assert "trial 1 failed: the worker's process ended" in written.out
     assert "1 of 4 trials, about 2 min left; best ndcg@5 0.2500 (trial 0); 1 failed" in written.err

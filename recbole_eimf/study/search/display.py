@@ -11,7 +11,7 @@ from ray.tune import Callback
 
 from recbole_eimf.study.progress import Estimate, Reading, going, in_words, moving
 from recbole_eimf.study.search.outcome import SearchOutcome
-from recbole_eimf.study.search.trial import Job, close_trial
+from recbole_eimf.study.search.trial import Job, Trial, close_trial
 
 
 class Display(Callback):
@@ -20,15 +20,16 @@ class Display(Callback):
     Args:
         job: the search.
         pending: numbers of the trials to run.
-        found: gets the trials as they end.
+        found: has the trials that are done, and gets the others as they end.
         epochs: of a whole trial.
     """
 
     def __init__(self, job: Job, pending: list[int], found: SearchOutcome, epochs: int) -> None:
         self.job, self.found, self.epochs = job, found, epochs
-        self.pending, self.held = pending, len(found.trials)
+        before = [trial for trial in found.trials if trial.number not in pending]  # a stop, or more samples
+        self.numbers = sorted([*pending, *(trial.number for trial in before)])
         self.begun: dict[int, float] = {}
-        self.over: dict[int, Reading] = {}
+        self.over = {trial.number: self._done(trial, "done", trial.seconds) for trial in before}
         self.best: tuple[float, int] | None = None
         if found.best:
             self.best = (found.best.score, found.best.number)
@@ -59,19 +60,21 @@ class Display(Callback):
         closed = close_trial(self.job, number, failed)
         self.found.add(closed)
         took = time.time() - self.begun.get(number, time.time())
-        state, known = "failed" if failed else "done", self._known(number)
-        self.over[number] = Reading(**known, state=state, epochs=closed.epochs, seconds=max(took, closed.seconds))
+        self.over[number] = self._done(closed, "failed" if failed else "done", max(took, closed.seconds))
         if failed:
             self.bar.write(f"trial {number} failed: {closed.error}")
         self.bar.refresh()
+
+    def _done(self, trial: Trial, state: str, seconds: float) -> Reading:
+        return Reading(**self._known(trial.number), state=state, epochs=trial.epochs, seconds=seconds)
 
     def _known(self, number: int) -> dict[str, Any]:
         return {"label": f"trial {number}", "row": "trial", "counting": False}
 
     def _look(self) -> list[Reading]:
-        """What is known of each trial that this search has to run."""
+        """What is known of each trial."""
         now, readings = time.time(), []
-        for number in self.pending:
+        for number in self.numbers:
             known = self._known(number)
             if number in self.over:
                 readings.append(self.over[number])
@@ -83,5 +86,4 @@ class Display(Callback):
 
     def _words(self, readings: Sequence[Reading], found: Estimate) -> str:
         best = f"best {self.job.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
-        before = f", {self.held} before" if self.held else ""
-        return in_words(readings, found, f"trials{before}", best)
+        return in_words(readings, found, "trials", best)
