@@ -100,6 +100,34 @@ def test_the_top_is_re_ranked_by_category(built):
     assert changed
 
 
+def test_a_score_prior_counts_before_the_top_is_re_ranked(built):
+    """What the prior adds moves items into the pool of every interest, and the pick is by scores with it."""
+    prior = {
+        "score_prior": "together",
+        "prior_weights": "learned",
+        "interest_num": 2,
+        "topk": [3],
+        "valid_metric": "NDCG@3",
+    }
+    plain, (_, _, test) = built(**prior)
+    net, _ = built(**prior, diversity_lambda=0.05)
+    rows = next(iter(test))[0]
+    asked = rows["item_id_list"], rows["item_length"]
+    with torch.no_grad():
+        for model in (plain, net):
+            model.prior.set_weight("together", 2.0)
+        added = plain.prior(*asked)[:, None].double()
+        before, after = (m.full_sort_predict(rows).double().numpy() for m in (plain, net))
+        of_interest = (plain.interests(*asked) @ plain.scored_vectors().T).double()
+    kind_of = dict(zip([f"i{i}" for i in range(10)], KINDS))
+    kind = [kind_of.get(t) or f"alone {t}" for t in test._dataset.field2id_token["item_id"]]
+    without = [candidates_of(own, 3) for own in of_interest.numpy()]
+    pools = [candidates_of(own, 3) for own in (of_interest + added).numpy()]
+    assert pools != without  # else the test would not see whether it is added
+    for one, other, pool in zip(before, torch.from_numpy(after), pools):
+        assert other.topk(3).indices.tolist() == brute_force(one, kind, 0.05, 3, pool)
+
+
 def test_masked_history_takes_no_place_among_the_picks(built):
     net, _ = built(
         topk=[3], valid_metric="NDCG@3", diversity_lambda=0.05, mask_history=True, model="EIMF", backbone="MIND"
