@@ -44,6 +44,34 @@ def test_a_stopped_run_goes_on_to_the_same_result(keys, tmp_path, eval_step):
     assert evaluated == [e for e in range(6) if eval_step and (e + 1) % eval_step == 0]
 
 
+@pytest.mark.parametrize("key", ["save_dataset", "save_dataloaders"])
+def test_a_saved_split_is_that_of_its_protocol_alone(keys, tmp_path, monkeypatch, caplog, key):
+    """RecBole compares neither protocol nor ties: the result had the label of one and the figures of another."""
+    read = []
+    load = assembly.pickle.load
+    monkeypatch.setattr(assembly.pickle, "load", lambda stream, **how: read.append(stream) or load(stream, **how))
+    keys = {**keys, "state": "WARNING"}
+    saved = {**keys, key: True, "checkpoint_dir": str(tmp_path / "saved")}
+    first = recbole_eimf.run("Markov", "planted", **saved)
+    assert not read
+    assert recbole_eimf.run("Markov", "planted", **saved).test == first.test
+    assert read
+    read.clear()
+    for other in ({"protocol": "user_split"}, {"train_share": 0.5}):
+        caplog.clear()
+        found = recbole_eimf.run("Markov", "planted", **saved, **other).test
+        assert found == recbole_eimf.run("Markov", "planted", **keys, **other).test
+        assert "it was made with other settings" in caplog.text
+        assert not read
+    (tmp_path / "saved").rename(tmp_path / "moved")
+    (pickled,) = (tmp_path / "moved").glob("*.pth")
+    (beside,) = (tmp_path / "moved").glob("*.pth.json")
+    beside.unlink()  # of RecBole's, or somebody else's: not opened
+    path = {"save_dataset": "dataset_save_path", "save_dataloaders": "dataloaders_save_path"}[key]
+    assert recbole_eimf.run("Markov", "planted", **keys, **{path: str(pickled)}).test == first.test
+    assert not read
+
+
 def test_a_run_without_a_test_says_so_and_shows_validation(keys, tmp_path):
     keys |= {"skip_test": True, "compare_with": ["Popularity", "backbone"]}
     result = recbole_eimf.run("EIMF", "planted", **keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from logging import getLogger
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import recbole.data.utils as recbole_data
 import torch
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
-from recbole.utils import ModelType, dataset_arguments, get_trainer
+from recbole.utils import ModelType, get_trainer
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import is_ours
+from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words
 from recbole_eimf.config.stock_needs import stock_class
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.files import write_json
 from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.loader import loader_class, samples_nothing
@@ -38,14 +41,16 @@ def loaders(config: EIMFConfig) -> Loaders:
     """The (train, valid, test) loaders of a configuration.
 
     RecBole's pickled data sets and loaders are read where ``dataset_save_path`` or ``dataloaders_save_path`` names them
-    or ``save_dataset`` or ``save_dataloaders`` writes them; never what happens to lie in ``checkpoint_dir``.
+    or ``save_dataset`` or ``save_dataloaders`` writes them; never what happens to lie in ``checkpoint_dir``. Only those
+    of a run with the same settings and data are: RecBole compares some of its own, and no protocol.
     """
-    saves = config["save_dataset"] or config["save_dataloaders"]
-    whole = _saved_dataset(config, saves) or dataset_class(config.model_class)(config)
+    whole_path, parts_path = _saved_paths(config)
+    whole = _saved_dataset(config, whole_path) or dataset_class(config.model_class)(config)
     if config["save_dataset"]:
         whole.save()
+        _sign(config, config["checkpoint_dir"], _dataset_name(config))
     getLogger().info(whole, extra=DETAIL)
-    if saves or config["dataloaders_save_path"]:
+    if _signed(config, parts_path):
         saved = recbole_data.load_split_dataloaders(config)
         if saved is not None:
             return saved
@@ -57,19 +62,54 @@ def loaders(config: EIMFConfig) -> Loaders:
     )
     if config["save_dataloaders"]:
         recbole_data.save_split_dataloaders(config, dataloaders=(train, valid, test))
+        _sign(config, config["checkpoint_dir"], _loaders_name(config))
     return train, valid, test
 
 
-def _saved_dataset(config: EIMFConfig, saves: bool) -> LazySequenceDataset | None:
+def _dataset_name(config: EIMFConfig) -> str:
+    return f"{config['dataset']}-{dataset_class(config.model_class).__name__}.pth"  # as RecBole names it
+
+
+def _loaders_name(config: EIMFConfig) -> str:
+    return f"{config['dataset']}-for-{config['model']}-dataloader.pth"
+
+
+def _saved_paths(config: EIMFConfig) -> tuple[Path | None, Path | None]:
+    """Where a data set and loaders may have been pickled by an earlier run: None where nobody asks."""
+    folder = Path(config["checkpoint_dir"])
+    saves = config["save_dataset"] or config["save_dataloaders"]
+    whole, parts = config["dataset_save_path"], config["dataloaders_save_path"]
+    return (
+        Path(whole) if whole else folder / _dataset_name(config) if saves else None,
+        Path(parts) if parts else folder / _loaders_name(config) if saves else None,
+    )
+
+
+def _sign(config: EIMFConfig, folder: str, name: str) -> None:
+    """Put beside a pickle what it was made with."""
+    write_json(Path(folder) / f"{name}.json", deciding_settings(config))
+
+
+def _signed(config: EIMFConfig, path: Path | None) -> bool:
+    """Whether a pickle was made with a configuration's settings; says what differs. It is not opened otherwise."""
+    if path is None or not path.is_file():
+        return False
+    beside = Path(f"{path}.json")
+    if not beside.is_file():
+        getLogger().warning(f"{path} is not read: nothing beside it ({beside.name}) says what it was made with.")
+        return False
+    differ = differing_settings(json.loads(beside.read_text(encoding="utf-8")), deciding_settings(config))
+    if differ:
+        getLogger().warning(f"{path} is not read: it was made with other settings: {in_words(differ)}.")
+    return not differ
+
+
+def _saved_dataset(config: EIMFConfig, path: Path | None) -> LazySequenceDataset | None:
     """The data set that a run with ``save_dataset`` wrote, if it was made with the same settings."""
-    name = f"{config['dataset']}-{dataset_class(config.model_class).__name__}.pth"
-    path = config["dataset_save_path"] or (saves and Path(config["checkpoint_dir"]) / name)
-    if not path or not Path(path).exists():
+    if not _signed(config, path):
         return None
     with open(path, "rb") as stream:
-        saved = pickle.load(stream)
-    same = all(config[key] == saved.config[key] for key in (*dataset_arguments, "seed", "repeatable"))
-    return saved if same else None
+        return pickle.load(stream)
 
 
 def model(config: EIMFConfig, train: LazySequenceDataset) -> torch.nn.Module:

@@ -158,6 +158,10 @@ class KnowledgeStage:
         return client.fetch_openai(self.requests(), self.llm_settings(), self.journal, parse=parse_item)
 
 
+#: columns of a line that are no part of what was said; ``source`` is what the command writes beside it
+_NOT_SAID = ("item_id", "response", "prompt_sha256", "source")
+
+
 def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:
     """Read replies about items from JSON lines, optionally .gz: ``item_id`` with a raw ``response``, or with the
     answer's own keys (``kind``, ``profile``, ``next``); ``prompt_sha256`` where it is known.
@@ -174,7 +178,7 @@ def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:
         if not isinstance(item, str) or not item:
             raise DataError(f"{path}, line {line}: item_id is {item!r}; wanted is the item's id, as text.")
         said = record.get("response")
-        told = {key: value for key, value in record.items() if key not in ("item_id", "response", "prompt_sha256")}
+        told = {key: value for key, value in record.items() if key not in _NOT_SAID}
         if not isinstance(said, str):
             said = json.dumps(told, ensure_ascii=False)
         if item in found and found[item].response != said:

@@ -310,6 +310,10 @@ def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys
     assert {tuple(line["next"]) for line in lines} == {("ink", "paper")}
     written = "".join(path.read_text(errors="ignore") for path in tmp_path.rglob("*") if path.is_file())
     assert "sk-secret-of-the-test" not in written
+    again = read_knowledge(tmp_path / "out" / "items.jsonl")  # its own columns are no part of what was said
+    assert {item: reply.interests for item, reply in again.items()} == {
+        line["item_id"]: (line["profile"], *line["next"]) for line in lines
+    }
     keys = ["--knowledge_source=file", f"--knowledge_file={tmp_path / 'out' / 'items.jsonl'}"]
     assert main([*arguments, *keys]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["replies_to_another_prompt"] == 0
