@@ -149,6 +149,12 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None, other: s
             f"here {data}). Take the same data set, filters and split_seed; or, where held-out items cannot stand in "
             f"the replies, name the file itself: interest_file={folder / REPLIES}."
         )
+    if made_from != data and not meta.get("llm_used", True):
+        raise DataError(
+            f"interest_file={folder}: keywords of the titles that each cluster bought in the source's order of equal "
+            f"times, and some of these items are held out here. Leave interest_file out: with "
+            f"interest_source=keywords they are made anew, without an LLM. Or take ties=source."
+        )
     wanted = [REPLIES] if settings.assignment_file else [REPLIES, ASSIGNMENT]
     _check_files(folder, wanted, meta.get("files"))
     return replace(

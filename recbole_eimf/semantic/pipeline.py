@@ -294,16 +294,33 @@ class Pipeline:
         return titles
 
     def _from_file(self) -> tuple[list[str], dict[str, int], dict[str, Reply], dict[str, Any]]:
-        """Side-load replies. Exemplars that are not training users are not used: their members move to the nearest."""
+        """Side-load replies. Members of exemplars that cannot be used move to the nearest one that can.
+
+        So do users whom the file assigned when their history held an item that is held out today: their cluster may
+        tell of it.
+        """
         begin = time.perf_counter()
         loaded = self.side_loaded
         assignment, stranded, counts = side_loaded.assigned(self.corpus.users, loaded.usable, self.settings)
-        moved = self._nearest(stranded, loaded.usable)
+        knew = self._assigned_with_held_out(assignment, set(loaded.usable)) if self.settings.assignment_file else []
+        assignment = {user: c for user, c in assignment.items() if user not in set(knew)}
+        moved = self._nearest([*stranded, *knew], loaded.usable)
         report = loaded.counts | counts
+        if knew:
+            report["users_assigned_with_held_out_items"] = len(knew)
         report |= {"users_moved_to_nearest_exemplar": len(moved), "clusters": len(loaded.usable)}
         report["users_of_unchecked_assignment"] = len(assignment) if self.unchecked_assignment else 0
         self.seconds["replies"] = time.perf_counter() - begin
         return loaded.usable, assignment | moved, loaded.replies, report
+
+    def _assigned_with_held_out(self, assignment: Mapping[str, int], exemplars: set[str]) -> list[str]:
+        """Assigned users whose history in the source's order, by which they were, has an item that today's has not.
+
+        An exemplar stands for itself, if its reply is used at all.
+        """
+        histories = zip(self.corpus.users, self.corpus.asked_histories or (), self.corpus.histories)
+        lost = {user for user, asked, today in histories if not set(asked) <= set(today)}
+        return [user for user in assignment if user in lost and user not in exemplars]
 
     @cached_property
     def side_loaded(self) -> side_loaded.SideLoaded:

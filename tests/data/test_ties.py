@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from recbole_eimf.data import protocol, ties
 from recbole_eimf.data.prepare.write import prepare_csv
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
+from recbole_eimf.semantic import export
+from recbole_eimf.semantic.side_load import corpus_of
 from tests.conftest import TITLES
 
 #: user -> (item, day) in the source's order; days of several items ascend by id, as in Amazon's files
@@ -250,6 +253,51 @@ def test_replies_of_the_source_s_order_serve_unless_they_know_what_is_held_out(p
     assert "held out for their user" in caplog.text
 
 
+def test_nobody_keeps_a_cluster_that_was_found_with_an_item_that_is_held_out_today(parts, tmp_path):
+    """Of an assignment made in the source's order; who lost no item keeps its place, and an exemplar is its own."""
+    asked = {user: [i for i, _ in events][: -2 if len(events) > 3 else None] for user, events in BASKETS.items()}
+    exemplars = list(asked)[:2]
+    keys = replies(tmp_path / "replies.jsonl", {user: asked[user] for user in exemplars})
+    far = {user: exemplars[n % 2] if user not in exemplars else user for n, user in enumerate(asked)}
+    path = tmp_path / "assignment.csv"
+    path.write_text("user_id,exemplar_user_id\n" + "".join(f"{user},{own}\n" for user, own in far.items()))
+    keys["assignment_file"] = str(path)
+    counts = set()
+    for seed in range(12):
+        _, (train, _, _) = parts("EIMF", ties="shuffle", ties_seed=seed, **keys)
+        lost = {user for user, items in sequences(train).items() if set(asked[user]) - set(items)} - set(exemplars)
+        report = train.side.report
+        if report.get("replies_that_know_held_out_items"):
+            continue  # then all users of one exemplar move
+        assert (
+            report.get("users_assigned_with_held_out_items", 0)
+            == report["users_moved_to_nearest_exemplar"]
+            == len(lost)
+        )
+        counts.add(len(lost))
+    assert max(counts) > 0
+    _, (train, _, _) = parts("EIMF", ties="source", **keys)
+    assert "users_assigned_with_held_out_items" not in train.side.report
+
+
+def test_keywords_exported_in_the_source_s_order_are_made_anew(parts, tmp_path):
+    """They are words of what a whole cluster bought, and no digest says of what."""
+    _, (train, _, _) = parts(ties="source")
+    corpus = corpus_of(train.config, train)
+    origin = export.Origin(
+        "baskets", "leave_one_out", export.fingerprint_of(corpus.users, corpus.histories), None, "", 1
+    )
+    found = SimpleNamespace(
+        exemplars=corpus.users[:1], texts=[("a",)], digests=[None], assignment={corpus.users[0]: 0},
+        source="keywords", llm_used=False, report={"interests": 1},
+    )  # fmt: skip
+    export.write_export(tmp_path / "export", found, origin, None)
+    keys = {"interest_source": "file", "interest_file": str(tmp_path / "export")}
+    parts("EIMF", ties="source", **keys)
+    with pytest.raises(DataError, match=r"(?s)keywords of the titles.*Leave interest_file out"):
+        parts("EIMF", ties="shuffle", ties_seed=3, **keys)
+
+
 def test_replies_of_whole_histories_are_refused_whatever_the_order(parts, tmp_path):
     whole = replies(tmp_path / "replies.jsonl", {user: [i for i, _ in events] for user, events in BASKETS.items()})
     with pytest.raises(DataError, match="allow_foreign_replies"):
@@ -257,8 +305,6 @@ def test_replies_of_whole_histories_are_refused_whatever_the_order(parts, tmp_pa
 
 
 def test_prompts_are_in_the_source_s_order_and_know_no_held_out_item(parts):
-    from recbole_eimf.semantic.side_load import corpus_of
-
     for seed in range(5):
         whole, (train, valid, test) = parts(ties="shuffle", ties_seed=seed)
         corpus = corpus_of(whole.config, train)

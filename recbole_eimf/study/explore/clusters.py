@@ -136,7 +136,7 @@ def replies(pipeline: Pipeline, said: Said) -> dict[str, Any]:
     unused = [user for user, reply in said.replies.items() if reply.status == "ok" and user not in exemplars]
     moved = ("exemplars_not_in_training", "users_moved_to_nearest_exemplar", "users_without_assignment",
              "replies_of_this_history", "replies_of_shorter_history", "replies_of_another_history",
-             "replies_unchecked", "replies_that_know_held_out_items")  # fmt: skip
+             "replies_unchecked", "replies_that_know_held_out_items", "users_assigned_with_held_out_items")  # fmt: skip
     return {
         "ok": sum(reply.status == "ok" for reply in said.replies.values()),
         "failed": failed,

@@ -175,7 +175,8 @@ def _far(document: Mapping[str, Any]) -> dict[str, Any]:
 _SAID = {
     "exemplars_not_in_training": "replies of users who are no training users here",
     "users_without_assignment": "training users whom the assignment does not name",
-    "users_moved_to_nearest_exemplar": "users moved to the nearest exemplar, for want of interests of their own",
+    "users_moved_to_nearest_exemplar": "users moved to the nearest exemplar: theirs has no usable reply, or see below",
+    "users_assigned_with_held_out_items": "users assigned when their history held an item that is held out here",
     "replies_of_this_history": "replies to the prompt over the user's training history",
     "replies_of_shorter_history": "replies to a prompt over the first items of that history",
     "replies_of_another_history": "replies to prompts that no training history gives: they may know held-out items",
