@@ -30,7 +30,8 @@ fingerprint of the training data, which --interest_file=DIR checks when it loads
 keys (all take --key=value): llm_model, llm_base_url, llm_api_key_env (the NAME of the variable that holds the key),
 llm_api_key_file, llm_concurrency, llm_check_first, llm_price_in, llm_price_out (USD per million tokens),
 exemplar_ratio, preference, clustering, text_encoder, protocol, split_seed, prompt_file, prompt_items, max_interests,
-batch_file, semantic_cache
+batch_file, semantic_cache; model and recipe: of the run that the interests are for (default EIMF; its recipe=paper has
+other clusters)
 """
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.core.disk import check_writable
+from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly, plugin
 from recbole_eimf.semantic.export import write_replies
 from recbole_eimf.semantic.knowledge import KnowledgeStage
@@ -58,12 +61,18 @@ def interests(
 
 
 def training_pipeline(dataset: str, files: list[str] | None, overrides: Mapping[str, Any]) -> tuple[Pipeline, int]:
-    """The stages of ESIM over a data set's training part, none of them run yet, and the configuration's seed."""
+    """The stages of ESIM over a data set's training part, none of them run yet, and the configuration's seed.
+
+    They are those that a run of ``model`` (EIMF by default) with its ``recipe`` asks for.
+    """
     plugin.adapt_recbole()
+    values = dict(overrides)
+    model = values.pop("model", "EIMF")  # with its recipe it decides what the clusters are
+    config = EIMFConfig(model, dataset, files, {"state": "WARNING", **values})
+    if contract_of(config.model_class).needs_side_information(config) != "interests":
+        raise ConfigError(f"model={model} reads no interests of users as it is set here. Leave model out: EIMF does.")
     # the training part alone is wanted here, not the side information that is about to be made
-    config = EIMFConfig("IBIM", dataset, files, {"state": "WARNING", **overrides})
-    _, parts = assembly.datasets(config)
-    return pipeline_of(config, parts[0]), config["seed"]
+    return pipeline_of(config, LazySequenceDataset(config).build()[0]), config["seed"]
 
 
 def knowledge_stage(
@@ -71,6 +80,9 @@ def knowledge_stage(
 ) -> tuple[KnowledgeStage, dict[str, int], int]:
     """The stage that asks about items, item token -> training interactions, and the configuration's seed."""
     plugin.adapt_recbole()
+    for key in ("model", "recipe"):
+        if key in overrides:
+            raise ConfigError(f"{key}={overrides[key]}: items are asked about alike for every model. Leave {key} out.")
     config = EIMFConfig("IBIM", dataset, files, {"state": "WARNING", **overrides})
     _, parts = assembly.datasets(config)
     settings = keys.read(keys.SemanticSettings, config)

@@ -56,6 +56,25 @@ def test_a_missing_key_is_an_error_before_any_work(arguments, monkeypatch, tmp_p
     assert not (tmp_path / "cache").exists()
 
 
+def test_the_clusters_are_those_of_the_run_that_will_ask(arguments, capsys):
+    """recipe=paper joins texts and searches with p = -10: other exemplars than those of EIMF as it comes."""
+    from recbole_eimf.experiment.interests import training_pipeline
+
+    keys = dict(argument.removeprefix("--").split("=") for argument in arguments[2:-3])
+    del keys["exemplar_ratio"]  # which would take the place of p
+    strong, paper = (training_pipeline("planted", None, {**keys, **more})[0].settings
+                     for more in ({}, {"recipe": "paper", "model": "EIMF"}))  # fmt: skip
+    assert (strong.sequence_text, strong.preference) == ("pooled", None)
+    assert (paper.sequence_text, paper.preference) == ("joined", -10.0)
+    assert main([*arguments, "--dry-run", "--model=SASRec"]) == 2
+    assert "model=SASRec reads no interests" in capsys.readouterr().err
+    assert main([*arguments, "--dry-run", "--recipe=papr"]) == 2
+    assert "paper" in capsys.readouterr().err
+    asked = [each for each in arguments if "interest" not in each and "ratio" not in each]
+    assert main(["knowledge", *asked, "--knowledge_source=openai", "--dry-run", "--recipe=paper"]) == 2
+    assert "recipe=paper: items are asked about alike" in capsys.readouterr().err
+
+
 def test_a_licence_without_an_export_is_refused(arguments, capsys):
     assert main([*arguments, "--dry-run", "--licence=CC-BY-4.0"]) == 2
     assert "--licence=CC-BY-4.0: of the replies that --export=DIR writes" in capsys.readouterr().err

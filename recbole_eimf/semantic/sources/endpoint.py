@@ -24,6 +24,7 @@ def ask(
     if estimate.calls and not agreed:
         raise InterestSourceError(
             f"interest_source=openai would make paid calls: {estimate}. Look at a prompt and agree with "
-            f"`python -m recbole_eimf interests --dataset={dataset} --interest_source=openai ...`, or add --yes=True."
+            f"`python -m recbole_eimf interests --dataset={dataset} --interest_source=openai ...` "
+            f"(with this run's model, recipe and keys), or add --yes=True."
         )
     return client.fetch_openai(requests, wanted, journal)
