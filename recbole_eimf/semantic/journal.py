@@ -86,16 +86,21 @@ def read_journal(journal: Path, model: str) -> dict[tuple[str, str], Past]:
 
 
 def kept(
-    requests: Sequence[PromptRequest], max_interests: int, past: Mapping[tuple[str, str], Past]
+    requests: Sequence[PromptRequest],
+    max_interests: int,
+    past: Mapping[tuple[str, str], Past],
+    parse: Parser = parse_interests,
 ) -> dict[str, Reply]:
     """What the journal knows of each request, by user id: the reply of use, else the last one that is of none."""
-    replies = reusable(requests, max_interests, past)
+    replies = reusable(requests, max_interests, past, parse)
     for request in requests:
         entry = past.get((request.user_id, request.sha256))
         if request.user_id in replies or entry is None:
             continue
         record = entry.failed or entry.ok
-        said = reply_from_text(request.user_id, request.sha256, record["response"] or "", "openai", max_interests)
+        said = reply_from_text(
+            request.user_id, request.sha256, record["response"] or "", "openai", max_interests, parse
+        )
         failure = (said.failure or "malformed") if record["response"] else "no answer"
         error = record.get("error") if isinstance(record.get("error"), str) else said.error
         replies[request.user_id] = replace(

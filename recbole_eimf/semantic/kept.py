@@ -52,9 +52,10 @@ def as_files(pipeline: Pipeline, source: str) -> Iterator[dict[str, Any]]:
         return
     with tempfile.TemporaryDirectory() as name:
         export.write_replies(Path(name), kept_interests(pipeline))
+        placebo = source.startswith("shuffled")
         yield {
             "yes": False,
-            "interest_source": "file",
+            **({"interest_source": "shuffled", "shuffled_source": "file"} if placebo else {"interest_source": "file"}),
             "interest_file": str(Path(name) / export.REPLIES),
             "assignment_file": str(Path(name) / export.ASSIGNMENT),
         }

@@ -92,23 +92,32 @@ class KnowledgeStage:
         """The endpoint's settings."""
         return part_of(OpenAISettings, self.settings)
 
-    def estimate(self) -> client.Estimate:
-        """Calls, tokens and price of what the journal does not answer."""
-        requests, wanted = self.requests(), self.llm_settings()
+    def estimate(self, again: bool = True) -> client.Estimate:
+        """Calls, tokens and price of what the journal does not answer; ``again``: as for :meth:`run`."""
+        requests, wanted = self._asked(self._useless(again)), self.llm_settings()
         return client.estimate(requests, wanted, client.answered_users(requests, wanted, self.journal, parse_item))
 
-    def run(self, popularity: Mapping[str, int], seed: int = 0, agreed: bool = False) -> Knowledge:
+    def _useless(self, again: bool) -> dict[str, Reply]:
+        if again:
+            return {}
+        return client.failed_before(self.requests(), self.llm_settings(), self.journal, parse_item)
+
+    def _asked(self, useless: Mapping[str, Reply]) -> list[PromptRequest]:
+        return [request for request in self.requests() if request.user_id not in useless]
+
+    def run(self, popularity: Mapping[str, int], seed: int = 0, agreed: bool = False, again: bool = True) -> Knowledge:
         """What is known of the items.
 
         Args:
             popularity: item token -> training interactions, which the placebo keeps.
-            seed: of the placebo; agreed: paid calls may be made.
+            seed: of the placebo; agreed: paid calls may be made; again: also for items whose reply stands in the
+                journal and is of no use, which a training run leaves alone.
 
         Raises:
             UserError: a source that cannot deliver, a file that does not fit.
         """
         self.check()
-        replies = self._replies(agreed)
+        replies = self._replies(agreed, again)
         ok = {item: reply for item, reply in replies.items() if reply.status == "ok" and item in self.item_text}
         if not ok:
             where = f" in {self.settings.knowledge_file}" if self.source == "file" else ""
@@ -142,20 +151,22 @@ class KnowledgeStage:
             )
         return Knowledge(items, source, report, digests)
 
-    def _replies(self, agreed: bool) -> dict[str, Reply]:
+    def _replies(self, agreed: bool, again: bool) -> dict[str, Reply]:
         s = self.settings
         if self.source == "file":
             return read_knowledge(Path(s.knowledge_file), s.max_interests)
         if self.source == "batch":
             return batch.read_batch(self.requests(), Path(s.batch_file), s.max_interests, parse_item)
-        estimate = self.estimate()
+        useless = self._useless(again)
+        estimate = self.estimate(again)
         if estimate.calls and not agreed:
             raise InterestSourceError(
                 f"knowledge_source=openai would make paid calls: {estimate}. Look at a prompt and agree with "
                 f"`python -m recbole_eimf knowledge --dataset={self.name} --knowledge_source=openai ...`, or add "
                 f"--yes=True."
             )
-        return client.fetch_openai(self.requests(), self.llm_settings(), self.journal, parse=parse_item)
+        asked = self._asked(useless)
+        return useless | client.fetch_openai(asked, self.llm_settings(), self.journal, parse=parse_item)
 
 
 #: columns of a line that are no part of what was said; ``source`` is what the command writes beside it

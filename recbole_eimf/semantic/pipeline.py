@@ -247,7 +247,9 @@ class Pipeline:
         """Where replies of the endpoint are kept, one line each, the moment they arrive."""
         return self.folder / f"replies-{self.name}.jsonl"
 
-    def _fetched(self, source: str, agreed: bool) -> tuple[list[str], dict[str, int], dict[str, Reply], dict[str, Any]]:
+    def _fetched(
+        self, source: str, agreed: bool, again: bool
+    ) -> tuple[list[str], dict[str, int], dict[str, Reply], dict[str, Any]]:
         """(exemplars, assignment, replies, report) of a source other than the placebo."""
         if source == "file":
             return self._from_file()
@@ -262,7 +264,7 @@ class Pipeline:
             replies = own.own_replies(source, self._told(exemplars, assignment), self.settings.max_interests)
         else:
             requests = self.requests(exemplars)
-            replies = endpoint.ask(requests, self.llm_settings(), self.journal, self.name, agreed)
+            replies = endpoint.ask(requests, self.llm_settings(), self.journal, self.name, agreed, again)
         self.seconds["replies"] = time.perf_counter() - begin
         return exemplars, assignment, replies, report
 
@@ -346,12 +348,13 @@ class Pipeline:
         return moved
 
     # ------------------------------------------------------------------ all of it
-    def run(self, seed: int = 0, agreed: bool = False) -> Interests:
+    def run(self, seed: int = 0, agreed: bool = False, again: bool = True) -> Interests:
         """Run every stage up to the replies.
 
         Args:
             seed: draws the exemplars of the placebo (``interest_source=shuffled``).
             agreed: paid calls may be made.
+            again: also for those whose reply stands in the journal and is of no use.
 
         Raises:
             UserError: a source that cannot deliver, a file that does not fit.
@@ -359,7 +362,7 @@ class Pipeline:
         self.check_source()
         placebo = self.settings.interest_source == "shuffled"
         source = self._replies_source
-        exemplars, assignment, replies, report = self._fetched(source, agreed)
+        exemplars, assignment, replies, report = self._fetched(source, agreed, again)
         texts = [replies[user].interests if user in replies else () for user in exemplars]
         answered = [c for c, text in enumerate(texts) if text]
         if not answered:

@@ -147,7 +147,7 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
         report["seconds"] = {k: round(v, 2) for k, v in pipeline.seconds.items()}
         loaded = SideInformation(item_text, has_text, None, None, None, report, _seen(config, train))
         return replace(loaded, next_items=graph, next_among=among)
-    found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]))
+    found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]), again=False)
     loaded = _with_interests(config, train, pipeline, found, item_text, has_text, report)
     return replace(loaded, next_items=graph, next_among=among, match_text=match_text)
 
@@ -181,7 +181,7 @@ def _knowledge(config, train, pipeline: Pipeline, follows: bool) -> Knowledge | 
             f"knowledge_source=none: {_asking(config)} reads an LLM's knowledge of items. Give --knowledge_source=file "
             f"--knowledge_file=FILE, or make one with `python -m recbole_eimf knowledge`."
         )
-    return stage.run(popularity_of(config, train), config["seed"], agreed=bool(config["yes"]))
+    return stage.run(popularity_of(config, train), config["seed"], agreed=bool(config["yes"]), again=False)
 
 
 def _asking(config) -> str:

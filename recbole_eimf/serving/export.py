@@ -43,7 +43,10 @@ _COMPARED = 64
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run in memory: its result, and what :func:`recbole_eimf.load` makes of its model."""
+    """A finished run in memory: its result, and what :func:`recbole_eimf.load` makes of its model.
+
+    ``asked``: the training part that an LLM was asked about, where ``loaders`` have another since (a refit).
+    """
 
     folder: Path
     result: dict[str, Any]
@@ -51,6 +54,7 @@ class Run:
     net: nn.Module
     loaders: tuple
     given: dict[str, Any] = dataclasses.field(default_factory=dict)
+    asked: Any = None
 
 
 def read_run(output_dir: str | os.PathLike, **overrides: Any) -> Run:

@@ -6,6 +6,7 @@ taken from the run. What trains is what the run trained with: the same keys, ite
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from dataclasses import replace
@@ -18,6 +19,8 @@ from recbole_eimf.experiment import refit
 from recbole_eimf.experiment.load import load
 from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.semantic.dataset import dataset_class
+from recbole_eimf.semantic.kept import as_files
+from recbole_eimf.semantic.side_load import pipeline_of
 
 
 def refitted(run):
@@ -29,8 +32,9 @@ def refitted(run):
     epochs = run.result["best_epoch"] + 1
     in_phases = isinstance(run.net, TowerModel)
     refit.check(run.config, "--refit")
-    config, _, loaders = load(run.folder, inference_only=False, gpu_id="", state="WARNING", show_progress=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _paid_for(run) as kept:
+        shown = {"gpu_id": "", "state": "WARNING", "show_progress": True}
+        config, _, loaders = load(run.folder, inference_only=False, **{**shown, **run.given, **kept})
         config["output_dir"], config["checkpoint_dir"] = None, folder
         train = _everything(config, loaders[0]._dataset.side)
         # a model that only counts has no epoch to be best
@@ -40,7 +44,15 @@ def refitted(run):
     refit.weigh_alike(net, run.net)
     served = run.config.model_class(run.config, train)
     served.load_state_dict(net.state_dict())  # text is folded into the item table
-    return replace(run, net=served.eval(), loaders=(batches, *run.loaders[1:]))
+    return replace(run, net=served.eval(), loaders=(batches, *run.loaders[1:]), asked=run.loaders[0]._dataset)
+
+
+def _paid_for(run):
+    """Keys that load the run's interests without asking an LLM, as a context."""
+    source = (run.result.get("side_load") or {}).get("source", "")
+    if not source.endswith("openai"):
+        return contextlib.nullcontext({"yes": False})
+    return as_files(pipeline_of(run.config, run.loaders[0]._dataset), source)
 
 
 def _phases(run) -> dict[str, int]:

@@ -55,7 +55,8 @@ def with_text(run, parts: Parts, config: dict[str, Any]) -> tuple[Parts, dict[st
     side = run.result["side_load"] or {}
     if not isinstance(run.net, EIMF) or not run.config["use_interests"] or "source" not in side:
         return parts, config
-    parts = replace(parts, sentences=_sentences(run, pipeline, parts))
+    asked = pipeline if run.asked is None else pipeline_of(run.config, run.asked)
+    parts = replace(parts, sentences=_sentences(run, asked, parts))
     config["text"]["explain"] = {"source": side["source"], "llm_used": side["llm_used"], **_honesty(run, parts, config)}
     return parts, config
 

@@ -10,6 +10,7 @@ import recbole_eimf
 from recbole_eimf.serving.export import export
 from recbole_eimf.serving.recommender import Recommender
 from recbole_eimf.trainer.phases import EarlierPhaseTrainer
+from tests.semantic.llm_server import Answer, LLMServer
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def trained(planted, semantic_cache, tmp_path):
         }
         places = {"data_path": str(planted), "semantic_cache": str(semantic_cache), "output_dir": str(tmp_path / "out")}
         quiet = {"show_progress": False, "state": "ERROR", "compare_with": [], "text_encoder": "tfidf-svd"}
-        return recbole_eimf.run(model, "planted", None, **small, **places, **quiet, **keys)
+        return recbole_eimf.run(model, "planted", None, **{**small, **places, **quiet, **keys})
 
     return make
 
@@ -43,6 +44,35 @@ def test_every_interaction_trains(trained, tmp_path, model, keys):
     assert "trained again on everything" in (tmp_path / "again" / "README.md").read_text()
     scores = [found.recommend([["i1", "i2"]], 10)["score"].tolist() for found in (first, again)]
     assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize("source", ["openai", "shuffled"])
+def test_nobody_is_asked_again_for_a_refusal_that_was_paid_for(trained, tmp_path, monkeypatch, caplog, source):
+    """Neither by another seed's run, nor by a refit, which needs neither endpoint nor key."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+    first = []
+
+    def answer(asked, n):
+        first.append(asked.prompt)
+        return Answer(
+            content="I'm sorry, but I cannot help with that." if asked.prompt == first[0] else Answer().content
+        )
+
+    keys = {"interest_source": source, "exemplar_ratio": 0.1, "epochs": 1, "yes": True, "llm_concurrency": 1}
+    keys |= {"shuffled_source": "openai"} if source == "shuffled" else {}
+    keys |= {"semantic_cache": str(tmp_path / "cache"), "state": "WARNING"}
+    with LLMServer(answer) as server:
+        keys["llm_base_url"] = server.url
+        made = trained("EIMF", **keys)
+        asked = len(server.asked)
+        again = trained("EIMF", **keys, overwrite=True)
+        assert len(server.asked) == asked
+    assert "1 replies hold no interests and are not asked for again" in caplog.text
+    assert again.test == made.test
+    assert again.side_load["exemplars_without_interests"] == 1
+    monkeypatch.delenv("OPENAI_API_KEY")
+    served = Recommender.load(export(tmp_path / "out", tmp_path / "again", refit=True))
+    assert served.catalogue.counts.sum() == len(served.users.histories.flatten())
 
 
 @pytest.mark.parametrize(("model", "phases"), [("PAD", 3), ("MoRec", 0)])

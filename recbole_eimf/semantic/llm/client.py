@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import append_jsonl
-from recbole_eimf.semantic.journal import Past, cut, exclusive, read_journal, reusable
+from recbole_eimf.semantic.journal import Past, cut, exclusive, kept, read_journal, reusable
 from recbole_eimf.semantic.llm.endpoint import Completion, Endpoint, GaveUpError, OpenAISettings, StoppedError, read_key
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
@@ -84,6 +84,14 @@ def answered_users(
 ) -> set[str]:
     """Return the users whose request the journal already answers: same prompt, same model, status ok."""
     return set(reusable(requests, settings.max_interests, read_journal(journal, settings.model), parse))
+
+
+def failed_before(
+    requests: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, parse: Parser = parse_interests
+) -> dict[str, Reply]:
+    """The replies that the journal holds and that say nothing of use, by user id; not calls that had no answer."""
+    found = kept(requests, settings.max_interests, read_journal(journal, settings.model), parse)
+    return {user: reply for user, reply in found.items() if reply.status == "failed" and reply.response is not None}
 
 
 def fetch_openai(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from logging import getLogger
 from pathlib import Path
 
 from recbole_eimf.core.errors import InterestSourceError
@@ -13,13 +14,24 @@ from recbole_eimf.semantic.llm.reply import Reply
 
 
 def ask(
-    requests: Sequence[PromptRequest], wanted: OpenAISettings, journal: Path, dataset: str, agreed: bool
+    requests: Sequence[PromptRequest],
+    wanted: OpenAISettings,
+    journal: Path,
+    dataset: str,
+    agreed: bool,
+    again: bool = True,
 ) -> dict[str, Reply]:
     """Replies by user: those that stand in the journal, and where ``agreed`` those of the calls that are left.
+
+    Args:
+        again: also ask those once more whose reply was of no use. A training run does not: the seeds of a table shall
+            have the same interests, and pay for none of them twice.
 
     Raises:
         InterestSourceError: calls are left that nobody agreed to pay, or the endpoint cannot be used.
     """
+    useless = {} if again else client.failed_before(requests, wanted, journal)
+    requests = [request for request in requests if request.user_id not in useless]
     estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, journal))
     if estimate.calls and not agreed:
         raise InterestSourceError(
@@ -27,4 +39,9 @@ def ask(
             f"`python -m recbole_eimf interests --dataset={dataset} --interest_source=openai ...` "
             f"(with this run's model, recipe and keys), or add --yes=True."
         )
-    return client.fetch_openai(requests, wanted, journal)
+    if useless:
+        getLogger().warning(
+            f"{journal}: {len(useless)} replies hold no interests and are not asked for again; "
+            f"`python -m recbole_eimf interests` does so."
+        )
+    return useless | client.fetch_openai(requests, wanted, journal)
