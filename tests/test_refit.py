@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 import recbole_eimf
@@ -110,6 +111,17 @@ def test_what_cannot_be_trained_again_is_refused(make_config, keys):
     keys.pop("dataset")
     with pytest.raises(ConfigError, match="refit=True: FPMC trains with RecBole's drawn negatives"):
         recbole_eimf.run("FPMC", "baskets", **keys, refit=True)
+
+
+def test_a_refit_that_goes_on_has_the_weights_that_validation_chose(keys, tmp_path):
+    """The folder's model has been trained on the validation targets since: it chooses nothing any more."""
+    out = tmp_path / "out"
+    given = {**keys, "epochs": 2, "refit": True, "score_prior": "together", "output_dir": str(out)}
+    found = recbole_eimf.run("IBIM", "baskets", **given)
+    weights = recbole_eimf.load(out)[1].prior.weight
+    again = recbole_eimf.run("IBIM", "baskets", **given, resume=True)
+    assert (again.valid, again.test) == (found.valid, found.test)
+    assert torch.equal(recbole_eimf.load(out)[1].prior.weight, weights)
 
 
 def test_a_prior_weighs_what_validation_chose_in_the_model_trained_again(keys, tmp_path, monkeypatch):

@@ -46,6 +46,9 @@ def evidence(trainer, prior: ScorePrior, valid_data) -> Evidence:
     """The scores of a trained model and of the parts of its prior, whose weights are zero, on validation users."""
     model, draw = trainer.model, torch.Generator().manual_seed(0)
     model.eval()
+    diversity = getattr(model, "diversity", None)
+    if diversity is not None:  # picks by category come after the prior: their places are no scores of the model
+        model.diversity = None
     count = min(prior.n_items - 1, _MOST_ITEMS)
     item = 1 + torch.randperm(prior.n_items - 1, generator=draw)[:count].sort().values
     place = torch.full((prior.n_items,), -1)
@@ -68,6 +71,8 @@ def evidence(trainer, prior: ScorePrior, valid_data) -> Evidence:
         rows.append(row + begin)
         targets.append(target)
         begin += scores.shape[1]
+    if diversity is not None:
+        model.diversity = diversity
     of_items, absent, of_target = (torch.cat(parts, dim) for parts, dim in zip(zip(*each), (1, 0, 1)))
     return Evidence(of_items, absent, of_target, torch.cat(rows), item, torch.cat(targets))
 

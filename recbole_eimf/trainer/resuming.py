@@ -13,9 +13,10 @@ from recbole_eimf.trainer import checkpoint
 from recbole_eimf.trainer.state import read_values
 
 STATE_FILE = "last.safetensors"
+PRIOR_FILE = "prior.json"
 #: what a run leaves in its folder
 _RESULTS = (STATE_FILE, "history.json", "result.json", "test_ranks.safetensors", checkpoint.MODEL_FILE,
-            checkpoint.PTH_FILE)  # fmt: skip
+            checkpoint.PTH_FILE, PRIOR_FILE)  # fmt: skip
 #: keys that may differ: they change what is done with a trained model, not what was trained
 _FREE = {"skip_test"}
 

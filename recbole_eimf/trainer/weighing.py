@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import torch
+
 from recbole_eimf.core import distributed
+from recbole_eimf.core.files import write_json
 from recbole_eimf.model.score_prior import PARTS, WEIGHTS, ScorePrior
 from recbole_eimf.trainer.prior_fit import evidence, fit
+from recbole_eimf.trainer.resuming import PRIOR_FILE
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 #: weights of a prior in a row that are no better than the best so far, after which no larger one is tried
@@ -30,17 +37,49 @@ class WeighingTrainer(InterestTrainer):
 def choose_prior(trainer: InterestTrainer, prior: ScorePrior, valid_data) -> dict[str, float]:
     """Weigh a trained model's prior by ``valid_metric``, part by part, and keep the weights with the best model.
 
+    Where they were chosen for the same epoch before a stop, they stay: the model in the folder has them already, or was
+    trained again on the validation targets since (``refit``).
+
     Returns:
         Validation metrics under the chosen weights; the trainer holds them as its best.
     """
-    kept = trainer.model_folder is not None
-    best = trainer.evaluate(valid_data, load_best_model=kept)  # what stands in the file weighs nothing yet
-    chosen = _tried if trainer.config["prior_weights"] == "grid" else _fitted
-    best = chosen(trainer, prior, valid_data, best)
-    if kept:
-        trainer.write(trainer.best_epoch)
-    trainer.best_valid_result = best
-    return best
+    folder = trainer.model_folder
+    chosen = _chosen_before(trainer, prior)
+    if chosen is None:
+        if folder is not None:
+            trainer.read_best()
+        prior.weight.zero_()  # of a run that goes on, the model in the folder has been weighed
+        chosen = trainer.evaluate(valid_data, load_best_model=False)
+        choose = _tried if trainer.config["prior_weights"] == "grid" else _fitted
+        chosen = choose(trainer, prior, valid_data, chosen)
+        if folder is not None:
+            trainer.write(trainer.best_epoch)
+            _note(trainer, prior, chosen)
+    trainer.best_valid_result = chosen
+    return chosen
+
+
+def _identity(trainer: InterestTrainer) -> dict[str, Any]:
+    """What chosen weights belong to."""
+    return {"best_epoch": trainer.best_epoch, **{key: trainer.config[key] for key in ("score_prior", "prior_weights")}}
+
+
+def _note(trainer: InterestTrainer, prior: ScorePrior, valid: dict[str, float]) -> None:
+    if distributed.is_first():
+        found = {"weights": prior.weight.tolist(), "valid": valid}
+        write_json(trainer.model_folder / PRIOR_FILE, {**_identity(trainer), **found})
+
+
+def _chosen_before(trainer: InterestTrainer, prior: ScorePrior) -> dict[str, float] | None:
+    """Validation metrics of the weights that were chosen before a stop, which ``prior`` gets; None without any."""
+    path = trainer.model_folder and trainer.model_folder / PRIOR_FILE
+    if not (trainer.config["resume"] and path and path.is_file()):
+        return None
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if {key: held.get(key) for key in _identity(trainer)} != _identity(trainer):
+        return None
+    prior.weight.copy_(torch.tensor(held["weights"]))
+    return held["valid"]
 
 
 def _fitted(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict[str, float]) -> dict[str, float]:

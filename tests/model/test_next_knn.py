@@ -97,6 +97,25 @@ def test_the_prior_is_weighed_on_validation_saved_and_loaded(prior_keys, tmp_pat
     assert net.predict(batch).tolist() == pytest.approx(scores[[0, 1], batch["item_id"]].tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("how", ["grid", "learned", "by_frequency"])
+def test_a_run_that_goes_on_keeps_what_its_prior_weighs(prior_keys, tmp_path, monkeypatch, how):
+    """A run stopped before its result is written begins with a weighed model: weighed again it weighed nothing."""
+    keys = {**prior_keys, "prior_weights": how, "output_dir": str(tmp_path / "out")}
+    found = recbole_eimf.run("IBIM", "planted", **keys)
+    _, net, _ = recbole_eimf.load(tmp_path / "out")
+    assert net.prior.weight.any()
+    for lost in ((), ("prior.json",), ("prior.json", "result.json")):
+        for name in lost:
+            (tmp_path / "out" / name).unlink(missing_ok=True)
+        again = recbole_eimf.run("IBIM", "planted", resume=True, **keys)
+        assert (again.valid, again.test) == (found.valid, found.test)
+        _, after, _ = recbole_eimf.load(tmp_path / "out")
+        assert torch.equal(after.prior.weight, net.prior.weight)
+    longer = recbole_eimf.run("IBIM", "planted", resume=True, **{**keys, "epochs": 3})
+    fresh = recbole_eimf.run("IBIM", "planted", **{**keys, "epochs": 3, "output_dir": str(tmp_path / "fresh")})
+    assert (longer.valid, longer.test) == (fresh.valid, fresh.test)
+
+
 @pytest.mark.parametrize(("model", "backbone"), [("IBIM", "SASRec"), ("IBIM", "BERT4Rec"), ("Hybrid", "SASRec")])
 def test_the_prior_is_added_and_changes_no_training(built, make_config, planted_knowledge, model, backbone):
     keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "backbone": backbone}

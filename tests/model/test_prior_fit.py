@@ -139,11 +139,17 @@ class Judged:
     model_folder, valid_metric = None, "NDCG@5"
 
     def __init__(self, how, prior, value, bigger):
-        self.config, self.prior, self.value, self.valid_metric_bigger = {"prior_weights": how}, prior, value, bigger
-        self.logger, self.tried, self.loaded = logging.getLogger(), [], []
+        self.config = {"prior_weights": how, "score_prior": "both", "resume": False}
+        self.prior, self.value, self.valid_metric_bigger = prior, value, bigger
+        self.logger, self.tried, self.read = logging.getLogger(), [], 0
+
+    def read_best(self):
+        """A model whose prior was weighed before."""
+        self.read += 1
+        self.prior.set_weight("similar", 7.0)
 
     def evaluate(self, valid_data, load_best_model):
-        self.loaded.append(load_best_model)
+        assert not load_best_model
         self.tried.append(tuple(self.prior.weight.tolist()[:2]))  # of similar and next
         value = self.value(*self.tried[-1])
         return {"ndcg@5": value if self.valid_metric_bigger else -value}
@@ -171,7 +177,8 @@ def test_weights_are_chosen_for_the_best_model_and_kept_with_it(tmp_path):
     trainer.model_folder, trainer.model, trainer.best_epoch = tmp_path, object(), 3
     trainer.write = lambda epoch: written.append((epoch, prior.weight[0].item()))
     weighing.choose_prior(trainer, prior, None)
-    assert trainer.loaded == [True] + [False] * (len(WEIGHTS) - 1), "the model of the last epoch is not the best"
+    assert trainer.read == 1, "the model of the last epoch is not the best"
+    assert trainer.tried[0] == (0.0, 0.0), "the model alone"
     assert written == [(3, WEIGHTS[-1])]
 
 
