@@ -11,6 +11,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import struct
@@ -221,3 +222,10 @@ def _mend_last_line(stream: BinaryIO) -> None:
         stream.write(b"\n")
     except (ValueError, RecursionError):
         stream.truncate(end - len(half))
+
+
+def free_name(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, ... that nothing has."""
+    if not path.exists():
+        return path
+    return next(other for n in itertools.count(2) if not (other := path.with_name(f"{path.name}-{n}")).exists())

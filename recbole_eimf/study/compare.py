@@ -19,7 +19,7 @@ from recbole_eimf.study.jobs import check_cluster, make_text_once
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import RESERVED, Run, Workers
-from recbole_eimf.study.search.space import shipped_space
+from recbole_eimf.study.search.space import AllFixedError, Space, shipped_space
 from recbole_eimf.study.table import table
 from recbole_eimf.study.table.summary import Experiment, Searched, Summary, summarise
 
@@ -248,6 +248,9 @@ def _planned(experiment: Experiment, out: Path, effort: Effort) -> Plan:
     if by_recipe := runs.takers(experiment.rows, shared):
         print(f"recipe={runs.today(shared)['recipe']}: {', '.join(by_recipe)}; other rows train as they are")
     if effort.tune_first:
+        summarise(experiment, planned, masks)  # a metric that nobody computes is told before hours of search
+        unfinished = (run for run in planned if not run.finished)
+        make_text_once(EIMFConfig(run.row.model, run.dataset, None, dict(run.given)) for run in unfinished)
         searched, remarks = _tuned(experiment, shared, workers, effort.tune_first, out / "tune")
         experiment = replace(experiment, remarks=remarks, searched=searched)
         planned = _runs(experiment, out, effort, {name: found.settings for name, found in searched.items()})
@@ -262,8 +265,9 @@ def _runs(
     folder = out.resolve() / "runs"
     settled = tuned is not None or not effort.tune_first
     return runs.plan(
-        experiment.rows, experiment.dataset, experiment.seeds, shared, folder, len(masks) > 1, tuned, settled
-    )
+        experiment.rows, experiment.dataset, experiment.seeds, shared, folder, len(masks) > 1, tuned, settled,
+        effort.tune_first,
+    )  # fmt: skip
 
 
 def _tuned(
@@ -284,15 +288,25 @@ def _tuned(
         samples, cpus_per_trial=workers.cpus, gpus_per_trial=workers.gpus, cpus=cpus, ray_address=workers.ray_address
     )
     alone: dict[str | None, Mapping[str, Any]] = {}
-    searched = [row for row in experiment.rows if _searchable(row, experiment.dataset, shared)]
-    for row in sorted(searched, key=lambda row: not row.backbone_alone):
+    spaces, unsearched = _spaces(experiment, shared)
+    remarks += unsearched
+    for row in sorted(experiment.rows, key=lambda row: not row.backbone_alone):
+        if row.name not in spaces:
+            continue
         config, given = runs.configured(row, experiment.dataset, shared)
         given = {key: value for key, value in given.items() if key not in runs.FORCED}
         backbone = contract_of(config.model_class).backbone_name(config)
-        out = folder / runs.folder_name(row.name)
+        begin_with = _fitting(row, experiment.dataset, given, alone.get(backbone, {}), spaces[row.name])
         print(f"search for {row.name}:")
         try:
-            made = tune.search(row.model, experiment.dataset, out, effort, begin_with=alone.get(backbone), **given)
+            made = tune.search(
+                row.model,
+                experiment.dataset,
+                folder / runs.folder_name(row.name),
+                effort,
+                begin_with=begin_with,
+                **given,
+            )
             best = made.require_best()
             found[row.name] = Searched(
                 len(made.trials), made.job.metric, best.score, made.start, best.number, dict(best.settings)
@@ -307,16 +321,37 @@ def _tuned(
     return found, tuple(remarks)
 
 
-def _searchable(row: Row, dataset: str, shared: Mapping[str, Any]) -> bool:
-    """Whether a space is shipped for a row. Raises ConfigError if there is none for one that is trained."""
-    config, _ = runs.configured(row, dataset, shared)
+def _fitting(
+    row: Row, dataset: str, given: Mapping[str, Any], found: Mapping[str, Any], space: Space
+) -> dict[str, Any] | None:
+    """What a backbone's search ``found``, as far as a row over it is searched over that; None where it does not fit."""
+    shared = {key: value for key, value in found.items() if key in space and key not in given}
     try:
-        shipped_space(config["model"], contract_of(config.model_class).backbone_name(config), config["recipe"])
-    except ConfigError as error:
-        if not row.counting:
-            raise ConfigError(f"--tune-first: row {row.name!r}: {error}") from error
-        return False
-    return True
+        EIMFConfig(row.model, dataset, None, {**given, **shared})
+    except ConfigError:
+        return None
+    return shared or None
+
+
+def _spaces(experiment: Experiment, shared: Mapping[str, Any]) -> tuple[dict[str, Space], list[str]]:
+    """(What each row is searched over, by name; remarks on rows whose recipe fixes all). What counts may have none.
+
+    Raises:
+        ConfigError: there is no space for a model that is trained.
+    """
+    spaces: dict[str, Space] = {}
+    remarks = []
+    for row in experiment.rows:
+        config, _ = runs.configured(row, experiment.dataset, shared)
+        backbone = contract_of(config.model_class).backbone_name(config)
+        try:
+            spaces[row.name] = shipped_space(config["model"], backbone, config["recipe"])
+        except AllFixedError:
+            remarks.append(f"{row.name} is not searched: recipe={config['recipe']} fixes all that would be.")
+        except ConfigError as error:
+            if not row.counting:
+                raise ConfigError(f"--tune-first: row {row.name!r}: {error}") from error
+    return spaces, remarks
 
 
 def _masks(shared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bool, ...]]:

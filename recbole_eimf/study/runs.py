@@ -26,7 +26,7 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning, recipes_of, today
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
-from recbole_eimf.core.files import fingerprint, write_json
+from recbole_eimf.core.files import fingerprint, free_name, write_json
 from recbole_eimf.core.version import made_with
 from recbole_eimf.study.jobs import absolute_paths, ray_running
 from recbole_eimf.study.rows import Row
@@ -46,7 +46,8 @@ class Run:
 
     ``given`` are the keys for :func:`recbole_eimf.run`; ``settings`` every setting that decides the
     figures, without the seed; ``other_mask`` asks for the test metrics under the other ``mask_history`` too;
-    ``unread``: keys among the settings that the row's model does not look at.
+    ``unread``: keys among the settings that the row's model does not look at; ``trials``: of the search that found
+    some of them, 0 without one.
     """
 
     row: Row
@@ -57,6 +58,7 @@ class Run:
     settings: Mapping[str, Any]
     other_mask: bool = False
     unread: frozenset[str] = frozenset()
+    trials: int = 0
 
     @cached_property
     def label(self) -> str:
@@ -120,6 +122,7 @@ def plan(
     both_masks: bool = False,
     tuned: Mapping[str, Mapping[str, Any]] | None = None,
     settled: bool = True,
+    trials: int = 0,
 ) -> list[Run]:
     """The runs of a table, seed by seed, so that every row has a first figure early.
 
@@ -130,6 +133,7 @@ def plan(
         tuned: what a search found for each row, by its name: stronger than ``shared``, weaker than the row's own.
         settled: False before a search, whose outcome may be what the folders hold: they are not looked at then. A run
             with what an earlier, shorter search found is moved out of the way, to ``earlier`` beside ``folder``.
+        trials: of each row's search.
 
     Raises:
         ConfigError: a key or value that is wrong, or a folder that holds a run of other settings.
@@ -145,16 +149,20 @@ def plan(
         decided = deciding_settings(config)
         del decided["seed"]  # the folder's name says it
         made[row.name] = given, decided, unread(config)
-    runs = []
+    runs, outdated = [], []
     for seed in seeds:
         for row in rows:
             if seed != seeds[0] and row.counting:
                 continue
             given, wanted, free = made[row.name]
             place = folder / folder_name(row.name) / str(seed)
-            runs.append(Run(row, dataset, seed, place, {**given, "seed": seed}, wanted, both_masks, free))
-            if settled:
-                _check_folder(runs[-1], (tuned or {}).get(row.name, {}))
+            found = (tuned or {}).get(row.name, {})
+            own = trials if found else 0
+            runs.append(Run(row, dataset, seed, place, {**given, "seed": seed}, wanted, both_masks, free, own))
+            if settled and _check_folder(runs[-1], found):
+                outdated.append(runs[-1])
+    for run in outdated:  # once all of them are known to be right
+        _set_aside(run)
     return runs
 
 
@@ -214,32 +222,37 @@ def folder_name(name: str) -> str:
     return plain if short == name.replace("[", "-").rstrip("]") else f"{short}-{fingerprint(name)[:6]}"
 
 
-def _check_folder(run: Run, searched: Collection[str]) -> None:
-    """Raise ConfigError if the folder holds a run, finished or not, that was made with other settings.
+def _check_folder(run: Run, searched: Collection[str]) -> bool:
+    """Whether the run that a folder holds has to make room: only what was ``searched`` differs, by more trials since.
 
-    Where only what was ``searched`` differs, the run is set aside: its table asked for more trials since.
+    Raises:
+        ConfigError: it holds a run, finished or not, that was made with other settings.
     """
     before = read_json(run.folder / "run.json")
     begun = (run.folder / "result.json").is_file() or (run.folder / "last.safetensors").is_file()
     if not begun or (run.folder / "error.txt").is_file() and not (run.folder / "result.json").is_file():
-        return
+        return False
     if before is None:
         raise ConfigError(f"{run.folder}: holds a run without run.json, so of unknown settings. Use another --out.")
     differ = differing_settings(before["settings"], run.settings, run.unread)
-    if differ and set(differ) <= set(searched):
-        _set_aside(run)
-    elif differ:
-        raise ConfigError(
-            f"{run.folder}: holds a run of {run.label} with other settings: {in_words(differ)}. "
-            f"Use another --out, or remove that folder to have it made again."
-        )
+    if not differ:
+        return False
+    trials = before.get("trials") or 0
+    if set(differ) <= set(searched) and run.trials and run.trials >= trials:
+        return True
+    longer = (
+        trials > run.trials and f" It is that of a search of {trials} trials: --tune-first={trials} goes on with it."
+    )
+    raise ConfigError(
+        f"{run.folder}: holds a run of {run.label} with other settings: {in_words(differ)}.{longer or ''} "
+        f"Use another --out, or remove that folder to have it made again."
+    )
 
 
 def _set_aside(run: Run) -> None:
     place = run.folder.parents[1].with_name("earlier") / run.folder.parent.name
     place.mkdir(parents=True, exist_ok=True)
-    number = sum(1 for _ in place.glob(f"{run.folder.name}*"))  # of those kept before
-    kept = place / (f"{run.folder.name}-{number + 1}" if number else run.folder.name)
+    kept = free_name(place / run.folder.name)
     run.folder.rename(kept)
     print(f"{run.label}: its search has found other settings since; the run with the earlier ones is kept in {kept}")
 
@@ -278,7 +291,7 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         stored = read_json(folder / "run.json")
         same = stored is not None and not differing_settings(stored["settings"], job["settings"], job["unread"])
         (folder / OTHER_MASK / "metrics.json").unlink(missing_ok=True)  # of another model than the one to come
-        kept = ("row", "model", "dataset", "given", "settings", "runs_at_once")
+        kept = ("row", "model", "dataset", "given", "settings", "runs_at_once", "trials")
         told = {name: job[name] for name in kept} | {"made_with": made_with()}
         write_json(folder / "run.json", told)
         begin = time.monotonic()
@@ -354,6 +367,7 @@ def _job(run: Run, workers: Workers) -> dict[str, Any]:
         "given": dict(run.given),
         "settings": dict(run.settings),
         "unread": sorted(run.unread),
+        "trials": run.trials,
         "folder": str(run.folder),
         "other_mask": run.other_mask,
         "threads": workers.cpus,

@@ -225,7 +225,7 @@ def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(pl
     for row in rows.values():  # --tune-first has something to search for each, and every key is one
         config, _ = configured(row, "planted", {"data_path": str(planted)})
         if not row.counting:
-            assert shipped_space(row.model, contract_of(config.model_class).backbone_name(config))
+            assert shipped_space(row.model, contract_of(config.model_class).backbone_name(config), config["recipe"])
 
 
 def test_item_knowledge_has_rows_and_placebos_of_its_own():

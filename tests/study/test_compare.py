@@ -13,7 +13,7 @@ import pytest
 import recbole_eimf
 from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.cli import compare as compare_command
-from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.study import runs
 from recbole_eimf.study.rows import complete, parse_model, parse_models, read_rows
 from recbole_eimf.study.search.outcome import SearchOutcome
@@ -113,28 +113,32 @@ def test_counting_models_run_once_and_the_placebo_shuffles_what_its_row_trains_w
 def test_a_run_of_a_shorter_search_is_set_aside(keys, capsys):
     """More trials found other settings: what was trained before is kept beside the table, not in its way."""
 
-    def at(**found):
-        tuned = {"SASRec": found} if found else None
+    def at(trials=0, **found):
         rows = [parse_model("SASRec")]
-        return runs.plan(rows, "planted", (2020,), keys, Path("out/runs").resolve(), False, tuned)[-1]
+        tuned = {"SASRec": found} if trials else None
+        return runs.plan(rows, "planted", (2020,), keys, Path("out/runs").resolve(), False, tuned, trials=trials)[-1]
 
     def train(run, number):
         run.folder.mkdir(parents=True)
-        (run.folder / "run.json").write_text(json.dumps({"settings": dict(run.settings)}))
+        (run.folder / "run.json").write_text(json.dumps({"settings": dict(run.settings), "trials": run.trials}))
         (run.folder / "result.json").write_text(json.dumps({"number": number}))
 
-    train(at(learning_rate=0.001), 1)
-    assert at(learning_rate=0.001).finished
-    with pytest.raises(ConfigError, match="other settings: learning_rate was 0.001"):
-        at()  # no search: as ever
-    with pytest.raises(ConfigError, match="other settings: learning_rate was 0.001"):
-        at(n_layers=1)
-    assert not at(learning_rate=0.002).finished
+    train(at(4, learning_rate=0.001), 1)
+    assert at(4, learning_rate=0.001).finished
+    for trials, found in ((0, {}), (8, {"n_layers": 1}), (2, {"learning_rate": 0.002})):
+        with pytest.raises(ConfigError, match="other settings: learning_rate was 0.001"):
+            at(trials, **found)  # no search, another key, a shorter search: as ever
+    assert not at(8, learning_rate=0.002).finished
     assert "SASRec/2020: its search has found other settings since" in capsys.readouterr().out
-    train(at(learning_rate=0.002), 2)
-    assert not at(learning_rate=0.003).finished
-    kept = [json.loads(path.read_text())["number"] for path in sorted(Path("out/earlier/SASRec").glob("*/result.json"))]
-    assert kept == [1, 2]
+    train(at(8, learning_rate=0.002), 2)
+    assert not at(9, learning_rate=0.003).finished
+    (Path("out/earlier/SASRec/2020")).rename("out/gone")
+    train(at(9, learning_rate=0.003), 3)
+    assert not at(10, learning_rate=0.004).finished
+    kept = {
+        path.parent.name: json.loads(path.read_text())["number"] for path in Path("out/earlier").rglob("result.json")
+    }
+    assert kept == {"2020": 3, "2020-2": 2}
 
 
 def test_a_folder_belongs_to_its_settings(keys, planted, tmp_path):
@@ -381,6 +385,12 @@ def test_what_a_backbones_search_found_is_tried_in_every_row_over_it(keys, monke
     assert begun.pop(next(name for name in begun if name.startswith("added"))) == found
     assert begun == {"SASRec": None, "EIMF-SASRec": found, "EIMF-GRU4Rec": None, "DecayedItemKNN": None}
     assert "second trial of every row over it" in Path("out/table.md").read_text()
+    begun.clear()
+    Path("out").rename("made")
+    for wrong in ("--metrics=Recall@77", "--text_fields=[nothing]"):  # before hours of search
+        with pytest.raises(UserError, match=wrong.partition("=")[2].strip("[]").lower()):
+            compare_command.main(arguments(keys, "--models=EIMF[SASRec]", "--seeds=1", "--tune-first=4", wrong))
+    assert not begun
 
 
 # ---------------------------------------------------------------------- on Ray

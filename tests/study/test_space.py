@@ -167,7 +167,12 @@ def test_what_every_network_is_searched_with_is_the_same_in_every_row():
     for model in ("IBIM", "EIMF", "PAD", "CTRL", "MoRec", "Hybrid", "LLMESR", "ProfileDistillation"):
         assert set(shipped_space(model, "SASRec")) > {*shared, "learning_rate"}, model
     assert set(shipped_space("EIMF", "SASRec", "strong")) > shared
-    assert not set(shipped_space("PAD", "SASRec", "published")) & shared
+    assert set(shipped_space("PAD", "SASRec", "published")) == {"gamma"}  # the rest is what PAD published
+    assert not {"gate_total", "text_whitening"} & set(shipped_space("PAD", "SASRec", "summed"))
+    assert set(shipped_space("PAD", "SASRec", "strong")) > {*shared, "gate_total", "learning_rate"}
+    assert not set(shipped_space("IBIM", "ComiRecSA", "paper")) & {"learning_rate", "weight_decay", *shared}
+    with pytest.raises(ConfigError, match="recipe=published fixes all that is searched of EIMF"):
+        shipped_space("EIMF", "SASRec", "published")
     assert not set(shipped_space("SASRec", "SASRec")) & shared  # RecBole's has no such key
     first = [draw_settings(shipped_space(model, "SASRec"), 5, 7, {}) for model in ("IBIM", "EIMF", "PAD")]
     for one, *others in zip(*first):

@@ -17,7 +17,7 @@ import pytest
 import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.config import read_yaml
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import plugin
 from recbole_eimf.study.search import tune
 from recbole_eimf.study.search.outcome import SearchOutcome
@@ -153,6 +153,7 @@ def test_a_search_begins_with_what_another_found(keys, tmp_path, capsys):
     asked = {"samples": 3, "max_epochs": 1, "space": space, "out": "out", "gpus_per_trial": 0, **keys}
     del asked["epochs"]
     (tmp_path / "best.yaml").write_text("learning_rate: 0.0042\ngamma: 0.3\n", encoding="utf-8")
+    earlier = tmp_path / "out/trials/001-earlier"
     plain = recbole_eimf.tune("IBIM", "planted", **asked)
     made = [(tmp_path / f"out/trials/{n:03d}/trial.json").stat().st_mtime_ns for n in range(3)]
     begun = recbole_eimf.tune("IBIM", "planted", begin_with="best.yaml", **asked)
@@ -161,6 +162,7 @@ def test_a_search_begins_with_what_another_found(keys, tmp_path, capsys):
     assert [begun.trials[n] for n in (0, 2)] == [plain.trials[n] for n in (0, 2)]
     again = [(tmp_path / f"out/trials/{n:03d}/trial.json").stat().st_mtime_ns for n in range(3)]
     assert [again[n] == made[n] for n in range(3)] == [True, False, True]
+    assert json.loads((earlier / "trial.json").read_text())["score"] == plain.trials[1].score  # paid for: kept
     # one that was cut off has the state of other settings: it is not gone on with
     folder = tmp_path / "out/trials/001"
     (folder / "trial.json").unlink()
@@ -171,6 +173,7 @@ def test_a_search_begins_with_what_another_found(keys, tmp_path, capsys):
         moved.trials[1].settings["learning_rate"] == json.loads((folder / "settings.json").read_text())["learning_rate"]
     )
     assert moved.trials[1].settings["learning_rate"] == 0.0024
+    assert (tmp_path / "out/trials/001-earlier-2/settings.json").is_file()
 
     capsys.readouterr()
     (tmp_path / "best.yaml").write_text("gamma: 0.3\n", encoding="utf-8")
@@ -182,7 +185,19 @@ def test_a_search_begins_with_what_another_found(keys, tmp_path, capsys):
     (tmp_path / "best.yaml").write_text("learning_rate: fast\n", encoding="utf-8")
     assert main(["tune", *base, "--begin-with=best.yaml", "--out=other"]) == 2
     assert "best.yaml: learning_rate='fast'" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="learning_rate"):
+        recbole_eimf.tune("IBIM", "planted", begin_with={"learing_rate": 0.004}, **{**asked, "out": "other"})
+    with pytest.raises(ConfigError, match="begin_with: learning_rate"):
+        recbole_eimf.tune("IBIM", "planted", begin_with={"learning_rate": -1.0}, **{**asked, "out": "other"})
     assert not (tmp_path / "other").exists()
+
+
+def test_keys_that_share_a_sum_keep_it_in_what_a_search_begins_with():
+    space = {"alpha": Dimension("uniform", (0.0, 0.5)), "beta": Dimension("rest", (0.5, "alpha"))}
+    first = {"alpha": 0.4, "beta": 0.1}
+    for given, second in (({"alpha": 0.05}, (0.05, 0.45)), ({"beta": 0.2}, (0.3, 0.2))):
+        found = tune._second(given, space, first)
+        assert (found["alpha"], found["beta"]) == pytest.approx(second)
 
 
 def test_asha_is_as_strict_after_a_stop_as_before():

@@ -30,6 +30,8 @@ from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 
 KINDS = ("log", "uniform", "int", "choice", "rest")
 _FORMS = "{log: [low, high]}, {uniform: [low, high]}, {int: [low, high]}, {choice: [a, b, ...]} or {rest: [sum, key]}"
+_WRITE = f"Write one as --space=FILE.yaml, a line per key: {_FORMS}."
+_A_START = "strong"  # the recipe that is no form of a paper's but where a search begins
 _TRIES = 100  # draws of one trial before a space counts as used up
 
 
@@ -67,6 +69,10 @@ class Dimension:
 Space = dict[str, Dimension]
 
 
+class AllFixedError(ConfigError):
+    """A recipe fixes every key that is searched of its model."""
+
+
 def read_space(path: str | Path) -> Space:
     """Read a space from YAML, or from one of RecBole's ``.hyper`` files.
 
@@ -87,12 +93,14 @@ def read_space(path: str | Path) -> Space:
 
 def shipped_space(model: str, backbone: str | None, recipe: str | None = None) -> Space:
     """The shipped space: the backbone's entries (``properties/tune/<backbone>.yaml``), those of every network of ours
-    over a backbone (``network.yaml``) but what the recipe sets, then the model's own.
+    over a backbone (``network.yaml``), then the model's own.
 
-    A recipe that has a space of its own (``<model>-<recipe>.yaml``) is searched in that alone.
+    What a published form fixes (``recipe=paper``, ``published``, ...) is not searched: the row would be called what it
+    is not. A recipe that has a space of its own (``<model>-<recipe>.yaml``) is searched in that alone.
 
     Raises:
-        ConfigError: there is no file for either.
+        AllFixedError: the recipe fixes all that stands in these files.
+        ConfigError: there are none.
     """
     folder = properties_folder() / "tune"
     if recipe and (own := folder / f"{model}-{recipe}.yaml").is_file():
@@ -100,15 +108,15 @@ def shipped_space(model: str, backbone: str | None, recipe: str | None = None) -
     lineage = backbone_lineage(backbone) if backbone else []
     parts = [_shipped(folder, name) for name in lineage]
     if lineage and model in MODELS and model not in lineage and "floor" not in MODELS[model].family:
-        by_recipe = merged(recipe_layers([model], recipe, lineage)) if recipe else {}
-        network = _shipped(folder, "network")
-        parts.append({key: entry for key, entry in network.items() if key not in by_recipe})
+        parts.append(_shipped(folder, "network"))
     parts.append(_shipped(folder, model))
-    space = {key: entry for part in parts for key, entry in part.items()}
+    every = {key: entry for part in parts for key, entry in part.items()}
+    fixed = merged(recipe_layers([model], recipe, lineage)) if recipe not in (None, _A_START) else {}
+    space = {key: entry for key, entry in every.items() if key not in fixed}
+    if every and not space:
+        raise AllFixedError(f"recipe={recipe} fixes all that is searched of {model}: {', '.join(every)}. {_WRITE}")
     if not space:
-        raise ConfigError(
-            f"no search space is shipped for {model}; write one as --space=FILE.yaml, a line per key: {_FORMS}."
-        )
+        raise ConfigError(f"no search space is shipped for {model}. {_WRITE}")
     return space
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.core.files import write_json
+from recbole_eimf.core.files import free_name, write_json
 from recbole_eimf.study.runs import histories_of
 from recbole_eimf.study.search.space import identity
 
@@ -163,13 +162,19 @@ def close_trial(job: Job, number: int, failed: bool) -> Trial:
     return trial
 
 
-def drop_other_trial(job: Job, number: int) -> None:
-    """Delete a trial of other settings: the one that another search's best is tried in moves with that search."""
+def set_other_trial_aside(job: Job, number: int) -> None:
+    """Make room where a trial's folder holds other settings: those that another search's best is tried in move with it.
+
+    The earlier trial is kept beside the others, and counts no more.
+    """
     folder = job.folder(number)
     tried = next((json.loads(path.read_text(encoding="utf-8")) for name in (_SETTINGS_FILE, _TRIAL_FILE)
                   if (path := folder / name).is_file()), None)  # fmt: skip
-    if tried is not None and identity(tried.get("settings", tried)) != identity(job.settings[number]):
-        shutil.rmtree(folder)
+    if tried is None or identity(tried.get("settings", tried)) == identity(job.settings[number]):
+        return
+    kept = free_name(folder.with_name(f"{folder.name}-earlier"))
+    folder.rename(kept)
+    print(f"trial {number} is one of other settings now; the earlier one is kept in {kept}")
 
 
 def read_trial(job: Job, number: int) -> Trial | None:

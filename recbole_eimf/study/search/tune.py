@@ -10,14 +10,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.config import EIMFConfig, check_keys
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.models import short_name
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
@@ -31,7 +31,7 @@ from recbole_eimf.study.jobs import absolute_paths, make_text_once, ray_running
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, fitted, read_space, shipped_space
-from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, drop_other_trial, read_trial, run_trial
+from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial, set_other_trial_aside
 
 _REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes on
 
@@ -149,12 +149,9 @@ def search(
         space = _space(space_file, base, overrides)
         first = {key: base[key] for key in space if key in base}
         second = _second(begin_with, space, first)
+        if second:
+            _check_second(begin_with, lambda: _config(model, dataset, {**given, **second}))
         drawn = draw_settings(space, effort.samples, base["seed"], first, second)
-        if second and not isinstance(begin_with, Mapping):
-            try:
-                _config(model, dataset, {**given, **second})
-            except ConfigError as error:
-                raise ConfigError(f"{begin_with}: {error}") from error
         epochs = effort.max_epochs or int(base["epochs"])
         out = Path(out or Path("results") / "tune" / f"{_name(base)}-{dataset}").absolute()
         job = _job(model, dataset, given, base, drawn, epochs, out)
@@ -168,7 +165,7 @@ def _made(found: SearchOutcome, epochs: int, grace: int, effort: Effort) -> Sear
     """Run the trials that the folder does not hold yet."""
     job, drawn = found.job, found.job.settings
     for number in range(len(drawn)):
-        drop_other_trial(job, number)
+        set_other_trial_aside(job, number)
     found.trials += [trial for number in range(len(drawn)) if (trial := read_trial(job, number))]
     done = {trial.number for trial in found.trials}
     pending = [number for number in range(len(drawn)) if number not in done]
@@ -232,11 +229,27 @@ def _second(
     """The second trial's settings, None where it is a draw as the others."""
     if begin_with is None:
         return None
-    given = begin_with if isinstance(begin_with, Mapping) else read_yaml(begin_with)  # a file's name
-    shared = {key: value for key, value in given.items() if key in space}
-    if not shared and not isinstance(begin_with, Mapping):
+    found = begin_with if isinstance(begin_with, Mapping) else read_yaml(begin_with)
+    check_keys(found)
+    second = {key: value for key, value in found.items() if key in space}
+    if not second:
         raise ConfigError(f"begin_with={begin_with}: none of its keys is searched here. Searched: {', '.join(space)}.")
-    return {**first, **shared} if shared else None
+    for key, dimension in space.items():
+        if not dimension.drawn:  # it and another share a sum: the one that is not said follows the other
+            other = dimension.values[1]
+            if key in second:
+                second.setdefault(other, dimension.left_by(second[key]))
+            elif other in second:
+                second[key] = dimension.left_by(second[other])
+    return {**first, **second}
+
+
+def _check_second(begin_with: Any, configure: Callable[[], EIMFConfig]) -> None:
+    try:
+        configure()
+    except ConfigError as error:
+        name = "begin_with" if isinstance(begin_with, Mapping) else begin_with
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def _clusters(base: EIMFConfig) -> bool:
