@@ -1,11 +1,14 @@
 """The functions of the package: what they return, that they are found without loading anything, and their examples."""
 
+import importlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import recbole_eimf
+from recbole_eimf.core.errors import ConfigError
 from tests.conftest import REPOSITORY
 
 KEYS = {"epochs": 1, "show_progress": False, "state": "ERROR", "hidden_size": 8, "inner_size": 8, "n_layers": 1}
@@ -35,6 +38,37 @@ def test_every_function_can_be_called_and_says_what_it_takes(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'recbole_eimf' has no attribute 'rum'"):
         recbole_eimf.rum  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "name", "expected"),
+    [
+        ("EIMF", {}, "placebo", {"interest_source": "shuffled", "text_source": "real"}),
+        ("EIMF", {"use_interests": False}, "placebo", {"text_source": "shuffled"}),
+        ("PAD", {"align_epochs": 1}, "placebo", {"text_source": "shuffled"}),
+        ("PAD", {"recipe": "published", "align_epochs": 1, "n_layers": 1}, "backbone",
+         {"model": "PAD", "experts": "id", "fine_tune": False, "loss": "bce", "num_negatives": 1}),
+        ("PAD", {"align_epochs": 1}, "backbone", {"model": "IBIM", "backbone": "SASRec"}),
+    ],
+)  # fmt: skip
+def test_what_a_run_is_compared_with(planted, tmp_path, monkeypatch, model, keys, name, expected):
+    """The placebo takes away what the model reads, and the backbone is trained under the model's loss."""
+    seen = []
+    monkeypatch.setattr(
+        importlib.import_module("recbole_eimf.experiment.run"),
+        "run_one",
+        lambda config, wanted, *_: seen.append(config) or SimpleNamespace(),
+    )
+    given = {**KEYS, "data_path": str(planted), "compare_with": [name], "semantic_cache": str(tmp_path), **keys}
+    recbole_eimf.run(model, "planted", **given)
+    assert {key: seen[1][key] for key in expected} == expected
+
+
+def test_a_placebo_of_what_reads_no_words_is_refused(planted):
+    with pytest.raises(ConfigError, match="compare_with=placebo: IBIM reads no interests"):
+        recbole_eimf.run("IBIM", "planted", data_path=str(planted), compare_with=["placebo"], **KEYS)
+    with pytest.raises(ConfigError, match="loss=bce: IBIM is trained by a softmax"):
+        recbole_eimf.run("IBIM", "planted", data_path=str(planted), recipe="published", **KEYS)
 
 
 def test_a_result_is_a_frame_with_a_row_per_model(planted):

@@ -11,7 +11,7 @@ import torch
 
 import recbole_eimf
 from recbole_eimf.config.config import EIMFConfig
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.locks import made_once
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.baselines.text_baselines import ContrastiveStage
@@ -309,3 +309,40 @@ def test_a_contrast_has_no_false_negatives_among_equal_rows(keys):
     same = _equal_rows(torch.tensor([[1, 2, 0], [1, 2, 0], [2, 1, 0]]))
     assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
     assert issubclass(ContrastiveStage, TowerModel)
+
+
+# ---------------------------------------------------------------------- phases over one table
+def test_rows_of_a_table_wait_for_the_optimiser_of_the_phase_that_reads_them(keys, tmp_path):
+    """Two phases with drawn negatives share a table: the last one's look-ups caught up the first one's optimiser."""
+    keys = {**keys, "num_negatives": 3, "profile_epochs": 2, "epochs": 6, "exemplar_ratio": 0.2, "stopping_step": 9}
+    keys.pop("align_epochs")
+    run = recbole_eimf.run("ProfileDistillation", "planted", output_dir=str(tmp_path / "whole"), **keys)
+    half = {**keys, "output_dir": str(tmp_path / "half")}
+    recbole_eimf.run("ProfileDistillation", "planted", **{**half, "epochs": 3})
+    again = recbole_eimf.run("ProfileDistillation", "planted", resume=True, **half)
+    losses = [json.loads((tmp_path / n / "history.json").read_text()) for n in ("whole", "half")]
+    assert [e["losses"] for e in losses[0]] == [e["losses"] for e in losses[1]]
+    assert (again.valid, again.test) == (run.valid, run.test)
+
+
+def test_a_phase_that_keeps_its_last_epoch_keeps_the_last(keys):
+    """Whatever epochs validation looks at: CTRL's contrast does not rank."""
+    kept = []
+    original = EarlierPhaseTrainer._save_checkpoint
+
+    def told(self, epoch, verbose=True, **more):
+        kept.append((self.phase, epoch))
+        return original(self, epoch, verbose, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EarlierPhaseTrainer, "_save_checkpoint", told)
+        _, trainer = trained(keys, "CTRL", align_epochs=5, eval_step=2)
+    assert [epoch["epoch"] for epoch in trainer.earlier] == [0, 1, 2, 3, 4]
+    assert kept[-1][1] == 4
+
+
+@pytest.mark.parametrize(("model", "told"), [("CTRL", "trains CTRL to recommend"), ("MAKE", "MAKE's id expert")])
+def test_without_a_last_phase_what_nothing_trains_is_refused(keys, model, told):
+    with pytest.raises(ConfigError, match=f"fine_tune=False.*{told}"):
+        EIMFConfig(model, "planted", None, {**keys, "fine_tune": False})
+    EIMFConfig("MAKE", "planted", None, {**keys, "fine_tune": False, "pretrain": "all"})

@@ -15,6 +15,7 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.config.layers import concerning
+from recbole_eimf.config.placebo import PLACEBOS, own_placebo
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
@@ -72,6 +73,7 @@ def run(
     if config["log_wandb"]:
         require("wandb")
     wanted = keys.read(RunSettings, config.final_config_dict)
+    _company(config, wanted)
     distributed.join(config["device"])
     with _own_folder(wanted):
         if wanted.output_dir and not wanted.resume and distributed.is_first():
@@ -118,27 +120,42 @@ def _run_and_write(path: Path, model: str | type, dataset: str, files: list[str]
 
 
 def _run_all_compared(config: EIMFConfig, wanted: RunSettings, files: list[str] | None, overrides: dict) -> list:
+    return [_run_compared(other, config, files, overrides) for other in _company(config, wanted)]
+
+
+def _company(config: EIMFConfig, wanted: RunSettings) -> tuple[str, ...]:
+    """What is trained beside a run. Raises ConfigError where a placebo is asked of a model that reads no words."""
     # a data set's YAML may ask for company beside EIMF; for other models only an explicit wish counts
     asked = config["model"] == "EIMF" or "compare_with" in config.external_config_dict
-    return [_run_compared(other, config, files, overrides) for other in (wanted.compare_with if asked else ())]
+    if asked and "placebo" in wanted.compare_with and own_placebo(config) is None:
+        raise ConfigError(
+            f"compare_with=placebo: {config['model']} reads no interests, item text or knowledge as it is set here, so "
+            f"there is nothing to shuffle. Leave placebo out."
+        )
+    return wanted.compare_with if asked else ()
 
 
 # ---------------------------------------------------------------------- floors and the backbone beside a model
 def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overrides: dict[str, Any]) -> RunResult:
     """Train ``name`` with the same data and effort.
 
-    ``name`` is a model, ``backbone`` (the model's own backbone alone) or ``placebo`` (the model with every user's
-    interests replaced by a random exemplar's).
+    ``name`` is a model, ``backbone`` (the model's own backbone alone, under its loss) or ``placebo`` (the model with
+    what its claim is about taken away: every user's interests are a random exemplar's, or every item's text another's).
     """
     if name == "backbone":
-        model = "IBIM"
+        # PAD's binary losses are those of towers: its id expert alone is the backbone under them
+        binary = config["loss"] in ("bce", "gbce")
+        model = "PAD" if binary else "IBIM"
         given = {**concerning(model, overrides), "backbone": contract_of(config.model_class).backbone_name(config)}
+        given |= {"experts": "id", "fine_tune": False} if binary else {}
         # settings of the model's YAML that concern training apply to its backbone too
         shared = [f.name for part in (keys.ItemSettings, keys.DataSettings) for f in dataclasses.fields(part)]
         given |= {key: config[key] for key in [*shared, "train_batch_size", "learning_rate", "epochs", "stopping_step"]}
     elif name == "placebo":
         model = config["model"]
-        given = {**overrides, "interest_source": "shuffled", "shuffled_source": config["interest_source"]}
+        given = {**overrides, **PLACEBOS[own_placebo(config)]}
+        if given.get("interest_source") == "shuffled":
+            given["shuffled_source"] = config["interest_source"]
     else:
         model, given = name, concerning(name, {k: v for k, v in overrides.items() if k != "backbone"})
     given |= {"compare_with": []}

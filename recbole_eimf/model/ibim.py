@@ -11,6 +11,7 @@ from functools import reduce
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
+from torch.nn import functional as F
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import InterestModelSettings, ItemSettings
@@ -22,7 +23,7 @@ from recbole_eimf.model.item_graph import heaviest, vector_mixture
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import first_rows, hard_readout, target_attention, unit_rows
 from recbole_eimf.model.losses import loss
-from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax_loss
+from recbole_eimf.model.losses.negatives import NegativeSampler, known_items, sampled_softmax_loss
 from recbole_eimf.model.losses.soft_label import NextLabels
 from recbole_eimf.model.products import scored_by_products
 from recbole_eimf.model.score_prior import prior_of, reads_next, reads_text
@@ -62,6 +63,9 @@ class IBIM(WeighsTargets, SequenceModel):
                 near = (torch.from_numpy(part) for part in heaviest(side.next_known, wanted.next_label_items))
                 self.next_labels = NextLabels(*near, wanted.next_labels)
         self.backbone = backbone_class(self.network_name(config))(config, dataset, self._make_table)
+        # in time order an item that comes later has no title yet: where titles make the vectors it does not compete
+        limited = side is not None and config["protocol"] == "global_time" and self._titles_make_vectors
+        self.register_buffer("competing", known_items(dataset) if limited else None, persistent=False)  # [C] ids
         self.negatives = None if self.inference_only else self._make_sampler(dataset)
         wants_diversity = self.interest_settings.diversity_lambda != 0
         self.diversity = ControllableAggregation(config, dataset) if wants_diversity else None
@@ -100,8 +104,17 @@ class IBIM(WeighsTargets, SequenceModel):
 
     @classmethod
     def check_configuration(cls, config) -> None:
-        """Refuse a backbone that is none. Raises ConfigError."""
+        """Refuse a backbone that is none, and a loss that the softmax over items would silently stand in for.
+
+        Raises:
+            ConfigError: naming the key.
+        """
         backbone_class(cls.backbone_name(config))
+        if config["loss"] in ("bce", "gbce"):
+            raise ConfigError(
+                f"loss={config['loss']}: {config['model']} is trained by a softmax over items, loss=ce. A backbone "
+                f"under PAD's binary losses (recipe=published) is --model=PAD --experts=id --fine_tune=False."
+            )
 
     @property
     def item_bias(self) -> Tensor | None:
@@ -128,11 +141,17 @@ class IBIM(WeighsTargets, SequenceModel):
             self._mixture,
         )
 
+    @property
+    def _titles_make_vectors(self) -> bool:
+        wanted = self.item_settings
+        return wanted.item_text != "none" or wanted.item_init == "pca_text" or self._mixture is not None
+
     def _make_sampler(self, dataset) -> NegativeSampler | None:
         if not self.item_settings.num_negatives:
             return None
         by_popularity = self.item_settings.negative_sampling == "popularity"
-        return NegativeSampler(torch.arange(1, self.n_items), dataset.item_counts() if by_popularity else None)
+        items = torch.arange(1, self.n_items) if self.competing is None else self.competing
+        return NegativeSampler(items, dataset.item_counts() if by_popularity else None)
 
     # ------------------------------------------------------------------ training
     @property
@@ -198,7 +217,7 @@ class IBIM(WeighsTargets, SequenceModel):
         self, readout: Tensor, target: Tensor, vectors: Tensor, positive: Tensor, labelled: Tensor
     ) -> Tensor:
         beta, count = self.backbone.hard_negative_beta, self.item_settings.num_negatives
-        bias = self.backbone.item_bias
+        bias, competing = self.backbone.item_bias, self.competing
         if count:
             drawn = self.negatives.draw(count)
             drawn_bias = None if bias is None else bias[drawn.items]
@@ -209,10 +228,14 @@ class IBIM(WeighsTargets, SequenceModel):
                 target,
                 drawn,
                 vectors[drawn.items],
-                self.n_items - 2,
+                (self.n_items - 1 if competing is None else len(competing)) - 1,
                 beta or 0.0,
                 drawn_bias,
             )
+        if competing is not None:  # behind a row of padding, as in the whole table
+            vectors = F.pad(vectors[competing], (0, 0, 1, 0))
+            bias = None if bias is None else F.pad(bias[competing], (1, 0))
+            target = 1 + torch.searchsorted(competing, target)
         return loss.full_interest_aware_loss(
             readout, vectors, positive, labelled, target, beta or 0.0, bias, self.logits_dtype
         )

@@ -26,20 +26,13 @@ from typing import Any
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, known_model_names, load_model_class
+from recbole_eimf.config.placebo import PLACEBOS, own_placebo
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.model.backbones.backbone import backbone_class
 
 #: what EIMF has to be compared with to say anything about the LLM: name -> keys
 _CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests": False}}
-#: what any row may be compared with: name -> keys
-_PLACEBOS = {
-    "shuffled_text": {"text_source": "shuffled"},
-    "noise_text": {"text_source": "noise"},
-    "shuffled_knowledge": {"knowledge_source": "shuffled"},
-    "shuffled_history": {"shuffled_history": True},
-    "shuffled_interests": {"interest_source": "shuffled"},
-}
 #: models that read text, but none of items
 _OTHER_WORDS = ("NextKNN", "ProfileDistillation")
 
@@ -50,7 +43,7 @@ def is_placebo(keys: Mapping[str, Any]) -> bool:
     >>> is_placebo({"text_source": "noise"}), is_placebo({"use_interests": False})
     (True, False)
     """
-    return any(keys.get(key) == value for each in _PLACEBOS.values() for key, value in each.items())
+    return any(keys.get(key) == value for each in PLACEBOS.values() for key, value in each.items())
 
 
 _ALIASES = {"ItemKNN+text": "ItemKNNText", "ItemKNN+text+next": "ItemKNNTextNext"}
@@ -125,8 +118,8 @@ def parse_model(text: str) -> Row:
         name, inner = outer[1], outer[2].strip()
         if name == "placebo":
             name = _placebo_of(inner)
-        if name in _PLACEBOS:
-            return _placebo(text, parse_model(inner), _PLACEBOS[name])
+        if name in PLACEBOS:
+            return _placebo(text, parse_model(inner), PLACEBOS[name])
     if text in _ALIASES:
         return Row(text, _ALIASES[text])
     framed = FRAMED.fullmatch(text)
@@ -149,13 +142,10 @@ def _placebo_of(inner: str) -> str:
     card = MODELS.get(_ALIASES.get(name, name))
     if name in BACKBONES or card is None:
         return "placebo"
-    if card.family == "knowledge floor":
-        return "shuffled_knowledge"
     from recbole_eimf.experiment import plugin
 
     plugin.adapt_recbole()  # names are read before a run has done it
-    need = contract_of(load_model_class(card.name)).needs_side_information(EIMFConfig(card.name, "ml-100k"))
-    return {"interests": "shuffled_interests", "text": "shuffled_text", None: "placebo"}[need]
+    return own_placebo(EIMFConfig(card.name, "ml-100k")) or "placebo"
 
 
 def _placebo(text: str, row: Row, keys: Mapping[str, Any]) -> Row:
@@ -194,7 +184,7 @@ def _check_name(name: str, text: str) -> None:
     try:
         load_model_class(name)  # RecBole's general models (Pop, BPR) stand in no list
     except ConfigError:
-        near = suggestion(name, [*known, "RecBole", *_CONTROLS, *_PLACEBOS, "Pop"])
+        near = suggestion(name, [*known, "RecBole", *_CONTROLS, *PLACEBOS, "Pop"])
         if shown := re.fullmatch(r"(\w+)\((\w+)\)", name):  # as tables show it
             near = f" Did you mean '{shown[1]}[{shown[2]}]'?"
         raise ConfigError(

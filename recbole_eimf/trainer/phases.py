@@ -96,7 +96,10 @@ class EarlierPhaseTrainer(_BarTrainer):
 
     def __init__(self, config, phase: Phase) -> None:
         folder = str(Path(config["output_dir"]) / phase.name) if config["output_dir"] else None
-        super().__init__(with_keys(config, {**phase.keys, "output_dir": folder}), phase.model)
+        own = {**phase.keys, "output_dir": folder}
+        if not phase.select:  # the last epoch stays, which is kept where epochs are evaluated
+            own["eval_step"] = 1
+        super().__init__(with_keys(config, own), phase.model)
         self.phase = phase.name
         self.select = phase.select
         self.best: dict[str, Tensor] | None = None
@@ -191,11 +194,15 @@ class PhaseTrainer(_BarTrainer):
         """Train a phase: its epochs."""
         if self.epochs_of is not None:
             phase = replace(phase, keys={**phase.keys, "epochs": self.epochs_of[phase.name]})
+        tables = [module for module in self.model.modules() if getattr(module, "before_lookup", None) is not None]
+        of_the_last = [table.before_lookup for table in tables]
         trainer = EarlierPhaseTrainer(self.whole_config, phase)
         try:
             trainer.run(train_data, valid_data, show_progress, self._wants_resume)
         finally:
             self.earlier += trainer.history
+        for table, hook in zip(tables, of_the_last):  # rows wait for the last phase's optimiser again
+            table.before_lookup = hook
         return trainer.history
 
     def _evaluate_before(self, train_data, valid_data, saved: bool, callback_fn: Callable | None) -> None:

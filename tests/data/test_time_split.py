@@ -13,6 +13,7 @@ import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import time_split
+from recbole_eimf.data.loader import loader_class
 from recbole_eimf.data.ties import moments
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
@@ -269,6 +270,33 @@ def test_nothing_that_is_made_of_titles_knows_those_of_later_items(parts, model,
     assert found[0]
     for name, value in found[0].items():
         assert torch.allclose(value, found[1][name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [("IBIM", {"item_text": "add"}), ("IBIM", {"item_text": "add", "num_negatives": 3}), ("LLMESR", {}),
+     ("IBIM", {"item_text": "add", "backbone": "REMI", "remi_beta": 1.0}), ("IBIM", {"item_init": "pca_text"}),
+     ("MoRec", {}), ("MoRec", {"num_negatives": 3}), ("Hybrid", {"fusion": "add"}),
+     ("IBIM", {"backbone": "BERT4Rec", "item_text": "add"})],
+)  # fmt: skip
+def test_no_model_learns_from_the_titles_of_later_items(parts, model, keys):
+    """Losses of a batch and gradients are the same whatever these titles are: they do not even compete."""
+    config, (train, _, _) = parts(model, train_batch_size=64, **keys)
+    later = train.side.item_has_text & ~train.side.fitted
+    assert later.any()
+    batch = next(iter(loader_class(config, "train")(config, train, None, shuffle=False)))
+    found = []
+    for shift in (0.0, 5.0):
+        text = train.side.item_text.clone()
+        text[later] = text[later] * (1 + shift) + shift * torch.arange(text.shape[1])
+        train.side = replace(train.side, item_text=text)
+        torch.manual_seed(0)
+        net = config.model_class(config, train).eval()
+        torch.manual_seed(1)
+        loss = net.calculate_loss(batch)
+        found.append(sum(loss) if isinstance(loss, tuple) else loss)
+        assert net.full_sort_predict(batch).shape[1] == train.item_num
+    assert found[0].item() == pytest.approx(found[1].item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["similar", "next"])

@@ -69,6 +69,10 @@ class LLMESR(IBIM):
         latest = [torch.as_tensor(history[-self.max_seq_length :]) for history in histories]
         self.register_buffer("histories", nn.utils.rnn.pad_sequence(latest, batch_first=True), persistent=False)
 
+    @property
+    def _titles_make_vectors(self) -> bool:
+        return True
+
     @classmethod
     def network_name(cls, config) -> str:
         return f"Dual{cls.backbone_name(config)}"
@@ -76,6 +80,7 @@ class LLMESR(IBIM):
     @classmethod
     def check_configuration(cls, config) -> None:
         """Refuse a backbone without a dual view, and another way of text. Raises ConfigError."""
+        super().check_configuration(config)
         name = cls.backbone_name(config)
         if name not in DUAL_BACKBONES:
             raise ConfigError(

@@ -50,6 +50,16 @@ class MAKE(TowerModel):
     def expert_kinds(cls, config) -> tuple[str, ...]:
         return ("id", "text")
 
+    @classmethod
+    def check_configuration(cls, config) -> None:
+        """Refuse experts that nothing trains. Raises ConfigError."""
+        super().check_configuration(config)
+        if not config["fine_tune"] and config["pretrain"] != "all":
+            raise ConfigError(
+                f"fine_tune=False: with pretrain={config['pretrain']} nothing trains MAKE's id expert. Leave fine_tune "
+                f"on, or set pretrain=all."
+            )
+
     def phases(self, dataset) -> Iterator[Phase]:
         keys = {"learning_rate": self.wanted.pretrain_learning_rate, "epochs": self.wanted.pretrain_epochs}
         for tower in self.towers:
@@ -69,6 +79,13 @@ class CTRL(TowerModel):
     @classmethod
     def expert_kinds(cls, config) -> tuple[str, ...]:
         return ("id",)
+
+    @classmethod
+    def check_configuration(cls, config) -> None:
+        """Refuse a model that is aligned and never trained to recommend. Raises ConfigError."""
+        super().check_configuration(config)
+        if not config["fine_tune"]:
+            raise ConfigError("fine_tune=False: nothing but that phase trains CTRL to recommend. Leave fine_tune on.")
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:

@@ -55,6 +55,11 @@ class NegativeSampler(nn.Module):
         return Drawn(self.candidates[place], self.log_share[place] + math.log(count))
 
 
+def known_items(dataset) -> Tensor:
+    """int64 [C]: the ids of the items that a training part has, ascending."""
+    return torch.from_numpy(dataset.item_counts()).nonzero().squeeze(1)
+
+
 def sampled_softmax_loss(
     states: Tensor,
     positive: Tensor,

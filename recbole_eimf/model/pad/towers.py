@@ -18,7 +18,7 @@ from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
-from recbole_eimf.model.losses.negatives import NegativeSampler, sampled_softmax_loss
+from recbole_eimf.model.losses.negatives import NegativeSampler, known_items, sampled_softmax_loss
 from recbole_eimf.model.pad.experts import ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
 from recbole_eimf.model.phase import Phase
 from recbole_eimf.model.products import scored_by_products
@@ -64,8 +64,10 @@ class TowerModel(WeighsTargets, SequenceModel):
         gated = towers is None and len(made) > 1 and self.wanted.gate != "none"
         self.gate = self._new_gate(dataset) if gated else None
         competing = torch.arange(1, self.n_items)
-        if self.wanted.candidates == "seen":
-            competing = torch.from_numpy(dataset.item_counts()).nonzero().squeeze(1)
+        text = any(tower.kind != "id" for tower in made) or self.item_settings.item_init == "pca_text"
+        # in time order an item that comes later has no title yet, and does not compete with it
+        if self.wanted.candidates == "seen" or (text and config["protocol"] == "global_time"):
+            competing = known_items(dataset)
         self.register_buffer("competing", competing, persistent=False)  # [C] item ids
         self.sampler = None if self.inference_only else self._make_sampler(dataset)
         self.negatives = None
@@ -222,7 +224,8 @@ class TowerModel(WeighsTargets, SequenceModel):
         count = self.item_settings.num_negatives
         if self.wanted.loss == "ce" and not count:
             vectors = vectors_of()
-            competing = vectors if self.wanted.candidates == "all" else F.pad(vectors[self.competing], (0, 0, 1, 0))
+            every = len(self.competing) == self.n_items - 1
+            competing = vectors if every else F.pad(vectors[self.competing], (0, 0, 1, 0))
             positive = loss.target_score(states, vectors, target)
             return loss.full_softmax_loss(states, competing, positive, dtype=self.logits_dtype)
         positive = (states * vectors_of(target)).sum(-1)

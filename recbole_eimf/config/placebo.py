@@ -1,0 +1,33 @@
+"""What takes a model's claim away and leaves all else: the keys of each placebo, and which one is a model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.models import MODELS
+
+#: name, as tables have it -> keys
+PLACEBOS: Mapping[str, Mapping[str, Any]] = {
+    "shuffled_text": {"text_source": "shuffled"},
+    "noise_text": {"text_source": "noise"},
+    "shuffled_knowledge": {"knowledge_source": "shuffled"},
+    "shuffled_history": {"shuffled_history": True},
+    "shuffled_interests": {"interest_source": "shuffled"},
+}
+
+
+def own_placebo(config) -> str | None:
+    """The name among ``PLACEBOS`` of what takes away what a configuration's model claims to gain by.
+
+    That is an LLM's words where it reads some, else item text; None where it reads neither.
+    """
+    card = MODELS.get(config["model"])
+    if card is not None and card.family == "knowledge floor":
+        return "shuffled_knowledge"
+    asked = contract_of(config.model_class)
+    need = asked.needs_side_information(config)
+    if need is not None:
+        return {"interests": "shuffled_interests", "text": "shuffled_text"}[need]
+    return "shuffled_knowledge" if asked.needs_next_items(config) else None
