@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 import recbole_eimf
 from recbole_eimf.__main__ import main
+from recbole_eimf.cli import tune as command
 from recbole_eimf.config.config import read_yaml
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.experiment import plugin
@@ -213,6 +215,9 @@ def test_asha_is_as_strict_after_a_stop_as_before():
         (["--dataset=no-such"], "no-such.inter"),
         (["--eval_step=0"], "eval_step=0"),
         (["--ray_address=h:1", "--cpus=2"], "--cpus=2"),
+        (["--space_file=foo.yaml"], "--space_file=foo.yaml: tune has no such option or key. Write --space=FILE"),
+        (["--config_file_list=a.yaml"], "--config_file_list=a.yaml: tune has no such option or key. Write --config_f"),
+        (["--effort=3"], "--effort=3: tune has no such option or key. Write --samples"),
     ],
 )
 def test_errors_come_before_any_trial(keys, arguments, told, capsys, tmp_path):
@@ -223,6 +228,13 @@ def test_errors_come_before_any_trial(keys, arguments, told, capsys, tmp_path):
     assert told in shown
     assert "Traceback" not in shown
     assert not list(tmp_path.glob("out/trials/*"))
+
+
+def test_no_key_that_is_typed_meets_a_parameter_of_the_search():
+    parameters = inspect.signature(tune.search).parameters.values()
+    named = {one.name for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD}
+    options, _ = command._parser().parse_known_args([])
+    assert named - set(vars(options)) == set(command._INSTEAD)
 
 
 def made_up(count: int) -> SearchOutcome:
