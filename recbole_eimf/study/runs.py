@@ -132,12 +132,20 @@ def plan(
             with what an earlier, shorter search found is moved out of the way, to ``earlier`` beside ``folder``.
 
     Raises:
-        ConfigError: a key or value that is wrong, or a folder that holds a run of other settings.
+        ConfigError: a key or value that is wrong, two rows of one folder, or a folder that holds a run of other
+            settings.
     """
     from recbole_eimf.experiment import plugin
 
     plugin.adapt_recbole()
     takers(rows, shared)
+    owner: dict[str, str] = {}
+    for row in rows:
+        if (other := owner.setdefault(folder_name(row.name), row.name)) != row.name:
+            raise ConfigError(
+                f"rows {other!r} and {row.name!r}: both would have the folder runs/{folder_name(row.name)}. "
+                f"Give one of them another name."
+            )
     made: dict[str, tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = {}
     for row in rows:
         config, given = configured(row, dataset, {**shared, **(tuned or {}).get(row.name, {})})

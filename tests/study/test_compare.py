@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,14 @@ def test_a_file_of_rows(tmp_path):
 
 
 # ---------------------------------------------------------------------- planning
+def test_rows_of_one_folder_are_an_error_that_names_both(keys):
+    rows = [parse_model("EIMF[SASRec]"), replace(parse_model("EIMF[SASRec]"), name="EIMF-SASRec")]
+    said = "rows 'EIMF[SASRec]' and 'EIMF-SASRec': both would have the folder runs/EIMF-SASRec. Give one of them"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        runs.plan(rows, "planted", (2020,), keys, Path("out/runs"))
+    assert len(runs.plan(rows[:1], "planted", (2020, 2021), keys, Path("out/runs"))) == 2
+
+
 def test_counting_models_run_once_and_the_placebo_shuffles_what_its_row_trains_with(keys, tmp_path):
     (tmp_path / "replies.jsonl").write_text("{}")
     given = {**keys, "interest_source": "file", "interest_file": "replies.jsonl"}
