@@ -312,6 +312,38 @@ def test_recboles_objective_returns_its_dictionary_outside_ray(keys):
     assert found["best_valid_result"]["ndcg@5"] > 0
 
 
+def test_a_failed_first_trial_does_not_hide_the_time_that_is_left(tmp_path, monkeypatch):
+    """Nothing has finished: the limit of epochs tells, unless a trial was trained in phases."""
+    pytest.importorskip("ray")
+    from recbole_eimf.study.search import display
+
+    monkeypatch.setattr(display.time, "time", lambda: 1000.0)
+    job = Job("IBIM", "data", {}, [{"gamma": 0.1}] * 3, "ndcg@5", True, str(tmp_path))
+
+    def trained(number: int, **more) -> None:
+        folder = job.folder(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        told = [{"epoch": e, "train_seconds": 20.0, **more} for e in range(3)]
+        (folder / "history.json").write_text(json.dumps(told))
+        os.utime(folder / "history.json", (1000.0, 1000.0))
+
+    def one(number: int) -> SimpleNamespace:
+        return SimpleNamespace(config={"number": number})
+
+    with display.Display(job, [0, 1, 2], SearchOutcome(job, {}, {}, []), 9) as shown:
+        for number in (0, 1):
+            shown.on_trial_start(0, [], one(number))
+            trained(number)
+        shown.on_trial_error(0, [], one(0))
+        found = display_estimate(shown)
+        assert (found.how, found.left) == ("at most", pytest.approx(6 * 20 + 9 * 20))
+    trained(0, phase="pretrain-id")
+    with display.Display(job, [0, 1, 2], SearchOutcome(job, {}, {}, []), 9) as again:
+        again.on_trial_start(0, [], one(1))
+        again.on_trial_error(0, [], one(0))
+        assert display_estimate(again).left is None
+
+
 def test_a_search_tells_how_long_it_takes_by_the_trials_that_are_done(tmp_path, monkeypatch, capsys):
     """Phases of a trial count, which report no score: a trial of PAD is pre-trained for minutes."""
     pytest.importorskip("ray")
