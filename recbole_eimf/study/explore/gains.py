@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_eimf.evaluator.significance import holm, paired_test
+from recbole_eimf.evaluator.significance import flips_for, holm, paired_test
 
 #: ways to deal users out to groups of the clusters' sizes
 _PERMUTATIONS = 2000
@@ -75,12 +75,12 @@ def gains(
     _, begin, row_user = np.unique(whose, return_index=True, return_inverse=True)
     group, times = cluster[begin], np.bincount(row_user, minlength=len(begin))  # of each user, [U]
     summed = np.bincount(row_user, difference, minlength=len(begin))
-    p = np.ones(clusters)
+    asked = rows > 0
+    p, flips = np.ones(clusters), flips_for(int(asked.sum()), LEVEL)
     order = np.argsort(cluster, kind="stable")
     for c, own in enumerate(np.split(order, np.cumsum(rows)[:-1])):
         if difference[own].any():
-            p[c] = paired_test(first[own], second[own], user=whose[own]).p_value
-    asked = rows > 0
+            p[c] = paired_test(first[own], second[own], user=whose[own], flips=flips).p_value
     adjusted = np.ones(clusters)
     if asked.any():
         adjusted[asked] = holm(p[asked])
