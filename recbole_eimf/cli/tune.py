@@ -27,6 +27,13 @@ asked for more --samples, the same command goes on: trials that are done are not
   --config_files="a.yaml b.yaml", --key=value   the configuration; a key given as --key=value is not searched
 """
 
+#: what search() takes under names that are no options: its Python names, typed as keys -> the options
+_INSTEAD = {
+    "space_file": "--space=FILE",
+    "config_file_list": '--config_files="a.yaml b.yaml"',
+    "effort": "--samples, --max-epochs, --grace, --cpus, --cpus-per-trial or --gpus-per-trial",
+}
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code.
@@ -39,6 +46,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     options, rest = _parser().parse_known_args(list(arguments))
     values = parse_command_line(rest)
+    for name, instead in _INSTEAD.items():
+        if name in values:
+            raise ConfigError(f"--{name}={values[name]}: tune has no such option or key. Write {instead}.")
     effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
     if not options.dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")

@@ -7,6 +7,7 @@ tables (:mod:`recbole_eimf.study.standings`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.core.version import __version__
 from recbole_eimf.study.compare import Effort, carry_out, check, metric_names
 from recbole_eimf.study.report.template import render
-from recbole_eimf.study.standings import Standings, by_backbone, standings
+from recbole_eimf.study.standings import Standings, by_backbone, rows_with, standings, title_of
 from recbole_eimf.study.study import Study, experiment_of
 from recbole_eimf.study.table.content import place
 from recbole_eimf.study.table.notes import BARE_REMI, SHARED, versions_text
@@ -61,7 +62,8 @@ def run_arena(
         seeds, metrics, title, only: in place of the study's own.
 
     Raises:
-        UserError: a bad file, bad keys or data, before any run.
+        UserError: a bad file, bad keys or data, before any run; DataError after all of them where no two rows can be
+            ranked over the tables.
     """
     wanted = (given["protocol"],) if "protocol" in given else study.protocols
     planned: list[tuple[Experiment, Path]] = []
@@ -81,11 +83,18 @@ def run_arena(
         check(experiment, folder, effort)
     metric = (metric_names(metrics) or study.metrics or ("ndcg@10",))[0]
     failed: list[str] = []
-    made = None
+    made: Standings | None = None
     for experiment, folder in planned:
         print(f"{experiment.title}: {folder}")
         failed += carry_out(experiment, folder, effort).failed
-        made = write([place for _, place in planned], out, title or study.title, metric, command, remarks)
+        try:
+            made = write([place for _, place in planned], out, title or study.title, metric, command, remarks)
+        except DataError as error:  # the tables after this one may be what the page lacks
+            made, why = None, error
+            print(f"no page over all tables yet: {error}")
+    if made is None:
+        told = f" Failed: {', '.join(failed)} (error.txt in their folders)." if failed else ""
+        raise DataError(f"{out}: all tables are made, but no page over them: {why}{told}") from why
     return Arena(out, made, tuple(failed))
 
 
@@ -110,7 +119,7 @@ def _read_by(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def write(
     folders: Sequence[Path], out: Path, title: str, metric: str, command: str, remarks: Sequence[str] = ()
 ) -> Standings:
-    """Write ``index.html`` and ``arena.json`` over the tables that are there.
+    """Write ``index.html`` and ``arena.json`` over the tables that are there; a remark names those without two rows.
 
     The page shows the standings by the metric at every k that all tables have, one at a time where scripts run.
 
@@ -120,10 +129,18 @@ def write(
     Raises:
         DataError: a damaged table, or none with two rows.
     """
-    there = [folder for folder in folders if (folder / "results.json").is_file()]
-    tables = [_read(folder / "results.json") for folder in there]
+    begun = {folder: _read(folder / "results.json") for folder in folders if (folder / "results.json").is_file()}
+    there = [folder for folder, table in begun.items() if rows_with(table, metric) > 1]
+    tables = [begun[folder] for folder in there]
+    waiting = [title_of(table) for folder, table in begun.items() if folder not in there]
+    if waiting:  # a table is written before its first run
+        few = f"Not ranked, for fewer than two rows have {pretty(metric)} there: {'; '.join(waiting)}."
+        remarks = [*remarks, few]
     found = standings(tables, metric)
-    every = {each: found if each == metric else standings(tables, each) for each in _at_every_k(tables, metric)}
+    every = {}
+    for each in _at_every_k(tables, metric):
+        with contextlib.suppress(DataError):  # fewer rows may have this k
+            every[each] = found if each == metric else standings(tables, each)
     page = render(
         "arena.html",
         title=title,
@@ -177,7 +194,7 @@ def _drawn(every: Mapping[str, Standings], tables: Sequence[Mapping[str, Any]]) 
 
 def _limits(tables: Sequence[Mapping[str, Any]]) -> list[str]:
     """What limits what the page says, as the tables have it: shared machines, what a row lacks."""
-    shared = [f"{table['dataset']}, {table['protocol']}" for table in tables if _says(table, SHARED)]
+    shared = [title_of(table) for table in tables if _says(table, SHARED)]
     found = [f"Seconds do not compare: runs shared a machine in {'; '.join(shared)}."] if shared else []
     return found + ([BARE_REMI] if any(_says(table, BARE_REMI) for table in tables) else [])
 

@@ -12,7 +12,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,15 @@ def going(folder: Path, limit: int | None, now: float, **known: Any) -> Reading:
         **known,
         state="running",
         epochs=len(epochs) + present,
-        limit=None if any(histories) else limit,  # phases have names, and epochs each
+        limit=limit_of(histories, limit),
         pace=pace,
     )
+
+
+def limit_of(histories: Collection[str], limit: int | None) -> int | None:
+    """The epochs that a model may have, by the names of the histories in its folder; None for one that is trained in
+    phases: they have names, and epochs each."""
+    return None if any(histories) else limit
 
 
 def in_words(readings: Sequence[Reading], found: Estimate, what: str = "runs", said: str = "") -> str:

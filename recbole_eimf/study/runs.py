@@ -136,12 +136,20 @@ def plan(
         trials: of each row's search.
 
     Raises:
-        ConfigError: a key or value that is wrong, or a folder that holds a run of other settings.
+        ConfigError: a key or value that is wrong, two rows of one folder, or a folder that holds a run of other
+            settings.
     """
     from recbole_eimf.experiment import plugin
 
     plugin.adapt_recbole()
     takers(rows, shared)
+    owner: dict[str, str] = {}
+    for row in rows:
+        if (other := owner.setdefault(folder_name(row.name), row.name)) != row.name:
+            raise ConfigError(
+                f"rows {other!r} and {row.name!r}: both would have the folder runs/{folder_name(row.name)}. "
+                f"Give one of them another name."
+            )
     made: dict[str, tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = {}
     for row in rows:
         config, given = configured(row, dataset, {**shared, **(tuned or {}).get(row.name, {})})
@@ -294,9 +302,10 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         kept = ("row", "model", "dataset", "given", "settings", "runs_at_once", "trials")
         told = {name: job[name] for name in kept} | {"made_with": made_with()}
         write_json(folder / "run.json", told)
+        before = _trained_seconds(folder) if same else 0.0  # of sessions that were killed
         begin = time.monotonic()
         run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same})
-        told["seconds"] = round(time.monotonic() - begin, 3)
+        told["seconds"] = round(before + time.monotonic() - begin, 3)
         write_json(folder / "run.json", told | {"machine": _machine()})
     if job["other_mask"]:
         chosen = json.loads((folder / "result.json").read_text(encoding="utf-8"))["mask_history"]
@@ -304,6 +313,12 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         trusted = job["model"] if ":" in job["model"] else None  # the user named it
         found = evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR")
         write_json(target / "metrics.json", found)
+
+
+def _trained_seconds(folder: Path) -> float:
+    """Seconds of training and validation of the epochs that a folder has."""
+    epochs = [epoch for history in histories_of(folder).values() for epoch in history]
+    return sum(epoch.get("train_seconds", 0.0) + epoch.get("valid_seconds", 0.0) for epoch in epochs)
 
 
 def _machine() -> dict[str, Any]:

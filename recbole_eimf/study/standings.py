@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,8 +60,9 @@ class Standings:
     """Rows by mean rank, best first.
 
     ``tables``: what they stand over, such as ``amazon-office, leave_one_out``; ``seeds``: how many each table has of
-    all rows; ``left_out``: rows that not every table has, with why; ``p_value``: of Friedman's test that all rows are
-    alike, None where one table cannot tell; ``difference``: ranks closer than this are not told apart (Nemenyi, 0.05).
+    all trained rows, which are those that ranks are of; ``left_out``: rows that not every table has, or that share no
+    seed with the others, with why; ``p_value``: of Friedman's test that all rows are alike, None where one table cannot
+    tell; ``difference``: ranks closer than this are not told apart (Nemenyi, 0.05).
     """
 
     metric: str
@@ -95,10 +97,14 @@ def critical_difference(rows: int, tables: int, level: float = 0.05) -> float:
 
 
 def friedman(ranks: np.ndarray) -> float | None:
-    """The p-value that all rows are alike, by Iman and Davenport's F (Demšar 2006, 3.2.2).
+    """The p-value that all rows are alike, by Iman and Davenport's F (Demšar 2006, 3.2.2), corrected for ties.
+
+    Means over seeds are ranked anew within each table: the test takes a table's ranks to be 1 to k, and means vary
+    less. Under the hypothesis every order of a table's ranks is as likely, so no outcome is rarer than that all tables
+    agree: k!^(1 - N) where no ranks are tied. F falls below that with few tables, to 0 where they do agree.
 
     Args:
-        ranks: [N, k], of k rows in N tables.
+        ranks: [N, k], of k rows in N tables, 1 for the best.
 
     Returns:
         None for one table or one row, which cannot tell.
@@ -108,11 +114,17 @@ def friedman(ranks: np.ndarray) -> float | None:
     tables, rows = ranks.shape
     if tables < 2 or rows < 2:
         return None
-    chi = 12 * tables / (rows * (rows + 1)) * (np.square(ranks.mean(0)).sum() - rows * (rows + 1) ** 2 / 4)
+    # equal means may differ in their last digit
+    within = np.array([rank_within([-round(float(rank), 9) for rank in table]) for table in ranks])
+    apart = within - (rows + 1) / 2
+    if not apart.any():  # all are tied in every table
+        return 1.0
+    chi = (rows - 1) * np.square(apart.sum(0)).sum() / np.square(apart).sum()
     left = tables * (rows - 1) - chi
-    if left <= 1e-12:  # all tables agree
-        return 0.0
-    return float(f.sf((tables - 1) * chi / left, rows - 1, (rows - 1) * (tables - 1)))
+    by_f = float(f.sf((tables - 1) * chi / left, rows - 1, (rows - 1) * (tables - 1))) if left > 1e-9 else 0.0
+    orders = [math.lgamma(rows + 1) - sum(math.lgamma(n + 1) for n in Counter(table).values())
+              for table in within.tolist()]  # fmt: skip
+    return max(by_f, math.exp(max(orders) - sum(orders)))  # orders: logarithms of how many a table's ranks have
 
 
 def rank_within(values: Sequence[float]) -> list[float]:
@@ -129,20 +141,21 @@ def rank_within(values: Sequence[float]) -> list[float]:
 
 def by_backbone(found: Standings, tables: Sequence[Mapping[str, Any]]) -> dict[str, Standings]:
     """Standings among the rows over one backbone, itself and the rows without training; one entry, ``""``, of all rows
-    where they stand over fewer than two backbones."""
+    where they stand over fewer than two backbones. A backbone with one row that is ranked has no entry."""
     inner = {row.name: framed["inner"] for row in found.rows if (framed := FRAMED.fullmatch(row.name))}
     backbones = list(dict.fromkeys(inner[row["name"]] for row in tables[0]["rows"] if row["name"] in inner))
     if len(backbones) < 2:
         return {"": found}
+    ranked = {row.name for row in found.rows}
     floors = {row.name for row in found.rows if row.floor}
-    return {
-        name: standings(tables, found.metric, {name, *floors, *(row for row in inner if inner[row] == name)})
-        for name in backbones
-    }
+    over = {name: ranked & {name, *floors, *(row for row in inner if inner[row] == name)} for name in backbones}
+    return {name: standings(tables, found.metric, rows) for name, rows in over.items() if len(rows) > 1}
 
 
 def standings(tables: Sequence[Mapping[str, Any]], metric: str, among: Collection[str] | None = None) -> Standings:
-    """Rank the rows that all tables have.
+    """Rank the rows that all tables have, within each table by the seeds that all its trained rows have.
+
+    Where there is no such seed, that of most rows counts and the rows that lack it are left out.
 
     Args:
         tables: contents of ``results.json``, one a data set and protocol; metric: such as ``ndcg@10``; among: names of
@@ -156,15 +169,20 @@ def standings(tables: Sequence[Mapping[str, Any]], metric: str, among: Collectio
     named = [name for name in named if among is None or name in among]
     left_out = {}
     for name in named:
-        lacking = [_title(table) for table, found in zip(tables, values) if name not in found]
+        lacking = [title_of(table) for table, found in zip(tables, values) if name not in found]
         if lacking:
             left_out[name] = f"no figure yet in {'; '.join(lacking)}"
+    counting = {row["name"] for table in tables for row in table["rows"] if _counts(row)}
+    for table, found in zip(tables, values):
+        trained = [name for name in named if name not in left_out and name not in counting]
+        for name in _without_common_seed(found, trained):
+            left_out[name] = f"shares no seed with the other rows in {title_of(table)}: has {', '.join(found[name])}"
     kept = [name for name in named if name not in left_out]
     if len(kept) < 2:
         raise DataError(f"the arena has fewer than two rows with {metric} in every table: nothing to rank yet.")
     ranks, seeds = [], []
     for found in values:
-        common = _common_seeds(found, kept)
+        common = _common_seeds(found, [name for name in kept if name not in counting]) or [next(iter(found[kept[0]]))]
         seeds.append(len(common))
         per_seed = [rank_within([_at_seed(found[name], seed) for name in kept]) for seed in common]
         ranks.append(np.mean(per_seed, axis=0))
@@ -176,11 +194,17 @@ def standings(tables: Sequence[Mapping[str, Any]], metric: str, among: Collectio
     ]
     rows.sort(key=lambda row: (row.rank, row.name))
     difference = critical_difference(len(kept), len(tables))
-    return Standings(metric, rows, list(map(_title, tables)), seeds, friedman(table_ranks), difference, left_out)
+    return Standings(metric, rows, list(map(title_of, tables)), seeds, friedman(table_ranks), difference, left_out)
 
 
-def _title(table: Mapping[str, Any]) -> str:
+def title_of(table: Mapping[str, Any]) -> str:
+    """What a table is called: its data set and protocol."""
     return f"{table['dataset']}, {table['protocol']}"
+
+
+def rows_with(table: Mapping[str, Any], metric: str) -> int:
+    """How many rows of a table have a figure: fewer than two are no table to rank by."""
+    return len(_by_row(table, metric))
 
 
 def _by_row(table: Mapping[str, Any], metric: str) -> dict[str, dict[str, float]]:
@@ -189,15 +213,22 @@ def _by_row(table: Mapping[str, Any], metric: str) -> dict[str, dict[str, float]
     return {name: seeds for name, seeds in found.items() if seeds and None not in seeds.values()}
 
 
-def _common_seeds(found: Mapping[str, Mapping[str, float]], kept: Sequence[str]) -> list[str]:
-    """The seeds that all trained rows have; rows of one figure (floors count once) have any."""
-    trained = [set(found[name]) for name in kept if len(found[name]) > 1]
-    common = set.intersection(*trained) if trained else set.union(*(set(found[name]) for name in kept))
-    return sorted(common) or [next(iter(found[kept[0]]))]
+def _common_seeds(found: Mapping[str, Mapping[str, float]], trained: Sequence[str]) -> list[str]:
+    """The seeds that all trained rows have."""
+    return sorted(set.intersection(*(set(found[name]) for name in trained)), key=int) if trained else []
+
+
+def _without_common_seed(found: Mapping[str, Mapping[str, float]], trained: Sequence[str]) -> list[str]:
+    """Where trained rows share no seed, those that lack the one that most of them have (of several the smallest)."""
+    if not trained or _common_seeds(found, trained):
+        return []
+    had = Counter(seed for name in trained for seed in found[name])
+    most = min(had, key=lambda seed: (-had[seed], int(seed)))
+    return [name for name in trained if most not in found[name]]
 
 
 def _at_seed(seeds: Mapping[str, float], seed: str) -> float:
-    """A row's figure for a seed; a row of one run has that."""
+    """A row's figure for a seed; a counting row has one for all."""
     return seeds[seed] if seed in seeds else statistics.mean(seeds.values())
 
 
@@ -218,14 +249,16 @@ def _standing(name, rank, ranks, tables, values, metric) -> Standing:
         statistics.mean(run["train_seconds"] for run in runs),
         statistics.mean(run["seconds_per_epoch"] for run in runs),
         sum(_calls(entry) for entry in entries),
-        _is_floor(entries[0]["model"]),
+        _counts(entries[0]),
         is_placebo(entries[0].get("keys", {})),
         entries[0].get("shown", name),
     )
 
 
-def _is_floor(model: str) -> bool:
-    return model in MODELS and MODELS[model].family.endswith("floor")
+def _counts(entry: Mapping[str, Any]) -> bool:
+    """Whether a row only counts, so that one run stands for every seed."""
+    card = MODELS.get(entry["model"])
+    return entry.get("counting", card is not None and card.family.endswith("floor"))  # older tables do not say it
 
 
 def _calls(entry: Mapping[str, Any]) -> int:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.evaluator.significance import holm, paired_test
+from recbole_eimf.evaluator.significance import flips_for, holm, paired_test
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -67,6 +67,56 @@ def test_equal_models_are_rarely_called_different_and_a_gain_is_seen():
     assert better.confidence_interval[0] > 0
     same = paired_test(base, base, 0)
     assert (same.difference, same.p_value, same.confidence_interval) == (0, 1, (0, 0))
+
+
+def every_assignment(difference: np.ndarray) -> float:
+    """The share of all assignments of signs whose sum is as far from zero."""
+    signs = np.arange(2 ** len(difference))[:, None] >> np.arange(len(difference)) & 1
+    return float((np.abs((1 - 2 * signs) @ difference) >= abs(difference.sum()) - 1e-9).mean())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_p_value_below_what_10_000_flips_tell_is_refined_where_there_are_many_tests(seed):
+    difference = np.random.default_rng(7).choice([-1, 1, 2, 3, 4], 18, p=[0.04, 0.24, 0.24, 0.24, 0.24]).astype(float)
+    exact = every_assignment(difference)
+    assert 1e-5 < exact < 4e-5
+    alone = paired_test(difference, np.zeros(18), seed)
+    assert alone.p_value == pytest.approx(1 / 10_001), "seeds of which 10,000 flips have none"
+    flips = flips_for(1500)
+    found = paired_test(difference, np.zeros(18), seed, flips=flips)
+    assert found.p_value == pytest.approx(exact, abs=5 * (exact / flips) ** 0.5)
+    assert (found.difference, found.confidence_interval) == (alone.difference, alone.confidence_interval)
+    assert paired_test(difference, np.zeros(18), seed, flips=flips_for(250)) == alone
+
+
+def test_where_no_flips_could_tell_the_p_value_is_a_bound_on_all_assignments():
+    for number in (19, 20):
+        exact = every_assignment(np.ones(number))
+        found = paired_test(np.ones(number), np.zeros(number), flips=20_000)
+        assert exact <= found.p_value <= 1 / 20_001
+    flips = flips_for(800)
+    found = paired_test(np.ones(60), np.zeros(60), flips=flips)
+    assert found.p_value == pytest.approx(2 * np.exp(-30))
+    assert 2.0 ** (1 - 60) < found.p_value < 1 / (1 + flips)
+    assert paired_test(np.ones(9000), np.zeros(9000), flips=flips).p_value > 0
+
+
+def test_flips_do_not_change_a_p_value_that_10_000_tell():
+    rng = np.random.default_rng(4)
+    first, second = rng.random((2, 60))
+    assert paired_test(first, second, flips=flips_for(900)) == paired_test(first, second)
+
+
+def test_one_clear_difference_of_a_thousand_tests_is_significant():
+    rng = np.random.default_rng(5)
+    base = rng.random(400)
+    clear = base + rng.normal(0.05, 0.1, 400)
+    others = np.linspace(0.1, 1, 999)
+    for flips, sure in ((10_000, False), (flips_for(1000), True)):
+        adjusted = holm(np.array([paired_test(clear, base, flips=flips).p_value, *others]))
+        assert (adjusted[0] < 0.05) == sure
+        assert (adjusted[1:] > 0.05).all()
+    assert flips_for(1000) >= 20 * 1000 / 0.05
 
 
 def test_seeds_are_averaged_per_user_and_users_without_a_target_dropped():

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 import re
 
 import numpy as np
 import pytest
-from scipy.stats import friedmanchisquare, rankdata
+from scipy.stats import f, friedmanchisquare, rankdata
 
 from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.cli.study import main as run_command
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.study import arena
+from recbole_eimf.study import arena, compare
 from recbole_eimf.study.rows import complete
 from recbole_eimf.study.runs import configured
 from recbole_eimf.study.search.space import shipped_space
 from recbole_eimf.study.standings import by_backbone, critical_difference, friedman, rank_within, standings
 from recbole_eimf.study.study import chosen, find_study, read_study
 from recbole_eimf.study.table.notes import BARE_REMI, SHARED
+from tests.conftest import TITLES, planted_sequences, write_atomic
 
 
 def table(dataset, figures, protocol="leave_one_out", comparisons=(), side_load=None):
@@ -56,8 +59,6 @@ def test_friedmans_test_is_scipys_and_imans():
     ranks = np.stack([rankdata(-row) for row in values])
     assert ranks.tolist() == [rank_within(row) for row in values.tolist()]
     chi = friedmanchisquare(*values.T).statistic
-    from scipy.stats import f
-
     expected = f.sf(7 * chi / (8 * 4 - chi), 4, 28)
     assert friedman(ranks) == pytest.approx(float(expected))
     assert friedman(ranks[:1]) is None, "one table tells nothing"
@@ -68,7 +69,35 @@ def test_friedmans_test_is_scipys_and_imans():
     chi = (2 * wins - 8) ** 2 / 8
     assert friedman(pair) == pytest.approx(float(f.sf(7 * chi / (8 - chi), 1, 7)))
     assert friedman(ranks[:2]) == pytest.approx(float(f.sf(two / (2 * 4 - two), 4, 4)))
-    assert friedman(np.tile([1.0, 2.0, 3.0], (4, 1))) == 0.0, "all tables agree"
+
+
+@pytest.mark.parametrize("table", [(1.0, 2.0), (1.0, 2.0, 3.0), (1.5, 1.5, 3.0), (1.0, 2.0, 3.0, 4.0), (2.0, 2.0, 2.0)])
+@pytest.mark.parametrize("tables", [2, 3])
+def test_where_all_tables_agree_the_p_value_is_that_of_every_order_counted(table, tables):
+    orders = list(itertools.permutations(table))
+    agreeing = sum(1 for drawn in itertools.product(orders, repeat=tables) if len(set(drawn)) == 1)
+    assert friedman(np.tile(table, (tables, 1))) == pytest.approx(agreeing / len(orders) ** tables)
+    assert friedman(np.tile([1.0, 2.0], (2, 1))) == pytest.approx(1 / 2)
+    assert friedman(np.tile([1.0, 2.0, 3.0], (2, 1))) == pytest.approx(1 / 6)
+
+
+def test_friedmans_test_corrects_for_ties_and_ranks_means_over_seeds_anew():
+    values = np.random.default_rng(1).integers(0, 3, (9, 4)).astype(float)
+    ranks = np.stack([rankdata(-row) for row in values])
+    chi = friedmanchisquare(*values.T).statistic  # scipy's corrects for ties
+    expected = f.sf(8 * chi / (9 * 3 - chi), 3, 24)
+    assert friedman(ranks) == pytest.approx(float(expected))
+    means = 2.5 + (ranks - 2.5) / 3  # in the same order, but nearer to each other, as means over seeds are
+    means += np.random.default_rng(2).choice([-1, 1], means.shape) * 1e-13  # and equal but for rounding
+    assert friedman(means) == pytest.approx(float(expected))
+
+
+def test_no_outcome_is_rarer_than_that_all_tables_agree():
+    for tables in (10, 30):
+        agree = np.tile([1.0, 2.0], (tables, 1))
+        nearly = np.r_[agree[1:], [[2.0, 1.0]]]
+        assert friedman(agree) == pytest.approx(2.0 ** (1 - tables))
+        assert friedman(nearly) >= friedman(agree)
 
 
 def test_ranks_are_means_over_seeds_then_over_tables():
@@ -89,6 +118,43 @@ def test_ranks_are_means_over_seeds_then_over_tables():
     assert found.alike() == [(0, 2)]  # two tables tell nobody apart
 
 
+def of_seeds(dataset, figures, **more):
+    """A table whose rows have figures for seeds of their own."""
+    made = table(dataset, {name: list(seeds.values()) for name, seeds in figures.items()}, **more)
+    for name, seeds in figures.items():
+        made["views"][0]["rows"][name]["ndcg@10"]["seeds"] = {str(seed): value for seed, value in seeds.items()}
+    return made
+
+
+def test_a_trained_row_of_one_seed_is_ranked_by_that_seed_alone():
+    made = of_seeds("a", {"A": {2020: 3.0, 2021: 1.0, 2022: 1.0}, "B": {2020: 2.0}, "Popularity": {2020: 2.5}})
+    found = standings([made], "ndcg@10")
+    assert [(row.name, row.rank) for row in found.rows] == [("A", 1.0), ("Popularity", 2.0), ("B", 3.0)]
+    assert found.seeds == [1]
+    made = of_seeds("a", {"A": {2020: 3.0, 2021: 1.0}, "B": {2020: 2.0, 2021: 2.0}, "own": {2020: 2.5}})
+    assert standings([made], "ndcg@10").seeds == [1]
+    made["rows"][2]["counting"] = True  # one run stands for every seed
+    found = standings([made], "ndcg@10")
+    assert (found.seeds, {row.name: row.ranks for row in found.rows}) == (
+        [2], {"A": (2.0,), "B": (2.5,), "own": (1.5,)}
+    )  # fmt: skip
+    assert {row.name: row.floor for row in found.rows} == {"A": False, "B": False, "own": True}
+
+
+def test_rows_that_share_no_seed_are_not_ranked():
+    first = of_seeds("a", {"A": {2021: 3.0, 2022: 1.0}, "B": {2021: 2.0}, "C": {2020: 9.0}, "Popularity": {2020: 1.0}})
+    second = of_seeds("b", {"A": {2020: 3.0}, "B": {2020: 2.0}, "C": {2020: 9.0}, "Popularity": {2020: 1.0}})
+    found = standings([first, second], "ndcg@10")
+    assert [row.name for row in found.rows] == ["A", "B", "Popularity"]
+    assert found.left_out == {"C": "shares no seed with the other rows in a, leave_one_out: has 2020"}
+    assert found.seeds == [1, 1]
+    apart = of_seeds("a", {"A": {2021: 3.0}, "B": {2020: 2.0}})
+    with pytest.raises(DataError, match="fewer than two rows"):
+        standings([apart], "ndcg@10")
+    floors = table("a", {"Popularity": [1.0], "Markov": [2.0]})
+    assert [row.rank for row in standings([floors], "ndcg@10").rows] == [1.0, 2.0]
+
+
 def test_what_a_row_costs_is_a_mean_and_rows_of_one_rank_stand_by_name():
     figures = {"b": [1.0, 2.0, 5.0], "a": [1.0, 1.0, 6.0], "c": [0.0, 0.0, 9.0]}
     found = standings([table("x", figures), table("y", figures)], "ndcg@10")
@@ -106,7 +172,7 @@ def test_rows_that_are_not_told_apart_are_joined_in_longest_runs():
     assert [row.rank for row in found.rows] == [1.0, 2.0, 3.0, 4.0]
     assert found.difference == pytest.approx(2.569 * (20 / 54) ** 0.5, rel=1e-3)  # 1.563
     assert found.alike() == [(0, 1), (1, 2), (2, 3)]
-    assert found.p_value == 0.0
+    assert found.p_value == pytest.approx(math.factorial(4) ** -8)
     for difference, runs in ((1.0, []), (1.001, [(0, 1), (1, 2), (2, 3)]), (2.5, [(0, 2), (1, 3)]), (9.0, [(0, 3)])):
         assert dataclasses.replace(found, difference=difference).alike() == runs
     uneven = [dataclasses.replace(row, rank=rank) for row, rank in zip(found.rows, (1.0, 2.0, 2.5, 3.0))]
@@ -140,6 +206,8 @@ def test_rows_are_told_apart_within_each_backbone():
     del figures["a[REMI]"]
     made = [table("x", figures)]
     assert list(by_backbone(standings(made, "ndcg@10"), made)) == [""]
+    made = [table("x", {"REMI": [9.0], "a[REMI]": [8.0], "a[SASRec]": [3.0]})]  # SASRec failed
+    assert list(by_backbone(standings(made, "ndcg@10"), made)) == ["REMI"]
 
 
 def test_the_page_is_made_of_the_tables_files(tmp_path):
@@ -160,6 +228,94 @@ def test_the_page_is_made_of_the_tables_files(tmp_path):
     (tmp_path / "y" / "results.json").write_text("{")
     with pytest.raises(DataError, match=r"y/results\.json: damaged"):
         arena.write([tmp_path / "y"], tmp_path, "T", "ndcg@10", "c")
+
+
+def test_tables_without_two_rows_are_named_and_the_others_ranked(tmp_path):
+    figures = {"Popularity": [1.0], "SASRec": [2.0]}
+    for name, of_table in (("x", figures), ("y", {}), ("z", {"SASRec": [1.0]})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(table(name, figures) | table(name, of_table)))
+    places = [tmp_path / name for name in "xyz"]
+    found = arena.write(places, tmp_path, "T", "ndcg@10", "c")
+    assert found.tables == ["x, leave_one_out"]
+    said = "Not ranked, for fewer than two rows have NDCG@10 there: y, leave_one_out; z, leave_one_out."
+    assert said in (tmp_path / "index.html").read_text()
+    assert json.loads((tmp_path / "arena.json").read_text())["remarks"] == [said]
+    with pytest.raises(DataError, match="fewer than two rows with ndcg@10"):
+        arena.write(places[1:], tmp_path, "T", "ndcg@10", "c")
+
+
+def test_a_page_that_cannot_be_made_does_not_keep_the_later_tables_from_being_made(tmp_path, monkeypatch, capsys):
+    """The first run of the second table was never finished; then a table whose rows all fail."""
+    study = read_study(find_study("arena"))
+    figures = {"Popularity": [1.0], "SASRec": [2.0]}
+    order = []
+
+    def carried_out(experiment, folder, effort):
+        order.append(experiment)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = outcome[experiment]
+        (folder / "results.json").write_text(json.dumps(table(experiment, rows)))
+        return arena.Arena(folder, None, () if rows else (f"{experiment}/2020",))
+
+    monkeypatch.setattr(arena, "experiment_of", lambda study, dataset, *_, **__: Titled(dataset))
+    monkeypatch.setattr(arena, "check", lambda *_: None)
+    monkeypatch.setattr(arena, "carry_out", carried_out)
+    out = tmp_path / "out"
+    later = out / "b-leave_one_out"
+    later.mkdir(parents=True)
+    (later / "results.json").write_text(json.dumps(table("b", {})))
+    given = {"protocol": "leave_one_out"}
+    outcome = {"a": figures, "b": figures, "c": figures}
+    found = arena.run_arena(study, ["a", "b", "c"], given, "c", out, None, metrics="NDCG@10")
+    assert (order, len(found.standings.tables), found.failed) == (["a", "b", "c"], 3, ())
+    outcome = {"a": {}, "b": {}, "c": figures}
+    order.clear()
+    for name in "bc":
+        (out / f"{name}-leave_one_out" / "results.json").write_text("{")  # damaged: each is written anew
+    found = arena.run_arena(study, ["a", "b", "c"], given, "c", out, None, metrics="NDCG@10")
+    assert (order, found.standings.tables, found.failed) == (
+        ["a", "b", "c"], ["c, leave_one_out"], ("a/2020", "b/2020")
+    )  # fmt: skip
+    assert "no page over all tables yet" in capsys.readouterr().out
+    outcome = dict.fromkeys("abc", {})
+    order.clear()
+    with pytest.raises(DataError, match=r"all tables are made, but no page over them.*Failed: a/2020, b/2020, c/2020"):
+        arena.run_arena(study, ["a", "b", "c"], given, "c", out, None, metrics="NDCG@10")
+    assert order == ["a", "b", "c"]
+
+
+class Titled(str):
+    """A data set's name in place of an experiment."""
+
+    @property
+    def title(self):
+        return str(self)
+
+
+def test_an_arena_stopped_at_the_start_of_its_second_table_goes_on(tmp_path, monkeypatch):
+    """A table is written before its first run."""
+    for name in ("first", "second"):
+        write_atomic(tmp_path, name, planted_sequences(), TITLES)
+    study = tmp_path / "small.yaml"
+    study.write_text("seeds: 1\nprotocols: [leave_one_out]\nfloors: False\nrows: [Popularity, Markov]\n")
+    command = ["study", str(study), "--dataset=first,second", f"--out={tmp_path / 'out'}", "--parallel=0"]
+    command += [f"--data_path={tmp_path}", "--topk=[5]", "--valid_metric=NDCG@5", "--metrics=NDCG@5"]
+    make = compare._make
+
+    def stopped(plan, missing):
+        if plan.experiment.dataset == "second":
+            raise KeyboardInterrupt
+        make(plan, missing)
+
+    monkeypatch.setattr(compare, "_make", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_command(command[1:])
+    monkeypatch.setattr(compare, "_make", make)
+    assert json.loads((tmp_path / "out" / "second-leave_one_out" / "results.json").read_text())["finished"] == 0
+    assert command_line(command) == 0
+    told = json.loads((tmp_path / "out" / "arena.json").read_text())
+    assert (told["tables"], told["remarks"]) == (["first, leave_one_out", "second, leave_one_out"], [])
 
 
 def test_the_page_ranks_at_every_k_and_says_what_the_tables_say(tmp_path):

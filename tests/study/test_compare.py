@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +97,14 @@ def test_a_file_of_rows(tmp_path):
 
 
 # ---------------------------------------------------------------------- planning
+def test_rows_of_one_folder_are_an_error_that_names_both(keys):
+    rows = [parse_model("EIMF[SASRec]"), replace(parse_model("EIMF[SASRec]"), name="EIMF-SASRec")]
+    said = "rows 'EIMF[SASRec]' and 'EIMF-SASRec': both would have the folder runs/EIMF-SASRec. Give one of them"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        runs.plan(rows, "planted", (2020,), keys, Path("out/runs"))
+    assert len(runs.plan(rows[:1], "planted", (2020, 2021), keys, Path("out/runs"))) == 2
+
+
 def test_counting_models_run_once_and_the_placebo_shuffles_what_its_row_trains_with(keys, tmp_path):
     (tmp_path / "replies.jsonl").write_text("{}")
     given = {**keys, "interest_source": "file", "interest_file": "replies.jsonl"}
@@ -311,6 +321,31 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_figures(keys, monkeypatch)
     assert trained == [(2020, 3), (2020, 4), *((2021, epoch) for epoch in range(5))]
     whole = recbole_eimf.run("IBIM", "planted", **keys, seed=2020, state="ERROR", show_progress=False)
     assert json.loads(Path("out/runs/SASRec/2020/result.json").read_text())["test"] == whole.test
+
+
+def test_seconds_of_a_run_that_goes_on_count_the_sessions_before(keys, monkeypatch):
+    """190 of 200 epochs were made before a kill; other settings begin again."""
+    run = planned("SASRec", keys, (2020,))[-1]
+    job = runs._job(run, runs.Workers())
+    kept = {name: job[name] for name in ("row", "model", "dataset", "given", "settings", "runs_at_once")}
+    clock, resumed = [1000.0], []
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def trained(model, dataset, **given):
+        resumed.append(given["resume"])
+        clock[0] += 7
+        (run.folder / "result.json").write_text(json.dumps({"mask_history": False}))
+
+    monkeypatch.setattr("recbole_eimf.experiment.run.run", trained)
+    for change, expected in (({}, 190 * 2.5 + 7), ({"epochs": 3}, 7)):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        history = [{"epoch": n, "train_seconds": 2.0, "valid_seconds": 0.5} for n in range(190)]
+        (run.folder / "history.json").write_text(json.dumps(history))
+        (run.folder / "run.json").write_text(json.dumps({**kept, "settings": {**kept["settings"], **change}}))
+        (run.folder / "result.json").unlink(missing_ok=True)
+        runs._train(job, run.folder)
+        assert run.notes()["seconds"] == expected
+    assert resumed == [True, False]
 
 
 def test_history_masked_and_not(keys):

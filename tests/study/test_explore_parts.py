@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ from recbole_eimf.semantic.llm.prompt import PromptRequest, build_prompt
 from recbole_eimf.semantic.reply_check import Exemplar, PromptForm
 from recbole_eimf.study.explore import gains as module
 from recbole_eimf.study.explore.chart import SIDE, charted
+from recbole_eimf.study.explore.explore import _add_metrics, _tested
 from recbole_eimf.study.explore.gains import cluster_means, gains
 from recbole_eimf.study.explore.nearness import between_titles, far_below, nearest_titles
 from recbole_eimf.study.explore.said import clusters_of_test_users, prompts_of, said_in
 from tests.semantic.test_interests import HISTORIES, pipeline
+from tests.study.made import ranks_of
 
 
 # ---------------------------------------------------------------------- gains
@@ -41,6 +45,71 @@ def test_gains_are_those_of_a_loop_over_clusters():
     assert found.spread == pytest.approx(between**0.5)
     assert found.deviation == pytest.approx(np.std(every))
     assert (found.adjusted >= found.p).all()
+
+
+def test_rows_of_one_user_are_tested_and_dealt_out_together():
+    """Against loops over users and every deal; users have other numbers of rows, in no order."""
+    rng = np.random.default_rng(1)
+    whose = rng.permutation(np.repeat([9, 2, 7, 4, 5, 1, 8], [1, 4, 2, 3, 1, 6, 2]))
+    of_user = {9: 0, 2: 0, 7: 0, 4: 1, 5: 1, 1: 2, 8: -1}
+    cluster = np.array([of_user[user] for user in whose])
+    first, second = rng.integers(0, 4, (2, len(whose))) / 3
+    found = gains(first, second, cluster, 4, user=whose)
+    users = [user for user in sorted(of_user) if of_user[user] >= 0]
+    own = {user: [a - b for a, b, u in zip(first, second, whose) if u == user] for user in users}
+    rows = sum(map(len, own.values()))
+    over_all = sum(map(sum, own.values())) / rows
+
+    def spread(groups):
+        total = 0.0
+        for c in range(3):
+            inside = [one for user in users if groups[user] == c for one in own[user]]
+            total += len(inside) / rows * (sum(inside) / max(len(inside), 1) - over_all) ** 2
+        return total**0.5
+
+    deals = [spread(dict(zip(users, deal))) for deal in itertools.permutations([of_user[user] for user in users])]
+    assert found.spread == pytest.approx(spread(of_user))
+    assert found.spread_by_chance == pytest.approx(np.mean(deals), rel=0.03)
+    assert found.p_spread == pytest.approx(np.mean(np.array(deals) >= spread(of_user) - 1e-9), abs=0.04)
+    for c in range(3):
+        sums = [sum(own[user]) for user in users if of_user[user] == c]
+        reached = [abs(np.dot(signs, sums)) >= abs(sum(sums)) - 1e-9
+                   for signs in itertools.product((-1, 1), repeat=len(sums))]  # fmt: skip
+        assert found.p[c] == pytest.approx(np.mean(reached))
+    assert (found.users.tolist(), found.rows.tolist()) == ([3, 2, 1, 0], [7, 4, 6, 0])
+    assert found.difference == pytest.approx(over_all)
+    assert found.share.sum() == pytest.approx(over_all)
+    apart = [sum(own[user]) - over_all * len(own[user]) for user in users]
+    assert found.deviation == pytest.approx((6 * sum(one**2 for one in apart)) ** 0.5 / rows)
+
+
+def test_asking_users_again_makes_nothing_surer():
+    rng = np.random.default_rng(2)
+    first, second = rng.random((2, 60))
+    cluster = rng.integers(-1, 5, 60)
+    first[cluster == 3] += 0.4
+    plain = gains(first, second, cluster, 5)
+    rows = np.repeat(np.arange(60), 10)
+    often = gains(first[rows], second[rows], cluster[rows], 5, user=rows)
+    assert (often.p == plain.p).all()
+    assert (often.p_spread, often.users.tolist()) == (plain.p_spread, plain.users.tolist())
+    for name in ("mean", "share", "spread", "spread_by_chance", "deviation", "difference"):
+        assert getattr(often, name) == pytest.approx(getattr(plain, name))
+    assert (gains(first[rows], second[rows], cluster[rows], 5).p < plain.p).any(), "as if they were other users"
+
+
+def test_test_users_are_counted_once_however_often_they_are_asked():
+    user, cluster = np.array([3, 3, 5, 5, 5, 8, 9, 9]), np.array([0, 0, 1, 1, 1, 0, -1, -1])
+    places = np.array([0, 4, -1, 1, 2, 0, 3, 0])
+    mine, theirs = (replace(ranks_of(at), user=user) for at in (places, places[::-1]))
+    assert _tested(mine, cluster) == {"users": 4, "rows": 8, "without_cluster": 1}
+    assert _tested(ranks_of(places), cluster)["rows"] == 0
+    document = {"clusters": [{}, {}, {}]}
+    _add_metrics(document, mine, [({"name": "other"}, theirs)], cluster, 5)
+    assert [one["test_users"] for one in document["clusters"]] == [2, 1, 0]
+    expected = gains(mine.per_user("ndcg@5"), theirs.per_user("ndcg@5"), cluster, 3, user=user)
+    assert [one["against"][0]["p"] for one in document["clusters"]] == pytest.approx(expected.p.tolist())
+    assert document["against"][0]["p_spread"] == pytest.approx(expected.p_spread, abs=1e-6)
 
 
 def test_luck_is_called_luck_and_a_cluster_that_gains_is_found(monkeypatch):
@@ -192,3 +261,8 @@ def test_test_users_that_training_does_not_know_go_to_the_nearest_exemplar(tmp_p
     assert said.exemplars[found[-2]].startswith("h")
     assert found[-1] == -1
     assert placed == 2
+    users, histories = ["new", "n0", "new", "new"], [["e", "d", "e"], [], ["a", "b"], ["e", "d", "e", "d"]]
+    found, placed = clusters_of_test_users(made, said, users, histories)
+    assert set(found[[0, 2, 3]]) == {found[2]}, "a user is in one cluster, of the shortest history"
+    assert said.exemplars[found[2]].startswith("n")
+    assert placed == 1

@@ -15,6 +15,7 @@ from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
 from recbole_eimf.study.table import content, notes, table
+from recbole_eimf.study.table import summary as summary_module
 from recbole_eimf.study.table.summary import Comparison, Experiment, Figure, View, summarise
 from tests.study.made import COMMAND, DEPTH, SETTINGS, USERS, finish, gains, ranks_of, rows_of
 
@@ -175,6 +176,16 @@ def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(
         assert comparison.adjusted >= comparison.test.p_value
     p_values = [c.test.p_value for c in view.comparisons]
     assert [c.adjusted for c in view.comparisons] == pytest.approx(slow_holm(p_values))
+
+
+def test_a_table_of_many_tests_refines_its_smallest_p_values(made, monkeypatch):
+    experiment, runs, _ = made
+    told, passed, tested = [], [], summary_module.paired_test
+    monkeypatch.setattr(summary_module, "flips_for", lambda tests, level: told.append((tests, level)) or 20_000)
+    monkeypatch.setattr(summary_module, "paired_test", lambda *a, flips, **k: passed.append(flips) or tested(*a, **k))
+    view = summarise(experiment, runs, [False]).views[0]
+    assert told == [(len(view.comparisons), 0.05)]
+    assert passed == [20_000] * len(view.comparisons)
 
 
 def test_rows_that_were_trained_again_are_named(made):

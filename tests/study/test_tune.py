@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 import recbole_eimf
 from recbole_eimf.__main__ import main
+from recbole_eimf.cli import tune as command
 from recbole_eimf.config.config import read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import plugin
@@ -228,6 +230,9 @@ def test_asha_is_as_strict_after_a_stop_as_before():
         (["--dataset=no-such"], "no-such.inter"),
         (["--eval_step=0"], "eval_step=0"),
         (["--ray_address=h:1", "--cpus=2"], "--cpus=2"),
+        (["--space_file=foo.yaml"], "--space_file=foo.yaml: tune has no such option or key. Write --space=FILE"),
+        (["--config_file_list=a.yaml"], "--config_file_list=a.yaml: tune has no such option or key. Write --config_f"),
+        (["--effort=3"], "--effort=3: tune has no such option or key. Write --samples"),
     ],
 )
 def test_errors_come_before_any_trial(keys, arguments, told, capsys, tmp_path):
@@ -238,6 +243,13 @@ def test_errors_come_before_any_trial(keys, arguments, told, capsys, tmp_path):
     assert told in shown
     assert "Traceback" not in shown
     assert not list(tmp_path.glob("out/trials/*"))
+
+
+def test_no_key_that_is_typed_meets_a_parameter_of_the_search():
+    parameters = inspect.signature(tune.search).parameters.values()
+    named = {one.name for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD}
+    options, _ = command._parser().parse_known_args([])
+    assert named - set(vars(options)) == set(command._INSTEAD)
 
 
 def made_up(count: int) -> SearchOutcome:
@@ -313,6 +325,38 @@ def test_recboles_objective_returns_its_dictionary_outside_ray(keys):
     found = objective_function({**keys, "model": "IBIM", "dataset": "planted", "epochs": 1, "state": "ERROR"})
     assert found["valid_score_bigger"] is True
     assert found["best_valid_result"]["ndcg@5"] > 0
+
+
+def test_a_failed_first_trial_does_not_hide_the_time_that_is_left(tmp_path, monkeypatch):
+    """Nothing has finished: the limit of epochs tells, unless a trial was trained in phases."""
+    pytest.importorskip("ray")
+    from recbole_eimf.study.search import display
+
+    monkeypatch.setattr(display.time, "time", lambda: 1000.0)
+    job = Job("IBIM", "data", {}, [{"gamma": 0.1}] * 3, "ndcg@5", True, str(tmp_path))
+
+    def trained(number: int, **more) -> None:
+        folder = job.folder(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        told = [{"epoch": e, "train_seconds": 20.0, **more} for e in range(3)]
+        (folder / "history.json").write_text(json.dumps(told))
+        os.utime(folder / "history.json", (1000.0, 1000.0))
+
+    def one(number: int) -> SimpleNamespace:
+        return SimpleNamespace(config={"number": number})
+
+    with display.Display(job, [0, 1, 2], SearchOutcome(job, {}, {}, []), 9) as shown:
+        for number in (0, 1):
+            shown.on_trial_start(0, [], one(number))
+            trained(number)
+        shown.on_trial_error(0, [], one(0))
+        found = display_estimate(shown)
+        assert (found.how, found.left) == ("at most", pytest.approx(6 * 20 + 9 * 20))
+    trained(0, phase="pretrain-id")
+    with display.Display(job, [0, 1, 2], SearchOutcome(job, {}, {}, []), 9) as again:
+        again.on_trial_start(0, [], one(1))
+        again.on_trial_error(0, [], one(0))
+        assert display_estimate(again).left is None
 
 
 def test_a_search_tells_how_long_it_takes_by_the_trials_that_are_done(tmp_path, monkeypatch, capsys):

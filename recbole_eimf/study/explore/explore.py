@@ -96,11 +96,7 @@ def explore(
         "prompt": dict(zip(("before", "after"), template_of(pipeline))) if said.llm_used else None,
         **about,
         "replies": described.replies(pipeline, said),
-        "test": {
-            "users": len(cluster),
-            "without_cluster": int((cluster < 0).sum()),
-            "placed_by_text": placed,
-        },
+        "test": _tested(ranks, cluster) | {"placed_by_text": placed},
     }
     _add_metrics(document, ranks, beside, cluster, k)
     document["map"] = _map(pipeline, said, question, say)
@@ -174,6 +170,13 @@ def _test_clusters(run: Run, pipeline: Pipeline, said: Said, ranks: Ranks) -> tu
     return clusters_of_test_users(pipeline, said, users, histories)
 
 
+def _tested(ranks: Ranks, cluster: np.ndarray) -> dict[str, int]:
+    """Test users, those in no cluster, and, where users were asked more than once, how often."""
+    users, rows = len(np.unique(ranks.user)), len(ranks.user)
+    none = len(np.unique(ranks.user[cluster < 0]))
+    return {"users": users, "rows": rows if rows > users else 0, "without_cluster": none}
+
+
 def _add_metrics(
     document: dict[str, Any],
     ranks: Ranks,
@@ -185,7 +188,8 @@ def _add_metrics(
     count = len(document["clusters"])
     metrics = {"hit": f"hit@{k}", "ndcg": f"ndcg@{k}"}
     mine = {name: ranks.per_user(metric) for name, metric in metrics.items()}
-    users, _ = cluster_means(mine["ndcg"], cluster, count)
+    asked = np.unique(np.stack([ranks.user, cluster]), axis=1)[1]  # the cluster of each user
+    users = np.bincount(asked[asked >= 0], minlength=count)
     own = {name: cluster_means(values, cluster, count)[1] for name, values in mine.items()}
     for c, one in enumerate(document["clusters"]):
         one["test_users"] = int(users[c])
@@ -195,7 +199,7 @@ def _add_metrics(
     for about, theirs in beside:
         values = {name: theirs.per_user(metric) for name, metric in metrics.items()}
         means = {name: cluster_means(values[name], cluster, count)[1] for name in values}
-        found = gains(mine["ndcg"], values["ndcg"], cluster, count)
+        found = gains(mine["ndcg"], values["ndcg"], cluster, count, user=ranks.user)
         hit = cluster_means(mine["hit"] - values["hit"], cluster, count)[1]
         for c, one in enumerate(document["clusters"]):
             row = {name: means[name][c] for name in means} | {"d_hit": hit[c], "d_ndcg": found.mean[c]}

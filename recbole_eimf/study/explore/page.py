@@ -75,6 +75,7 @@ def _about(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("source", ("shuffled " if interests["placebo"] else "") + interests["source"]),
         ("training users in clusters", f"{interests['users_in_clusters']:,} of {run['training_users']:,}"),
         ("test users", f"{test['users']:,}"),
+        *([("times asked", f"{test['rows']:,}")] if test.get("rows") else []),
         *((name, f"{100 * value:.2f} %") for name, value in metrics if value is not None),
     ]
 

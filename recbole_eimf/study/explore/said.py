@@ -126,25 +126,31 @@ def clusters_of_test_users(pipeline: Pipeline, said: Said, users: Sequence[str],
     """The cluster of every test user.
 
     A user that training knows is in the cluster that it was trained in; one that it does not know (``user_split``)
-    belongs to the exemplar whose titles are nearest to those of the history.
+    belongs to the exemplar whose titles are nearest to those of the history. A user who is asked several times is in
+    one cluster all the same: that of the shortest history.
 
     Args:
         users: [R] tokens; histories: [R] item tokens before the targets.
 
     Returns:
-        (int64 [R], -1 where there is none; how many were placed by their text).
+        (int64 [R], -1 where there is none; how many users were placed by their text).
     """
     training = set(pipeline.corpus.users)
     found = np.array([said.cluster.get(user, -1) for user in users], dtype=np.int64)
     new = [r for r, user in enumerate(users) if user not in training]
     if not new:
         return found, 0
+    first: dict[str, int] = {}
+    for r in new:
+        if users[r] not in first or len(histories[r]) < len(histories[first[users[r]]]):
+            first[users[r]] = r
     row = {user: u for u, user in enumerate(pipeline.corpus.users)}
     centres = _pooled(pipeline, [pipeline.corpus.histories[row[user]] for user in said.exemplars])
-    vectors = _pooled(pipeline, [histories[r] for r in new])
+    vectors = _pooled(pipeline, [histories[r] for r in first.values()])
     there = vectors.any(1)
     nearest = (vectors @ centres.T).argmax(1)
-    found[new] = np.where(there, nearest, -1)
+    placed = dict(zip(first, np.where(there, nearest, -1)))
+    found[new] = [placed[users[r]] for r in new]
     return found, int(there.sum())
 
 

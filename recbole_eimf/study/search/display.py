@@ -9,7 +9,8 @@ from typing import Any
 
 from ray.tune import Callback
 
-from recbole_eimf.study.progress import Estimate, Reading, going, in_words, moving
+from recbole_eimf.study.progress import Estimate, Reading, going, in_words, limit_of, moving
+from recbole_eimf.study.runs import histories_of
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.trial import Job, Trial, close_trial
 
@@ -66,7 +67,10 @@ class Display(Callback):
         self.bar.refresh()
 
     def _done(self, trial: Trial, state: str, seconds: float) -> Reading:
-        return Reading(**self._known(trial.number), state=state, epochs=trial.epochs, seconds=seconds)
+        known = self._known(trial.number)
+        # all trials are of one row: without a limit this one would say that the others are trained in phases
+        limit = limit_of(histories_of(self.job.folder(trial.number)), self.epochs)
+        return Reading(**known, state=state, epochs=trial.epochs, limit=limit, seconds=seconds)
 
     def _known(self, number: int) -> dict[str, Any]:
         return {"label": f"trial {number}", "row": "trial", "counting": False}

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.evaluator.ranks import Asked, Ranks, asked_of, check_same_users, read_ranks
-from recbole_eimf.evaluator.significance import PairedTest, holm, paired_test
+from recbole_eimf.evaluator.significance import PairedTest, flips_for, holm, paired_test
 from recbole_eimf.study.rows import FRAMED, Row
 from recbole_eimf.study.runs import OTHER_MASK, Run, read_json
 
@@ -257,53 +257,62 @@ def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: boo
         if tests:
             seeds[line.row.name], every = tests, list(tests.values())
             figures[line.row.name] = {m: _figure([t[m] for t in every]) for m in every[0] if all(m in t for t in every)}
-    found = [
-        _compared(line.row.name, other, metric, figures, folders)
+    single = [
+        _Question(line.row.name, other, [(line.row.name, other)], metric)
         for line in lines
         for other in line.row.against
         for metric in metrics
         if metric in figures.get(line.row.name, ()) and metric in figures.get(other, ())
     ]
     asked = {row: about for row, of_row in folders.items() if (about := asked_of(of_row[0]))}
-    return View(mask, chosen, figures, _corrected(found + _pooled(found, figures, folders)), seeds, asked)
+    questions = [*single, *_pooled(single)]
+    flips = flips_for(len(questions), LEVEL)
+    found = [_difference(question, figures, folders, flips) for question in questions]
+    return View(mask, chosen, figures, _corrected(found), seeds, asked)
 
 
 def _figure(values: Sequence[float]) -> Figure:
     return Figure(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def _compared(row: str, other: str, metric: str, figures, folders) -> Comparison:
-    return _difference(row, other, [(row, other)], metric, figures, folders)
+class _Question(NamedTuple):
+    """What a comparison is about: ``pairs`` of rows that are taken together."""
+
+    row: str
+    other: str
+    pairs: list[tuple[str, str]]
+    metric: str
 
 
-def _pooled(found: Sequence[Comparison], figures, folders) -> list[Comparison]:
+def _pooled(single: Sequence[_Question]) -> list[_Question]:
     """A framework over all its backbones together, where it stands over several: one test instead of many weak ones.
 
     Metrics are averaged over backbones, of a user too. ``against`` are the backbones, or the same control over each.
     """
     groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    for comparison in found:
-        framed = FRAMED.fullmatch(comparison.row)
-        other = FRAMED.fullmatch(comparison.other)
-        if framed and comparison.other == framed["inner"]:
+    for one in single:
+        framed = FRAMED.fullmatch(one.row)
+        other = FRAMED.fullmatch(one.other)
+        if framed and one.other == framed["inner"]:
             against = "their backbones"
         elif framed and other and other["inner"] == framed["inner"]:
             against = f"{other['frame']} over them"
         else:
             continue
-        groups.setdefault((framed["frame"], against, comparison.metric), []).append((comparison.row, comparison.other))
+        groups.setdefault((framed["frame"], against, one.metric), []).append((one.row, one.other))
     return [
-        _difference(f"{frame} over {len(pairs)} backbones", against, pairs, metric, figures, folders)
+        _Question(f"{frame} over {len(pairs)} backbones", against, pairs, metric)
         for (frame, against, metric), pairs in groups.items()
         if len(pairs) > 1
     ]
 
 
-def _difference(name: str, against: str, pairs: Sequence[tuple[str, str]], metric: str, figures, folders) -> Comparison:
+def _difference(question: _Question, figures, folders, flips: int) -> Comparison:
     """The mean over pairs of rows, and its test."""
+    name, against, pairs, metric = question
     mine, theirs = (statistics.mean(figures[row][metric].mean for row in side) for side in zip(*pairs))
     relative = 100 * (mine - theirs) / theirs if theirs else None
-    test = _tested(*([folders[row] for row in side] for side in zip(*pairs)), metric)
+    test = _tested(*([folders[row] for row in side] for side in zip(*pairs)), metric, flips)
     return Comparison(name, against, metric, mine - theirs, relative, test)
 
 
@@ -318,7 +327,7 @@ def _ranks(folder: Path) -> Ranks:
     return _RANKS[folder][1]
 
 
-def _tested(first: Sequence[list[Path]], second: Sequence[list[Path]], metric: str) -> PairedTest | None:
+def _tested(first: Sequence[list[Path]], second: Sequence[list[Path]], metric: str, flips: int) -> PairedTest | None:
     """The paired test of rows, each the folders of its seeds, made once for the same runs.
 
     None where a run kept no ranks or was asked other users.
@@ -329,10 +338,10 @@ def _tested(first: Sequence[list[Path]], second: Sequence[list[Path]], metric: s
             for ranks, path in zip(row, paths):
                 check_same_users(mine[0][0], ranks, (str(first[0][0]), str(path)))
         stamps = [[_RANKS[folder][0] for folder in row] for row in (*first, *second)]
-        key = fingerprint(metric, [[str(f) for f in row] for row in (*first, ["against"], *second)], stamps)
+        key = fingerprint(metric, flips, [[str(f) for f in row] for row in (*first, ["against"], *second)], stamps)
         if key not in _TESTS:
             sides = (np.stack([_per_user(row, metric) for row in side]) for side in (mine, theirs))
-            _TESTS[key] = paired_test(*sides, user=mine[0][0].user)
+            _TESTS[key] = paired_test(*sides, user=mine[0][0].user, flips=flips)
         return _TESTS[key]
     except (DataError, ConfigError, FileNotFoundError):
         return None

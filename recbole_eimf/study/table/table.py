@@ -228,6 +228,7 @@ def _machine_row(summary: Summary, line: Line) -> dict[str, Any]:
         "name": line.row.name,
         "shown": line.shown,
         "model": line.row.model,
+        "counting": line.row.counting,
         "keys": dict(line.row.keys),
         "against": list(line.row.against),
         "train_seconds": statistics.mean([r["train_seconds"] for r in line.results]) if line.results else None,
