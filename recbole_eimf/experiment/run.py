@@ -153,7 +153,9 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
         given |= {key: config[key] for key in [*shared, "train_batch_size", "learning_rate", "epochs", "stopping_step"]}
     elif name == "placebo":
         model = config["model"]
-        given = {**overrides, **PLACEBOS[own_placebo(config)]}
+        own = own_placebo(config)
+        assert own is not None  # _company has seen to it
+        given = {**overrides, **PLACEBOS[own]}
         if given.get("interest_source") == "shuffled":
             given["shuffled_source"] = config["interest_source"]
     else:
