@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ import numpy as np
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
-from recbole_eimf.semantic.llm.endpoint import read_key
+from recbole_eimf.semantic.llm.endpoint import address_of, read_key
 
 _REQUEST_RETRIES = 5
 _REQUEST_TIMEOUT = 60.0
@@ -29,8 +28,8 @@ class OpenAIEncoder(TextEncoder):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(settings)
         self._name = settings.name.removeprefix("openai:")
-        # the openai package's own rule, applied here so that cached vectors need neither client nor key
-        self._base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        # not asked of the client: cached vectors need neither client nor key
+        self._base_url = address_of(settings.base_url)
 
     @property
     def identity(self) -> str:
