@@ -425,7 +425,8 @@ def test_openai_key_is_nowhere_but_in_the_request(endpoint, caplog, tmp_path):
 
 def test_openai_needs_a_key_only_to_ask(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    encoder = build_encoder(EncoderSettings(name="openai:small", base_url="http://me:secret@127.0.0.1:1/v1"))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@127.0.0.1:1/v1")
+    encoder = build_encoder(EncoderSettings(name="openai:small"))
     assert "secret" not in encoder.identity
     with pytest.raises(UserError, match="environment variable OPENAI_API_KEY"):
         encoder.encode(["a"])
