@@ -36,6 +36,9 @@ class LazySequenceDataset(AtomicDataset):
     A part returned by :meth:`build` holds only its own interactions: the training part cannot see a held-out item.
     """
 
+    #: whether histories are padded to MAX_ITEM_LIST_LENGTH for models that do not need it, too
+    full_width = False
+
     def __init__(self, config) -> None:
         if config["benchmark_filename"] is not None:
             raise ConfigError(
@@ -303,7 +306,7 @@ class LazySequenceDataset(AtomicDataset):
             index = np.flatnonzero(index)
         span, start, end = (array[part] for array in self.view.rows(index, rng or np.random.default_rng(0)))
         # RecBole's own models may need rows of full width (Caser's convolution); ours take the batch's longest
-        width = None if self._trims_batches else self.max_item_list_len
+        width = None if self._trims_batches and not self.full_width else self.max_item_list_len
         target = np.minimum(end, len(self.flat) - 1)
         fields = {self.uid_field: torch.from_numpy(self.spans.user[span])}
         for field in self._listed_fields:
