@@ -16,6 +16,7 @@ from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.models import load_backbone_class, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.core.files import first_line
 
 _COLUMNS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "ORDER_FIELD", "TIME_FIELD")
 _MODES = "full, uniN (N drawn uniformly, such as uni100) or popN (by popularity)"
@@ -273,9 +274,8 @@ def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     path = folder / final["dataset"] / f"{final['dataset']}.inter"
     if not path.is_file() or not {"load_col", *_COLUMNS} & {*given}:
         return
-    with open(path, encoding=final.get("encoding") or "utf-8") as file:
-        header = file.readline().rstrip("\n")
-    columns = [column.partition(":")[0] for column in header.split(final["field_separator"])]
+    header = first_line(path, final.get("encoding")).split(final["field_separator"])
+    columns = [column.partition(":")[0] for column in header]
     load = final.get("load_col")
     loaded = load.get("inter") if isinstance(load, Mapping) else None
     if isinstance(given.get("load_col"), Mapping) and not isinstance(loaded, list | None):
