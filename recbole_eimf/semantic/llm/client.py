@@ -42,6 +42,7 @@ from recbole_eimf.semantic.llm.reply import (
     completion_interests,
     completion_text,
     completion_usage,
+    encodable,
     parse_interests,
 )
 from recbole_eimf.semantic.trial import NO_ANSWER, Trial, ask_terminal, counted
@@ -365,7 +366,7 @@ class _Run:
             response,
             tuple(map(self.key.scrub, interests)),
             "failed" if error else "ok",
-            error and self.key.scrub(str(error)),
+            error and encodable(self.key.scrub(str(error))),
             entry.usage,
             "openai",
             error and error.kind,

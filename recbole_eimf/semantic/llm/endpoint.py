@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from recbole_eimf.config.parts import check_part, of_key
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.parts import require
+from recbole_eimf.semantic.llm.reply import encodable
 
 logger = logging.getLogger(__name__)
 
@@ -362,7 +363,7 @@ def _server_message(body: Any) -> str | None:
     if isinstance(body, dict):
         inner = body.get("error", body)
         body = inner.get("message") or json.dumps(inner) if isinstance(inner, dict) else inner
-    return str(body) if body else None
+    return encodable(str(body)) if body else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
