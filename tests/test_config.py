@@ -4,7 +4,7 @@ import pytest
 
 from recbole_eimf.cli.options import parse_table_options, table_parser
 from recbole_eimf.config import keys
-from recbole_eimf.config.config import EIMFConfig, parse_command_line, parse_value
+from recbole_eimf.config.config import EIMFConfig, parse_command_line, parse_value, read_yaml
 from recbole_eimf.core.errors import ConfigError
 
 
@@ -16,6 +16,30 @@ from recbole_eimf.core.errors import ConfigError
 )  # fmt: skip
 def test_values_are_read_without_evaluating_them(text, value):
     assert parse_value(text) == value
+
+
+TEXTS = {"output_dir": "20240105", "save_split": "123", "llm_model": "4.10", "semantic_cache": "2024_01",
+         "checkpoint_dir": "007", "split_file": "0x1f", "text_encoder": "2014-03-07", "dataset": "007"}  # fmt: skip
+
+
+def test_what_is_text_stays_as_it_is_written(tmp_path, make_config):
+    typed = parse_command_line([*(f"--{key}={text}" for key, text in TEXTS.items()), "--gamma=4.10", "--epochs=007"])
+    assert typed == {**TEXTS, "gamma": 4.1, "epochs": 7}
+    lines = [*(f"{key}: {text}" for key, text in TEXTS.items()), "gamma: 4.10", "grid: {llm_model: [4.10, 5]}"]
+    (tmp_path / "a.yaml").write_text("\n".join(lines), encoding="utf-8")
+    read = read_yaml(tmp_path / "a.yaml")
+    assert read == {**TEXTS, "gamma": 4.1, "grid": {"llm_model": ["4.10", "5"]}}
+    given = {key: text for key, text in TEXTS.items() if key not in ("dataset", "save_split", "split_file")}
+    config = make_config("EIMF", **given)
+    assert {key: config[key] for key in given} == given
+    # a number of a caller of ours, or of a file that was saved before
+    config = make_config("EIMF", output_dir=20240105, checkpoint_dir=7, gamma=2)
+    assert (config["output_dir"], config["checkpoint_dir"], config["gamma"]) == ("20240105", "7", 2)
+
+
+def test_dates_of_a_file_are_text(tmp_path):
+    (tmp_path / "a.yaml").write_text("time_dates: [2014-03-07, 2014-05-13]\n", encoding="utf-8")
+    assert read_yaml(tmp_path / "a.yaml") == {"time_dates": ["2014-03-07", "2014-05-13"]}
 
 
 def test_command_line_takes_equals_signs_in_values_and_refuses_other_forms():

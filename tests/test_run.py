@@ -83,6 +83,20 @@ def test_a_run_without_a_test_says_so_and_shows_validation(keys, tmp_path):
     assert "Popularity" in text
 
 
+def test_metrics_without_a_k_among_drawn_items(keys, wide):
+    """The table took a k out of every name, after training; and histories of several lengths were not joined."""
+    values = {"metrics": ["AUC", "LogLoss"], "valid_metric": "AUC", "eval_args": {"mode": "uni5"}, "epochs": 1}
+    drawn = {**keys, **values, "data_path": str(wide), "compare_with": ["Popularity"]}
+    result = recbole_eimf.run("EIMF", "wide", **drawn)
+    assert set(result.test) == {"auc", "logloss"}
+    head, _, *rows = summary(result).splitlines()[-4:]
+    assert head.split()[1:3] == ["auc", "logloss"]
+    for run, row in zip([result, *result.compared], rows):
+        best = min(other.test["logloss"] for other in (result, *result.compared)) == run.test["logloss"]
+        assert row.split()[2].rstrip("*") == f"{100 * run.test['logloss']:.2f}"
+        assert row.split()[2].endswith("*") == best
+
+
 def test_resume_of_another_model_is_refused(keys, tmp_path):
     recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path), **keys)
     with pytest.raises(ConfigError, match=r"hidden_size was 16, is 8.*--resume=force"):

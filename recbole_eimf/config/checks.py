@@ -16,13 +16,18 @@ from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.models import load_backbone_class, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.core.files import first_line
 
 _COLUMNS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "ORDER_FIELD", "TIME_FIELD")
 _MODES = "full, uniN (N drawn uniformly, such as uni100) or popN (by popularity)"
 
 
-def check_values(given: dict[str, Any], final: dict[str, Any]) -> None:
-    """Hold what a user gave, and every key of ours, against the catalogue; RecBole gets lists as lists.
+def check_values(given: dict[str, Any], internal: dict[str, Any], final: dict[str, Any]) -> None:
+    """Hold what a user gave, and every key of ours, against the catalogue; RecBole gets lists as lists, and a number
+    that stands for text (a folder called 20240105) is text from here on.
+
+    Args:
+        given: the user's keys; internal: those of YAML files of ours and RecBole's; final: both together.
 
     Raises:
         ConfigError: naming key, value and what is allowed.
@@ -32,9 +37,13 @@ def check_values(given: dict[str, Any], final: dict[str, Any]) -> None:
             value = known.check(given[name])
             if isinstance(value, tuple) and isinstance(given[name], str):  # metrics=Recall: RecBole would take letters
                 given[name] = final[name] = list(value)
+            elif known.is_text:
+                given[name] = final[name] = value
     for name, known in our_keys().items():
         if name in final:
-            known.check(final[name])
+            value = known.check(final[name])
+            if known.is_text:
+                (given if name in given else internal)[name] = final[name] = value
 
 
 def check_backbone(model_class: type, given: Mapping[str, Any]) -> None:
@@ -265,9 +274,8 @@ def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     path = folder / final["dataset"] / f"{final['dataset']}.inter"
     if not path.is_file() or not {"load_col", *_COLUMNS} & {*given}:
         return
-    with open(path, encoding=final.get("encoding") or "utf-8") as file:
-        header = file.readline().rstrip("\n")
-    columns = [column.partition(":")[0] for column in header.split(final["field_separator"])]
+    header = first_line(path, final.get("encoding")).split(final["field_separator"])
+    columns = [column.partition(":")[0] for column in header]
     load = final.get("load_col")
     loaded = load.get("inter") if isinstance(load, Mapping) else None
     if isinstance(given.get("load_col"), Mapping) and not isinstance(loaded, list | None):

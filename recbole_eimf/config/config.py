@@ -20,7 +20,7 @@ from recbole_eimf.config.layers import merged, our_layers, today
 from recbole_eimf.config.models import known_model_names, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
-from recbole_eimf.config.yaml_file import line_of, parse_command_line, parse_value, read_yaml
+from recbole_eimf.config.yaml_file import line_of, parse_command_line, parse_value, read_yaml, value_of
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import LONGEST_NAME
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -107,7 +107,7 @@ def check_configuration(config: Config) -> None:
     """
     given, internal = config.external_config_dict, config.internal_config_dict
     final = Settled({**internal, **given, "model": config.model, "dataset": config.dataset})
-    checks.check_values(given, final)
+    checks.check_values(given, internal, final)
     # to say what would be so anyway is no wish that might be ignored
     wishes = {key: value for key, value in given.items() if key not in internal or internal[key] != value}
     checks.check_together(wishes, final)
@@ -148,7 +148,7 @@ class EIMFConfig(Config):
             check_settings(self)
 
     def _convert_config_dict(self, config_dict):
-        return {key: parse_value(v) if isinstance(v, str) else v for key, v in config_dict.items()}
+        return {key: value_of(key, v) if isinstance(v, str) else v for key, v in config_dict.items()}
 
     def _load_config_files(self, file_list):
         merged_files: dict[str, Any] = {}

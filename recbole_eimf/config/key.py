@@ -134,6 +134,11 @@ class Key:
         return [str(choice) for option in _options(self.hint) for choice in _choices(option)]
 
     @property
+    def is_text(self) -> bool:
+        """Whether it is text and nothing else: what is typed for it is no number, whatever it looks like."""
+        return {*_options(self.hint)} <= {str, type(None)} and str in _options(self.hint)
+
+    @property
     def plain_default(self) -> Any:
         """The default as a YAML file holds it."""
         return list(self.default) if isinstance(self.default, tuple) else self.default

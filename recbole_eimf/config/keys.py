@@ -15,6 +15,12 @@ from recbole_eimf.config.key import OF_MODEL, Form, Key, key, keys_of
 from recbole_eimf.config.key import read as read
 
 _VARIABLE = Form("the NAME of an environment variable, in capital letters, not the key itself", r"[A-Z_][A-Z0-9_]*")
+# it stands in result.json, in TensorBoard and on the screen: what it must not hold goes where a key goes
+_ADDRESS = Form(
+    "an address such as https://host/v1 without user, password or key in it (llm_api_key_env NAMES the environment "
+    "variable that holds the key)",
+    r"(?i:(?!.*[?&#][^=]*(?:key|token|secret|passw|signature|\bsig|\bauth)[^=&]*=)[^@\s]+)",
+)
 #: where interests come from, but for the placebo and functions of the user's own
 SOURCES = ("file", "openai", "batch", "keywords")
 _FUNCTION = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
@@ -343,7 +349,9 @@ class SemanticSettings(TextSettings):
     prompt_file: str | None = key(None, "a prompt of your own", affects="content")
     prompt_items: int = key(20, "latest titles that a prompt shows", least=1)
     llm_model: str = key("qwen-turbo", "the endpoint's model")
-    llm_base_url: str | None = key(None, "address of the endpoint, such as https://host/v1; None: OpenAI's")
+    llm_base_url: str | None = key(
+        None, "address of the endpoint, such as https://host/v1; None: OpenAI's", form=_ADDRESS, secret=True
+    )
     llm_api_key_env: str = key(
         "OPENAI_API_KEY", "NAME of the environment variable that holds the key", affects="machine", form=_VARIABLE,
         secret=True,

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Literal
 
 from recbole_eimf.config.key import OF_MODEL, Form, Key, key, keys_of
+from recbole_eimf.config.keys import our_keys
 
 _BOUND = r"\s*(\d+|inf)\s*"
 _INTERVAL = Form("an interval such as [5,inf)", rf"(?:[\[(]{_BOUND},{_BOUND}[\])];?)+")
@@ -164,3 +165,10 @@ RECBOLE_PARTS = (TrainingKeys, EvaluationKeys, DataKeys, RecBoleNetworkKeys, Mac
 def checked_recbole_keys() -> dict[str, Key]:
     """RecBole's keys that the catalogue knows, by name."""
     return {each.name: each for part in RECBOLE_PARTS for each in keys_of(part, ours=False)}
+
+
+@cache
+def text_keys() -> frozenset[str]:
+    """Every key whose value is text, ours and RecBole's, and the names of what is trained on what."""
+    known = {**checked_recbole_keys(), **our_keys()}
+    return frozenset({name for name, each in known.items() if each.is_text} | {"model", "dataset", "esim"})

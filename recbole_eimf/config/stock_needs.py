@@ -18,6 +18,7 @@ from recbole.utils import InputType, ModelType
 from recbole_eimf.config.contract import is_ours
 from recbole_eimf.config.layers import recbole_defaults
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.files import first_line
 
 #: what RecBole's documentation says of its knowledge-graph models: the files, by suffix, and their columns
 _GRAPH_COLUMNS = {
@@ -165,5 +166,4 @@ def _check_graph(config: Any, folder: Path, token: str) -> None:
 
 
 def _columns(path: Path, separator: str, encoding: str | None) -> list[str]:
-    with open(path, encoding=encoding or "utf-8") as stream:
-        return [column.partition(":")[0] for column in stream.readline().rstrip("\r\n").split(separator)]
+    return [column.partition(":")[0] for column in first_line(path, encoding).split(separator)]

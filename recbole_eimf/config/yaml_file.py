@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import datetime
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,15 +10,34 @@ from typing import Any
 
 import yaml
 
+from recbole_eimf.config.recbole_keys import text_keys
 from recbole_eimf.core.errors import ConfigError
+
+_TAG = "tag:yaml.org,2002:"
 
 
 class _SafeLoader(yaml.SafeLoader):
-    """YAML without code, where ``1e-4`` is a number and a date stays text."""
+    """YAML without code, where ``1e-4`` is a number, a date stays text, and so does a model called ``4.10``."""
+
+    #: without YAML's dates: no key is one, and those of ``time_dates`` are text
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in each if tag != f"{_TAG}timestamp"]
+        for first, each in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """What a mapping holds; values of keys that are text as they stand there, in lists (of a grid) too."""
+        for name, value in node.value:
+            if not (isinstance(name, yaml.ScalarNode) and name.value in text_keys()):
+                continue
+            for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if each.tag in (f"{_TAG}int", f"{_TAG}float"):
+                    each.tag = f"{_TAG}str"
+        return super().construct_mapping(node, deep)
 
 
 _SafeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    f"{_TAG}float",
     re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)$"),
     list("-+0123456789."),
 )
@@ -39,11 +57,22 @@ def parse_value(text: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         try:
-            value = yaml.load(text, Loader=_SafeLoader)  # noqa: S506 (a SafeLoader)
+            return yaml.load(text, Loader=_SafeLoader)  # noqa: S506 (a SafeLoader)
         except yaml.YAMLError:
             return text
-    # a date stays the text it was
-    return text if isinstance(value, datetime.date) else value
+    return value
+
+
+def value_of(key: str, text: str) -> Any:
+    """Read a value that is typed for a key: as :func:`parse_value`, but what looks like a number is text where text is
+    meant.
+
+    >>> value_of("llm_model", "4.10"), value_of("output_dir", "2024_01"), value_of("epochs", "2024_01")
+    ('4.10', '2024_01', 202401)
+    """
+    value = parse_value(text)
+    looks_odd = not isinstance(value, str | bool | list | tuple | dict | set | None)
+    return text.strip() if looks_odd and key in text_keys() else value
 
 
 def parse_command_line(arguments: Iterable[str]) -> dict[str, Any]:
@@ -64,7 +93,7 @@ def parse_command_line(arguments: Iterable[str]) -> dict[str, Any]:
         if texts.get(key, text) != text:
             raise ConfigError(f"--{key} is given twice: {texts[key]!r} and {text!r}. Keep one.")
         texts[key] = text
-        values[key] = parse_value(text)
+        values[key] = value_of(key, text)
     return values
 
 

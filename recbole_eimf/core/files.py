@@ -26,7 +26,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from recbole_eimf.core.disk import writing
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 
 
 def fingerprint(*parts: Any) -> str:
@@ -157,6 +157,38 @@ def read_csv(path: str | os.PathLike, header: Sequence[str]) -> list[tuple[int, 
     if not records:
         raise DataError(f"{path}: names no {wanted[0]}. Expected lines of {','.join(wanted)!r}.")
     return records
+
+
+def first_line(path: str | os.PathLike, encoding: str | None) -> str:
+    """The first line of a text file, without its end; ``encoding``: None is UTF-8.
+
+    Raises:
+        DataError: bytes that the encoding does not know; ConfigError: there is no such encoding.
+    """
+    try:
+        with open(path, encoding=encoding or "utf-8") as stream:
+            return stream.readline().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise undecodable(path, encoding) from error
+    except LookupError as error:
+        raise ConfigError(f"encoding={encoding}: Python knows no such encoding. Leave it out for utf-8.") from error
+
+
+def undecodable(path: str | os.PathLike, encoding: str | None) -> DataError:
+    """The error to raise for a file that is not in its encoding: it says where, and what to do."""
+    encoding, place, offset = encoding or "utf-8", "", 0
+    with open(path, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError as error:
+                place = f", line {number}: byte {offset + error.start} of the file"
+                break
+            offset += len(line)
+    return DataError(
+        f"{path}{place or ': its text'} is no {encoding}. Convert the file to UTF-8 (iconv -f latin1 -t utf-8), say "
+        f"what it is (--encoding=latin-1), or write it anew: `python -m recbole_eimf prepare csv --encoding=latin-1`."
+    )
 
 
 def unpacked(path: str | os.PathLike) -> bytes:

@@ -14,6 +14,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_eimf.config.stock_needs import check_files
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.files import first_line, undecodable
 from recbole_eimf.data import atomic_check
 from recbole_eimf.data.atomic_file import first_seen, read_plain
 
@@ -60,11 +61,13 @@ class AtomicDataset(SequentialDataset):
     def _load_feat(self, filepath, source):
         """RecBole's, but interactions of plain columns are read faster (:mod:`recbole_eimf.data.atomic_file`)."""
         separator, encoding = self.config["field_separator"], self.config["encoding"]
-        with open(filepath, encoding=encoding) as file:
-            header = file.readline().rstrip("\n").split(separator)
+        header = first_line(filepath, encoding).split(separator)
         atomic_check.check_header(filepath, header)
         if source != FeatureSource.INTERACTION:
-            return super()._load_feat(filepath, source)
+            try:
+                return super()._load_feat(filepath, source)
+            except UnicodeDecodeError as error:
+                raise undecodable(filepath, encoding) from error
         wanted, unwanted = self._get_load_and_unload_col(source)
         kinds = {}
         for column in header:
@@ -88,6 +91,8 @@ class AtomicDataset(SequentialDataset):
         if frame is None:
             try:
                 return super()._load_feat(filepath, source)
+            except UnicodeDecodeError as error:
+                raise undecodable(filepath, encoding) from error
             except ValueError as error:
                 raise atomic_check.not_read(filepath, error) from error
         frame.columns = [column.partition(":")[0] for column in frame]

@@ -36,6 +36,9 @@ class LazySequenceDataset(AtomicDataset):
     A part returned by :meth:`build` holds only its own interactions: the training part cannot see a held-out item.
     """
 
+    #: whether histories are padded to MAX_ITEM_LIST_LENGTH for models that do not need it, too
+    full_width = False
+
     def __init__(self, config) -> None:
         if config["benchmark_filename"] is not None:
             raise ConfigError(
@@ -131,7 +134,7 @@ class LazySequenceDataset(AtomicDataset):
 
         Raises:
             ConfigError: ``protocol`` or ``training_view`` is not one of those that exist.
-            DataError: nobody has a test target, or ``split_file`` does not fit the data.
+            DataError: nobody has a test target or anything to train on, or ``split_file`` does not fit the data.
         """
         self._change_feat_format()
         config = self.config
@@ -145,6 +148,11 @@ class LazySequenceDataset(AtomicDataset):
         if config["save_split"]:
             write_split(config["save_split"], split, self.field2id_token[self.uid_field])
         train = self._part(self._share(split.train), self._training_view_name())
+        if not len(train):
+            raise DataError(
+                f"{self.dataset_name}: no user has enough interactions to train on under protocol={name}. Use more "
+                f"data, looser filters (user_inter_num_interval, item_inter_num_interval) or another split."
+            )
         if config["refit"]:
             train.before_test = self._part(self._share(split.before_test), self._training_view_name())
         valid = self._part(split.valid, None)
@@ -186,7 +194,8 @@ class LazySequenceDataset(AtomicDataset):
                 f"constant or a count): nothing says what was known when. Use leave_one_out or user_split."
             )
         dates = our_keys()["time_dates"].check(config["time_dates"] or ())  # 2014-03-07,2014-05-13 is one word as typed
-        until = time_split.borders(self.times, config["time_quantiles"] or (0.8, 0.9), dates)
+        quantiles = config["time_quantiles"] or (0.8, 0.9)
+        until = time_split.borders(self.times, quantiles, dates)
         chosen = config["time_target"] or "successive"
         days = (until[1] - until[0]) / (time_split.DAY * time_split.ticks_per_second(self.times))
         aged = f"; the test begins {days:.0f} days after it (refit=True trains again on these)"
@@ -194,7 +203,10 @@ class LazySequenceDataset(AtomicDataset):
             f"global_time: training up to {until[0]:.0f}{'' if config['refit'] else aged}, validation up to "
             f"{until[1]:.0f}, {chosen}"
         )
-        return time_split.global_time(self.offsets, self.times, until, chosen, moment)
+        split = time_split.global_time(self.offsets, self.times, until, chosen, moment)
+        validates = not config["inference_only"] and 0 < (config["eval_step"] or 0) <= (config["epochs"] or 0)
+        time_split.check_parts(split, self.times, until, quantiles, dates, validates)
+        return split
 
     def _in_source_order(self) -> np.ndarray:
         flat = np.empty(len(self.flat), dtype=np.int64)
@@ -303,7 +315,7 @@ class LazySequenceDataset(AtomicDataset):
             index = np.flatnonzero(index)
         span, start, end = (array[part] for array in self.view.rows(index, rng or np.random.default_rng(0)))
         # RecBole's own models may need rows of full width (Caser's convolution); ours take the batch's longest
-        width = None if self._trims_batches else self.max_item_list_len
+        width = None if self._trims_batches and not self.full_width else self.max_item_list_len
         target = np.minimum(end, len(self.flat) - 1)
         fields = {self.uid_field: torch.from_numpy(self.spans.user[span])}
         for field in self._listed_fields:

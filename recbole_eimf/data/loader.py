@@ -108,11 +108,19 @@ class RankingEvalDataLoader(FullSortEvalDataLoader):
         return rows, history, *self._dataset.targets(index)
 
 
+class SampledEvalDataLoader(NegSampleEvalDataLoader):
+    """RecBole's evaluation among drawn items, which joins the rows of single users: all of them have one width."""
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        dataset.full_width = True
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+
+
 def loader_class(config, phase: str) -> type[AbstractDataLoader]:
     """The loader of a lazy data set's part; ``phase`` is ``train``, ``valid`` or ``test``."""
     if phase == "train":
         return SequenceTrainDataLoader
-    return RankingEvalDataLoader if config["eval_args"]["mode"][phase] == "full" else NegSampleEvalDataLoader
+    return RankingEvalDataLoader if config["eval_args"]["mode"][phase] == "full" else SampledEvalDataLoader
 
 
 def samples_nothing(config) -> bool:

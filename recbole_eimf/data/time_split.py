@@ -41,17 +41,58 @@ def borders(time: np.ndarray, quantiles: Sequence[float], dates: Sequence[str] =
     Raises:
         ConfigError: not two of them, in ascending order.
     """
+    said = _said(quantiles, dates)
     if dates:
         found = [_moment(text, ticks_per_second(time)) for text in dates]
-        said = f"time_dates={list(dates)}"
     else:
-        said = f"time_quantiles={list(quantiles)}"
         found = [float(np.quantile(time, q)) for q in quantiles] if len(quantiles) == 2 else []
     if len(found) != 2 or not found[0] < found[1]:
         raise ConfigError(
             f"{said}: two are needed, the earlier one first: where training ends, and where validation ends."
         )
     return found[0], found[1]
+
+
+def _said(quantiles: Sequence[float], dates: Sequence[str]) -> str:
+    return f"time_dates={list(dates)}" if dates else f"time_quantiles={list(quantiles)}"
+
+
+def check_parts(
+    split: Split,
+    time: np.ndarray,
+    until: tuple[float, float],
+    quantiles: Sequence[float],
+    dates: Sequence[str] = (),
+    validates: bool = True,
+) -> None:
+    """Check that something trains, validates and tests.
+
+    Args:
+        split: by :func:`global_time`; time, quantiles, dates: as for :func:`borders`; until: what that gave.
+        validates: whether anything is validated; a run that never is may have borders without a target between.
+
+    Raises:
+        ConfigError: a part is empty; names the key, the borders and the data's first and last time.
+    """
+    ticks = ticks_per_second(time)
+    shown = [_shown(t, ticks) for t in (*until, time.min(), time.max())]
+    needed = {"to train on": split.train, "to test on": split.test}
+    needed |= {"to validate on": split.valid} if validates else {}
+    for what, spans in needed.items():
+        if not len(spans):
+            raise ConfigError(
+                f"{_said(quantiles, dates)}: nothing is left {what}. Training ends {shown[0]}, validation {shown[1]}, "
+                f"and the data go from {shown[2]} to {shown[3]} (UTC); a target needs an event of its user before it. "
+                f"Choose other borders."
+            )
+
+
+def _shown(time: float, ticks: float) -> str:
+    """A time as a date, or as the number it is where it is none."""
+    try:
+        return datetime.fromtimestamp(time / ticks, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{time:g}"
 
 
 def _moment(text: str, ticks: float) -> float:

@@ -89,11 +89,11 @@ def table(results: list[RunResult], metrics: list[str] | None = None) -> str:
     """
     of_run = [run.test or run.valid for run in results]
     if metrics is None:
-        places = sorted({int(m.split("@")[1]) for m in of_run[0]})
+        places = sorted({int(k) for m in of_run[0] if (k := m.partition("@")[2])})  # AUC and its like have none
         kinds = ("hit", "ndcg") if results[0].protocol == "leave_one_out" else ("recall", "hit", "ndcg")
         shown = [f"{kind}@{k}" for k in dict.fromkeys((*places[:1], *places[-1:])) for kind in kinds]
         metrics = [m for m in shown if m in of_run[0]] or list(of_run[0])
-    best = {m: max(values.get(m, float("nan")) for values in of_run) for m in metrics}
+    best = {m: _best(m, [values[m] for values in of_run if m in values]) for m in metrics}
     head = ["model", *metrics, "epochs", "s/epoch", "parameters"]
     rows = [
         [
@@ -109,6 +109,13 @@ def table(results: list[RunResult], metrics: list[str] | None = None) -> str:
     lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
              for row in [head, *rows]]  # fmt: skip
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _best(metric: str, values: list[float]) -> float | None:
+    """The best of a column; of an error (RMSE, ...) the smallest."""
+    from recbole.evaluator.register import smaller_metrics
+
+    return (min if metric in smaller_metrics else max)(values, default=None)
 
 
 def summary(result: RunResult) -> str:

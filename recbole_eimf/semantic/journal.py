@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import read_jsonl
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings, address_of, shown_url
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
     NO_INTERESTS,
@@ -34,6 +36,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "status": (str,),
     "response": _TEXT_OR_NONE,
     "usage": (dict, type(None)),
+}
+#: keys that decide a reply beside prompt and model -> where a record has their value; earlier versions wrote fewer
+_DECIDING = {
+    "llm_base_url": "base_url",
+    "llm_temperature": "temperature",
+    "llm_max_tokens": "max_tokens",
+    "llm_structured": "structured",
 }
 
 
@@ -133,6 +142,33 @@ def reusable(
                 "openai",
             )
     return replies
+
+
+def made_with(settings: OpenAISettings) -> dict[str, Any]:
+    """What a record says of the settings that its reply was asked with."""
+    return {
+        "base_url": shown_url(address_of(settings.base_url)),
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+        "structured": settings.structured,
+    }
+
+
+def made_otherwise(records: Iterable[Mapping[str, Any]], settings: OpenAISettings) -> list[str]:
+    """What differs between today's settings and those that records were made with: a phrase for each key and value.
+
+    Records of earlier versions, which do not say what they were made with, differ in nothing.
+    """
+    today = made_with(settings)
+    others = Counter(
+        (key, str(record[name]))
+        for record in records
+        for key, name in _DECIDING.items()
+        if name in record and record[name] != today[name]
+    )
+    return [
+        f"{count} with {key}={value} (now {today[_DECIDING[key]]})" for (key, value), count in sorted(others.items())
+    ]
 
 
 def _interests(record: Mapping[str, Any], max_interests: int, parse: Parser) -> list[str]:

@@ -44,6 +44,23 @@ class Knowledge:
     digests: Mapping[str, str]
 
 
+def source_of_knowledge(settings: SemanticSettings) -> str:
+    """Where replies about items come from; of the placebo, what it shuffles."""
+    wanted = settings.knowledge_source
+    return settings.shuffled_knowledge if wanted == "shuffled" else wanted
+
+
+def check_unread(settings: SemanticSettings) -> None:
+    """Raise ConfigError for a ``knowledge_file`` that is not read: it would be ignored without a word."""
+    source = source_of_knowledge(settings)
+    if settings.knowledge_file and source != "file":
+        key = "shuffled_knowledge" if settings.knowledge_source == "shuffled" else "knowledge_source"
+        raise ConfigError(
+            f"knowledge_file={settings.knowledge_file}: {key}={source} does not read it. Add --{key}=file, or leave "
+            f"the file out."
+        )
+
+
 class KnowledgeStage:
     """Asks about items, or reads what was asked before.
 
@@ -62,12 +79,12 @@ class KnowledgeStage:
     @property
     def source(self) -> str:
         """Where replies come from; of the placebo, what it shuffles."""
-        wanted = self.settings.knowledge_source
-        return self.settings.shuffled_knowledge if wanted == "shuffled" else wanted
+        return source_of_knowledge(self.settings)
 
     def check(self) -> None:
         """Raise what is known to fail before any work: a file that is not there, a key that is not set."""
         s = self.settings
+        check_unread(s)
         needed = {"file": "knowledge_file", "batch": "batch_file"}.get(self.source)
         if self.source == "none":
             raise ConfigError(

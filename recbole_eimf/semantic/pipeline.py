@@ -31,6 +31,7 @@ from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.encoders.build import build_encoder
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
+from recbole_eimf.semantic.knowledge import source_of_knowledge
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
 from recbole_eimf.semantic.llm.reply import Reply
@@ -38,6 +39,8 @@ from recbole_eimf.semantic.sources import batch, endpoint, keywords, own, shuffl
 
 #: whose interests are an LLM's words
 LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
+#: file -> the only source of interests that reads it
+_READERS = {"interest_file": "file", "assignment_file": "file", "batch_file": "batch"}
 
 
 @dataclass(frozen=True)
@@ -109,30 +112,45 @@ class Pipeline:
     def check_source(self) -> None:
         """Raise what is known to fail before anything is encoded: a file that is not there, a key that is not set."""
         s = self.settings
-        source = s.interest_source
+        source = self._replies_source
         if source == "file" and not s.interest_file:
-            raise ConfigError("interest_source=file: interest_file is not set; give a JSONL file of user_id, response.")
+            raise ConfigError(f"{self._said_source}: interest_file is not set; give a JSONL file of user_id, response.")
         if source == "batch" and not s.batch_file:
             raise ConfigError(
-                "interest_source=batch: batch_file is not set; give the answers' JSONL file. "
-                "`python -m recbole_eimf interests --interest_source=batch` writes the requests."
+                f"{self._said_source}: batch_file is not set; give the answers' JSONL file. "
+                f"`python -m recbole_eimf interests --interest_source=batch` writes the requests."
             )
-        if s.interest_file and source in ("keywords", "openai", "batch"):
-            raise ConfigError(
-                f"interest_file={s.interest_file}: interest_source={source} does not read it. Add "
-                f"--interest_source=file, or leave the file out."
-            )
+        self._check_unread()
         for key in ("interest_file", "assignment_file", "batch_file", "prompt_file"):
             path = getattr(s, key)
             if path and not Path(path).is_file():
                 raise DataError(f"{key}={path}: no such file.")
-        if ":" in self._replies_source:
-            own.own_source(self._replies_source, "shuffled_source" if source == "shuffled" else "interest_source")
-        if source == "openai":
+        if ":" in source:
+            own.own_source(source, self._said_source.partition("=")[0])
+        if s.interest_source == "openai":
             require("openai")
             read_key(self.llm_settings())
-        if self._replies_source == "file" and s.interest_file:
+        if source == "file":
             self.side_loaded  # noqa: B018 (raises)
+
+    def _check_unread(self) -> None:
+        """Raise ConfigError for a file that the source does not read: it would be ignored without a word."""
+        s = self.settings
+        for key, reader in _READERS.items():
+            of_items = key == "batch_file" and source_of_knowledge(s) == "batch"
+            if getattr(s, key) and self._replies_source != reader and not of_items:
+                raise ConfigError(
+                    f"{key}={getattr(s, key)}: {self._said_source} does not read it. Add "
+                    f"--{self._said_source.partition('=')[0]}={reader}, or leave the file out."
+                )
+
+    @property
+    def _said_source(self) -> str:
+        """The key and value that say where replies come from."""
+        s = self.settings
+        if s.interest_source != "shuffled":
+            return f"interest_source={s.interest_source}"
+        return f"shuffled_source={self._replies_source}"
 
     @property
     def _replies_source(self) -> str:

@@ -20,7 +20,7 @@ from recbole_eimf.config.keys import DataSettings, SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.semantic.corpus import Corpus
-from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage, item_texts, next_graph
+from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage, check_unread, item_texts, next_graph
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.text_placebo import text_vectors
 
@@ -173,6 +173,7 @@ def _vectors(pipeline: Pipeline, knowledge: Knowledge | None, source: str) -> tu
 def _knowledge(config, train, pipeline: Pipeline, follows: bool) -> Knowledge | None:
     """What an LLM knows of the items; None where nothing asks for it."""
     settings = pipeline.settings
+    check_unread(settings)
     if not follows and settings.item_text_source == "title" and settings.interest_match == "item_text":
         return None
     stage = KnowledgeStage(pipeline.corpus.item_text, settings, config["dataset"])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from recbole.data.dataset import SequentialDataset
 
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import atomic_dataset, atomic_file
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly
@@ -123,6 +123,27 @@ def test_separators_and_encodings(tmp_path, make_config):
     assert fast
     assert "é" in ours.field2id_token["user_id"]
     assert_same(stock, ours)
+
+
+@pytest.mark.parametrize("rows_before", [3, 3000])
+@pytest.mark.parametrize("given", [{}, {"TIME_FIELD": "timestamp"}])  # the second looks at the header earlier
+def test_a_file_in_another_encoding_is_named_with_the_place_and_the_remedy(tmp_path, make_config, rows_before, given):
+    rows = [f"u{n}\ti1\t1\t1\ts1" for n in range(rows_before)]
+    place = write(tmp_path, [*rows, "é\ti1\t1\t1\ts1"], encoding="latin-1")
+    byte = (tmp_path / "odd" / "odd.inter").read_bytes().index("é".encode("latin-1"))
+    wanted = rf"odd\.inter, line {rows_before + 2}: byte {byte} of the file is no utf-8\..*--encoding=latin-1"
+    with pytest.raises(DataError, match=wanted):
+        LazySequenceDataset(make_config("IBIM", "odd", **place, **ALL, **given))
+    with pytest.raises(ConfigError, match="encoding=latin-7x: "):
+        LazySequenceDataset(make_config("IBIM", "odd", **place, **ALL, **given, encoding="latin-7x"))
+
+
+def test_items_in_another_encoding_are_named_too(tmp_path, make_config):
+    place = write(tmp_path, lines(), item="")
+    (tmp_path / "odd" / "odd.item").write_bytes(ITEMS.encode() + "i9\té\n".encode("latin-1"))
+    columns = {**ALL["load_col"], "item": ["item_id", "kind"]}
+    with pytest.raises(DataError, match=r"odd\.item, line 9: byte"):
+        LazySequenceDataset(make_config("IBIM", "odd", **place, load_col=columns))
 
 
 @pytest.mark.parametrize("row", [

@@ -170,6 +170,28 @@ def test_dates_are_taken_as_a_command_line_gives_them(parts):
     assert all(len(part) for part in typed)
 
 
+@pytest.mark.parametrize(
+    ("dates", "what"),
+    [
+        (("2010-01-01", "2010-02-01"), "train on"),
+        (("2011-04-01T00:00:01", "2011-04-01T00:00:02"), "validate on"),
+        (("2011-04-01", "2031-01-01"), "test on"),
+    ],
+)
+def test_borders_that_leave_a_part_empty_are_named_with_the_datas_times(parts, dates, what):
+    with pytest.raises(ConfigError) as error:
+        parts(time_dates=list(dates))
+    first, last = (time.strftime("%Y-%m-%d", time.gmtime(t)) for t in (TIMES.min(), TIMES.max()))
+    for words in (f"time_dates={list(dates)}", what, dates[0].replace("T", " "), first, last):
+        assert words in str(error.value)
+
+
+def test_a_first_event_of_each_is_nothing_to_train_on(parts):
+    events = {f"u{u}": [(n, 1_400_000_000 + 1000 * n + u) for n in range(4)] for u in range(4)}
+    with pytest.raises(DataError, match="to train on under protocol=global_time"):
+        parts(events=events, time_dates=["1400000005", "1400001005"])
+
+
 def test_data_without_times_and_other_orders_are_refused(parts):
     flat = {u: [(i, n) for n, (i, _) in enumerate(events)] for u, events in EVENTS.items()}
     with pytest.raises(DataError, match="global_time.*no times"):

@@ -123,6 +123,22 @@ def test_batch_input_is_what_the_api_reads(tmp_path):
     assert first["custom_id"] != second["custom_id"]
 
 
+def test_nothing_of_a_user_is_in_a_batch(tmp_path):
+    asked = [PromptRequest(user, "the same prompt") for user in ("secret-1", "secret-2")]
+    first, second = ids(asked, tmp_path)
+    assert first != second
+    assert "secret" not in (tmp_path / "in.jsonl").read_text(encoding="utf-8")
+    replies = read_batch(asked, lines(tmp_path / "out.jsonl", output(second, '{"1": "Pens"}'), output(first)))
+    assert [replies[user.user_id].interests for user in asked] == [("Nail art", "Hair care"), ("Pens",)]
+
+
+def test_answers_to_a_batch_of_an_earlier_version_still_load(tmp_path, caplog):
+    asked = requests("a", "b")
+    old = [output(f"{request.sha256[:16]}-{request.user_id}") for request in asked]
+    assert list(read_batch(asked, lines(tmp_path / "out.jsonl", *old))) == ["a", "b"]
+    assert not caplog.records
+
+
 def test_batch_there_and_back_in_any_order(tmp_path):
     asked = requests("a", "b", "never answered")
     a, b, _ = ids(asked, tmp_path)

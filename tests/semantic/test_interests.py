@@ -200,6 +200,16 @@ def test_a_missing_file_or_key_stops_before_anything_is_encoded(tmp_path, monkey
             {"interest_source": "keywords", "interest_file": "r.jsonl"},
             "r.jsonl: interest_source=keywords does not read",
         ),
+        ({"interest_source": "shuffled", "shuffled_source": "file"}, "shuffled_source=file: interest_file is not set"),
+        ({"interest_source": "shuffled", "shuffled_source": "batch"}, "shuffled_source=batch: batch_file is not set"),
+        (
+            {"interest_source": "shuffled", "shuffled_source": "keywords", "interest_file": "r.jsonl"},
+            "r.jsonl: shuffled_source=keywords does not read it. Add --shuffled_source=file",
+        ),
+        ({"assignment_file": "a.csv"}, "assignment_file=a.csv: interest_source=keywords does not read"),
+        ({"batch_file": "b.jsonl"}, "batch_file=b.jsonl: interest_source=keywords does not read"),
+        ({"interest_source": "a.b:c", "assignment_file": "a.csv"}, "interest_source=a.b:c does not read"),
+        ({"batch_file": "b.jsonl", "knowledge_source": "batch"}, "batch_file=b.jsonl: no such file"),
         ({"prompt_file": "gone.txt"}, "gone.txt"),
         ({"interest_source": "openai"}, "OPENAI_API_KEY"),
     ):
@@ -207,6 +217,23 @@ def test_a_missing_file_or_key_stops_before_anything_is_encoded(tmp_path, monkey
         made.encoder = None
         with pytest.raises(UserError, match=named):
             made.run(seed=0)
+
+
+def some_known(clusters):
+    """A source of the user's own that knows nothing of the first exemplar."""
+    return {cluster.user_id: ["hair styling"] if n else None for n, cluster in enumerate(clusters)}
+
+
+def five(clusters):
+    return {clusters[0].user_id: 5}
+
+
+def test_a_source_of_ones_own_may_know_nothing_of_a_user(tmp_path):
+    keys = {"interest_source": f"{__name__}:some_known", "preference": -0.5}
+    found = pipeline(tmp_path, **keys).run(seed=0)
+    assert [*map(len, found.texts)] == [0, *[1] * (len(found.texts) - 1)]
+    with pytest.raises(InterestSourceError, match="are 5; wanted is a list of texts"):
+        pipeline(tmp_path, **{**keys, "interest_source": f"{__name__}:five"}).run(seed=0)
 
 
 def test_calls_that_cost_are_made_only_where_that_was_agreed(tmp_path, monkeypatch):

@@ -125,11 +125,22 @@ def stage(titles, **keys):
         ({"knowledge_source": "file"}, ConfigError, "knowledge_file is not set"),
         ({"knowledge_source": "shuffled", "knowledge_file": "/no/such"}, DataError, "knowledge_file=/no/such"),
         ({"knowledge_source": "batch"}, ConfigError, "batch_file is not set"),
+        ({"knowledge_file": "x"}, ConfigError, "knowledge_file=x: knowledge_source=none does not read it"),
+        (
+            {"knowledge_source": "shuffled", "shuffled_knowledge": "openai", "knowledge_file": "x"},
+            ConfigError,
+            "knowledge_file=x: shuffled_knowledge=openai does not read it. Add --shuffled_knowledge=file",
+        ),
     ],
 )
 def test_what_is_missing_is_said_before_any_work(keys, error, said):
     with pytest.raises(error, match=said):
         stage({"a": "Pen"}, **keys).run({})
+
+
+def test_a_file_that_nothing_reads_is_refused_by_a_run_too(make_config):
+    with pytest.raises(ConfigError, match="knowledge_file=x: knowledge_source=none"):
+        assembly.datasets(make_config("EIMF", knowledge_file="x"))
 
 
 def test_nothing_is_paid_for_unasked(tmp_path, monkeypatch):

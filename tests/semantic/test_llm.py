@@ -3,6 +3,7 @@
 Counts and orders only: no test asserts a time.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -39,6 +40,9 @@ def test_a_good_reply_and_its_record(tmp_path):
         "prompt_sha256": reply.prompt_sha256,
         "model": "m",
         "base_url": server.url,
+        "temperature": 0.0,
+        "max_tokens": 1024,
+        "structured": "auto",
         "status": "ok",
         "response": GOOD,
         "interests": ["Nail art", "Hair care"],
@@ -46,6 +50,31 @@ def test_a_good_reply_and_its_record(tmp_path):
         "usage": reply.usage,
         "finish_reason": "stop",
     }
+
+
+def test_replies_made_with_other_settings_are_used_again_and_said_to_be(tmp_path, caplog):
+    with LLMServer() as server:
+        fetch(server, tmp_path, n=2)
+        assert not caplog.records
+        fetch(server, tmp_path, n=2)
+        assert not caplog.records
+        replies = fetch(server, tmp_path, n=3, temperature=0.7, max_tokens=9)
+        assert len(server.asked) == 3
+    assert {reply.status for reply in replies.values()} == {"ok"}
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "2 with llm_max_tokens=1024 (now 9), 2 with llm_temperature=0.0 (now 0.7). " in said
+    assert "of 2 replies" in said
+    assert "semantic_cache" in said
+    caplog.clear()
+    # earlier versions wrote neither; that nobody knows is nothing to say at every run
+    lines = [{k: v for k, v in each.items() if k not in ("temperature", "max_tokens")} for each in journal(tmp_path)]
+    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with LLMServer(port=int(server.url.split(":")[2].removesuffix("/v1"))) as again:
+        fetch(again, tmp_path, n=3, temperature=0.1)
+    assert not again.asked
+    assert not caplog.records
+    fetch(again, tmp_path, n=3, base_url="http://elsewhere:1/v1")
+    assert f"3 with llm_base_url={again.url} (now http://elsewhere:1/v1)" in caplog.text
 
 
 def test_what_is_sent(tmp_path):

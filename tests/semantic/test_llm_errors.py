@@ -210,3 +210,12 @@ def test_a_400_about_one_prompt_fails_that_prompt_only(tmp_path, code):
     assert [reply.status for reply in replies.values()] == ["failed", "ok", "ok"]
     assert "not this one" in replies["u0"].error
     assert server.prompts().count("prompt 0") == 1
+
+
+def test_half_an_emoji_in_an_error_can_be_written_to_the_journal(tmp_path):
+    error = {"message": "cut \ud83d", "code": "content_filter"}
+    with LLMServer(always(status=400, error=error)) as server:
+        reply = fetch(server, tmp_path)["u0"]
+        assert "cut ?" in reply.error
+        fetch(server, tmp_path)
+    assert [record["error"] for record in journal(tmp_path)] == [reply.error] * 2

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 from recbole_eimf.semantic.llm.client import Estimate, OpenAISettings, answered_users, estimate, fetch_openai
 from recbole_eimf.semantic.llm.endpoint import Secret, read_key
 from recbole_eimf.semantic.llm.prompt import PromptRequest
@@ -98,6 +99,23 @@ def test_the_key_in_place_of_its_variables_name_is_not_repeated():
     assert KEY not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://me:{KEY}@host/v1",
+        f"me:{KEY}@host/v1",
+        f"https://host/v1?api-key={KEY}",
+        f"https://host?a=1&token={KEY}",
+    ],
+)
+def test_an_address_with_a_secret_in_it_is_refused_and_not_repeated(url):
+    for part in (OpenAISettings, EncoderSettings):
+        with pytest.raises(ConfigError, match="llm_base_url=.*llm_api_key_env") as error:
+            part("m", base_url=url)
+        assert KEY not in str(error.value)
+    assert OpenAISettings("m", base_url="https://host/v1?api-version=2024-10-21").base_url
+
+
 def chain(error):
     while error is not None:
         yield error
@@ -105,7 +123,7 @@ def chain(error):
 
 
 @pytest.mark.parametrize("status", [200, 401, 400, 404, 500])
-def test_the_key_is_nowhere(tmp_path, caplog, capfd, status):
+def test_the_key_is_nowhere(tmp_path, caplog, capfd, monkeypatch, status):
     """Not even if the endpoint echoes it, at the most talkative log level, in the URL, or in an exception's chain."""
     caplog.set_level(logging.DEBUG)
     echo = f"you sent {KEY}"
@@ -115,7 +133,8 @@ def test_the_key_is_nowhere(tmp_path, caplog, capfd, status):
     }
     with LLMServer(answers.get(status, always(status=status, error={"message": echo, "code": KEY}))) as server:
         host = server.url.removeprefix("http://")
-        options = settings(server, base_url=f"http://user:{KEY}@{host}?api_key={KEY}", max_retries=1)
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://user:{KEY}@{host}?api_key={KEY}")
+        options = settings(server, base_url=None, max_retries=1)
         caught = None
         try:
             fetched = fetch_openai(requests(2), options, tmp_path / "journal.jsonl", progress=True)

@@ -235,6 +235,11 @@ def test_run_away_replies_are_not_repaired(monkeypatch, brackets):
     assert len(asked) == 1
 
 
+def test_what_the_repair_fails_at_is_unreadable():
+    with pytest.raises(ReplyError, match="No interests found"):  # json_repair: AssertionError
+        parse_interests('{"""\n"```json1````')
+
+
 def test_half_an_emoji_can_be_written_to_a_file():
     assert [text.encode() for text in parse_interests('{"1": "Nails \\ud83d", "2": "Hair"}')] == [b"Nails ?", b"Hair"]
 

@@ -337,7 +337,7 @@ KEY = "sk-not-a-real-key-0123"
 @pytest.fixture
 def endpoint(monkeypatch):
     """A loopback server that answers with the text's length and position; `fail` lists statuses to send first."""
-    state = types.SimpleNamespace(requests=[], fail=[], spoil=None)
+    state = types.SimpleNamespace(requests=[], fail=[], spoil=None, raw=None)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -355,9 +355,9 @@ def endpoint(monkeypatch):
                 status = 200
                 if state.spoil:
                     state.spoil(reply)
-            blob = json.dumps(reply).encode()
+            blob = json.dumps(reply).encode() if state.raw is None else state.raw
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            self.send_header("content-type", "text/html" if blob.startswith(b"<") else "application/json")
             self.send_header("content-length", str(len(blob)))
             self.send_header("retry-after-ms", "1")
             self.end_headers()
@@ -425,7 +425,8 @@ def test_openai_key_is_nowhere_but_in_the_request(endpoint, caplog, tmp_path):
 
 def test_openai_needs_a_key_only_to_ask(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    encoder = build_encoder(EncoderSettings(name="openai:small", base_url="http://me:secret@127.0.0.1:1/v1"))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@127.0.0.1:1/v1")
+    encoder = build_encoder(EncoderSettings(name="openai:small"))
     assert "secret" not in encoder.identity
     with pytest.raises(UserError, match="environment variable OPENAI_API_KEY"):
         encoder.encode(["a"])
@@ -443,3 +444,23 @@ def test_openai_replies_that_do_not_fit(endpoint):
     endpoint.spoil = lambda reply: reply["data"][0].update(embedding=[float("nan")] * 3)
     with pytest.raises(UserError, match="not finite"):
         remote(endpoint).encode(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"<html>Welcome</html>",
+        b'{"object": "list", "data": [{"index": 0, "embed',
+        b'{"data": [{"embedding": [1.0]}, {"embedding": [2.0]}]}',
+        b'{"data": [{"index": 0}, {"index": 1}]}',
+        b'{"data": 7}',
+        b"[]",
+    ],
+)
+def test_openai_replies_that_are_no_embeddings_point_at_the_address(endpoint, raw):
+    endpoint.raw = raw
+    with pytest.raises(
+        UserError, match=r"openai:small at 127\.0\.0\.1: the reply is no list.*Check llm_base_url"
+    ) as error:
+        remote(endpoint).encode(["a", "b"])
+    assert error.value.__cause__ is None

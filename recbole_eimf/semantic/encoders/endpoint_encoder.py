@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ import numpy as np
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
-from recbole_eimf.semantic.llm.endpoint import read_key
+from recbole_eimf.semantic.llm.endpoint import address_of, read_key
 
 _REQUEST_RETRIES = 5
 _REQUEST_TIMEOUT = 60.0
@@ -29,8 +28,8 @@ class OpenAIEncoder(TextEncoder):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(settings)
         self._name = settings.name.removeprefix("openai:")
-        # the openai package's own rule, applied here so that cached vectors need neither client nor key
-        self._base_url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        # not asked of the client: cached vectors need neither client nor key
+        self._base_url = address_of(settings.base_url)
 
     @property
     def identity(self) -> str:
@@ -55,34 +54,41 @@ class OpenAIEncoder(TextEncoder):
         )
         return client, key
 
-    def _vectors(self, texts: list[str], progress: bool) -> np.ndarray:
+    def _asked(self, texts: list[str]) -> list[tuple[int, list[float]]]:
+        """One request: (position in ``texts``, vector) of each entry that came.
+
+        Raises:
+            UserError: the endpoint refuses, or sends something else than embeddings.
+        """
         import openai
 
         client, key = self._client
         extra = {} if self.settings.dimension is None else {"dimensions": self.settings.dimension}
+        try:
+            # floats and not the client's base64 default, which some compatible servers do not know
+            reply = client.embeddings.create(model=self._name, input=texts, encoding_format="float", **extra)
+            return [(int(entry.index), [float(x) for x in entry.embedding]) for entry in reply.data or []]
+        except openai.OpenAIError as error:
+            # `from None`: the cause's text could hold what a server echoes of the key
+            message = str(error).replace(key, "***")
+        except (AttributeError, TypeError, ValueError) as error:  # a web page, half a JSON, entries without a number
+            message = f"the reply is no list of embeddings ({type(error).__name__})."
+        raise UserError(
+            f"text encoder {self.settings.name} at {urlsplit(self._base_url).hostname}: {message} "
+            "Check llm_base_url, the model's name and the key; what is cached so far is kept."
+        )
+
+    def _vectors(self, texts: list[str], progress: bool) -> np.ndarray:
         rows: list[list[float]] = []
         size = self.settings.batch_size
-        pieces = [np.arange(begin, min(begin + size, len(texts))) for begin in range(0, len(texts), size)]
-        for batch in with_progress(pieces, progress):
-            try:
-                # floats and not the client's base64 default, which some compatible servers do not know
-                reply = client.embeddings.create(
-                    model=self._name, input=[texts[i] for i in batch], encoding_format="float", **extra
-                )
-            except openai.OpenAIError as error:
-                # `from None`: the cause's text could hold what a server echoes of the key
-                message = str(error).replace(key, "***")
-                raise UserError(
-                    f"text encoder {self.settings.name} at {urlsplit(self._base_url).hostname}: {message} "
-                    "Check llm_base_url, the model's name and the key; what is cached so far is kept."
-                ) from None
-            data = sorted(reply.data or [], key=lambda entry: entry.index)
-            if [entry.index for entry in data] != list(range(len(batch))):
+        for batch in with_progress([texts[begin : begin + size] for begin in range(0, len(texts), size)], progress):
+            data = sorted(self._asked(batch), key=lambda entry: entry[0])
+            if [index for index, _ in data] != list(range(len(batch))):
                 raise UserError(
                     f"text encoder {self.settings.name}: {len(data)} vectors for {len(batch)} texts. "
                     "The endpoint does not speak the embeddings protocol, or the batch is too large for it."
                 )
-            rows.extend(entry.embedding for entry in data)
+            rows.extend(vector for _, vector in data)
         lengths = {len(row) for row in rows}
         if len(lengths) > 1 or 0 in lengths or self.settings.dimension not in (None, *lengths):
             raise UserError(

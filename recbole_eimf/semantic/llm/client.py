@@ -22,7 +22,16 @@ from tqdm.auto import tqdm
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import append_jsonl
-from recbole_eimf.semantic.journal import Past, cut, exclusive, kept, read_journal, reusable
+from recbole_eimf.semantic.journal import (
+    Past,
+    cut,
+    exclusive,
+    kept,
+    made_otherwise,
+    made_with,
+    read_journal,
+    reusable,
+)
 from recbole_eimf.semantic.llm.endpoint import Completion, Endpoint, GaveUpError, OpenAISettings, StoppedError, read_key
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
@@ -33,6 +42,7 @@ from recbole_eimf.semantic.llm.reply import (
     completion_interests,
     completion_text,
     completion_usage,
+    encodable,
     parse_interests,
 )
 from recbole_eimf.semantic.trial import NO_ANSWER, Trial, ask_terminal, counted
@@ -82,7 +92,10 @@ def estimate(requests: Sequence[PromptRequest], settings: OpenAISettings, done: 
 def answered_users(
     requests: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, parse: Parser = parse_interests
 ) -> set[str]:
-    """Return the users whose request the journal already answers: same prompt, same model, status ok."""
+    """Return the users whose request the journal already answers: same prompt, same model, status ok.
+
+    Other settings of a reply (temperature, ...) do not count; :func:`fetch_openai` says where they were others.
+    """
     return set(reusable(requests, settings.max_interests, read_journal(journal, settings.model), parse))
 
 
@@ -127,6 +140,7 @@ def fetch_openai(
     with exclusive(journal):
         past = read_journal(journal, settings.model)
         replies = reusable(requests, settings.max_interests, past, parse)
+        _say_made_otherwise([r for r in requests if r.user_id in replies], settings, journal, past)
         logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, replies))
         check_first = 0 if replies else settings.check_first
         while pending := [request for request in requests if request.user_id not in replies]:
@@ -138,6 +152,21 @@ def fetch_openai(
                 _ask_to_go_on(run, ask)
             check_first = 0
     return {request.user_id: replies[request.user_id] for request in requests}
+
+
+def _say_made_otherwise(
+    answered: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, past: dict[tuple[str, str], Past]
+) -> None:
+    """Warn where replies that are used again were made with other settings: this run's configuration will not say so.
+
+    They are not asked for again: what was paid for is not thrown away without a word of the user's.
+    """
+    others = made_otherwise([past[request.user_id, request.sha256].ok or {} for request in answered], settings)
+    if others:
+        logger.warning(
+            "%s: of %d replies that stand in it and are used again, %s. To have them made anew, give another "
+            "semantic_cache, or remove their lines.", journal, len(answered), ", ".join(others),
+        )  # fmt: skip
 
 
 def _ask_to_go_on(run: _Run, ask: Callable[[str], bool | None]) -> None:
@@ -337,7 +366,7 @@ class _Run:
             response,
             tuple(map(self.key.scrub, interests)),
             "failed" if error else "ok",
-            error and self.key.scrub(str(error)),
+            error and encodable(self.key.scrub(str(error))),
             entry.usage,
             "openai",
             error and error.kind,
@@ -350,7 +379,7 @@ class _Run:
             "user_id": reply.user_id,
             "prompt_sha256": reply.prompt_sha256,
             "model": self.settings.model,
-            "base_url": self.endpoint.base_url,
+            **made_with(self.settings),
             "status": reply.status,
             "response": reply.response,
             "interests": list(reply.interests),

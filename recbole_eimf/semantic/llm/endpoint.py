@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from recbole_eimf.config.parts import check_part, of_key
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.parts import require
+from recbole_eimf.semantic.llm.reply import encodable
 
 logger = logging.getLogger(__name__)
 
@@ -213,12 +214,12 @@ class Endpoint:
             self.client = openai.AsyncOpenAI(
                 api_key=key.reveal(), base_url=settings.base_url, timeout=settings.timeout, max_retries=0
             )
-            self.base_url = _shown_url(str(self.client.base_url))
+            self.base_url = shown_url(str(self.client.base_url))
         except Exception as error:  # a malformed URL, in as many types as there are HTTP libraries
             self.base_url = type(error).__name__
         if not self.base_url.startswith(("http://", "https://")):
             raise InterestSourceError(
-                f"llm_base_url {_shown_url(settings.base_url)!r} is not a URL such as https://host/v1 "
+                f"llm_base_url {shown_url(settings.base_url)!r} is not a URL such as https://host/v1 "
                 f"({self.base_url}, model {settings.model})."
             )
 
@@ -362,7 +363,7 @@ def _server_message(body: Any) -> str | None:
     if isinstance(body, dict):
         inner = body.get("error", body)
         body = inner.get("message") or json.dumps(inner) if isinstance(inner, dict) else inner
-    return str(body) if body else None
+    return encodable(str(body)) if body else None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -381,14 +382,19 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _shown_url(url: str | None) -> str:
+def address_of(base_url: str | None) -> str:
+    """The address that is asked: the one given, else ``OPENAI_BASE_URL``, else OpenAI's (the openai package's rule)."""
+    return base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+
+
+def shown_url(url: str | None) -> str:
     """Return a URL without user, password and query: those can hold keys.
 
-    >>> _shown_url("https://me:pw@host:8000/v1/?key=1")
+    >>> shown_url("https://me:pw@host:8000/v1/?key=1")
     'https://host:8000/v1'
     """
     try:
         parts = urlsplit(url or "")
     except ValueError:
         return "(malformed)"
-    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path.rstrip('/')}"
+    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1].lower()}{parts.path.rstrip('/')}"

@@ -324,9 +324,10 @@ def repaired_values(text: str) -> Iterator[Any]:
         if start is None or region.count("{") + region.count("[") > _MAX_REPAIRED_BRACKETS:
             continue
         try:
-            yield json_repair.loads(_without_cut_string(region[start:].strip()), skip_json_loads=True)
-        except (ValueError, RecursionError):
+            repaired = json_repair.loads(_without_cut_string(region[start:].strip()), skip_json_loads=True)
+        except Exception:  # whatever it raises (AssertionError, IndexError, ...), the reply cannot be read this way
             continue
+        yield repaired
 
 
 def _is_json_like(text: str, start: int) -> bool:

@@ -70,14 +70,14 @@ def write_batch(requests: Sequence[PromptRequest], settings: OpenAISettings, pat
     lines = [
         json.dumps(
             {
-                "custom_id": _custom_id(request),
+                "custom_id": custom_id,
                 "method": "POST",
                 "url": "/v1/chat/completions",
                 "body": _batch_body(request, settings),
             },
             ensure_ascii=False,
         ).encode()
-        for request in requests
+        for custom_id, request in zip(_custom_ids(requests), requests, strict=True)
     ]
     size = sum(map(len, lines)) + len(lines)
     if not lines:
@@ -102,7 +102,8 @@ def read_batch(
 
     Raises DataError naming file and line: not JSON, or no line of a batch output.
     """
-    by_id = {_custom_id(request): request for request in requests}
+    by_id = {_earlier_id(request): request for request in requests}
+    by_id |= dict(zip(_custom_ids(requests), requests, strict=True))
     replies: dict[str, Reply] = {}
     foreign = 0
     for line, record in _read(path):
@@ -115,12 +116,27 @@ def read_batch(
             replies[request.user_id] = _batch_reply(request, record, max_interests, parse)
     if foreign:
         logger.warning("%s: %d lines answer no prompt of this run.", path, foreign)
-    _report(path, replies, len(by_id))
+    _report(path, replies, len(requests))
     return replies
 
 
-def _custom_id(request: PromptRequest) -> str:
-    # the digest: an output file does not repeat the prompt, and must not be taken for an answer to another one
+def _custom_ids(requests: Sequence[PromptRequest]) -> list[str]:
+    """What a batch calls each request: the prompt's digest and, of equal prompts, their number.
+
+    The digest, because an output file does not repeat the prompt, and must not be taken for an answer to another one.
+    Nothing of the user: the file is uploaded.
+    """
+    times: Counter[str] = Counter()
+    ids = []
+    for request in requests:
+        digest = request.sha256[:32]
+        ids.append(f"{digest}-{times[digest]}")
+        times[digest] += 1
+    return ids
+
+
+def _earlier_id(request: PromptRequest) -> str:
+    """What batches of versions before 0.2 called a request: their answers still load."""
     return f"{request.sha256[:16]}-{request.user_id}"
 
 

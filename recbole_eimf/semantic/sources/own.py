@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recbole_eimf.core.errors import ConfigError, InterestSourceError, suggestion
@@ -24,8 +24,8 @@ class Cluster:
     prompt: str
 
 
-#: a source: clusters in, for each exemplar its interests out, most important first; who is left out has none
-Source = Callable[[Sequence[Cluster]], Mapping[str, Sequence[str]]]
+#: a source: clusters in, for each exemplar its interests out, most important first; who is left out or None has none
+Source = Callable[[Sequence[Cluster]], Mapping[str, Sequence[str] | None]]
 
 
 def own_source(path: str, key: str = "interest_source") -> Source:
@@ -75,8 +75,10 @@ def own_replies(path: str, clusters: Sequence[Cluster], max_interests: int) -> d
     }
 
 
-def _reply(path: str, cluster: Cluster, texts: Sequence[str], most: int) -> Reply:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+def _reply(path: str, cluster: Cluster, texts: Sequence[str] | None, most: int) -> Reply:
+    texts = () if texts is None else texts
+    texts = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InterestSourceError(
             f"interest_source={path}: the interests of {cluster.user_id!r} are {texts!r}; wanted is a list of texts."
         )

@@ -234,7 +234,9 @@ def _shown(wanted: Sequence[str], known: Sequence[str], protocol: str) -> list[s
             )
     if wanted:
         return list(wanted)
-    places = sorted({int(metric.split("@")[1]) for metric in known})
+    places = sorted({int(k) for metric in known if (k := metric.partition("@")[2])})
+    if not places:  # values (AUC, ...) have no k
+        return list(known)
     if protocol == "leave_one_out":  # with one target per user recall is the hit rate
         chosen = [f"{kind}@{k}" for k in dict.fromkeys((places[0], places[-1])) for kind in ("hit", "ndcg")]
     else:
