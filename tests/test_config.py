@@ -185,7 +185,7 @@ def test_the_old_name_of_a_recipe_keeps_working_with_a_note(caplog):
 def test_a_recipe_builds_on_another():
     strong = EIMFConfig("EIMF", "ml-100k", None, {})
     published = EIMFConfig("EIMF", "ml-100k", None, {"recipe": "published"})
-    assert published["loss"] == "bce"
+    assert (published["loss"], published["learning_rate"]) == ("ce", 0.0001)  # but for the loss, which EIMF has not
     for key in ("gamma", "item_alignment", "auxiliary_interval", "text_labels"):
         assert published[key] == strong[key], key
 
