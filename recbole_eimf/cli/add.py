@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("add")
     for name in ("model", "items", "out"):
         parser.add_argument(f"--{name}", required=True)
-    given = parser.parse_args(list(arguments))
+    given = parser.given(arguments)
     titles, profiles = read_items(given.items)
 
     from recbole_eimf.serving import model_folder

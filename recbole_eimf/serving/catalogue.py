@@ -58,6 +58,10 @@ class Catalogue:
             raise DataError(f"item {token!r}: not in this model's catalogue of {len(self) - 1} items.{close}")
         return row
 
+    def tokens_of(self, rows: Sequence[int]) -> list[str]:
+        """The tokens of rows, of which there may be none: Arrow takes no list that is empty."""
+        return self.tokens.take(pa.array(rows, pa.int64())).to_pylist()
+
     def names(self, rows: Sequence[int]) -> list[str]:
         """Titles, or tokens where an item has none."""
         pairs = zip(self.titles.take(rows).to_pylist(), self.tokens.take(rows).to_pylist())
