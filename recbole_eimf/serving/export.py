@@ -122,12 +122,17 @@ def export(
         ``out``.
 
     Raises:
-        DataError: no finished run, or ``out`` is something else. ConfigError: a model that cannot be served.
+        DataError: no finished run, or ``out`` is something else. ConfigError: a model that cannot be served, or that
+            has no encoder for ``onnx``. MissingPartError: ``onnx`` without its packages.
     """
     check_kind(index)
     if text not in ("auto", "yes", "no"):
         raise ConfigError(f"text={text}: allowed are auto, yes, no.")
     model_folder.check_place(out)
+    if onnx:  # before a model is loaded, and trained again
+        from recbole_eimf.serving.onnx import check_onnx
+
+        check_onnx(read_result(output_dir)["model"] in COUNTING_MODELS)
     run = read_run(output_dir)
     check_served(run)
     if refit:
