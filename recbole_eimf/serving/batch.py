@@ -198,14 +198,17 @@ def _answers(job: Job, recommender: Recommender, users: list[str], histories: li
     if job.explain:
         frame = recommender.recommend(histories, job.k, explain=True, **options)
         counts = {name: frame.attrs[name] for name in ("empty_histories", "unknown_items")}
-        # as told, for pandas knows no kind of a column that is empty in one piece: of users without a known item
-        schema = pa.schema([(name, _EXPLAINED[name]) for name in frame.columns])
-        table = pa.Table.from_pandas(frame, schema, preserve_index=False)
+        table = pa.Table.from_pandas(frame, _explained(frame.columns), preserve_index=False)
     else:
         found = recommender.rank(histories, job.k, **options)
         counts = {"empty_histories": int(found.empty.sum()), "unknown_items": int(found.unknown.sum())}
         table = recommender.table(found, users)
     return table.replace_schema_metadata({"answered": json.dumps({"users": len(users), **counts})})
+
+
+def _explained(columns: Iterable[str]) -> pa.Schema:
+    """As told, for pandas knows no kind of a column that is empty in one piece: of users without a known item."""
+    return pa.schema([(name, _EXPLAINED[name]) for name in columns])
 
 
 def _export(job: Job, run: str) -> None:
@@ -258,7 +261,8 @@ def _join(job: Job, pieces: int) -> Answered:
             for name, value in {**counts, "recommendations": len(table)}.items():
                 sums[name] += value
             table = table.replace_schema_metadata(None)
-            writer = writer or parquet.ParquetWriter(temporary, table.schema, compression="zstd")
+            schema = _explained(table.column_names) if job.explain else table.schema  # older pieces may lack a kind
+            writer = writer or parquet.ParquetWriter(temporary, schema, compression="zstd")
             writer.write_table(table.cast(writer.schema))
         if writer is None:
             parquet.write_table(pa.table({"user": pa.array([], pa.string())}), temporary)

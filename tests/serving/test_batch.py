@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
@@ -14,6 +15,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving import batch, export
 from recbole_eimf.serving.batch import Job, recommend_file
 from recbole_eimf.serving.histories import Histories
+from recbole_eimf.serving.recommender import Recommender
 
 ROWS = "user,history\na,B1\nb,B2\nc,B5\n"
 
@@ -171,6 +173,22 @@ def test_reasons_of_users_without_a_known_item(toy, order):
     assert set(found.loc["b", "item"]) == {"B5", "B4"}
 
 
+def test_pieces_of_an_earlier_version_without_kinds_are_joined(toy, monkeypatch):
+    toy("model")
+    Path("h.csv").write_text("user,history\na,zz\nb,B1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_join", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            answered("h.csv", explain=True, piece=1)
+    first = Path("r.parquet.parts", "000000.parquet")
+    piece = parquet.read_table(first)
+    at = piece.column_names.index("interest")
+    parquet.write_table(piece.set_column(at, "interest", pa.nulls(len(piece))), first)
+    assert parquet.read_schema(first).field("interest").type == "null"
+    assert answered("h.csv", explain=True, piece=1)["user"].tolist() == ["a", "a", "b", "b"]
+    assert parquet.read_schema("r.parquet").field("interest").type == "int64"
+
+
 def test_the_reasons_of_a_model_of_interests_have_the_kinds_that_are_written(exported, tmp_path, monkeypatch):
     _, folder, model = exported("IBIM")
     (tmp_path / "h.csv").write_text("user,history\na,i1\nb,zz\n")
@@ -218,6 +236,12 @@ def test_an_empty_value_is_no_value(toy, capsys, arguments):
     toy("model")
     assert main(arguments) == 2
     assert "='': no value (a variable of the shell that is not set?)" in capsys.readouterr().err
+
+
+def test_no_rows_have_no_names(toy):
+    catalogue = Recommender.load(toy("model")).catalogue
+    assert catalogue.names([]) == catalogue.tokens_of([]) == []
+    assert (catalogue.names([2, 1]), catalogue.tokens_of([2, 1])) == (["thing 2", "thing 1"], ["B2", "B1"])
 
 
 def test_an_empty_history_is_answered_by_popularity(toy, capsys):
