@@ -15,7 +15,7 @@ trained, and all that was there stays as it is. The model must have a map from t
 
   --items  CSV, UTF-8, with the header item_id,title or item_id,title,profile: a profile is an LLM's words on the item,
            for a model that was trained with item_text_source=title+profile. Items that are known stay as they are.
-  --out    the folder to write; it may be MODEL, which is then replaced in one step
+  --out    the folder to write; it may be MODEL, which is replaced once the new one is whole
 """
 
 _SHOWN = 5  # items of which the nearest are told
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("add")
     for name in ("model", "items", "out"):
         parser.add_argument(f"--{name}", required=True)
-    given = parser.parse_args(list(arguments))
+    given = parser.given(arguments)
     titles, profiles = read_items(given.items)
 
     from recbole_eimf.serving import model_folder
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     model.save(given.out)
     for token in added[:_SHOWN]:
         near = model.similar_items([token], k=2)
-        names = [title or item for item, title in zip(near["item"], near["title"])]
+        names = [title or item for item, title in zip(near["similar"], near["title"])]
         print(f"  {token} ({titles[token][:60]}) is nearest to: {'; '.join(name[:60] for name in names)}")
     known = f", {len(titles) - len(added):,} known already" if len(added) < len(titles) else ""
     print(f"written: {given.out}, {model}: {len(added):,} items added{known}")

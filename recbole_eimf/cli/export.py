@@ -12,7 +12,7 @@ USAGE = """usage: python -m recbole_eimf export --run OUT --out MODEL [--index a
 
 Writes the model of a run (its output_dir) as a folder that is served without RecBole and holds no pickle: config.json,
 safetensors, parquet, README.md (the model card). From any of our models, the counting floors, and RecBole's SASRec,
-GRU4Rec, BERT4Rec. An older model folder of that name is replaced in one step.
+GRU4Rec, BERT4Rec. An older model folder of that name is replaced once the new one is whole.
 
   --index         how one user's items are searched: auto (all products, below 20,000 items; flat from there on), flat
                   (exact, with a proof for each answer), hnsw (a graph: faster from a million items on, and not exact)
@@ -24,6 +24,10 @@ GRU4Rec, BERT4Rec. An older model folder of that name is replaced in one step.
 """
 
 
+#: said of an empty value
+EMPTY = "no value (a variable of the shell that is not set?). Give one, or leave the option out."
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are the user's: no usage on stderr, exit code by the caller."""
 
@@ -32,6 +36,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise ConfigError(f"{message}. See python -m recbole_eimf {self.prog} --help.")
+
+    def given(self, arguments: Sequence[str], may_be_empty: Sequence[str] = ()) -> argparse.Namespace:
+        """Read the command line.
+
+        Raises:
+            ConfigError: what argparse complains of, or an empty value, which is no other than no value to most of what
+                reads it; ``may_be_empty`` names the options that have a use for one.
+        """
+        found = self.parse_args(list(arguments))
+        for action in self._actions:
+            if getattr(found, action.dest) == "" and action.dest not in may_be_empty:
+                name = action.option_strings[0] if action.option_strings else action.dest.upper()
+                raise ConfigError(f"{name}='': {EMPTY}")
+        return found
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--text", default="auto")
     for flag in ("onnx", "refit", "no-histories"):
         parser.add_argument(f"--{flag}", action="store_true")
-    given = parser.parse_args(list(arguments))
+    given = parser.given(arguments)
 
     from recbole_eimf.serving.export import export
     from recbole_eimf.serving.recommender import Recommender

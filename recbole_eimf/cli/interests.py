@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.cli.export import EMPTY
 from recbole_eimf.cli.paid import agreed_to, parsed, wants_help, what_and_where, write_batch
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
@@ -110,13 +111,19 @@ def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
 
 
 def _take_option(arguments: list[str], name: str) -> str | None:
-    """Take ``--name VALUE`` or ``--name=VALUE`` out of the arguments; None where it is not there."""
+    """Take ``--name VALUE`` or ``--name=VALUE`` out of the arguments; None where it is not there, ConfigError where it
+    has no value."""
     for at, argument in enumerate(arguments):
-        if argument.startswith(f"--{name}="):
-            return arguments.pop(at).partition("=")[2]
         if argument == f"--{name}":
             if at + 1 == len(arguments) or arguments[at + 1].startswith("--"):
                 raise ConfigError(f"--{name} is given without a value.")
             del arguments[at]
-            return arguments.pop(at)
+            value = arguments.pop(at)
+        elif argument.startswith(f"--{name}="):
+            value = arguments.pop(at).partition("=")[2]
+        else:
+            continue
+        if not value:
+            raise ConfigError(f"--{name}='': {EMPTY}")
+        return value
     return None

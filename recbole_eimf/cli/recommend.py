@@ -11,9 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_eimf.cli.export import Parser
-from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.serving.batch import Job, recommend_file
+from recbole_eimf.serving.batch import Job, check_out, recommend_file, unknown_candidates
 from recbole_eimf.serving.explain import means_more
 from recbole_eimf.serving.histories import Histories, split_history
 from recbole_eimf.serving.recommender import Recommender
@@ -29,7 +28,8 @@ bounded memory, into --out FILE.parquet; stopped in any way, the same command go
   --history          item tokens, oldest first; --separator says what stands between them (default a comma)
   --histories        a file with the columns user and history (tokens joined by the separator, or lists in parquet)
   --exclude-seen, --include-seen   leave out what is in the history, or not; default as the run was evaluated
-  --only FILE        candidates: a file with an item token per line;  --without FILE: items that are none
+  --only FILE        candidates: a file with an item token per line;  --without FILE: items that are none. How many of
+                     them the model does not know is said
   --explain          why: the interest that won, the nearest items of the history, an LLM's sentence where there is one
   --ray              spread a file over Ray Data on this machine;  --ray_address HOST:PORT: over a cluster, whose nodes
                      must see the model, the file and --out;  --workers N: so many copies of the model
@@ -49,9 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     if given.histories:  # before a run is loaded and exported
         Histories.open(given.histories, given.separator)
     given.only, given.without = _tokens("only", given.only), _tokens("without", given.without)
+    if given.histories:
+        return _file(given)
     with _model(given) as folder:
-        if given.histories:
-            return _file(given, folder)
         return _one(given, folder)
 
 
@@ -68,7 +68,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     seen.add_argument("--include-seen", "--include_seen", action="store_const", const=False, dest="exclude_seen")
     for flag in ("explain", "ray"):
         parser.add_argument(f"--{flag}", action="store_true")
-    given = parser.parse_args(list(arguments))
+    given = parser.given(arguments, may_be_empty=("history", "separator"))
     if (given.model is None) == (given.run is None):
         raise ConfigError("give one of --model MODEL (of export) and --run OUT (of a run).")
     if sum(value is not None for value in (given.user, given.history, given.histories)) != 1:
@@ -82,42 +82,30 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     if given.histories and not given.out:
         raise ConfigError("--out is missing: the .parquet file that the recommendations are written to.")
     if given.out:  # before a run is exported and a model loaded
-        _check_out(Path(given.out), ("parquet",) if given.histories else ("parquet", "csv", "json"))
+        check_out(given.out, ("parquet",) if given.histories else ("parquet", "csv", "json"), given.histories)
     spread = "--ray" if given.ray else "--ray_address" if given.ray_address else "--workers" if given.workers else None
     if spread and not given.histories:
         raise ConfigError(f"{spread}: spreads a file over workers; give --histories FILE.")
     return given
 
 
-def _check_out(path: Path, kinds: Sequence[str]) -> None:
-    """Raise where ``--out`` is no file of one of these kinds, or none that can be written."""
-    if path.suffix.removeprefix(".") not in kinds:
-        what = "a .parquet, .csv or .json file" if len(kinds) > 1 else "a .parquet file is written"
-        raise ConfigError(f"--out={path}: {what}; name one.")
-    check_writable(path.parent, "--out", make=False)
-
-
 @contextlib.contextmanager
 def _model(given: argparse.Namespace) -> Iterator[str]:
-    """The model folder to use; that of ``--run`` is made on the way (beside it, where a batch is to go on with it)."""
+    """The model folder to ask for one user; that of ``--run`` is made for a moment."""
     if given.model is not None:
         yield given.model
         return
     from recbole_eimf.serving.export import export
 
     with tempfile.TemporaryDirectory() as name:
-        if given.histories:
-            folder = Path(f"{given.out}.parts") / "model"
-            yield str(folder if (folder / "config.json").is_file() else export(given.run, folder))
-        else:
-            yield str(export(given.run, Path(name) / "model"))
+        yield str(export(given.run, Path(name) / "model"))
 
 
 def _tokens(option: str, path: str | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # what Excel saves begins with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"--{option}={path}: cannot be read ({error}). A file with an item token per line is needed."
@@ -128,9 +116,10 @@ def _tokens(option: str, path: str | None) -> tuple[str, ...] | None:
     return tokens
 
 
-def _file(given: argparse.Namespace, folder: str) -> int:
+def _file(given: argparse.Namespace) -> int:
     job = Job(
-        model=folder,
+        model=given.model or f"{given.out}.parts/model",  # beside the pieces, for as long as they are made
+        run=given.run,
         histories=given.histories,
         out=given.out,
         k=given.k,
@@ -141,7 +130,7 @@ def _file(given: argparse.Namespace, folder: str) -> int:
         separator=given.separator,
     )
     with _spread(given) as spread:
-        found = recommend_file(job, spread)
+        found = recommend_file(job, spread, say=print)
     print(
         f"{found.users:,} users, {found.recommendations:,} recommendations. Answered by popularity, for "
         f"want of a known item: {found.empty_histories:,} users. Items of histories that the model does not know: "
@@ -165,9 +154,11 @@ def _one(given: argparse.Namespace, folder: str) -> int:
         if model.users is None:
             raise DataError(f"--user={given.user}: this model was exported without histories; give --history.")
         rows = model.users.history(given.user)
-        history = model.catalogue.tokens.take(rows).to_pylist()
+        history = model.catalogue.tokens_of(rows)
     else:
         history = split_history(given.history, given.separator)
+    for line in unknown_candidates(given.only, given.without, model.catalogue.row_of):
+        print(line)
     frame = model.recommend(
         [history],
         given.k,

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     for name, default in (("port", 8000), ("workers", 1), ("capacity", 32)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args(list(arguments))
+    given = parser.given(arguments)
     for name, least, most in (("port", 0, 65535), ("workers", 1, 64), ("capacity", 1, 10_000)):
         if not least <= getattr(given, name) <= most:
             raise ConfigError(f"--{name}={getattr(given, name)}: a whole number from {least} to {most} is needed.")

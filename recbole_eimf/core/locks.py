@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -88,10 +89,14 @@ def _taken(held: contextlib.ExitStack, file: Path, wait: bool) -> bool:
 
 
 def _clear_halves(folder: Path, start: str) -> None:
-    """Remove what a kill left of files that were being written; the holder of a lock knows that nobody is at it."""
+    """Remove what a kill left of files and folders that were being written; the holder of a lock knows that nobody is
+    at it."""
     for half in folder.glob(f"{glob.escape(start)}.*.tmp"):
-        if re.search(r".\.[a-z0-9_]{8}\.tmp$", half.name):  # as atomic_path calls them
-            half.unlink(missing_ok=True)
+        if re.search(r".\.[a-z0-9_]{8}\.tmp$", half.name):  # as atomic_path and new_folder call them
+            if half.is_dir() and not half.is_symlink():
+                shutil.rmtree(half, ignore_errors=True)
+            else:
+                half.unlink(missing_ok=True)
 
 
 def _note(file: Path) -> Path:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,32 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from tqdm import tqdm
 
+from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, fingerprint, write_json
 from recbole_eimf.core.locks import folder_locked
+from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.histories import Histories
-from recbole_eimf.serving.model_folder import digest
 from recbole_eimf.serving.recommender import Recommender
 
 #: users of a piece: what a stop may cost, and what is in memory
 USERS_OF_A_PIECE = 10_000
+#: the columns of recommendations with reasons, as :meth:`Recommender.recommend` names them
+_EXPLAINED = {
+    "user": pa.string(),
+    "rank": pa.int64(),
+    "item": pa.string(),
+    "score": pa.float32(),
+    "title": pa.string(),
+    "source": pa.string(),
+    "interest": pa.int64(),
+    "because": pa.list_(pa.string()),
+    "added": pa.string(),
+    "sentence": pa.string(),
+    "sentence_weight": pa.float64(),
+}
+
+logger = getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,9 @@ class Job:
     """One command over a file of histories.
 
     model: a model folder; histories: the file; out: the parquet file to write; k, exclude_seen, only, without, explain:
-    see :meth:`Recommender.recommend`; separator: of histories written as text; piece: users of a piece.
+    see :meth:`Recommender.recommend`; separator: of histories written as text; piece: users of a piece; run: the
+    ``output_dir`` of a finished run, which is exported into ``model`` first, unless an earlier start of the command has
+    done that; None: ``model`` is there.
     """
 
     model: str
@@ -46,11 +66,22 @@ class Job:
     explain: bool = False
     separator: str = ","
     piece: int = USERS_OF_A_PIECE
+    run: str | None = None
 
     @property
     def parts(self) -> Path:
         """The folder of finished pieces."""
         return Path(f"{self.out}.parts")
+
+    @property
+    def note(self) -> Path:
+        """The file that says whose pieces these are."""
+        return self.parts / "command.json"
+
+    @property
+    def lists(self) -> bool:
+        """Whether candidates were named."""
+        return self.only is not None or self.without is not None
 
     def part(self, number: int) -> Path:
         """The file of a piece."""
@@ -71,23 +102,30 @@ class Answered:
 Spread = Callable[[Job, Sequence[int]], Iterable[int]]
 
 
-def recommend_file(job: Job, spread: Spread | None = None, show_progress: bool = True) -> Answered:
+def recommend_file(
+    job: Job, spread: Spread | None = None, show_progress: bool = True, say: Callable[[str], None] = logger.warning
+) -> Answered:
     """Answer every user of ``job.histories`` and write ``job.out``.
 
     Args:
         spread: makes pieces elsewhere (:mod:`recbole_eimf.serving.on_ray`); None makes them here.
+        say: told, before the first user is answered, of ``only`` and ``without`` that name unknown items.
 
     Raises:
-        UserError: files that are not there or broken, or an output begun by another command.
+        UserError: files that are not there or broken, an output that cannot be written or is the input, or one begun
+            by another command.
     """
     source = Histories.open(job.histories, job.separator)
+    check_out(job.out, histories=job.histories)
     rows = len(source)
     pieces = -(-rows // job.piece)
-    out = Path(job.out)
-    if out.suffix != ".parquet":
-        raise ConfigError(f"--out={job.out}: a .parquet file is written; name one.")
     with folder_locked(job.parts):
+        if job.run is not None:
+            _export(job, job.run)
+        model_folder.read_config(job.model, verify=False)  # who answers verifies it
         _same_command(job)
+        for line in unknown_candidates(job.only, job.without, _items(Path(job.model)) if job.lists else ()):
+            say(line)
         left = [number for number in range(pieces) if not job.part(number).is_file()]
         done = min((pieces - len(left)) * job.piece, rows)
         with tqdm(total=rows, initial=done, unit="user", desc="recommending", disable=not show_progress) as bar:
@@ -96,6 +134,46 @@ def recommend_file(job: Job, spread: Spread | None = None, show_progress: bool =
         answered = _join(job, pieces)
     shutil.rmtree(job.parts)
     return answered
+
+
+def check_out(out: str | Path, kinds: Sequence[str] = ("parquet",), histories: str | None = None) -> None:
+    """Check that ``out`` can be written: a file of one of ``kinds``, and not the ``histories`` that are read.
+
+    Raises:
+        ConfigError: another kind of file, a folder, or the histories themselves. DiskError: the disk refuses.
+    """
+    path = Path(out)
+    if path.suffix.removeprefix(".") not in kinds:
+        what = "a .parquet, .csv or .json file" if len(kinds) > 1 else "a .parquet file is written"
+        raise ConfigError(f"--out={out}: {what}; name one.")
+    if path.is_dir():
+        raise ConfigError(f"--out={out}: is a folder. Name a file, such as {path / path.name}.")
+    if histories is not None and _same_file(path, Path(histories)):
+        raise ConfigError(f"--out={out}: is the file of --histories, which would be lost. Name another file.")
+    check_writable(path.parent, "--out", make=False)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def unknown_candidates(
+    only: Sequence[str] | None, without: Sequence[str] | None, known: Container[str]
+) -> Iterator[str]:
+    """A line for each of ``--only`` and ``--without`` that names items which are not among the ``known``."""
+    for option, tokens in (("only", only), ("without", without)):
+        strange = [token for token in tokens or () if token not in known]
+        if strange:
+            yield (
+                f"--{option}: the model does not know {len(strange):,} of the {len(tokens or ()):,} items, which are "
+                f"passed over; the first is {strange[0]!r}"
+            )
+
+
+def _items(model: Path) -> frozenset[str]:
+    return frozenset(model_folder.read_table(model / "items.parquet", ("item",))["item"].to_pylist()[1:])
 
 
 def make_pieces(job: Job, numbers: Sequence[int], recommender: Recommender | None = None) -> Iterator[int]:
@@ -120,7 +198,7 @@ def _answers(job: Job, recommender: Recommender, users: list[str], histories: li
     if job.explain:
         frame = recommender.recommend(histories, job.k, explain=True, **options)
         counts = {name: frame.attrs[name] for name in ("empty_histories", "unknown_items")}
-        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = pa.Table.from_pandas(frame, _explained(frame.columns), preserve_index=False)
     else:
         found = recommender.rank(histories, job.k, **options)
         counts = {"empty_histories": int(found.empty.sum()), "unknown_items": int(found.unknown.sum())}
@@ -128,22 +206,44 @@ def _answers(job: Job, recommender: Recommender, users: list[str], histories: li
     return table.replace_schema_metadata({"answered": json.dumps({"users": len(users), **counts})})
 
 
+def _explained(columns: Iterable[str]) -> pa.Schema:
+    """As told, for pandas knows no kind of a column that is empty in one piece: of users without a known item."""
+    return pa.schema([(name, _EXPLAINED[name]) for name in columns])
+
+
+def _export(job: Job, run: str) -> None:
+    """Make ``job.model`` of a run, unless that is what lies there. Raises DataError for pieces of another run."""
+    from recbole_eimf.serving.export import export, read_result  # reads RecBole, which serving does not need
+
+    read_result(run)
+    origin = {"run": str(Path(run).resolve()), "result": model_folder.digest(Path(run) / "result.json")}
+    note, model = job.parts / "run.json", Path(job.model)
+    whole = model_folder.is_model_folder(model)  # it gets its name when it is
+    if (whole or job.note.is_file()) and (not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != origin):
+        raise _of_another(job)
+    if not whole:
+        write_json(note, origin)
+        export(run, model)
+
+
+def _of_another(job: Job) -> DataError:
+    return DataError(
+        f"{job.parts}: holds pieces of another command (other histories, model or run, k or options). Give that "
+        f"command again to go on with it, remove the folder, or name another --out."
+    )
+
+
 def _same_command(job: Job) -> None:
     """Note what is being made, or check that what was begun is the same. Raises DataError."""
-    model = Path(job.model) / "config.json"  # which holds the digests of the model's files
-    seen = [digest(Path(job.histories)), model.read_text(encoding="utf-8") if model.is_file() else None]
-    identity = fingerprint(
-        {key: value for key, value in asdict(job).items() if key not in ("out", "model", "histories")}, seen
-    )
-    note = job.parts / "command.json"
-    if note.is_file():
-        if json.loads(note.read_text(encoding="utf-8"))["identity"] == identity:
+    model = Path(job.model) / model_folder.CONFIG  # which holds the digests of the model's files
+    seen = [model_folder.digest(Path(job.histories)), model.read_text(encoding="utf-8")]
+    places = ("out", "model", "run", "histories")  # what lies there tells, not where
+    identity = fingerprint({key: value for key, value in asdict(job).items() if key not in places}, seen)
+    if job.note.is_file():
+        if json.loads(job.note.read_text(encoding="utf-8"))["identity"] == identity:
             return
-        raise DataError(
-            f"{job.parts}: holds pieces of another command (other histories, model, k or options). Give that command "
-            f"again to go on with it, remove the folder, or name another --out."
-        )
-    write_json(note, {"identity": identity, "command": _shown(job)})
+        raise _of_another(job)
+    write_json(job.note, {"identity": identity, "command": _shown(job)})
 
 
 def _shown(job: Job) -> dict[str, Any]:
@@ -161,7 +261,8 @@ def _join(job: Job, pieces: int) -> Answered:
             for name, value in {**counts, "recommendations": len(table)}.items():
                 sums[name] += value
             table = table.replace_schema_metadata(None)
-            writer = writer or parquet.ParquetWriter(temporary, table.schema, compression="zstd")
+            schema = _explained(table.column_names) if job.explain else table.schema  # older pieces may lack a kind
+            writer = writer or parquet.ParquetWriter(temporary, schema, compression="zstd")
             writer.write_table(table.cast(writer.schema))
         if writer is None:
             parquet.write_table(pa.table({"user": pa.array([], pa.string())}), temporary)

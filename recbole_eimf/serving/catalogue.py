@@ -58,9 +58,13 @@ class Catalogue:
             raise DataError(f"item {token!r}: not in this model's catalogue of {len(self) - 1} items.{close}")
         return row
 
+    def tokens_of(self, rows: Sequence[int]) -> list[str]:
+        """The tokens of rows, of which there may be none."""
+        return self.tokens.take(_indices(rows)).to_pylist()
+
     def names(self, rows: Sequence[int]) -> list[str]:
         """Titles, or tokens where an item has none."""
-        pairs = zip(self.titles.take(rows).to_pylist(), self.tokens.take(rows).to_pylist())
+        pairs = zip(self.titles.take(_indices(rows)).to_pylist(), self.tokens_of(rows))
         return [title or token for title, token in pairs]
 
     def extended(self, tokens: Sequence[str], titles: Sequence[str]) -> Catalogue:
@@ -70,6 +74,11 @@ class Catalogue:
             pa.concat_arrays([self.titles, pa.array(titles, pa.string())]),
             np.concatenate([self.counts, np.zeros(len(tokens), dtype=np.int64)]),
         )
+
+
+def _indices(rows: Sequence[int]) -> pa.Array:
+    """Rows as Arrow takes them: of an empty list it does not know that it holds numbers."""
+    return pa.array(rows, pa.int64())
 
 
 @dataclass(frozen=True)

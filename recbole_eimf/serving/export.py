@@ -25,6 +25,7 @@ from recbole_eimf.experiment.load import load
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.pad.towers import TowerModel
+from recbole_eimf.semantic.dataset import dataset_class
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.answer import Question, rank
 from recbole_eimf.serving.card import model_card
@@ -121,12 +122,17 @@ def export(
         ``out``.
 
     Raises:
-        DataError: no finished run, or ``out`` is something else. ConfigError: a model that cannot be served.
+        DataError: no finished run, or ``out`` is something else. ConfigError: a model that cannot be served, or that
+            has no encoder for ``onnx``. MissingPartError: ``onnx`` without its packages.
     """
     check_kind(index)
     if text not in ("auto", "yes", "no"):
         raise ConfigError(f"text={text}: allowed are auto, yes, no.")
     model_folder.check_place(out)
+    if onnx:  # before a model is loaded, and trained again
+        from recbole_eimf.serving.onnx import check_onnx
+
+        check_onnx(read_result(output_dir)["model"] in COUNTING_MODELS)
     run = read_run(output_dir)
     check_served(run)
     if refit:
@@ -141,14 +147,14 @@ def write_run(
 ) -> Path:
     """:func:`export` of a run in memory."""
     parts, config = _taken_apart(run)
-    users = _users(run)
+    users = _users(run) if histories else None
     config |= {"index": index, "refit": refit}
     _compare(run, parts, config)
     parts, config = _with_text(run, parts, config, text)
     parts = with_index(parts, index)
     out = Path(out)
     with model_folder.new_folder(out, config) as new:
-        write_parts(new, parts, users if histories else None)
+        write_parts(new, parts, users)
         if onnx:
             from recbole_eimf.serving.onnx import write_onnx
 
@@ -260,19 +266,24 @@ def _catalogue(run: Run) -> Catalogue:
 
 
 def _users(run: Run) -> Users:
-    """Every user with all they had: the longest of their sequences in the three parts."""
-    parts = [loader._dataset for loader in run.loaders]
-    known = parts[0]
-    tokens = known.field2id_token[known.uid_field].tolist()
-    longest: list[np.ndarray] = [np.zeros(0, dtype=np.int64)] * len(tokens)
-    for part in parts:
-        flat = part.flat.numpy()
-        for user, start, end in zip(part.spans.user, part.spans.start, part.spans.end):
-            if end - start > len(longest[user]):
-                longest[user] = flat[start:end]
-    offsets = np.cumsum([0, *map(len, longest)])
-    flat = np.concatenate(longest).astype(np.int32)
-    return Users(pa.array(tokens, pa.string()), model_folder.lists_of(flat, offsets))
+    """Every user with all they had: the whole data set's events, of which a split may leave some out of every part.
+
+    Raises:
+        DataError: the files hold other users or items than those of the run's parts.
+    """
+    known, config = run.loaders[0]._dataset, copy.copy(run.config)
+    config.times_told = True  # the parts have said what there is to say
+    whole = dataset_class(config.model_class)(config)
+    whole._change_feat_format()
+    for field in (known.uid_field, known.iid_field):
+        if not np.array_equal(whole.field2id_token[field], known.field2id_token[field]):
+            raise DataError(
+                f"{config['data_path']}: column {field} holds other tokens than when the run's data were loaded. Put "
+                f"the run's data back, or leave users' histories out (--no-histories)."
+            )
+    tokens = whole.field2id_token[whole.uid_field].tolist()
+    histories = model_folder.lists_of(whole.flat.numpy().astype(np.int32), whole.offsets)
+    return Users(pa.array(tokens, pa.string()), histories)
 
 
 def _described(run: Run, catalogue: Catalogue) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from recbole_eimf.core.errors import DataError, suggestion
 
 USER_COLUMNS = ("user", "user_id")
 HISTORY_COLUMNS = ("history", "item_id_list")
+#: of every look at a CSV file, so that all see the same rows
+_PARSED = csv.ParseOptions(newlines_in_values=True)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Histories:
             if path.suffix == ".parquet":
                 schema = parquet.read_schema(path)
             else:
-                with csv.open_csv(path, csv.ReadOptions(block_size=1 << 20)) as stream:
+                with csv.open_csv(path, csv.ReadOptions(block_size=1 << 20), parse_options=_PARSED) as stream:
                     schema = stream.schema
         names = schema.names
         user, history = (_column(path, names, wanted) for wanted in (USER_COLUMNS, HISTORY_COLUMNS))
@@ -54,15 +56,16 @@ class Histories:
         return cls(path, user, history, separator)
 
     def __len__(self) -> int:
-        """How many rows there are; of CSV, lines without the header, which is more where text holds line breaks."""
+        """How many rows there are. Of CSV, whatever reads the rows counts them: lines may be blank, end in ``\\r`` or
+        stand inside a quoted text, so no count of lines is one of rows.
+
+        Raises:
+            DataError: CSV that cannot be read to its end.
+        """
         if self.path.suffix == ".parquet":
             return parquet.read_metadata(self.path).num_rows
-        lines, last = 0, b"\n"
-        with open(self.path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                lines += block.count(b"\n")
-                last = block[-1:]
-        return max(lines + (last != b"\n") - 1, 0)
+        with _readable(self.path):
+            return sum(map(len, self._csv(self.user)))
 
     def pieces(self, size: int, first: int = 0, last: int | None = None) -> Iterator[tuple[list[str], list[list[str]]]]:
         """Yield (users, histories) of ``size`` rows each, pieces ``first`` to ``last`` (not included).
@@ -98,13 +101,14 @@ class Histories:
                     for batch in file.iter_batches(batch_size=size, columns=[self.user, self.history]):
                         yield batch.select([self.user, self.history])
                 return
-            text = {self.user: pa.string(), self.history: pa.string()}
-            wanted = csv.ConvertOptions(column_types=text, include_columns=list(text), strings_can_be_null=False)
-            options = csv.ParseOptions(newlines_in_values=True)
-            with csv.open_csv(
-                self.path, csv.ReadOptions(block_size=1 << 22), convert_options=wanted, parse_options=options
-            ) as stream:
-                yield from stream
+            yield from self._csv(self.user, self.history)
+
+    def _csv(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        text = dict.fromkeys(columns, pa.string())
+        wanted = csv.ConvertOptions(column_types=text, include_columns=list(columns), strings_can_be_null=False)
+        options = csv.ReadOptions(block_size=1 << 22)
+        with csv.open_csv(self.path, options, convert_options=wanted, parse_options=_PARSED) as stream:
+            yield from stream
 
     def _users(self, column: pa.Array, row: int) -> list[str]:
         found = column.to_pylist()

@@ -6,13 +6,16 @@ whole: a reader finds a model or a reason why not. Nothing in a folder is ever r
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +34,37 @@ FORMAT = "recbole_eimf served model"
 #: readers know this version and those before it
 VERSION = 1
 CONFIG = "config.json"
+#: how a folder ends that holds an older model while the new one takes its place; seconds that this never lasts
+_ASIDE, _BETWEEN = ".old", 10.0
+
+logger = getLogger(__name__)
 
 
 def check_place(path: str | os.PathLike) -> None:
-    """Check that a model folder can be written as ``path``: nothing is there, or an older one, or an empty folder.
+    """Check that a model folder can be written as ``path``: nothing is there, or an older one, or an empty folder. An
+    older one that a kill left aside is put back.
 
     Raises:
-        DataError: something else is there. DiskError: the disk refuses.
+        DataError: something else is there, or a folder that nothing can take the place of. DiskError: the disk refuses.
     """
     path = Path(path)
+    _put_back(path)
+    if path.is_dir() and (os.path.ismount(path) or Path.cwd().is_relative_to(path.resolve())):
+        what = "a disk is mounted there" if os.path.ismount(path) else "the command works in there"
+        raise DataError(
+            f"{path}: cannot be replaced by a model folder, for {what}. Name a folder in it, such as {path / 'model'}."
+        )
     if path.exists() and not is_model_folder(path) and (not path.is_dir() or any(path.iterdir())):
         raise DataError(f"{path}: is there already and is no model folder. Name another folder, or remove it.")
     check_writable(path.parent, "out", make=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Path]:
     """Yield a folder to write files into; on success it becomes ``path``, with ``config`` as its ``config.json``.
 
-    An older model folder of that name is replaced.
+    An older model folder of that name is replaced: moved aside, and removed once the new one stands in its place. In
+    between, for a moment, there is none of that name.
 
     Raises:
         DataError: ``path`` is something else.
@@ -106,15 +121,30 @@ def _take_place(new: Path, path: Path) -> None:
     if not path.exists():
         new.rename(path)
         return
-    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-    path.rename(old / "model")
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_ASIDE))
     try:
+        path.rename(old / "model")
         new.rename(path)
-    except OSError:
-        (old / "model").rename(path)
+    except BaseException:  # Ctrl-C too: either of the two is left
+        if not path.exists() and (old / "model").exists():
+            (old / "model").rename(path)
         raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(path: Path) -> None:
+    """Give an older model folder its name again where a kill came between its two renames."""
+    if not path.name or os.path.lexists(path):
+        return
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*{_ASIDE}"):
+        with contextlib.suppress(OSError):  # a disk that is read-only: then there is no model folder
+            if is_model_folder(old / "model") and time.time() - old.stat().st_mtime > _BETWEEN:
+                (old / "model").rename(path)
+                old.rmdir()
+                logger.warning(f"{path}: was being replaced when a kill came; the older model is back")
+                return
 
 
 def is_model_folder(path: str | os.PathLike) -> bool:
@@ -133,6 +163,7 @@ def read_config(path: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
         DataError: no folder, not a model folder, written by a newer version, or damaged; says which file and how.
     """
     path = Path(path)
+    _put_back(path)
     if not path.is_dir():
         raise DataError(
             f"{path}: no such model folder. `python -m recbole_eimf export --run OUT --out {path}` makes one."

@@ -43,6 +43,13 @@ class _Graph(nn.Module):
         return nn.functional.normalize(states, dim=-1) * spec.score_scale if spec.score == "cosine" else states
 
 
+def check_onnx(counts: bool) -> None:
+    """Raise what :func:`write_onnx` would of a model that ``counts``, or where a package is missing."""
+    if counts:
+        raise ConfigError("--onnx: a counting model has no encoder to write. Leave it out.")
+    require("onnx", "onnxruntime", "onnxscript")
+
+
 def write_onnx(file: Path, encoder: Encoder | None) -> None:
     """Write the graph, and check it against the encoder on histories of every length.
 
@@ -50,9 +57,8 @@ def write_onnx(file: Path, encoder: Encoder | None) -> None:
         MissingPartError: onnx or onnxruntime is not installed. ConfigError: a model that only counts, or a network that
             torch cannot write. DataError: the graph's numbers are not the encoder's.
     """
-    if encoder is None:
-        raise ConfigError("--onnx: a counting model has no encoder to write. Leave it out.")
-    require("onnx", "onnxruntime", "onnxscript")
+    check_onnx(encoder is None)
+    assert encoder is not None
     sequence, length = _histories(encoder, 3)
     free = {"batch": torch.export.Dim("batch", min=1)}
     shapes = ({0: free["batch"]}, {0: free["batch"]})

@@ -16,7 +16,12 @@ from recbole_eimf.serving.parts import Parts
 
 
 def write(folder: Path, parts: Parts, config: Mapping[str, Any], users: Users | None) -> None:
-    """Write a model folder, in place of an older one; ``users`` None leaves histories out."""
+    """Write a model folder, in place of an older one; ``users`` None leaves histories out.
+
+    Args:
+        config: of the run; items may have been added since, and are counted.
+    """
+    config = {**config, "data": {**config["data"], "items": len(parts.catalogue) - 1}}
     with model_folder.new_folder(folder, config) as new:
         write_parts(new, parts, users)
         (new / "README.md").write_text(model_card(config), encoding="utf-8")

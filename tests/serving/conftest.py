@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from recbole_eimf.experiment import assembly
 from recbole_eimf.experiment.result import RunResult
+from recbole_eimf.serving import model_folder
+from recbole_eimf.serving.catalogue import Catalogue, Users
+from recbole_eimf.serving.counts import Counts
 from recbole_eimf.serving.export import Run, write_run
+from recbole_eimf.serving.parts import Parts
 from recbole_eimf.serving.recommender import Recommender
+from recbole_eimf.serving.save import write
 
 STOCK = {"train_neg_sample_args": None}  # RecBole's models under a softmax
 
@@ -70,5 +77,35 @@ def exported(made_run, tmp_path):
         run = made_run(model, change, **keys)
         folder = write_run(run, tmp_path / "model", index=index, onnx=False, refit=False, text="no", histories=True)
         return run, folder, Recommender.load(folder)
+
+    return make
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """``toy(folder, bought)``: a model folder of Popularity over items B1, B2, ..., which were ``bought`` so often; the
+    working folder is a new one. Of a model so small the batch, the command and the folder can be tried at once."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(folder: str, bought: Sequence[int] = (1, 2, 3, 4, 5)) -> Path:
+        counts = np.array([0, *bought])
+        tokens = pa.array(["[PAD]", *(f"B{i}" for i in range(1, len(counts)))])
+        titles = pa.array([None, *(f"thing {i}" for i in range(1, len(counts)))], pa.string())
+        keys = {"MAX_ITEM_LIST_LENGTH": 5}
+        tensors = {"popularity": torch.from_numpy(counts.astype(np.float32))}
+        parts = Parts(Catalogue(tokens, titles, counts), counts=Counts("Popularity", len(counts), keys, tensors))
+        histories = model_folder.lists_of(np.array([1, 2], dtype=np.int32), np.array([0, 0, 2, 2]))
+        evaluation = {
+            "protocol": "leave_one_out", "mask_history": True, "seed": 1, "valid": {}, "test": {"hit@5": 0.5},
+            "slices": None, "epochs": 1, "best_epoch": 0, "side_load": None, "compared": [], "topk": [5],
+            "eval_batch_size": 512, "eval_chunk_items": None,
+        }  # fmt: skip
+        config = {
+            "model": "Popularity", "backbone": None, "name": "Popularity", "evaluation": evaluation, "encoder": None,
+            "keys": keys, "diversity": None, "text": None, "index": "auto", "refit": False,
+            "data": {"dataset": "toy", "items": len(bought), "users": 2, "training_interactions": int(counts.sum())},
+        }  # fmt: skip
+        write(Path(folder), parts, config, Users(pa.array(["[PAD]", "u1", "nothing yet"]), histories))
+        return Path(folder)
 
     return make

@@ -69,3 +69,19 @@ def test_no_file_and_a_place_that_is_something_else(folder, capsys):
     assert main(["add", "--model", "model", "--items", "new.csv", "--out", "mine"]) == 2
     assert "mine" in capsys.readouterr().err
     assert (folder / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_the_nearest_item_without_a_title_is_named_by_its_token_and_all_items_are_counted(folder, capsys, monkeypatch):
+    (folder / "new.csv").write_text("item_id,title\nn1,thing number 7\n", encoding="utf-8")
+    real = Recommender.similar_items
+
+    def untitled(model, items, k):
+        return real(model, items, k).assign(title=[None, "a title"])
+
+    monkeypatch.setattr(Recommender, "similar_items", untitled)
+    assert main(["add", "--model", "model", "--items", "new.csv", "--out", "grown"]) == 0
+    grown = Recommender.load(folder / "grown")
+    nearest = real(grown, ["n1"], 1)["similar"][0]
+    assert f"n1 (thing number 7) is nearest to: {nearest}; a title" in capsys.readouterr().out
+    assert grown.config["data"]["items"] == len(grown) == len(Recommender.load(folder / "model")) + 1
+    assert f"{len(grown):,} items; trained on" in (folder / "grown" / "README.md").read_text()

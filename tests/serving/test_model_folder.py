@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import pytest
 
+from recbole_eimf.__main__ import main
+from recbole_eimf.core import parts
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.export import export
@@ -149,3 +153,102 @@ def test_an_older_model_is_replaced_and_nothing_else(folder, tmp_path):
     with pytest.raises(DataError, match="is there already and is no model folder"), model_folder.new_folder(other, {}):
         pass
     assert (other / "thesis.tex").read_text() == "x"
+
+
+# ---------------------------------------------------------------------- a folder in the place of an older one
+def best(folder):
+    return Recommender.load(folder).recommend([["unknown"]], k=1)["item"].tolist()
+
+
+def asides(folder):
+    return [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
+@pytest.mark.parametrize("after", [False, True], ids=["before it moves", "after it moved"])
+def test_a_stop_between_the_renames_leaves_a_model(toy, monkeypatch, error, after):
+    """Ctrl-C comes between two lines, or while the system renames."""
+    folder, real = toy("model").absolute(), Path.rename
+
+    def rename(path, target):
+        if after and Path(target).name == "model" and Path(target).parent.suffix == ".old":
+            real(path, target)
+            raise error
+        if not after and Path(target).absolute() == folder and path.suffix == ".tmp":
+            raise error
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(error):
+        toy(folder, (5, 4, 3, 2, 1))
+    assert best(folder) == ["B5"]
+    assert asides(folder) == []
+    monkeypatch.undo()
+    toy(folder, (5, 4, 3, 2, 1))
+    assert best(folder) == ["B1"]
+
+
+def test_the_only_model_is_not_removed_where_it_cannot_get_its_name_back(toy, monkeypatch):
+    folder, real = toy("model").absolute(), Path.rename
+
+    def rename(path, target):
+        if Path(target).absolute() == folder:
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        toy(folder, (5, 4, 3, 2, 1))
+    (aside,) = asides(folder)
+    assert best(aside / "model") == ["B5"]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_a_kill_left_aside_is_put_back(toy, reads):
+    folder = toy("model").absolute()
+    aside = folder.with_name(".model.ab12cd34.old")
+    aside.mkdir()
+    folder.rename(aside / "model")
+    for _ in range(2):  # that old it is what another process moved aside a moment ago
+        with pytest.raises(DataError, match="no such model folder"):
+            model_folder.read_config(folder)
+    os.utime(aside, (1, 1))
+    if reads:
+        assert best(folder) == ["B5"]
+    else:
+        toy(folder, (5, 4, 3, 2, 1))
+        assert best(folder) == ["B1"]
+    assert asides(folder) == []
+
+
+@pytest.mark.parametrize("out", [".", "..", "{}", "{}/.."])
+@pytest.mark.parametrize("command", [["export", "--run", "none"], ["add", "--model", "none", "--items", "new.csv"]])
+def test_the_working_folder_is_refused_before_anything_is_loaded(toy, tmp_path, capsys, monkeypatch, out, command):
+    toy("model")
+    monkeypatch.chdir(tmp_path / "model")
+    Path("new.csv").write_text("item_id,title\nn1,thing\n")
+    out = out.format(tmp_path / "model")
+    assert main([*command, "--out", out]) == 2
+    assert (
+        f"{Path(out)}: cannot be replaced by a model folder, for the command works in there" in capsys.readouterr().err
+    )
+
+
+def test_a_mounted_disk_is_refused(toy, tmp_path, monkeypatch):
+    toy("model")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "model")
+    with pytest.raises(DataError, match="model: cannot be replaced.*a disk is mounted there.*such as model/model"):
+        model_folder.check_place("model")
+
+
+def test_graphs_that_cannot_be_written_are_refused_before_anything_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("recbole_eimf.serving.export.read_run", lambda *_: pytest.fail("the run is loaded"))
+    (tmp_path / "result.json").write_text('{"model": "Popularity"}')
+    options = ["--out", str(tmp_path / "model"), "--refit", "--onnx"]
+    assert main(["export", "--run", str(tmp_path), *options]) == 2
+    assert "--onnx: a counting model has no encoder to write" in capsys.readouterr().err
+    (tmp_path / "result.json").write_text('{"model": "EIMF"}')
+    real = parts._found
+    monkeypatch.setattr(parts, "_found", lambda module: module != "onnx" and real(module))
+    assert main(["export", "--run", str(tmp_path), *options]) == 2
+    assert "onnx is needed here and not installed" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def _history_of(served: Served, user: str) -> list[str]:
         raise FieldError("this model was exported without users' histories; give history", "user")
     if user not in users.row_of:
         raise FieldError(f"not among the {len(users.tokens) - 1:,} users of this model; give history", "user")
-    return served.model.catalogue.tokens.take(users.history(user)).to_pylist()
+    return served.model.catalogue.tokens_of(users.history(user))
 
 
 def _items(served: Served, rows: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path
 from recbole_eimf.core.locks import alone
 from recbole_eimf.serving import model_folder
@@ -79,7 +80,9 @@ class Board:
         config = model_folder.read_config(source)
         version = model_folder.digest(source / model_folder.CONFIG)[:12]
         if self.model(version).is_dir():
-            return version
+            if self._is_kept(version):
+                return version
+            shutil.rmtree(self.model(version))
         temporary = self._models / f".{version}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -90,6 +93,29 @@ class Board:
         if not self.model(version).is_dir():
             temporary.rename(self.model(version))
         return version
+
+    def check(self, version: str) -> None:
+        """Check that a model that is kept is still the one it was: what writes into a file of the folder that it was
+        linked from, as ``cp -r`` does, writes into it too.
+
+        Raises:
+            DataError: it is damaged, or another model.
+        """
+        folder = self.model(version)
+        model_folder.read_config(folder)
+        if not model_folder.digest(folder / model_folder.CONFIG).startswith(version):
+            raise DataError(
+                f"{folder}: was overwritten file by file while it was served, so the model that is served cannot be "
+                f"loaded again. Name the folder to /reload, or start the service again; `export`, and renaming a whole "
+                f"folder, do no harm."
+            )
+
+    def _is_kept(self, version: str) -> bool:
+        try:
+            self.check(version)
+        except DataError:
+            return False
+        return True
 
     def model(self, version: str) -> Path:
         """Where a model that is kept lies."""

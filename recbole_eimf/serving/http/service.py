@@ -226,7 +226,8 @@ def loaded(board: Board, state: State) -> Recommender:
     """The model of a state, as exported. Raises DataError, which names the folder that the user named."""
     folder = board.model(state.version)
     try:
-        return Recommender.load(folder, verify=False)  # keep() has verified it
+        board.check(state.version)
+        return Recommender.load(folder, verify=False)  # check() has verified it
     except DataError as error:
         raise DataError(str(error).replace(str(folder), str(Path(state.source)))) from error
 

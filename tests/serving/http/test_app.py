@@ -61,6 +61,15 @@ def test_a_user_of_the_run_has_all_they_had(client, first):
     assert [item for item, _ in found[0]] == frame["item"].tolist()
 
 
+def test_a_user_who_had_nothing_is_answered_by_popularity(client, toy, models):
+    toy(models / "toy")
+    answer = client(model="toy").post("/recommend", json={"user": "nothing yet", "k": 1})
+    assert answer.status_code == 200, answer.text
+    (result,) = answer.json()["results"]
+    assert result["source"] == "popularity"
+    assert [item["item"] for item in result["items"]] == ["B5"]
+
+
 def test_reasons_are_the_recommenders(client, first):
     histories = [["i1", "i2"], ["never"], ["i4", "i40"]]
     only = ["i1", "i2", "i50"]  # with what is seen left out the first history has one candidate

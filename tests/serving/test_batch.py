@@ -1,0 +1,253 @@
+"""A file of users: whose pieces lie there, how many rows it has, and what is refused before anybody is answered."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from recbole_eimf.__main__ import main
+from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.serving import batch, export
+from recbole_eimf.serving.batch import Job, recommend_file
+from recbole_eimf.serving.histories import Histories
+from recbole_eimf.serving.recommender import Recommender
+
+ROWS = "user,history\na,B1\nb,B2\nc,B5\n"
+
+
+def answered(histories: str, out: str = "r.parquet", **options) -> pd.DataFrame:
+    recommend_file(Job("model", histories, out, **{"k": 2, **options}), show_progress=False)
+    return pd.read_parquet(out)
+
+
+@pytest.fixture
+def runs(toy, monkeypatch):
+    """Runs ``A`` and ``B``, whose exports rank the other way round; what was exported so far."""
+    made = []
+
+    def exported(run, out, **_):
+        made.append(str(run))
+        return toy(out, (1, 2, 3, 4, 5) if str(run) == "A" else (5, 4, 3, 2, 1))
+
+    monkeypatch.setattr(export, "export", exported)
+    for name in ("A", "B"):
+        Path(name).mkdir()
+        Path(name, "result.json").write_text(f'{{"of": "{name}"}}')
+    Path("h.csv").write_text(ROWS)
+    return made
+
+
+def recommend(*arguments: str) -> int:
+    return main(["recommend", *arguments, "--histories", "h.csv", "--out", "r.parquet", "--k", "1"])
+
+
+def stopped(*_):
+    raise KeyboardInterrupt
+
+
+# ---------------------------------------------------------------------- whose pieces they are
+def test_a_run_is_not_answered_for_by_the_model_of_another(runs, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_join", stopped)
+        assert recommend("--run", "A") == 130
+    assert recommend("--run", "B") == 2
+    assert "r.parquet.parts: holds pieces of another command (other histories, model or run" in capsys.readouterr().err
+    assert recommend("--run", "A") == 0
+    assert runs == ["A"]  # and goes on with what it had exported
+    assert pd.read_parquet("r.parquet")["item"].tolist() == ["B5", "B5", "B4"]
+    assert recommend("--run", "B") == 0
+    assert pd.read_parquet("r.parquet")["item"].tolist() == ["B2", "B1", "B1"]
+
+
+def test_a_run_that_was_trained_again_is_another(runs, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_join", stopped)
+        assert recommend("--run", "A") == 130
+    Path("A", "result.json").write_text('{"of": "A", "again": true}')
+    assert recommend("--run", "A") == 2
+    assert "pieces of another command" in capsys.readouterr().err
+
+
+def test_a_stop_during_the_export_leaves_nothing_to_go_on_with(runs, monkeypatch):
+    half = Path("r.parquet.parts", ".model.ab12cd3_.tmp")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "export", stopped)
+        assert recommend("--run", "A") == 130
+    half.mkdir()  # what a kill leaves of a model folder
+    (half / "items.parquet").touch()
+    assert recommend("--run", "B") == 0
+    assert runs == ["B"]
+
+
+def test_two_commands_do_not_export_into_one_folder(runs, capsys):
+    from recbole_eimf.core.locks import folder_locked
+
+    with folder_locked(Path("r.parquet.parts")):
+        assert recommend("--run", "A") == 2
+    assert "another command works in this folder" in capsys.readouterr().err
+    assert runs == []
+
+
+def test_no_run_is_exported_where_ray_is_missing(runs, monkeypatch, capsys):
+    from recbole_eimf.core import parts
+
+    real = parts._found
+    monkeypatch.setattr(parts, "_found", lambda module: module != "ray" and real(module))
+    assert recommend("--run", "A", "--ray") == 2
+    assert "ray is needed here and not installed" in capsys.readouterr().err
+    assert runs == []
+
+
+# ---------------------------------------------------------------------- rows and lines
+@pytest.mark.parametrize(
+    "text",
+    [
+        ROWS,
+        "user,history\n\na,B1\n\n\nb,B2\nc,B5\n\n",
+        ROWS.replace("\n", "\r"),
+        ROWS.replace("\n", "\r\n").rstrip("\r\n"),
+        'user,history,note\na,B1,"two\nlines"\nb,B2,\nc,B5,"and\r\nmore\n\n"\n',
+    ],
+)
+def test_rows_are_what_the_reader_reads_whatever_the_lines(toy, text):
+    toy("model")
+    Path("h.csv").write_bytes(text.encode())
+    assert len(Histories.open("h.csv")) == 3
+    for piece in (1, 2, 5):
+        assert answered("h.csv", k=1, piece=piece)["user"].tolist() == ["a", "b", "c"]
+    assert not Path("r.parquet.parts").exists()
+
+
+def test_a_line_break_where_the_header_s_block_ends(toy):
+    """The first look at a file reads a block of it, which may end inside a quoted text."""
+    text = "user,history,note\n" + 'u,B1,"first line\nsecond line"\n' * 60_000
+    for shift in range(3):
+        Path("h.csv").write_text("u,B1,a".join(("user,history,note\n" + "x" * shift, "\n")) + text.partition("\n")[2])
+        assert len(Histories.open("h.csv")) == 60_001
+
+
+def test_a_broken_line_is_found_before_anybody_is_answered(toy):
+    toy("model")
+    Path("h.csv").write_text(ROWS + "d,B1,more\n")
+    with pytest.raises(DataError, match="h.csv: cannot be read"):
+        answered("h.csv", piece=1)
+    assert not Path("r.parquet.parts").exists()
+
+
+# ---------------------------------------------------------------------- what is written
+def test_the_histories_are_not_overwritten(toy, capsys):
+    toy("model")
+    frame = pd.DataFrame({"user": ["a"], "history": [["B1"]]})
+    frame.to_parquet("h.parquet")
+    os.link("h.parquet", "same.parquet")
+    before = Path("h.parquet").read_bytes()
+    for out in ("h.parquet", "./h.parquet", "same.parquet"):
+        assert main(["recommend", "--model", "model", "--histories", "h.parquet", "--out", out]) == 2
+        assert f"--out={out}: is the file of --histories" in capsys.readouterr().err
+        with pytest.raises(ConfigError, match="is the file of --histories"):
+            answered("h.parquet", out)
+    assert Path("h.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("asked", [["--histories", "h.csv"], ["--history", "B1"]])
+def test_a_folder_is_no_file_to_write(toy, capsys, asked):
+    Path("h.csv").write_text(ROWS)
+    Path("r.parquet").mkdir()
+    assert main(["recommend", "--model", "none", *asked, "--out", "r.parquet"]) == 2
+    assert "--out=r.parquet: is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", ["cold first", "cold last"])
+def test_reasons_of_users_without_a_known_item(toy, order):
+    toy("model")
+    lines = ["a,zz", "b,B1"] if order == "cold first" else ["b,B1", "a,zz"]
+    Path("h.csv").write_text("\n".join(["user,history", *lines]))
+    found = answered("h.csv", explain=True, piece=1).set_index("user")
+    assert [list(names) for names in found.loc["a", "because"]] == [[], []]
+    assert parquet.read_schema("r.parquet").field("interest").type == "int64"
+    assert set(found.loc["b", "item"]) == {"B5", "B4"}
+
+
+def test_pieces_of_an_earlier_version_without_kinds_are_joined(toy, monkeypatch):
+    toy("model")
+    Path("h.csv").write_text("user,history\na,zz\nb,B1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_join", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            answered("h.csv", explain=True, piece=1)
+    first = Path("r.parquet.parts", "000000.parquet")
+    piece = parquet.read_table(first)
+    at = piece.column_names.index("interest")
+    parquet.write_table(piece.set_column(at, "interest", pa.nulls(len(piece))), first)
+    assert parquet.read_schema(first).field("interest").type == "null"
+    assert answered("h.csv", explain=True, piece=1)["user"].tolist() == ["a", "a", "b", "b"]
+    assert parquet.read_schema("r.parquet").field("interest").type == "int64"
+
+
+def test_the_reasons_of_a_model_of_interests_have_the_kinds_that_are_written(exported, tmp_path, monkeypatch):
+    _, folder, model = exported("IBIM")
+    (tmp_path / "h.csv").write_text("user,history\na,i1\nb,zz\n")
+    job = Job(str(folder), str(tmp_path / "h.csv"), str(tmp_path / "r.parquet"), k=3, explain=True)
+    recommend_file(job, show_progress=False)
+    expected = model.recommend([["i1"], ["zz"]], 3, users=["a", "b"], explain=True)
+    found = pd.read_parquet(tmp_path / "r.parquet")
+    assert list(found) == list(expected)
+    assert found["score"].dtype == expected["score"].dtype
+    assert found["interest"].dropna().tolist() == expected["interest"].dropna().tolist()
+    assert [list(names) for names in found["because"]] == expected["because"].tolist()
+
+
+# ---------------------------------------------------------------------- candidates, and values that are none
+def test_a_byte_order_mark_is_no_part_of_an_item(toy, capsys):
+    toy("model")
+    Path("banned.txt").write_text("\ufeffB5\nB9\nB8\n", encoding="utf-8")
+    Path("h.csv").write_text(ROWS)
+    said = "--without: the model does not know 2 of the 3 items, which are passed over; the first is 'B9'"
+    assert main(["recommend", "--model", "model", "--history", "B1", "--without", "banned.txt", "--out", "r.csv"]) == 0
+    assert said in capsys.readouterr().out
+    assert "B5" not in pd.read_csv("r.csv")["item"].tolist()
+    assert recommend("--model", "model", "--without", "banned.txt") == 0
+    assert said in capsys.readouterr().out
+    assert "B5" not in pd.read_parquet("r.parquet")["item"].tolist()
+    assert recommend("--model", "model") == 0
+    assert "does not know 2 of" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recommend", "--model", "model", "--histories", "", "--history", "B1"],
+        ["recommend", "--model", "model", "--histories=", "--history", "B1"],
+        ["recommend", "--model", "", "--run", "A", "--history", "B1"],
+        ["recommend", "--model", "model", "--user", "u1", "--out", ""],
+        ["export", "--run", "", "--out", "model"],
+        ["add", "--model", "model", "--items", "", "--out", "model"],
+        ["serve", ""],
+        ["interests", "--dataset=ml-100k", "--export="],
+        ["interests", "--dataset=ml-100k", "--export", ""],
+    ],
+)
+def test_an_empty_value_is_no_value(toy, capsys, arguments):
+    toy("model")
+    assert main(arguments) == 2
+    assert "='': no value (a variable of the shell that is not set?)" in capsys.readouterr().err
+
+
+def test_no_rows_have_no_names(toy):
+    catalogue = Recommender.load(toy("model")).catalogue
+    assert catalogue.names([]) == catalogue.tokens_of([]) == []
+    assert (catalogue.names([2, 1]), catalogue.tokens_of([2, 1])) == (["thing 2", "thing 1"], ["B2", "B1"])
+
+
+def test_an_empty_history_is_answered_by_popularity(toy, capsys):
+    toy("model")
+    for asked in (["--history", ""], ["--user", "nothing yet"]):
+        assert main(["recommend", "--model", "model", *asked, "--k", "1"]) == 0
+        said = capsys.readouterr().out
+        assert "what follows is what is bought most" in said
+        assert "B5" in said
