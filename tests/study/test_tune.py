@@ -25,7 +25,7 @@ from recbole_eimf.study.search import tune
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.plot import importance, plot_search
 from recbole_eimf.study.search.space import Dimension
-from recbole_eimf.study.search.trial import Job, Trial
+from recbole_eimf.study.search.trial import Job, Trial, close_trial
 
 ONE = tune.Effort(samples=6, max_epochs=4, grace=1, cpus_per_trial=1, gpus_per_trial=0)
 ALONE = {"compare_with": [], "show_progress": False}
@@ -192,6 +192,19 @@ def test_a_search_begins_with_what_another_found(keys, tmp_path, capsys):
     with pytest.raises(ConfigError, match="begin_with: learning_rate"):
         recbole_eimf.tune("IBIM", "planted", begin_with={"learning_rate": -1.0}, **{**asked, "out": "other"})
     assert not (tmp_path / "other").exists()
+
+
+def test_a_trial_is_judged_with_the_score_prior_that_its_run_ends_with(tmp_path):
+    """ASHA goes by the model alone, epoch by epoch; the weights of the prior come last."""
+    job = Job("IBIM", "data", {}, [{"n_layers": 1}, {"n_layers": 2}], "ndcg@5", True, str(tmp_path))
+    for number, alone in enumerate((0.2, 0.3)):
+        job.folder(number).mkdir(parents=True)
+        told = [{"epoch": 0, "train_seconds": 1.0, "valid": {"ndcg@5": alone}}]
+        (job.folder(number) / "history.json").write_text(json.dumps(told))
+    (job.folder(0) / "result.json").write_text(json.dumps({"valid": {"ndcg@5": 0.5}, "epochs": 1}))
+    ended, stopped = (close_trial(job, number, failed=False) for number in range(2))
+    assert (ended.score, ended.curve, ended.status) == (0.5, [[1, 0.2]], "finished")
+    assert (stopped.score, stopped.status) == (0.3, "stopped")
 
 
 def test_keys_that_share_a_sum_keep_it_in_what_a_search_begins_with():

@@ -151,8 +151,9 @@ def close_trial(job: Job, number: int, failed: bool) -> Trial:
     if result.is_file() and not failed:
         trial.status = "finished"
         found = json.loads(result.read_text(encoding="utf-8"))
+        trial.valid = found["valid"]  # with the weights of a score prior, which are chosen once the model is trained
         if not history:  # a trainer of RecBole's own keeps none
-            trial.valid, trial.epochs = found["valid"], found["epochs"]
+            trial.epochs = found["epochs"]
     trial.score = trial.valid.get(job.metric)
     trial.seconds = round(trial.seconds, 3)
     write_json(folder / _TRIAL_FILE, asdict(trial))
