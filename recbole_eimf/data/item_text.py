@@ -7,23 +7,26 @@ from logging import getLogger
 from pathlib import Path
 
 from recbole_eimf.core.errors import DataError, suggestion
+from recbole_eimf.core.files import undecodable
 
 
-def read_item_text(path: str | Path, item_field: str, fields: Sequence[str], separator: str = "\t") -> dict[str, str]:
+def read_item_text(
+    path: str | Path, item_field: str, fields: Sequence[str], separator: str = "\t", encoding: str | None = None
+) -> dict[str, str]:
     """Read the text of every item.
 
     Args:
         path: an ``.item`` file; its header is ``name:type`` columns.
         item_field: the column of item tokens (ITEM_ID_FIELD).
         fields: text columns, joined by ``". "`` in this order; empty ones are left out.
-        separator: RecBole's ``field_separator``.
+        separator: RecBole's ``field_separator``; encoding: its key of that name, UTF-8 where it is None.
 
     Returns:
         item token -> text; items whose columns are all empty are absent.
 
     Raises:
         DataError: no file, no such column (with the closest one), a line with another number of columns, an item twice
-            with different text, or bytes that are not UTF-8; the message names file and line.
+            with different text, or bytes that are not in that encoding; the message names file and line.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,7 +36,7 @@ def read_item_text(path: str | Path, item_field: str, fields: Sequence[str], sep
         )
     texts: dict[str, str] = {}
     try:
-        with open(path, encoding="utf-8", newline="\n") as stream:
+        with open(path, encoding=encoding or "utf-8", newline="\n") as stream:
             header = [column.partition(":")[0] for column in stream.readline().rstrip("\r\n").split(separator)]
             token_at, text_at = _columns(path, header, item_field, fields)
             for number, line in enumerate(stream, start=2):
@@ -52,7 +55,7 @@ def read_item_text(path: str | Path, item_field: str, fields: Sequence[str], sep
                 if text:
                     texts[token] = text
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}). Convert the file, for example with iconv.") from error
+        raise undecodable(path, encoding) from error
     getLogger().info(f"item text: {len(texts)} items of {path.name}, columns {', '.join(fields)}")
     return texts
 

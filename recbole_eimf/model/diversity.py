@@ -95,7 +95,9 @@ class ControllableAggregation(nn.Module):
         asked = f"diversity_lambda={self.weight}, category_field={wanted.category_field!r}"
         path = Path(config["data_path"]) / f"{config['dataset']}.item"
         try:
-            known = read_item_text(path, config["ITEM_ID_FIELD"], [wanted.category_field], config["field_separator"])
+            known = read_item_text(
+                path, config["ITEM_ID_FIELD"], [wanted.category_field], config["field_separator"], config["encoding"]
+            )
         except DataError as error:
             raise ConfigError(
                 f"{asked}: the categories cannot be read. Choose a column of the .item file, or diversity_lambda=0. "

@@ -75,9 +75,11 @@ def corpus_of(config, train) -> Corpus:
     wanted = keys.read(SemanticSettings, config)
     user_field, item_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
-    texts = read_item_text(path, item_field, wanted.text_fields, config["field_separator"])
+    texts = read_item_text(path, item_field, wanted.text_fields, config["field_separator"], config["encoding"])
     fewer = [wanted.text_fields[:n] for n in range(1, len(wanted.text_fields))] if wanted.interest_file else []
-    shorter = tuple(read_item_text(path, item_field, fields, config["field_separator"]) for fields in fewer)
+    shorter = tuple(
+        read_item_text(path, item_field, fields, config["field_separator"], config["encoding"]) for fields in fewer
+    )
     tokens = train.field2id_token[item_field]
     catalogue = {token: texts[token] for token in tokens[1:] if token in texts}
     if not catalogue:

@@ -256,7 +256,9 @@ def _catalogue(run: Run) -> Catalogue:
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
     if path.is_file():
         try:
-            titles = read_item_text(path, config["ITEM_ID_FIELD"], wanted.text_fields, config["field_separator"])
+            titles = read_item_text(
+                path, config["ITEM_ID_FIELD"], wanted.text_fields, config["field_separator"], config["encoding"]
+            )
         except DataError as error:
             logger.warning(f"no titles: {error}")
     counts = train.item_counts().astype(np.int64)

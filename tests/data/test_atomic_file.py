@@ -10,6 +10,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import atomic_dataset, atomic_file
 from recbole_eimf.data.dataset import LazySequenceDataset
+from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.experiment import assembly
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\tshop:token"
@@ -210,3 +211,11 @@ def test_samplers_are_made_where_something_is_sampled_and_only_there(make_config
     mode = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni5"}
     _, valid, _ = assembly.loaders(make_config("IBIM", eval_args=mode))
     assert valid._sampler is not None
+
+
+def test_the_text_of_items_is_in_the_encoding_of_the_data(tmp_path):
+    path = tmp_path / "x.item"
+    path.write_bytes("item_id:token\ttitle:token_seq\ni1\tplain\ni2\tcrème\n".encode("latin-1"))
+    assert read_item_text(path, "item_id", ["title"], encoding="latin-1") == {"i1": "plain", "i2": "crème"}
+    with pytest.raises(DataError, match=r"x\.item, line 3: byte \d+ of the file is no utf-8.*--encoding=latin-1"):
+        read_item_text(path, "item_id", ["title"])
