@@ -48,6 +48,10 @@ def test_an_unknown_name_is_an_attribute_error():
         ("PAD", {"align_epochs": 1}, "placebo", {"text_source": "shuffled"}),
         ("PAD", {"recipe": "published", "align_epochs": 1, "n_layers": 1}, "backbone",
          {"model": "PAD", "experts": "id", "fine_tune": False, "loss": "bce", "num_negatives": 1}),
+        ("IBIM", {"score_prior": "next", "knowledge_source": "batch"}, "placebo",
+         {"knowledge_source": "shuffled", "shuffled_knowledge": "batch", "text_source": "real"}),
+        ("IBIM", {"item_text": "add", "item_text_source": "profile", "knowledge_source": "file"}, "placebo",
+         {"knowledge_source": "shuffled", "shuffled_knowledge": "file"}),
         ("PAD", {"align_epochs": 1}, "backbone", {"model": "IBIM", "backbone": "SASRec"}),
     ],
 )  # fmt: skip

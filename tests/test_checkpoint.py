@@ -47,6 +47,18 @@ def rewritten(folder: Path, **values) -> Path:
     return folder
 
 
+def test_what_was_trained_before_a_setting_was_refused_is_still_evaluated(planted, tmp_path):
+    """A loss that IBIM ignored, an address with a password in it: neither matters to a saved model."""
+    keys = {"data_path": str(planted), "epochs": 1, "show_progress": False, "state": "ERROR", "hidden_size": 8,
+            "inner_size": 8, "n_layers": 1, "compare_with": []}  # fmt: skip
+    found = recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path / "out"), **keys)
+    path = tmp_path / "out" / "config.json"
+    held = json.loads(path.read_text())
+    held["settings"] |= {"loss": "bce", "llm_base_url": "https://me:secret@host/v1"}
+    path.write_text(json.dumps(held))
+    assert recbole_eimf.evaluate(tmp_path / "out", state="ERROR") == pytest.approx(found.test)
+
+
 def test_config_json_says_what_the_model_is_and_how_good(trained):
     result, folder = trained
     held = json.loads((folder / "config.json").read_text())

@@ -28,6 +28,8 @@ def own_placebo(config) -> str | None:
         return "shuffled_knowledge"
     asked = contract_of(config.model_class)
     need = asked.needs_side_information(config)
-    if need is not None:
-        return {"interests": "shuffled_interests", "text": "shuffled_text"}[need]
-    return "shuffled_knowledge" if asked.needs_next_items(config) else None
+    if need == "interests":
+        return "shuffled_interests"
+    if asked.needs_next_items(config) or (need and config["item_text_source"] != "title"):
+        return "shuffled_knowledge"
+    return "shuffled_text" if need else None

@@ -54,9 +54,11 @@ class MachineKeys:
         OF_MODEL, "folder of RecBole's checkpoints; output_dir takes its place where it is given", **_OUTPUT
     )
     encoding: str = key(OF_MODEL, "text encoding of atomic files", **_MACHINE)
-    save_dataset: bool = key(OF_MODEL, "save the filtered data set", **_MACHINE)
+    save_dataset: bool = key(
+        OF_MODEL, "save the filtered data set, as a pickle that runs of the same settings read again", **_MACHINE
+    )
     dataset_save_path: str | None = key(OF_MODEL, "where save_dataset writes", **_OUTPUT)
-    save_dataloaders: bool = key(OF_MODEL, "save the loaders", **_MACHINE)
+    save_dataloaders: bool = key(OF_MODEL, "save the loaders, likewise", **_MACHINE)
     dataloaders_save_path: str | None = key(OF_MODEL, "where save_dataloaders writes", **_OUTPUT)
     config_file: Any = key(OF_MODEL, "RecBole's name for config_files", **_MACHINE)
 

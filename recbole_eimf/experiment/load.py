@@ -97,6 +97,7 @@ def load(
     given = {"inference_only": True, **overrides, **unwanted}
     stored = concerning(model_class, saved_model.keys_of(description))
     stored["place_unseen"] = False  # whom the run has placed stand in its folder where they are
+    stored.pop("llm_base_url", None)  # nobody is asked; older runs may hold one that is refused today
     _check_backbone_is_named(stored.get("backbone"), overrides, folder)
     config = EIMFConfig(model_class, description["dataset"], [stored], given)
     loaders = assembly.loaders(config)

@@ -156,8 +156,9 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
         own = own_placebo(config)
         assert own is not None  # _company has seen to it
         given = {**overrides, **PLACEBOS[own]}
-        if given.get("interest_source") == "shuffled":
-            given["shuffled_source"] = config["interest_source"]
+        for source, real in (("interest_source", "shuffled_source"), ("knowledge_source", "shuffled_knowledge")):
+            if given.get(source) == "shuffled" and config[source] != "shuffled":
+                given[real] = config[source]  # what is shuffled is what the run has
     else:
         model, given = name, concerning(name, {k: v for k, v in overrides.items() if k != "backbone"})
     given |= {"compare_with": []}

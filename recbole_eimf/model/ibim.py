@@ -110,10 +110,11 @@ class IBIM(WeighsTargets, SequenceModel):
             ConfigError: naming the key.
         """
         backbone_class(cls.backbone_name(config))
-        if config["loss"] in ("bce", "gbce"):
+        if config["loss"] in ("bce", "gbce") and not config["inference_only"]:  # a saved model has had its training
             raise ConfigError(
-                f"loss={config['loss']}: {config['model']} is trained by a softmax over items, loss=ce. A backbone "
-                f"under PAD's binary losses (recipe=published) is --model=PAD --experts=id --fine_tune=False."
+                f"loss={config['loss']}: {config['model']} is trained by a softmax over items. Add --loss=ce (beside "
+                f"recipe=published too). A backbone under PAD's binary losses is --model=PAD --experts=id "
+                f"--fine_tune=False."
             )
 
     @property

@@ -51,9 +51,15 @@ def source_of_knowledge(settings: SemanticSettings) -> str:
 
 
 def check_unread(settings: SemanticSettings) -> None:
-    """Raise ConfigError for a ``knowledge_file`` that is not read: it would be ignored without a word."""
+    """Say that a ``knowledge_file`` is not read: it would be ignored without a word.
+
+    Raises:
+        ConfigError: another source is asked for beside it. Where none is, the rows of a table may share the file.
+    """
     source = source_of_knowledge(settings)
-    if settings.knowledge_file and source != "file":
+    if settings.knowledge_file and source == "none":
+        getLogger().warning(f"knowledge_file={settings.knowledge_file} is not read: knowledge_source=none.")
+    elif settings.knowledge_file and source != "file":
         key = "shuffled_knowledge" if settings.knowledge_source == "shuffled" else "knowledge_source"
         raise ConfigError(
             f"knowledge_file={settings.knowledge_file}: {key}={source} does not read it. Add --{key}=file, or leave "

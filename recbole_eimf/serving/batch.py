@@ -219,7 +219,12 @@ def _export(job: Job, run: str) -> None:
     origin = {"run": str(Path(run).resolve()), "result": model_folder.digest(Path(run) / "result.json")}
     note, model = job.parts / "run.json", Path(job.model)
     whole = model_folder.is_model_folder(model)  # it gets its name when it is
-    if (whole or job.note.is_file()) and (not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != origin):
+    if (whole or job.note.is_file()) and not note.is_file():
+        raise DataError(
+            f"{job.parts}: begun by an earlier version, which did not write down of which run. Remove the folder to "
+            f"begin again."
+        )
+    if (whole or job.note.is_file()) and (json.loads(note.read_text(encoding="utf-8")) != origin):
         raise _of_another(job)
     if not whole:
         write_json(note, origin)

@@ -245,8 +245,8 @@ def _check_folder(run: Run, searched: Collection[str]) -> bool:
     differ = differing_settings(before["settings"], run.settings, run.unread)
     if not differ:
         return False
-    trials = before.get("trials") or 0
-    if set(differ) <= set(searched) and run.trials and run.trials >= trials:
+    trials = before["trials"] if "trials" in before else _trials_beside(run)
+    if set(differ) <= set(searched) and run.trials >= trials > 0:
         return True
     longer = (
         trials > run.trials and f" It is that of a search of {trials} trials: --tune-first={trials} goes on with it."
@@ -255,6 +255,12 @@ def _check_folder(run: Run, searched: Collection[str]) -> bool:
         f"{run.folder}: holds a run of {run.label} with other settings: {in_words(differ)}.{longer or ''} "
         f"Use another --out, or remove that folder to have it made again."
     )
+
+
+def _trials_beside(run: Run) -> int:
+    """How many trials the search of a run's row has had, for runs of versions that did not write it down."""
+    search = run.folder.parents[1].with_name("tune") / run.folder.parent.name
+    return sum(1 for _ in search.glob("trials/[0-9][0-9][0-9]/trial.json"))
 
 
 def _set_aside(run: Run) -> None:

@@ -149,6 +149,16 @@ def test_a_run_of_a_shorter_search_is_set_aside(keys, capsys):
         path.parent.name: json.loads(path.read_text())["number"] for path in Path("out/earlier").rglob("result.json")
     }
     assert kept == {"2020": 3, "2020-2": 2}
+    # a run of a version that did not write trials down: as many as its search has had
+    run = at(8, learning_rate=0.004)
+    train(run, 4)
+    (run.folder / "run.json").write_text(json.dumps({"settings": dict(run.settings)}))
+    for number in range(12):
+        (Path("out/tune/SASRec/trials") / f"{number:03d}").mkdir(parents=True)
+        (Path("out/tune/SASRec/trials") / f"{number:03d}" / "trial.json").write_text("{}")
+    with pytest.raises(ConfigError, match="a search of 12 trials: --tune-first=12 goes on"):
+        at(8, learning_rate=0.005)
+    assert not at(12, learning_rate=0.005).finished
 
 
 def test_a_folder_belongs_to_its_settings(keys, planted, tmp_path):

@@ -20,6 +20,18 @@ from recbole_eimf.study.table.summary import Comparison, Experiment, Figure, Vie
 from tests.study.made import COMMAND, DEPTH, SETTINGS, USERS, finish, gains, ranks_of, rows_of
 
 
+def test_metrics_of_scores_have_no_k():
+    from recbole_eimf.study.table.summary import _is_value
+
+    assert [_is_value(metric) for metric in ("AUC", "LogLoss", "NDCG", "Hit", "mine")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
 def test_means_deviations_and_marks(made):
     experiment, runs, places = made
     summary = summarise(experiment, runs, [False])
@@ -181,11 +193,15 @@ def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(
 def test_a_table_of_many_tests_refines_its_smallest_p_values(made, monkeypatch):
     experiment, runs, _ = made
     told, passed, tested = [], [], summary_module.paired_test
-    monkeypatch.setattr(summary_module, "flips_for", lambda tests, level: told.append((tests, level)) or 20_000)
+    monkeypatch.setattr(summary_module, "flips_for", lambda tests, level: told.append((tests, level)) or 10_000 + tests)
     monkeypatch.setattr(summary_module, "paired_test", lambda *a, flips, **k: passed.append(flips) or tested(*a, **k))
-    view = summarise(experiment, runs, [False]).views[0]
+    summarise(experiment, runs, [False])
+    assert told == [(1, 0.05)], "runs are still to come: the next page is soon"
+    told.clear()
+    passed.clear()
+    view = summarise(experiment, [run for run in runs if run.finished or run.error()], [False]).views[0]
     assert told == [(len(view.comparisons), 0.05)]
-    assert passed == [20_000] * len(view.comparisons)
+    assert passed == [10_000 + len(view.comparisons)] * len(view.comparisons)
 
 
 def test_rows_that_were_trained_again_are_named(made):

@@ -80,7 +80,6 @@ class LLMESR(IBIM):
     @classmethod
     def check_configuration(cls, config) -> None:
         """Refuse a backbone without a dual view, and another way of text. Raises ConfigError."""
-        super().check_configuration(config)
         name = cls.backbone_name(config)
         if name not in DUAL_BACKBONES:
             raise ConfigError(
@@ -90,6 +89,7 @@ class LLMESR(IBIM):
         for key, only in (("item_text", "none"), ("item_init", "normal"), ("vector_graph", "none")):
             if config[key] not in (only, None):
                 raise ConfigError(f"{key}={config[key]}: LLMESR's views say how text joins ids; leave {key}={only}.")
+        super().check_configuration(config)
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:

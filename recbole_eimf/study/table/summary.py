@@ -203,22 +203,35 @@ def summarise(experiment: Experiment, runs: Sequence[Run], masks: Sequence[bool]
     """
     lines = [Line(row, [run for run in runs if run.row.name == row.name]) for row in experiment.rows]
     settings = runs[0].settings
-    known = [f"{metric}@{k}".lower() for k in settings["topk"] for metric in settings["metrics"]]
+    known = [
+        name for k in settings["topk"] for name in (f"{m}@{k}".lower() for m in settings["metrics"] if not _is_value(m))
+    ]
+    known += [metric.lower() for metric in settings["metrics"] if _is_value(metric)]
     protocol = str(settings["protocol"])
     metrics = _shown(experiment.metrics, known, protocol)
     main = str(settings["valid_metric"]).lower()
+    finished = sum(len(line.done) for line in lines)
+    ended = all(run.finished or run.error() for run in runs)
     return Summary(
         experiment,
         lines,
         protocol,
         metrics,
         main if main in metrics else (metrics or [main])[0],
-        [_view(lines, metrics, mask, mask == masks[0]) for mask in masks],
+        [_view(lines, metrics, mask, mask == masks[0], ended) for mask in masks],
         {line.row.name: _sliced(line.results) for line in lines if line.results},
         planned=len(runs),
-        finished=sum(len(line.done) for line in lines),
+        finished=finished,
         ties=_same({str(run.settings.get("ties", "source")) for run in runs}),
     )
+
+
+def _is_value(metric: str) -> bool:
+    """Whether a metric (AUC, LogLoss, ...) is of scores, not of the first k places."""
+    from recbole.evaluator.register import metric_types
+    from recbole.utils import EvaluatorType
+
+    return metric_types.get(metric.lower()) == EvaluatorType.VALUE
 
 
 def _same(values: set[str]) -> str:
@@ -244,7 +257,7 @@ def _shown(wanted: Sequence[str], known: Sequence[str], protocol: str) -> list[s
     return [metric for metric in chosen if metric in known] or list(known)
 
 
-def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: bool) -> View:
+def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: bool, whole: bool) -> View:
     folders: dict[str, list[Path]] = {}
     figures: dict[str, dict[str, Figure]] = {}
     seeds: dict[str, dict[int, dict[str, float]]] = {}
@@ -268,7 +281,7 @@ def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: boo
     ]
     asked = {row: about for row, of_row in folders.items() if (about := asked_of(of_row[0]))}
     questions = [*single, *_pooled(single)]
-    flips = flips_for(len(questions), LEVEL)
+    flips = flips_for(len(questions) if whole else 1, LEVEL)  # finer p-values once, when all runs are there
     found = [_difference(question, figures, folders, flips) for question in questions]
     return View(mask, chosen, figures, _corrected(found), seeds, asked)
 
