@@ -225,16 +225,17 @@ def _barred(catalogue: Catalogue, only: Iterable[str] | None, without: Iterable[
         return None
     barred = torch.zeros(len(catalogue))
     if only is not None:
-        rows = catalogue.rows(_tokens("only", only))[0]
+        rows = catalogue.rows(checked_tokens("only", only))[0]
         if not rows:
             raise DataError("only: not one of these items is in the model's catalogue: there is no candidate.")
         barred.fill_(-torch.inf)[rows] = 0.0
     if without is not None:
-        barred[catalogue.rows(_tokens("without", without))[0]] = -torch.inf
+        barred[catalogue.rows(checked_tokens("without", without))[0]] = -torch.inf
     return barred
 
 
-def _tokens(name: str, given: Iterable[str]) -> Iterable[str]:
+def checked_tokens(name: str, given: Iterable[str]) -> Iterable[str]:
+    """``given``, if it is no single text, whose letters would be taken for items. Raises ConfigError."""
     if isinstance(given, str):
         raise ConfigError(f"{name}={given!r}: a list of item tokens is needed; write [{given!r}].")
     return given

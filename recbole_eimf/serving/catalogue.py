@@ -44,9 +44,18 @@ class Catalogue:
         return torch.from_numpy(self.counts.astype(np.float32))
 
     def rows(self, history: Iterable[str]) -> tuple[list[int], int]:
-        """(rows of the known tokens in their order, how many are unknown)."""
+        """(rows of the known tokens in their order, how many are unknown).
+
+        Raises:
+            DataError: an item is a number: none would be known.
+        """
+        history = list(history)
         found = list(map(self.row_of.get, history))
         known = [row for row in found if row is not None]
+        if len(known) < len(found):
+            odd = next((item for item in history if not isinstance(item, str | None)), "")
+            if odd != "":
+                raise DataError(f"item {odd!r} is no text; items are named by their tokens, such as {str(odd)!r}.")
         return known, len(found) - len(known)
 
     def row(self, token: str) -> int:

@@ -27,6 +27,8 @@ def extended(
             f"{config['name']}: no map from titles to items was kept, so none can be added. Export the run with "
             f"--text yes (of a data set with titles; counting models have no such map)."
         )
+    if not isinstance(titles, Mapping):
+        raise ConfigError(f"titles={titles!r}: a dictionary of token to title is needed; write {{'NEW1': 'a title'}}.")
     new = {str(token): title for token, title in titles.items() if str(token) not in parts.catalogue.row_of}
     for token, title in new.items():
         if not token or not isinstance(title, str) or not title.strip():

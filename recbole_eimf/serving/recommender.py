@@ -17,7 +17,7 @@ import torch
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.evaluator.ranking import ranked_items
 from recbole_eimf.serving import hub
-from recbole_eimf.serving.answer import Question, Ranked, check_histories, checked_k, rank, similarities
+from recbole_eimf.serving.answer import Question, Ranked, check_histories, checked_k, checked_tokens, rank, similarities
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.explain import reasons, said_of
 from recbole_eimf.serving.load import read
@@ -129,7 +129,7 @@ class Recommender:
 
         Raises:
             ConfigError: k is no whole number from 0 on, or histories is no list of lists.
-            DataError: ``only`` leaves no candidate.
+            DataError: ``only`` leaves no candidate, or an item is a number.
         """
         parts = self._parts
         question = Question(k, exclude_seen, only, without)
@@ -163,11 +163,11 @@ class Recommender:
             ``item``, ``rank``, ``similar``, ``score`` and, with titles, ``title``.
 
         Raises:
-            DataError: an item is not in the catalogue. ConfigError: k is no whole number from 0 on.
+            DataError: an item is not in the catalogue. ConfigError: k is no whole number from 0 on, items is no list.
         """
         parts = self._parts
         k = min(checked_k(k), len(parts.catalogue) - 2)
-        rows = torch.tensor([parts.catalogue.row(item) for item in items], dtype=torch.long)
+        rows = torch.tensor([parts.catalogue.row(item) for item in checked_tokens("items", items)], dtype=torch.long)
         scores = similarities(parts, rows)
         scores[:, 0] = -torch.inf
         scores[torch.arange(len(rows)), rows] = -torch.inf

@@ -255,6 +255,15 @@ def test_items_faults(tmp_path):
         run_csv(tmp_path, text)
 
 
+def test_a_file_that_is_read_is_not_written_over(tmp_path):
+    place = tmp_path / "out" / "self"
+    place.mkdir(parents=True)
+    (place / "self.inter").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    with pytest.raises(DataError, match=r"self\.inter: would be written over while it is read"):
+        prepare_csv(place / "self.inter", tmp_path / "out", "self")
+    assert (place / "self.inter").read_text().startswith("user_id,item_id")
+
+
 def test_columns_and_names_that_clash(tmp_path):
     text = HEADER + "u,a,1\n"
     with pytest.raises(DataError, match="two columns would be written as 'brand'"):

@@ -69,6 +69,17 @@ def test_unknown_tokens_are_passed_over_and_counted(sasrec):
     assert mixed["item"].tolist() == sasrec.recommend([["i1", "i2"]], 5)["item"].tolist()
 
 
+def test_items_that_are_no_tokens_are_refused(sasrec):
+    """A number is no token: it banned nothing, and a history of numbers was answered by popularity."""
+    with pytest.raises(DataError, match="item 50 is no text; items are named by their tokens, such as '50'"):
+        sasrec.recommend([["i1"]], 3, without=[50])
+    with pytest.raises(DataError, match="item 204 is no text"):
+        sasrec.recommend([[204, 56]], 3)
+    with pytest.raises(ConfigError, match=r"items='i11': a list of item tokens is needed; write \['i11'\]"):
+        sasrec.similar_items("i11")
+    assert sasrec.recommend([["i1", None]], 3).attrs["unknown_items"] == 1  # of a column with gaps
+
+
 @pytest.mark.parametrize("history", [[], ["never", "nor this"]])
 def test_an_empty_history_gets_popularity_and_says_so(exported, history):
     run, _, model = exported("IBIM")

@@ -120,6 +120,9 @@ def _output_folder(out: PathLike, name: str, source: RawSource) -> Path:
     folder = Path(out) / name
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: exists and is not a folder. Choose another --out or --name.")
+    targets = {(folder / f"{name}.{kind}").resolve() for kind in ("inter", "item")}
+    if same := next((path for path in source.files if path.resolve() in targets), None):
+        raise DataError(f"{same}: would be written over while it is read. Choose another --out or --name.")
     if source.items is None and (old := folder / f"{name}.item").exists():
         raise DataError(f"{old}: is from an earlier run and would not fit. Remove it, or name the items' file as well.")
     return folder
