@@ -267,6 +267,18 @@ def test_items_that_come_later_tell_no_starting_vector_and_no_label(parts):
     assert all(torch.equal(one, other) for one, other in zip(*labels))
 
 
+def with_other_titles_of_later_items(config, train):
+    """A configuration's model, and the same made where titles of items that training does not know say other things."""
+    later = train.side.item_has_text & ~train.side.fitted
+    assert later.any()
+    for shift in (0.0, 5.0):
+        text = train.side.item_text.clone()
+        text[later] = text[later] * (1 + shift) + shift * torch.arange(text.shape[1])
+        train.side = replace(train.side, item_text=text)
+        torch.manual_seed(0)
+        yield config.model_class(config, train)
+
+
 @pytest.mark.parametrize(
     ("model", "keys"),
     [("IBIM", {"item_text": "null_space"}), ("IBIM", {"item_text": "codes", "code_pieces": 2, "code_centroids": 3}),
@@ -276,16 +288,8 @@ def test_items_that_come_later_tell_no_starting_vector_and_no_label(parts):
 def test_nothing_that_is_made_of_titles_knows_those_of_later_items(parts, model, keys):
     """What training's own items have of text does not move when the others' titles do."""
     config, (train, _, _) = parts(model, **keys)
-    known = train.side.fitted
-    later = train.side.item_has_text & ~known
-    assert later.any()
-    found = []
-    for shift in (0.0, 5.0):
-        text = train.side.item_text.clone()
-        text[later] = text[later] * (1 + shift) + shift * torch.arange(text.shape[1])
-        train.side = replace(train.side, item_text=text)
-        torch.manual_seed(0)
-        net = config.model_class(config, train)
+    known, found = train.side.fitted, []
+    for net in with_other_titles_of_later_items(config, train):
         held = {**dict(net.named_buffers()), **dict(net.named_parameters())}
         of_items = {name: value[: len(known)][known] for name, value in held.items() if len(known) <= len(value)}
         found.append(of_items)
@@ -304,18 +308,11 @@ def test_nothing_that_is_made_of_titles_knows_those_of_later_items(parts, model,
 def test_no_model_learns_from_the_titles_of_later_items(parts, model, keys):
     """Losses of a batch and gradients are the same whatever these titles are: they do not even compete."""
     config, (train, _, _) = parts(model, train_batch_size=64, **keys)
-    later = train.side.item_has_text & ~train.side.fitted
-    assert later.any()
     batch = next(iter(loader_class(config, "train")(config, train, None, shuffle=False)))
     found = []
-    for shift in (0.0, 5.0):
-        text = train.side.item_text.clone()
-        text[later] = text[later] * (1 + shift) + shift * torch.arange(text.shape[1])
-        train.side = replace(train.side, item_text=text)
-        torch.manual_seed(0)
-        net = config.model_class(config, train).eval()
+    for net in with_other_titles_of_later_items(config, train):
         torch.manual_seed(1)
-        loss = net.calculate_loss(batch)
+        loss = net.eval().calculate_loss(batch)
         found.append(sum(loss) if isinstance(loss, tuple) else loss)
         assert net.full_sort_predict(batch).shape[1] == train.item_num
     assert found[0].item() == pytest.approx(found[1].item(), abs=1e-5)
