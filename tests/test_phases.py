@@ -18,6 +18,7 @@ from recbole_eimf.model.baselines.text_baselines import ContrastiveStage
 from recbole_eimf.model.pad.pad import Alignment
 from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.trainer import phases
+from recbole_eimf.trainer.lazy_adamw import LazyAdamW
 from recbole_eimf.trainer.phases import EarlierPhaseTrainer, PhaseTrainer
 from recbole_eimf.trainer.state import read_state
 
@@ -316,6 +317,14 @@ def test_rows_of_a_table_wait_for_the_optimiser_of_the_phase_that_reads_them(key
     """Two phases with drawn negatives share a table: the last one's look-ups caught up the first one's optimiser."""
     keys = {**keys, "num_negatives": 3, "profile_epochs": 2, "epochs": 6, "exemplar_ratio": 0.2, "stopping_step": 9}
     keys.pop("align_epochs")
+    _, trainer = trained(keys, "ProfileDistillation")
+    (table,) = [each for each in trainer.model.modules() if getattr(each, "before_lookup", None) is not None]
+    caught = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LazyAdamW, "catch_up", lambda self, number, rows=None: caught.append(self))
+        table.before_lookup(None)
+    assert caught == [trainer.optimizer]
+
     run = recbole_eimf.run("ProfileDistillation", "planted", output_dir=str(tmp_path / "whole"), **keys)
     half = {**keys, "output_dir": str(tmp_path / "half")}
     recbole_eimf.run("ProfileDistillation", "planted", **{**half, "epochs": 3})
