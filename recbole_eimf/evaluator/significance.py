@@ -12,6 +12,8 @@ from recbole_eimf.core.errors import DataError
 _FLIPS = 10_000
 _FLIPS_AT_ONCE = 250
 _FINER = 20  # flips resolve this part of what the smallest p-value of many tests must reach
+#: below which a corrected p-value is called sure
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class PairedTest:
     users: int
 
 
-def flips_for(tests: int, level: float = 0.05) -> int:
+def flips_for(tests: int, level: float = LEVEL) -> int:
     """How many flips tell a p-value below ``level`` after :func:`holm` over so many tests.
 
     10,000 where a p-value of two in 10,001 is enough. With more tests, at least ``20 tests / level``: a power of two

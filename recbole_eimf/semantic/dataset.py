@@ -36,3 +36,14 @@ def dataset_class(model_class: type) -> type[LazySequenceDataset]:
     """The data set class of a model: its own, what a model of RecBole's reads beyond items, else the one above."""
     found = stock_datasets.dataset_class(model_class)
     return SideLoadedDataset if found is LazySequenceDataset else found
+
+
+def unsplit(config) -> LazySequenceDataset:
+    """The whole data set of a configuration, all events of a user in ``flat`` between its ``offsets``.
+
+    Raises:
+        DataError: its files are not there, or damaged.
+    """
+    whole = dataset_class(config.model_class)(config)
+    whole._change_feat_format()
+    return whole

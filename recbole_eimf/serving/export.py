@@ -25,7 +25,7 @@ from recbole_eimf.experiment.load import load
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.pad.towers import TowerModel
-from recbole_eimf.semantic.dataset import dataset_class
+from recbole_eimf.semantic.dataset import unsplit
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.answer import Question, rank
 from recbole_eimf.serving.card import model_card
@@ -275,8 +275,7 @@ def _users(run: Run) -> Users:
     """
     known, config = run.loaders[0]._dataset, copy.copy(run.config)
     config.times_told = True  # the parts have said what there is to say
-    whole = dataset_class(config.model_class)(config)
-    whole._change_feat_format()
+    whole = unsplit(config)
     for field in (known.uid_field, known.iid_field):
         if not np.array_equal(whole.field2id_token[field], known.field2id_token[field]):
             raise DataError(

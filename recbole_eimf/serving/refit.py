@@ -18,7 +18,7 @@ from recbole_eimf.data.protocol import Spans
 from recbole_eimf.experiment import refit
 from recbole_eimf.experiment.load import load
 from recbole_eimf.model.pad.towers import TowerModel
-from recbole_eimf.semantic.dataset import dataset_class
+from recbole_eimf.semantic.dataset import unsplit
 from recbole_eimf.semantic.kept import as_files
 from recbole_eimf.semantic.side_load import pipeline_of
 
@@ -66,8 +66,7 @@ def _phases(run) -> dict[str, int]:
 
 def _everything(config, side):
     """The training part of a split that holds nothing out."""
-    whole = dataset_class(config.model_class)(config)
-    whole._change_feat_format()
+    whole = unsplit(config)
     users = np.flatnonzero(np.diff(whole.offsets))
     start, end = whole.offsets[users], whole.offsets[users + 1]
     train = whole._part(Spans(users, start, end, end), whole._training_view_name())

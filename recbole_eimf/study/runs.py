@@ -308,7 +308,7 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         kept = ("row", "model", "dataset", "given", "settings", "runs_at_once", "trials")
         told = {name: job[name] for name in kept} | {"made_with": made_with()}
         write_json(folder / "run.json", told)
-        before = _trained_seconds(folder) if same else 0.0  # of sessions that were killed
+        before = trained_seconds(folder) if same else 0.0  # of sessions that were killed
         begin = time.monotonic()
         run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same})
         told["seconds"] = round(before + time.monotonic() - begin, 3)
@@ -321,8 +321,8 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         write_json(target / "metrics.json", found)
 
 
-def _trained_seconds(folder: Path) -> float:
-    """Seconds of training and validation of the epochs that a folder has."""
+def trained_seconds(folder: Path) -> float:
+    """Seconds of training and validation of the epochs that a folder has, those of all phases."""
     epochs = [epoch for history in histories_of(folder).values() for epoch in history]
     return sum(epoch.get("train_seconds", 0.0) + epoch.get("valid_seconds", 0.0) for epoch in epochs)
 

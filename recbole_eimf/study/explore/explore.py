@@ -13,6 +13,7 @@ import numpy as np
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.core.version import __version__
 from recbole_eimf.evaluator.ranks import Ranks, read_ranks
+from recbole_eimf.evaluator.significance import LEVEL
 from recbole_eimf.semantic.pipeline import Pipeline
 from recbole_eimf.semantic.side_load import pipeline_of
 from recbole_eimf.serving.explain import means_more, said_of
@@ -20,7 +21,7 @@ from recbole_eimf.serving.export import Run, honesty_of, read_result, read_run
 from recbole_eimf.study.explore import clusters as described
 from recbole_eimf.study.explore.beside import name_of, others
 from recbole_eimf.study.explore.chart import MAPS, charted
-from recbole_eimf.study.explore.gains import LEVEL, cluster_means, gains
+from recbole_eimf.study.explore.gains import cluster_means, gains
 from recbole_eimf.study.explore.said import Said, clusters_of_test_users, prompts_of, said_in, template_of
 
 FORMAT = 1

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_eimf.evaluator.significance import flips_for, holm, paired_test
+from recbole_eimf.evaluator.significance import LEVEL, flips_for, holm, paired_test
 
 #: ways to deal users out to groups of the clusters' sizes
 _PERMUTATIONS = 2000
-#: what a cluster's difference may be called sure by
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)

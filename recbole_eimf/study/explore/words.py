@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_eimf.study.explore.gains import LEVEL
+from recbole_eimf.evaluator.significance import LEVEL
 
 
 def as_text(document: Mapping[str, Any]) -> str:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from recbole_eimf.core.files import atomic_path
 from recbole_eimf.core.version import __version__
+from recbole_eimf.evaluator.significance import LEVEL
 from recbole_eimf.study.report.template import render
 from recbole_eimf.study.table import content, notes
-from recbole_eimf.study.table.summary import LEVEL, Summary, View, pretty
+from recbole_eimf.study.table.summary import Summary, View, pretty
 
 _SIGNS = ("*", "†")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import free_name, write_json
-from recbole_eimf.study.runs import histories_of
+from recbole_eimf.study.runs import trained_seconds
 from recbole_eimf.study.search.space import identity
 
 SEARCH_FILE = "search.json"
@@ -146,8 +146,6 @@ def close_trial(job: Job, number: int, failed: bool) -> Trial:
     if evaluated:
         best = max(evaluated, key=lambda entry: entry["valid"][job.metric] * (1 if job.bigger else -1))
         trial.valid, trial.best_epoch, trial.epochs = best["valid"], best["epoch"], history[-1]["epoch"] + 1
-    trained = [entry for part in histories_of(folder).values() for entry in part]  # of all phases
-    trial.seconds = sum(entry.get("train_seconds", 0.0) + entry.get("valid_seconds", 0.0) for entry in trained)
     if result.is_file() and not failed:
         trial.status = "finished"
         found = json.loads(result.read_text(encoding="utf-8"))
@@ -155,7 +153,7 @@ def close_trial(job: Job, number: int, failed: bool) -> Trial:
         if not history:  # a trainer of RecBole's own keeps none
             trial.epochs = found["epochs"]
     trial.score = trial.valid.get(job.metric)
-    trial.seconds = round(trial.seconds, 3)
+    trial.seconds = round(trained_seconds(folder), 3)
     write_json(folder / _TRIAL_FILE, asdict(trial))
     if not failed:
         for path in [path for name in _STATE_FILES for path in folder.rglob(name)]:

@@ -8,7 +8,8 @@ from typing import Any
 from recbole_eimf.core.version import made_with
 from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.evaluator.ranks import Asked
-from recbole_eimf.study.table.summary import LEVEL, Line, Summary, View
+from recbole_eimf.evaluator.significance import LEVEL
+from recbole_eimf.study.table.summary import Line, Summary, View
 
 BARE_REMI = (
     "REMI without its hard negatives (remi_beta=0) is ComiRec-SA with REMI's routing regularisation under a full "

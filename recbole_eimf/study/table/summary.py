@@ -14,11 +14,10 @@ import numpy as np
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.evaluator.ranks import Asked, Ranks, asked_of, check_same_users, read_ranks
-from recbole_eimf.evaluator.significance import PairedTest, flips_for, holm, paired_test
+from recbole_eimf.evaluator.significance import LEVEL, PairedTest, flips_for, holm, paired_test
 from recbole_eimf.study.rows import FRAMED, Row
 from recbole_eimf.study.runs import OTHER_MASK, Run, read_json
 
-LEVEL = 0.05
 NO_HARD_NEGATIVES = ", no hard negatives"
 _NAMES = {
     "hit": "HR", "recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "precision": "Precision",
