@@ -1,5 +1,7 @@
 """Keys: what is unknown, mistyped or out of range is an error that names key, value and remedy."""
 
+from pathlib import Path
+
 import pytest
 
 from recbole_eimf.cli.options import parse_table_options, table_parser
@@ -199,3 +201,17 @@ def test_a_subclass_starts_from_the_yaml_of_what_it_derives_from():
     mine, ours = (EIMFConfig(cls, "ml-100k", None, {}) for cls in (MyEIMF, "EIMF"))
     for key in ("backbone", "recipe", "gamma", "hidden_size", "interest_source"):
         assert mine[key] == ours[key], key
+
+
+def test_own_ml_100k_is_read_before_that_of_the_recbole_package(tmp_path, planted, caplog):
+    own = tmp_path / "ml-100k"
+    own.mkdir()
+    (own / "ml-100k.inter").write_bytes((planted / "planted" / "planted.inter").read_bytes())
+    (own / "ml-100k.item").write_bytes((planted / "planted" / "planted.item").read_bytes())
+    assert EIMFConfig("EIMF", "ml-100k", None, {"data_path": str(tmp_path)})["data_path"] == str(own)
+    assert not caplog.records
+    (tmp_path / "none").mkdir()
+    bundled = EIMFConfig("EIMF", "ml-100k", None, {})["data_path"]
+    assert (Path(bundled) / "ml-100k.inter").is_file() and not caplog.records
+    assert EIMFConfig("EIMF", "ml-100k", None, {"data_path": str(tmp_path / "none")})["data_path"] == bundled
+    assert f"data_path={tmp_path / 'none'}: has no ml-100k" in caplog.text

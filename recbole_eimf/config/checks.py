@@ -18,6 +18,10 @@ from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.core.files import first_line
 
+#: the data set that the recbole package holds, and where
+BUNDLED = "ml-100k"
+_EXAMPLE = (Path(recbole.__file__).parent / "dataset_example" / BUNDLED).absolute()
+
 _COLUMNS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "ORDER_FIELD", "TIME_FIELD")
 _MODES = "full, uniN (N drawn uniformly, such as uni100) or popN (by popularity)"
 
@@ -260,6 +264,18 @@ def _check_bounds(final: Mapping[str, Any]) -> None:
         raise ConfigError(f"slice_bounds={bounds}: must rise, for example [1,5,20].")
 
 
+def data_folder(dataset: str, data_path: Any) -> Path:
+    """The folder of a data set's atomic files: below ``data_path``, or inside the recbole package for ml-100k where
+    ``data_path`` has none."""
+    own = Path(str(data_path)) / dataset
+    return own if dataset != BUNDLED or (own / f"{dataset}.inter").is_file() else _EXAMPLE
+
+
+def is_bundled(folder: str | Path) -> bool:
+    """Whether ``folder`` is that of the data set inside the recbole package."""
+    return Path(folder).absolute() == _EXAMPLE
+
+
 def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     """Check that the columns a user names stand in the file of interactions; one that is not there is not looked at.
 
@@ -269,9 +285,7 @@ def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming key, column, file and the columns there are.
     """
-    example = Path(recbole.__file__).parent / "dataset_example"  # where RecBole has ml-100k
-    folder = example if final["dataset"] == "ml-100k" else Path(str(final["data_path"]))
-    path = folder / final["dataset"] / f"{final['dataset']}.inter"
+    path = data_folder(final["dataset"], final["data_path"]) / f"{final['dataset']}.inter"
     if not path.is_file() or not {"load_col", *_COLUMNS} & {*given}:
         return
     header = first_line(path, final.get("encoding")).split(final["field_separator"])

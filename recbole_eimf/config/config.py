@@ -131,6 +131,12 @@ def plain_name(key: str, name: Any) -> str:
     return name
 
 
+@cache
+def _say_once(words: str) -> None:
+    """Say it once: a table makes many configurations."""
+    getLogger().warning(words)
+
+
 class EIMFConfig(Config):
     """RecBole's Config that finds our models and YAML files, checks keys, and evaluates no user input.
 
@@ -170,6 +176,16 @@ class EIMFConfig(Config):
         if "esim" in self.external_config_dict:
             getLogger().warning("esim is called recipe now: --recipe=paper is what --esim=paper was")
             self.external_config_dict = today(self.external_config_dict)
+
+    def _set_default_parameters(self):
+        data_path = self.final_config_dict["data_path"]
+        super()._set_default_parameters()
+        if self.dataset != checks.BUNDLED:
+            return
+        folder = checks.data_folder(self.dataset, data_path)  # RecBole takes its own without a look at data_path
+        self.final_config_dict["data_path"] = str(folder)
+        if "data_path" in self.external_config_dict and checks.is_bundled(folder):
+            _say_once(f"data_path={data_path}: has no {self.dataset}; the one inside the recbole package is used")
 
     def _init_device(self):
         """RecBole's choice; one of several processes takes the GPU of its number on this machine, and only the first of

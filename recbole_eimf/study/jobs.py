@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config import keys
+from recbole_eimf.config.checks import is_bundled
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
@@ -36,7 +37,7 @@ def absolute_paths(config: EIMFConfig) -> dict[str, str]:
         value = config[key]
         if key != "data_path" and isinstance(value, str) and (key == "semantic_cache" or Path(value).exists()):
             found[key] = str(Path(value).absolute())
-    if config["dataset"] != "ml-100k":  # which RecBole finds in its own package
+    if not is_bundled(config["data_path"]):  # it is found wherever a worker stands
         found["data_path"] = str(Path(config["data_path"]).absolute().parent)
     return found
 
