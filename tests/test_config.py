@@ -212,6 +212,7 @@ def test_own_ml_100k_is_read_before_that_of_the_recbole_package(tmp_path, plante
     assert not caplog.records
     (tmp_path / "none").mkdir()
     bundled = EIMFConfig("EIMF", "ml-100k", None, {})["data_path"]
-    assert (Path(bundled) / "ml-100k.inter").is_file() and not caplog.records
+    assert (Path(bundled) / "ml-100k.inter").is_file()
+    assert not caplog.records
     assert EIMFConfig("EIMF", "ml-100k", None, {"data_path": str(tmp_path / "none")})["data_path"] == bundled
     assert f"data_path={tmp_path / 'none'}: has no ml-100k" in caplog.text

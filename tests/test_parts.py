@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from recbole_eimf.__main__ import main, run_command
+from recbole_eimf.__main__ import COMMANDS, main, run_command
 from recbole_eimf.core import parts
 from recbole_eimf.core.errors import UserError
 from tests.conftest import REPOSITORY
@@ -98,6 +98,14 @@ def test_a_missing_part_is_one_line_and_help_needs_none(commands_without, plante
         assert (code, errors) == (0, "")
         assert "usage" in shown
     assert not list(tmp_path.rglob("table.md"))
+
+
+def test_a_command_without_arguments_is_an_error_that_shows_its_usage(capsys):
+    for name in set(COMMANDS) - {"keys"}:
+        assert main([name]) == 2, name
+        shown = capsys.readouterr()
+        assert not shown.out
+        assert "usage" in shown.err
 
 
 @pytest.mark.parametrize(

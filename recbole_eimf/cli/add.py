@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_eimf.cli.export import Parser
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import read_csv, unpacked
 
@@ -27,9 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, no such model or file, or a model or an item without text to place it by.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     parser = Parser("add")
     for name in ("model", "items", "out"):
         parser.add_argument(f"--{name}", required=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.yaml_file import parse_command_line
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.core.parts import require
@@ -24,9 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, runs that are not there or do not fit each other.
     """
-    if not arguments or set(arguments) & {"-h", "--help"}:
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     require("matplotlib")
     runs = [argument for argument in arguments if not argument.startswith("--")]
     given = parse_command_line(argument for argument in arguments if argument.startswith("--"))

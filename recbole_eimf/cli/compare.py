@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_eimf.cli.options import command_text, effort_of, parse_table_options, table_parser
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.compare import Compared, carry_out, experiment_of
 from recbole_eimf.study.rows import parse_models, read_rows
@@ -42,9 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad names, keys, files or data, before any run.
     """
-    if not arguments or set(arguments) & {"-h", "--help"}:
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     parser = table_parser("compare")
     parser.add_option("models", default="")
     parser.add_option("models_file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.explain import explained
 from recbole_eimf.config.yaml_file import parse_command_line
 from recbole_eimf.core.errors import ConfigError
@@ -22,9 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: no key is named, or one that nobody knows; bad keys beside it.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     plugin.adapt_recbole()
     names = [word for word in arguments if not word.startswith("--")]
     if len(names) != 1:

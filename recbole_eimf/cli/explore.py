@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_eimf.cli.options import OptionsParser
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.parts import require
@@ -38,9 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, a run that has no LLM part, keeps no values per user, or whose files are gone.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     from recbole_eimf.study.explore.explore import PLACES, Question, explore
     from recbole_eimf.study.explore.page import write
     from recbole_eimf.study.explore.words import as_text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 
 USAGE = """usage: python -m recbole_eimf export --run OUT --out MODEL [--index auto|flat|hnsw|none] [--onnx] [--refit]
@@ -58,9 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, or a run that cannot be exported.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     parser = Parser("export")
     parser.add_argument("--run", required=True)
     parser.add_argument("--out", required=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.cli.export import EMPTY
-from recbole_eimf.cli.paid import agreed_to, parsed, wants_help, what_and_where, write_batch
+from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export
@@ -42,9 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad keys, files or sources.
     """
-    if wants_help(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     words = list(arguments)
     out, licence = _take_option(words, "export"), _take_option(words, "licence")
     if out:

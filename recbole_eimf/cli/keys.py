@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.show import found, json_schema, listing, markdown
 from recbole_eimf.core.errors import ConfigError, suggestion
 
@@ -21,9 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: an unknown option, or a word that no key knows.
     """
-    if {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE, bare=True)) is not None:
+        return shown
     words = [word for word in arguments if not word.startswith("--")]
     options = [word for word in arguments if word.startswith("--")]
     forms = {"--markdown": markdown, "--json-schema": lambda: json.dumps(json_schema(), indent=2)}

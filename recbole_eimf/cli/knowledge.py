@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.cli.paid import agreed_to, parsed, wants_help, what_and_where, write_batch
+from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
@@ -35,9 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad keys, files or sources.
     """
-    if wants_help(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     values, flags = parsed(arguments)
     stage, popularity, seed, folder = _prepared(values)
     writes_requests = stage.source == "batch" and not stage.settings.batch_file

@@ -18,11 +18,6 @@ from recbole_eimf.semantic.trial import ask_terminal
 _FLAGS = ("--yes", "--dry-run", "-h", "--help")
 
 
-def wants_help(arguments: Sequence[str]) -> bool:
-    """Whether there is nothing to do but to show how the command is used."""
-    return not arguments or bool({"-h", "--help"} & set(arguments))
-
-
 def parsed(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """(keys, flags such as ``--yes``); a key ``yes`` is a flag too. Raises ConfigError for anything else."""
     flags = {argument for argument in arguments if argument in _FLAGS}

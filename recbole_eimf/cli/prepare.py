@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.prepare.amazon import amazon_source
 from recbole_eimf.data.prepare.interaction_log import Filters
@@ -103,8 +104,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command with the arguments after ``prepare``. Raises UserError; returns 0."""
     parser = _parser()
     if not argv:
-        parser.print_help()
-        return 0
+        return usage_shown(argv, parser.format_help())
     options = parser.parse_args(argv)
     filters = Filters(
         options.k_core, options.min_user, options.min_item, options.duplicates, options.min_rating, options.max_history

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_eimf.cli.export import Parser
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.batch import Job, check_out, recommend_file, unknown_candidates
 from recbole_eimf.serving.explain import means_more
@@ -42,9 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, no such model, user, file or item.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     given = _parsed(arguments)
     if given.histories:  # before a run is loaded and exported
         Histories.open(given.histories, given.separator)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.yaml_file import parse_command_line
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
+
+
+def _usage() -> str:
+    from recbole_eimf.config.show import run_help
+
+    return run_help()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -15,11 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad keys, files or data, before any long work.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        from recbole_eimf.config.show import run_help
-
-        print(run_help())
-        return 0
+    if (shown := usage_shown(arguments, _usage)) is not None:
+        return shown
     values = parse_command_line(arguments)
     if not values.get("dataset"):
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_eimf.cli.export import Parser
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core import parts
 from recbole_eimf.core.errors import ConfigError
 
@@ -30,9 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, no such model, an address that is taken, a package that is missing.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     parser = Parser("serve")
     parser.add_argument("model")
     parser.add_argument("--host", default="127.0.0.1")

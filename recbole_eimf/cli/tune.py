@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_eimf.cli.options import OptionsParser
+from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.yaml_file import parse_command_line
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.search.tune import Effort, search
@@ -41,9 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad options, keys, spaces or data, before any trial.
     """
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
+    if (shown := usage_shown(arguments, USAGE)) is not None:
+        return shown
     options, rest = _parser().parse_known_args(list(arguments))
     values = parse_command_line(rest)
     for name, instead in _INSTEAD.items():

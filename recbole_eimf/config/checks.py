@@ -113,6 +113,11 @@ def check_together(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     """
     if not final["repeatable"]:
         raise ConfigError("repeatable=False: sequential models rank what comes next, repeats too; leave it True.")
+    if final["resume"] and final["overwrite"]:
+        raise ConfigError(
+            f"resume={final['resume']}, overwrite=True: one goes on with the run in output_dir, the other loses it. "
+            f"Give one."
+        )
     _check_metrics(final)
     _check_eval_args(given, final)
     _check_negatives(given, final)
