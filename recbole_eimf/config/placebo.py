@@ -16,6 +16,8 @@ PLACEBOS: Mapping[str, Mapping[str, Any]] = {
     "shuffled_history": {"shuffled_history": True},
     "shuffled_interests": {"interest_source": "shuffled"},
 }
+#: key of a source that may be "shuffled" -> key that says what is shuffled then
+SHUFFLED: Mapping[str, str] = {"interest_source": "shuffled_source", "knowledge_source": "shuffled_knowledge"}
 
 
 def own_placebo(config) -> str | None:

@@ -15,7 +15,7 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.config.layers import concerning
-from recbole_eimf.config.placebo import PLACEBOS, own_placebo
+from recbole_eimf.config.placebo import PLACEBOS, SHUFFLED, own_placebo
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
@@ -156,7 +156,7 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
         own = own_placebo(config)
         assert own is not None  # _company has seen to it
         given = {**overrides, **PLACEBOS[own]}
-        for source, real in (("interest_source", "shuffled_source"), ("knowledge_source", "shuffled_knowledge")):
+        for source, real in SHUFFLED.items():
             if given.get(source) == "shuffled" and config[source] != "shuffled":
                 given[real] = config[source]  # what is shuffled is what the run has
     else:

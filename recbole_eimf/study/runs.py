@@ -24,6 +24,7 @@ from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning, recipes_of, today
+from recbole_eimf.config.placebo import SHUFFLED
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, free_name, write_json
@@ -199,12 +200,15 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
     """
     given = {**concerning(row.model, shared), **today(row.keys), **FORCED}
     try:
-        if given.get("interest_source") == "shuffled" and "shuffled_source" not in given:
-            # a placebo shuffles what the row it stands for trains with
-            real = {k: v for k, v in given.items() if k != "interest_source"} | {
-                k: v for k, v in shared.items() if k == "interest_source"
-            }
-            given["shuffled_source"] = EIMFConfig(row.model, dataset, None, real)["interest_source"]
+        for source, real in SHUFFLED.items():
+            if given.get(source) == "shuffled" and real not in given:
+                # a placebo shuffles what the row it stands for trains with
+                stood_for = {k: v for k, v in given.items() if k != source} | {
+                    k: v for k, v in shared.items() if k == source
+                }
+                found = EIMFConfig(row.model, dataset, None, stood_for)[source]
+                if found not in ("shuffled", "none"):
+                    given[real] = found
         config = EIMFConfig(row.model, dataset, None, dict(given))
     except ConfigError as error:
         raise ConfigError(f"row {row.name!r}: {error}") from error

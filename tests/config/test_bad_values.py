@@ -39,7 +39,8 @@ def test_every_bad_value_is_refused_by_name(planted):
 def test_refused_on_the_command_line_before_the_data_are_read(planted, capsys, monkeypatch):
     monkeypatch.setattr(LazySequenceDataset, "_load_data", lambda *_: pytest.fail("data were read"))
     for words in (["--tau=0"], ["--max_interests=0"], ["--model=REMI", "--interest_num=three"],
-                  ["--resume=True", "--overwrite=True"], ["--model=SASRec", "--backbone=GRU4Rec"], ["--valid_metric=Recall@7"], ["--seeds=5"]):  # fmt: skip
+                  ["--resume=True", "--overwrite=True"], ["--model=SASRec", "--backbone=GRU4Rec"],
+                  ["--valid_metric=Recall@7"], ["--seeds=5"]):  # fmt: skip
         assert run_command(["--dataset=planted", f"--data_path={planted}", *words]) == 2
         shown = capsys.readouterr().err
         assert words[-1].partition("=")[0].removeprefix("--") in shown

@@ -97,6 +97,15 @@ def test_a_file_of_rows(tmp_path):
 
 
 # ---------------------------------------------------------------------- planning
+def test_a_placebo_of_items_shuffles_the_knowledge_that_its_row_has(keys):
+    rows = complete([parse_model("NextKNN"), parse_model("shuffled_knowledge[NextKNN]")])
+    given = {**keys, "knowledge_source": "batch", "batch_file": "replies.jsonl"}
+    made = {run.label: run.given for run in runs.plan(rows, "planted", (2020,), given, Path("out/runs"))}
+    placebo = made["shuffled_knowledge[NextKNN]"]
+    assert (placebo["knowledge_source"], placebo["shuffled_knowledge"]) == ("shuffled", "batch")
+    assert made["NextKNN"]["knowledge_source"] == "batch"
+
+
 def test_rows_of_one_folder_are_an_error_that_names_both(keys):
     rows = [parse_model("EIMF[SASRec]"), replace(parse_model("EIMF[SASRec]"), name="EIMF-SASRec")]
     said = "rows 'EIMF[SASRec]' and 'EIMF-SASRec': both would have the folder runs/EIMF-SASRec. Give one of them"
