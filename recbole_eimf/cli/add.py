@@ -28,8 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, no such model or file, or a model or an item without text to place it by.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     parser = Parser("add")
     for name in ("model", "items", "out"):
         parser.add_argument(f"--{name}", required=True)

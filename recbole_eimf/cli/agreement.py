@@ -25,8 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, runs that are not there or do not fit each other.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     require("matplotlib")
     runs = [argument for argument in arguments if not argument.startswith("--")]
     given = parse_command_line(argument for argument in arguments if argument.startswith("--"))

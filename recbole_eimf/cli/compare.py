@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad names, keys, files or data, before any run.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     parser = table_parser("compare")
     parser.add_option("models", default="")
     parser.add_option("models_file")

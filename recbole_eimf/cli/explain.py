@@ -23,8 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: no key is named, or one that nobody knows; bad keys beside it.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     plugin.adapt_recbole()
     names = [word for word in arguments if not word.startswith("--")]
     if len(names) != 1:

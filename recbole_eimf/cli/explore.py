@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, a run that has no LLM part, keeps no values per user, or whose files are gone.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     from recbole_eimf.study.explore.explore import PLACES, Question, explore
     from recbole_eimf.study.explore.page import write
     from recbole_eimf.study.explore.words import as_text

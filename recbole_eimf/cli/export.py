@@ -59,8 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, or a run that cannot be exported.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     parser = Parser("export")
     parser.add_argument("--run", required=True)
     parser.add_argument("--out", required=True)

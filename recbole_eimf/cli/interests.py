@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad keys, files or sources.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     words = list(arguments)
     out, licence = _take_option(words, "export"), _take_option(words, "licence")
     if out:

@@ -22,8 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: an unknown option, or a word that no key knows.
     """
-    if (shown := usage_shown(arguments, USAGE, bare=True)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE, bare=True)) is not None:
+        return code
     words = [word for word in arguments if not word.startswith("--")]
     options = [word for word in arguments if word.startswith("--")]
     forms = {"--markdown": markdown, "--json-schema": lambda: json.dumps(json_schema(), indent=2)}

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad keys, files or sources.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     values, flags = parsed(arguments)
     stage, popularity, seed, folder = _prepared(values)
     writes_requests = stage.source == "batch" and not stage.settings.batch_file

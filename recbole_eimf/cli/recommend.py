@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, no such model, user, file or item.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     given = _parsed(arguments)
     if given.histories:  # before a run is loaded and exported
         Histories.open(given.histories, given.separator)

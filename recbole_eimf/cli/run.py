@@ -22,8 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad keys, files or data, before any long work.
     """
-    if (shown := usage_shown(arguments, _usage)) is not None:
-        return shown
+    if (code := usage_shown(arguments, _usage)) is not None:
+        return code
     values = parse_command_line(arguments)
     if not values.get("dataset"):
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")

@@ -31,8 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: wrong arguments, no such model, an address that is taken, a package that is missing.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     parser = Parser("serve")
     parser.add_argument("model")
     parser.add_argument("--host", default="127.0.0.1")

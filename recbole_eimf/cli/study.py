@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_eimf.cli.compare import shown
 from recbole_eimf.cli.options import command_text, effort_of, parse_table_options, table_parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
@@ -32,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: a bad file, bad keys or data, before any run.
     """
-    if (shown := usage_shown(arguments, usage)) is not None:
-        return shown
+    if (code := usage_shown(arguments, usage)) is not None:
+        return code
     parser = table_parser("study")
     parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
     for name in ("only", "over"):

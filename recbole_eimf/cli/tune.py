@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: bad options, keys, spaces or data, before any trial.
     """
-    if (shown := usage_shown(arguments, USAGE)) is not None:
-        return shown
+    if (code := usage_shown(arguments, USAGE)) is not None:
+        return code
     options, rest = _parser().parse_known_args(list(arguments))
     values = parse_command_line(rest)
     for name, instead in _INSTEAD.items():
