@@ -174,7 +174,10 @@ class EIMFConfig(Config):
         if not self.external_config_dict.get("allow_unknown_keys"):
             check_keys(self.external_config_dict, said_in=self.said_in)
         if "esim" in self.external_config_dict:
-            getLogger().warning("esim is called recipe now; --recipe=paper is the paper's whole form, of which --esim=paper once was half")
+            getLogger().warning(
+                "esim is called recipe now; --recipe=paper is the paper's whole form, of which --esim=paper once was "
+                "half"
+            )
             self.external_config_dict = today(self.external_config_dict)
 
     def _set_default_parameters(self):

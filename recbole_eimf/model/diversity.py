@@ -64,7 +64,9 @@ def aggregated(
     pool = int(candidate.sum(1).max())
     picked = greedy_diverse(left, category, weight, count, pool)
     place = torch.arange(count, 0, -1, device=scores.device)
-    return scores.scatter(1, picked, scores.amax(1, keepdim=True) + place)
+    # where fewer than `count` can be picked, the last pick is one of before: its first place is the one that counts
+    top = scores.amax(1, keepdim=True) + place
+    return scores.scatter_reduce(1, picked, top, "amax")
 
 
 def _without(scores: Tensor, hidden: Tensor | None) -> Tensor:

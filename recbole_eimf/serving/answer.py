@@ -256,9 +256,16 @@ def checked_k(k: Any) -> int:
     return int(k)
 
 
+def _is_list(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str | bytes | Mapping)
+
+
 def check_histories(histories: Any, users: Sequence[str] | None) -> None:
-    """Raise ConfigError for what is no list of lists, or has another number of users."""
-    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+    """Raise ConfigError for what is no list of lists, or has another number of users.
+
+    A generator is refused too: to look at it is to use it up.
+    """
+    if not _is_list(histories) or not all(map(_is_list, histories)):
         raise ConfigError(
             "histories: a list of histories is needed, each a list of item tokens; write [['B001', ...]]."
         )

@@ -41,6 +41,21 @@ def candidates_of(of_interest, count, barred=()):
     return sorted({i for items in ranked for i in items[:count]})
 
 
+@pytest.mark.parametrize("left", [1, 4, 9])
+def test_fewer_items_than_are_to_be_picked_stand_in_their_order(left):
+    """A request that bars all but a few items, as ``only`` does when serving, gets these in their order."""
+    rng = np.random.default_rng(2)
+    scores, kind = torch.from_numpy(rng.normal(size=(2, 4, 30))), rng.integers(4, size=30)
+    allowed = rng.choice(np.arange(1, 30), left, replace=False)
+    barred = torch.ones(30, dtype=torch.bool)
+    barred[allowed] = False
+    scores = scores.masked_fill(barred, -torch.inf)
+    got = aggregated(iter(scores), torch.from_numpy(kind), 0.5, count=12)
+    for own, ranked in zip(scores.amax(0).numpy(), got):
+        assert ranked.topk(left).indices.tolist() == brute_force(own, kind, 0.5, left, allowed.tolist())
+        assert ranked[barred].isneginf().all()
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3, 5.0])
 def test_candidates_come_from_every_interest(weight):
     """An interest whose scores are small beside another's has its best items among the candidates all the same."""

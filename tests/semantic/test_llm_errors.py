@@ -212,6 +212,36 @@ def test_a_400_about_one_prompt_fails_that_prompt_only(tmp_path, code):
     assert server.prompts().count("prompt 0") == 1
 
 
+@pytest.mark.parametrize(("status", "error"), [
+    (400, {"code": 400, "type": "BadRequestError", "message": "This model's maximum context length is 2048 tokens."}),
+    (400, {"code": "invalid_prompt", "message": "no"}),
+    (413, {"message": "prompt is too long"}),
+])  # fmt: skip
+def test_a_refusal_of_the_very_first_prompt_in_words_that_are_known_fails_that_prompt_only(tmp_path, status, error):
+    answer = lambda asked, n: Answer(status=status, error=error) if asked.prompt == "prompt 0" else Answer()  # noqa: E731
+    with LLMServer(answer) as server:
+        replies = fetch(server, tmp_path, 3)
+    assert [reply.status for reply in replies.values()] == ["failed", "ok", "ok"]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_an_endpoint_that_has_answered_refuses_prompts_and_a_second_run_goes_on(tmp_path, status):
+    refuse = {"prompt 1"}
+    answer = lambda asked, n: Answer(status=status) if asked.prompt in refuse else Answer()  # noqa: E731
+    with LLMServer(answer) as server:
+        first = fetch(server, tmp_path, 3, concurrency=1)
+        assert [reply.status for reply in first.values()] == ["ok", "failed", "ok"]
+        second = fetch(server, tmp_path, 4, concurrency=1)  # begins with the prompt that was refused
+    assert [reply.status for reply in second.values()] == ["ok", "failed", "ok", "ok"]
+
+
+def test_an_endpoint_that_refuses_everything_from_some_prompt_on_is_not_asked_all(tmp_path):
+    with LLMServer(lambda asked, n: Answer() if asked.prompt == "prompt 0" else Answer(status=400)) as server:
+        with pytest.raises(InterestSourceError, match="scripted 400"):
+            fetch(server, tmp_path, 40, concurrency=1)
+        assert len(server.prompts()) == 1 + endpoint.REFUSED_IN_A_ROW + 1
+
+
 def test_half_an_emoji_in_an_error_can_be_written_to_the_journal(tmp_path):
     error = {"message": "cut \ud83d", "code": "content_filter"}
     with LLMServer(always(status=400, error=error)) as server:

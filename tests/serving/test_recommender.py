@@ -117,6 +117,14 @@ def test_one_history_is_no_list_of_histories(sasrec):
         sasrec.recommend([["i1"], ["i2"]], users=["a"])
 
 
+def test_what_is_no_list_of_lists_is_refused_and_not_used_up(sasrec):
+    for wrong in (iter([["i1"]]), 5, [None], [5], ["i1"], [b"i1"], {"u": ["i1"]}):
+        with pytest.raises(ConfigError, match="histories: a list of histories is needed"):
+            sasrec.recommend(wrong, 3)
+    tokens = np.array([["i1", "i2"]])
+    assert sasrec.recommend(tokens, 3).equals(sasrec.recommend([["i1", "i2"]], 3))
+
+
 def test_similar_items_are_the_nearest_by_cosine(sasrec):
     frame = sasrec.similar_items(["i3", "i9"], 4)
     assert list(frame.columns) == ["item", "rank", "similar", "score", "title"]

@@ -217,7 +217,7 @@ class _Run:
     ):
         self.parse = parse
         self.settings, self.key, self.journal, self.past = settings, read_key(settings), journal, past
-        self.endpoint = Endpoint(settings, self.key)
+        self.endpoint = Endpoint(settings, self.key, answered_before=any(one.ok for one in past.values()))
         self.total, self.queue = len(pending), iter(pending)
         self.replies: dict[str, Reply] = {}
         self.tokens = {"prompt_tokens": 0, "completion_tokens": 0}

@@ -35,7 +35,12 @@ LONGEST_BACKOFF_SECONDS = 30.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 _RETRIED_STATUS = frozenset({408, 409, 425, 429})
 # 400s that are about one prompt, not about the set-up: the other prompts go on
-_PROMPT_ERRORS = frozenset({"contentfilter", "contentpolicyviolation", "datainspectionfailed", "contextlengthexceeded"})
+_PROMPT_ERRORS = frozenset({"contentfilter", "contentpolicyviolation", "datainspectionfailed", "contextlengthexceeded",
+                            "invalidprompt", "stringabovemaxlength"})  # fmt: skip
+_ABOUT_PROMPT = re.compile(r"context (length|window)|prompt is too long|(content|prompt) .{0,40}flagged", re.I)
+# Every endpoint words its refusals in its own way. One that has answered before is not set up wrongly: what it refuses
+# now is the prompt, until so many in a row are refused.
+REFUSED_IN_A_ROW = 10
 _ABOUT_FORMAT = re.compile(r"response_format|json_schema|json_object|json mode|structured output|word 'json'", re.I)
 _JSON_OBJECT = {"type": "json_object"}
 # the paper's shape, "interest sequence number: interest content", for endpoints that know schemas only
@@ -183,18 +188,24 @@ class _Problem:
         )
 
     @property
+    def refused(self) -> bool:
+        """Whether the endpoint does not take what it was sent, be it the prompt or the way it is asked."""
+        return self.status in (400, 413, 422)
+
+    @property
     def about_prompt(self) -> bool:
-        return self.status == 400 and self.code.lower().replace("_", "") in _PROMPT_ERRORS
+        named = self.code.lower().replace("_", "") in _PROMPT_ERRORS
+        return self.refused and (named or _ABOUT_PROMPT.search(self.text) is not None)
 
 
 class Endpoint:
     """Chat completions from one endpoint, for use within one event loop.
 
     ``stopping``, once set, lets calls in flight end but starts no retry. ``settled`` is set when the first call has
-    shown which request the endpoint accepts.
+    shown which request the endpoint accepts. ``answered_before``: an earlier run had replies of this model.
     """
 
-    def __init__(self, settings: OpenAISettings, key: Secret):
+    def __init__(self, settings: OpenAISettings, key: Secret, answered_before: bool = False):
         # imported late: a second that runs without an endpoint need not spend
         require("openai")
         import openai
@@ -209,6 +220,7 @@ class Endpoint:
             if logging.getLogger(name).level == logging.NOTSET:
                 logging.getLogger(name).setLevel(logging.WARNING)
         self.known_to_chat = False  # whether a chat completion has ever come from it
+        self.answered_before, self.refused_in_a_row = answered_before, 0
         self.client: Any = None
         try:
             self.client = openai.AsyncOpenAI(
@@ -238,20 +250,31 @@ class Endpoint:
             outcome = await self._call(options)
             if isinstance(outcome, Completion):
                 self.settled.set()
+                self.refused_in_a_row = 0
                 return outcome
             if outcome.status in (400, 422) and self._adapt(options, outcome):
                 continue
-            if not outcome.passing and not outcome.about_prompt:
+            about_prompt = self._about_prompt(outcome)
+            if not outcome.passing and not about_prompt:
                 self.stopping.set()  # before the other workers wake up to make the same call
                 raise self._fatal(outcome, options)
             self.settled.set()
-            if outcome.about_prompt:
+            if about_prompt:
                 raise GaveUpError(f"The endpoint rejects this prompt: {outcome.text}", endpoint_down=False)
             if retries >= self.settings.max_retries or (outcome.retry_after or 0) > LONGEST_RETRY_AFTER_SECONDS:
                 wait = f", asks to wait {outcome.retry_after:.0f} s" if outcome.retry_after else ""
                 raise GaveUpError(f"{outcome.text} ({retries + 1} tries{wait})", endpoint_down=True)
             await self._back_off(retries, outcome)
             retries += 1
+
+    def _about_prompt(self, problem: _Problem) -> bool:
+        """Whether an answer says that this one prompt is not taken, so that the others may be."""
+        if problem.about_prompt:
+            return True
+        if not problem.refused or not (self.known_to_chat or self.answered_before):
+            return False
+        self.refused_in_a_row += 1
+        return self.refused_in_a_row <= REFUSED_IN_A_ROW
 
     async def _call(self, options: dict[str, Any]) -> Completion | _Problem:
         """Make one call; what goes wrong is returned as text, without the exception: that holds the request."""

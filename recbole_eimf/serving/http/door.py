@@ -23,6 +23,8 @@ SECURITY_HEADERS = (
 RETRY_AFTER = 1
 OVER_CAPACITY = f"more requests than this service answers at once; ask again in {RETRY_AFTER} s"
 
+#: what figures call a request whose client went before all of it had come; nothing is sent
+CLIENT_WENT = 499
 _COSTLY = ("/recommend", "/similar")
 
 
@@ -53,6 +55,8 @@ class Door:
         self.metrics.under_way.inc()
         try:
             await self._enter(scope, receive, sending)
+        except _ClientWentError:
+            status = CLIENT_WENT
         finally:
             self.metrics.under_way.dec()
             self.metrics.requests.labels(path, str(status)).inc()
@@ -84,11 +88,15 @@ class Door:
             await _refuse(send, 408, f"the body did not come within {BODY_SECONDS:g} s")
             return
         if body is None:
-            return  # the client went
+            raise _ClientWentError
         if len(body) > MAX_BODY:
             await _refuse(send, 413, too_large)
             return
         await self.app(scope, _replayed(body, receive), send)
+
+
+class _ClientWentError(Exception):
+    """Nobody is there any more to answer."""
 
 
 def _has_body(headers: dict[bytes, bytes]) -> bool:

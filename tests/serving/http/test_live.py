@@ -85,6 +85,20 @@ def test_bodies_that_are_too_large_or_too_slow_end(live, first, monkeypatch):
     assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
 
 
+def test_a_client_that_goes_in_the_middle_of_its_body_is_no_fault_of_the_service(live):
+    service = live()
+    with service.connect() as client:
+        client.sendall(
+            b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+    wanted = 'recbole_eimf_requests_total{path="/recommend",status="499"} 1.0'
+    until = time.monotonic() + 20
+    while wanted not in (shown := httpx.get(f"{service.url}/metrics", trust_env=False).text):
+        assert time.monotonic() < until, shown
+        time.sleep(0.05)
+    assert 'status="500"' not in shown
+
+
 def test_connections_that_ask_nothing_are_closed_however_they_drip(live):
     class Hasty(PatientProtocol):
         idle_seconds = 0.4
