@@ -20,6 +20,15 @@ PLACEBOS: Mapping[str, Mapping[str, Any]] = {
 SHUFFLED: Mapping[str, str] = {"interest_source": "shuffled_source", "knowledge_source": "shuffled_knowledge"}
 
 
+def is_placebo(keys: Mapping[str, Any]) -> bool:
+    """Whether a row's keys shuffle interests, texts, knowledge or histories, or make noise of texts.
+
+    >>> is_placebo({"text_source": "noise"}), is_placebo({"use_interests": False})
+    (True, False)
+    """
+    return any(keys.get(key) == value for each in PLACEBOS.values() for key, value in each.items())
+
+
 def own_placebo(config) -> str | None:
     """The name among ``PLACEBOS`` of what takes away what a configuration's model claims to gain by.
 

@@ -26,7 +26,7 @@ from typing import Any
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, known_model_names, load_model_class
-from recbole_eimf.config.placebo import PLACEBOS, own_placebo
+from recbole_eimf.config.placebo import PLACEBOS, is_placebo, own_placebo
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.model.backbones.backbone import backbone_class
@@ -35,15 +35,6 @@ from recbole_eimf.model.backbones.backbone import backbone_class
 _CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests": False}}
 #: models that read text, but none of items
 _OTHER_WORDS = ("NextKNN", "ProfileDistillation")
-
-
-def is_placebo(keys: Mapping[str, Any]) -> bool:
-    """Whether a row's keys shuffle interests, texts, knowledge or histories, or make noise of texts.
-
-    >>> is_placebo({"text_source": "noise"}), is_placebo({"use_interests": False})
-    (True, False)
-    """
-    return any(keys.get(key) == value for each in PLACEBOS.values() for key, value in each.items())
 
 
 _ALIASES = {"ItemKNN+text": "ItemKNNText", "ItemKNN+text+next": "ItemKNNTextNext"}

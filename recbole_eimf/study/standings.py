@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.config.models import MODELS
+from recbole_eimf.config.placebo import is_placebo
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.study.rows import FRAMED, is_placebo
+from recbole_eimf.study.rows import FRAMED
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from recbole_eimf.config import models
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, short_name
+from recbole_eimf.config.placebo import PLACEBOS, own_placebo
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.study import runs
@@ -117,3 +118,28 @@ def test_naming_recboles_models_leaves_anomaly_detection_as_it_was(monkeypatch, 
         assert torch.is_anomaly_enabled() is wanted
     finally:
         torch.autograd.set_detect_anomaly(False)
+
+
+def named(model, **config):
+    return RunResult(
+        model, "SASRec", "d", "leave_one_out", False, 0, {}, {}, 0, -1, 0.0, 0.0, 0, None, config=config
+    ).name
+
+
+def test_a_placebo_is_called_one_whatever_its_model_reads(planted):
+    seen = {}
+    for card in MODELS.values():
+        own = own_placebo(EIMFConfig(card.name, "planted", None, {"data_path": str(planted)}))
+        if own:
+            seen[card.name] = own
+            assert named(card.name, **PLACEBOS[own]) == f"{named(card.name)} placebo"
+    assert {
+        "EIMF": "shuffled_interests",
+        "PAD": "shuffled_text",
+        "NextKNN": "shuffled_knowledge",
+    }.items() <= seen.items()
+    for reads in ({"item_text": "add"}, {"item_init": "pca_text"}, {"score_prior": "similar"}):
+        assert named("IBIM", text_source="shuffled", **reads) == "SASRec placebo"
+    assert named("IBIM", text_source="shuffled", item_text="none") == "SASRec"  # reads no text
+    assert named("IBIM", shuffled_history=True) == "SASRec placebo"
+    assert named("EIMF", use_interests=False) == "EIMF(SASRec) text only"
