@@ -122,6 +122,7 @@ def check_together(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     _check_eval_args(given, final)
     _check_negatives(given, final)
     _check_clipping(given)
+    _check_float16(final)
     _check_dimensions(given, final)
     _check_window(final)
     _check_split(given, final)
@@ -239,6 +240,11 @@ def _check_clipping(given: Mapping[str, Any]) -> None:
         raise ConfigError(f"clip_grad_norm={args}: max_norm is a number above 0, for example {{max_norm: 5}}.")
 
 
+def _check_float16(final: Mapping[str, Any]) -> None:
+    if final["enable_amp"] and final["amp_dtype"] == "float16" and not final["enable_scaler"]:
+        raise ConfigError("amp_dtype=float16: small gradients vanish in it; add enable_scaler=True, or use bfloat16.")
+
+
 # ---------------------------------------------------------------------- networks and data
 def _check_dimensions(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     size, heads = final.get("hidden_size"), final.get("n_heads")
@@ -266,7 +272,7 @@ def _check_split(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
 def _check_bounds(final: Mapping[str, Any]) -> None:
     bounds = _as_list(final["slice_bounds"])
     if any(b <= a for a, b in zip(bounds, bounds[1:])):
-        raise ConfigError(f"slice_bounds={bounds}: must rise, for example [1,5,20].")
+        raise ConfigError(f"slice_bounds={bounds}: increasing whole numbers from 1 on are needed, e.g. [1,5,20].")
 
 
 def data_folder(dataset: str, data_path: Any) -> Path:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recbole_eimf.core.errors import ConfigError
-
 #: A slice: the smallest and the largest training frequency of its targets; ``None`` is no upper end.
 Range = tuple[int, int | None]
 
@@ -43,12 +41,6 @@ def frequency_slices(counts: np.ndarray, bounds: Sequence[int] = ()) -> dict[str
         slices |= {str(a) if a == b else f"{a}-{b}": (a, b) for a, b in zip(begins, ends)}
         slices[f">{ends[-1]}"] = (ends[-1] + 1, None)
     return slices
-
-
-def check_bounds(bounds: Sequence[int]) -> None:
-    """Raise ConfigError unless ``slice_bounds`` are increasing frequencies from 1 on."""
-    if any(bound < 1 for bound in bounds) or any(b <= a for a, b in zip(bounds, bounds[1:])):
-        raise ConfigError(f"slice_bounds={list(bounds)}: increasing whole numbers from 1 on are needed, e.g. [1,5,20].")
 
 
 def inside(counts: np.ndarray, limits: Range) -> np.ndarray:

@@ -21,7 +21,6 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
-from recbole_eimf.evaluator.slices import check_bounds
 from recbole_eimf.experiment import assembly, refit, run_log, unseen
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.model.backbones.backbone import backbone_class
@@ -36,11 +35,8 @@ from recbole_eimf.trainer.weighing import choose_prior
 def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, float], None] | None = None) -> RunResult:
     if wanted.resume and not wanted.output_dir:
         raise ConfigError("resume=True: output_dir is not set; it names the folder of the run to go on with.")
-    check_bounds(wanted.slice_bounds)
     _check_evaluation(config)
     _check_compiled(config, wanted)
-    if config["enable_amp"] and wanted.amp_dtype == "float16" and not config["enable_scaler"]:
-        raise ConfigError("amp_dtype=float16: small gradients vanish in it; add enable_scaler=True, or use bfloat16.")
     keep_freed_memory()
     if wanted.num_threads:
         torch.set_num_threads(wanted.num_threads)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_eimf.config.contract import contract_of
 from recbole_eimf.data.protocol import Spans
 from recbole_eimf.experiment import refit
 from recbole_eimf.experiment.load import load
-from recbole_eimf.model.pad.towers import TowerModel
 from recbole_eimf.semantic.dataset import unsplit
 from recbole_eimf.semantic.kept import as_files
 from recbole_eimf.semantic.side_load import pipeline_of
@@ -30,7 +30,7 @@ def refitted(run):
         ConfigError: the model draws negatives by RecBole.
     """
     epochs = run.result["best_epoch"] + 1
-    in_phases = isinstance(run.net, TowerModel)
+    in_phases = contract_of(run.config.model_class).in_phases
     refit.check(run.config, "--refit")
     with tempfile.TemporaryDirectory() as folder, _paid_for(run) as kept:
         shown = {"gpu_id": "", "state": "WARNING", "show_progress": True}

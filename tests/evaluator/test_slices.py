@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.evaluator.slices import check_bounds, frequency_slices, inside
+from recbole_eimf.evaluator.slices import frequency_slices, inside
 
 
 def test_terciles_hold_a_third_of_the_interactions_each():
@@ -44,7 +43,6 @@ def test_equal_frequencies_stay_together():
      ([1, 2, 3], ["0", "1-2", "3", ">3"])],
 )  # fmt: skip
 def test_fixed_ranges_cover_every_frequency_once(bounds, names):
-    check_bounds(bounds)
     ranges = {k: v for k, v in frequency_slices(np.arange(50), bounds).items() if k[-1].isdecimal()}
     assert list(ranges) == names
     frequency = np.arange(50)
@@ -53,9 +51,3 @@ def test_fixed_ranges_cover_every_frequency_once(bounds, names):
         expected = [c > int(low) if name[0] == ">" else int(low) <= c <= int(high or low) for c in frequency]
         assert inside(frequency, limits).tolist() == expected
     assert (np.sum([inside(frequency, limits) for limits in ranges.values()], axis=0) == 1).all()
-
-
-@pytest.mark.parametrize("bounds", [[0, 5], [5, 5], [5, 1]])
-def test_bounds_that_do_not_increase_are_refused(bounds):
-    with pytest.raises(ConfigError, match="slice_bounds"):
-        check_bounds(bounds)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import recbole_eimf
+from recbole_eimf.experiment import refit
 from recbole_eimf.serving.export import export
 from recbole_eimf.serving.recommender import Recommender
 from recbole_eimf.trainer.phases import EarlierPhaseTrainer
@@ -93,3 +94,18 @@ def test_each_phase_trains_again_for_the_epochs_that_were_best(trained, tmp_path
         expected[path.parent.name] = scores.index(max(scores)) + 1
     assert made == expected
     assert len(made) == phases
+
+
+def test_no_epoch_of_a_last_phase_is_trained_again_where_none_was_best(trained, tmp_path, monkeypatch):
+    trained("ProfileDistillation", epochs=1, profile_epochs=1, exemplar_ratio=0.2)
+    path = tmp_path / "out" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "best_epoch": -1}))
+    asked, train_again = [], refit.train_again
+
+    def told(config, train, epochs, *args, **kwargs):
+        asked.append(epochs)
+        return train_again(config, train, epochs, *args, **kwargs)
+
+    monkeypatch.setattr(refit, "train_again", told)
+    export(tmp_path / "out", tmp_path / "again", text="no", refit=True)
+    assert asked == [0]
