@@ -154,7 +154,7 @@ class LazySequenceDataset(AtomicDataset):
                 f"data, looser filters (user_inter_num_interval, item_inter_num_interval) or another split."
             )
         if config["refit"]:
-            train.before_test = self._part(self._share(split.before_test), self._training_view_name())
+            train.before_test = self._part(self._share(split.before_test, split.train), self._training_view_name())
         valid = self._part(split.valid, None)
         test = self._part(split.test, None)
         if said := history_mask.decide(config, train):
@@ -166,9 +166,10 @@ class LazySequenceDataset(AtomicDataset):
         train.source_flat = None if self.source_row is None else self._in_source_order()
         return [train, valid, test]
 
-    def _share(self, spans: protocol.Spans) -> protocol.Spans:
-        """What ``train_share`` leaves of a part to train on."""
-        return protocol.share_of_users(spans, self.config["train_share"] or 1.0, self.config["split_seed"] or 0)
+    def _share(self, spans: protocol.Spans, drawn_from: protocol.Spans | None = None) -> protocol.Spans:
+        """What ``train_share`` leaves of a part to train on; ``drawn_from``: the part whose users were drawn first."""
+        share, seed = self.config["train_share"] or 1.0, self.config["split_seed"] or 0
+        return protocol.share_of_users(spans, share, seed, drawn_from)
 
     def _split(self, chosen: str) -> protocol.Split:
         """The split by ``protocol``, as ``ties=chosen`` has it."""

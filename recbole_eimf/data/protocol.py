@@ -159,15 +159,19 @@ def split_of_users(offsets: np.ndarray, train: np.ndarray, valid: np.ndarray, te
     return Split(*spans)
 
 
-def share_of_users(spans: Spans, share: float, seed: int) -> Spans:
+def share_of_users(spans: Spans, share: float, seed: int, drawn_from: Spans | None = None) -> Spans:
     """The rows of a share of the users, at least one; those of a smaller share are among those of a larger.
 
     Args:
-        spans: of the training part; share: above 0, at most 1; seed: draws the users.
+        spans: of a part to train on; share: above 0, at most 1; seed: draws the users.
+        drawn_from: an earlier part: of its users those drawn from it stay, and of the others the same share is drawn.
     """
     if share >= 1:
         return spans
-    users = np.unique(spans.user)
+    users = np.unique((spans if drawn_from is None else drawn_from).user)
     kept = np.random.default_rng(seed).permutation(users)[: max(round(share * len(users)), 1)]
+    if drawn_from is not None:
+        later = np.setdiff1d(spans.user, users)
+        kept = np.append(kept, np.random.default_rng([seed, 1]).permutation(later)[: round(share * len(later))])
     chosen = np.isin(spans.user, kept)
     return Spans(*(getattr(spans, field)[chosen] for field in ("user", "start", "middle", "end")))

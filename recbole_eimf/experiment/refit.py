@@ -51,7 +51,9 @@ def loader(config, train: LazySequenceDataset) -> SequenceTrainDataLoader:
 
 
 def phase_epochs(epochs: Iterable[Mapping[str, Any]], metric: str, bigger: bool) -> dict[str, int]:
-    """How many epochs were best, by phase: up to the first of the best on validation, or all where none was judged.
+    """How many epochs were kept, by phase: up to the best on validation, or all where none was judged.
+
+    Of equals it is the last, as RecBole's early stopping has it.
 
     Args:
         epochs: of all phases but the last, as their ``history.json`` has them; metric: ``valid_metric``; bigger:
@@ -60,16 +62,19 @@ def phase_epochs(epochs: Iterable[Mapping[str, Any]], metric: str, bigger: bool)
     >>> told = [{"phase": "pretrain-id", "epoch": n, "valid": {"ndcg@10": score}} for n, score in enumerate((1, 3, 2))]
     >>> phase_epochs([*told, {"phase": "align-aligned", "epoch": 0, "valid": {}}], "NDCG@10", True)
     {'pretrain-id': 2, 'align-aligned': 1}
+    >>> valid = {1: {"ndcg@10": 0.3}, 3: {"ndcg@10": 0.3}}
+    >>> told = [{"phase": "p", "epoch": n, **({"valid": valid[n]} if n in valid else {})} for n in range(5)]
+    >>> phase_epochs(told, "NDCG@10", True)
+    {'p': 4}
     """
     of_phase: dict[str, list[Mapping[str, Any]]] = {}
     for epoch in epochs:
         of_phase.setdefault(epoch["phase"], []).append(epoch)
     found = {}
     for phase, made in of_phase.items():
-        scores = [epoch["valid"].get(metric.lower()) for epoch in made]
-        judged = [score if bigger else -score for score in scores if score is not None]
-        best = judged.index(max(judged)) if len(judged) == len(made) else -1
-        found[phase] = made[best]["epoch"] + 1
+        scores = {epoch["epoch"]: epoch.get("valid", {}).get(metric.lower()) for epoch in made}
+        judged = [(score if bigger else -score, epoch) for epoch, score in scores.items() if score is not None]
+        found[phase] = (max(judged)[1] if judged else made[-1]["epoch"]) + 1
     return found
 
 

@@ -146,6 +146,10 @@ class EIMF(IBIM):
             raise ConfigError(
                 f"interest_labels={wanted.interest_labels}: needs interests, and use_interests is False. Set one."
             )
+        shares = {key: config[key] or 0.0 for key in ("text_labels", "interest_labels", "next_labels")}
+        if sum(shares.values()) > 1:
+            said = ", ".join(f"{key}={share}" for key, share in shares.items() if share)
+            raise ConfigError(f"{said}: shares of one label, together at most 1; what is left is the target's.")
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:

@@ -193,7 +193,7 @@ class PhaseTrainer(_BarTrainer):
     def _run_phase(self, phase: Phase, train_data, valid_data, show_progress: bool) -> list[dict[str, Any]]:
         """Train a phase: its epochs."""
         if self.epochs_of is not None:
-            phase = replace(phase, keys={**phase.keys, "epochs": self.epochs_of[phase.name]})
+            phase = replace(phase, keys={**phase.keys, "epochs": self.epochs_of.get(phase.name, 0)})
         tables = [module for module in self.model.modules() if getattr(module, "before_lookup", None) is not None]
         of_the_last = [table.before_lookup for table in tables]
         trainer = EarlierPhaseTrainer(self.whole_config, phase)

@@ -10,6 +10,7 @@ matters for a ranking, so a / c and b / c are the prior's weights on the scale o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,11 +54,18 @@ def evidence(trainer, prior: ScorePrior, valid_data) -> Evidence:
     item = 1 + torch.randperm(prior.n_items - 1, generator=draw)[:count].sort().values
     place = torch.full((prior.n_items,), -1)
     place[item] = torch.arange(count)
+    total = valid_data.sample_size
+    looked_at = torch.ones(total, dtype=torch.bool)
+    if total > _MOST_ROWS:  # by chance: the first ones would be of few users, where each has many rows
+        looked_at[torch.randperm(total, generator=draw)[_MOST_ROWS:]] = False
     each: list[tuple[Tensor, Tensor, Tensor]] = []
-    rows, targets, begin = [], [], 0
+    rows, targets, begin, seen = [], [], 0, 0
     for batch, history, row, target in valid_data:
-        if begin >= _MOST_ROWS:
-            break
+        mine = looked_at[seen : seen + len(batch)]
+        seen += len(batch)
+        if not mine.any():
+            continue
+        batch, history, (row, target) = batch[mine.nonzero()[:, 0]], _kept(history, mine), _kept((row, target), mine)
         batch = batch.to(trainer.device)
         sequence, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
         scores = [model.full_sort_predict(batch), *(prior.part(part, sequence, length) for part in prior.parts)]
@@ -75,6 +83,15 @@ def evidence(trainer, prior: ScorePrior, valid_data) -> Evidence:
         model.diversity = diversity
     of_items, absent, of_target = (torch.cat(parts, dim) for parts, dim in zip(zip(*each), (1, 0, 1)))
     return Evidence(of_items, absent, of_target, torch.cat(rows), item, torch.cat(targets))
+
+
+def _kept(pairs: Sequence[Tensor] | None, mine: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(row, item) pairs of a batch's rows that are looked at (``mine``, bool [B]), rows counted among these."""
+    if pairs is None:
+        return None
+    row, item = pairs[0].cpu(), pairs[1].cpu()
+    there = mine[row]
+    return (mine.cumsum(0) - 1)[row[there]], item[there]
 
 
 def negative_log_likelihood(

@@ -259,6 +259,12 @@ def test_labels_from_interests_need_interests(make_config):
         make_config("EIMF", use_interests=False, interest_labels=0.1)
 
 
+def test_shares_of_one_label_leave_something_to_the_target(make_config):
+    with pytest.raises(ConfigError, match="text_labels=0.8, interest_labels=0.3: shares of one label"):
+        make_config("EIMF", text_labels=0.8, interest_labels=0.3)
+    make_config("EIMF", text_labels=0.7, interest_labels=0.3)
+
+
 def losses_and_gradients(net, batch):
     torch.manual_seed(0)
     net.zero_grad()

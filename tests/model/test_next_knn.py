@@ -8,6 +8,7 @@ import torch
 
 import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data import protocol
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.score_prior import PARTS, WEIGHTS
 from tests.model.test_counting import rows
@@ -158,6 +159,22 @@ def test_a_prior_of_counts_alone_needs_no_text(built):
 def test_a_prior_without_its_knowledge_is_refused(make_config):
     with pytest.raises(ConfigError, match="knowledge_source=none: score_prior=next reads"):
         assembly.datasets(make_config("IBIM", score_prior="next"))
+
+
+def test_users_of_a_share_train_again_before_the_test_with_the_same_share_of_new_ones():
+    def spans(users):
+        each = np.repeat(users, 2)
+        return protocol.Spans(each, *np.arange(3 * len(each)).reshape(3, -1))
+
+    train, before_test = spans(np.arange(0, 80)), spans(np.arange(40, 120))
+    smaller = None
+    for share in (0.25, 0.5, 1.0):
+        first = {*protocol.share_of_users(train, share, 7).user.tolist()}
+        again = {*protocol.share_of_users(before_test, share, 7, train).user.tolist()}
+        assert again & {*range(80)} == first & {*range(40, 80)}
+        assert len(again & {*range(80, 120)}) == 40 * share
+        assert smaller is None or smaller < again
+        smaller = again
 
 
 def test_fewer_training_users_are_nested_and_the_test_part_stays(make_config):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 
@@ -232,7 +231,7 @@ def test_they_are_fitted_saved_and_loaded(prior_keys, tmp_path):  # noqa: F811
     _check_evidence(net, loaders[1])
 
 
-def _check_evidence(net, valid, batches=None, items=None):
+def _check_evidence(net, valid, items=None):
     """Against what the model and each part say of every batch; absent is who is a target or in a masked history."""
     net.prior.weight.zero_()
     net.train()
@@ -243,7 +242,7 @@ def _check_evidence(net, valid, batches=None, items=None):
     assert len(seen.item) == (items or net.n_items - 1)
     assert set(seen.item.tolist()) <= set(range(1, net.n_items))
     user = pair = 0
-    for batch, history, row, target in itertools.islice(valid, batches):
+    for batch, history, row, target in valid:
         given = batch[net.ITEM_SEQ], batch[net.ITEM_SEQ_LEN]
         each = [net.full_sort_predict(batch), *(net.prior.part(part, *given) for part in net.prior.parts)]
         users, pairs = slice(user, user + len(batch)), slice(pair, pair + len(row))
@@ -269,9 +268,25 @@ def test_evidence_is_of_the_users_and_items_that_are_looked_at(make_config, plan
     torch.manual_seed(0)
     net = config.model_class(config, train._dataset)
     assert (next(iter(valid))[1] is not None) is masked
-    monkeypatch.setattr(prior_fit, "_MOST_ROWS", 100)
     monkeypatch.setattr(prior_fit, "_MOST_ITEMS", 6)
-    _check_evidence(net, valid, batches=2, items=6)
+    _check_evidence(net, valid, items=6)
+    trainer = type("Trained", (), {"model": net, "device": torch.device("cpu")})
+    every = evidence(trainer, net.prior, valid)
+    monkeypatch.setattr(prior_fit, "_MOST_ROWS", 40)
+    some = evidence(trainer, net.prior, valid)
+    assert torch.equal(some.item, every.item)
+    # scores of 40 users: which these are is told by their scores
+    mine, whole = (each.of_items.transpose(0, 1).flatten(1) for each in (some, every))
+    apart = (mine[:, None] - whole).abs().amax(2)
+    assert apart.min(1).values.max() < 1e-4
+    rows = apart.argmin(1).tolist()
+    assert rows == sorted(set(rows))
+    assert max(rows) > 60, "users from all over the file"
+    assert torch.equal(some.absent, every.absent[rows])
+    pairs = [i for i, row in enumerate(every.row.tolist()) if row in rows]
+    assert some.target.tolist() == every.target[pairs].tolist()
+    assert [rows[i] for i in some.row.tolist()] == every.row[pairs].tolist()
+    torch.testing.assert_close(some.of_target, every.of_target[:, pairs], atol=1e-5, rtol=1e-5)
 
 
 def test_a_prior_saved_before_there_were_buckets_and_all_parts_is_read(built, planted_knowledge):  # noqa: F811

@@ -1,4 +1,7 @@
-"""The placebo: who has which interests is drawn at random, everything else stays."""
+"""The placebo: who has which interests is drawn at random.
+
+Every exemplar is as likely as another, however many users its cluster has: fewer users share one than in the clusters.
+"""
 
 from __future__ import annotations
 
