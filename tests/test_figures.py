@@ -160,6 +160,7 @@ _SIX = [*_THREE, "REMI", "EIMF[REMI]", "placebo[REMI]"]
 _TWO = ("SASRec", "REMI")
 _PAD_SLICES = ("unseen", "1-5", "6-20", ">20")
 _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_form", "arena_office"
+_GRU = "arena_office_gru4rec"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
@@ -262,6 +263,9 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [*together(_REMI, "ndcg@10", "hit@10", masked=hidden), share(_REMI, "1-5", "ndcg@10"),
           gain(_REMI, "ndcg@10", "REMI", True, corrected_only=True),
           gain(_REMI, "ndcg@10", "ids plus text[REMI]", True, corrected_only=True)]),
+        ("docs/results/arena.md", "Over GRU4Rec", 0, None,
+         [*together(_GRU, "ndcg@10", "hit@10", masked=hidden), share(_GRU, "1-5", "ndcg@10"),
+          gain(_GRU, "ndcg@10", "GRU4Rec", True, corrected_only=True)]),
         ("docs/results/arena.md", "Beauty, in time", 0, None,
          [*together(_LATER, "ndcg@10", "hit@10", masked=hidden),
           *(share(_LATER, part, "ndcg@10") for part in ("seen", "unseen")),
