@@ -216,3 +216,12 @@ def test_own_ml_100k_is_read_before_that_of_the_recbole_package(tmp_path, plante
     assert not caplog.records
     assert EIMFConfig("EIMF", "ml-100k", None, {"data_path": str(tmp_path / "none")})["data_path"] == bundled
     assert f"data_path={tmp_path / 'none'}: has no ml-100k" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("llm_api_key", "hush-1234"), ("llm_key", "sk-hush-1234"), ("my_password", "hush-1234")]
+)
+def test_an_unknown_key_that_may_hold_a_secret_is_named_without_it(planted, key, value):
+    with pytest.raises(ConfigError, match=f"unknown key '{key}'") as refused:
+        EIMFConfig("EIMF", "planted", None, {"data_path": str(planted), key: value})
+    assert "hush" not in str(refused.value)

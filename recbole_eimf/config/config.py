@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from logging import getLogger
@@ -63,6 +64,12 @@ def recbole_keys() -> frozenset[str]:
     return frozenset(keys) | {*checked_recbole_keys()}
 
 
+def _shown(key: str, value: Any) -> str:
+    """An unknown key's value, unless it may be a secret: what is on the screen is soon in a log."""
+    secret = re.search(r"api_?key|secret|password|(access|auth)_?token", key, re.I) or str(value).startswith("sk-")
+    return "its value is not repeated: it may be a secret" if secret else f"value {value!r}"
+
+
 def check_keys(
     given: Mapping[str, Any], also_known: Iterable[str] = (), said_in: Mapping[str, str | Path] | None = None
 ) -> None:
@@ -82,7 +89,7 @@ def check_keys(
         path = (said_in or {}).get(key)
         place = f"{path}, line {line_of(Path(path), key)}: " if path else ""
         raise ConfigError(
-            f"{place}unknown key '{key}' (value {given[key]!r}).{suggestion(key, known)} "
+            f"{place}unknown key '{key}' ({_shown(key, given[key])}).{suggestion(key, known)} "
             f"If your own model reads it, add --allow_unknown_keys=True."
         )
 

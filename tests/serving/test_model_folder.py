@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from recbole_eimf.__main__ import main
 from recbole_eimf.core import parts
@@ -252,3 +255,13 @@ def test_graphs_that_cannot_be_written_are_refused_before_anything_trains(tmp_pa
     monkeypatch.setattr(parts, "_found", lambda module: module != "onnx" and real(module))
     assert main(["export", "--run", str(tmp_path), *options]) == 2
     assert "onnx is needed here and not installed" in capsys.readouterr().err
+
+
+def test_a_full_disk_under_tensors_is_the_systems_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(model_folder, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as refused:
+        model_folder.write_tensors(tmp_path / "t.safetensors", {"a": torch.ones(1)})
+    assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path / "t.safetensors"))
