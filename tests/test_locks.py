@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from recbole_eimf.cli import compare as compare_command
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.locks import folder_locked, made_once
+from recbole_eimf.semantic.journal import exclusive
 from recbole_eimf.study.search import tune
 
 
@@ -105,3 +108,40 @@ def test_a_file_that_could_not_be_made_leaves_its_place_to_the_next(tmp_path):
     with made_once(path, said.append):
         path.touch()
     assert said == []
+
+
+def fill(journal: Path, go_on: Path) -> None:
+    with exclusive(journal):
+        (go_on.parent / "begun").touch()
+        while not go_on.exists():
+            time.sleep(0.01)
+        journal.write_text("paid")
+
+
+def test_a_journal_that_another_process_fills_is_waited_for(tmp_path, monkeypatch):
+    """Where the system has no fcntl, too: else two runs that start together would both pay."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # filelock has what it needs of the system since it was imported
+    journal, go_on, said = tmp_path / "cache" / "j.jsonl", tmp_path / "go", []
+    process = multiprocessing.get_context("fork").Process(target=fill, args=(journal, go_on))
+    process.start()
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+
+    def say(text, *values):
+        said.append(text % values)
+        go_on.touch()
+
+    monkeypatch.setattr(logging.getLogger("recbole_eimf.semantic.journal"), "warning", say)
+    try:
+        with exclusive(journal):
+            assert journal.read_text() == "paid", "two runs hold one journal"
+    finally:
+        go_on.touch()
+        process.join()
+    assert said == [f"{journal}: another run (process {process.pid}) is filling this journal; waiting for it."]
+
+
+def test_a_journal_that_cannot_be_written_is_not_held(tmp_path):
+    """A system without locks lets everyone through; a call must not be paid for whose reply has no place."""
+    with pytest.raises(OSError), exclusive(tmp_path):
+        pytest.fail("a folder was taken for a journal")

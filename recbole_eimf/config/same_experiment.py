@@ -20,6 +20,7 @@ from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.key import keys_of
 from recbole_eimf.config.models import MODELS
 from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, renamed
+from recbole_eimf.core.files import file_digest
 
 __all__ = ["CONTENT", "INDIFFERENT", "PATHS", "content_digests", "deciding_settings", "differing_settings", "digest",
            "in_words", "plain_settings", "unread"]  # fmt: skip
@@ -123,7 +124,7 @@ def digest(path: Path) -> str | None:
     state = path.stat()
     key = (str(path), state.st_size, state.st_mtime_ns)
     if key not in _DIGESTS:
-        _DIGESTS[key] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        _DIGESTS[key] = file_digest(path)[:16]
     return _DIGESTS[key]
 
 

@@ -53,9 +53,7 @@ def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".lock")
     with contextlib.ExitStack() as held:
-        if not _taken(held, beside, wait=False):
-            say(f"process {_holder(beside)} is making {path}; waiting for it")
-            _taken(held, beside, wait=True)
+        held.enter_context(alone(beside, lambda holder: say(f"process {holder} is making {path}; waiting for it")))
         _clear_halves(path.parent, f".{path.name}")
         try:
             yield
@@ -65,10 +63,16 @@ def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(file: Path) -> Iterator[None]:
-    """Hold ``file`` as a lock; whoever comes later waits."""
+def alone(file: Path, say: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
+    """Hold ``file`` as a lock; whoever comes later waits.
+
+    Args:
+        say: told, once, which process this one waits for.
+    """
     with contextlib.ExitStack() as held:
-        _taken(held, file, wait=True)
+        if not _taken(held, file, wait=False):
+            say(_holder(file))
+            _taken(held, file, wait=True)
         yield
 
 

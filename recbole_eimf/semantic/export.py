@@ -20,7 +20,7 @@ from typing import Any
 
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.core.files import atomic_path, write_json
+from recbole_eimf.core.files import atomic_path, file_digest, write_json
 
 REPLIES, ASSIGNMENT, META, CARD = "interests.jsonl", "assignment.csv.gz", "meta.json", "README.md"
 _NO_LICENCE = (
@@ -106,7 +106,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         "exemplars": exemplars,
         "users": len(found.assignment),
         "interests": found.report["interests"],
-        "files": {name: _digest(folder / name) for name in (REPLIES, ASSIGNMENT)},
+        "files": {name: file_digest(folder / name) for name in (REPLIES, ASSIGNMENT)},
         "licence": licence or _NO_LICENCE,
         "recbole_eimf": metadata.version("recbole_eimf"),
     }
@@ -172,17 +172,13 @@ def _check_files(folder: Path, names: Sequence[str], digests: Any) -> None:
             raise DataError(
                 f"interest_file={folder}: {name} is not there, of what {META} says was exported. Copy it too."
             )
-        if isinstance(digests, Mapping) and digests.get(name) != _digest(path):
+        if isinstance(digests, Mapping) and digests.get(name) != file_digest(path):
             key = "interest_file" if name == REPLIES else "assignment_file"
             raise DataError(
                 f"{path}: not the file that was exported: its digest differs from {META}'s, so that nobody can say "
                 f"from what data it was made. Get the folder anew, or export it again; to use the file as it is, name "
                 f"it: {key}={path}."
             )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _as_response(texts: Sequence[str]) -> str:

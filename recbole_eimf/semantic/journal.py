@@ -12,6 +12,7 @@ from typing import Any
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import read_jsonl
+from recbole_eimf.core.locks import alone
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings, address_of, shown_url
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
@@ -190,17 +191,12 @@ def _interests(record: Mapping[str, Any], max_interests: int, parse: Parser) -> 
 @contextlib.contextmanager
 def exclusive(journal: Path) -> Iterator[None]:
     """Hold the journal for one process, so that two runs that start together do not both pay; released by any death."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: a journal is for one run at a time there
-        yield
-        return
     journal.parent.mkdir(parents=True, exist_ok=True)
-    with open(journal, "ab") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            logger.warning("%s: another run is filling this journal; waiting for it.", journal)
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(stream, fcntl.LOCK_EX)
+    with open(journal, "ab"):  # what cannot be written must be known before a call is paid for
+        pass
+
+    def say(holder: str) -> None:
+        logger.warning("%s: another run (process %s) is filling this journal; waiting for it.", journal, holder)
+
+    with alone(journal.with_name(f"{journal.name}.lock"), say):
         yield

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.core.files import atomic_path, fingerprint, write_json
+from recbole_eimf.core.files import atomic_path, file_digest, fingerprint, write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.histories import Histories
@@ -216,7 +216,7 @@ def _export(job: Job, run: str) -> None:
     from recbole_eimf.serving.export import export, read_result  # reads RecBole, which serving does not need
 
     read_result(run)
-    origin = {"run": str(Path(run).resolve()), "result": model_folder.digest(Path(run) / "result.json")}
+    origin = {"run": str(Path(run).resolve()), "result": file_digest(Path(run) / "result.json")}
     note, model = job.parts / "run.json", Path(job.model)
     whole = model_folder.is_model_folder(model)  # it gets its name when it is
     if (whole or job.note.is_file()) and not note.is_file():
@@ -241,7 +241,7 @@ def _of_another(job: Job) -> DataError:
 def _same_command(job: Job) -> None:
     """Note what is being made, or check that what was begun is the same. Raises DataError."""
     model = Path(job.model) / model_folder.CONFIG  # which holds the digests of the model's files
-    seen = [model_folder.digest(Path(job.histories)), model.read_text(encoding="utf-8")]
+    seen = [file_digest(Path(job.histories)), model.read_text(encoding="utf-8")]
     places = ("out", "model", "run", "histories")  # what lies there tells, not where
     identity = fingerprint({key: value for key, value in asdict(job).items() if key not in places}, seen)
     if job.note.is_file():

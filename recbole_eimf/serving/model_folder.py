@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.files import file_digest
 from recbole_eimf.core.version import __version__
 
 FORMAT = "recbole_eimf served model"
@@ -90,16 +90,7 @@ def new_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[P
 
 
 def _described(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": digest(file)}
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": file_digest(file)}
 
 
 def _sync(path: Path) -> None:
@@ -212,7 +203,7 @@ def _check_file(folder: Path, name: str, wanted: Any, verify: bool) -> None:
             f"{file}: {size} bytes where {CONFIG} says {wanted.get('bytes')}: cut off or of another model. Export or "
             f"copy the model again."
         )
-    if verify and digest(file) != wanted.get("sha256"):
+    if verify and file_digest(file) != wanted.get("sha256"):
         raise DataError(f"{file}: damaged (its SHA-256 is not the one in {CONFIG}). Export or copy the model again.")
 
 

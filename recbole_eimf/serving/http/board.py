@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.core.files import atomic_path
+from recbole_eimf.core.files import atomic_path, file_digest
 from recbole_eimf.core.locks import alone
 from recbole_eimf.serving import model_folder
 
@@ -78,7 +78,7 @@ class Board:
         """
         source = Path(source)
         config = model_folder.read_config(source)
-        version = model_folder.digest(source / model_folder.CONFIG)[:12]
+        version = file_digest(source / model_folder.CONFIG)[:12]
         if self.model(version).is_dir():
             if self._is_kept(version):
                 return version
@@ -89,7 +89,7 @@ class Board:
         for name in (*config["files"], model_folder.CONFIG):
             _link(source / name, temporary / name)
         model_folder.read_config(temporary)  # the folder may have been replaced meanwhile
-        version = model_folder.digest(temporary / model_folder.CONFIG)[:12]
+        version = file_digest(temporary / model_folder.CONFIG)[:12]
         if not self.model(version).is_dir():
             temporary.rename(self.model(version))
         return version
@@ -103,7 +103,7 @@ class Board:
         """
         folder = self.model(version)
         model_folder.read_config(folder)
-        if not model_folder.digest(folder / model_folder.CONFIG).startswith(version):
+        if not file_digest(folder / model_folder.CONFIG).startswith(version):
             raise DataError(
                 f"{folder}: was overwritten file by file while it was served, so the model that is served cannot be "
                 f"loaded again. Name the folder to /reload, or start the service again; `export`, and renaming a whole "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.serving import model_folder
+from recbole_eimf.core.files import file_digest
 from recbole_eimf.serving.http.board import Board, State
 from recbole_eimf.serving.http.service import loaded
 
@@ -51,6 +51,6 @@ def test_half_overwritten_is_damaged_and_the_same_model_is_kept_anew(kept, toy, 
     with pytest.raises(DataError, match="served/counts.safetensors: damaged"):
         loaded(board, state)
     toy("served")
-    assert model_folder.digest(tmp_path / "served" / "config.json").startswith(state.version)
+    assert file_digest(tmp_path / "served" / "config.json").startswith(state.version)
     assert board.keep("served") == state.version
     assert best(loaded(board, state)) == ["B5"]
