@@ -101,7 +101,7 @@ def _source(options: argparse.Namespace) -> RawSource:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command with the arguments after ``prepare``. Raises UserError; returns 0."""
+    """Run the command with the arguments after ``prepare``; returns the exit code. Raises UserError."""
     parser = _parser()
     if not argv:
         return usage_shown(argv, parser.format_help())
