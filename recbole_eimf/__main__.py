@@ -25,6 +25,7 @@ commands:
   compare    train several models with several seeds, one table: compare --models SASRec,EIMF[SASRec] --dataset NAME
              --out DIR [--seeds 5] [--key=value ...]
   study      a paper's experiment from a YAML file: study eimf_ablation --dataset=NAME [--key=value ...]
+  standings  the arena's page over tables made apart: standings TABLE ... [--out DIR] [--metrics NDCG@10]
   agreement  do two runs see the same items as near (Kendall's tau, distances): agreement RUN_A RUN_B [--out=DIR]
   export     a run to a model folder that is served without RecBole: export --run OUT --out MODEL
   recommend  items for a user, a history or a file of histories: recommend --model MODEL --history A,B --k 10
@@ -45,8 +46,8 @@ def run_command(arguments: list[str]) -> int:
 
 
 #: each is ``recbole_eimf.cli.<name>``, imported when it is asked for
-COMMANDS = ("run", "keys", "explain", "prepare", "interests", "knowledge", "tune", "compare", "study", "agreement",
-            "export", "recommend", "add", "serve", "explore")  # fmt: skip
+COMMANDS = ("run", "keys", "explain", "prepare", "interests", "knowledge", "tune", "compare", "study", "standings",
+            "agreement", "export", "recommend", "add", "serve", "explore")  # fmt: skip
 
 
 def _guarded(command: str, arguments: list[str]) -> int:

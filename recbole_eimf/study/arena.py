@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.core.version import __version__
 from recbole_eimf.study.compare import Effort, carry_out, check, metric_names
+from recbole_eimf.study.joined import Part, by_method, read_parts
 from recbole_eimf.study.report.template import render
 from recbole_eimf.study.standings import Standings, by_backbone, rows_with, standings, title_of
 from recbole_eimf.study.study import Study, experiment_of
@@ -129,10 +130,17 @@ def write(
     Raises:
         DataError: a damaged table, or none with two rows.
     """
-    begun = {folder: _read(folder / "results.json") for folder in folders if (folder / "results.json").is_file()}
-    there = [folder for folder, table in begun.items() if rows_with(table, metric) > 1]
-    tables = [begun[folder] for folder in there]
-    waiting = [title_of(table) for folder, table in begun.items() if folder not in there]
+    parts = [part for folder in folders if (folder / "results.json").is_file() for part in read_parts([folder])]
+    return write_joined(parts, out, title, metric, command, remarks)
+
+
+def write_joined(
+    parts: Sequence[Part], out: Path, title: str, metric: str, command: str, remarks: Sequence[str] = ()
+) -> Standings:
+    """As :func:`write`, over tables that were read."""
+    there = [part for part in parts if rows_with(part.content, metric) > 1]
+    tables = [part.content for part in there]
+    waiting = [title_of(part.content) for part in parts if part not in there]
     if waiting:  # a table is written before its first run
         few = f"Not ranked, for fewer than two rows have {pretty(metric)} there: {'; '.join(waiting)}."
         remarks = [*remarks, few]
@@ -145,7 +153,7 @@ def write(
         "arena.html",
         title=title,
         facts=[_facts(table, count) for table, count in zip(tables, found.seeds)],
-        links=[_link(folder, out) for folder in there],
+        links=[_link(part.page, out) for part in there],
         remarks=[*remarks, *_limits(tables)],
         ks=[place(each) for each in every],
         first_k=place(metric),
@@ -159,8 +167,28 @@ def write(
         temporary.write_text(page, encoding="utf-8")
     told = {"title": title, "command": command, "version": __version__, "remarks": [*remarks, *_limits(tables)]}
     others = {each: dataclasses.asdict(one) for each, one in every.items() if each != metric}
-    write_json(out / "arena.json", told | dataclasses.asdict(found) | {"others": others})
+    methods = {each: _methods_json(one) for each in every if (one := methods_over_backbones(tables, each))}
+    write_json(out / "arena.json", told | dataclasses.asdict(found) | {"others": others, "methods": methods})
     return found
+
+
+def methods_over_backbones(tables: Sequence[Mapping[str, Any]], metric: str) -> Standings | None:
+    """Methods ranked within each data set, protocol and backbone; None where there are fewer than two of these.
+
+    What one data set says over three backbones is no three data sets' word: no test belongs to these ranks.
+    """
+    blocks = [block for block in by_method(tables) if rows_with(block, metric) > 1]
+    if len(blocks) < 2:
+        return None
+    try:
+        return standings(blocks, metric)
+    except DataError:  # no two methods in every one of them
+        return None
+
+
+def _methods_json(found: Standings) -> dict[str, Any]:
+    told = dataclasses.asdict(found)
+    return {key: told[key] for key in ("rows", "tables", "seeds", "left_out")}
 
 
 def _at_every_k(tables: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
@@ -186,6 +214,7 @@ def _drawn(every: Mapping[str, Standings], tables: Sequence[Mapping[str, Any]]) 
                 (name, one, unique(arena_plot.critical_difference(one)))
                 for name, one in by_backbone(found, tables).items()
             ],
+            "methods": methods_over_backbones(tables, metric),
             "cost_plot": unique(arena_plot.cost(found)),
         }
         for metric, found in every.items()
@@ -203,18 +232,9 @@ def _says(table: Mapping[str, Any], words: str) -> bool:
     return any(words in note for note in table.get("notes", ()))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}). The command that made it writes it anew.") from error
-
-
-def _link(folder: Path, out: Path) -> str:
-    try:
-        return f"{folder.relative_to(out).as_posix()}/index.html"
-    except ValueError:
-        return (folder / "index.html").resolve().as_uri()
+def _link(page: Path | None, out: Path) -> str | None:
+    """From the arena's page to a table's, where it has one of its own."""
+    return None if page is None else Path(os.path.relpath(page, out)).as_posix()
 
 
 def _facts(table: Mapping[str, Any], seeds: int) -> str:
@@ -230,8 +250,10 @@ def _facts(table: Mapping[str, Any], seeds: int) -> str:
 
 
 def as_text(found: Standings) -> str:
-    """The standings for a terminal."""
-    head = ["rank", "row", *found.tables, "parameters", "train s", "LLM calls"]
+    """The standings for a terminal; tables whose names would not fit have numbers."""
+    numbered = sum(map(len, found.tables)) > 80
+    named = [str(number) for number, _ in enumerate(found.tables, 1)] if numbered else found.tables
+    head = ["rank", "row", *named, "parameters", "train s", "LLM calls"]
     rows = [
         [f"{row.rank:.2f}", row.shown, *(f"{mean:.2f}" for mean, _ in row.figures), f"{row.parameters:,.0f}",
          f"{row.seconds:,.0f}", str(row.calls)]
@@ -240,4 +262,5 @@ def as_text(found: Standings) -> str:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(w) if i == 1 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
              for row in [head, *rows]]  # fmt: skip
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    legend = [f"{number}: {table}" for number, table in zip(named, found.tables)] if numbered else []
+    return "\n".join([*legend, lines[0], "-" * len(lines[0]), *lines[1:]])

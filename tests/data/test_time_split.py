@@ -390,6 +390,22 @@ def test_recent_interactions_weigh_more(parts, model):
     assert net._matrix().toarray() == pytest.approx(after, rel=1e-5)
 
 
+@pytest.mark.parametrize("model", ["Markov", "DecayedItemKNN"])
+def test_what_was_counted_long_ago_stays_above_what_never_was(parts, model):
+    """With a half-life of a day counts of months ago are far below a ten-thousandth, and above popularity's share."""
+    config, (train, _, _) = parts(model, recency_half_life=1.0)
+    net = config.model_class(config, train)
+    assert net.value[net.value > 0].min() < 1e-5
+    last = torch.arange(1, net.n_items)
+    scores = net.full_sort_predict({net.ITEM_SEQ: last[:, None], net.ITEM_SEQ_LEN: torch.ones(len(last)).long()})
+    counted = torch.from_numpy(net._matrix()[last.numpy()].toarray() > 0)
+    mixed = counted.any(1) & (net.popularity[1:] > 0).logical_and(~counted[:, 1:].all(1))
+    assert mixed.any()
+    for of_row, found in zip(scores[mixed][:, 1:], counted[mixed][:, 1:]):
+        assert of_row[found].min() > of_row[~found].max()
+        assert torch.equal(of_row[~found] > 0, net.popularity[1:][~found] > 0)  # what never was: by popularity
+
+
 def test_replies_made_before_the_border_load_under_it(shared, make_config, tmp_path):
     """Beauty's replies for the time split: every prompt is one over today's history, ties shuffled or not."""
     from recbole_eimf.data.prepare.write import prepare_csv

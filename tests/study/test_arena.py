@@ -215,12 +215,14 @@ def test_the_page_is_made_of_the_tables_files(tmp_path):
         (tmp_path / name).mkdir()
         figures = {"Popularity": [1.0], "SASRec": [2.0, 2.1], "EIMF[SASRec]": [3.0, 2.0]}
         (tmp_path / name / "results.json").write_text(json.dumps(table(dataset, figures)))
+    (tmp_path / "x" / "index.html").touch()
     found = arena.write([tmp_path / "x", tmp_path / "y", tmp_path / "later"], tmp_path, "T", "ndcg@10", "<cmd>", ["!"])
     page = (tmp_path / "index.html").read_text()
     assert "<b>a</b>" not in page
     assert "&lt;cmd&gt;" in page
     assert page.count("<svg") == 2
     assert 'href="x/index.html"' in page
+    assert 'href="y/index.html"' not in page, "no page of its own"
     told = json.loads((tmp_path / "arena.json").read_text())
     assert [row["name"] for row in told["rows"]] == [row.name for row in found.rows]
     assert told["difference"] == found.difference

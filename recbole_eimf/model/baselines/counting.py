@@ -26,7 +26,9 @@ class CountingModel(SequenceModel):
         else:
             counts = np.bincount(dataset.flat.numpy(), interaction_weights(config, dataset), minlength=self.n_items)
         self.register_buffer("popularity", torch.from_numpy(counts.astype(np.float32)))
+        self.decays = config["recency_half_life"] is not None
         self._held: sparse.csr_matrix | None = None
+        self._smallest: float | None = None
 
     @classmethod
     def choose_training_view(cls, config) -> str:
@@ -47,7 +49,21 @@ class CountingModel(SequenceModel):
     def full_sort_predict(self, interaction) -> Tensor:
         """[B, N]"""
         small = self.popularity / (self.popularity.max() + 1)
-        return self._scores(interaction) + small * 1e-4
+        return self._scores(interaction) + small * (1e-4 * self._least_count())
+
+    def _least_count(self) -> float:
+        """What the tie-break must stay below: 1 as pairs count, or the smallest that a half-life has left of one.
+
+        Counts of long ago are below any fixed tie-break, which would then rank popular items that never followed above
+        those that did.
+        """
+        if not self.decays or not hasattr(self, "value"):
+            return 1.0
+        if self._smallest is None:
+            counted = self.value[self.value > 0]
+            least = float(counted.min()) if len(counted) else 1.0
+            self._smallest = min(1.0, max(least, 1e-30))  # times 1e-4 still a float32
+        return self._smallest
 
     def predict(self, interaction) -> Tensor:
         """[B]"""
@@ -72,15 +88,15 @@ class CountingModel(SequenceModel):
         """Count of items that no count knows, int64 [n], what is counted of the trained items they are nearest to."""
         device = self.value.device
         self._register_matrix(near.place_unknown(self._matrix(), items))
-        self._held = None
+        self._held = self._smallest = None
         self.to(device)
 
     def _apply(self, *args, **kwargs):
-        self._held = None
+        self._held = self._smallest = None
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, state, prefix, *args) -> None:
-        self._held = None
+        self._held = self._smallest = None
         for name in ("column", "value"):  # of items that were placed there are more
             if hasattr(self, name) and (stored := state.get(f"{prefix}{name}")) is not None:
                 setattr(self, name, torch.zeros_like(stored, device=self.popularity.device))

@@ -1,0 +1,204 @@
+"""Tables made apart, read again and joined: by other commands, on other machines, over other backbones.
+
+An arena of days is made in parts. Parts of one data set under one protocol become one table where they asked the same
+users for the same targets; a row that two parts hold has to say the same in both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.study.rows import FRAMED
+from recbole_eimf.study.standings import title_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table that was read: its ``content`` as ``results.json`` has it, where ``page`` of it is, and what ``source``
+    to name in an error."""
+
+    content: dict[str, Any]
+    source: str
+    page: Path | None = None
+
+
+def read_parts(paths: Sequence[Path]) -> list[Part]:
+    """The tables of each path: an arena's folder, a table's, a ``results.json``, or a file of several tables.
+
+    Raises:
+        DataError: a path that is not there, holds no table, or is damaged.
+    """
+    found: list[Part] = []
+    for path in paths:
+        if path.is_dir():
+            own = path / "results.json"
+            files = [own] if own.is_file() else sorted(path.glob("*/results.json"))
+            if not files:
+                raise DataError(f"{path}: no table in it. A folder that compare or study made holds results.json.")
+        elif path.is_file():
+            files = [path]
+        else:
+            raise DataError(f"{path}: not there. Give folders that compare or study made, or their results.json.")
+        for file in files:
+            found += _parts_of(file)
+    return found
+
+
+def _parts_of(file: Path) -> list[Part]:
+    content = read_table(file)
+    several = content.get("tables")
+    contents = several if isinstance(several, list) else [content]
+    page = file.parent / "index.html"
+    for one in contents:
+        if not isinstance(one, dict) or not {"dataset", "protocol", "views", "rows"} <= one.keys():
+            raise DataError(f"{file}: no table of compare or study. What they write is named results.json.")
+    return [Part(one, str(file), page if page.is_file() and len(contents) == 1 else None) for one in contents]
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """What a file of results holds.
+
+    Raises:
+        DataError: it is damaged, or no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}). The command that made it writes it anew.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: no table of compare or study. What they write is named results.json.")
+    return content
+
+
+def join(parts: Sequence[Part]) -> list[Part]:
+    """One part for each data set and protocol, in the order in which they were given.
+
+    p values stay those of the parts, each corrected over its own tests.
+
+    Raises:
+        DataError: two parts of one data set and protocol asked other users or targets, masked or ordered otherwise, or
+            hold other figures for one row.
+    """
+    found: dict[str, Part] = {}
+    for part in parts:
+        title = title_of(part.content)
+        found[title] = _joined(found[title], part) if title in found else part
+    return list(found.values())
+
+
+def _joined(one: Part, other: Part) -> Part:
+    first, second = one.content, other.content
+    for what, (mine, theirs) in _asked(first, second).items():
+        if mine != theirs:
+            raise DataError(
+                f"{one.source} and {other.source} are both of {title_of(first)}, but {what} is {mine} in one and "
+                f"{theirs} in the other: they cannot be one table. Give one of them."
+            )
+    views = first["views"][0], second["views"][0]
+    held = {row["name"] for row in first["rows"]}
+    for name in (row["name"] for row in second["rows"] if row["name"] in held):
+        figures = [view["rows"].get(name) for view in views]
+        if None not in figures and figures[0] != figures[1]:
+            raise DataError(
+                f"{name}: {one.source} and {other.source} have other figures for it. Rows made in two ways, as with "
+                f"and without a search, are no one table: give one of the files."
+            )
+    lacking = [row for row in second["rows"] if row["name"] not in held]
+    view = {
+        **views[0],
+        "rows": {**views[1]["rows"], **views[0]["rows"]},
+        "tested": {**views[1]["tested"], **views[0]["tested"]},
+        "comparisons": _once([*views[0]["comparisons"], *views[1]["comparisons"]]),
+    }
+    whole = {
+        **first,
+        "rows": [*first["rows"], *lacking],
+        "views": [view],
+        "finished": first["finished"] + sum(len(row["runs"]) for row in lacking),
+        "planned": first["planned"] + sum(len(row["runs"]) for row in lacking),
+        "notes": list(dict.fromkeys([*first.get("notes", ()), *second.get("notes", ())])),
+        "made_with": _once([*first.get("made_with", ()), *second.get("made_with", ())]),
+    }
+    return Part(whole, f"{one.source} with {other.source}")  # no page shows them together but this one
+
+
+def _asked(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two parts have to have in common: name -> what each has."""
+    return {
+        "mask_history": (first["views"][0]["mask_history"], second["views"][0]["mask_history"]),
+        **{key: (_setting(first, key), _setting(second, key)) for key in ("ties", "refit")},
+        "the number of test users": (_tested(first, "users"), _tested(second, "users")),
+        "the number of targets": (_tested(first, "targets"), _tested(second, "targets")),
+        "the digest of what was asked": (_tested(first, "identity"), _tested(second, "identity")),
+    }
+
+
+def _setting(table: Mapping[str, Any], key: str) -> Any:
+    return table["rows"][0]["settings"].get(key) if table["rows"] else None
+
+
+def _tested(table: Mapping[str, Any], of: str) -> int | str | None:
+    return next((one.get(of) for one in table["views"][0]["tested"].values()), None)
+
+
+def _once(entries: Sequence[Any]) -> list[Any]:
+    """Equal entries once. Of a pair of rows that both tested, the first's test stands (another correction is no other
+    question)."""
+    found: dict[str, Any] = {}
+    for entry in entries:
+        pair = [entry.get(key) for key in ("row", "other", "metric")]
+        found.setdefault(json.dumps(entry if None in pair else pair, sort_keys=True), entry)
+    return list(found.values())
+
+
+# ---------------------------------------------------------------------- methods, whatever they stand over
+def by_method(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A table for each data set, protocol and backbone, whose rows are named by the method alone.
+
+    ``EIMF[REMI]`` becomes ``EIMF[backbone]``, shown as EIMF, and ``REMI`` the row ``backbone``, so that
+    :func:`recbole_eimf.study.standings.standings` ranks what stands over any of them. Rows over no backbone stay what
+    they are. A backbone that has no row over it has no table.
+    """
+    return [one for table in tables for backbone in _backbones(table) if (one := _over(table, backbone)) is not None]
+
+
+def _backbones(table: Mapping[str, Any]) -> list[str]:
+    inner = [framed["inner"] for row in table["rows"] if (framed := FRAMED.fullmatch(row["name"]))]
+    named = {row["name"] for row in table["rows"]}
+    return [name for name in dict.fromkeys(inner) if name in named]
+
+
+def _over(table: Mapping[str, Any], backbone: str) -> dict[str, Any] | None:
+    names = {backbone: "backbone"}
+    for row in table["rows"]:
+        framed = FRAMED.fullmatch(row["name"])
+        if framed and framed["inner"] == backbone:
+            names[row["name"]] = f"{framed['frame']}[backbone]"
+        elif not framed and row["name"] not in _backbones(table):
+            names[row["name"]] = row["name"]
+    view = table["views"][0]
+    rows = [
+        {**row, "name": name, "shown": "backbone alone" if name == "backbone" else name.removesuffix("[backbone]")}
+        for row in table["rows"]
+        if (name := names.get(row["name"]))
+    ]
+    compared = [
+        {**one, "row": names[one["row"]], "other": names[one["other"]]}
+        for one in view["comparisons"]
+        if one["row"] in names and one["other"] in names
+    ]
+    figures = {names[name]: of_row for name, of_row in view["rows"].items() if name in names}
+    if sum(name == "backbone" or name.endswith("[backbone]") for name in figures) < 2:
+        return None
+    shown = next(row.get("shown", backbone) for row in table["rows"] if row["name"] == backbone)
+    return {
+        **table,
+        "protocol": f"{table['protocol']}, over {shown}",
+        "rows": rows,
+        "views": [{**view, "rows": figures, "comparisons": compared}],
+    }

@@ -1,0 +1,158 @@
+"""Tables made apart: what may become one table, and methods ranked whatever they stand over."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from recbole_eimf.__main__ import main as command_line
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.study import arena
+from recbole_eimf.study.joined import Part, by_method, join, read_parts
+from recbole_eimf.study.standings import standings
+from tests.conftest import REPOSITORY
+from tests.study.test_arena import table
+
+FLOOR = {"Popularity": [1.0]}
+
+
+def of_backbone(name, alone, eimf, dataset="a", **more):
+    """A table of one backbone and EIMF over it, as a command of its own made it."""
+    made = table(dataset, {**FLOOR, name: alone, f"EIMF[{name}]": eimf}, **more)
+    for of_row in made["views"][0]["rows"].values():
+        seeds = list(of_row["ndcg@10"]["seeds"].values())
+        of_row["ndcg@10"]["mean"] = sum(seeds) / len(seeds)
+    made["views"][0]["tested"] = {row: {"users": 9, "targets": 9, "identity": "x"} for row in made["views"][0]["rows"]}
+    pair = {"row": f"EIMF[{name}]", "other": name, "metric": "ndcg@10", "relative": 12.5, "adjusted": 0.01}
+    made["views"][0]["comparisons"] = [pair]
+    return made
+
+
+def parts(*tables):
+    return [Part(content, f"part{n}") for n, content in enumerate(tables)]
+
+
+def test_parts_of_one_data_set_and_protocol_become_one_table():
+    one, other = of_backbone("SASRec", [3.0, 3.2], [4.0, 4.1]), of_backbone("REMI", [2.0, 2.1], [2.5, 2.4])
+    before = copy.deepcopy((one, other))
+    (whole,) = join(parts(one, other))
+    assert (one, other) == before, "what was read stays as it was"
+    names = [row["name"] for row in whole.content["rows"]]
+    assert names == ["Popularity", "SASRec", "EIMF[SASRec]", "REMI", "EIMF[REMI]"]
+    assert set(whole.content["views"][0]["rows"]) == set(names)
+    assert len(whole.content["views"][0]["comparisons"]) == 2
+    assert (whole.content["finished"], whole.page) == (5, None)  # one as the first says, and four runs
+    found = standings([whole.content], "ndcg@10")
+    assert [row.name for row in found.rows] == ["EIMF[SASRec]", "SASRec", "EIMF[REMI]", "REMI", "Popularity"]
+    assert {row.name: row.gains[0].relative for row in found.rows if row.gains[0]} == dict.fromkeys(
+        ("EIMF[SASRec]", "EIMF[REMI]"), 12.5
+    )
+    apart = join(parts(one, {**other, "protocol": "global_time"}, {**other, "dataset": "b"}))
+    assert [part.content for part in apart] == [one, {**other, "protocol": "global_time"}, {**other, "dataset": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t["views"][0].update(mask_history=False), "mask_history is True in one and False in the other"),
+        (lambda t: t["rows"][0]["settings"].update(ties="source"), "ties is shuffle in one and source in the other"),
+        (lambda t: t["views"][0]["tested"]["Popularity"].update(users=8), "the number of test users is 9 in one and 8"),
+        (lambda t: t["views"][0]["tested"]["Popularity"].update(targets=7), "the number of targets is 9 in one and 7"),
+        (lambda t: t["views"][0]["tested"]["Popularity"].update(identity="y"), "digest of what was asked is x in one"),
+        (lambda t: t["views"][0]["rows"]["Popularity"]["ndcg@10"].update(mean=1.5), "Popularity: part0 and part1 have"),
+    ],
+)
+def test_parts_that_asked_otherwise_are_no_one_table(change, said):
+    other = of_backbone("REMI", [2.0], [2.5])
+    change(other)
+    with pytest.raises(DataError, match=said) as raised:
+        join(parts(of_backbone("SASRec", [3.0], [4.0]), other))
+    assert "part0" in str(raised.value)
+    assert "part1" in str(raised.value)
+
+
+def test_methods_are_ranked_whatever_they_stand_over():
+    """Over SASRec EIMF is first and its text form second, over REMI the other way: both rank 1.5, the backbone 3."""
+    over_sasrec = of_backbone("SASRec", [3.0], [5.0])
+    over_remi = of_backbone("REMI", [1.5], [2.0])
+    for made, name, value in ((over_sasrec, "text[SASRec]", 4.0), (over_remi, "text[REMI]", 2.5)):
+        more = table("a", {name: [value]})
+        more["rows"][0] |= {"shown": f"{name}!"}
+        made["rows"] += more["rows"]
+        made["views"][0]["rows"] |= more["views"][0]["rows"]
+    over_remi["rows"][1]["shown"] = "REMI, bare"
+    (whole,) = join(parts(over_sasrec, over_remi))
+    found = arena.methods_over_backbones([whole.content], "ndcg@10")
+    assert found.tables == ["a, leave_one_out, over SASRec", "a, leave_one_out, over REMI, bare"]
+    by_name = {row.shown: row for row in found.rows}
+    assert by_name["EIMF"].ranks == (1.0, 2.0)
+    assert by_name["text"].ranks == (2.0, 1.0)
+    assert by_name["backbone alone"].rank == 3.0
+    assert by_name["Popularity"].rank == 4.0
+    assert by_name["EIMF"].gains[1].relative == 12.5
+    assert arena.methods_over_backbones([over_sasrec], "ndcg@10") is None, "one backbone is what the table shows"
+
+
+def test_a_backbone_without_a_row_over_it_ranks_no_method():
+    made = table("a", {"Popularity": [1.0], "SASRec": [2.0], "EIMF[SASRec]": [3.0], "EIMF[REMI]": [3.0]})
+    assert [block["protocol"] for block in by_method([made])] == ["leave_one_out, over SASRec"]
+    assert [row["name"] for row in by_method([made])[0]["rows"]] == ["Popularity", "backbone", "EIMF[backbone]"]
+
+
+def test_the_command_joins_folders_and_files(tmp_path, capsys):
+    for folder, made in (("one", of_backbone("SASRec", [3.0], [4.0])), ("two", of_backbone("REMI", [2.0], [2.5]))):
+        (tmp_path / folder / "a-leave_one_out").mkdir(parents=True)
+        (tmp_path / folder / "a-leave_one_out" / "results.json").write_text(json.dumps(made))
+    several = tmp_path / "several.json"
+    several.write_text(json.dumps({"arena": {}, "tables": [of_backbone("SASRec", [3.0], [3.5], "b<")]}))
+    (tmp_path / "one" / "a-leave_one_out" / "index.html").write_text("")
+    out = tmp_path / "out"
+    given = [str(tmp_path / "one"), str(tmp_path / "two" / "a-leave_one_out"), str(several)]
+    assert command_line(["standings", *given, f"--out={out}", "--metrics=ndcg@10"]) == 0
+    printed = capsys.readouterr().out
+    blocks = "1: a, leave_one_out, over SASRec\n2: a, leave_one_out, over REMI"
+    assert f"methods, whatever they stand over:\n{blocks}" in printed
+    page = (out / "index.html").read_text()
+    assert "Methods, whatever they stand over" in page
+    assert "b&lt;" in page
+    assert "href=" not in page.partition("</ul>")[0], "a joined table has no page of its own"
+    told = json.loads((out / "arena.json").read_text())
+    assert told["tables"] == ["a, leave_one_out", "b<, leave_one_out"]
+    assert [row["shown"] for row in told["methods"]["ndcg@10"]["rows"]] == ["EIMF", "backbone alone", "Popularity"]
+    assert command_line(["standings", given[0], given[2], f"--out={out}"]) == 0
+    assert 'href="../one/a-leave_one_out/index.html"' in (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["nowhere"], "error: nowhere: not there"),
+        (["empty"], "error: empty: no table in it"),
+        (["broken.json"], "error: broken.json: damaged"),
+        (["list.json"], "error: list.json: no table"),
+        (["other.json"], "error: other.json: no table"),
+        (["good.json", "--metrics=ndcg@10,hit@10"], "--metrics=ndcg@10,hit@10: rows are ranked by one metric"),
+        (["good.json", "--metrics=ndcg@7"], "fewer than two rows with ndcg@7"),
+        (["good.json", "--form=1"], "--form=1"),
+    ],
+)
+def test_what_is_no_table_is_one_line(given, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    for name, text in (("broken", "{"), ("list", "[1]"), ("other", '{"rows": []}')):
+        Path(f"{name}.json").write_text(text)
+    Path("good.json").write_text(json.dumps(of_backbone("SASRec", [3.0], [4.0])))
+    assert command_line(["standings", *given]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_published_tables_of_office_join():
+    """Three commands made them, one for each backbone."""
+    names = ("arena_office", "arena_office_remi", "arena_office_gru4rec")
+    (whole,) = join(read_parts([REPOSITORY / "benchmarks" / "results" / f"{name}.json" for name in names]))
+    found = arena.methods_over_backbones([whole.content], "ndcg@10")
+    assert len(found.tables) == 3
+    assert found.rows[0].shown == "counts and texts"
