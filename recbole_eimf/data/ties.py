@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from recbole_eimf.core.arrays import distinct
 from recbole_eimf.data.protocol import Spans
 
 #: of the pairs of equal time: where more ascend by item id, the order is the ids' (of an order by chance half do)
@@ -111,7 +112,7 @@ def count_ties(user: np.ndarray, item: np.ndarray, time: np.ndarray | None, id_r
     tied = same if time is None else same & (time[1:] == time[:-1])
     up = id_rank[item[1:]] > id_rank[item[:-1]]
     last = np.flatnonzero(np.append(user[1:] != user[:-1], True)) if len(user) else np.empty(0, int)
-    distinct = len(np.unique(user.astype(np.int64) * (int(item.max(initial=0)) + 1) + item))
+    had = len(distinct(user.astype(np.int64) * (int(item.max(initial=0)) + 1) + item))
     return TieCounts(
         pairs=int(same.sum()),
         tied=int(tied.sum()),
@@ -120,5 +121,5 @@ def count_ties(user: np.ndarray, item: np.ndarray, time: np.ndarray | None, id_r
         users=len(last),
         last_tied=int(tied[last[last > 0] - 1].sum()),
         events=len(user),
-        repeats=len(user) - distinct,
+        repeats=len(user) - had,
     )

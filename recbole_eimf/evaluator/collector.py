@@ -29,9 +29,14 @@ def hits_and_counts(items: Tensor, row: Tensor, target: Tensor) -> Tensor:
         int32 [B, k + 1], RecBole's ``rec.topk``.
     """
     size = int(torch.cat([items.flatten(), target]).max()) + 1 if len(target) else 1
-    wanted = (row * size + target).unique()
+    wanted = (row * size + target).unique()  # ascending
     every = torch.arange(len(items), device=items.device)[:, None]
-    hits = torch.isin(every * size + items, wanted) & (items > 0)
+    ranked = every * size + items
+    if len(wanted):  # torch.isin sorts all that is ranked
+        found = wanted[torch.searchsorted(wanted, ranked).clamp(max=len(wanted) - 1)] == ranked
+    else:
+        found = torch.zeros_like(items, dtype=torch.bool)
+    hits = found & (items > 0)
     count = torch.bincount(wanted // size, minlength=len(items))
     return torch.cat((hits, count[:, None]), dim=1).int()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from recbole_eimf.core.arrays import contained, distinct
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
 from recbole_eimf.evaluator.slices import Range, frequency_slices, inside
@@ -102,7 +103,7 @@ class Ranks:
         found: dict[str, dict[str, float]] = {}
         for name in (*self.slices, *self.mark_names):
             asked = self._in_slice(name)
-            found[name] = {"targets": int(asked.sum()), "users": len(np.unique(self.user[self.target_row[asked]]))}
+            found[name] = {"targets": int(asked.sum()), "users": len(distinct(self.user[self.target_row[asked]]))}
             if asked.any():
                 metrics = [f"{kind}@{k}" for kind in ("recall", "hit", "ndcg") for k in ks]
                 found[name] |= {metric: round(self.mean(metric, name), 6) for metric in metrics}
@@ -177,7 +178,7 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
 def _repeated(test, row: np.ndarray, item: np.ndarray) -> np.ndarray:
     """Which targets (row, item) stand in their row's history, bool [T]."""
     had = [part.numpy() for part in test.history(np.arange(len(test.spans)))]
-    return np.isin(row * test.item_num + item, had[0] * test.item_num + had[1])
+    return contained(row * test.item_num + item, had[0] * test.item_num + had[1])
 
 
 def _identity(test, row: np.ndarray, item: np.ndarray) -> str:
@@ -225,7 +226,7 @@ def asked_of(folder: str | Path) -> Asked | None:
     try:
         with safe_open(Path(folder) / RANKS_FILE, framework="np") as stored:
             rows, targets = (stored.get_slice(name).get_shape()[0] for name in ("user", "target_row"))
-            users = len(np.unique(stored.get_tensor("user")))
+            users = len(distinct(stored.get_tensor("user")))
             return Asked(users, targets, stored.metadata()["identity"], rows if rows > users else 0)
     except (OSError, SafetensorError, KeyError, TypeError):
         return None

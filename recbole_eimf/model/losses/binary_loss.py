@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_eimf.core.arrays import distinct
+
 _TRIES = 50  # for a user who had 9 of 10 items, 0.5 % of the draws are left after so many
 
 
@@ -24,7 +26,7 @@ class HistoryNegatives(nn.Module):
         super().__init__()
         self.n_items = n_items
         owner = np.repeat(users, [len(history) for history in histories])
-        pairs = np.unique(owner.astype(np.int64) * n_items + np.concatenate(histories))
+        pairs = distinct(owner.astype(np.int64) * n_items + np.concatenate(histories))
         self.register_buffer("competing", competing, persistent=False)
         self.register_buffer("pairs", torch.from_numpy(pairs), persistent=False)
         for name, values in self._gaps(pairs).items():
