@@ -178,7 +178,7 @@ def unknown_candidates(
 
 
 def _items(model: Path) -> frozenset[str]:
-    return frozenset(model_folder.read_table(model / "items.parquet", ("item",))["item"].to_pylist()[1:])
+    return frozenset(model_folder.read_table(model / model_folder.ITEMS, ("item",))["item"].to_pylist()[1:])
 
 
 def make_pieces(job: Job, numbers: Sequence[int], recommender: Recommender | None = None) -> Iterator[int]:
