@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from starlette.exceptions import HTTPException
 
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.version import __version__
@@ -193,7 +195,13 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         # without the input: it may be long, and no text that can be sent
-        return _problems([(problem["loc"], problem["msg"]) for problem in error.errors()[:20]])
+        return _problems([(problem["loc"], _said_of(problem)) for problem in error.errors()[:20]])
+
+    @app.exception_handler(HTTPException)
+    async def unreadable(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # FastAPI's for a body on which reading JSON broke, without a word why
+            return _problems([(("body",), _why_unreadable(error.__cause__))])
+        return await http_exception_handler(request, error)
 
     @app.exception_handler(FieldError)
     async def wrong(request: Request, error: FieldError) -> Response:
@@ -214,6 +222,20 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RefusedError)
     async def not_allowed(request: Request, error: RefusedError) -> Response:
         return JSONResponse({"detail": error.detail}, error.status)
+
+
+def _said_of(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "json_invalid":
+        return f"not JSON ({problem['ctx']['error']} at character {problem['loc'][-1]})"
+    return problem["msg"]
+
+
+def _why_unreadable(error: BaseException | None) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text ({error.reason} at byte {error.start})"
+    if isinstance(error, RecursionError):
+        return "not JSON that can be read (brackets nested too deep)"
+    return f"not JSON that can be read ({str(error).partition(';')[0]})"
 
 
 def _problems(found: list[tuple[tuple, str]]) -> Response:

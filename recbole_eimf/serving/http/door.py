@@ -66,7 +66,8 @@ class Door:
 
     async def _enter(self, scope, receive, send) -> None:
         if scope["method"] in ("GET", "HEAD"):
-            await self.app(scope, receive, send)
+            # HEAD asks for what GET would answer, and the server leaves the body out
+            await self.app({**scope, "method": "GET"}, receive, send)
             return
         if scope["path"] in _COSTLY and self.capacity.full:
             await _refuse(send, 503, OVER_CAPACITY, (b"retry-after", str(RETRY_AFTER).encode()))

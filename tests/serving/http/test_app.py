@@ -135,8 +135,14 @@ WRONG = (
 BROKEN = (
     b"", b"{", b"null", b"[]", b"\xff\xfe", b'{"history": ["\\ud800"]}', b'{"history": [], "k": NaN}',
     b'{"\\udc00": 1, "history": []}', b"[" * 100_000, b'{"history": [], "k": ' + b"9" * 5000 + b"}",
-    b'{"items": {"\\ud800": "x"}}',
+    b'{"items": {"\\ud800": "x"}}', b'{"history": ["caf\xe9"]}',
 )  # fmt: skip
+#: what is said of some of them
+UNREADABLE = (
+    (b'{"history": ["caf\xe9"]}', "not UTF-8 text (invalid continuation byte at byte 17)"),
+    (b'{"history": [}', "not JSON (Expecting value at character 13)"),
+    (b"[" * 100_000, "not JSON that can be read (brackets nested too deep)"),
+)
 
 
 def test_a_wrong_field_is_named(client):
@@ -154,8 +160,32 @@ def test_no_body_is_a_fault_of_the_service(client):
     for address in ("recommend", "items"):
         for body in BROKEN:
             answer = asked.post(f"/{address}", content=body, headers={"Content-Type": "application/json"})
-            assert 400 <= answer.status_code < 500, (body[:40], answer.text)
-            assert "detail" in answer.json()
+            assert answer.status_code == 422, (body[:40], answer.text)
+            assert all(problem["loc"][0] == "body" and problem["msg"] for problem in answer.json()["detail"])
+
+
+def test_why_a_body_cannot_be_read_is_said(client):
+    asked = client()
+    for body, said in UNREADABLE:
+        answer = asked.post("/recommend", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422
+        assert [problem["msg"] for problem in answer.json()["detail"]] == [said]
+
+
+def test_head_is_get_without_the_body(client, live):
+    asked = client()
+    for address in ("/", "/docs", "/page/page.js", "/health", "/items?q=number", "/openapi.json"):
+        whole, head = asked.get(address), asked.head(address)
+        assert (head.status_code, head.content) == (whole.status_code, b"") == (200, b""), address
+        assert head.headers == whole.headers
+    assert asked.head("/metrics").status_code == 200
+    assert asked.head("/recommend").status_code == asked.get("/recommend").status_code == 405
+    assert asked.head("/nothing").status_code == 404
+    with live().connect() as connection:  # nothing stands between the head and the next answer
+        connection.sendall(b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(4000).endswith(b"\r\n\r\n")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert connection.recv(4000).startswith(b"HTTP/1.1 200")
 
 
 def test_a_body_that_is_no_json_by_its_type_is_refused(client):
