@@ -25,7 +25,7 @@ from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
 from recbole_eimf.serving.http.door import OVER_CAPACITY, RETRY_AFTER, Door
 from recbole_eimf.serving.http.metrics import Metrics
 from recbole_eimf.serving.http.service import Service
-from recbole_eimf.serving.http.settings import TOKEN_VARIABLE, Settings, checked_token, is_loopback
+from recbole_eimf.serving.http.settings import TOKEN_VARIABLE, Settings, checked_token
 
 PAGE = Path(__file__).parent / "page"
 #: address -> file of the page
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=life,
     )
     app.state.service, app.state.capacity = service, capacity
-    app.add_middleware(Door, capacity=capacity, metrics=metrics, paths=_PATHS)
+    app.add_middleware(Door, capacity=capacity, metrics=metrics, paths=_PATHS, answers_to=settings.answers_to)
     _add_questions(app, service, capacity, metrics)
     _add_changes(app, service, token, settings.loopback)
     _add_status(app, service, board, metrics)
@@ -120,9 +120,7 @@ def _add_questions(app: FastAPI, service: Service, capacity: Capacity, metrics: 
 # ---------------------------------------------------------------------- changes
 def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bool) -> None:
     @app.post("/items", response_model=schema.ItemsAnswer, responses=_422 | _403)
-    async def add_items(
-        asked: schema.ItemsRequest, request: Request, authorization: Annotated[str | None, Header()] = None
-    ) -> Response:
+    async def add_items(asked: schema.ItemsRequest, authorization: Annotated[str | None, Header()] = None) -> Response:
         """Add items by their title, and by `profiles` where the model reads an LLM's words beside titles; every worker
         knows them when the answer comes. They last as long as the service.
 
@@ -130,8 +128,6 @@ def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bo
         """
         if token is not None or not loopback:
             _check(authorization, token)
-        elif not is_loopback(request.url.hostname or ""):  # a page elsewhere whose name was made to lead here
-            raise RefusedError(403, "items are added under the name localhost, or with a token; see the documentation")
         return JSONResponse(await service.add(asked.items, asked.profiles))
 
     @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403)

@@ -23,8 +23,11 @@ from recbole_eimf.serving.http.settings import DRAIN_SECONDS, IDLE_SECONDS, MAX_
 from recbole_eimf.serving.http.workers import run_apart, supervise
 
 
-def serve(folder: str, host: str, port: int, workers: int, capacity: int) -> None:
+def serve(folder: str, host: str, port: int, workers: int, capacity: int, allowed_hosts: tuple[str, ...] = ()) -> None:
     """Serve a model folder until SIGTERM or Ctrl-C, which let requests under way end.
+
+    Args:
+        allowed_hosts: see :class:`Settings`.
 
     Raises:
         DataError: no whole model folder. ConfigError: the address cannot be listened on, or the token is too short.
@@ -37,7 +40,7 @@ def serve(folder: str, host: str, port: int, workers: int, capacity: int) -> Non
         # apart, for what has computed cannot be forked; what cannot be read is said here, once
         model = run_apart(_described, board, state)
         board.publish(state)
-        settings = Settings(str(shared), workers, capacity, host, _threads(workers))
+        settings = Settings(str(shared), workers, capacity, host, allowed_hosts, _threads(workers))
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         many = f", {workers} workers" if workers > 1 else ""

@@ -48,7 +48,7 @@ def test_above_capacity_is_told_at_once_and_nothing_waits_without_end(live, held
         refused = list(clients.map(lambda _: ask(service.url, HISTORY), range(6)))
         # a body that nobody will read is not waited for
         with service.connect() as client:
-            client.sendall(b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            client.sendall(b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                            b"Content-Length: 1000\r\n\r\n")  # fmt: skip
             assert client.recv(1000).startswith(b"HTTP/1.1 503")
         health = httpx.get(f"{service.url}/health", trust_env=False)
@@ -64,7 +64,7 @@ def test_above_capacity_is_told_at_once_and_nothing_waits_without_end(live, held
 def test_bodies_that_are_too_large_or_too_slow_end(live, first, monkeypatch):
     monkeypatch.setattr(door, "BODY_SECONDS", 0.3)
     service = live()
-    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with service.connect() as client:  # says so
         client.sendall(head + b"Content-Length: 1048577\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 413")
@@ -89,7 +89,8 @@ def test_a_client_that_goes_in_the_middle_of_its_body_is_no_fault_of_the_service
     service = live()
     with service.connect() as client:
         client.sendall(
-            b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 9\r\n\r\n{"
         )
     wanted = 'recbole_eimf_requests_total{path="/recommend",status="499"} 1.0'
     until = time.monotonic() + 20
@@ -105,7 +106,7 @@ def test_connections_that_ask_nothing_are_closed_however_they_drip(live):
 
     service = live(protocol=Hasty)
     with service.connect() as silent, service.connect() as dripping:
-        dripping.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        dripping.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert dripping.recv(4000).startswith(b"HTTP/1.1 200")
         sent = 0
         with contextlib.suppress(OSError):
@@ -125,7 +126,7 @@ def test_a_client_that_does_not_take_its_answer_is_dropped(live, first):
     service = live(protocol=Hasty)
     body = json.dumps({"histories": [HISTORY] * 64, "k": 60}).encode()
     request = (
-        b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         % len(body)
     ) + body
     with service.connect() as client:
@@ -145,7 +146,9 @@ def test_a_client_that_does_not_take_its_answer_is_dropped(live, first):
 def test_broken_clients_leave_nothing_behind(live, first):
     service = live(capacity=2)
     body = json.dumps({"history": HISTORY}).encode()
-    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
     whole = head % len(body) + body
     broken = [b"", b"\x16\x03\x01\x00", b"GARBAGE\r\n\r\n", head % 500 + b"{", whole[:-3], whole, b"X" * 200_000]
     for sent in broken * 3:
@@ -210,7 +213,7 @@ def test_the_end_waits_for_requests_under_way_and_takes_no_more(live, held, firs
         asked = clients.submit(ask, service.url, HISTORY)
         assert held.begun.acquire(timeout=20)
         half.sendall(
-            b"POST /similar HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n"
+            b"POST /similar HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n"
         )
         while len(service.server.server_state.tasks) < 2:  # its head was read
             time.sleep(0.01)
