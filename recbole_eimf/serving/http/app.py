@@ -22,7 +22,7 @@ from recbole_eimf.serving.http import answers, schema
 from recbole_eimf.serving.http.answers import FieldError
 from recbole_eimf.serving.http.board import Board
 from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
-from recbole_eimf.serving.http.door import OVER_CAPACITY, RETRY_AFTER, Door
+from recbole_eimf.serving.http.door import Door
 from recbole_eimf.serving.http.metrics import Metrics
 from recbole_eimf.serving.http.service import Service
 from recbole_eimf.serving.http.settings import TOKEN_VARIABLE, Settings, checked_token
@@ -119,7 +119,7 @@ def _add_questions(app: FastAPI, service: Service, capacity: Capacity, metrics: 
 
 # ---------------------------------------------------------------------- changes
 def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bool) -> None:
-    @app.post("/items", response_model=schema.ItemsAnswer, responses=_422 | _403)
+    @app.post("/items", response_model=schema.ItemsAnswer, responses=_422 | _403 | _503)
     async def add_items(asked: schema.ItemsRequest, authorization: Annotated[str | None, Header()] = None) -> Response:
         """Add items by their title, and by `profiles` where the model reads an LLM's words beside titles; every worker
         knows them when the answer comes. They last as long as the service.
@@ -130,7 +130,7 @@ def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bo
             _check(authorization, token)
         return JSONResponse(await service.add(asked.items, asked.profiles))
 
-    @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403)
+    @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403 | _503)
     async def reload(
         asked: schema.ReloadRequest | None = None, authorization: Annotated[str | None, Header()] = None
     ) -> Response:
@@ -213,7 +213,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(OverCapacityError)
     async def over(request: Request, error: OverCapacityError) -> Response:
-        return JSONResponse({"detail": OVER_CAPACITY}, 503, {"Retry-After": str(RETRY_AFTER)})
+        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": str(error.seconds)})
 
     @app.exception_handler(RefusedError)
     async def not_allowed(request: Request, error: RefusedError) -> Response:

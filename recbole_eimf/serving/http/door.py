@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from recbole_eimf.serving.http.capacity import Capacity
+from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
 from recbole_eimf.serving.http.metrics import Metrics
 from recbole_eimf.serving.http.settings import BODY_SECONDS, MAX_BODY
 
@@ -21,10 +21,6 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )  # fmt: skip
-#: seconds after which a client may ask again
-RETRY_AFTER = 1
-OVER_CAPACITY = f"more requests than this service answers at once; ask again in {RETRY_AFTER} s"
-
 #: what figures call a request whose client went before all of it had come; nothing is sent
 CLIENT_WENT = 499
 _OTHER_NAME = (
@@ -86,7 +82,8 @@ class Door:
             await self.app({**scope, "method": "GET"}, receive, send)
             return
         if scope["path"] in _COSTLY and self.capacity.full:
-            await _refuse(send, 503, OVER_CAPACITY, (b"retry-after", str(RETRY_AFTER).encode()))
+            over = OverCapacityError()
+            await _refuse(send, 503, str(over), (b"retry-after", str(over.seconds).encode()))
             return
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json" and scope["method"] == "POST" and _has_body(headers):

@@ -24,11 +24,14 @@ import pyarrow.compute as compute
 
 from recbole_eimf.core.errors import DataError, UserError
 from recbole_eimf.serving.http.board import Board, State
-from recbole_eimf.serving.http.settings import MAX_ADDED
+from recbole_eimf.serving.http.capacity import OverCapacityError
+from recbole_eimf.serving.http.settings import MAX_ADDED, MAX_CHANGES
 from recbole_eimf.serving.recommender import Recommender
 
 #: seconds between looks for a new generation; until all workers must have taken one over
 _LOOK, _PATIENCE = 0.2, 60.0
+#: seconds after which a client whose change was one too many may ask again: a change loads a model, or copies tables
+_ASK_AGAIN = 5
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -78,6 +81,7 @@ class Service:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="changes")  # one after the other
+        self._taken = 0  # changes that are under way or wait
         self._stamp: tuple[int, int] | None = None
         self.now: Served = None  # type: ignore[assignment]  # from start() on
 
@@ -116,7 +120,7 @@ class Service:
             ``items_lost`` of those that were added by title.
 
         Raises:
-            DataError: the folder is no whole model; the old one stays.
+            DataError: the folder is no whole model; the old one stays. OverCapacityError: too many changes wait.
         """
         return await self._changed(self._take_over, folder)
 
@@ -127,7 +131,7 @@ class Service:
             titles: token -> title; profiles: token -> an LLM's words on it, as :meth:`Recommender.add_items` has them.
 
         Raises:
-            UserError: see :meth:`Recommender.add_items`; nothing is added.
+            UserError: see :meth:`Recommender.add_items`; nothing is added. OverCapacityError: too many changes wait.
         """
         known = profiles or {}
         if stray := [token for token in known if token not in titles]:
@@ -136,6 +140,15 @@ class Service:
         return await self._changed(self._add, items)
 
     async def _changed(self, change, given) -> dict[str, Any]:
+        if self._taken >= MAX_CHANGES:
+            raise OverCapacityError("changes", _ASK_AGAIN)
+        self._taken += 1
+        try:
+            return await self._made_known(change, given)
+        finally:
+            self._taken -= 1
+
+    async def _made_known(self, change, given) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         said = await loop.run_in_executor(self._changes, change, given)
         until = time.monotonic() + _PATIENCE

@@ -22,6 +22,7 @@ MAX_TOKEN = 512  # characters
 MAX_TITLE = 2_000  # characters
 MAX_NEW = 100  # items a request
 MAX_ADDED = 10_000  # items over the life of a service
+MAX_CHANGES = 4  # of what is served, that a worker has under way or waiting
 MAX_BODY = 1 << 20  # bytes
 MAX_CONNECTIONS = 1_000  # of a worker
 

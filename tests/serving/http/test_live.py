@@ -16,6 +16,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.http import answers, door
 from recbole_eimf.serving.http import service as service_module
 from recbole_eimf.serving.http.connection import PatientProtocol
+from recbole_eimf.serving.http.settings import MAX_CHANGES
 from tests.serving.http.conftest import AUTHORIZED, ask, board_of, expected, given
 
 HISTORY = ["i1", "i5", "i9"]
@@ -59,6 +60,40 @@ def test_above_capacity_is_told_at_once_and_nothing_waits_without_end(live, held
         assert [given(answer.result()) for answer in asked] == [expected(first, [HISTORY])] * 2
     assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
     assert "recbole_eimf_over_capacity_total 7.0" in httpx.get(f"{service.url}/metrics", trust_env=False).text
+
+
+def test_changes_above_their_limit_are_told_at_once(live, monkeypatch):
+    service, release, begun = live(), threading.Event(), threading.Event()
+    real = service_module.with_items
+
+    def waiting(model, items):
+        begun.set()
+        assert release.wait(20)
+        return real(model, items)
+
+    monkeypatch.setattr(service_module, "with_items", waiting)
+
+    def change(name: str) -> httpx.Response:
+        address, body = ("reload", {}) if name == "reload" else ("items", {"items": {name: "thing number 3"}})
+        url = f"{service.url}/{address}"
+        return httpx.post(url, json=body, headers=AUTHORIZED, timeout=30, trust_env=False, verify=False)
+
+    with ThreadPoolExecutor(8) as clients:
+        taken = [clients.submit(change, "first")]
+        assert begun.wait(20)
+        taken += [clients.submit(change, f"n{number}") for number in range(MAX_CHANGES - 1)]
+        until = time.monotonic() + 20
+        while service.app.state.service._taken < MAX_CHANGES and time.monotonic() < until:
+            time.sleep(0.01)
+        refused = [change(name) for name in ("one more", "reload")]
+        assert [answer.status_code for answer in refused] == [503, 503]
+        assert {answer.headers["retry-after"] for answer in refused} == {"5"}
+        assert "more changes than" in refused[0].json()["detail"]
+        assert ask(service.url, HISTORY).status_code == 200  # who asks does not wait for those who change
+        release.set()
+        assert [answer.result().status_code for answer in taken] == [200] * MAX_CHANGES
+    assert change("one more").json()["added"] == ["one more"]
+    assert change("reload").json()["items_kept"] == MAX_CHANGES + 1
 
 
 def test_bodies_that_are_too_large_or_too_slow_end(live, first, monkeypatch):
