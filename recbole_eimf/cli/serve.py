@@ -8,7 +8,7 @@ from recbole_eimf.cli.export import Parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core import parts
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.serving.http.settings import host_name
+from recbole_eimf.serving.http.settings import MAX_CAPACITY, host_name
 
 USAGE = """usage: python -m recbole_eimf serve MODEL [--port 8000] [--host 127.0.0.1] [--workers 1] [--capacity 32]
          [--allowed-hosts NAME,NAME]
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, default in (("port", 8000), ("workers", 1), ("capacity", 32)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.given(arguments)
-    for name, least, most in (("port", 0, 65535), ("workers", 1, 64), ("capacity", 1, 10_000)):
+    for name, least, most in (("port", 0, 65535), ("workers", 1, 64), ("capacity", 1, MAX_CAPACITY)):
         if not least <= getattr(given, name) <= most:
             raise ConfigError(f"--{name}={getattr(given, name)}: a whole number from {least} to {most} is needed.")
     allowed = _names(given.allowed_hosts)

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
 from recbole_eimf.serving.http.metrics import Metrics
-from recbole_eimf.serving.http.settings import BODY_SECONDS, MAX_BODY
+from recbole_eimf.serving.http.settings import BODY_SECONDS, MAX_BODY, MAX_READING
 
 #: an answer holds what somebody bought: no cache keeps it; the page may load and ask nothing from elsewhere
 SECURITY_HEADERS = (
@@ -43,6 +43,7 @@ class Door:
     ) -> None:
         self.app, self.capacity, self.metrics, self.paths = app, capacity, metrics, paths
         self.answers_to = answers_to
+        self.reading = 0  # requests whose body is coming
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -81,7 +82,7 @@ class Door:
             # HEAD asks for what GET would answer, and the server leaves the body out
             await self.app({**scope, "method": "GET"}, receive, send)
             return
-        if scope["path"] in _COSTLY and self.capacity.full:
+        if self.reading >= MAX_READING or (scope["path"] in _COSTLY and self.capacity.full):
             over = OverCapacityError()
             await _refuse(send, 503, str(over), (b"retry-after", str(over.seconds).encode()))
             return
@@ -95,11 +96,14 @@ class Door:
         if length.isdigit() and int(length[:20]) > MAX_BODY:
             await _refuse(send, 413, too_large)
             return
+        self.reading += 1
         try:
             body = await asyncio.wait_for(_read(receive), BODY_SECONDS)
         except asyncio.TimeoutError:
             await _refuse(send, 408, f"the body did not come within {BODY_SECONDS:g} s")
             return
+        finally:
+            self.reading -= 1
         if body is None:
             raise _ClientWentError
         if len(body) > MAX_BODY:

@@ -69,7 +69,7 @@ def _work(settings: Settings, listening: socket.socket) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        limit_concurrency=None,  # it counts connections, those that ask nothing too: PatientProtocol and Door count
         backlog=MAX_CONNECTIONS,
         timeout_keep_alive=int(IDLE_SECONDS),
         timeout_graceful_shutdown=DRAIN_SECONDS,

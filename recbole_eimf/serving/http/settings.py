@@ -24,7 +24,9 @@ MAX_NEW = 100  # items a request
 MAX_ADDED = 10_000  # items over the life of a service
 MAX_CHANGES = 4  # of what is served, that a worker has under way or waiting
 MAX_BODY = 1 << 20  # bytes
-MAX_CONNECTIONS = 1_000  # of a worker
+#: of a worker: connections, of which those that ask nothing make room for new ones; requests whose body is coming; and
+#: the most that --capacity may be. So many bodies and answers leave connections for who only asks how the service is.
+MAX_CONNECTIONS, MAX_READING, MAX_CAPACITY = 900, 250, 500  # a process may have 1,024 files by default
 
 #: seconds for the whole body of a request; for the head of one, or between two; for a client to take its answer
 BODY_SECONDS = 10.0

@@ -154,6 +154,66 @@ def test_connections_that_ask_nothing_are_closed_however_they_drip(live):
             assert silent.recv(1) == b""
 
 
+def test_connections_that_ask_nothing_make_room_and_keep_nobody_from_asking(live, held, first):
+    class Few(PatientProtocol):
+        most = 5
+
+    service = live(protocol=Few)
+    with contextlib.ExitStack() as opened, ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(ask, service.url, HISTORY)
+        assert held.begun.acquire(timeout=20)
+        kept = opened.enter_context(httpx.Client(trust_env=False))
+        assert kept.get(f"{service.url}/health").status_code == 200
+        silent = [opened.enter_context(service.connect()) for _ in range(12)]
+        for _ in range(3):  # each over a connection of its own
+            health = httpx.get(f"{service.url}/health", trust_env=False)
+            assert health.status_code == 200, health.text
+        for client in silent[:7]:  # those that came first have made room
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+        assert len(service.server.server_state.connections) <= 5
+        assert kept.get(f"{service.url}/health").status_code == 200  # was closed too, and is opened again
+        held.set()
+        assert given(asked.result()) == expected(first, [HISTORY])  # whoever asks stays
+    assert "over_capacity_total 0.0" in httpx.get(f"{service.url}/metrics", trust_env=False).text
+
+
+def test_where_all_connections_ask_the_new_one_is_closed(live, held, first):
+    class One(PatientProtocol):
+        most = 1
+
+    service = live(protocol=One)
+    with ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(ask, service.url, HISTORY)
+        assert held.begun.acquire(timeout=20)
+        with service.connect() as client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+        held.set()
+        assert given(asked.result()) == expected(first, [HISTORY])
+    assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
+
+
+def test_bodies_that_are_coming_have_a_limit_and_questions_without_one_do_not(live, first, monkeypatch):
+    monkeypatch.setattr(door, "MAX_READING", 2)
+    service = live()
+    head = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with service.connect() as one, service.connect() as other:
+        for client in (one, other):
+            client.sendall(head + b"Content-Length: 100\r\n\r\n{")
+        until = time.monotonic() + 20
+        while (refused := ask(service.url, HISTORY)).status_code != 503 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert "more requests than" in refused.json()["detail"]
+        assert httpx.get(f"{service.url}/health", trust_env=False).status_code == 200
+    answer = ask(service.url, HISTORY)
+    while answer.status_code == 503 and time.monotonic() < until:  # that they went is read a moment later
+        time.sleep(0.05)
+        answer = ask(service.url, HISTORY)
+    assert given(answer) == expected(first, [HISTORY])
+
+
 def test_a_client_that_does_not_take_its_answer_is_dropped(live, first):
     class Hasty(PatientProtocol):
         taking_seconds = 0.3

@@ -20,7 +20,7 @@ from recbole_eimf.cli import serve
 from recbole_eimf.core import parts
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.serving.http.run import _listening
-from recbole_eimf.serving.http.settings import TOKEN_VARIABLE
+from recbole_eimf.serving.http.settings import MAX_CONNECTIONS, TOKEN_VARIABLE
 from tests.conftest import REPOSITORY
 from tests.serving.http.conftest import AUTHORIZED, TOKEN, ask, expected, given
 
@@ -135,6 +135,16 @@ def test_one_process_ends_by_sigterm_with_nothing_left_behind(models, first):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert list(models.glob(".*")) == []
+
+
+def test_more_idle_connections_than_there_may_be_keep_nobody_from_asking(models, first):
+    """uvicorn's own limit answers 503 as long as they are open, to whoever asks how the service is, too."""
+    with served(models / "first") as (_, url), contextlib.ExitStack() as opened:
+        port = int(url.rpartition(":")[2])
+        for _ in range(MAX_CONNECTIONS + 5):
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        assert given(ask(url, HISTORY)) == expected(first, [HISTORY])
 
 
 def test_wrong_arguments_are_one_line(models, tmp_path, capsys, live):
