@@ -12,6 +12,7 @@ import asyncio
 import copy
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -189,17 +190,8 @@ class Service:
             old = self._board.read()
             version = self._board.keep(folder)
             state = State(old.generation + 1, str(folder), version)
-            model = loaded(self._board, state)
-            kept: list[dict[str, list[str]]] = []
-            lost = 0
-            for items in old.added:
-                if not reads_profiles(model):
-                    items = {token: texts[:1] for token, texts in items.items()}
-                try:
-                    model = with_items(model, items)[0]
-                    kept.append(items)
-                except UserError:  # the new model has no map from titles, or cannot read this one
-                    lost += len(items)
+            model, kept = with_batches(loaded(self._board, state), old.added)
+            lost = sum(map(len, old.added)) - sum(map(len, kept))
             state = replace(state, added=tuple(kept))
             self._board.publish(state)
             self._serve(Served(model, state))
@@ -248,6 +240,29 @@ def loaded(board: Board, state: State) -> Recommender:
 def reads_profiles(model: Recommender) -> bool:
     """Whether a model places items by an LLM's words on them too."""
     return (model.config.get("text") or {}).get("source", "title") != "title"
+
+
+def with_batches(
+    model: Recommender, batches: Sequence[dict[str, list[str]]]
+) -> tuple[Recommender, list[dict[str, list[str]]]]:
+    """(another model with the items of all batches, the batches they were added in); those that the model has no place
+    for, or cannot read, are left out.
+
+    All are added as one, for each addition copies every table; where one batch is refused, halves of them are tried.
+    """
+    short = slice(None) if reads_profiles(model) else slice(1)
+    merged = {token: texts[short] for items in batches for token, texts in items.items()}
+    if not merged:
+        return model, []
+    try:
+        return with_items(model, merged)[0], [merged]
+    except UserError:
+        if len(batches) == 1:
+            return model, []
+    middle = len(batches) // 2
+    model, first = with_batches(model, batches[:middle])
+    model, second = with_batches(model, batches[middle:])
+    return model, first + second
 
 
 def with_items(model: Recommender, items: dict[str, list[str]]) -> tuple[Recommender, list[str]]:

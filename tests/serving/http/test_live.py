@@ -348,6 +348,56 @@ def test_workers_follow_what_another_publishes(models, tmp_path, first, second):
     assert before.model.rank(histories, 61).rows.tolist() == first.rank(histories, 61).rows.tolist()
 
 
+def test_what_was_added_comes_into_another_model_in_one_batch(models, tmp_path, second, monkeypatch):
+    """An addition copies every table: one by one, four hundred items took twenty seconds, in every worker."""
+    board = board_of(models / "first", tmp_path / "board")
+    one, other = service_module.Service(board), service_module.Service(board)
+    one.start()
+    other.start()
+    titles = {f"n{number}": f"thing number {number}" for number in range(9)}
+    for token, title in titles.items():
+        one._add({token: [title]})
+    other._follow()
+    batches, real = [], service_module.with_items
+    monkeypatch.setattr(
+        service_module, "with_items", lambda model, items: batches.append(list(items)) or real(model, items)
+    )
+    said = one._take_over(str(models / "second"))
+    assert (said["items_kept"], said["items_lost"]) == (9, 0)
+    assert other._follow()
+    assert batches == [list(titles)] * 2  # of the one, and of the other
+    second.add_items(titles)
+    for service in (one, other):
+        found = service.now.model.rank([HISTORY, ["n3"]], 69)
+        assert found.rows.tolist() == second.rank([HISTORY, ["n3"]], 69).rows.tolist()
+        assert found.scores.tolist() == second.rank([HISTORY, ["n3"]], 69).scores.tolist()
+
+
+def test_what_another_model_cannot_read_is_lost_and_nothing_beside_it(models, tmp_path, second, monkeypatch):
+    board = board_of(models / "first", tmp_path / "board")
+    service = service_module.Service(board)
+    service.start()
+    for number in range(9):
+        service._add({f"n{number}": [f"thing number {number}"], f"m{number}": [f"thing {number}"]})
+    real = service_module.with_items
+
+    def refusing(model, items):
+        if {"n2", "n7"} & set(items):
+            raise DataError("the text encoder knows no word of it")
+        return real(model, items)
+
+    monkeypatch.setattr(service_module, "with_items", refusing)
+    said = service._take_over(str(models / "second"))
+    assert (said["items_kept"], said["items_lost"]) == (14, 4)  # a request is added whole, or not
+    monkeypatch.undo()
+    late = service_module.Service(board)
+    late.start()
+    for each in (service, late):
+        known = each.now.model.catalogue.row_of
+        assert [f"n{number}" in known for number in range(9)] == [number not in (2, 7) for number in range(9)]
+        assert each.now.model.catalogue.tokens.to_pylist() == service.now.model.catalogue.tokens.to_pylist()
+
+
 def test_a_worker_that_comes_later_serves_what_the_others_do_whatever_became_of_the_folder(models, tmp_path, second):
     board = board_of(models / "first", tmp_path / "board")
     old = service_module.Service(board)
