@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.serving.http.app import create_app
 from recbole_eimf.serving.http.board import Board, State
 from recbole_eimf.serving.http.connection import PatientProtocol
+from recbole_eimf.serving.http.held import shared_folder, worker_of
 from recbole_eimf.serving.http.service import loaded
 from recbole_eimf.serving.http.settings import DRAIN_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS, Settings, checked_token
 from recbole_eimf.serving.http.workers import run_apart, supervise
@@ -34,7 +33,7 @@ def serve(folder: str, host: str, port: int, workers: int, capacity: int, allowe
     """
     checked_token()
     source = Path(folder).absolute()
-    with _listening(host, port) as listening, _shared(source) as shared:
+    with _listening(host, port) as listening, shared_folder(source) as shared:
         board = Board(shared)
         state = State(1, str(source), board.keep(source))
         # apart, for what has computed cannot be forked; what cannot be read is said here, once
@@ -60,6 +59,11 @@ def _described(board: Board, state: State) -> str:
 
 def _work(settings: Settings, listening: socket.socket) -> None:
     """Answer until SIGTERM."""
+    with worker_of(Path(settings.shared)):
+        _answer(settings, listening)
+
+
+def _answer(settings: Settings, listening: socket.socket) -> None:
     config = uvicorn.Config(
         create_app(settings),
         http=PatientProtocol,
@@ -101,14 +105,3 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     with listening:
         listening.set_inheritable(True)
         yield listening
-
-
-@contextlib.contextmanager
-def _shared(source: Path) -> Iterator[Path]:
-    """The folder of the board: beside the model, where hard links cost nothing, or where temporary files go."""
-    beside = source.parent if os.access(source.parent, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(dir=beside, prefix=f".{source.name}.", suffix=".served"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
