@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.serving import recommender
+from recbole_eimf.serving.answer import rank
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http import app as app_module
 from recbole_eimf.serving.http import service as service_module
@@ -70,12 +72,15 @@ def test_a_user_who_had_nothing_is_answered_by_popularity(client, toy, models):
     assert [item["item"] for item in result["items"]] == ["B5"]
 
 
-def test_reasons_are_the_recommenders(client, first):
+def test_reasons_are_the_recommenders(client, first, monkeypatch):
     histories = [["i1", "i2"], ["never"], ["i4", "i40"]]
     only = ["i1", "i2", "i50"]  # with what is seen left out the first history has one candidate
     frame = first.recommend(histories, 3, only=only, exclude_seen=True, explain=True)
     body = {"histories": histories, "k": 3, "only": only, "exclude_seen": True, "explain": True}
+    ranked = []
+    monkeypatch.setattr(recommender, "rank", lambda *given: ranked.append(given) or rank(*given))
     answer = client().post("/recommend", json=body).json()
+    assert len(ranked) == 1  # the items and their reasons are of one ranking
     flat = [(number, item) for number, result in enumerate(answer["results"]) for item in result["items"]]
     assert [(number, item["item"]) for number, item in flat] == list(zip(frame["user"], frame["item"]))
     assert [item["because"] for _, item in flat] == frame["because"].tolist()
