@@ -71,8 +71,10 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.given(arguments)
 
     from recbole_eimf.serving.export import export
+    from recbole_eimf.serving.model_folder import is_model_folder
     from recbole_eimf.serving.recommender import Recommender
 
+    place = " in place of an earlier model" if is_model_folder(given.out) else ""
     out = export(
         given.run,
         given.out,
@@ -87,5 +89,8 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{model}")
     for name, entry in model.config["files"].items():
         print(f"  {name:<22} {entry['bytes'] / 1e6:10.2f} MB")
-    print(f"written: {out} ({size / 1e6:.1f} MB). Next: python -m recbole_eimf recommend --model {out} --history A,B")
+    print(
+        f"written: {out} ({size / 1e6:.1f} MB){place}. Next: python -m recbole_eimf recommend --model {out} "
+        f"--history A,B"
+    )
     return 0

@@ -8,8 +8,10 @@ from recbole_eimf.cli.export import Parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core import parts
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.serving.http.settings import MAX_CAPACITY, host_name
 
 USAGE = """usage: python -m recbole_eimf serve MODEL [--port 8000] [--host 127.0.0.1] [--workers 1] [--capacity 32]
+         [--allowed-hosts NAME,NAME]
 
 Serves a model folder (of export) over HTTP: POST /recommend, /similar, /items; GET /items, /health, /metrics; a page
 at / to try it, and the API at /docs and /openapi.json. docs/service.md shows requests. Needs the extra [serve].
@@ -17,6 +19,8 @@ at / to try it, and the API at /docs and /openapi.json. docs/service.md shows re
   --port      0 takes any that is free
   --host      what to listen on; by default this machine alone can ask. There is no encryption and, but for changes, no
               password: put a proxy in front where others can reach it
+  --allowed-hosts  names under which it is asked beside localhost and 127.0.0.1, as a proxy passes them. Others get 403
+              where it listens on this machine alone, or where names are given: a page of another site could be asking
   --workers   processes, each with the model in its memory; one that dies is replaced
   --capacity  requests that a worker has under way or waiting; further ones get 503 at once
 
@@ -36,12 +40,14 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("serve")
     parser.add_argument("model")
     parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--allowed-hosts", "--allowed_hosts", dest="allowed_hosts")
     for name, default in (("port", 8000), ("workers", 1), ("capacity", 32)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.given(arguments)
-    for name, least, most in (("port", 0, 65535), ("workers", 1, 64), ("capacity", 1, 10_000)):
+    for name, least, most in (("port", 0, 65535), ("workers", 1, 64), ("capacity", 1, MAX_CAPACITY)):
         if not least <= getattr(given, name) <= most:
             raise ConfigError(f"--{name}={getattr(given, name)}: a whole number from {least} to {most} is needed.")
+    allowed = _names(given.allowed_hosts)
     parts.require("fastapi", "uvicorn", "prometheus_client")
 
     from recbole_eimf.serving.http.run import serve
@@ -49,5 +55,19 @@ def main(arguments: Sequence[str]) -> int:
 
     read_config(given.model, verify=False)  # under the name that was typed
 
-    serve(given.model, given.host, given.port, given.workers, given.capacity)
+    serve(given.model, given.host, given.port, given.workers, given.capacity, allowed)
     return 0
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    """The hosts of ``--allowed-hosts``, as :func:`host_name` says them."""
+    names = []
+    for typed in given.split(",") if given is not None else ():
+        name = host_name(typed)
+        if name is None or name != typed.strip().lower():  # a port is passed over where a request says one
+            raise ConfigError(
+                f"--allowed-hosts={given}: {typed!r} is no name of a host. Give names with commas between them, "
+                f"without https:// and port, such as --allowed-hosts items.example.org."
+            )
+        names.append(name)
+    return tuple(names)

@@ -76,6 +76,22 @@ def alone(file: Path, say: Callable[[str], None] = lambda holder: None) -> Itera
         yield
 
 
+@contextlib.contextmanager
+def if_nobody_has(file: Path) -> Iterator[bool]:
+    """Whether no process holds ``file`` as a lock; if so it is held inside, so that nobody gets it meanwhile. False too
+    where that cannot be told: the file is not there, is another user's, or its file system has no locks."""
+    lock = FileLock(file)
+    try:
+        if file.is_file():
+            lock.acquire(blocking=False)
+    except (Timeout, NotImplementedError, OSError):
+        pass
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
 def _taken(held: contextlib.ExitStack, file: Path, wait: bool) -> bool:
     """Lock a file for as long as ``held`` is open, and note beside it who has it; False where another process does."""
     lock = FileLock(file)

@@ -112,12 +112,17 @@ def recommend_file(
         say: told, before the first user is answered, of ``only`` and ``without`` that name unknown items.
 
     Raises:
-        UserError: files that are not there or broken, an output that cannot be written or is the input, or one begun
-            by another command.
+        UserError: files that are not there, broken or without a row, an output that cannot be written or is the input,
+            or one begun by another command.
     """
     source = Histories.open(job.histories, job.separator)
     check_out(job.out, histories=job.histories)
     rows = len(source)
+    if not rows:  # an empty output looks like an answer, and what reads it fails on its columns
+        raise DataError(
+            f"--histories={job.histories}: has a header and no row, so there is nobody to answer. A file of histories "
+            f"has a row for each user."
+        )
     pieces = -(-rows // job.piece)
     with folder_locked(job.parts):
         if job.run is not None:
@@ -173,7 +178,7 @@ def unknown_candidates(
 
 
 def _items(model: Path) -> frozenset[str]:
-    return frozenset(model_folder.read_table(model / "items.parquet", ("item",))["item"].to_pylist()[1:])
+    return frozenset(model_folder.read_table(model / model_folder.ITEMS, ("item",))["item"].to_pylist()[1:])
 
 
 def make_pieces(job: Job, numbers: Sequence[int], recommender: Recommender | None = None) -> Iterator[int]:
@@ -269,8 +274,5 @@ def _join(job: Job, pieces: int) -> Answered:
             schema = _explained(table.column_names) if job.explain else table.schema  # older pieces may lack a kind
             writer = writer or parquet.ParquetWriter(temporary, schema, compression="zstd")
             writer.write_table(table.cast(writer.schema))
-        if writer is None:
-            parquet.write_table(pa.table({"user": pa.array([], pa.string())}), temporary)
-        else:
-            writer.close()
+        writer.close()
     return Answered(**sums)

@@ -77,7 +77,7 @@ def read_result(output_dir: str | os.PathLike) -> dict[str, Any]:
     """
     folder = Path(output_dir)
     file = folder / "result.json"
-    if not file.is_file() and (folder / "items.parquet").is_file():
+    if not file.is_file() and (folder / model_folder.ITEMS).is_file():
         raise DataError(
             f"{folder}: a model folder (of export), where a run's output_dir is needed. `recommend --model {folder}` "
             f"and `serve {folder}` take it as it is."

@@ -50,10 +50,11 @@ class Histories:
                     schema = stream.schema
         names = schema.names
         user, history = (_column(path, names, wanted) for wanted in (USER_COLUMNS, HISTORY_COLUMNS))
-        kind = schema.field(history).type
-        if path.suffix == ".parquet" and not (_is_text(kind) or _is_list(kind)):
+        found, kind = cls(path, user, history, separator), schema.field(history).type
+        # a column without rows may be of no kind: what is wrong with the file is that it has none
+        if path.suffix == ".parquet" and not (_is_text(kind) or _is_list(kind)) and len(found):
             raise DataError(f"{path}: column {history!r} is {kind}; a list of item tokens, or text, is needed.")
-        return cls(path, user, history, separator)
+        return found
 
     def __len__(self) -> int:
         """How many rows there are. Of CSV, whatever reads the rows counts them: lines may be blank, end in ``\\r`` or

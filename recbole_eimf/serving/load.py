@@ -51,7 +51,7 @@ def _one(column):
 
 
 def _catalogue(folder: Path) -> Catalogue:
-    table = model_folder.read_table(folder / "items.parquet", ("item", "title", "count"))
+    table = model_folder.read_table(folder / model_folder.ITEMS, ("item", "title", "count"))
     counts = table["count"].to_numpy()
     return Catalogue(_one(table["item"]), _one(table["title"]), np.ascontiguousarray(counts))
 

@@ -35,7 +35,9 @@ from recbole_eimf.core.version import __version__
 FORMAT = "recbole_eimf served model"
 #: readers know this version and those before it
 VERSION = 1
-CONFIG = "config.json"
+CONFIG, ITEMS = "config.json", "items.parquet"
+#: what the ``config.json`` of a run's output_dir calls itself
+_FORMAT_OF_A_RUN = "recbole_eimf model"
 #: how a folder ends that holds an older model while the new one takes its place; seconds that this never lasts
 _ASIDE, _BETWEEN = ".old", 10.0
 
@@ -47,7 +49,8 @@ def check_place(path: str | os.PathLike) -> None:
     older one that a kill left aside is put back.
 
     Raises:
-        DataError: something else is there, or a folder that nothing can take the place of. DiskError: the disk refuses.
+        DataError: something else is there (says what), or a folder that nothing can take the place of. DiskError: the
+            disk refuses.
     """
     path = Path(path)
     _put_back(path)
@@ -56,9 +59,39 @@ def check_place(path: str | os.PathLike) -> None:
         raise DataError(
             f"{path}: cannot be replaced by a model folder, for {what}. Name a folder in it, such as {path / 'model'}."
         )
-    if path.exists() and not is_model_folder(path) and (not path.is_dir() or any(path.iterdir())):
-        raise DataError(f"{path}: is there already and is no model folder. Name another folder, or remove it.")
+    if (other := _what_else(path)) is not None:
+        raise DataError(f"{path}: {other}")
     check_writable(path.parent, "out", make=False)
+
+
+def _what_else(path: Path) -> str | None:
+    """What lies where a model folder is to be written, and what to do; None where one may be written."""
+    if not os.path.lexists(path) or is_model_folder(path) or (path.is_dir() and not any(path.iterdir())):
+        return None
+    if not path.is_dir():
+        kind = "a file" if path.exists() else "a link that leads nowhere"
+        return f"{kind} is there already, and a model is a folder. Name a folder that does not exist yet."
+    if _is_of_a_run(path):
+        return (
+            f"is the output_dir of a run, which would be lost with all that training wrote. Name another folder, such "
+            f"as {path / 'model'}."
+        )
+    if (path / ITEMS).is_file():
+        return (
+            f"holds a part of a model folder: its {CONFIG} is missing or damaged, so it cannot be told whether "
+            f"something else lies there too. Remove the folder if not, or name another one."
+        )
+    names = sorted(entry.name for entry in path.iterdir())
+    return (
+        f"is a folder of something else ({len(names):,} {'entry' if len(names) == 1 else 'entries'}, "
+        f"{names[0]!r} among them), and no model that recbole_eimf exported: only such a one is replaced. Name another "
+        f"folder, such as {path / 'model'}."
+    )
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a run has written there (its ``config.json`` is there from the beginning of training)."""
+    return (path / "result.json").is_file() or str(_format_of(path)).startswith(_FORMAT_OF_A_RUN)
 
 
 @contextlib.contextmanager
@@ -142,11 +175,16 @@ def _put_back(path: Path) -> None:
 
 def is_model_folder(path: str | os.PathLike) -> bool:
     """Whether ``path`` says that it is a model folder; it may still be damaged."""
+    return _format_of(path) == FORMAT
+
+
+def _format_of(path: str | os.PathLike) -> Any:
+    """What the ``config.json`` in a folder says that it is of; None where it says nothing."""
     try:
         found = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("format") == FORMAT
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found.get("format") if isinstance(found, dict) else None
 
 
 def read_config(path: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
@@ -168,7 +206,7 @@ def read_config(path: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
-    if isinstance(config, dict) and str(config.get("format")).startswith("recbole_eimf model"):
+    if isinstance(config, dict) and str(config.get("format")).startswith(_FORMAT_OF_A_RUN):
         raise DataError(
             f"{path}: what a run wrote, no model folder yet. `python -m recbole_eimf export --run {path} --out MODEL` "
             f"makes one."

@@ -136,10 +136,10 @@ class Recommender:
         found = rank(parts, self.config, histories, question, users, self.users)
         frame = self.frame(found, users, parts)
         if explain:
-            attrs = frame.attrs
-            rows = [parts.catalogue.rows(history)[0] for history in histories]
-            frame = pd.concat([frame, reasons(parts, rows, found)], axis=1)
-            frame.attrs = {**attrs, "honesty": said_of((self.config["text"] or {}).get("explain"))}
+            why = self.reasons(histories, found, parts)
+            attrs = {**frame.attrs, **why.attrs}
+            frame = pd.concat([frame, why], axis=1)
+            frame.attrs = attrs
         return frame
 
     def rank(
@@ -216,6 +216,14 @@ class Recommender:
         return added
 
     # ------------------------------------------------------------------ as a table
+    def reasons(self, histories: Sequence[Sequence[str]], found: Ranked, parts: Parts | None = None) -> pd.DataFrame:
+        """What :meth:`recommend` says with ``explain`` of each item that :meth:`rank` found for these histories: the
+        columns of :func:`recbole_eimf.serving.explain.reasons`, and ``attrs["honesty"]``."""
+        parts = parts or self._parts
+        frame = reasons(parts, [parts.catalogue.rows(history)[0] for history in histories], found)
+        frame.attrs = {"honesty": said_of((self.config["text"] or {}).get("explain"))}
+        return frame
+
     def table(self, found: Ranked, users: Sequence[str]) -> pa.Table:
         """:meth:`frame` as an Arrow table, without a Python object for every cell: for many users."""
         catalogue = self._parts.catalogue

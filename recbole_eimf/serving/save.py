@@ -53,4 +53,4 @@ def write_parts(folder: Path, parts: Parts, users: Users | None) -> None:
 def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
     """Write ``items.parquet``."""
     columns = {"item": catalogue.tokens, "title": catalogue.titles, "count": pa.array(catalogue.counts)}
-    model_folder.write_table(folder / "items.parquet", columns)
+    model_folder.write_table(folder / model_folder.ITEMS, columns)

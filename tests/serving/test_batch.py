@@ -139,6 +139,17 @@ def test_a_broken_line_is_found_before_anybody_is_answered(toy):
     assert not Path("r.parquet.parts").exists()
 
 
+@pytest.mark.parametrize("name", ["h.csv", "h.parquet"])
+def test_a_file_without_a_row_is_no_file_of_histories(runs, capsys, name):
+    Path("h.csv").write_text("user,history\n")
+    pd.DataFrame({"user": pd.Series(dtype=str), "history": pd.Series(dtype=str)}).to_parquet("h.parquet")
+    assert main(["recommend", "--run", "A", "--histories", name, "--out", "r.parquet"]) == 2
+    assert f"--histories={name}: has a header and no row" in capsys.readouterr().err
+    assert runs == []  # found before a run is exported
+    assert not Path("r.parquet").exists()
+    assert not Path("r.parquet.parts").exists()
+
+
 # ---------------------------------------------------------------------- what is written
 def test_the_histories_are_not_overwritten(toy, capsys):
     toy("model")

@@ -77,13 +77,34 @@ def test_chunks_are_enough_for_half_as_many_items():
 
 
 def test_scores_below_zero_are_not_taken_for_others():
-    vectors = table("random").abs()
+    """Bits of what is below zero stand in the wrong order, as those of the least would be the best."""
+    vectors = -table("random").abs() - 1
     vectors[0] = 0
-    interests = -torch.rand(USERS, 2, 8)
+    interests = torch.rand(USERS, 2, 8, generator=torch.Generator().manual_seed(1)) + 0.1
+    assert not asked(vectors, interests).sure.any(), "who has nothing above zero is answered elsewhere"
+    places = [(7 + 400 * n) % ITEMS for n in range(K)]  # in different chunks
+    vectors[places] *= -torch.arange(2.0, 2.0 + K)[:, None]
+    rows, scores = best_by_loops(interests, vectors, [], K + 1)
+    assert (scores[:, K - 1] > 0).all()
+    assert (scores[:, K] < 0).all()
     found = asked(vectors, interests)
-    rows, _ = best_by_loops(interests, vectors, [])
-    for user in found.sure.nonzero()[:, 0].tolist():
-        assert found.rows[user].tolist() == rows[user]
+    assert found.sure.all()
+    assert found.rows.tolist() == [user[:K] for user in rows]
+    vectors[places[0]] *= -1  # one is missing above zero: the last place is for one below
+    assert not asked(vectors, interests).sure.any()
+
+
+def test_what_rounding_brings_below_zero_is_not_forgotten():
+    """An item whose score is above the last of the list's, and whose coarse score is below zero, where no order is."""
+    vectors = torch.zeros(ITEMS, 4)
+    vectors[1:, 0] = -torch.linspace(5.0, 6.0, ITEMS - 1)
+    vectors[100:105, 0] = torch.tensor([7.0, 6.0, 5.0, 4.0, 0.0001])
+    assert asked(vectors, torch.ones(1, 1, 4), k=4).sure.all()
+    vectors[200] = torch.tensor([1.003, 1.003, -1.004, -1.0015])
+    assert float(vectors[200].sum()) > 0.0004
+    assert float(vectors[200].to(torch.bfloat16).float().sum()) < -0.007
+    assert best_by_loops(torch.ones(1, 1, 4), vectors, [])[0] == [[100, 101, 102, 103, 200]]
+    assert not asked(vectors, torch.ones(1, 1, 4)).sure.any()
 
 
 def test_items_on_the_edge_of_what_was_looked_into():

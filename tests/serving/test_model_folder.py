@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from recbole_eimf.core.errors import DataError
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.export import export
 from recbole_eimf.serving.recommender import Recommender
+from recbole_eimf.trainer import checkpoint
 
 
 @pytest.fixture
@@ -58,8 +60,41 @@ def test_no_folder(tmp_path):
 def test_a_place_that_holds_something_else_is_refused_before_a_run_is_loaded(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
-    with pytest.raises(DataError, match="mine: is there already and is no model folder"):
+    with pytest.raises(DataError, match=r"mine: is a folder of something else \(1 entry, 'notes.txt' among them\)"):
         export(tmp_path / "no-run", tmp_path / "mine")
+
+
+def test_what_is_in_the_way_of_a_model_is_named(toy, capsys):
+    Path("file").touch()
+    Path("link").symlink_to("nowhere")
+    for name in ("finished", "begun", "broken", "half", "empty"):
+        Path(name).mkdir()
+    Path("finished", "result.json").write_text("{}")
+    Path("begun", "config.json").write_text(json.dumps({"format": checkpoint.FORMAT}))
+    for name in ("broken", "half"):
+        Path(name, "items.parquet").touch()
+    Path("broken", "config.json").write_text("{")
+    for name, said in (
+        ("file", "a file is there already, and a model is a folder"),
+        ("link", "a link that leads nowhere is there already"),
+        ("finished", "is the output_dir of a run.*such as finished/model"),
+        ("begun", "is the output_dir of a run.*such as begun/model"),
+        ("broken", "holds a part of a model folder: its config.json is missing or damaged"),
+        ("half", "holds a part of a model folder: its config.json is missing or damaged"),
+    ):
+        assert main(["export", "--run", "none", "--out", name]) == 2
+        assert re.search(f"error: {name}: {said}", capsys.readouterr().err), name
+    toy("model")
+    for name in ("model", "empty", "nothing"):
+        assert main(["export", "--run", "none", "--out", name]) == 2
+        assert "error: none: no such folder" in capsys.readouterr().err  # it comes as far as the run
+
+
+def test_an_earlier_model_is_replaced_and_that_is_said(toy, monkeypatch, capsys):
+    monkeypatch.setattr("recbole_eimf.serving.export.export", lambda run, out, **_: toy(out))
+    for place in ("", " in place of an earlier model"):
+        assert main(["export", "--run", "run", "--out", "model"]) == 0
+        assert f"MB){place}. Next: python -m recbole_eimf recommend --model model" in capsys.readouterr().out
 
 
 def test_half_a_folder(folder):
@@ -153,7 +188,7 @@ def test_an_older_model_is_replaced_and_nothing_else(folder, tmp_path):
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.tex").write_text("x")
-    with pytest.raises(DataError, match="is there already and is no model folder"), model_folder.new_folder(other, {}):
+    with pytest.raises(DataError, match="is a folder of something else"), model_folder.new_folder(other, {}):
         pass
     assert (other / "thesis.tex").read_text() == "x"
 

@@ -12,8 +12,6 @@ from recbole_eimf.serving.explain import means_more
 from recbole_eimf.serving.http.schema import RecommendRequest, SimilarRequest
 from recbole_eimf.serving.http.service import Served
 
-_REASONS = ("interest", "because", "added", "sentence", "sentence_weight")
-
 
 class FieldError(ValueError):
     """A field of a request that cannot be answered: where it is, and why."""
@@ -27,8 +25,9 @@ def recommended(served: Served, asked: RecommendRequest) -> dict[str, Any]:
     """The answer to POST /recommend. Raises FieldError, UserError."""
     model = served.model
     histories, users = _histories(served, asked)
-    options = {"users": users, "exclude_seen": asked.exclude_seen, "only": asked.only, "without": asked.without}
-    found = model.rank(histories, asked.k, **options)
+    found = model.rank(
+        histories, asked.k, users=users, exclude_seen=asked.exclude_seen, only=asked.only, without=asked.without
+    )
     results = [
         {
             "items": _items(served, rows, scores),
@@ -39,8 +38,8 @@ def recommended(served: Served, asked: RecommendRequest) -> dict[str, Any]:
     ]
     answer = {"model": served.about, "results": results, "proved": bool(found.proved)}
     if asked.explain:
-        frame = model.recommend(histories, asked.k, explain=True, **options)  # the same items, with reasons
-        why = iter(frame[[name for name in _REASONS if name in frame]].to_dict("records"))
+        frame = model.reasons(histories, found)
+        why = iter(frame.to_dict("records"))
         for item in (item for result in results for item in result["items"]):
             item |= {name: _plain(value) for name, value in next(why).items()}
         explained = (model.config["text"] or {}).get("explain") or {}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from starlette.exceptions import HTTPException
 
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.version import __version__
@@ -20,10 +22,10 @@ from recbole_eimf.serving.http import answers, schema
 from recbole_eimf.serving.http.answers import FieldError
 from recbole_eimf.serving.http.board import Board
 from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
-from recbole_eimf.serving.http.door import OVER_CAPACITY, RETRY_AFTER, Door
+from recbole_eimf.serving.http.door import Door
 from recbole_eimf.serving.http.metrics import Metrics
 from recbole_eimf.serving.http.service import Service
-from recbole_eimf.serving.http.settings import TOKEN_VARIABLE, Settings, checked_token, is_loopback
+from recbole_eimf.serving.http.settings import TOKEN_VARIABLE, Settings, checked_token
 
 PAGE = Path(__file__).parent / "page"
 #: address -> file of the page
@@ -77,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=life,
     )
     app.state.service, app.state.capacity = service, capacity
-    app.add_middleware(Door, capacity=capacity, metrics=metrics, paths=_PATHS)
+    app.add_middleware(Door, capacity=capacity, metrics=metrics, paths=_PATHS, answers_to=settings.answers_to)
     _add_questions(app, service, capacity, metrics)
     _add_changes(app, service, token, settings.loopback)
     _add_status(app, service, board, metrics)
@@ -117,10 +119,8 @@ def _add_questions(app: FastAPI, service: Service, capacity: Capacity, metrics: 
 
 # ---------------------------------------------------------------------- changes
 def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bool) -> None:
-    @app.post("/items", response_model=schema.ItemsAnswer, responses=_422 | _403)
-    async def add_items(
-        asked: schema.ItemsRequest, request: Request, authorization: Annotated[str | None, Header()] = None
-    ) -> Response:
+    @app.post("/items", response_model=schema.ItemsAnswer, responses=_422 | _403 | _503)
+    async def add_items(asked: schema.ItemsRequest, authorization: Annotated[str | None, Header()] = None) -> Response:
         """Add items by their title, and by `profiles` where the model reads an LLM's words beside titles; every worker
         knows them when the answer comes. They last as long as the service.
 
@@ -128,11 +128,9 @@ def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bo
         """
         if token is not None or not loopback:
             _check(authorization, token)
-        elif not is_loopback(request.url.hostname or ""):  # a page elsewhere whose name was made to lead here
-            raise RefusedError(403, "items are added under the name localhost, or with a token; see the documentation")
         return JSONResponse(await service.add(asked.items, asked.profiles))
 
-    @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403)
+    @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403 | _503)
     async def reload(
         asked: schema.ReloadRequest | None = None, authorization: Annotated[str | None, Header()] = None
     ) -> Response:
@@ -193,7 +191,13 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         # without the input: it may be long, and no text that can be sent
-        return _problems([(problem["loc"], problem["msg"]) for problem in error.errors()[:20]])
+        return _problems([(problem["loc"], _said_of(problem)) for problem in error.errors()[:20]])
+
+    @app.exception_handler(HTTPException)
+    async def unreadable(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # FastAPI's for a body on which reading JSON broke, without a word why
+            return _problems([(("body",), _why_unreadable(error.__cause__))])
+        return await http_exception_handler(request, error)
 
     @app.exception_handler(FieldError)
     async def wrong(request: Request, error: FieldError) -> Response:
@@ -209,11 +213,25 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(OverCapacityError)
     async def over(request: Request, error: OverCapacityError) -> Response:
-        return JSONResponse({"detail": OVER_CAPACITY}, 503, {"Retry-After": str(RETRY_AFTER)})
+        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": str(error.seconds)})
 
     @app.exception_handler(RefusedError)
     async def not_allowed(request: Request, error: RefusedError) -> Response:
         return JSONResponse({"detail": error.detail}, error.status)
+
+
+def _said_of(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "json_invalid":
+        return f"not JSON ({problem['ctx']['error']} at character {problem['loc'][-1]})"
+    return problem["msg"]
+
+
+def _why_unreadable(error: BaseException | None) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 text ({error.reason} at byte {error.start})"
+    if isinstance(error, RecursionError):
+        return "not JSON that can be read (brackets nested too deep)"
+    return f"not JSON that can be read ({str(error).partition(';')[0]})"
 
 
 def _problems(found: list[tuple[tuple, str]]) -> Response:

@@ -9,7 +9,11 @@ from typing import Any
 
 
 class OverCapacityError(Exception):
-    """Too many requests are under way."""
+    """Too many requests are under way; seconds: after which a client may ask again."""
+
+    def __init__(self, what: str = "requests", seconds: int = 1) -> None:
+        super().__init__(f"more {what} than this service answers at once; ask again in {seconds} s")
+        self.seconds = seconds
 
 
 class Capacity:

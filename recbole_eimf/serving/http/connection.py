@@ -1,5 +1,6 @@
 """Connections that do not wait for ever: uvicorn has a time limit between requests, but none for a request's head, and
-none for a client that does not take its answer."""
+none for a client that does not take its answer. And what it does about too many connections is to refuse requests: some
+clients that ask nothing would then keep everybody else from asking."""
 
 from __future__ import annotations
 
@@ -7,19 +8,22 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from recbole_eimf.serving.http.settings import IDLE_SECONDS, TAKING_SECONDS
+from recbole_eimf.serving.http.settings import IDLE_SECONDS, MAX_CONNECTIONS, TAKING_SECONDS
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 with limits on how long a client may take, however it drips its bytes."""
+    """HTTP/1.1 with limits on how long a client may take, however it drips its bytes, and on how many there are: a new
+    one takes the place of the one that has asked nothing for longest."""
 
-    idle_seconds, taking_seconds = IDLE_SECONDS, TAKING_SECONDS
+    idle_seconds, taking_seconds, most = IDLE_SECONDS, TAKING_SECONDS, MAX_CONNECTIONS
     _asking: asyncio.TimerHandle | None = None
     _taking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
         self._wait_for_a_request()
+        if len(self.connections) > self.most:
+            self._make_room()
 
     def connection_lost(self, exc) -> None:
         self._asking = _cancelled(self._asking)
@@ -28,7 +32,7 @@ class PatientProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._asks:
             self._asking = _cancelled(self._asking)
 
     def on_response_complete(self) -> None:
@@ -48,8 +52,20 @@ class PatientProtocol(H11Protocol):
         self._asking = _cancelled(self._asking)
         self._asking = self.loop.call_later(self.idle_seconds, self._give_up)
 
+    def _make_room(self) -> None:
+        """Close the connection that has asked nothing for longest; where all others ask, that is this one."""
+        waiting = [other for other in self.connections if other._asking is not None and not other._asks]
+        oldest = min(waiting, key=lambda other: other._asking.when())
+        self.connections.discard(oldest)  # it is told so only in the loop's next round
+        oldest.transport.abort()
+
+    @property
+    def _asks(self) -> bool:
+        """Whether a request is under way."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _give_up(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._asks:
             self.transport.abort()
 
 

@@ -1,15 +1,17 @@
-"""What every request passes first: bodies that are too large, too slow or no JSON end here, and figures are taken."""
+"""What every request passes first: those under another name than the service's end here, and bodies that are too large,
+too slow or no JSON; figures are taken."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
-from recbole_eimf.serving.http.capacity import Capacity
+from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
 from recbole_eimf.serving.http.metrics import Metrics
-from recbole_eimf.serving.http.settings import BODY_SECONDS, MAX_BODY
+from recbole_eimf.serving.http.settings import BODY_SECONDS, MAX_BODY, MAX_READING
 
 #: an answer holds what somebody bought: no cache keeps it; the page may load and ask nothing from elsewhere
 SECURITY_HEADERS = (
@@ -19,12 +21,12 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 )  # fmt: skip
-#: seconds after which a client may ask again
-RETRY_AFTER = 1
-OVER_CAPACITY = f"more requests than this service answers at once; ask again in {RETRY_AFTER} s"
-
 #: what figures call a request whose client went before all of it had come; nothing is sent
 CLIENT_WENT = 499
+_OTHER_NAME = (
+    "asked under the name {!r}, and this service answers under localhost and 127.0.0.1 (a page of another site could "
+    "be asking): start it with --allowed-hosts NAME, or let the proxy in front of it send another Host"
+)
 _COSTLY = ("/recommend", "/similar")
 
 
@@ -33,10 +35,15 @@ class Door:
 
     Args:
         paths: that figures are kept of by name; others are one, for anybody can make up paths.
+        answers_to: whether a ``Host`` is the service's: see :meth:`Settings.answers_to`.
     """
 
-    def __init__(self, app, capacity: Capacity, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(
+        self, app, capacity: Capacity, metrics: Metrics, paths: frozenset[str], answers_to: Callable[[str], bool]
+    ) -> None:
         self.app, self.capacity, self.metrics, self.paths = app, capacity, metrics, paths
+        self.answers_to = answers_to
+        self.reading = 0  # requests whose body is coming
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -65,13 +72,20 @@ class Door:
                 self.metrics.refused.inc()
 
     async def _enter(self, scope, receive, send) -> None:
-        if scope["method"] in ("GET", "HEAD"):
-            await self.app(scope, receive, send)
-            return
-        if scope["path"] in _COSTLY and self.capacity.full:
-            await _refuse(send, 503, OVER_CAPACITY, (b"retry-after", str(RETRY_AFTER).encode()))
-            return
         headers = dict(scope["headers"])
+        # browsers, the ones to be led astray, always say a Host; a probe in HTTP/1.0 need not
+        host = headers.get(b"host", b"").decode("latin-1")
+        if host and not self.answers_to(host):
+            await _refuse(send, 403, _OTHER_NAME.format(host[:200]))
+            return
+        if scope["method"] in ("GET", "HEAD"):
+            # HEAD asks for what GET would answer, and the server leaves the body out
+            await self.app({**scope, "method": "GET"}, receive, send)
+            return
+        if self.reading >= MAX_READING or (scope["path"] in _COSTLY and self.capacity.full):
+            over = OverCapacityError()
+            await _refuse(send, 503, str(over), (b"retry-after", str(over.seconds).encode()))
+            return
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json" and scope["method"] == "POST" and _has_body(headers):
             # also what keeps a page of another site from asking in a visitor's name
@@ -82,11 +96,14 @@ class Door:
         if length.isdigit() and int(length[:20]) > MAX_BODY:
             await _refuse(send, 413, too_large)
             return
+        self.reading += 1
         try:
             body = await asyncio.wait_for(_read(receive), BODY_SECONDS)
         except asyncio.TimeoutError:
             await _refuse(send, 408, f"the body did not come within {BODY_SECONDS:g} s")
             return
+        finally:
+            self.reading -= 1
         if body is None:
             raise _ClientWentError
         if len(body) > MAX_BODY:
@@ -132,7 +149,7 @@ def _replayed(body: bytes, receive):
 async def _refuse(send, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
     body = json.dumps({"detail": detail}).encode()
     start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
-    if status in (408, 413, 415):  # what is left of the body is not read
+    if status in (403, 408, 413, 415):  # what is left of the body is not read
         start.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body})

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,26 +16,30 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.serving.http.app import create_app
 from recbole_eimf.serving.http.board import Board, State
 from recbole_eimf.serving.http.connection import PatientProtocol
+from recbole_eimf.serving.http.held import shared_folder, worker_of
 from recbole_eimf.serving.http.service import loaded
 from recbole_eimf.serving.http.settings import DRAIN_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS, Settings, checked_token
 from recbole_eimf.serving.http.workers import run_apart, supervise
 
 
-def serve(folder: str, host: str, port: int, workers: int, capacity: int) -> None:
+def serve(folder: str, host: str, port: int, workers: int, capacity: int, allowed_hosts: tuple[str, ...] = ()) -> None:
     """Serve a model folder until SIGTERM or Ctrl-C, which let requests under way end.
+
+    Args:
+        allowed_hosts: see :class:`Settings`.
 
     Raises:
         DataError: no whole model folder. ConfigError: the address cannot be listened on, or the token is too short.
     """
     checked_token()
     source = Path(folder).absolute()
-    with _listening(host, port) as listening, _shared(source) as shared:
+    with _listening(host, port) as listening, shared_folder(source) as shared:
         board = Board(shared)
         state = State(1, str(source), board.keep(source))
         # apart, for what has computed cannot be forked; what cannot be read is said here, once
         model = run_apart(_described, board, state)
         board.publish(state)
-        settings = Settings(str(shared), workers, capacity, host, _threads(workers))
+        settings = Settings(str(shared), workers, capacity, host, allowed_hosts, _threads(workers))
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         many = f", {workers} workers" if workers > 1 else ""
@@ -57,6 +59,11 @@ def _described(board: Board, state: State) -> str:
 
 def _work(settings: Settings, listening: socket.socket) -> None:
     """Answer until SIGTERM."""
+    with worker_of(Path(settings.shared)):
+        _answer(settings, listening)
+
+
+def _answer(settings: Settings, listening: socket.socket) -> None:
     config = uvicorn.Config(
         create_app(settings),
         http=PatientProtocol,
@@ -66,7 +73,7 @@ def _work(settings: Settings, listening: socket.socket) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        limit_concurrency=None,  # it counts connections, those that ask nothing too: PatientProtocol and Door count
         backlog=MAX_CONNECTIONS,
         timeout_keep_alive=int(IDLE_SECONDS),
         timeout_graceful_shutdown=DRAIN_SECONDS,
@@ -98,14 +105,3 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     with listening:
         listening.set_inheritable(True)
         yield listening
-
-
-@contextlib.contextmanager
-def _shared(source: Path) -> Iterator[Path]:
-    """The folder of the board: beside the model, where hard links cost nothing, or where temporary files go."""
-    beside = source.parent if os.access(source.parent, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(dir=beside, prefix=f".{source.name}.", suffix=".served"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ import asyncio
 import copy
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,11 +25,14 @@ import pyarrow.compute as compute
 
 from recbole_eimf.core.errors import DataError, UserError
 from recbole_eimf.serving.http.board import Board, State
-from recbole_eimf.serving.http.settings import MAX_ADDED
+from recbole_eimf.serving.http.capacity import OverCapacityError
+from recbole_eimf.serving.http.settings import MAX_ADDED, MAX_CHANGES
 from recbole_eimf.serving.recommender import Recommender
 
 #: seconds between looks for a new generation; until all workers must have taken one over
 _LOOK, _PATIENCE = 0.2, 60.0
+#: seconds after which a client whose change was one too many may ask again: a change loads a model, or copies tables
+_ASK_AGAIN = 5
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -78,6 +82,7 @@ class Service:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="changes")  # one after the other
+        self._taken = 0  # changes that are under way or wait
         self._stamp: tuple[int, int] | None = None
         self.now: Served = None  # type: ignore[assignment]  # from start() on
 
@@ -116,7 +121,7 @@ class Service:
             ``items_lost`` of those that were added by title.
 
         Raises:
-            DataError: the folder is no whole model; the old one stays.
+            DataError: the folder is no whole model; the old one stays. OverCapacityError: too many changes wait.
         """
         return await self._changed(self._take_over, folder)
 
@@ -127,7 +132,7 @@ class Service:
             titles: token -> title; profiles: token -> an LLM's words on it, as :meth:`Recommender.add_items` has them.
 
         Raises:
-            UserError: see :meth:`Recommender.add_items`; nothing is added.
+            UserError: see :meth:`Recommender.add_items`; nothing is added. OverCapacityError: too many changes wait.
         """
         known = profiles or {}
         if stray := [token for token in known if token not in titles]:
@@ -136,6 +141,15 @@ class Service:
         return await self._changed(self._add, items)
 
     async def _changed(self, change, given) -> dict[str, Any]:
+        if self._taken >= MAX_CHANGES:
+            raise OverCapacityError("changes", _ASK_AGAIN)
+        self._taken += 1
+        try:
+            return await self._made_known(change, given)
+        finally:
+            self._taken -= 1
+
+    async def _made_known(self, change, given) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         said = await loop.run_in_executor(self._changes, change, given)
         until = time.monotonic() + _PATIENCE
@@ -176,17 +190,8 @@ class Service:
             old = self._board.read()
             version = self._board.keep(folder)
             state = State(old.generation + 1, str(folder), version)
-            model = loaded(self._board, state)
-            kept: list[dict[str, list[str]]] = []
-            lost = 0
-            for items in old.added:
-                if not reads_profiles(model):
-                    items = {token: texts[:1] for token, texts in items.items()}
-                try:
-                    model = with_items(model, items)[0]
-                    kept.append(items)
-                except UserError:  # the new model has no map from titles, or cannot read this one
-                    lost += len(items)
+            model, kept = with_batches(loaded(self._board, state), old.added)
+            lost = sum(map(len, old.added)) - sum(map(len, kept))
             state = replace(state, added=tuple(kept))
             self._board.publish(state)
             self._serve(Served(model, state))
@@ -235,6 +240,29 @@ def loaded(board: Board, state: State) -> Recommender:
 def reads_profiles(model: Recommender) -> bool:
     """Whether a model places items by an LLM's words on them too."""
     return (model.config.get("text") or {}).get("source", "title") != "title"
+
+
+def with_batches(
+    model: Recommender, batches: Sequence[dict[str, list[str]]]
+) -> tuple[Recommender, list[dict[str, list[str]]]]:
+    """(another model with the items of all batches, the batches they were added in); those that the model has no place
+    for, or cannot read, are left out.
+
+    All are added as one, for each addition copies every table; where one batch is refused, halves of them are tried.
+    """
+    short = slice(None) if reads_profiles(model) else slice(1)
+    merged = {token: texts[short] for items in batches for token, texts in items.items()}
+    if not merged:
+        return model, []
+    try:
+        return with_items(model, merged)[0], [merged]
+    except UserError:
+        if len(batches) == 1:
+            return model, []
+    middle = len(batches) // 2
+    model, first = with_batches(model, batches[:middle])
+    model, second = with_batches(model, batches[middle:])
+    return model, first + second
 
 
 def with_items(model: Recommender, items: dict[str, list[str]]) -> tuple[Recommender, list[str]]:

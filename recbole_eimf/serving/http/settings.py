@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 
 from recbole_eimf.core.errors import ConfigError
@@ -21,8 +22,11 @@ MAX_TOKEN = 512  # characters
 MAX_TITLE = 2_000  # characters
 MAX_NEW = 100  # items a request
 MAX_ADDED = 10_000  # items over the life of a service
+MAX_CHANGES = 4  # of what is served, that a worker has under way or waiting
 MAX_BODY = 1 << 20  # bytes
-MAX_CONNECTIONS = 1_000  # of a worker
+#: of a worker: connections, of which those that ask nothing make room for new ones; requests whose body is coming; and
+#: the most that --capacity may be. So many bodies and answers leave connections for who only asks how the service is.
+MAX_CONNECTIONS, MAX_READING, MAX_CAPACITY = 900, 250, 500  # a process may have 1,024 files by default
 
 #: seconds for the whole body of a request; for the head of one, or between two; for a client to take its answer
 BODY_SECONDS = 10.0
@@ -37,19 +41,43 @@ class Settings:
     """How a service runs.
 
     shared: the folder through which workers agree (:mod:`recbole_eimf.serving.http.board`); capacity: requests that a
-    worker has under way or waiting, further ones get 503; host: what it listens on; threads: torch's, None leaves them.
+    worker has under way or waiting, further ones get 503; host: what it listens on; allowed_hosts: names under which it
+    is asked, beside this machine's own; threads: torch's, None leaves them.
     """
 
     shared: str
     workers: int = 1
     capacity: int = 32
     host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
     threads: int | None = None
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can ask."""
         return is_loopback(self.host)
+
+    def answers_to(self, host: str) -> bool:
+        """Whether a request with this ``Host`` header is answered.
+
+        A browser on this machine reaches what listens on this machine alone, and takes it for the site of the name that
+        led there: a page elsewhere whose name is made to lead to 127.0.0.1 could read answers (DNS rebinding). That
+        name stands in ``Host``. What listens elsewhere is asked under names that only the user knows.
+        """
+        if not self.loopback and not self.allowed_hosts:
+            return True
+        name = host_name(host)
+        return name is not None and (is_loopback(name) or name in self.allowed_hosts)
+
+
+def host_name(host: str) -> str | None:
+    """The name in a ``Host`` header, or in ``--allowed-hosts``; None where it is none.
+
+    >>> [host_name(host) for host in ("LocalHost.:80", "[::1]:80", "10.0.0.1", "https://a", "a b", "a:b", "")]
+    ['localhost', '[::1]', '10.0.0.1', None, None, None, None]
+    """
+    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:\d*)?", host.strip().lower(), re.ASCII)
+    return found[1].removesuffix(".") or None if found else None
 
 
 def is_loopback(host: str) -> bool:

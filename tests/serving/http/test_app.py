@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.serving import recommender
+from recbole_eimf.serving.answer import rank
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http import app as app_module
 from recbole_eimf.serving.http import service as service_module
@@ -70,12 +72,15 @@ def test_a_user_who_had_nothing_is_answered_by_popularity(client, toy, models):
     assert [item["item"] for item in result["items"]] == ["B5"]
 
 
-def test_reasons_are_the_recommenders(client, first):
+def test_reasons_are_the_recommenders(client, first, monkeypatch):
     histories = [["i1", "i2"], ["never"], ["i4", "i40"]]
     only = ["i1", "i2", "i50"]  # with what is seen left out the first history has one candidate
     frame = first.recommend(histories, 3, only=only, exclude_seen=True, explain=True)
     body = {"histories": histories, "k": 3, "only": only, "exclude_seen": True, "explain": True}
+    ranked = []
+    monkeypatch.setattr(recommender, "rank", lambda *given: ranked.append(given) or rank(*given))
     answer = client().post("/recommend", json=body).json()
+    assert len(ranked) == 1  # the items and their reasons are of one ranking
     flat = [(number, item) for number, result in enumerate(answer["results"]) for item in result["items"]]
     assert [(number, item["item"]) for number, item in flat] == list(zip(frame["user"], frame["item"]))
     assert [item["because"] for _, item in flat] == frame["because"].tolist()
@@ -135,8 +140,14 @@ WRONG = (
 BROKEN = (
     b"", b"{", b"null", b"[]", b"\xff\xfe", b'{"history": ["\\ud800"]}', b'{"history": [], "k": NaN}',
     b'{"\\udc00": 1, "history": []}', b"[" * 100_000, b'{"history": [], "k": ' + b"9" * 5000 + b"}",
-    b'{"items": {"\\ud800": "x"}}',
+    b'{"items": {"\\ud800": "x"}}', b'{"history": ["caf\xe9"]}',
 )  # fmt: skip
+#: what is said of some of them
+UNREADABLE = (
+    (b'{"history": ["caf\xe9"]}', "not UTF-8 text (invalid continuation byte at byte 17)"),
+    (b'{"history": [}', "not JSON (Expecting value at character 13)"),
+    (b"[" * 100_000, "not JSON that can be read (brackets nested too deep)"),
+)
 
 
 def test_a_wrong_field_is_named(client):
@@ -154,8 +165,32 @@ def test_no_body_is_a_fault_of_the_service(client):
     for address in ("recommend", "items"):
         for body in BROKEN:
             answer = asked.post(f"/{address}", content=body, headers={"Content-Type": "application/json"})
-            assert 400 <= answer.status_code < 500, (body[:40], answer.text)
-            assert "detail" in answer.json()
+            assert answer.status_code == 422, (body[:40], answer.text)
+            assert all(problem["loc"][0] == "body" and problem["msg"] for problem in answer.json()["detail"])
+
+
+def test_why_a_body_cannot_be_read_is_said(client):
+    asked = client()
+    for body, said in UNREADABLE:
+        answer = asked.post("/recommend", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422
+        assert [problem["msg"] for problem in answer.json()["detail"]] == [said]
+
+
+def test_head_is_get_without_the_body(client, live):
+    asked = client()
+    for address in ("/", "/docs", "/page/page.js", "/health", "/items?q=number", "/openapi.json"):
+        whole, head = asked.get(address), asked.head(address)
+        assert (head.status_code, head.content) == (whole.status_code, b"") == (200, b""), address
+        assert head.headers == whole.headers
+    assert asked.head("/metrics").status_code == 200
+    assert asked.head("/recommend").status_code == asked.get("/recommend").status_code == 405
+    assert asked.head("/nothing").status_code == 404
+    with live().connect() as connection:  # nothing stands between the head and the next answer
+        connection.sendall(b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(4000).endswith(b"\r\n\r\n")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert connection.recv(4000).startswith(b"HTTP/1.1 200")
 
 
 def test_a_body_that_is_no_json_by_its_type_is_refused(client):
@@ -207,10 +242,43 @@ def test_not_more_items_than_fit(client, monkeypatch):
     assert asked.get("/health").json()["items"] == 62
 
 
+#: every route, with what it takes
+ROUTES = (
+    ("GET", "/", None), ("GET", "/docs", None), ("GET", "/openapi.json", None), ("GET", "/health", None),
+    ("HEAD", "/health", None), ("GET", "/metrics", None), ("GET", "/items", None), ("GET", "/nothing", None),
+    ("POST", "/recommend", {"history": HISTORY}), ("POST", "/similar", {"items": ["i1"]}),
+    ("POST", "/items", {"items": {"new": "thing number 3"}}), ("POST", "/reload", {}),
+)  # fmt: skip
+
+
+def test_this_machine_alone_is_not_asked_under_the_name_of_another_site(client):
+    """A page of that site, whose name was made to lead here, could read answers and change what is served."""
+    asked = client(token=TOKEN)
+    for method, address, body in ROUTES:
+        for host in ("elsewhere.example", "localhost.elsewhere.example", "elsewhere.example:8000", "a@localhost", "?"):
+            answer = asked.request(method, address, json=body, headers={**AUTHORIZED, "Host": host})
+            assert answer.status_code == 403, (method, address, host)
+            assert method == "HEAD" or "--allowed-hosts" in answer.json()["detail"]
+        for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", ""):
+            answer = asked.request(method, address, json=body, headers={**AUTHORIZED, "Host": host})
+            assert answer.status_code == (404 if address == "/nothing" else 200), (method, address, host, answer.text)
+    assert asked.get("/health").json()["items"] == 61
+
+
+def test_names_that_are_allowed(client):
+    behind_a_proxy = client(allowed_hosts=("items.example",))
+    elsewhere = client(host="0.0.0.0")  # under which names it is asked is not known here
+    of_names = client(host="0.0.0.0", allowed_hosts=("items.example", "10.0.0.7"))
+    for host, known in (("Items.Example:443", True), ("localhost", True), ("evil.example", False), ("10.0.0.7", None)):
+        headers = {"Host": host}
+        assert (behind_a_proxy.get("/health", headers=headers).status_code == 200) is bool(known)
+        assert (of_names.get("/health", headers=headers).status_code == 200) is (known is not False)
+        assert elsewhere.get("/health", headers=headers).status_code == 200
+
+
 def test_who_may_add_items(client):
     body = {"items": {"new": "thing number 3"}}
     here = client()
-    assert here.post("/items", json=body, headers={"Host": "elsewhere.example"}).status_code == 403
     assert here.post("/items", json=body).status_code == 200
     everywhere = client(host="0.0.0.0")
     assert everywhere.post("/items", json=body).status_code == 403

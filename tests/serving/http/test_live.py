@@ -16,6 +16,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.http import answers, door
 from recbole_eimf.serving.http import service as service_module
 from recbole_eimf.serving.http.connection import PatientProtocol
+from recbole_eimf.serving.http.settings import MAX_CHANGES
 from tests.serving.http.conftest import AUTHORIZED, ask, board_of, expected, given
 
 HISTORY = ["i1", "i5", "i9"]
@@ -48,7 +49,7 @@ def test_above_capacity_is_told_at_once_and_nothing_waits_without_end(live, held
         refused = list(clients.map(lambda _: ask(service.url, HISTORY), range(6)))
         # a body that nobody will read is not waited for
         with service.connect() as client:
-            client.sendall(b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            client.sendall(b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                            b"Content-Length: 1000\r\n\r\n")  # fmt: skip
             assert client.recv(1000).startswith(b"HTTP/1.1 503")
         health = httpx.get(f"{service.url}/health", trust_env=False)
@@ -61,10 +62,44 @@ def test_above_capacity_is_told_at_once_and_nothing_waits_without_end(live, held
     assert "recbole_eimf_over_capacity_total 7.0" in httpx.get(f"{service.url}/metrics", trust_env=False).text
 
 
+def test_changes_above_their_limit_are_told_at_once(live, monkeypatch):
+    service, release, begun = live(), threading.Event(), threading.Event()
+    real = service_module.with_items
+
+    def waiting(model, items):
+        begun.set()
+        assert release.wait(20)
+        return real(model, items)
+
+    monkeypatch.setattr(service_module, "with_items", waiting)
+
+    def change(name: str) -> httpx.Response:
+        address, body = ("reload", {}) if name == "reload" else ("items", {"items": {name: "thing number 3"}})
+        url = f"{service.url}/{address}"
+        return httpx.post(url, json=body, headers=AUTHORIZED, timeout=30, trust_env=False, verify=False)
+
+    with ThreadPoolExecutor(8) as clients:
+        taken = [clients.submit(change, "first")]
+        assert begun.wait(20)
+        taken += [clients.submit(change, f"n{number}") for number in range(MAX_CHANGES - 1)]
+        until = time.monotonic() + 20
+        while service.app.state.service._taken < MAX_CHANGES and time.monotonic() < until:
+            time.sleep(0.01)
+        refused = [change(name) for name in ("one more", "reload")]
+        assert [answer.status_code for answer in refused] == [503, 503]
+        assert {answer.headers["retry-after"] for answer in refused} == {"5"}
+        assert "more changes than" in refused[0].json()["detail"]
+        assert ask(service.url, HISTORY).status_code == 200  # who asks does not wait for those who change
+        release.set()
+        assert [answer.result().status_code for answer in taken] == [200] * MAX_CHANGES
+    assert change("one more").json()["added"] == ["one more"]
+    assert change("reload").json()["items_kept"] == MAX_CHANGES + 1
+
+
 def test_bodies_that_are_too_large_or_too_slow_end(live, first, monkeypatch):
     monkeypatch.setattr(door, "BODY_SECONDS", 0.3)
     service = live()
-    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with service.connect() as client:  # says so
         client.sendall(head + b"Content-Length: 1048577\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 413")
@@ -89,7 +124,8 @@ def test_a_client_that_goes_in_the_middle_of_its_body_is_no_fault_of_the_service
     service = live()
     with service.connect() as client:
         client.sendall(
-            b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 9\r\n\r\n{"
         )
     wanted = 'recbole_eimf_requests_total{path="/recommend",status="499"} 1.0'
     until = time.monotonic() + 20
@@ -105,7 +141,7 @@ def test_connections_that_ask_nothing_are_closed_however_they_drip(live):
 
     service = live(protocol=Hasty)
     with service.connect() as silent, service.connect() as dripping:
-        dripping.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        dripping.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert dripping.recv(4000).startswith(b"HTTP/1.1 200")
         sent = 0
         with contextlib.suppress(OSError):
@@ -118,6 +154,66 @@ def test_connections_that_ask_nothing_are_closed_however_they_drip(live):
             assert silent.recv(1) == b""
 
 
+def test_connections_that_ask_nothing_make_room_and_keep_nobody_from_asking(live, held, first):
+    class Few(PatientProtocol):
+        most = 5
+
+    service = live(protocol=Few)
+    with contextlib.ExitStack() as opened, ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(ask, service.url, HISTORY)
+        assert held.begun.acquire(timeout=20)
+        kept = opened.enter_context(httpx.Client(trust_env=False))
+        assert kept.get(f"{service.url}/health").status_code == 200
+        silent = [opened.enter_context(service.connect()) for _ in range(12)]
+        for _ in range(3):  # each over a connection of its own
+            health = httpx.get(f"{service.url}/health", trust_env=False)
+            assert health.status_code == 200, health.text
+        for client in silent[:7]:  # those that came first have made room
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+        assert len(service.server.server_state.connections) <= 5
+        assert kept.get(f"{service.url}/health").status_code == 200  # was closed too, and is opened again
+        held.set()
+        assert given(asked.result()) == expected(first, [HISTORY])  # whoever asks stays
+    assert "over_capacity_total 0.0" in httpx.get(f"{service.url}/metrics", trust_env=False).text
+
+
+def test_where_all_connections_ask_the_new_one_is_closed(live, held, first):
+    class One(PatientProtocol):
+        most = 1
+
+    service = live(protocol=One)
+    with ThreadPoolExecutor(1) as clients:
+        asked = clients.submit(ask, service.url, HISTORY)
+        assert held.begun.acquire(timeout=20)
+        with service.connect() as client, contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+        held.set()
+        assert given(asked.result()) == expected(first, [HISTORY])
+    assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
+
+
+def test_bodies_that_are_coming_have_a_limit_and_questions_without_one_do_not(live, first, monkeypatch):
+    monkeypatch.setattr(door, "MAX_READING", 2)
+    service = live()
+    head = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with service.connect() as one, service.connect() as other:
+        for client in (one, other):
+            client.sendall(head + b"Content-Length: 100\r\n\r\n{")
+        until = time.monotonic() + 20
+        while (refused := ask(service.url, HISTORY)).status_code != 503 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert "more requests than" in refused.json()["detail"]
+        assert httpx.get(f"{service.url}/health", trust_env=False).status_code == 200
+    answer = ask(service.url, HISTORY)
+    while answer.status_code == 503 and time.monotonic() < until:  # that they went is read a moment later
+        time.sleep(0.05)
+        answer = ask(service.url, HISTORY)
+    assert given(answer) == expected(first, [HISTORY])
+
+
 def test_a_client_that_does_not_take_its_answer_is_dropped(live, first):
     class Hasty(PatientProtocol):
         taking_seconds = 0.3
@@ -125,7 +221,7 @@ def test_a_client_that_does_not_take_its_answer_is_dropped(live, first):
     service = live(protocol=Hasty)
     body = json.dumps({"histories": [HISTORY] * 64, "k": 60}).encode()
     request = (
-        b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         % len(body)
     ) + body
     with service.connect() as client:
@@ -145,7 +241,9 @@ def test_a_client_that_does_not_take_its_answer_is_dropped(live, first):
 def test_broken_clients_leave_nothing_behind(live, first):
     service = live(capacity=2)
     body = json.dumps({"history": HISTORY}).encode()
-    head = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
     whole = head % len(body) + body
     broken = [b"", b"\x16\x03\x01\x00", b"GARBAGE\r\n\r\n", head % 500 + b"{", whole[:-3], whole, b"X" * 200_000]
     for sent in broken * 3:
@@ -210,7 +308,7 @@ def test_the_end_waits_for_requests_under_way_and_takes_no_more(live, held, firs
         asked = clients.submit(ask, service.url, HISTORY)
         assert held.begun.acquire(timeout=20)
         half.sendall(
-            b"POST /similar HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n"
+            b"POST /similar HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n"
         )
         while len(service.server.server_state.tasks) < 2:  # its head was read
             time.sleep(0.01)
@@ -248,6 +346,56 @@ def test_workers_follow_what_another_publishes(models, tmp_path, first, second):
         assert service.now.model.rank(histories, 61).rows.tolist() == second.rank(histories, 61).rows.tolist()
     # what was served stays as it was, for those that still ask it
     assert before.model.rank(histories, 61).rows.tolist() == first.rank(histories, 61).rows.tolist()
+
+
+def test_what_was_added_comes_into_another_model_in_one_batch(models, tmp_path, second, monkeypatch):
+    """An addition copies every table: one by one, four hundred items took twenty seconds, in every worker."""
+    board = board_of(models / "first", tmp_path / "board")
+    one, other = service_module.Service(board), service_module.Service(board)
+    one.start()
+    other.start()
+    titles = {f"n{number}": f"thing number {number}" for number in range(9)}
+    for token, title in titles.items():
+        one._add({token: [title]})
+    other._follow()
+    batches, real = [], service_module.with_items
+    monkeypatch.setattr(
+        service_module, "with_items", lambda model, items: batches.append(list(items)) or real(model, items)
+    )
+    said = one._take_over(str(models / "second"))
+    assert (said["items_kept"], said["items_lost"]) == (9, 0)
+    assert other._follow()
+    assert batches == [list(titles)] * 2  # of the one, and of the other
+    second.add_items(titles)
+    for service in (one, other):
+        found = service.now.model.rank([HISTORY, ["n3"]], 69)
+        assert found.rows.tolist() == second.rank([HISTORY, ["n3"]], 69).rows.tolist()
+        assert found.scores.tolist() == second.rank([HISTORY, ["n3"]], 69).scores.tolist()
+
+
+def test_what_another_model_cannot_read_is_lost_and_nothing_beside_it(models, tmp_path, second, monkeypatch):
+    board = board_of(models / "first", tmp_path / "board")
+    service = service_module.Service(board)
+    service.start()
+    for number in range(9):
+        service._add({f"n{number}": [f"thing number {number}"], f"m{number}": [f"thing {number}"]})
+    real = service_module.with_items
+
+    def refusing(model, items):
+        if {"n2", "n7"} & set(items):
+            raise DataError("the text encoder knows no word of it")
+        return real(model, items)
+
+    monkeypatch.setattr(service_module, "with_items", refusing)
+    said = service._take_over(str(models / "second"))
+    assert (said["items_kept"], said["items_lost"]) == (14, 4)  # a request is added whole, or not
+    monkeypatch.undo()
+    late = service_module.Service(board)
+    late.start()
+    for each in (service, late):
+        known = each.now.model.catalogue.row_of
+        assert [f"n{number}" in known for number in range(9)] == [number not in (2, 7) for number in range(9)]
+        assert each.now.model.catalogue.tokens.to_pylist() == service.now.model.catalogue.tokens.to_pylist()
 
 
 def test_a_worker_that_comes_later_serves_what_the_others_do_whatever_became_of_the_folder(models, tmp_path, second):

@@ -19,8 +19,9 @@ from recbole_eimf.__main__ import main
 from recbole_eimf.cli import serve
 from recbole_eimf.core import parts
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.locks import if_nobody_has
 from recbole_eimf.serving.http.run import _listening
-from recbole_eimf.serving.http.settings import TOKEN_VARIABLE
+from recbole_eimf.serving.http.settings import MAX_CONNECTIONS, TOKEN_VARIABLE
 from tests.conftest import REPOSITORY
 from tests.serving.http.conftest import AUTHORIZED, TOKEN, ask, expected, given
 
@@ -54,6 +55,11 @@ def workers_of(models) -> set[int]:
     """Processes that have said what they serve."""
     (board,) = models.glob(".first.*.served")
     return {int(file.name) for file in (board / "workers").iterdir() if file.name.isdigit()}
+
+
+def _free(lock) -> bool:
+    with if_nobody_has(lock) as free:
+        return free
 
 
 def until(condition, seconds=300):
@@ -137,6 +143,34 @@ def test_one_process_ends_by_sigterm_with_nothing_left_behind(models, first):
         assert list(models.glob(".*")) == []
 
 
+def test_what_a_killed_service_leaves_goes_with_the_next(models, first):
+    with served(models / "first", "--workers", "2") as (process, _):
+        until(lambda: len(workers_of(models)) == 2)
+        (left,) = models.glob(".first.*.served")
+        locks = {file.name for file in (left / "held").glob("*.lock")}
+        assert locks == {"service.lock", *(f"{worker}.lock" for worker in workers_of(models))}
+        process.kill()
+        process.wait(30)
+        assert left.is_dir()
+        until(lambda: all(map(_free, (left / "held").glob("*.lock"))), 60)
+    with served(models / "first") as (process, url):
+        assert not left.exists()
+        assert given(ask(url, HISTORY)) == expected(first, [HISTORY])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert list(models.glob(".*")) == []
+
+
+def test_more_idle_connections_than_there_may_be_keep_nobody_from_asking(models, first):
+    """uvicorn's own limit answers 503 as long as they are open, to whoever asks how the service is, too."""
+    with served(models / "first") as (_, url), contextlib.ExitStack() as opened:
+        port = int(url.rpartition(":")[2])
+        for _ in range(MAX_CONNECTIONS + 5):
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        assert given(ask(url, HISTORY)) == expected(first, [HISTORY])
+
+
 def test_wrong_arguments_are_one_line(models, tmp_path, capsys, live):
     taken = live().port
     for arguments, said in (
@@ -146,6 +180,8 @@ def test_wrong_arguments_are_one_line(models, tmp_path, capsys, live):
         ([str(models / "first"), "--workers", "0"], "--workers=0"),
         ([str(models / "first"), "--capacity", "0"], "--capacity=0"),
         ([str(models / "first"), "--capcity", "3"], "unrecognized arguments"),
+        ([str(models / "first"), "--allowed-hosts", "a.example,https://b"], "'https://b' is no name of a host"),
+        ([str(models / "first"), "--allowed-hosts", "a.example:80"], "'a.example:80' is no name of a host"),
     ):
         assert main(["serve", *arguments]) == 2
         found = capsys.readouterr().err.splitlines()
