@@ -239,7 +239,7 @@ def test_a_source_of_ones_own_may_know_nothing_of_a_user(tmp_path):
 def test_calls_that_cost_are_made_only_where_that_was_agreed(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-test")
     asked = []
-    monkeypatch.setattr(client, "fetch_openai", lambda requests, *args: asked.extend(requests) or {})
+    monkeypatch.setattr(client, "fetch_openai", lambda requests, *args, **keys: asked.extend(requests) or {})
     keys = {"interest_source": "openai", "preference": -0.5}
     with pytest.raises(InterestSourceError, match="would make paid calls.*--yes=True"):
         pipeline(tmp_path, **keys).run(seed=0)

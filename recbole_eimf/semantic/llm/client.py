@@ -26,7 +26,6 @@ from recbole_eimf.semantic.journal import (
     Past,
     cut,
     exclusive,
-    kept,
     made_otherwise,
     made_with,
     read_journal,
@@ -99,14 +98,6 @@ def answered_users(
     return set(reusable(requests, settings.max_interests, read_journal(journal, settings.model), parse))
 
 
-def failed_before(
-    requests: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, parse: Parser = parse_interests
-) -> dict[str, Reply]:
-    """The replies that the journal holds and that say nothing of use, by user id; not calls that had no answer."""
-    found = kept(requests, settings.max_interests, read_journal(journal, settings.model), parse)
-    return {user: reply for user, reply in found.items() if reply.status == "failed" and reply.response is not None}
-
-
 def fetch_openai(
     requests: Sequence[PromptRequest],
     settings: OpenAISettings,
@@ -140,8 +131,7 @@ def fetch_openai(
     with exclusive(journal):
         past = read_journal(journal, settings.model)
         replies = reusable(requests, settings.max_interests, past, parse)
-        _say_made_otherwise([r for r in requests if r.user_id in replies], settings, journal, past)
-        logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, replies))
+        say_reused(requests, settings, journal, past, replies)
         check_first = 0 if replies else settings.check_first
         while pending := [request for request in requests if request.user_id not in replies]:
             run = _Run(pending, settings, journal, past, progress, check_first, parse)
@@ -154,19 +144,26 @@ def fetch_openai(
     return {request.user_id: replies[request.user_id] for request in requests}
 
 
-def _say_made_otherwise(
-    answered: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, past: dict[tuple[str, str], Past]
+def say_reused(
+    requests: Sequence[PromptRequest],
+    settings: OpenAISettings,
+    journal: Path,
+    past: dict[tuple[str, str], Past],
+    done: Collection[str],
 ) -> None:
-    """Warn where replies that are used again were made with other settings: this run's configuration will not say so.
+    """Say how many calls are left, and warn where replies that are used again, those of the users in ``done``, were
+    made with other settings: this run's configuration will not say so.
 
     They are not asked for again: what was paid for is not thrown away without a word of the user's.
     """
+    answered = [request for request in requests if request.user_id in done]
     others = made_otherwise([past[request.user_id, request.sha256].ok or {} for request in answered], settings)
     if others:
         logger.warning(
             "%s: of %d replies that stand in it and are used again, %s. To have them made anew, give another "
             "semantic_cache, or remove their lines.", journal, len(answered), ", ".join(others),
         )  # fmt: skip
+    logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, done))
 
 
 def _ask_to_go_on(run: _Run, ask: Callable[[str], bool | None]) -> None:
