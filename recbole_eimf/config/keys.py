@@ -368,7 +368,9 @@ class SemanticSettings(TextSettings):
     llm_check_first: int = key(
         20, "stop when so many replies came and none holds an interest; 0: never", least=0, affects="machine"
     )
-    batch_file: str | None = key(None, "file of answers of the OpenAI Batch API", affects="content")
+    batch_file: str | None = key(
+        None, "answers of the OpenAI Batch API: a file, or a folder of .jsonl files", affects="content"
+    )
 
 
 @dataclass(frozen=True)

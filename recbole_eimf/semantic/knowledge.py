@@ -100,9 +100,11 @@ class KnowledgeStage:
             )
         if needed and not getattr(s, needed):
             raise ConfigError(f"knowledge_source={s.knowledge_source}: {needed} is not set; give the file of replies.")
-        for key in {"knowledge_prompt_file", needed} - {None}:
+        for key in {"knowledge_prompt_file", needed} - {None, "batch_file"}:
             if getattr(s, key) and not Path(getattr(s, key)).is_file():
                 raise DataError(f"{key}={getattr(s, key)}: no such file.")
+        if self.source == "batch":
+            batch.answer_files(Path(s.batch_file))
         if self.source == "openai":
             require("openai")
             read_key(self.llm_settings(), "the LLM (or take knowledge_source=file)")
@@ -176,7 +178,7 @@ class KnowledgeStage:
         if self.source == "file":
             return read_knowledge(Path(s.knowledge_file), s.max_interests)
         if self.source == "batch":
-            return batch.read_batch(self.requests(), Path(s.batch_file), s.max_interests, parse_item)
+            return batch.answers(self.requests(), self.llm_settings(), Path(s.batch_file), self.journal, parse_item)
         return endpoint.ask(
             self.requests(), self.llm_settings(), self.journal, self.name, agreed, again, "knowledge_source", parse_item
         )

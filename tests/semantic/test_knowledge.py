@@ -370,11 +370,40 @@ def test_a_batch_is_written_and_its_answers_read(arguments, tmp_path, capsys):
     assert len(requests) == 10
     body = {"choices": [{"message": {"content": GOOD}, "finish_reason": "stop"}]}
     answers = [{"custom_id": each["custom_id"], "response": {"status_code": 200, "body": body}} for each in requests]
-    path = write(tmp_path / "answers.jsonl", *answers)
+    path = write(tmp_path / "answers.jsonl", *answers[:8])
+    capsys.readouterr()
+    assert main([*batch, f"--batch_file={path}"]) == 3
+    shown = capsys.readouterr().out
+    left = tmp_path / "out" / "batch_left.jsonl"
+    assert f"{left}: the requests without a reply of use" in shown
+    assert "asks for the missing ones again" not in shown
+    assert [json.loads(line)["custom_id"] for line in left.read_text().splitlines()] == [
+        each["custom_id"] for each in requests[8:]
+    ]
+    write(path, *answers)
     assert main([*batch, f"--batch_file={path}"]) == 0
+    assert not left.exists()
     assert "10 of 10 items are known, 20 phrases" in capsys.readouterr().out
     assert main([*batch, f"--batch_file={path}", "--max_interests=1"]) == 0
     assert "10 of 10 items are known, 10 phrases" in capsys.readouterr().out
+
+
+def test_a_batch_about_items_asks_what_the_journal_does_not_answer(arguments, tmp_path, capsys):
+    refusing = lambda asked, n: Answer(content="N/A" if "(i3)" in asked.prompt else GOOD)  # noqa: E731
+    with LLMServer(refusing) as server:
+        assert main([*arguments, "--knowledge_source=openai", f"--llm_base_url={server.url}", "--yes"]) == 3
+    capsys.readouterr()
+    batch = [*arguments, "--knowledge_source=batch"]
+    assert main([*batch, "--dry-run"]) == 0
+    assert not (tmp_path / "out" / "batch_requests.jsonl").exists()
+    assert main(batch) == 0
+    assert capsys.readouterr().out.count(": 1 calls (9 answered by the journal)") == 2
+    (request,) = (tmp_path / "out" / "batch_requests.jsonl").read_text().splitlines()
+    assert "(i3)" in request
+    body = {"choices": [{"message": {"content": GOOD}, "finish_reason": "stop"}]}
+    answer = {"custom_id": json.loads(request)["custom_id"], "response": {"status_code": 200, "body": body}}
+    assert main([*batch, f"--batch_file={write(tmp_path / 'answers.jsonl', answer)}"]) == 0
+    assert "10 of 10 items are known" in capsys.readouterr().out
 
 
 def test_the_real_replies_of_office_are_read_whole():

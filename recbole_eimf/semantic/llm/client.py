@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -148,22 +148,27 @@ def say_reused(
     requests: Sequence[PromptRequest],
     settings: OpenAISettings,
     journal: Path,
-    past: dict[tuple[str, str], Past],
+    past: Mapping[tuple[str, str], Past],
     done: Collection[str],
 ) -> None:
-    """Say how many calls are left, and warn where replies that are used again, those of the users in ``done``, were
-    made with other settings: this run's configuration will not say so.
+    """Say how many calls are left, and with which other settings replies of the users in ``done`` were made."""
+    say_made_otherwise([request for request in requests if request.user_id in done], settings, journal, past)
+    logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, done))
+
+
+def say_made_otherwise(
+    answered: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, past: Mapping[tuple[str, str], Past]
+) -> None:
+    """Warn where replies that are used again were made with other settings: this run's configuration will not say so.
 
     They are not asked for again: what was paid for is not thrown away without a word of the user's.
     """
-    answered = [request for request in requests if request.user_id in done]
     others = made_otherwise([past[request.user_id, request.sha256].ok or {} for request in answered], settings)
     if others:
         logger.warning(
             "%s: of %d replies that stand in it and are used again, %s. To have them made anew, give another "
             "semantic_cache, or remove their lines.", journal, len(answered), ", ".join(others),
         )  # fmt: skip
-    logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, done))
 
 
 def _ask_to_go_on(run: _Run, ask: Callable[[str], bool | None]) -> None:
