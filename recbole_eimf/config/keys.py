@@ -342,6 +342,9 @@ class SemanticSettings(TextSettings):
         "what the placebo shuffles; None: file where interest_file is set, else keywords",
         form=Form(f"{', '.join(SOURCES)} or package.module:function", f"{'|'.join(SOURCES)}|{_FUNCTION}"),
     )
+    placebo_draw: Literal["uniform", "permute"] = key(
+        "uniform", "the placebo: to each user any exemplar, or another user's: as many share each as in the clusters"
+    )
     interest_file: str | None = key(None, "JSONL of user_id, response, for interest_source=file", affects="content")
     allow_foreign_replies: bool = key(False, "use replies whose prompts the training histories do not give")
     assignment_file: str | None = key(None, "CSV of user_id, exemplar_user_id, beside interest_file", affects="content")

@@ -391,7 +391,10 @@ class Pipeline:
             )
         assignment = {user: c for user, c in assignment.items() if texts[c]}
         if placebo:
-            assignment = shuffled.drawn(assignment, answered, seed)
+            if self.settings.placebo_draw == "permute":
+                assignment = shuffled.permuted(assignment, seed)
+            else:
+                assignment = shuffled.drawn(assignment, answered, seed)
         report = {
             **report,
             "exemplars": len(exemplars),
