@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,38 @@ def test_dry_run_shows_prompt_and_price_and_calls_nobody(arguments, capsys):
     assert "nail polish (i" in shown
     assert "calls" in shown
     assert "$" in shown or "USD" in shown
+
+
+def said_price(shown):
+    """(calls, answered by the journal, prompt tokens, price) of what a command says before it spends."""
+    found = re.search(r"(\d+) calls \((\d+) answered .*?, about ([\d,]+) prompt and .* tokens, about \$([\d.]+)", shown)
+    calls, cached, tokens, price = (float(each.replace(",", "")) for each in found.groups())
+    return calls, cached, tokens, price
+
+
+@pytest.mark.parametrize("command", ["interests", "knowledge"])
+def test_the_dry_run_says_what_is_then_sent(arguments, tmp_path, capsys, command):
+    """The first time all of it, the second what stands in the journal without a reply of use."""
+    other = [each for each in arguments[1:] if "interest_source" not in each and "llm_price" not in each]
+    asking = [command, *other, f"--{command.removesuffix('s')}_source=openai"]
+    asking += ["--llm_price_in=10000", "--llm_price_out=20000", "--llm_check_first=0"]
+    good = GOOD if command == "interests" else '{"kind": "pen", "next": ["ink"]}'
+    before = 0
+    for content, code in (("N/A", 3), (good, 0)):
+        with LLMServer(lambda asked, n: Answer(content=content if "(i3)" in asked.prompt else good)) as server:  # noqa: B023
+            asking_here = [*asking, f"--llm_base_url={server.url}"]
+            assert main([*asking_here, "--dry-run"]) == 0
+            assert server.asked == []
+            calls, cached, tokens, price = said_price(capsys.readouterr().out)
+            assert main([*asking_here, "--yes"]) == code
+            assert said_price(capsys.readouterr().out) == (calls, cached, tokens, price)
+            sent = {asked.prompt for asked in server.asked}
+        assert (calls, cached) == (len(sent), before)
+        assert tokens == sum(-(-len(prompt.encode()) // 4) for prompt in sent)
+        assert price == pytest.approx(tokens * 0.01 + calls * 100 * 0.02, abs=0.01)
+        before = len(sent) - sum("(i3)" in prompt for prompt in sent)
+    assert calls
+    assert cached
 
 
 def test_without_a_terminal_it_does_not_spend(arguments, capsys):
