@@ -141,6 +141,23 @@ def test_a_wait_that_the_endpoint_asked_for_ends_with_the_run(tmp_path, monkeypa
     assert "prompt 19" not in server.prompts()
 
 
+def test_a_call_is_not_made_again_in_other_words_once_the_run_is_being_stopped(tmp_path):
+    told = threading.Event()
+
+    def answer(asked, n):
+        if asked.prompt == "prompt 1":
+            told.set()
+            return Answer(status=401)
+        if asked.prompt == "prompt 2":
+            told.wait(30)
+            return Answer(status=400, delay=0.5, error={"message": "response_format is unsupported"})
+        return Answer()
+
+    with LLMServer(answer) as server, pytest.raises(InterestSourceError, match="HTTP 401"):
+        fetch(server, tmp_path, 3, concurrency=3)
+    assert server.prompts().count("prompt 2") == 1
+
+
 def test_retry_after_as_a_date():
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
     assert 90 < endpoint._retry_after({"retry-after": date}) <= 100

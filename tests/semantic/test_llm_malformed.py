@@ -14,9 +14,9 @@ from tests.semantic.llm_calls import KEY, always, fetch, journal, once, requests
 from tests.semantic.llm_server import GOOD, Answer, LLMServer
 
 RUN_AWAY = {
-    "spaces, as JSON mode is known for": '{"1": "Nail art",' + " " * 20_000 + "x",
-    "spaces after a key": '{"1": "Nail art", "2"' + " " * 20_000 + "x",
-    "stars": "*" * 20_000,
+    "spaces, as JSON mode is known for": '{"1": "Nail art",' + " " * 40_000 + "x",
+    "spaces after a key": '{"1": "Nail art", "2"' + " " * 40_000 + "x",
+    "stars": "*" * 40_000,
     "spaces in a line": "interest" + " " * 2_000 + "x",
 }
 
@@ -313,7 +313,7 @@ def test_a_reply_of_a_model_that_runs_away_does_not_hold_up_the_others(tmp_path,
         return Answer(content=content) if asked.prompt == "prompt 1" else Answer(delay=0.5)
 
     with LLMServer(answer) as server:
-        replies = fetch(server, tmp_path, 6, concurrency=6, timeout=5.0)
+        replies = fetch(server, tmp_path, 6, concurrency=6, timeout=15.0)
     prompts = server.prompts()
     assert [prompts.count(f"prompt {n}") for n in (0, 2, 3, 4, 5)] == [1] * 5
     assert [reply.status for user, reply in replies.items() if user != "u1"] == ["ok"] * 5

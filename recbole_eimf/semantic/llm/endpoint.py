@@ -336,7 +336,10 @@ class Endpoint:
 
     async def _gate(self) -> None:
         """Wait while the endpoint has asked anybody to wait: calls made meanwhile would only be turned away, and many
-        an endpoint lengthens the wait for them. All go on at moments of their own."""
+        an endpoint lengthens the wait for them. All go on at moments of their own. Raises StoppedError if the run is
+        being stopped: what an endpoint did not know is not asked in other words then."""
+        if self.stopping.is_set():
+            raise StoppedError
         while (left := self.closed_until - asyncio.get_running_loop().time()) > 0:
             await self._pause(left + min(BACKOFF_SECONDS * self.random.uniform(0.5, 1), 1.0))
 
