@@ -55,6 +55,21 @@ def test_narrow_states_give_a_wide_loss(kind):
 
 @pytest.mark.parametrize(
     ("model", "more"),
+    [("EIMF", {"backbone": "SASRec", "item_text": "concat", "score": "cosine"}), ("PAD", {"score": "cosine"})],
+)
+def test_training_in_float16_on_a_processor_has_no_nan(planted, semantic_cache, model, more):
+    """The row of padding is zero, and its length in float16 was divided by an epsilon that is zero there too."""
+    result = recbole_eimf.run(
+        model, "planted", data_path=str(planted), semantic_cache=str(semantic_cache), text_encoder="tfidf-svd",
+        epochs=2, hidden_size=16, inner_size=16, n_layers=1, MAX_ITEM_LIST_LENGTH=8, train_batch_size=40, state="ERROR",
+        topk=[1, 5], valid_metric="NDCG@5", show_progress=False, compare_with=[], phase_cache=False, enable_amp=True,
+        amp_dtype="float16", enable_scaler=True, **more,
+    )  # fmt: skip
+    assert result.test["ndcg@5"] > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
     [
         ("IBIM", {"backbone": "GRU4Rec"}),
         ("IBIM", {"backbone": "SASRec", "logits_dtype": "bfloat16"}),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.cli.export import EMPTY
-from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch
+from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch, write_left
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
@@ -25,6 +25,9 @@ side-loads with --interest_source=file. Before any paid call it shows one prompt
 estimated cost, then asks. --dry-run stops there, --yes does not ask. Stopped in any way, the same command goes on where
 it was: replies are kept, one line each, as they arrive, and at most the calls in flight are asked again. Where not one
 of the first 20 replies (llm_check_first) holds an interest, it asks whether to go on, or stops if nobody can answer.
+
+batch writes the requests of the OpenAI Batch API that the journal does not answer (several files where one would be too
+large), and reads the answers with --batch_file=FILE or a folder of files.
 
 --export=DIR also writes the replies as data for others: with a card, the prompt, the model, the protocol and a
 fingerprint of the training data, which --interest_file=DIR checks when it loads the folder.
@@ -59,13 +62,14 @@ def main(arguments: Sequence[str]) -> int:
         pipeline.check_source()
     if source == "shuffled":
         raise ConfigError("interest_source=shuffled is the placebo of training; there is nothing to run for it here.")
-    if source in ("openai", "batch"):
-        if writes_requests:
-            return write_batch(pipeline.requests(pipeline.clusters[0]), pipeline.llm_settings(), folder)
-        if source == "openai" and not _agreed(pipeline, flags):
+    if writes_requests:
+        requests = pipeline.requests(pipeline.clusters[0])
+        return write_batch(_said(pipeline), requests, pipeline.llm_settings(), folder, pipeline.journal, flags)
+    if source == "openai":
+        if not _agreed(pipeline, flags):
             return 0 if "--dry-run" in flags else 1
     elif "--dry-run" in flags:
-        exemplars = pipeline.clusters[0] if source == "keywords" else []
+        exemplars = pipeline.clusters[0] if source in ("keywords", "batch") else []
         print(f"interest_source={source}: no paid calls; {len(exemplars) or 'the file decides how many'} exemplars.")
         return 0
     found = pipeline.run(seed=seed, agreed=True)
@@ -86,11 +90,14 @@ def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:
 
 def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:
     """Show a prompt and the price; whether to go on."""
-    exemplars, assignment, _ = pipeline.clusters
-    requests, wanted = pipeline.requests(exemplars), pipeline.llm_settings()
+    requests, wanted = pipeline.requests(pipeline.clusters[0]), pipeline.llm_settings()
     estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, pipeline.journal))
-    said = f"{len(exemplars)} clusters of {len(assignment)} training users. The prompt of one exemplar:"
-    return agreed_to(said, requests[0].prompt, wanted, estimate, flags)
+    return agreed_to(_said(pipeline), requests[0].prompt, wanted, estimate, flags)
+
+
+def _said(pipeline: Pipeline) -> str:
+    exemplars, assignment, _ = pipeline.clusters
+    return f"{len(exemplars)} clusters of {len(assignment)} training users. The prompt of one exemplar:"
 
 
 def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
@@ -104,10 +111,12 @@ def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
         + (f"; {failed} exemplars without any" if failed else "")
         + f"\nwritten: {folder}/interests.jsonl, assignment.csv.gz, report.json"
     )
-    if failed and found.llm_used:
+    if found.source == "batch":
+        known = {user for user, texts in zip(found.exemplars, found.texts) if texts}
+        write_left(pipeline.requests(found.exemplars), pipeline.llm_settings(), folder, known)
+    if failed and found.source == "openai":
         print(f"the raw replies are in {pipeline.journal}; the same command asks for the failed ones again")
-        return 3
-    return 0
+    return 3 if failed and found.llm_used else 0
 
 
 def _take_option(arguments: list[str], name: str) -> str | None:

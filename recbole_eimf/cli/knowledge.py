@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch
+from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch, write_left
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
+from recbole_eimf.semantic.llm.item_reply import parse_item
 
 USAGE = """usage: python -m recbole_eimf knowledge --dataset=NAME [--data_path=DIR]
          --knowledge_source=openai|batch|file|shuffled [--key=value ...] [--dry-run | --yes]
@@ -20,9 +21,10 @@ Asks about each item of the catalogue: its kind, use, buyer and occasion, and wh
 OUT/items.jsonl and OUT/report.json (--output_dir=OUT, default knowledge/NAME), which training side-loads with
 --knowledge_source=file --knowledge_file=OUT/items.jsonl. Before any paid call it shows one prompt and the number of
 calls, tokens and the estimated cost, then asks. --dry-run stops there, --yes does not ask. Stopped in any way, the same
-command goes on where it was: replies are kept, one line each, as they arrive. batch writes and reads the files of the
-OpenAI Batch API; file checks replies made elsewhere; shuffled writes their placebo: to each item what is known of
-another one that is about as popular.
+command goes on where it was: replies are kept, one line each, as they arrive. batch writes the requests of the
+OpenAI Batch API that the journal does not answer (several files where one would be too large), and reads the answers
+with --batch_file=FILE or a folder of files; file checks replies made elsewhere; shuffled writes their placebo: to each
+item what is known of another one that is about as popular.
 
 keys (all take --key=value): llm_model, llm_base_url, llm_api_key_env (the NAME of the variable that holds the key),
 llm_api_key_file, llm_concurrency, llm_check_first, llm_price_in, llm_price_out (USD per million tokens),
@@ -43,11 +45,12 @@ def main(arguments: Sequence[str]) -> int:
     writes_requests = stage.source == "batch" and not stage.settings.batch_file
     if "--dry-run" not in flags and not writes_requests:
         stage.check()
+    introduction = f"{len(stage.item_text)} items with text. The prompt of one item:"
     if writes_requests:
-        return write_batch(stage.requests(), stage.llm_settings(), folder)
+        wanted = stage.llm_settings()
+        return write_batch(introduction, stage.requests(), wanted, folder, stage.journal, flags, parse_item)
     if stage.source == "openai":
         requests = stage.requests()
-        introduction = f"{len(requests)} items with text. The prompt of one item:"
         if not agreed_to(introduction, requests[0].prompt, stage.llm_settings(), stage.estimate(), flags):
             return 0 if "--dry-run" in flags else 1
     elif "--dry-run" in flags:
@@ -84,7 +87,8 @@ def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
         + (f"; {missing} items without" if missing else "")
         + f"\nwritten: {folder}/items.jsonl, report.json"
     )
-    if missing and found.source in ("openai", "batch"):
+    if found.source == "batch":
+        write_left(stage.requests(), stage.llm_settings(), folder, found.items.keys())
+    if missing and found.source == "openai":
         print(f"the raw replies are in {stage.journal}; the same command asks for the missing ones again")
-        return 3
-    return 0
+    return 3 if missing and found.source in ("openai", "batch") else 0

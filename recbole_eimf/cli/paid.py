@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.yaml_file import parse_command_line
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
-from recbole_eimf.semantic.llm.client import Estimate
+from recbole_eimf.semantic.llm.client import Estimate, answered_users, estimate
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
+from recbole_eimf.semantic.llm.reply import Parser, parse_interests
 from recbole_eimf.semantic.sources import batch
 from recbole_eimf.semantic.trial import ask_terminal
 
@@ -42,17 +43,17 @@ def what_and_where(values: dict[str, Any], parent: str) -> tuple[str, list[str] 
     return dataset, str(files).split() if files else None, folder
 
 
-def agreed_to(introduction: str, prompt: str, wanted: OpenAISettings, estimate: Estimate, flags: set[str]) -> bool:
+def agreed_to(introduction: str, prompt: str, wanted: OpenAISettings, price: Estimate, flags: set[str]) -> bool:
     """Show a prompt and the price; whether to go on.
 
     Raises:
         InterestSourceError: nobody is there to answer.
     """
     print(f"{introduction}\n\n{prompt}")
-    print(f"\nmodel {wanted.model} at {wanted.base_url or 'the default endpoint'}: {estimate}")
+    print(f"\nmodel {wanted.model} at {wanted.base_url or 'the default endpoint'}: {price}")
     if "--dry-run" in flags:
         return False
-    if not estimate.calls or "--yes" in flags:
+    if not price.calls or "--yes" in flags:
         return True
     answer = ask_terminal("Make these calls?")
     if answer is None:
@@ -60,13 +61,49 @@ def agreed_to(introduction: str, prompt: str, wanted: OpenAISettings, estimate: 
     return answer
 
 
-def write_batch(requests: Sequence[PromptRequest], wanted: OpenAISettings, folder: Path) -> int:
-    """Write the requests of the Batch API and say how to go on; the exit code."""
-    path = folder / "batch_requests.jsonl"
+def write_batch(
+    introduction: str,
+    requests: Sequence[PromptRequest],
+    wanted: OpenAISettings,
+    folder: Path,
+    journal: Path,
+    flags: set[str],
+    parse: Parser = parse_interests,
+) -> int:
+    """Write the requests of the Batch API that the journal does not answer, and say how to go on; the exit code.
+
+    Raises:
+        InterestSourceError: the journal answers them all.
+    """
+    done = answered_users(requests, wanted, journal, parse)
+    print(f"{introduction}\n\n{requests[0].prompt}")
+    print(f"\nmodel {wanted.model} in the OpenAI Batch API: {estimate(requests, wanted, done)}")
+    if "--dry-run" in flags:
+        return 0
+    if len(done) == len(requests):
+        raise InterestSourceError(
+            f"{journal} answers all {len(done)} prompts: there is no request to write. The source openai in place of "
+            f"batch reads it and asks nobody."
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    batch.write_batch(requests, wanted, path)
+    paths = batch.write_batch(requests, wanted, folder / "batch_requests.jsonl", done)
     print(
-        f"written: {path}, {len(requests)} requests for the OpenAI Batch API. Upload it, then run this command again "
-        f"with --batch_file=ANSWERS.jsonl."
+        f"written: {', '.join(map(str, paths))}, {len(requests) - len(done)} requests for the OpenAI Batch API. Upload "
+        + ("it" if len(paths) == 1 else "each of them as a batch of its own")
+        + ", then run this command again with --batch_file=ANSWERS.jsonl"
+        + (" (several files of answers: --batch_file=FOLDER)." if len(paths) > 1 else ".")
     )
     return 0
+
+
+def write_left(requests: Sequence[PromptRequest], wanted: OpenAISettings, folder: Path, done: Collection[str]) -> None:
+    """After a batch was read: write the requests without a reply of use as a further one, and say so."""
+    path = folder / "batch_left.jsonl"
+    if all(request.user_id in done for request in requests):
+        batch.remove_batch(path)
+        return
+    paths = batch.write_batch(requests, wanted, path, done)
+    print(
+        f"{', '.join(map(str, paths))}: the requests without a reply of use, for a further batch once none is under "
+        f"way. Put its answers into one folder with the others: --batch_file=FOLDER"
+    )

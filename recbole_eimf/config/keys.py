@@ -342,6 +342,9 @@ class SemanticSettings(TextSettings):
         "what the placebo shuffles; None: file where interest_file is set, else keywords",
         form=Form(f"{', '.join(SOURCES)} or package.module:function", f"{'|'.join(SOURCES)}|{_FUNCTION}"),
     )
+    placebo_draw: Literal["uniform", "permute"] = key(
+        "uniform", "the placebo: to each user any exemplar, or another user's: as many share each as in the clusters"
+    )
     interest_file: str | None = key(None, "JSONL of user_id, response, for interest_source=file", affects="content")
     allow_foreign_replies: bool = key(False, "use replies whose prompts the training histories do not give")
     assignment_file: str | None = key(None, "CSV of user_id, exemplar_user_id, beside interest_file", affects="content")
@@ -368,7 +371,9 @@ class SemanticSettings(TextSettings):
     llm_check_first: int = key(
         20, "stop when so many replies came and none holds an interest; 0: never", least=0, affects="machine"
     )
-    batch_file: str | None = key(None, "file of answers of the OpenAI Batch API", affects="content")
+    batch_file: str | None = key(
+        None, "answers of the OpenAI Batch API: a file, or a folder of .jsonl files", affects="content"
+    )
 
 
 @dataclass(frozen=True)

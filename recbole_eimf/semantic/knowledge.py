@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
 from recbole_eimf.semantic.llm.item_reply import ITEM, ItemKnowledge, item_prompt, parse_item
 from recbole_eimf.semantic.llm.prompt import PromptRequest, load_template
 from recbole_eimf.semantic.llm.reply import Reply, reply_from_text
-from recbole_eimf.semantic.sources import batch
+from recbole_eimf.semantic.sources import batch, endpoint
 
 #: items of about one popularity among which the placebo permutes: tenths of the catalogue
 BUCKETS = 10
@@ -99,15 +100,21 @@ class KnowledgeStage:
             )
         if needed and not getattr(s, needed):
             raise ConfigError(f"knowledge_source={s.knowledge_source}: {needed} is not set; give the file of replies.")
-        for key in {"knowledge_prompt_file", needed} - {None}:
+        for key in {"knowledge_prompt_file", needed} - {None, "batch_file"}:
             if getattr(s, key) and not Path(getattr(s, key)).is_file():
                 raise DataError(f"{key}={getattr(s, key)}: no such file.")
+        if self.source == "batch":
+            batch.answer_files(Path(s.batch_file))
         if self.source == "openai":
             require("openai")
             read_key(self.llm_settings(), "the LLM (or take knowledge_source=file)")
 
-    def requests(self) -> list[PromptRequest]:
+    def requests(self) -> Sequence[PromptRequest]:
         """The question about each item, in the order of tokens."""
+        return self._requests
+
+    @cached_property
+    def _requests(self) -> list[PromptRequest]:
         template = load_template(self.settings.knowledge_prompt_file, "knowledge.txt", ITEM)
         return [item_prompt(item, self.item_text[item], template) for item in sorted(self.item_text)]
 
@@ -115,18 +122,10 @@ class KnowledgeStage:
         """The endpoint's settings."""
         return part_of(OpenAISettings, self.settings)
 
-    def estimate(self, again: bool = True) -> client.Estimate:
-        """Calls, tokens and price of what the journal does not answer; ``again``: as for :meth:`run`."""
-        requests, wanted = self._asked(self._useless(again)), self.llm_settings()
+    def estimate(self) -> client.Estimate:
+        """Calls, tokens and price of what the journal does not answer."""
+        requests, wanted = self.requests(), self.llm_settings()
         return client.estimate(requests, wanted, client.answered_users(requests, wanted, self.journal, parse_item))
-
-    def _useless(self, again: bool) -> dict[str, Reply]:
-        if again:
-            return {}
-        return client.failed_before(self.requests(), self.llm_settings(), self.journal, parse_item)
-
-    def _asked(self, useless: Mapping[str, Reply]) -> list[PromptRequest]:
-        return [request for request in self.requests() if request.user_id not in useless]
 
     def run(self, popularity: Mapping[str, int], seed: int = 0, agreed: bool = False, again: bool = True) -> Knowledge:
         """What is known of the items.
@@ -179,17 +178,10 @@ class KnowledgeStage:
         if self.source == "file":
             return read_knowledge(Path(s.knowledge_file), s.max_interests)
         if self.source == "batch":
-            return batch.read_batch(self.requests(), Path(s.batch_file), s.max_interests, parse_item)
-        useless = self._useless(again)
-        estimate = self.estimate(again)
-        if estimate.calls and not agreed:
-            raise InterestSourceError(
-                f"knowledge_source=openai would make paid calls: {estimate}. Look at a prompt and agree with "
-                f"`python -m recbole_eimf knowledge --dataset={self.name} --knowledge_source=openai ...`, or add "
-                f"--yes=True."
-            )
-        asked = self._asked(useless)
-        return useless | client.fetch_openai(asked, self.llm_settings(), self.journal, parse=parse_item)
+            return batch.answers(self.requests(), self.llm_settings(), Path(s.batch_file), self.journal, parse_item)
+        return endpoint.ask(
+            self.requests(), self.llm_settings(), self.journal, self.name, agreed, again, "knowledge_source", parse_item
+        )
 
 
 #: columns of a line that are no part of what was said; ``source`` is what the command writes beside it

@@ -121,10 +121,12 @@ class Pipeline:
                 f"`python -m recbole_eimf interests --interest_source=batch` writes the requests."
             )
         self._check_unread()
-        for key in ("interest_file", "assignment_file", "batch_file", "prompt_file"):
+        for key in ("interest_file", "assignment_file", "prompt_file"):
             path = getattr(s, key)
             if path and not Path(path).is_file():
                 raise DataError(f"{key}={path}: no such file.")
+        if s.batch_file:
+            batch.answer_files(Path(s.batch_file))
         if ":" in source:
             own.own_source(source, self._said_source.partition("=")[0])
         if s.interest_source == "openai":
@@ -276,8 +278,8 @@ class Pipeline:
         if source == "keywords":
             replies = keywords.keyword_replies(self._cluster_titles(exemplars, assignment))
         elif source == "batch":
-            requests = self.requests(exemplars)
-            replies = batch.read_batch(requests, Path(self.settings.batch_file), self.settings.max_interests)
+            requests, path = self.requests(exemplars), Path(self.settings.batch_file)
+            replies = batch.answers(requests, self.llm_settings(), path, self.journal)
         elif ":" in source:
             replies = own.own_replies(source, self._told(exemplars, assignment), self.settings.max_interests)
         else:
@@ -389,7 +391,10 @@ class Pipeline:
             )
         assignment = {user: c for user, c in assignment.items() if texts[c]}
         if placebo:
-            assignment = shuffled.drawn(assignment, answered, seed)
+            if self.settings.placebo_draw == "permute":
+                assignment = shuffled.permuted(assignment, seed)
+            else:
+                assignment = shuffled.drawn(assignment, answered, seed)
         report = {
             **report,
             "exemplars": len(exemplars),

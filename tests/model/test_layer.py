@@ -17,6 +17,8 @@ from recbole_eimf.model.layer import (
     target_attention,
     unit_rows,
 )
+from recbole_eimf.model.losses.loss import cosine_distance
+from recbole_eimf.model.losses.mmd import kernel_matrix
 
 
 def softmax(values):
@@ -35,6 +37,23 @@ def test_target_attention_is_a_masked_softmax_over_interests():
         weight = softmax([0.7 * float(query[r] @ interests[r, k]) for k in real])
         expected = sum(w * interests[r, k] for w, k in zip(weight, real))
         assert torch.allclose(got[r], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_zero_rows_stay_zero_whatever_the_precision(dtype):
+    """In float16 torch's 1e-12 is zero: 0 / 0."""
+    vectors = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.03, 0.04]], dtype=dtype, requires_grad=True)
+    unit = unit_rows(vectors)
+    assert unit.dtype == dtype
+    torch.testing.assert_close(unit.float(), torch.tensor([[0.0, 0.0], [0.6, 0.8], [0.6, 0.8]]), rtol=0, atol=0.005)
+    (1000 * unit.float()).sum().backward()
+    assert vectors.grad.isfinite().all()
+    torch.testing.assert_close(vectors.grad[1].float(), torch.tensor([32.0, -24.0]), rtol=0.05, atol=0)
+    assert vectors.grad[0].float().tolist() == [0, 0] or dtype != torch.float16
+    zero, other = torch.zeros(2, 4, dtype=dtype), torch.ones(2, 4, dtype=dtype)
+    assert cosine_distance(zero, other) == cosine_distance(zero, zero) == 1
+    assert cosine_distance(other, other).abs() < 0.01
+    assert kernel_matrix(torch.cat([zero, other]), "cosine")[:2].tolist() == [[0] * 4] * 2
 
 
 def test_unit_rows_and_their_gradient_are_those_of_torch():

@@ -6,6 +6,7 @@ import pytest
 from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
+from recbole_eimf.semantic.sources import batch
 from recbole_eimf.semantic.sources.batch import fetch_file, read_batch, write_batch
 
 GOOD = '{"1": "Nail art", "2": "Hair care"}'
@@ -201,10 +202,97 @@ def test_batch_errors_name_file_and_line(tmp_path, bad):
 def test_batch_with_nothing_to_ask_or_too_much(tmp_path, monkeypatch):
     with pytest.raises(InterestSourceError, match="no request"):
         write_batch([], OpenAISettings("m"), tmp_path / "in.jsonl")
-    monkeypatch.setattr("recbole_eimf.semantic.sources.batch.BATCH_REQUESTS", 2)
-    with pytest.raises(InterestSourceError, match="3 requests"):
+    with pytest.raises(InterestSourceError, match="no request"):
+        write_batch(requests("a"), OpenAISettings("m"), tmp_path / "in.jsonl", {"a"})
+    monkeypatch.setattr(batch, "BATCH_BYTES", 100)
+    with pytest.raises(InterestSourceError, match="one request has 0 MB; a batch file takes 0 MB"):
         write_batch(requests("a", "b", "c"), OpenAISettings("m"), tmp_path / "in.jsonl")
-    assert not (tmp_path / "in.jsonl").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(2, [2, 2, 1]), (5, [5]), (1, [1] * 5)])
+def test_more_requests_than_a_file_takes_go_into_several(tmp_path, monkeypatch, limit, sizes):
+    monkeypatch.setattr(batch, "BATCH_REQUESTS", limit)
+    asked = [PromptRequest(user, "one prompt" if user < "d" else "another") for user in "abcde"]
+    paths = write_batch(asked, OpenAISettings("m"), tmp_path / "in.jsonl")
+    names = [f"in-{n}.jsonl" for n in range(1, len(sizes) + 1)] if len(sizes) > 1 else ["in.jsonl"]
+    assert [path.name for path in paths] == names
+    content = [path.read_text().splitlines() for path in paths]
+    assert [*map(len, content)] == sizes
+    named = [json.loads(line)["custom_id"] for part in content for line in part]
+    monkeypatch.undo()
+    assert named == ids(asked, tmp_path)
+    assert len(set(named)) == 5
+
+
+def test_a_file_of_requests_is_cut_before_it_is_too_large(tmp_path, monkeypatch):
+    asked = [PromptRequest(user, f"JSON {user}" * size) for user, size in zip("abcdef", (9, 99, 9, 9, 50, 9))]
+    whole = write_batch(asked, OpenAISettings("m"), tmp_path / "in.jsonl")[0].read_bytes()
+    sizes = [*map(len, whole.splitlines(keepends=True))]
+    for most in (max(sizes), sizes[0] + sizes[1], len(whole) - 1, len(whole)):
+        monkeypatch.setattr(batch, "BATCH_BYTES", most)
+        parts = [path.read_bytes() for path in write_batch(asked, OpenAISettings("m"), tmp_path / "in.jsonl")]
+        assert b"".join(parts) == whole
+        assert all(0 < len(part) <= most for part in parts)
+        for part, after in zip(parts, parts[1:]):
+            assert len(part) + len(after.splitlines(keepends=True)[0]) > most, "no more files than needed"
+
+
+def test_files_of_an_earlier_and_larger_batch_do_not_stay(tmp_path, monkeypatch):
+    for name in ("in-x.jsonl", "in-2.json", "in.txt", "other-2.jsonl"):
+        (tmp_path / name).touch()
+    others, asked, path = set(tmp_path.iterdir()), requests("a", "b", "c"), tmp_path / "in.jsonl"
+    monkeypatch.setattr(batch, "BATCH_REQUESTS", 1)
+    for done, names in (((), {"in-1", "in-2", "in-3"}), ({"a"}, {"in-1", "in-2"}), ({"a", "b"}, {"in"})):
+        written = write_batch(asked, OpenAISettings("m"), path, done)
+        assert {each.stem for each in written} == names
+        assert set(tmp_path.iterdir()) - others == set(written)
+
+
+def test_who_is_answered_is_left_out_and_equal_prompts_keep_their_numbers(tmp_path):
+    asked = [PromptRequest(user, "the same prompt") for user in "abc"]
+    _, second, _ = ids(asked, tmp_path)
+    (path,) = write_batch(asked, OpenAISettings("m"), tmp_path / "in.jsonl", {"a", "c"})
+    assert [json.loads(line)["custom_id"] for line in path.read_text().splitlines()] == [second]
+    replies = read_batch(asked, lines(tmp_path / "out.jsonl", output(second)))
+    assert list(replies) == ["b"]
+
+
+def test_a_folder_of_answers_is_read_as_one_file(tmp_path):
+    asked = requests("a", "b", "c")
+    a, b, c = ids(asked, tmp_path)
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    with pytest.raises(DataError, match=r"answers: no \.jsonl file in this folder"):
+        read_batch(asked, folder)
+    lines(folder / "2.jsonl", output(a), output(c, "hm"))
+    lines(folder / "1-error.jsonl", {"custom_id": a, "response": None, "error": {"message": "expired"}}, output(b))
+    (folder / "notes.txt").write_text("not JSON")
+    replies = read_batch(asked, folder)
+    assert {user: reply.status for user, reply in replies.items()} == {"a": "ok", "b": "ok", "c": "failed"}
+    lines(folder / "3.jsonl", output(c), {"response": {}})
+    with pytest.raises(DataError, match=r"answers/3\.jsonl, line 2: custom_id is missing"):
+        read_batch(asked, folder)
+
+
+def test_what_no_batch_answers_comes_from_the_journal_of_the_same_model_and_prompt(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    asked = requests("a", "b", "c", "d")
+    a, b, _, _ = ids(asked, tmp_path)
+    record = {"status": "ok", "response": '{"1": "Pens"}', "usage": None, "temperature": 0.7}
+    models = {"d": "other"}
+    journal = lines(tmp_path / "journal.jsonl", *(
+        {"user_id": each.user_id, "prompt_sha256": each.sha256, "model": models.get(each.user_id, "m"), **record}
+        for each in asked
+    ))  # fmt: skip
+    path = lines(tmp_path / "out.jsonl", output(a), output(b, "hm"))
+    replies = batch.answers(asked, OpenAISettings("m"), path, journal)
+    assert {user: reply.interests for user, reply in replies.items()} == {
+        "a": ("Nail art", "Hair care"), "b": ("Pens",), "c": ("Pens",)
+    }  # fmt: skip
+    assert "journal.jsonl: 2 replies that no batch has are taken from it" in caplog.text
+    assert "of 2 replies that stand in it and are used again, 2 with llm_temperature=0.7 (now 0.0)" in caplog.text
+    assert list(batch.answers(asked, OpenAISettings("m"), path, tmp_path / "none.jsonl")) == ["a", "b"]
 
 
 def test_reports_how_many_failed(tmp_path, caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import recbole_eimf
 from recbole_eimf.__main__ import main
 from tests.conftest import REPOSITORY
-from tests.semantic.llm_server import Answer, LLMServer
+from tests.semantic.llm_server import GOOD, Answer, LLMServer
 
 
 @pytest.fixture
@@ -40,6 +41,38 @@ def test_dry_run_shows_prompt_and_price_and_calls_nobody(arguments, capsys):
     assert "nail polish (i" in shown
     assert "calls" in shown
     assert "$" in shown or "USD" in shown
+
+
+def said_price(shown):
+    """(calls, answered by the journal, prompt tokens, price) of what a command says before it spends."""
+    found = re.search(r"(\d+) calls \((\d+) answered .*?, about ([\d,]+) prompt and .* tokens, about \$([\d.]+)", shown)
+    calls, cached, tokens, price = (float(each.replace(",", "")) for each in found.groups())
+    return calls, cached, tokens, price
+
+
+@pytest.mark.parametrize("command", ["interests", "knowledge"])
+def test_the_dry_run_says_what_is_then_sent(arguments, tmp_path, capsys, command):
+    """The first time all of it, the second what stands in the journal without a reply of use."""
+    other = [each for each in arguments[1:] if "interest_source" not in each and "llm_price" not in each]
+    asking = [command, *other, f"--{command.removesuffix('s')}_source=openai"]
+    asking += ["--llm_price_in=10000", "--llm_price_out=20000", "--llm_check_first=0"]
+    good = GOOD if command == "interests" else '{"kind": "pen", "next": ["ink"]}'
+    before = 0
+    for content, code in (("N/A", 3), (good, 0)):
+        with LLMServer(lambda asked, n: Answer(content=content if "(i3)" in asked.prompt else good)) as server:  # noqa: B023
+            asking_here = [*asking, f"--llm_base_url={server.url}"]
+            assert main([*asking_here, "--dry-run"]) == 0
+            assert server.asked == []
+            calls, cached, tokens, price = said_price(capsys.readouterr().out)
+            assert main([*asking_here, "--yes"]) == code
+            assert said_price(capsys.readouterr().out) == (calls, cached, tokens, price)
+            sent = {asked.prompt for asked in server.asked}
+        assert (calls, cached) == (len(sent), before)
+        assert tokens == sum(-(-len(prompt.encode()) // 4) for prompt in sent)
+        assert price == pytest.approx(tokens * 0.01 + calls * 100 * 0.02, abs=0.01)
+        before = len(sent) - sum("(i3)" in prompt for prompt in sent)
+    assert calls
+    assert cached
 
 
 def test_without_a_terminal_it_does_not_spend(arguments, capsys):
@@ -152,6 +185,66 @@ def test_batch_requests_and_answers(arguments, tmp_path, capsys):
             stream.write(json.dumps(line) + "\n")
     assert main([*words, "--interest_source=batch", f"--batch_file={answers}"]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["interests"] == 2 * len(requests)
+
+
+def answered(requests, path, content=GOOD):
+    """Write a file of answers, as the Batch API sends them."""
+    body = json.loads(Answer(content=content).body("m"))
+    answers = [{"custom_id": each["custom_id"], "response": {"status_code": 200, "body": body}} for each in requests]
+    path.write_text("".join(json.dumps(each) + "\n" for each in answers))
+
+
+def requests_in(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_batch_of_several_files_asks_only_what_the_journal_does_not_answer(arguments, tmp_path, capsys, monkeypatch):
+    """Replies of the endpoint, a batch of several files, an answer of no use among theirs, and a further batch."""
+    monkeypatch.setattr("recbole_eimf.semantic.sources.batch.BATCH_REQUESTS", 2)
+    words, out = [a for a in arguments if "interest_source" not in a], tmp_path / "out"
+    with LLMServer(lambda asked, n: Answer(content="N/A" if "(i3)" in asked.prompt else GOOD)) as server:
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 3
+        failing = {prompt for prompt in server.prompts() if "(i3)" in prompt}
+    capsys.readouterr()
+    assert main([*words, "--interest_source=batch", "--dry-run"]) == 0
+    dry = capsys.readouterr().out
+    assert not list(out.glob("batch*"))
+    assert main([*words, "--interest_source=batch"]) == 0
+    shown = capsys.readouterr().out
+    price = next(line for line in shown.splitlines() if line.startswith("model "))
+    assert price in dry
+    paths = sorted(out.glob("batch_requests*.jsonl"))
+    requests = [each for path in paths for each in requests_in(path)]
+    assert {each["body"]["messages"][0]["content"] for each in requests} == failing
+    assert f": {len(failing)} calls (" in price
+    assert len(paths) == -(-len(failing) // 2) > 1
+    assert all(str(path) in shown for path in paths)
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    answered(requests[1:], answers / "1.jsonl")
+    answered(requests[:1], answers / "2.jsonl", "N/A")
+    read = [*words, "--interest_source=batch", f"--batch_file={answers}"]
+    assert main([*read, "--dry-run"]) == 0
+    assert "no paid calls" in capsys.readouterr().out
+    assert main(read) == 3
+    shown = capsys.readouterr().out
+    assert f"{out / 'batch_left.jsonl'}: the requests without a reply of use" in shown
+    assert "asks for the failed ones again" not in shown, "reading a batch asks nobody"
+    assert requests_in(out / "batch_left.jsonl") == requests[:1]
+    answered(requests[:1], answers / "3.jsonl")
+    assert main(read) == 0
+    assert not (out / "batch_left.jsonl").exists()
+    report = json.loads((out / "report.json").read_text())
+    assert report["interests"] == 2 * report["exemplars"] > 2 * len(failing)
+
+
+def test_a_batch_of_what_the_journal_answers_is_not_written(arguments, tmp_path, capsys):
+    words = [a for a in arguments if "interest_source" not in a]
+    with LLMServer() as server:
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 0
+    assert main([*words, "--interest_source=batch"]) == 2
+    assert "there is no request to write. The source openai" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("batch*"))
 
 
 @pytest.mark.parametrize(("answer", "code", "calls"), [(None, 2, 20), ("n", 2, 20), ("y", 2, 36)])

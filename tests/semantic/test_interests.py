@@ -15,6 +15,7 @@ from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.pipeline import Pipeline
+from recbole_eimf.semantic.sources.shuffled import permuted
 
 WORDS = ["nail", "polish", "red", "blue", "hair", "brush", "dryer", "comb", "soap"]
 TITLES = {
@@ -176,6 +177,42 @@ def test_the_placebo_gives_random_exemplars_that_answered_and_nothing_else_chang
     assert list(again.assignment.values()) == drawn[-1]
 
 
+def test_the_permuted_placebo_keeps_how_many_share_an_exemplar(tmp_path):
+    keys = write(tmp_path, {"n1": NAILS, "h1": HAIR})
+    real = pipeline(tmp_path, **keys).run(seed=0)
+    keys |= {"interest_source": "shuffled", "placebo_draw": "permute"}
+    found = [pipeline(tmp_path, **keys).run(seed=seed).assignment for seed in (1, 1, 2, 3)]
+    for each in found:
+        assert list(each) == list(real.assignment)
+        assert Counter(each.values()) == Counter(real.assignment.values())
+        assert all(each[user] != own for user, own in real.assignment.items()), "both have four users"
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("sizes", [(5, 3, 1), (400, 30, 30, 20), (1, 1), (6, 1, 1), (4,), tuple(range(1, 30)), ()])
+def test_of_permuted_users_as_few_as_can_be_keep_their_own_exemplar(sizes):
+    own = [cluster for cluster, size in enumerate(sizes) for _ in range(size)]
+    assignment = {f"u{n}": cluster for n, cluster in enumerate(own)}
+    drawn = []
+    for seed in range(10):
+        found = permuted(assignment, seed)
+        assert list(found) == list(assignment)
+        assert sorted(found.values()) == own
+        kept = sum(found[user] == cluster for user, cluster in assignment.items())
+        assert kept == max(2 * max(sizes, default=0) - len(own), 0)
+        drawn.append(tuple(found.values()))
+    assert len(set(drawn)) > 1 or len(sizes) < 3, "the seed decides"
+
+
+def test_a_permuted_user_may_get_any_other_exemplar():
+    assignment = {f"u{n}": n // 5 for n in range(20)}
+    times = Counter()
+    for seed in range(200):
+        times.update((assignment[user], other) for user, other in permuted(assignment, seed).items())
+    assert set(times) == {(a, b) for a in range(4) for b in range(4) if a != b}
+    assert max(times.values()) < 1.2 * min(times.values())
+
+
 def test_keywords_come_from_the_titles_of_the_users_own_cluster(tmp_path):
     found = pipeline(tmp_path, preference=-0.5).run(seed=0)
     assert (found.source, found.llm_used) == ("keywords", False)
@@ -239,7 +276,7 @@ def test_a_source_of_ones_own_may_know_nothing_of_a_user(tmp_path):
 def test_calls_that_cost_are_made_only_where_that_was_agreed(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-test")
     asked = []
-    monkeypatch.setattr(client, "fetch_openai", lambda requests, *args: asked.extend(requests) or {})
+    monkeypatch.setattr(client, "fetch_openai", lambda requests, *args, **keys: asked.extend(requests) or {})
     keys = {"interest_source": "openai", "preference": -0.5}
     with pytest.raises(InterestSourceError, match="would make paid calls.*--yes=True"):
         pipeline(tmp_path, **keys).run(seed=0)

@@ -11,6 +11,7 @@ from recbole_eimf.__main__ import main
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.experiment import assembly
+from recbole_eimf.semantic import journal, knowledge
 from recbole_eimf.semantic.knowledge import KnowledgeStage, item_texts, next_graph, read_knowledge, shuffled
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.item_reply import ItemKnowledge, item_prompt, parse_item
@@ -153,6 +154,39 @@ def test_nothing_is_paid_for_unasked(tmp_path, monkeypatch):
     with pytest.raises(InterestSourceError, match="not one of 0 replies says"):
         asking.run({}, agreed=True)
     assert len(paid) == 1
+
+
+def counted(monkeypatch, module, name):
+    """A list that grows with every call of a function of a module."""
+    calls, was = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *given, **keys: calls.append(given) or was(*given, **keys))
+    return calls
+
+
+def test_a_finished_journal_is_read_once_and_nothing_is_asked(tmp_path, monkeypatch, caplog):
+    """Of 60,000 items each further reading would be a minute of every training start."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
+    titles = {f"i{n}": f"Pen {n}" for n in range(9)}
+    asking = stage(titles, knowledge_source="openai", semantic_cache=str(tmp_path))
+    made = {"model": asking.llm_settings().model, "usage": None, "temperature": 99.0}
+    sorry = {"status": "failed", "response": "I'm sorry, but I cannot help with that."}
+    write(asking.journal, *(
+        {"user_id": request.user_id, "prompt_sha256": request.sha256, **made}
+        | (sorry if request.user_id == "i3" else {"status": "ok", "response": GOOD})
+        for request in asking.requests()
+    ))  # fmt: skip
+    before = asking.journal.read_bytes()
+    prompts = counted(monkeypatch, knowledge, "item_prompt")
+    parsed = counted(monkeypatch, knowledge, "parse_item")
+    read, paid = counted(monkeypatch, journal, "read_jsonl"), counted(monkeypatch, client, "_run_in_thread")
+    found = stage(titles, knowledge_source="openai", semantic_cache=str(tmp_path)).run({}, again=False)
+    assert (len(prompts), len(parsed), len(read), len(paid)) == (9, 9, 1, 0)
+    assert sorted(found.items) == sorted(titles.keys() - {"i3"})
+    assert found.report["failed_replies"] == {"refusal": 1}
+    assert found.report["replies"] == 9
+    assert asking.journal.read_bytes() == before
+    assert "1 replies are of no use and are not asked for again; `python -m recbole_eimf knowledge`" in caplog.text
+    assert "of 8 replies that stand in it and are used again, 8 with llm_temperature=99.0" in caplog.text
 
 
 def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path, caplog):
@@ -336,11 +370,40 @@ def test_a_batch_is_written_and_its_answers_read(arguments, tmp_path, capsys):
     assert len(requests) == 10
     body = {"choices": [{"message": {"content": GOOD}, "finish_reason": "stop"}]}
     answers = [{"custom_id": each["custom_id"], "response": {"status_code": 200, "body": body}} for each in requests]
-    path = write(tmp_path / "answers.jsonl", *answers)
+    path = write(tmp_path / "answers.jsonl", *answers[:8])
+    capsys.readouterr()
+    assert main([*batch, f"--batch_file={path}"]) == 3
+    shown = capsys.readouterr().out
+    left = tmp_path / "out" / "batch_left.jsonl"
+    assert f"{left}: the requests without a reply of use" in shown
+    assert "asks for the missing ones again" not in shown
+    assert [json.loads(line)["custom_id"] for line in left.read_text().splitlines()] == [
+        each["custom_id"] for each in requests[8:]
+    ]
+    write(path, *answers)
     assert main([*batch, f"--batch_file={path}"]) == 0
+    assert not left.exists()
     assert "10 of 10 items are known, 20 phrases" in capsys.readouterr().out
     assert main([*batch, f"--batch_file={path}", "--max_interests=1"]) == 0
     assert "10 of 10 items are known, 10 phrases" in capsys.readouterr().out
+
+
+def test_a_batch_about_items_asks_what_the_journal_does_not_answer(arguments, tmp_path, capsys):
+    refusing = lambda asked, n: Answer(content="N/A" if "(i3)" in asked.prompt else GOOD)  # noqa: E731
+    with LLMServer(refusing) as server:
+        assert main([*arguments, "--knowledge_source=openai", f"--llm_base_url={server.url}", "--yes"]) == 3
+    capsys.readouterr()
+    batch = [*arguments, "--knowledge_source=batch"]
+    assert main([*batch, "--dry-run"]) == 0
+    assert not (tmp_path / "out" / "batch_requests.jsonl").exists()
+    assert main(batch) == 0
+    assert capsys.readouterr().out.count(": 1 calls (9 answered by the journal)") == 2
+    (request,) = (tmp_path / "out" / "batch_requests.jsonl").read_text().splitlines()
+    assert "(i3)" in request
+    body = {"choices": [{"message": {"content": GOOD}, "finish_reason": "stop"}]}
+    answer = {"custom_id": json.loads(request)["custom_id"], "response": {"status_code": 200, "body": body}}
+    assert main([*batch, f"--batch_file={write(tmp_path / 'answers.jsonl', answer)}"]) == 0
+    assert "10 of 10 items are known" in capsys.readouterr().out
 
 
 def test_the_real_replies_of_office_are_read_whole():

@@ -88,6 +88,76 @@ def test_retry_after_is_honoured_with_jitter_on_top(tmp_path, headers, least, mo
     assert least <= wait <= most
 
 
+def test_nobody_asks_while_the_endpoint_wants_to_be_left_alone(tmp_path):
+    """One of four calls under way is told to wait; the other three end within that time, and call no more until then.
+
+    The server counts what comes in a part of the time that begins when it says so and ends well before the wait does.
+    """
+    lock, arrived, told, ended = threading.Lock(), threading.Semaphore(0), threading.Event(), threading.Event()
+    early = []
+
+    def answer(asked, n):
+        with lock:
+            if told.is_set() and not ended.is_set():
+                early.append(asked.prompt)
+        if asked.prompt in ("prompt 2", "prompt 3", "prompt 4"):
+            arrived.release()
+            told.wait(30)
+            return Answer(delay=0.5)  # so that the 429 has come by then
+        if asked.prompt != "prompt 1" or n:
+            return Answer()
+        for _ in range(3):
+            arrived.acquire(timeout=30)
+        with lock:
+            told.set()
+        threading.Timer(1.5, ended.set).start()
+        return Answer(status=429, headers={"Retry-After": "2.5"})
+
+    with LLMServer(answer) as server:
+        replies = fetch(server, tmp_path, 20, concurrency=4)
+    assert early == []
+    assert all(reply.status == "ok" for reply in replies.values())
+    assert len(server.asked) == 21
+
+
+def test_a_wait_that_the_endpoint_asked_for_ends_with_the_run(tmp_path, monkeypatch):
+    """Who waits at the gate makes no call once another call has failed for good."""
+    monkeypatch.setattr("recbole_eimf.semantic.llm.client.STOP_GRACE_SECONDS", 1000.0)
+    told = threading.Event()
+
+    def answer(asked, n):
+        if asked.prompt == "prompt 1":
+            told.set()
+            return Answer(status=429, headers={"Retry-After": "250"})
+        if asked.prompt == "prompt 2":
+            told.wait(30)
+            return Answer(status=401, delay=0.5)
+        return Answer(delay=0.02)
+
+    begin = time.monotonic()
+    with LLMServer(answer) as server, pytest.raises(InterestSourceError, match="HTTP 401"):
+        fetch(server, tmp_path, 20, concurrency=3)
+    assert time.monotonic() - begin < 200
+    assert "prompt 19" not in server.prompts()
+
+
+def test_a_call_is_not_made_again_in_other_words_once_the_run_is_being_stopped(tmp_path):
+    told = threading.Event()
+
+    def answer(asked, n):
+        if asked.prompt == "prompt 1":
+            told.set()
+            return Answer(status=401)
+        if asked.prompt == "prompt 2":
+            told.wait(30)
+            return Answer(status=400, delay=0.5, error={"message": "response_format is unsupported"})
+        return Answer()
+
+    with LLMServer(answer) as server, pytest.raises(InterestSourceError, match="HTTP 401"):
+        fetch(server, tmp_path, 3, concurrency=3)
+    assert server.prompts().count("prompt 2") == 1
+
+
 def test_retry_after_as_a_date():
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
     assert 90 < endpoint._retry_after({"retry-after": date}) <= 100

@@ -13,6 +13,13 @@ from recbole_eimf.semantic.llm.client import fetch_openai
 from tests.semantic.llm_calls import KEY, always, fetch, journal, once, requests, settings
 from tests.semantic.llm_server import GOOD, Answer, LLMServer
 
+RUN_AWAY = {
+    "spaces, as JSON mode is known for": '{"1": "Nail art",' + " " * 40_000 + "x",
+    "spaces after a key": '{"1": "Nail art", "2"' + " " * 40_000 + "x",
+    "stars": "*" * 40_000,
+    "spaces in a line": "interest" + " " * 2_000 + "x",
+}
+
 pytestmark = pytest.mark.usefixtures("quick_endpoint")
 
 REFUSAL = "I'm sorry, but I cannot help with that."
@@ -296,3 +303,18 @@ def test_the_key_is_in_no_raw_reply(tmp_path):
     with LLMServer(always(raw='{"choices": "' + KEY)) as server:
         fetch_openai(requests(1), settings(server), tmp_path / "journal.jsonl", progress=False)
     assert KEY not in (tmp_path / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize("content", RUN_AWAY.values(), ids=RUN_AWAY)
+def test_a_reply_of_a_model_that_runs_away_does_not_hold_up_the_others(tmp_path, content):
+    """Reading it took half a minute, in which the calls under way ran into their time-out and were paid again."""
+
+    def answer(asked, n):
+        return Answer(content=content) if asked.prompt == "prompt 1" else Answer(delay=0.5)
+
+    with LLMServer(answer) as server:
+        replies = fetch(server, tmp_path, 6, concurrency=6, timeout=15.0)
+    prompts = server.prompts()
+    assert [prompts.count(f"prompt {n}") for n in (0, 2, 3, 4, 5)] == [1] * 5
+    assert [reply.status for user, reply in replies.items() if user != "u1"] == ["ok"] * 5
+    assert (replies["u1"].interests == ("Nail art",)) == ("Nail art" in content)

@@ -68,7 +68,7 @@ def test_nobody_is_asked_again_for_a_refusal_that_was_paid_for(trained, tmp_path
         asked = len(server.asked)
         again = trained("EIMF", **keys, overwrite=True)
         assert len(server.asked) == asked
-    assert "1 replies hold no interests and are not asked for again" in caplog.text
+    assert "1 replies are of no use and are not asked for again" in caplog.text
     assert again.test == made.test
     assert again.side_load["exemplars_without_interests"] == 1
     monkeypatch.delenv("OPENAI_API_KEY")

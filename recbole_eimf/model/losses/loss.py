@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_eimf.model.layer import unit_rows
+from recbole_eimf.model.layer import shortest, unit_rows
 from recbole_eimf.model.losses.partition import mean_hard_partition, mean_log_partition
 from recbole_eimf.model.selection import mean_of
 
@@ -113,7 +113,8 @@ def info_nce(
 
 def cosine_distance(first: Tensor, second: Tensor, counts: Tensor | None = None) -> Tensor:
     """Mean of ``1 - cos`` over paired rows [R, d] (EIMF eq. 11); over those that ``counts`` [R], None is all."""
-    return mean_of(1 - F.cosine_similarity(first, second, dim=-1), counts)
+    least = max(1e-8, shortest(first.dtype), shortest(second.dtype))
+    return mean_of(1 - F.cosine_similarity(first, second, dim=-1, eps=least), counts)
 
 
 def routing_penalty(attention: Tensor, mask: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_eimf.model.layer import shortest
+
 #: bandwidths of the five Gaussian (Laplacian) kernels, in units of the mean squared (plain) distance
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 #: kernels :func:`kernel_matrix` knows; only the first two are characteristic
@@ -37,7 +39,7 @@ def kernel_matrix(vectors: Tensor, kernel: str, width: float = 1.0) -> Tensor:
     if kernel == "linear":
         return vectors @ vectors.T
     if kernel == "cosine":
-        unit = F.normalize(vectors, dim=-1)
+        unit = F.normalize(vectors, dim=-1, eps=shortest(vectors.dtype))
         return unit @ unit.T
     distance = squared_distances(vectors)
     if kernel == "laplacian":

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -26,7 +26,6 @@ from recbole_eimf.semantic.journal import (
     Past,
     cut,
     exclusive,
-    kept,
     made_otherwise,
     made_with,
     read_journal,
@@ -51,7 +50,8 @@ logger = logging.getLogger(__name__)
 
 # After Ctrl-C or a fatal error, replies under way are already paid for: they may still arrive this long.
 STOP_GRACE_SECONDS = 10.0
-# The 1,124 replies at hand (2 to 7 interests each) average 309 characters, rounded up from 77 tokens.
+# The 1,124 replies at hand (2 to 7 interests each) average 309 characters, rounded up from 77 tokens; the 2,420 about
+# items (knowledge) 302.
 COMPLETION_TOKENS_PER_CALL = 100
 # Characters of a bad reply that go back to the model with the complaint: they are paid for a second time.
 MOST_COMPLAINED_OF = 4000
@@ -99,14 +99,6 @@ def answered_users(
     return set(reusable(requests, settings.max_interests, read_journal(journal, settings.model), parse))
 
 
-def failed_before(
-    requests: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, parse: Parser = parse_interests
-) -> dict[str, Reply]:
-    """The replies that the journal holds and that say nothing of use, by user id; not calls that had no answer."""
-    found = kept(requests, settings.max_interests, read_journal(journal, settings.model), parse)
-    return {user: reply for user, reply in found.items() if reply.status == "failed" and reply.response is not None}
-
-
 def fetch_openai(
     requests: Sequence[PromptRequest],
     settings: OpenAISettings,
@@ -140,8 +132,7 @@ def fetch_openai(
     with exclusive(journal):
         past = read_journal(journal, settings.model)
         replies = reusable(requests, settings.max_interests, past, parse)
-        _say_made_otherwise([r for r in requests if r.user_id in replies], settings, journal, past)
-        logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, replies))
+        say_reused(requests, settings, journal, past, replies)
         check_first = 0 if replies else settings.check_first
         while pending := [request for request in requests if request.user_id not in replies]:
             run = _Run(pending, settings, journal, past, progress, check_first, parse)
@@ -154,8 +145,20 @@ def fetch_openai(
     return {request.user_id: replies[request.user_id] for request in requests}
 
 
-def _say_made_otherwise(
-    answered: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, past: dict[tuple[str, str], Past]
+def say_reused(
+    requests: Sequence[PromptRequest],
+    settings: OpenAISettings,
+    journal: Path,
+    past: Mapping[tuple[str, str], Past],
+    done: Collection[str],
+) -> None:
+    """Say how many calls are left, and with which other settings replies of the users in ``done`` were made."""
+    say_made_otherwise([request for request in requests if request.user_id in done], settings, journal, past)
+    logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, done))
+
+
+def say_made_otherwise(
+    answered: Sequence[PromptRequest], settings: OpenAISettings, journal: Path, past: Mapping[tuple[str, str], Past]
 ) -> None:
     """Warn where replies that are used again were made with other settings: this run's configuration will not say so.
 

@@ -220,6 +220,7 @@ class Endpoint:
             if logging.getLogger(name).level == logging.NOTSET:
                 logging.getLogger(name).setLevel(logging.WARNING)
         self.known_to_chat = False  # whether a chat completion has ever come from it
+        self.closed_until = 0.0  # by the event loop's clock: when the wait that the endpoint asked for is over
         self.answered_before, self.refused_in_a_row = answered_before, 0
         self.client: Any = None
         try:
@@ -246,6 +247,7 @@ class Endpoint:
         """
         retries = 0
         while True:
+            await self._gate()
             options = self._options(messages)
             outcome = await self._call(options)
             if isinstance(outcome, Completion):
@@ -328,7 +330,21 @@ class Endpoint:
         if problem.retry_after is not None:
             # the jitter stays: all who were turned away were told the same moment
             delay = problem.retry_after + min(delay, 1.0)
+            self.closed_until = max(self.closed_until, asyncio.get_running_loop().time() + problem.retry_after)
         logger.debug("%s; trying again in %.1f s", problem.text, delay)
+        await self._pause(delay)
+
+    async def _gate(self) -> None:
+        """Wait while the endpoint has asked anybody to wait: calls made meanwhile would only be turned away, and many
+        an endpoint lengthens the wait for them. All go on at moments of their own. Raises StoppedError if the run is
+        being stopped: what an endpoint did not know is not asked in other words then."""
+        if self.stopping.is_set():
+            raise StoppedError
+        while (left := self.closed_until - asyncio.get_running_loop().time()) > 0:
+            await self._pause(left + min(BACKOFF_SECONDS * self.random.uniform(0.5, 1), 1.0))
+
+    async def _pause(self, delay: float) -> None:
+        """Wait for seconds. Raises StoppedError if the run is being stopped meanwhile."""
         try:
             await asyncio.wait_for(self.stopping.wait(), delay)
         except asyncio.TimeoutError:

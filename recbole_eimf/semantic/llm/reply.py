@@ -44,9 +44,13 @@ _OTHER_WORDS = frozenset(
 )
 _KNOWN_WORDS = _OTHER_WORDS.union(_TEXT_WORDS, _COLLECTION_WORDS)
 _NUMBER = r"[\"'(\[]?\d{1,3}[\"')\]]?"
+# Runs are bounded where neighbours may take the same characters: of a line of 16,000 stars, which a model that runs
+# away writes, every division would be tried, for half a minute in which no other reply is read.
+_SPACES, _MARKS = r"[ \t]{0,20}", r"[\"'*_]{0,9}"
 _NUMBERED_LINE = re.compile(
-    rf"^[ \t]*(?:[-*•#>]+[ \t]*)?[\"'*_]*(?:(?:interest|preference|兴趣|偏好)[ \t]*#?[ \t]*(?:{_NUMBER})?|{_NUMBER})"
-    r"[\"'*_]*[ \t]*(?:[.:)：、．]|-[ \t])[*_]*[ \t]*(?P<text>\S.*)$",
+    rf"^[ \t]*(?:[-*•#>]{{1,9}}{_SPACES})?{_MARKS}"
+    rf"(?:(?:interest|preference|兴趣|偏好){_SPACES}#?{_SPACES}(?:{_NUMBER})?|{_NUMBER})"
+    rf"{_MARKS}{_SPACES}(?:[.:)：、．]|-[ \t])[*_]{{0,9}}[ \t]*(?P<text>\S.*)$",
     re.IGNORECASE | re.MULTILINE,
 )
 _BULLET_LINE = re.compile(r"^[ \t]*[-*•][ \t]+(?P<text>\S.*)$", re.MULTILINE)
@@ -54,7 +58,7 @@ _BULLET_LINE = re.compile(r"^[ \t]*[-*•][ \t]+(?P<text>\S.*)$", re.MULTILINE)
 _ENUMERATION = re.compile(r"^(?:interest\s*#?\d*\s*[:：]|#?\d{1,3}\s*[.:)：、](?=\s))\s*", re.IGNORECASE)
 _BRACKET = re.compile(r"[{\[]")
 _JSON_START = re.compile(r"\[\s*(?:[\"'{\[]|\Z)|\{\s*(?:[\"'{\[]|[\w ]{1,40}:|\Z)")
-_KEY_AT_END = re.compile(r'([{,]\s*)(?:"(?:[^"\\]|\\.)*"\s*:?|[\w ]+:)\s*\Z')
+_KEY_AT_END = re.compile(r'([{,]\s*)(?:"(?:[^"\\]|\\.)*"(?:\s*:)?|\w[\w ]*:)\Z')
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 
 
@@ -363,7 +367,7 @@ def _without_cut_string(text: str) -> str:
             return text
         text = text[:opened]
     if brackets[-1:] == ["{"]:
-        text = _KEY_AT_END.sub(r"\1", text)
+        text = _KEY_AT_END.sub(r"\1", text.rstrip())
     return text
 
 

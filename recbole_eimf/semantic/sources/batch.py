@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.core.disk import writing
 from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.core.files import atomic_path, read_jsonl
+from recbole_eimf.semantic.journal import read_journal, reusable
+from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
@@ -61,44 +65,109 @@ def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interes
     return replies
 
 
-def write_batch(requests: Sequence[PromptRequest], settings: OpenAISettings, path: Path) -> None:
-    """Write the requests as an input file for OpenAI's Batch API, atomically; ``read_batch`` reads what comes back.
+def write_batch(
+    requests: Sequence[PromptRequest], settings: OpenAISettings, path: Path, done: Collection[str] = ()
+) -> list[Path]:
+    """Write the requests as input files for OpenAI's Batch API, each atomically; ``read_batch`` reads what comes back.
+
+    One file where the API's limits allow it, ``path`` itself; else ``NAME-1.jsonl``, ``NAME-2.jsonl``, ... Files that
+    an earlier call of the same name left are removed: whoever uploads all of them would pay twice.
 
     A batch cannot find out what the endpoint knows, so ``structured: auto`` asks for JSON where the prompt says JSON,
-    as OpenAI demands. Raises InterestSourceError if there is nothing to ask or the file would exceed the API's limits.
+    as OpenAI demands.
+
+    Args:
+        requests: all of them, those of ``done`` too: equal prompts are told apart by their number among all.
+        path: where to; done: users who need not be asked.
+
+    Returns:
+        The files, in order.
+
+    Raises:
+        InterestSourceError: there is nothing to ask, or one request is longer than a file may be.
     """
-    lines = [
-        json.dumps(
-            {
-                "custom_id": custom_id,
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": _batch_body(request, settings),
-            },
-            ensure_ascii=False,
-        ).encode()
-        for custom_id, request in zip(_custom_ids(requests), requests, strict=True)
-    ]
-    size = sum(map(len, lines)) + len(lines)
-    if not lines:
+    asked = [pair for pair in zip(_custom_ids(requests), requests, strict=True) if pair[1].user_id not in done]
+    if not asked:
         raise InterestSourceError(f"{path}: no request to write; every user has its reply.")
-    if len(lines) > BATCH_REQUESTS or size > BATCH_BYTES:
-        raise InterestSourceError(
-            f"{path}: {len(lines):,} requests of {size / 1e6:.0f} MB; a batch file takes {BATCH_REQUESTS:,} requests "
-            f"and {BATCH_BYTES / 1e6:.0f} MB. Ask about fewer exemplars (exemplar_ratio)."
-        )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(b"\n".join(lines) + b"\n")
+    ends = _ends((len(_batch_line(*pair, settings)) for pair in asked), path)
+    names = [path] if len(ends) == 1 else [path.with_stem(f"{path.stem}-{n}") for n in range(1, len(ends) + 1)]
+    remove_batch(path, names)
+    for name, begin, end in zip(names, [0, *ends], ends):
+        with atomic_path(name) as temporary, open(temporary, "wb") as stream:
+            stream.writelines(_batch_line(*pair, settings) for pair in asked[begin:end])
+    return names
+
+
+def remove_batch(path: Path, but: Collection[Path] = ()) -> None:
+    """Remove the files that ``write_batch`` wrote under this name, those of ``but`` apart."""
+    numbered = re.compile(rf"{re.escape(path.stem)}(-\d+)?{re.escape(path.suffix)}")
+    with writing(path):
+        for old in path.parent.iterdir() if path.parent.is_dir() else ():
+            if numbered.fullmatch(old.name) and old not in but:
+                old.unlink()
+
+
+def _ends(sizes: Iterable[int], path: Path) -> list[int]:
+    """Where to cut lines of these sizes so that each part is within the API's limits: each part's end."""
+    ends, begin, total, count = [], 0, 0, 0
+    for count, size in enumerate(sizes, start=1):
+        if size > BATCH_BYTES:
+            raise InterestSourceError(
+                f"{path}: one request has {size / 1e6:.0f} MB; a batch file takes {BATCH_BYTES / 1e6:.0f} MB. Ask with "
+                f"shorter prompts (prompt_items)."
+            )
+        if count - 1 - begin == BATCH_REQUESTS or total + size > BATCH_BYTES:
+            begin, total = count - 1, 0
+            ends.append(begin)
+        total += size
+    return [*ends, count]
+
+
+def answers(
+    requests: Sequence[PromptRequest],
+    settings: OpenAISettings,
+    path: Path,
+    journal: Path,
+    parse: Parser = parse_interests,
+) -> dict[str, Reply]:
+    """What batches have answered (see :func:`read_batch`) and, where that is nothing of use, the endpoint's journal: of
+    what stands there ``write_batch`` had nothing to ask."""
+    replies = read_batch(requests, path, settings.max_interests, parse)
+    left = [each for each in requests if each.user_id not in replies or replies[each.user_id].status == "failed"]
+    if not left:
+        return replies
+    past = read_journal(journal, settings.model)
+    known = reusable(left, settings.max_interests, past, parse)
+    if known:
+        logger.info("%s: %d replies that no batch has are taken from it", journal, len(known))
+        client.say_made_otherwise([each for each in left if each.user_id in known], settings, journal, past)
+    return replies | known
+
+
+def answer_files(path: Path) -> list[Path]:
+    """The files of answers that ``batch_file`` names: itself or, of a folder, its ``.jsonl`` files by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    if path.is_dir():
+        found = sorted(each for each in path.glob("*.jsonl") if each.is_file())
+        if not found:
+            raise DataError(f"batch_file={path}: no .jsonl file in this folder. Put the answers of the batches there.")
+        return found
+    if not path.is_file():
+        raise DataError(f"batch_file={path}: no such file.")
+    return [path]
 
 
 def read_batch(
     requests: Sequence[PromptRequest], path: Path, max_interests: int = 20, parse: Parser = parse_interests
 ) -> dict[str, Reply]:
-    """Read a Batch API output file (or output and error file in one) into Replies, by user id.
+    """Read output and error files of the Batch API, one or a folder of them, into Replies, by user id.
 
-    Lines may come in any order. A request that failed in the batch is failed with the API's reason, unless another
-    line answers it; one without any line is absent. Lines that answer none of ``requests`` (another user, or a prompt
-    that has changed since) are left out and counted in a warning.
+    Lines and files may come in any order. A request that failed in the batch is failed with the API's reason, unless
+    another line answers it; one without any line is absent. Lines that answer none of ``requests`` (another user, or a
+    prompt that has changed since) are left out and counted in a warning.
 
     Raises DataError naming file and line: not JSON, or no line of a batch output.
     """
@@ -106,10 +175,10 @@ def read_batch(
     by_id |= dict(zip(_custom_ids(requests), requests, strict=True))
     replies: dict[str, Reply] = {}
     foreign = 0
-    for line, record in _read(path):
-        request = by_id.get(_text(record, "custom_id", path, line))
+    for file, line, record in _lines(path):
+        request = by_id.get(_text(record, "custom_id", file, line))
         if "response" not in record and "error" not in record:
-            raise DataError(f"{path}, line {line}: neither response nor error: not an output file of the Batch API.")
+            raise DataError(f"{file}, line {line}: neither response nor error: not an output file of the Batch API.")
         if request is None:
             foreign += 1
         elif request.user_id not in replies or replies[request.user_id].status == "failed":
@@ -118,6 +187,12 @@ def read_batch(
         logger.warning("%s: %d lines answer no prompt of this run.", path, foreign)
     _report(path, replies, len(requests))
     return replies
+
+
+def _lines(path: Path) -> Iterator[tuple[Path, int, dict]]:
+    for file in answer_files(Path(path)):
+        for line, record in _read(file):
+            yield file, line, record
 
 
 def _custom_ids(requests: Sequence[PromptRequest]) -> list[str]:
@@ -138,6 +213,16 @@ def _custom_ids(requests: Sequence[PromptRequest]) -> list[str]:
 def _earlier_id(request: PromptRequest) -> str:
     """What batches of versions before 0.2 called a request: their answers still load."""
     return f"{request.sha256[:16]}-{request.user_id}"
+
+
+def _batch_line(custom_id: str, request: PromptRequest, settings: OpenAISettings) -> bytes:
+    line = {
+        "custom_id": custom_id,
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": _batch_body(request, settings),
+    }
+    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
 def _batch_body(request: PromptRequest, settings: OpenAISettings) -> dict[str, Any]:

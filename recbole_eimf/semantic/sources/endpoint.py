@@ -7,10 +7,17 @@ from logging import getLogger
 from pathlib import Path
 
 from recbole_eimf.core.errors import InterestSourceError
+from recbole_eimf.semantic.journal import kept, read_journal
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
-from recbole_eimf.semantic.llm.reply import Reply
+from recbole_eimf.semantic.llm.reply import Parser, Reply, parse_interests
+
+#: key of a source -> (the command that asks, what the command is to be given beside it)
+_COMMANDS = {
+    "interest_source": ("interests", " (with this run's model, recipe and keys)"),
+    "knowledge_source": ("knowledge", ""),
+}
 
 
 def ask(
@@ -20,28 +27,37 @@ def ask(
     dataset: str,
     agreed: bool,
     again: bool = True,
+    source: str = "interest_source",
+    parse: Parser = parse_interests,
 ) -> dict[str, Reply]:
     """Replies by user: those that stand in the journal, and where ``agreed`` those of the calls that are left.
 
     Args:
         again: also ask those once more whose reply was of no use. A training run does not: the seeds of a table shall
             have the same interests, and pay for none of them twice.
+        source: the key whose replies these are; parse: reads one.
 
     Raises:
         InterestSourceError: calls are left that nobody agreed to pay, or the endpoint cannot be used.
     """
-    useless = {} if again else client.failed_before(requests, wanted, journal)
+    past = read_journal(journal, wanted.model)
+    known = kept(requests, wanted.max_interests, past, parse)
+    done = {user: reply for user, reply in known.items() if reply.status == "ok"}
+    useless = {} if again else {u: r for u, r in known.items() if r.status == "failed" and r.response is not None}
     requests = [request for request in requests if request.user_id not in useless]
-    estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, journal))
+    estimate = client.estimate(requests, wanted, done)
+    command, beside = _COMMANDS[source]
     if estimate.calls and not agreed:
         raise InterestSourceError(
-            f"interest_source=openai would make paid calls: {estimate}. Look at a prompt and agree with "
-            f"`python -m recbole_eimf interests --dataset={dataset} --interest_source=openai ...` "
-            f"(with this run's model, recipe and keys), or add --yes=True."
+            f"{source}=openai would make paid calls: {estimate}. Look at a prompt and agree with "
+            f"`python -m recbole_eimf {command} --dataset={dataset} --{source}=openai ...`{beside}, or add --yes=True."
         )
     if useless:
         getLogger().warning(
-            f"{journal}: {len(useless)} replies hold no interests and are not asked for again; "
-            f"`python -m recbole_eimf interests` does so."
+            f"{journal}: {len(useless)} replies are of no use and are not asked for again; "
+            f"`python -m recbole_eimf {command}` does so."
         )
-    return useless | client.fetch_openai(requests, wanted, journal)
+    if not estimate.calls:  # what is there was read a moment ago, and nothing is to be written
+        client.say_reused(requests, wanted, journal, past, done)
+        return useless | {request.user_id: done[request.user_id] for request in requests}
+    return useless | client.fetch_openai(requests, wanted, journal, parse=parse)
