@@ -59,6 +59,19 @@ def result(file: str) -> Any:
     return found["tables"][0] if "arena" in found else found
 
 
+@pytest.mark.parametrize("file", sorted(path.stem for path in (ROOT / "benchmarks/results").glob("arena_*.json")))
+def test_every_trained_row_of_the_arena_has_all_seeds_that_the_page_speaks_of(file):
+    whole = result(file)
+    assert len(whole["seeds"]) == 3
+    assert {row["name"]: len(row["runs"]) for row in whole["rows"] if not counting(row)} == {
+        row["name"]: 3 for row in whole["rows"] if not counting(row)
+    }
+
+
+def counting(row: Any) -> bool:
+    return not row["runs"] or row["runs"][0]["parameters"] <= 1
+
+
 def view(file: str, masked: bool) -> Any:
     return next(one for one in result(file)["views"] if one["mask_history"] is masked)
 
