@@ -50,6 +50,6 @@ def main(arguments: Sequence[str]) -> int:
     found = write_joined(joined, out, given.title, metrics[0], command_text("standings", arguments))
     print(as_text(found))
     if methods := methods_over_backbones([part.content for part in joined], metrics[0]):
-        print(f"\nmethods, whatever they stand over:\n{as_text(methods)}")
+        print(f"\nmethods, whatever they stand over:\n{as_text(methods, costs=False)}")
     print(f"\nwritten: {out}/index.html, arena.json")
     return 0

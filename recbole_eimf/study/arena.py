@@ -249,16 +249,15 @@ def _facts(table: Mapping[str, Any], seeds: int) -> str:
     )
 
 
-def as_text(found: Standings) -> str:
-    """The standings for a terminal; tables whose names would not fit have numbers."""
+def as_text(found: Standings, costs: bool = True) -> str:
+    """The standings for a terminal; tables whose names would not fit have numbers. ``costs``: with what a row costs."""
     numbered = sum(map(len, found.tables)) > 80
     named = [str(number) for number, _ in enumerate(found.tables, 1)] if numbered else found.tables
-    head = ["rank", "row", *named, "parameters", "train s", "LLM calls"]
-    rows = [
-        [f"{row.rank:.2f}", row.shown, *(f"{mean:.2f}" for mean, _ in row.figures), f"{row.parameters:,.0f}",
-         f"{row.seconds:,.0f}", str(row.calls)]
-        for row in found.rows
-    ]  # fmt: skip
+    head = ["rank", "row", *named, *(["parameters", "train s", "LLM calls"] if costs else [])]
+    rows = [[f"{row.rank:.2f}", row.shown, *(f"{mean:.2f}" for mean, _ in row.figures)] for row in found.rows]
+    if costs:
+        for cells, row in zip(rows, found.rows):
+            cells += [f"{row.parameters:,.0f}", f"{row.seconds:,.0f}", str(row.calls)]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(w) if i == 1 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
              for row in [head, *rows]]  # fmt: skip

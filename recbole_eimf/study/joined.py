@@ -14,7 +14,7 @@ from typing import Any
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.study.rows import FRAMED
-from recbole_eimf.study.standings import title_of
+from recbole_eimf.study.standings import counts, title_of
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ def by_method(tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A table for each data set, protocol and backbone, whose rows are named by the method alone.
 
     ``EIMF[REMI]`` becomes ``EIMF[backbone]``, shown as EIMF, and ``REMI`` the row ``backbone``, so that
-    :func:`recbole_eimf.study.standings.standings` ranks what stands over any of them. Rows over no backbone stay what
-    they are. A backbone that has no row over it has no table.
+    :func:`recbole_eimf.study.standings.standings` ranks what stands over any of them. Of rows over no backbone those
+    stay that only count. A backbone that has no row over it has no table.
     """
     return [one for table in tables for backbone in _backbones(table) if (one := _over(table, backbone)) is not None]
 
@@ -179,7 +179,7 @@ def _over(table: Mapping[str, Any], backbone: str) -> dict[str, Any] | None:
         framed = FRAMED.fullmatch(row["name"])
         if framed and framed["inner"] == backbone:
             names[row["name"]] = f"{framed['frame']}[backbone]"
-        elif not framed and row["name"] not in _backbones(table):
+        elif not framed and counts(row):
             names[row["name"]] = row["name"]
     view = table["views"][0]
     rows = [

@@ -173,7 +173,7 @@ def standings(tables: Sequence[Mapping[str, Any]], metric: str, among: Collectio
         lacking = [title_of(table) for table, found in zip(tables, values) if name not in found]
         if lacking:
             left_out[name] = f"no figure yet in {'; '.join(lacking)}"
-    counting = {row["name"] for table in tables for row in table["rows"] if _counts(row)}
+    counting = {row["name"] for table in tables for row in table["rows"] if counts(row)}
     for table, found in zip(tables, values):
         trained = [name for name in named if name not in left_out and name not in counting]
         for name in _without_common_seed(found, trained):
@@ -250,13 +250,13 @@ def _standing(name, rank, ranks, tables, values, metric) -> Standing:
         statistics.mean(run["train_seconds"] for run in runs),
         statistics.mean(run["seconds_per_epoch"] for run in runs),
         sum(_calls(entry) for entry in entries),
-        _counts(entries[0]),
+        counts(entries[0]),
         is_placebo(entries[0].get("keys", {})),
         entries[0].get("shown", name),
     )
 
 
-def _counts(entry: Mapping[str, Any]) -> bool:
+def counts(entry: Mapping[str, Any]) -> bool:
     """Whether a row only counts, so that one run stands for every seed."""
     card = MODELS.get(entry["model"])
     return entry.get("counting", card is not None and card.family.endswith("floor"))  # older tables do not say it

@@ -97,7 +97,8 @@ def test_methods_are_ranked_whatever_they_stand_over():
 
 
 def test_a_backbone_without_a_row_over_it_ranks_no_method():
-    made = table("a", {"Popularity": [1.0], "SASRec": [2.0], "EIMF[SASRec]": [3.0], "EIMF[REMI]": [3.0]})
+    figures = {"Popularity": [1.0], "eSASRec": [5.0], "SASRec": [2.0], "EIMF[SASRec]": [3.0], "EIMF[REMI]": [3.0]}
+    made = table("a", figures)
     assert [block["protocol"] for block in by_method([made])] == ["leave_one_out, over SASRec"]
     assert [row["name"] for row in by_method([made])[0]["rows"]] == ["Popularity", "backbone", "EIMF[backbone]"]
 
