@@ -68,7 +68,7 @@ def _prepared(values: dict[str, Any], dry: bool) -> tuple[KnowledgeStage, dict[s
 
     def check(settings: SemanticSettings) -> None:
         if not dry and not _writes_requests(settings):
-            check_knowledge_source(settings, "this")
+            check_knowledge_source(settings)
 
     stage, popularity, seed = knowledge_stage(dataset, files, values, check)
     return stage, popularity, seed, folder

@@ -64,11 +64,6 @@ class KnowledgeStage:
         """Where replies come from; of the placebo, what it shuffles."""
         return source_of_knowledge(self.settings)
 
-    def check(self, asking: str = "this") -> None:
-        """Raise what is known to fail before any work: a file that is not there, a key that is not set; ``asking``:
-        what reads the knowledge, for the message."""
-        check_knowledge_source(self.settings, asking)
-
     def requests(self) -> list[PromptRequest]:
         """The question about each item, in the order of tokens."""
         template = load_template(self.settings.knowledge_prompt_file, "knowledge.txt", ITEM)
@@ -102,7 +97,7 @@ class KnowledgeStage:
         Raises:
             UserError: a source that cannot deliver, a file that does not fit.
         """
-        self.check()
+        check_knowledge_source(self.settings)
         replies = self._replies(agreed, again)
         ok = {item: reply for item, reply in replies.items() if reply.status == "ok" and item in self.item_text}
         if not ok:

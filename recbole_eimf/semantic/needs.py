@@ -7,6 +7,8 @@ replies is said where it is read.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from recbole_eimf.config import keys
@@ -59,7 +61,7 @@ def check_needs(config) -> None:
         check_interest_source(wanted)
     check_knowledge_file(wanted)
     if reads_knowledge(wanted, follows):
-        check_knowledge_source(wanted, asking_for_knowledge(config))
+        check_knowledge_source(wanted, partial(asking_for_knowledge, config))
 
 
 def check_path(key: str, value: str | None) -> None:
@@ -149,11 +151,11 @@ def check_knowledge_file(settings: SemanticSettings) -> None:
         )
 
 
-def check_knowledge_source(settings: SemanticSettings, asking: str) -> None:
+def check_knowledge_source(settings: SemanticSettings, asking: Callable[[], str] = lambda: "this") -> None:
     """Check that the source of knowledge of items can begin: its files are there, its API key is set.
 
     Args:
-        asking: what reads it, for the message.
+        asking: says what reads it, for the message.
 
     Raises:
         UserError: naming key, value and remedy.
@@ -161,7 +163,7 @@ def check_knowledge_source(settings: SemanticSettings, asking: str) -> None:
     source = source_of_knowledge(settings)
     if source == "none":
         raise ConfigError(
-            f"knowledge_source=none: {asking} reads an LLM's knowledge of items. Give --knowledge_source=file "
+            f"knowledge_source=none: {asking()} reads an LLM's knowledge of items. Give --knowledge_source=file "
             f"--knowledge_file=FILE, or make one with `python -m recbole_eimf knowledge`."
         )
     check_knowledge_file(settings)
