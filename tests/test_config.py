@@ -44,6 +44,27 @@ def test_dates_of_a_file_are_text(tmp_path):
     assert read_yaml(tmp_path / "a.yaml") == {"time_dates": ["2014-03-07", "2014-05-13"]}
 
 
+@pytest.mark.parametrize(("text", "line", "key", "first"), [
+    ("epochs: 1\n# more\nepochs: 2\n", 3, "epochs", 1),
+    ("rows:\n  - {name: a, model: SASRec}\n  - name: b\n    keys:\n      gamma: 1\n      gamma: 1\n", 6, "gamma", 5),
+    ("grid: {gamma: [1], gamma: [2]}\n", 1, "gamma", 1),
+    ("2020: a\n2020: b\n", 2, "2020", 1),
+])  # fmt: skip
+def test_a_key_twice_in_a_file_is_an_error(tmp_path, text, line, key, first):
+    path = tmp_path / "a.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"a.yaml, line {line}: key '{key}' is given twice, first in line {first}"):
+        read_yaml(path)
+
+
+def test_a_key_twice_in_a_value_is_an_error_and_one_over_a_merge_is_none(tmp_path):
+    with pytest.raises(ConfigError, match="{max_norm: 1, max_norm: 2}: key 'max_norm' is given twice"):
+        parse_command_line(["--clip_grad_norm={max_norm: 1, max_norm: 2}"])
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n", encoding="utf-8")
+    assert read_yaml(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}
+
+
 def test_command_line_takes_equals_signs_in_values_and_refuses_other_forms():
     assert parse_command_line(["--a=x=y", "--b=1"]) == {"a": "x=y", "b": 1}
     assert parse_command_line([]) == {}

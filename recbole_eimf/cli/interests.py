@@ -9,10 +9,12 @@ from typing import Any
 from recbole_eimf.cli.export import EMPTY
 from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch, write_left
 from recbole_eimf.cli.usage import usage_shown
+from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export
 from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.needs import check_interest_source
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 
 USAGE = """usage: python -m recbole_eimf interests --dataset=NAME [--data_path=DIR]
@@ -55,14 +57,11 @@ def main(arguments: Sequence[str]) -> int:
     elif licence:
         raise ConfigError(f"--licence={licence}: of the replies that --export=DIR writes; give that too.")
     values, flags = parsed(words)
-    pipeline, folder, seed = _prepared(values)
+    pipeline, folder, seed = _prepared(values, dry="--dry-run" in flags)
     source = pipeline.settings.interest_source
-    writes_requests = source == "batch" and not pipeline.settings.batch_file
-    if "--dry-run" not in flags and not writes_requests:
-        pipeline.check_source()
-    if source == "shuffled":
-        raise ConfigError("interest_source=shuffled is the placebo of training; there is nothing to run for it here.")
-    if writes_requests:
+    if "--dry-run" not in flags and not _writes_requests(pipeline.settings):
+        pipeline.check_source()  # what is in the files, too
+    if _writes_requests(pipeline.settings):
         requests = pipeline.requests(pipeline.clusters[0])
         return write_batch(_said(pipeline), requests, pipeline.llm_settings(), folder, pipeline.journal, flags)
     if source == "openai":
@@ -80,11 +79,25 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _prepared(values: dict[str, Any]) -> tuple[Pipeline, Path, int]:
+def _writes_requests(settings: SemanticSettings) -> bool:
+    return settings.interest_source == "batch" and not settings.batch_file
+
+
+def _prepared(values: dict[str, Any], dry: bool) -> tuple[Pipeline, Path, int]:
     from recbole_eimf.experiment.interests import training_pipeline
 
     dataset, files, folder = what_and_where(values, "interests")
-    pipeline, seed = training_pipeline(dataset, files, values)
+
+    def check(settings: SemanticSettings) -> None:
+        if settings.interest_source == "shuffled":
+            raise ConfigError(
+                "interest_source=shuffled is the placebo of training; there is nothing to run for it here. Name the "
+                "source that it shuffles."
+            )
+        if not dry and not _writes_requests(settings):
+            check_interest_source(settings)
+
+    pipeline, seed = training_pipeline(dataset, files, values, check)
     return pipeline, folder, seed
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch, write_left
 from recbole_eimf.cli.usage import usage_shown
+from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
 from recbole_eimf.semantic.llm.item_reply import parse_item
+from recbole_eimf.semantic.needs import check_knowledge_source, source_of_knowledge
 
 USAGE = """usage: python -m recbole_eimf knowledge --dataset=NAME [--data_path=DIR]
          --knowledge_source=openai|batch|file|shuffled [--key=value ...] [--dry-run | --yes]
@@ -41,12 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
     values, flags = parsed(arguments)
-    stage, popularity, seed, folder = _prepared(values)
-    writes_requests = stage.source == "batch" and not stage.settings.batch_file
-    if "--dry-run" not in flags and not writes_requests:
-        stage.check()
+    stage, popularity, seed, folder = _prepared(values, dry="--dry-run" in flags)
     introduction = f"{len(stage.item_text)} items with text. The prompt of one item:"
-    if writes_requests:
+    if _writes_requests(stage.settings):
         wanted = stage.llm_settings()
         return write_batch(introduction, stage.requests(), wanted, folder, stage.journal, flags, parse_item)
     if stage.source == "openai":
@@ -59,13 +58,22 @@ def main(arguments: Sequence[str]) -> int:
     return _written(stage.run(popularity, seed, agreed=True), stage, folder)
 
 
-def _prepared(values: dict[str, Any]) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
+def _writes_requests(settings: SemanticSettings) -> bool:
+    return source_of_knowledge(settings) == "batch" and not settings.batch_file
+
+
+def _prepared(values: dict[str, Any], dry: bool) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
     from recbole_eimf.experiment.interests import knowledge_stage
 
     dataset, files, folder = what_and_where(values, "knowledge")
     if values.get("knowledge_source", "none") == "none":
         raise ConfigError("--knowledge_source is missing: openai, batch, file or shuffled.")
-    stage, popularity, seed = knowledge_stage(dataset, files, values)
+
+    def check(settings: SemanticSettings) -> None:
+        if not dry and not _writes_requests(settings):
+            check_knowledge_source(settings)
+
+    stage, popularity, seed = knowledge_stage(dataset, files, values, check)
     return stage, popularity, seed, folder
 
 

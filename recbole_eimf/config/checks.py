@@ -13,7 +13,7 @@ import recbole
 
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import our_keys
-from recbole_eimf.config.models import load_backbone_class, load_model_class
+from recbole_eimf.config.models import BACKBONES, load_backbone_class, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.core.files import first_line
@@ -69,6 +69,27 @@ def check_backbone(model_class: type, given: Mapping[str, Any]) -> None:
     load_backbone_class(name)
 
 
+def check_able(model_class: type, final: Mapping[str, Any]) -> None:
+    """Check that the model can be compiled, and can place what training never saw, where the keys ask for it.
+
+    Of RecBole's own models only the built one tells whether it has an encoder.
+
+    Raises:
+        ConfigError: naming key, model or backbone, and the remedy.
+    """
+    asked = contract_of(model_class)
+    name = asked.backbone_name(final)
+    if final["torch_compile"] and name and not load_backbone_class(name).has_transformer:
+        able = ", ".join(known for known in BACKBONES if load_backbone_class(known).has_transformer)
+        raise ConfigError(
+            f"torch_compile=True: backbone={name} has no transformer encoder to compile; {able} have. Leave it out."
+        )
+    if final["place_unseen"] and not asked.places_unseen:
+        raise ConfigError(
+            f"place_unseen=True: {final['model']} has no vectors of items that could be placed. Leave it out."
+        )
+
+
 def check_protocol(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     """Check that keys of one protocol are given to that one. Raises ConfigError naming key, value and protocol."""
     protocol = final["protocol"]
@@ -117,6 +138,11 @@ def check_together(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"resume={final['resume']}, overwrite=True: one goes on with the run in output_dir, the other loses it. "
             f"Give one."
+        )
+    if final["resume"] and not final["output_dir"] and not final["inference_only"]:
+        raise ConfigError(
+            f"resume={final['resume']}: output_dir is not set; it names the folder of the run to go on with. Add "
+            f"--output_dir=FOLDER."
         )
     _check_metrics(final)
     _check_eval_args(given, final)

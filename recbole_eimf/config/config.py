@@ -123,6 +123,7 @@ def check_configuration(config: Config) -> None:
     checks.check_compared(wishes, final)
     checks.check_columns(wishes, final)
     contract_of(config.model_class).check_configuration(final)
+    checks.check_able(config.model_class, final)
 
 
 def plain_name(key: str, name: Any) -> str:

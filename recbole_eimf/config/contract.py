@@ -24,6 +24,8 @@ class ModelContract:
     takes_backbone: bool = False
     #: the one backbone it has, whatever the key says
     fixed_backbone: str | None = None
+    #: whether items that training never saw can be ranked by their text (``place_unseen``)
+    places_unseen: bool = False
     #: data set and trainer; None: those that every model gets
     dataset_class: type | None = None
     trainer_class: type | None = None

@@ -17,9 +17,9 @@ from recbole_eimf.config.key import read as read
 _VARIABLE = Form("the NAME of an environment variable, in capital letters, not the key itself", r"[A-Z_][A-Z0-9_]*")
 # it stands in result.json, in TensorBoard and on the screen: what it must not hold goes where a key goes
 _ADDRESS = Form(
-    "an address such as https://host/v1 without user, password or key in it (llm_api_key_env NAMES the environment "
-    "variable that holds the key)",
-    r"(?i:(?!.*[?&#][^=]*(?:key|token|secret|passw|signature|\bsig|\bauth)[^=&]*=)[^@\s]+)",
+    "an address that begins with http:// or https://, such as https://host/v1, without user, password or key in it "
+    "(llm_api_key_env NAMES the environment variable that holds the key)",
+    r"(?i:https?://(?!.*[?&#][^=]*(?:key|token|secret|passw|signature|\bsig|\bauth)[^=&]*=)[^@\s]+)",
 )
 #: where interests come from, but for the placebo and functions of the user's own
 SOURCES = ("file", "openai", "batch", "keywords")

@@ -160,7 +160,8 @@ def recipe_layers(models: Sequence[str], recipe: str, backbones: Sequence[str] =
 def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
     """Of keys that several models share, those that concern one of them.
 
-    A backbone goes to models that take one, a recipe to models that have one of that name; others train as they are.
+    A backbone goes to models that take one, a recipe to models that have one of that name, ``place_unseen`` to models
+    that can; others train as they are.
 
     Args:
         model: as ``--model`` takes it, or a class; shared: keys of all.
@@ -171,6 +172,8 @@ def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
     takes = asked.takes_backbone or asked.counting  # floors keep the backbone's length of sequences
     if "backbone" in left and (asked.fixed_backbone or not takes):
         del left["backbone"]
+    if left.get("place_unseen") and not asked.places_unseen:
+        del left["place_unseen"]
     if left.get("recipe") is not None and str(left["recipe"]) not in recipes_of(*recipe_owners(model_class)):
         del left["recipe"]
     return left

@@ -16,14 +16,32 @@ from recbole_eimf.core.errors import ConfigError
 _TAG = "tag:yaml.org,2002:"
 
 
+class _TwiceError(yaml.MarkedYAMLError):
+    """A mapping has a key twice; YAML's own loaders take the last value without a word."""
+
+
 class _SafeLoader(yaml.SafeLoader):
-    """YAML without code, where ``1e-4`` is a number, a date stays text, and so does a model called ``4.10``."""
+    """YAML without code, where ``1e-4`` is a number, a date stays text, and so does a model called ``4.10``; a key that
+    stands twice in a mapping is an error."""
 
     #: without YAML's dates: no key is one, and those of ``time_dates`` are text
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in each if tag != f"{_TAG}timestamp"]
         for first, each in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """A mapping as it stands there, before what ``<<`` takes over joins it."""
+        node = super().compose_mapping_node(anchor)
+        seen: dict[tuple[str, str], yaml.Node] = {}
+        for name, _ in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                continue
+            first = seen.setdefault((name.tag, name.value), name)
+            if first is not name:
+                before = f"first in line {first.start_mark.line + 1}"
+                raise _TwiceError(problem=f"key {name.value!r} is given twice, {before}", problem_mark=name.start_mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """What a mapping holds; values of keys that are text as they stand there, in lists (of a grid) too."""
@@ -58,6 +76,8 @@ def parse_value(text: str) -> Any:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         try:
             return yaml.load(text, Loader=_SafeLoader)  # noqa: S506 (a SafeLoader)
+        except _TwiceError as error:
+            raise ConfigError(f"{text}: {error.problem.partition(',')[0]}. Keep one.") from error
         except yaml.YAMLError:
             return text
     return value
@@ -98,7 +118,7 @@ def parse_command_line(arguments: Iterable[str]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a YAML mapping. Raises ConfigError naming file and line."""
+    """Read a YAML mapping. Raises ConfigError naming file and line, and the key where one is given twice."""
     path = Path(path)
     try:
         content = yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=_SafeLoader)
@@ -109,6 +129,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {line}: not UTF-8 text. Save the file as UTF-8.") from error
+    except _TwiceError as error:
+        raise ConfigError(f"{path}, line {error.problem_mark.line + 1}: {error.problem}. Keep one.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

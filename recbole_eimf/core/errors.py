@@ -40,3 +40,15 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def in_order(word: str, known: Iterable[str]) -> list[str]:
+    """Return the known words, those that are like ``word`` first, the closest at the front.
+
+    >>> in_order("placebo", ["SASRec", "EIMF", "placebo[SASRec]"])
+    ['placebo[SASRec]', 'SASRec', 'EIMF']
+    """
+    words = list(known)
+    close = difflib.get_close_matches(word, words, n=len(words) or 1)
+    within = [each for each in words if word and word.lower() in each.lower()]
+    return list(dict.fromkeys([*close, *within, *words]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+import re
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pandas as pd
 from recbole.utils import FeatureType
 
 from recbole_eimf.core.errors import DataError, suggestion
+from recbole_eimf.data.prepare.interaction_log import MISSING
 
 _KINDS = tuple(kind.value for kind in FeatureType)
 
@@ -77,6 +80,48 @@ def check_rows(path: str | Path, frame: pd.DataFrame, order: str | None) -> None
             )
 
 
-def not_read(path: str | Path, error: ValueError) -> DataError:
-    """The error to show for RecBole's about a file's content."""
-    return DataError(f"{path}: cannot be read: {error}. Mend the column, or leave it out with load_col.")
+def not_read(
+    path: str | Path, error: ValueError, separator: str, encoding: str | None, numbers: Container[str]
+) -> DataError:
+    """The error to show for RecBole's about a file's content: with the line of the first number that is none.
+
+    Args:
+        separator, encoding: of the file; numbers: names of the columns of numbers that are read.
+    """
+    found = _first_that_is_none(path, separator, encoding, numbers)
+    if found is None:
+        return DataError(f"{path}: cannot be read: {error}. Mend the column, or leave it out with load_col.")
+    line, column, value = found
+    return DataError(
+        f"{path}, line {line}: column {column!r} holds {value[:80]!r}, no number. Mend or remove the line"
+        + ("; dates become numbers with `python -m recbole_eimf prepare csv`." if re.search(r"\d[-/:]\d", value) else
+           ", or leave the column out with load_col if it is no time or order.")
+    )  # fmt: skip
+
+
+def _first_that_is_none(
+    path: str | Path, separator: str, encoding: str | None, numbers: Container[str]
+) -> tuple[int, str, str] | None:
+    """(line, column, value) of the first value in a column of numbers that is none; None where there is no such value,
+    or the file is not cut up as plainly as here."""
+    with open(path, encoding=encoding or "utf-8", newline="") as stream:
+        if len(separator) != 1:
+            return None
+        rows = csv.reader(stream, delimiter=separator)
+        try:
+            names = [column.partition(":")[0] for column in next(rows, [])]
+            for row in rows:
+                for name, value in zip(names, row):
+                    if name in numbers and value not in MISSING and not _is_number(value):
+                        return rows.line_num, name, value
+        except csv.Error:
+            return None
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -63,17 +63,14 @@ class AtomicDataset(SequentialDataset):
         separator, encoding = self.config["field_separator"], self.config["encoding"]
         header = first_line(filepath, encoding).split(separator)
         atomic_check.check_header(filepath, header)
-        if source != FeatureSource.INTERACTION:
-            try:
-                return super()._load_feat(filepath, source)
-            except UnicodeDecodeError as error:
-                raise undecodable(filepath, encoding) from error
         wanted, unwanted = self._get_load_and_unload_col(source)
         kinds = {}
         for column in header:
             field, _, kind = column.partition(":")
             if (wanted is None or field in wanted) and field not in (unwanted or ()):
                 kinds[column] = kind
+        if source != FeatureSource.INTERACTION:
+            return self._read_by_recbole(filepath, source, kinds, separator, encoding)
         names = [column.partition(":")[0] for column in kinds]
         wanted = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
         atomic_check.check_named(filepath, header, names, wanted)
@@ -89,12 +86,7 @@ class AtomicDataset(SequentialDataset):
         odd = len(plain) < 1 or not set(kinds.values()) <= {"token", "float"} or len(set(header)) < len(header)
         frame = None if odd else read_plain(filepath, plain, separator, encoding)
         if frame is None:
-            try:
-                return super()._load_feat(filepath, source)
-            except UnicodeDecodeError as error:
-                raise undecodable(filepath, encoding) from error
-            except ValueError as error:
-                raise atomic_check.not_read(filepath, error) from error
+            return self._read_by_recbole(filepath, source, kinds, separator, encoding)
         frame.columns = [column.partition(":")[0] for column in frame]
         for field, is_token in zip(frame, plain.values(), strict=True):
             kind = FeatureType.TOKEN if is_token else FeatureType.FLOAT
@@ -102,6 +94,15 @@ class AtomicDataset(SequentialDataset):
             if not is_token:
                 self.field2bucketnum[field] = 2
         return frame
+
+    def _read_by_recbole(self, filepath, source, kinds, separator, encoding) -> pd.DataFrame:
+        try:
+            return super()._load_feat(filepath, source)
+        except UnicodeDecodeError as error:
+            raise undecodable(filepath, encoding) from error
+        except ValueError as error:
+            numbers = {column.partition(":")[0] for column, kind in kinds.items() if kind == "float"}
+            raise atomic_check.not_read(filepath, error, separator, encoding, numbers) from error
 
     def _reset_index(self):
         if not len(self.inter_feat):

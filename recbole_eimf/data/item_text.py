@@ -7,7 +7,27 @@ from logging import getLogger
 from pathlib import Path
 
 from recbole_eimf.core.errors import DataError, suggestion
-from recbole_eimf.core.files import undecodable
+from recbole_eimf.core.files import first_line, undecodable
+
+
+def check_item_text(
+    path: str | Path, item_field: str, fields: Sequence[str], separator: str = "\t", encoding: str | None = None
+) -> None:
+    """Check that the file of items is there and has the columns of their text, by its first line alone.
+
+    Raises:
+        DataError: as :func:`read_item_text`, whose arguments these are.
+    """
+    if not Path(path).is_file():
+        raise DataError(
+            f"{path}: no such file, and the text of items is read from it (columns {', '.join(fields)}). "
+            f"`python -m recbole_eimf prepare` writes one where the raw data has text."
+        )
+    _columns(Path(path), _header(first_line(path, encoding), separator), item_field, fields)
+
+
+def _header(line: str, separator: str) -> list[str]:
+    return [column.partition(":")[0] for column in line.rstrip("\r\n").split(separator)]
 
 
 def read_item_text(
@@ -29,15 +49,11 @@ def read_item_text(
             with different text, or bytes that are not in that encoding; the message names file and line.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            f"{path}: no such file, and the text of items is read from it (columns {', '.join(fields)}). "
-            f"`python -m recbole_eimf prepare` writes one where the raw data has text."
-        )
+    check_item_text(path, item_field, fields, separator, encoding)
     texts: dict[str, str] = {}
     try:
         with open(path, encoding=encoding or "utf-8", newline="\n") as stream:
-            header = [column.partition(":")[0] for column in stream.readline().rstrip("\r\n").split(separator)]
+            header = _header(stream.readline(), separator)
             token_at, text_at = _columns(path, header, item_field, fields)
             for number, line in enumerate(stream, start=2):
                 values = line.rstrip("\r\n").split(separator)

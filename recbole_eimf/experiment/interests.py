@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly, plugin
+from recbole_eimf.semantic import needs
 from recbole_eimf.semantic.export import write_replies
 from recbole_eimf.semantic.knowledge import KnowledgeStage
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
@@ -32,7 +34,8 @@ def interests(
 
     Args:
         dataset: as in :func:`recbole_eimf.run`.
-        interest_source: ``openai``, ``file``, ``batch``, ``keywords`` (no LLM), or your own ``package.module:Class``.
+        interest_source: ``openai``, ``file``, ``batch``, ``keywords`` (no LLM), or a function of your own,
+            ``package.module:function``.
         output_dir: where ``interests.jsonl`` and ``assignment.csv.gz`` are written, which a run reads with
             ``interest_source="file"``; None writes none.
         agreed: calls that cost money may be made. ``python -m recbole_eimf interests`` shows their price first.
@@ -60,10 +63,16 @@ def interests(
     return found
 
 
-def training_pipeline(dataset: str, files: list[str] | None, overrides: Mapping[str, Any]) -> tuple[Pipeline, int]:
+def training_pipeline(
+    dataset: str,
+    files: list[str] | None,
+    overrides: Mapping[str, Any],
+    check: Callable[[SemanticSettings], None] = needs.check_interest_source,
+) -> tuple[Pipeline, int]:
     """The stages of ESIM over a data set's training part, none of them run yet, and the configuration's seed.
 
-    They are those that a run of ``model`` (EIMF by default) with its ``recipe`` asks for.
+    They are those that a run of ``model`` (EIMF by default) with its ``recipe`` asks for. ``check`` looks at the
+    source's keys before any data are loaded.
     """
     plugin.adapt_recbole()
     values = dict(overrides)
@@ -71,20 +80,25 @@ def training_pipeline(dataset: str, files: list[str] | None, overrides: Mapping[
     config = EIMFConfig(model, dataset, files, {"state": "WARNING", **values})
     if contract_of(config.model_class).needs_side_information(config) != "interests":
         raise ConfigError(f"model={model} reads no interests of users as it is set here. Leave model out: EIMF does.")
+    check(keys.read(SemanticSettings, config))
     # the training part alone is wanted here, not the side information that is about to be made
     return pipeline_of(config, LazySequenceDataset(config).build()[0]), config["seed"]
 
 
 def knowledge_stage(
-    dataset: str, files: list[str] | None, overrides: Mapping[str, Any]
+    dataset: str, files: list[str] | None, overrides: Mapping[str, Any], check: Callable[[SemanticSettings], None]
 ) -> tuple[KnowledgeStage, dict[str, int], int]:
-    """The stage that asks about items, item token -> training interactions, and the configuration's seed."""
+    """The stage that asks about items, item token -> training interactions, and the configuration's seed.
+
+    ``check`` looks at the source's keys before any data are loaded.
+    """
     plugin.adapt_recbole()
     for key in ("model", "recipe"):
         if key in overrides:
             raise ConfigError(f"{key}={overrides[key]}: items are asked about alike for every model. Leave {key} out.")
     config = EIMFConfig("IBIM", dataset, files, {"state": "WARNING", **overrides})
+    settings = keys.read(SemanticSettings, config)
+    check(settings)
     _, parts = assembly.datasets(config)
-    settings = keys.read(keys.SemanticSettings, config)
     stage = KnowledgeStage(corpus_of(config, parts[0]).item_text, settings, dataset)
     return stage, popularity_of(config, parts[0]), config["seed"]

@@ -14,7 +14,6 @@ from recbole.utils import init_seed, set_color
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import RunSettings
-from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
@@ -23,7 +22,6 @@ from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.experiment import assembly, refit, run_log, unseen
 from recbole_eimf.experiment.result import RunResult
-from recbole_eimf.model.backbones.backbone import backbone_class
 from recbole_eimf.trainer import checkpoint as saved_model
 from recbole_eimf.trainer.memory import keep_freed_memory
 from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
@@ -33,10 +31,12 @@ from recbole_eimf.trainer.weighing import choose_prior
 
 
 def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, float], None] | None = None) -> RunResult:
-    if wanted.resume and not wanted.output_dir:
-        raise ConfigError("resume=True: output_dir is not set; it names the folder of the run to go on with.")
+    """Train a configuration's model and test its best epoch; ``callback`` as for :func:`recbole_eimf.run`.
+
+    Whether what it reads is there (:func:`~recbole_eimf.semantic.needs.check_needs`) is the caller's to ask, who knows
+    what else is to be trained.
+    """
     _check_evaluation(config)
-    _check_compiled(config, wanted)
     keep_freed_memory()
     if wanted.num_threads:
         torch.set_num_threads(wanted.num_threads)
@@ -170,16 +170,6 @@ def _check_evaluation(config: EIMFConfig) -> None:
     if distributed.joined() and set(mode.values()) != {"full"}:
         raise ConfigError(
             f"eval_args mode={mode}: several processes only rank the whole catalogue (mode: full). Use nproc=1."
-        )
-
-
-def _check_compiled(config: EIMFConfig, wanted: RunSettings) -> None:
-    """Before text is encoded; RecBole's own models are looked at when the trainer is made."""
-    name = contract_of(config.model_class).backbone_name(config)
-    if wanted.torch_compile and name and not backbone_class(name).has_transformer:
-        able = ", ".join(known for known in BACKBONES if backbone_class(known).has_transformer)
-        raise ConfigError(
-            f"torch_compile=True: backbone={name} has no transformer encoder to compile; {able} have. Leave it out."
         )
 
 

@@ -18,13 +18,14 @@ from recbole_eimf.config.layers import concerning
 from recbole_eimf.config.placebo import PLACEBOS, SHUFFLED, own_placebo
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.experiment import plugin
 from recbole_eimf.experiment.one_run import run_one
 from recbole_eimf.experiment.result import RunResult
+from recbole_eimf.semantic.needs import check_needs
 from recbole_eimf.trainer.resuming import check_replaced
 
 
@@ -73,13 +74,14 @@ def run(
     if config["log_wandb"]:
         require("wandb")
     wanted = keys.read(RunSettings, config.final_config_dict)
-    _company(config, wanted)
+    check_needs(config)
+    beside = _company(config, wanted, config_file_list, overrides)
     distributed.join(config["device"])
     with _own_folder(wanted):
         if wanted.output_dir and not wanted.resume and distributed.is_first():
             check_replaced(config, Path(wanted.output_dir))
         result = run_one(config, wanted, callback)
-        result.compared = _run_all_compared(config, wanted, config_file_list, overrides)
+        result.compared = [_run_compared(name, other) for name, other in beside.items()]
         if wanted.output_dir and distributed.is_first():
             write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
     return result
@@ -119,25 +121,34 @@ def _run_and_write(path: Path, model: str | type, dataset: str, files: list[str]
         write_json(path, dataclasses.asdict(result))
 
 
-def _run_all_compared(config: EIMFConfig, wanted: RunSettings, files: list[str] | None, overrides: dict) -> list:
-    return [_run_compared(other, config, files, overrides) for other in _company(config, wanted)]
+# ---------------------------------------------------------------------- floors and the backbone beside a model
+def _company(
+    config: EIMFConfig, wanted: RunSettings, files: list[str] | None, overrides: dict[str, Any]
+) -> dict[str, EIMFConfig]:
+    """What is trained beside a run: name -> its configuration, checked before the run itself begins.
 
-
-def _company(config: EIMFConfig, wanted: RunSettings) -> tuple[str, ...]:
-    """What is trained beside a run. Raises ConfigError where a placebo is asked of a model that reads no words."""
+    Raises:
+        UserError: a placebo of a model that reads no words, or keys and files that one of them cannot have.
+    """
     # a data set's YAML may ask for company beside EIMF; for other models only an explicit wish counts
-    asked = config["model"] == "EIMF" or "compare_with" in config.external_config_dict
-    if asked and "placebo" in wanted.compare_with and own_placebo(config) is None:
+    if config["model"] != "EIMF" and "compare_with" not in config.external_config_dict:
+        return {}
+    if "placebo" in wanted.compare_with and own_placebo(config) is None:
         raise ConfigError(
             f"compare_with=placebo: {config['model']} reads no interests, item text or knowledge as it is set here, so "
             f"there is nothing to shuffle. Leave placebo out."
         )
-    return wanted.compare_with if asked else ()
+    found = {name: _beside(name, config, files, overrides) for name in wanted.compare_with}
+    for name, other in found.items():
+        try:
+            check_needs(other)
+        except UserError as error:
+            raise type(error)(f"compare_with={name}: {error}") from error
+    return found
 
 
-# ---------------------------------------------------------------------- floors and the backbone beside a model
-def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overrides: dict[str, Any]) -> RunResult:
-    """Train ``name`` with the same data and effort.
+def _beside(name: str, config: EIMFConfig, files: list[str] | None, overrides: dict[str, Any]) -> EIMFConfig:
+    """The configuration of ``name``, with the same data and effort.
 
     ``name`` is a model, ``backbone`` (the model's own backbone alone, under its loss) or ``placebo`` (the model with
     what its claim is about taken away: every user's interests are a random exemplar's, or every item's text another's).
@@ -164,8 +175,12 @@ def _run_compared(name: str, config: EIMFConfig, files: list[str] | None, overri
     given |= {"compare_with": []}
     if config["output_dir"]:
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
-    if distributed.is_first():
-        print(f"\n{name}, for comparison:")
     other = EIMFConfig(model, config["dataset"], files, given)
     other.data_told = other.times_told = True
-    return run_one(other, keys.read(RunSettings, other.final_config_dict))
+    return other
+
+
+def _run_compared(name: str, config: EIMFConfig) -> RunResult:
+    if distributed.is_first():
+        print(f"\n{name}, for comparison:")
+    return run_one(config, keys.read(RunSettings, config.final_config_dict))

@@ -27,6 +27,7 @@ class SequenceModel(ModelContract, SequentialRecommender, ABC):
 
     input_type = InputType.POINTWISE
     trims_batches = True
+    places_unseen = True
     #: a training step reads a few items' vectors alone, by id: their gradient can be sparse
     looks_up: bool = False
     #: scores are products of ``interests`` and ``scored_vectors`` (plus ``item_bias``) and nothing comes after

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from recbole_eimf.config.contract import contract_of
 from recbole_eimf.data import stock_datasets
 from recbole_eimf.data.dataset import LazySequenceDataset
+from recbole_eimf.semantic.needs import needed
 
 
 class SideLoadedDataset(LazySequenceDataset):
@@ -18,11 +18,7 @@ class SideLoadedDataset(LazySequenceDataset):
                 :func:`~recbole_eimf.semantic.side_load.load_side_information`.
         """
         train, valid, test = super().build()
-        asked = contract_of(self.config.model_class)
-        follows = asked.needs_next_items(self.config)
-        need = asked.needs_side_information(self.config)
-        if self.config["inference_only"]:  # text places new items of a saved model too; nothing else is read for it
-            need, follows = "text" if self.config["place_unseen"] else None, False
+        need, follows = needed(self.config)
         if need:
             from recbole_eimf.semantic.side_load import load_side_information  # text libraries only where needed
 

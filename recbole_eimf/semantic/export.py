@@ -115,6 +115,19 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
     write_json(folder / META, meta)
 
 
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What an export says of itself. Raises DataError where the folder is none."""
+    try:
+        meta = json.loads((folder / META).read_bytes())
+        meta["protocol"], meta["training_data"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise DataError(
+            f"interest_file={folder}: a folder without a readable {META} ({type(error).__name__}): not an export of "
+            f"`python -m recbole_eimf interests --export`. Name the JSONL file of replies itself."
+        ) from error
+    return meta
+
+
 def opened(settings: SemanticSettings, data: str, protocol: str | None, other: str | None = None) -> SemanticSettings:
     """Return ``settings`` with the files of an export where ``interest_file`` is such a folder.
 
@@ -129,14 +142,8 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None, other: s
             files is not the one that was exported.
     """
     folder = Path(settings.interest_file)
-    try:
-        meta = json.loads((folder / META).read_bytes())
-        made_under, made_from = meta["protocol"], meta["training_data"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise DataError(
-            f"interest_file={folder}: a folder without a readable {META} ({type(error).__name__}): not an export of "
-            f"`python -m recbole_eimf interests --export`. Name the JSONL file of replies itself."
-        ) from error
+    meta = read_meta(folder)
+    made_under, made_from = meta["protocol"], meta["training_data"]
     if protocol is not None and made_under != protocol:
         raise DataError(
             f"interest_file={folder}: its replies were made under protocol={made_under}, this run has "

@@ -20,14 +20,14 @@ from scipy import sparse
 
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.parts import part_of
-from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
+from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.core.files import read_jsonl
-from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.llm import client
-from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.item_reply import ITEM, ItemKnowledge, item_prompt, parse_item
 from recbole_eimf.semantic.llm.prompt import PromptRequest, load_template
 from recbole_eimf.semantic.llm.reply import Reply, reply_from_text
+from recbole_eimf.semantic.needs import check_knowledge_source, check_path, source_of_knowledge
 from recbole_eimf.semantic.sources import batch, endpoint
 
 #: items of about one popularity among which the placebo permutes: tenths of the catalogue
@@ -43,29 +43,6 @@ class Knowledge:
     source: str
     report: Mapping[str, Any]
     digests: Mapping[str, str]
-
-
-def source_of_knowledge(settings: SemanticSettings) -> str:
-    """Where replies about items come from; of the placebo, what it shuffles."""
-    wanted = settings.knowledge_source
-    return settings.shuffled_knowledge if wanted == "shuffled" else wanted
-
-
-def check_unread(settings: SemanticSettings) -> None:
-    """Say that a ``knowledge_file`` is not read: it would be ignored without a word.
-
-    Raises:
-        ConfigError: another source is asked for beside it. Where none is, the rows of a table may share the file.
-    """
-    source = source_of_knowledge(settings)
-    if settings.knowledge_file and source == "none":
-        getLogger().warning(f"knowledge_file={settings.knowledge_file} is not read: knowledge_source=none.")
-    elif settings.knowledge_file and source != "file":
-        key = "shuffled_knowledge" if settings.knowledge_source == "shuffled" else "knowledge_source"
-        raise ConfigError(
-            f"knowledge_file={settings.knowledge_file}: {key}={source} does not read it. Add --{key}=file, or leave "
-            f"the file out."
-        )
 
 
 class KnowledgeStage:
@@ -87,27 +64,6 @@ class KnowledgeStage:
     def source(self) -> str:
         """Where replies come from; of the placebo, what it shuffles."""
         return source_of_knowledge(self.settings)
-
-    def check(self) -> None:
-        """Raise what is known to fail before any work: a file that is not there, a key that is not set."""
-        s = self.settings
-        check_unread(s)
-        needed = {"file": "knowledge_file", "batch": "batch_file"}.get(self.source)
-        if self.source == "none":
-            raise ConfigError(
-                "knowledge_source=none: this asks for an LLM's knowledge of items. Give --knowledge_source=file "
-                "--knowledge_file=FILE, or make one with `python -m recbole_eimf knowledge`."
-            )
-        if needed and not getattr(s, needed):
-            raise ConfigError(f"knowledge_source={s.knowledge_source}: {needed} is not set; give the file of replies.")
-        for key in {"knowledge_prompt_file", needed} - {None, "batch_file"}:
-            if getattr(s, key) and not Path(getattr(s, key)).is_file():
-                raise DataError(f"{key}={getattr(s, key)}: no such file.")
-        if self.source == "batch":
-            batch.answer_files(Path(s.batch_file))
-        if self.source == "openai":
-            require("openai")
-            read_key(self.llm_settings(), "the LLM (or take knowledge_source=file)")
 
     def requests(self) -> Sequence[PromptRequest]:
         """The question about each item, in the order of tokens."""
@@ -138,7 +94,7 @@ class KnowledgeStage:
         Raises:
             UserError: a source that cannot deliver, a file that does not fit.
         """
-        self.check()
+        check_knowledge_source(self.settings)
         replies = self._replies(agreed, again)
         ok = {item: reply for item, reply in replies.items() if reply.status == "ok" and item in self.item_text}
         if not ok:
@@ -195,8 +151,7 @@ def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:
     Raises:
         DataError: no file, not JSON lines, a line without an item, an item with two replies; names file and line.
     """
-    if not path.is_file():
-        raise DataError(f"knowledge_file={path}: no such file.")
+    check_path("knowledge_file", str(path))
     found: dict[str, Reply] = {}
     lines: dict[str, int] = {}
     for line, record in read_jsonl(path, half_last_line=False):

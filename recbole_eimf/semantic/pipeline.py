@@ -22,25 +22,21 @@ import pandas as pd
 from recbole_eimf.config.keys import SOURCES, SemanticSettings
 from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.disk import check_writable
-from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
+from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
-from recbole_eimf.core.parts import require
-from recbole_eimf.semantic import export
+from recbole_eimf.semantic import export, needs
 from recbole_eimf.semantic.clustering.cluster import ClusterSettings, cluster_users
 from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.encoders.build import build_encoder
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
-from recbole_eimf.semantic.knowledge import source_of_knowledge
-from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
 from recbole_eimf.semantic.llm.reply import Reply
 from recbole_eimf.semantic.sources import batch, endpoint, keywords, own, shuffled, side_loaded
 
 #: whose interests are an LLM's words
 LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
-#: file -> the only source of interests that reads it
-_READERS = {"interest_file": "file", "assignment_file": "file", "batch_file": "batch"}
 
 
 @dataclass(frozen=True)
@@ -111,56 +107,9 @@ class Pipeline:
 
     def check_source(self) -> None:
         """Raise what is known to fail before anything is encoded: a file that is not there, a key that is not set."""
-        s = self.settings
-        source = self._replies_source
-        if source == "file" and not s.interest_file:
-            raise ConfigError(f"{self._said_source}: interest_file is not set; give a JSONL file of user_id, response.")
-        if source == "batch" and not s.batch_file:
-            raise ConfigError(
-                f"{self._said_source}: batch_file is not set; give the answers' JSONL file. "
-                f"`python -m recbole_eimf interests --interest_source=batch` writes the requests."
-            )
-        self._check_unread()
-        for key in ("interest_file", "assignment_file", "prompt_file"):
-            path = getattr(s, key)
-            if path and not Path(path).is_file():
-                raise DataError(f"{key}={path}: no such file.")
-        if s.batch_file:
-            batch.answer_files(Path(s.batch_file))
-        if ":" in source:
-            own.own_source(source, self._said_source.partition("=")[0])
-        if s.interest_source == "openai":
-            require("openai")
-            read_key(self.llm_settings())
-        if source == "file":
+        needs.check_interest_source(self.settings)
+        if needs.source_of_replies(self.settings) == "file":
             self.side_loaded  # noqa: B018 (raises)
-
-    def _check_unread(self) -> None:
-        """Raise ConfigError for a file that the source does not read: it would be ignored without a word."""
-        s = self.settings
-        for key, reader in _READERS.items():
-            of_items = key == "batch_file" and source_of_knowledge(s) == "batch"
-            if getattr(s, key) and self._replies_source != reader and not of_items:
-                raise ConfigError(
-                    f"{key}={getattr(s, key)}: {self._said_source} does not read it. Add "
-                    f"--{self._said_source.partition('=')[0]}={reader}, or leave the file out."
-                )
-
-    @property
-    def _said_source(self) -> str:
-        """The key and value that say where replies come from."""
-        s = self.settings
-        if s.interest_source != "shuffled":
-            return f"interest_source={s.interest_source}"
-        return f"shuffled_source={self._replies_source}"
-
-    @property
-    def _replies_source(self) -> str:
-        """Where replies come from; of the placebo, what it shuffles."""
-        s = self.settings
-        if s.interest_source != "shuffled":
-            return s.interest_source
-        return s.shuffled_source or ("file" if s.interest_file else "keywords")
 
     # ------------------------------------------------------------------ eq. 1
     @cached_property
@@ -381,7 +330,7 @@ class Pipeline:
         """
         self.check_source()
         placebo = self.settings.interest_source == "shuffled"
-        source = self._replies_source
+        source = needs.source_of_replies(self.settings)
         exemplars, assignment, replies, report = self._fetched(source, agreed, again)
         texts = [replies[user].interests if user in replies else () for user in exemplars]
         answered = [c for c, text in enumerate(texts) if text]

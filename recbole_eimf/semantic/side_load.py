@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +18,9 @@ from recbole_eimf.config import keys
 from recbole_eimf.config.keys import DataSettings, SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import read_item_text
+from recbole_eimf.semantic import needs
 from recbole_eimf.semantic.corpus import Corpus
-from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage, check_unread, item_texts, next_graph
+from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage, item_texts, next_graph
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.text_placebo import text_vectors
 
@@ -175,25 +175,14 @@ def _vectors(pipeline: Pipeline, knowledge: Knowledge | None, source: str) -> tu
 def _knowledge(config, train, pipeline: Pipeline, follows: bool) -> Knowledge | None:
     """What an LLM knows of the items; None where nothing asks for it."""
     settings = pipeline.settings
-    check_unread(settings)
-    if not follows and settings.item_text_source == "title" and settings.interest_match == "item_text":
+    needs.check_knowledge_file(settings)
+    if settings.knowledge_file and needs.source_of_knowledge(settings) == "none":
+        getLogger().warning(f"knowledge_file={settings.knowledge_file} is not read: knowledge_source=none.")
+    if not needs.reads_knowledge(settings, follows):
         return None
     stage = KnowledgeStage(pipeline.corpus.item_text, settings, config["dataset"])
-    if stage.source == "none":
-        raise ConfigError(
-            f"knowledge_source=none: {_asking(config)} reads an LLM's knowledge of items. Give --knowledge_source=file "
-            f"--knowledge_file=FILE, or make one with `python -m recbole_eimf knowledge`."
-        )
+    needs.check_knowledge_source(settings, partial(needs.asking_for_knowledge, config))
     return stage.run(popularity_of(config, train), config["seed"], agreed=bool(config["yes"]), again=False)
-
-
-def _asking(config) -> str:
-    """The keys that make a model read an LLM's knowledge of items, or the model that always does."""
-    words = {"item_text_source": "profile", "interest_match": "profile", "vector_graph": "next",
-             "score_prior": "next|previous|both|all"}  # fmt: skip
-    found = [f"{key}={config[key]}" for key, known in words.items() if re.search(known, str(config[key]))]
-    found += [f"next_labels={config['next_labels']}"] if config["next_labels"] else []
-    return ", ".join(found) or f"model={config['model']}"
 
 
 def popularity_of(config, train) -> dict[str, int]:

@@ -29,6 +29,7 @@ from recbole_eimf.config.same_experiment import deciding_settings, differing_set
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, free_name, write_json
 from recbole_eimf.core.version import made_with
+from recbole_eimf.semantic.needs import check_needs
 from recbole_eimf.study.jobs import absolute_paths, ray_running
 from recbole_eimf.study.rows import Row
 
@@ -152,8 +153,10 @@ def plan(
                 f"Give one of them another name."
             )
     made: dict[str, tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = {}
+    configs: dict[str, EIMFConfig] = {}
     for row in rows:
         config, given = configured(row, dataset, {**shared, **(tuned or {}).get(row.name, {})})
+        configs[row.name] = config
         _fetch(config)
         decided = deciding_settings(config)
         del decided["seed"]  # the folder's name says it
@@ -170,6 +173,9 @@ def plan(
             runs.append(Run(row, dataset, seed, place, {**given, "seed": seed}, wanted, both_masks, free, own))
             if settled and _check_folder(runs[-1], found):
                 outdated.append(runs[-1])
+    for name in {run.row.name: None for run in runs if not run.finished}:  # tables of what is there need no source
+        with _of_row(name):
+            check_needs(configs[name])
     for run in outdated:  # once all of them are known to be right
         _set_aside(run)
     return runs
@@ -199,7 +205,7 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
         ConfigError: naming the row, the key and the value.
     """
     given = {**concerning(row.model, shared), **today(row.keys), **FORCED}
-    try:
+    with _of_row(row.name):
         for source, real in SHUFFLED.items():
             if given.get(source) == "shuffled" and real not in given:
                 # a placebo shuffles what the row it stands for trains with
@@ -210,9 +216,16 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
                 if found not in ("shuffled", "none"):
                     given[real] = found
         config = EIMFConfig(row.model, dataset, None, dict(given))
-    except ConfigError as error:
-        raise ConfigError(f"row {row.name!r}: {error}") from error
     return config, given | absolute_paths(config)
+
+
+@contextlib.contextmanager
+def _of_row(name: str) -> Iterator[None]:
+    """Let errors name the row that they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"row {name!r}: {error}") from error
 
 
 def _fetch(config: EIMFConfig) -> None:

@@ -31,7 +31,7 @@ from typing import Any
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.config.yaml_file import read_yaml
-from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.core.errors import ConfigError, in_order, suggestion
 from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.study.compare import (
     TABLE_DEFAULTS,
@@ -165,8 +165,11 @@ def chosen(study: Study, only: Sequence[str]) -> list[Row]:
     for word in only:
         named = [row for row in study.rows if word in _names(row.name)]
         if not named:
-            known = [name for row in study.rows for name in _names(row.name)]
-            raise ConfigError(f"--only={word}: no row of {study.name}.{suggestion(word, known)}")
+            known = list(dict.fromkeys(name for row in study.rows for name in _names(row.name)))
+            rows = in_order(word, [row.name for row in study.rows])
+            raise ConfigError(
+                f"--only={word}: no row of {study.name}.{suggestion(word, known)} There are: {', '.join(rows)}."
+            )
         found += [row for row in named if row not in found]
     kept = {row.name for row in found} | ({row.name for row in floors()} if study.floors else set())
     return [

@@ -159,7 +159,7 @@ def test_what_the_fast_reading_might_see_otherwise_is_left_to_recbole(tmp_path, 
 
 def test_a_broken_file_is_recboles_to_complain_of(tmp_path, make_config):
     keys = {**write(tmp_path, [*lines(20), "u1\ti1\tmany\t1\ts1"]), **ALL}
-    with pytest.raises(ValueError, match="Unable to convert column rating"):
+    with pytest.raises(DataError, match="odd.inter, line 22: column 'rating' holds 'many', no number.*load_col"):
         LazySequenceDataset(make_config("IBIM", "odd", **keys))
 
 
@@ -172,7 +172,11 @@ ROWS = [f"u{n}\ti{m}\t5\t{m}\ts" for n in range(3) for m in range(4)]
     ("user_id\titem_id", ROWS, {}, "line 1: column 'user_id' says no type.*user_id:token"),
     (HEADER.replace("rating:float", "rating:number"), ROWS, {}, "column 'rating' has the type 'number'"),
     (HEADER.replace("user_id", "user"), ROWS, {}, "no column 'user_id'. Did you mean 'user'.*shop.*USER_ID_FIELD"),
-    (HEADER, [*ROWS, "u1\ti1\t5\tyesterday\ts"], {}, "odd.inter: cannot be read.*timestamp"),
+    (HEADER, [*ROWS, "u1\ti1\t5\tyesterday\ts"], {},
+     "odd.inter, line 14: column 'timestamp' holds 'yesterday', no number. Mend or remove the line"),
+    (HEADER, [*ROWS[:3], "", "u1\ti1\t5\t2014-03-07\ts", "u1\ti1\t5\tno\ts"], {},
+     "line 6: column 'timestamp' holds '2014-03-07'.*prepare csv"),
+    (HEADER, [*ROWS, '"u\t1"\ti1\t5\t1,000\ts'], {}, "line 14: column 'timestamp' holds '1,000'"),
     (HEADER, [*ROWS, "u1\ti1\t5\t\ts"], {}, "'timestamp' is empty or no number in 1 of 13 rows, first in row 13"),
     (HEADER, ROWS, {"load_col": {"inter": ["user_id", "timestamp"]}}, "'item_id'.*is not read: add it to load_col"),
     (HEADER, ROWS, {"user_inter_num_interval": "[9,inf)"}, r"no interaction is left.*user_inter_num_interval=\[9,"),
@@ -180,6 +184,13 @@ ROWS = [f"u{n}\ti{m}\t5\t{m}\ts" for n in range(3) for m in range(4)]
 def test_a_file_that_holds_no_sequences_is_named(tmp_path, make_config, header, rows, keys, words):
     with pytest.raises(DataError, match=words):
         LazySequenceDataset(make_config("IBIM", "odd", **write(tmp_path, rows, header), **keys))
+
+
+def test_a_number_that_is_none_in_another_file_is_named(tmp_path, make_config):
+    item = "item_id:token\tprice:float\ni0\t3\ni1\tdear\n"
+    keys = write(tmp_path, ROWS, item=item) | {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": "*"}}
+    with pytest.raises(DataError, match="odd.item, line 3: column 'price' holds 'dear', no number"):
+        LazySequenceDataset(make_config("IBIM", "odd", **keys))
 
 
 def test_numbers_are_read_to_the_last_bit(tmp_path):

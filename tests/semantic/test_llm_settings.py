@@ -66,9 +66,12 @@ def test_yaml_booleans_for_structured():
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:1/v1", "nonsense", "file:///etc"])
-def test_a_base_url_that_is_none(tmp_path, url):
-    with pytest.raises(InterestSourceError, match="base_url"):
-        fetch_openai(requests(1), OpenAISettings("m", url, "TEST_LLM_KEY"), tmp_path / "j", progress=False)
+def test_a_base_url_that_is_none(tmp_path, monkeypatch, url):
+    with pytest.raises(ConfigError, match="llm_base_url=.*begins with http:// or https://"):
+        OpenAISettings("m", url, "TEST_LLM_KEY")
+    monkeypatch.setenv("OPENAI_BASE_URL", url)  # which only the client reads
+    with pytest.raises(InterestSourceError, match="OPENAI_BASE_URL is not a URL"):
+        fetch_openai(requests(1), OpenAISettings("m", None, "TEST_LLM_KEY"), tmp_path / "j", progress=False)
 
 
 def test_the_key_file_comes_before_the_variable(tmp_path):

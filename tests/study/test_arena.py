@@ -405,8 +405,11 @@ def test_a_part_of_a_study_is_named_by_rows_methods_or_backbones():
     found = chosen(study, ["[REMI]", "PAD[SASRec]"])
     assert {"REMI", "EIMF[REMI]", "PAD[SASRec]"} <= {row.name for row in found}
     assert next(row for row in found if row.name == "PAD[SASRec]").against == ()
-    with pytest.raises(ConfigError, match="--only=AlphaFused: no row of arena. Did you mean"):
+    with pytest.raises(ConfigError, match="--only=AlphaFused: no row of arena. Did you mean") as error:
         chosen(study, ["AlphaFused"])
+    listed = str(error.value).partition("There are: ")[2].rstrip(".").split(", ")
+    assert listed[0].startswith("AlphaFuse[")
+    assert sorted(listed) == sorted(row.name for row in study.rows)
 
 
 def test_over_says_which_backbones_a_study_stands_over():

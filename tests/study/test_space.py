@@ -124,6 +124,8 @@ def test_recboles_hyper_files_are_read(tmp_path):
     assert space["n_layers"] == Dimension("choice", (1, 2))
     assert space["hidden_dropout_prob"] == Dimension("uniform", (0, 0.5))
     assert space["attn_dropout_prob"] == Dimension("choice", (0.0, 0.25, 0.5))
+    with pytest.raises(ConfigError, match="line 4: key 'n_layers' is given twice"):
+        read_space(written(tmp_path, lines + "n_layers choice [3]\n", "twice.hyper"))
     for bad in ("learning_rate choise [1]", "learning_rate", "n_layers quniform 3,1,1"):
         with pytest.raises(ConfigError, match="line 1"):
             read_space(written(tmp_path, bad, "bad.hyper"))

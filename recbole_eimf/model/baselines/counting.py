@@ -110,6 +110,8 @@ class Popularity(CountingModel):
     its order depends on the batch size; this counts interactions.
     """
 
+    places_unseen = False
+
     def _scores(self, interaction) -> Tensor:
         return self.popularity.expand(len(interaction[self.ITEM_SEQ_LEN]), -1)
 

@@ -23,6 +23,8 @@ class TextKNN(CountingModel):
     vectors are centred first: the mean of all titles says nothing.
     """
 
+    places_unseen = False
+
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.decay = config["knn_decay"]

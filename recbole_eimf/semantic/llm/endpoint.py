@@ -231,9 +231,9 @@ class Endpoint:
         except Exception as error:  # a malformed URL, in as many types as there are HTTP libraries
             self.base_url = type(error).__name__
         if not self.base_url.startswith(("http://", "https://")):
+            said = f"llm_base_url {shown_url(settings.base_url)!r}" if settings.base_url else "OPENAI_BASE_URL"
             raise InterestSourceError(
-                f"llm_base_url {shown_url(settings.base_url)!r} is not a URL such as https://host/v1 "
-                f"({self.base_url}, model {settings.model})."
+                f"{said} is not a URL such as https://host/v1 ({self.base_url}, model {settings.model})."
             )
 
     async def close(self) -> None:

@@ -156,7 +156,7 @@ def answer_files(path: Path) -> list[Path]:
             raise DataError(f"batch_file={path}: no .jsonl file in this folder. Put the answers of the batches there.")
         return found
     if not path.is_file():
-        raise DataError(f"batch_file={path}: no such file.")
+        raise DataError(f"batch_file={path}: no such file. Mend the path, or leave batch_file out.")
     return [path]
 
 

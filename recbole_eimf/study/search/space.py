@@ -240,6 +240,8 @@ def _read_hyper(path: Path) -> Space:
         where = f"{path}, line {number}: {words[0]}"
         if len(words) < 3:
             raise ConfigError(f"{where}: write `key choice|uniform|quniform|loguniform values`.")
+        if words[0] in space:
+            raise ConfigError(f"{path}, line {number}: key {words[0]!r} is given twice. Keep one.")
         space[words[0]] = _hyper_dimension(where, words[1], parse_value(words[2]))
     if not space:
         raise DataError(f"{path}: holds no settings.")

@@ -27,6 +27,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
+from recbole_eimf.semantic.needs import check_needs
 from recbole_eimf.study.jobs import absolute_paths, make_text_once, ray_running
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.result import write_found
@@ -146,6 +147,7 @@ def search(
     given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
     with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
         base = _config(model, dataset, given)
+        check_needs(base)
         space = _space(space_file, base, overrides)
         first = {key: base[key] for key in space if key in base}
         second = _second(begin_with, space, first)

@@ -1,0 +1,117 @@
+"""What keys and files alone can tell is told before data are loaded, by every command that would load them."""
+
+from __future__ import annotations
+
+import pytest
+
+import recbole_eimf
+from recbole_eimf.__main__ import main
+from recbole_eimf.core.errors import UserError
+from recbole_eimf.data.dataset import LazySequenceDataset
+from tests.conftest import write_atomic
+
+#: (model, keys, what the message must say)
+MISSING = [
+    ("EIMF", {"interest_source": "file"}, "interest_source=file: interest_file is not set.*--interest_file="),
+    ("EIMF", {"interest_source": "file", "interest_file": "no.jsonl"}, "interest_file=no.jsonl: no such file.*Mend"),
+    ("EIMF", {"interest_source": "file", "interest_file": "{ROOT}"}, "interest_file=.*not an export"),
+    ("EIMF", {"interest_source": "file", "interest_file": "{FILE}", "assignment_file": "no.csv"},
+     "assignment_file=no.csv: no such file"),
+    ("EIMF", {"interest_file": "{FILE}"}, "interest_source=keywords does not read it.*--interest_source=file"),
+    ("EIMF", {"interest_source": "openai"}, "OPENAI_API_KEY: no API key there"),
+    ("EIMF", {"prompt_file": "no.txt"}, "prompt_file=no.txt: no such file"),
+    ("EIMF", {"interest_source": "tests.nowhere:f"}, "interest_source=tests.nowhere:f"),
+    ("EIMF", {"llm_base_url": "127.0.0.1:8765"}, "llm_base_url=.*begins with http:// or https://"),
+    ("IBIM", {"score_prior": "next"}, "knowledge_source=none: score_prior=next reads.*--knowledge_file"),
+    ("IBIM", {"score_prior": "next", "knowledge_source": "file"}, "knowledge_file is not set.*--knowledge_file="),
+    ("IBIM", {"score_prior": "next", "knowledge_source": "file", "knowledge_file": "no.jsonl"},
+     "knowledge_file=no.jsonl: no such file"),
+    ("NextKNN", {}, "knowledge_source=none: model=NextKNN reads"),
+    ("PAD", {"text_fields": "[titel]"}, "planted.item, line 1: no column 'titel'.*Did you mean 'title'"),
+    ("IBIM", {"backbone": "GRU4Rec", "torch_compile": True}, "torch_compile=True: backbone=GRU4Rec has no transformer"),
+    ("Popularity", {"place_unseen": True}, "place_unseen=True: Popularity has no vectors"),
+    ("GRU4Rec", {"place_unseen": True}, "place_unseen=True: GRU4Rec has no vectors"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def keys(planted, tmp_path, monkeypatch):
+    """Keys of a run that must not get as far as its data."""
+
+    def loaded(*args, **kwargs):
+        raise AssertionError("data are loaded")
+
+    monkeypatch.setattr(LazySequenceDataset, "__init__", loaded)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / "replies.jsonl").write_text('{"user_id": "u0", "response": "{}"}\n')
+    return {"data_path": str(planted), "state": "ERROR", "show_progress": False}
+
+
+def filled(more, tmp_path):
+    names = {"ROOT": str(tmp_path), "FILE": str(tmp_path / "replies.jsonl")}
+    return {key: value.format(**names) if isinstance(value, str) else value for key, value in more.items()}
+
+
+@pytest.mark.parametrize(("model", "more", "said"), MISSING)
+def test_a_run(keys, tmp_path, model, more, said):
+    with pytest.raises(UserError, match=said):
+        recbole_eimf.run(model, "planted", **keys, compare_with=[], **filled(more, tmp_path))
+
+
+@pytest.mark.parametrize(("model", "more", "said"), MISSING)
+def test_a_row_of_a_table(keys, tmp_path, model, more, said):
+    given = "".join(f"{key}: {value}, " for key, value in filled(more, tmp_path).items())
+    rows = tmp_path / "rows.yaml"
+    model = "RecBole[GRU4Rec]" if model == "GRU4Rec" else model
+    rows.write_text(f"rows: [{{name: good, model: SASRec}}, {{name: bad, model: '{model}', keys: {{{given}}}}}]")
+    study = tmp_path / "mine.yaml"
+    study.write_text(rows.read_text())
+    with pytest.raises(UserError, match=f"row 'bad': .*{said}"):
+        recbole_eimf.study(study, "planted", tmp_path / "out", parallel=0, seeds=1, **keys)
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
+@pytest.mark.parametrize(("model", "more", "said"), MISSING[:1])
+def test_a_search(keys, tmp_path, model, more, said):
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match=said):
+        recbole_eimf.tune(model, "planted", tmp_path / "out", **keys, **more)
+
+
+def test_what_is_trained_beside_a_run(keys):
+    with pytest.raises(UserError, match="compare_with=NextKNN: knowledge_source=none: model=NextKNN reads"):
+        recbole_eimf.run("IBIM", "planted", **keys, compare_with=["NextKNN"])
+
+
+def test_text_that_the_data_set_lacks(keys, tmp_path):
+    keys["data_path"] = str(write_atomic(tmp_path, "bare", [[0, 1, 2], [1, 2, 3]]))
+    with pytest.raises(UserError, match="bare.item: no such file, and the text of items is read from it"):
+        recbole_eimf.run("PAD", "bare", **keys)
+    with pytest.raises(UserError, match="bare.item: no such file"):
+        recbole_eimf.run("IBIM", "bare", **keys, place_unseen=True)
+
+
+def test_a_run_that_cannot_be_gone_on_with(keys):
+    with pytest.raises(UserError, match="resume=True: output_dir is not set.*--output_dir=FOLDER"):
+        recbole_eimf.run("IBIM", "nowhere", **keys, resume=True)
+
+
+@pytest.mark.parametrize(("command", "more", "said"), [
+    ("interests", ["--interest_source=file"], "interest_file is not set"),
+    ("interests", ["--interest_source=openai"], "OPENAI_API_KEY: no API key"),
+    ("interests", ["--interest_source=openai", "--llm_base_url=127.0.0.1:1", "--dry-run"], "begins with http"),
+    ("interests", ["--interest_source=shuffled"], "nothing to run"),
+    ("knowledge", ["--knowledge_source=file"], "knowledge_file is not set"),
+    ("knowledge", ["--knowledge_source=openai"], "OPENAI_API_KEY: no API key"),
+])  # fmt: skip
+def test_the_commands_of_the_llm_stage(keys, capsys, command, more, said):
+    assert main([command, "--dataset=planted", f"--data_path={keys['data_path']}", *more]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_keys_of_all_rows_go_to_those_that_can_place(planted):
+    from recbole_eimf.config.layers import concerning
+
+    shared = {"place_unseen": True}
+    assert concerning("Markov", shared) == concerning("IBIM", shared) == shared
+    assert concerning("Popularity", shared) == concerning("TextKNN", shared) == concerning("GRU4Rec", shared) == {}
