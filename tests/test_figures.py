@@ -125,6 +125,11 @@ def share(file: str, name: str, metric: str) -> Cell:
     return read
 
 
+def both_of(*cells: Cell) -> Cell:
+    """The parts of several cells, one after the other."""
+    return lambda row: [part for cell in cells for part in cell(row)]
+
+
 def known(file: str, metric: str, part: str = "all", of: Row = "{}") -> Cell:
     """Of a table of ``benchmarks/knowledge.py``: a row's mean and deviation, or gain and p of one row over another."""
 
@@ -262,6 +267,11 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
                      for form in ("as trained", "placed"))],
          [placed(part, metric) for part in ("all", "seen") for metric in fifty]
          + [placed("unseen", metric) for metric in ("recall@50", "ndcg@50")]),
+        (_ORDER, "ML-1M", 0, [*_FLOORS, *_TEXT],
+         [*(mean(f"ml1m_floors_leave_one_out_{order}", metric, True) for order in ("source", "shuffled")
+            for metric in ("hit@10", "ndcg@10", "recall@50")),
+          both_of(*(share(f"ml1m_floors_leave_one_out_{one}", "tied", "ndcg@10") for one in ("source", "shuffled")))]),
+        (_ORDER, "ML-1M", 1, None, ("ml1m_floors_global_time", True)),
         (_ORDER, "ml-100k", 0, None, ("ml100k_global_time", True)),
         ("docs/results/arena.md", "The arena", 0, None,
          [None, *together(_ARENA, "ndcg@10", "hit@10", masked=hidden), share(_ARENA, "1-5", "ndcg@10"),
