@@ -8,6 +8,8 @@ import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.data.dataset import LazySequenceDataset
+from recbole_eimf.study import runs
+from recbole_eimf.study.rows import parse_model
 from tests.conftest import write_atomic
 
 #: (model, keys, what the message must say)
@@ -115,3 +117,49 @@ def test_keys_of_all_rows_go_to_those_that_can_place(planted):
     shared = {"place_unseen": True}
     assert concerning("Markov", shared) == concerning("IBIM", shared) == shared
     assert concerning("Popularity", shared) == concerning("TextKNN", shared) == concerning("GRU4Rec", shared) == {}
+
+
+#: (row, key and value, the model, what it reads)
+IDLE = [
+    ("shuffled_text[Markov]", "text_source=shuffled: Markov", "item text", "the order of a history"),
+    ("noise_text[SASRec]", "text_source=noise: IBIM", "item text", "the order of a history"),
+    ("shuffled_text[NextKNN]", "text_source=shuffled: NextKNN", "item text", "an LLM's knowledge of items and"),
+    (
+        "shuffled_text[ProfileDistillation]",
+        "text_source=shuffled: Pro",
+        "item text",
+        "interests of users and the",
+    ),
+    ("shuffled_knowledge[Popularity]", "knowledge_source=shuffled: Popularity", "an LLM's knowl", "nothing that a pl"),
+    ("shuffled_interests[PAD]", "interest_source=shuffled: PAD", "interests of users", "item text and the order"),
+    ("shuffled_interests[RecBole[SASRec]]", "interest_source=shuffled: SASRec", "interests", "the order of a history"),
+    ("shuffled_history[Popularity]", "shuffled_history=True: Popularity", "the order of a h", "nothing that a placebo"),
+]
+
+
+@pytest.mark.parametrize(("row", "said", "missing", "known"), IDLE)
+def test_a_placebo_that_shuffles_nothing(keys, tmp_path, row, said, missing, known):
+    given = {**keys, "knowledge_source": "file", "knowledge_file": str(tmp_path / "replies.jsonl")}
+    with pytest.raises(UserError, match="row ") as error:
+        recbole_eimf.compare(
+            [row.partition("[")[2].removesuffix("]"), row], "planted", tmp_path / "out", parallel=0, seeds=1, **given
+        )
+    assert all(words in str(error.value) for words in (said, f"does not read {missing}", f"It reads {known}"))
+
+
+def test_a_run_or_a_search_that_shuffles_nothing(keys, tmp_path):
+    with pytest.raises(UserError, match="text_source=shuffled: Markov does not read item text"):
+        recbole_eimf.run("Markov", "planted", **keys, text_source="shuffled")
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match="interest_source=shuffled: IBIM does not read interests"):
+        recbole_eimf.tune("IBIM", "planted", tmp_path / "out", **keys, interest_source="shuffled")
+
+
+def test_a_row_that_reads_text_by_a_key_of_all_rows_has_a_placebo(planted, tmp_path):
+    """And what all rows share is left out for those that do not read it."""
+    rows = [parse_model(name) for name in ("Markov", "SASRec", "shuffled_text[SASRec]")]
+    shared = {"data_path": str(planted), "item_text": "add"}
+    made = runs.plan(rows, "planted", (1,), shared, tmp_path)
+    assert made[2].given["text_source"] == "shuffled"
+    made = runs.plan(rows[:2], "planted", (1,), {**shared, "text_source": "noise"}, tmp_path)
+    assert ("text_source" in made[0].given, made[1].given["text_source"]) == (False, "noise")

@@ -145,7 +145,7 @@ def check_together(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
             f"--output_dir=FOLDER."
         )
     _check_metrics(final)
-    _check_eval_args(given, final)
+    _check_eval_args(given)
     _check_negatives(given, final)
     _check_clipping(given)
     _check_float16(final)
@@ -202,7 +202,7 @@ def _check_topk_and_valid_metric(final: Mapping[str, Any], metrics: list[str], k
         )
 
 
-def _check_eval_args(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+def _check_eval_args(given: Mapping[str, Any]) -> None:
     if "eval_args" not in given:
         return
     args = given["eval_args"]
@@ -233,7 +233,7 @@ def _check_negatives(given: Mapping[str, Any], final: Mapping[str, Any]) -> None
     args = given.get("train_neg_sample_args")
     if args is None or args == "None":
         return
-    if final["loss_type"] == "CE" and "loss_type" in final:
+    if final["loss_type"] == "CE":
         raise ConfigError(f"train_neg_sample_args={args!r}: loss_type=CE has no negatives to draw. Leave it None.")
     if not isinstance(args, Mapping):
         raise ConfigError(f"train_neg_sample_args={args!r}: allowed is None or a mapping such as {{sample_num: 1}}.")

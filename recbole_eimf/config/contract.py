@@ -24,6 +24,8 @@ class ModelContract:
     takes_backbone: bool = False
     #: the one backbone it has, whatever the key says
     fixed_backbone: str | None = None
+    #: whether the order of a history makes a difference
+    reads_order: bool = True
     #: whether items that training never saw can be ranked by their text (``place_unseen``)
     places_unseen: bool = False
     #: data set and trainer; None: those that every model gets
@@ -49,6 +51,11 @@ class ModelContract:
     def needs_next_items(cls, config: Any) -> bool:
         """Whether it also reads what an LLM says is bought after each item."""
         return False
+
+    @classmethod
+    def reads_item_text(cls, config: Any) -> bool:
+        """Whether the model itself reads items' text: it may be attached only to say whose it is."""
+        return cls.needs_side_information(config) is not None
 
     @classmethod
     def check_configuration(cls, config: Any) -> None:

@@ -81,16 +81,6 @@ class ModelCard:
         """The one backbone it has, or None."""
         return self.backbones[0] if len(self.backbones) == 1 else None
 
-    @property
-    def defaults_file(self) -> str:
-        """Its YAML file under properties/."""
-        return f"model/{self.name}.yaml"
-
-    @property
-    def tune_file(self) -> str:
-        """Its search space under properties/; the backbone's is searched too."""
-        return f"tune/{self.name}.yaml"
-
 
 _BACKBONES = "recbole_eimf.model.backbones.recbole_backbone:RecBole"
 _MULTI = "recbole_eimf.model.backbones.multi_interest:"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recbole.utils import ModelType
+
 from recbole_eimf.config.contract import contract_of
-from recbole_eimf.config.models import MODELS
+from recbole_eimf.core.errors import ConfigError
 
 #: name, as tables have it -> keys
 PLACEBOS: Mapping[str, Mapping[str, Any]] = {
@@ -15,6 +17,13 @@ PLACEBOS: Mapping[str, Mapping[str, Any]] = {
     "shuffled_knowledge": {"knowledge_source": "shuffled"},
     "shuffled_history": {"shuffled_history": True},
     "shuffled_interests": {"interest_source": "shuffled"},
+}
+#: key of a placebo -> what it takes away
+_TAKEN: Mapping[str, str] = {
+    "interest_source": "interests of users",
+    "knowledge_source": "an LLM's knowledge of items",
+    "text_source": "item text",
+    "shuffled_history": "the order of a history",
 }
 #: key of a source that may be "shuffled" -> key that says what is shuffled then
 SHUFFLED: Mapping[str, str] = {"interest_source": "shuffled_source", "knowledge_source": "shuffled_knowledge"}
@@ -29,18 +38,49 @@ def is_placebo(keys: Mapping[str, Any]) -> bool:
     return any(keys.get(key) == value for each in PLACEBOS.values() for key, value in each.items())
 
 
+def reads(config) -> tuple[str, ...]:
+    """What a configuration's model reads, of what a placebo can take away: the keys of :data:`_TAKEN`."""
+    asked = contract_of(config.model_class)
+    need = asked.needs_side_information(config)
+    by_profile = config["item_text_source"] != "title" or (
+        need == "interests" and config["interest_match"] != "item_text"
+    )
+    general = getattr(config.model_class, "type", None) in (ModelType.GENERAL, ModelType.TRADITIONAL)
+    found = {
+        "interest_source": need == "interests",
+        "knowledge_source": asked.needs_next_items(config) or (need is not None and by_profile),
+        "text_source": asked.reads_item_text(config),
+        "shuffled_history": asked.reads_order and not general,
+    }
+    return tuple(key for key, is_read in found.items() if is_read)
+
+
+def idle(config, keys: Mapping[str, Any]) -> list[str]:
+    """Those of ``keys`` that would shuffle what the configuration's model does not read."""
+    shuffling = [key for key in _TAKEN if is_placebo({key: keys.get(key)})]
+    return [key for key in shuffling if key not in reads(config)] if shuffling else []
+
+
+def check_placebo(config, keys: Mapping[str, Any]) -> None:
+    """Refuse a placebo that is its model as it is. Raises ConfigError naming key and value, and what the model reads.
+
+    Args:
+        keys: that were given to the configuration.
+    """
+    for key in idle(config, keys):
+        known = " and ".join(_TAKEN[each] for each in reads(config)) or "nothing that a placebo shuffles"
+        raise ConfigError(
+            f"{key}={keys[key]}: {config['model']} does not read {_TAKEN[key]} as it is set here: nothing would be "
+            f"taken away. It reads {known}. Leave {key} out, or set what makes the model read it."
+        )
+
+
 def own_placebo(config) -> str | None:
     """The name among ``PLACEBOS`` of what takes away what a configuration's model claims to gain by.
 
     That is an LLM's words where it reads some, else item text; None where it reads neither.
     """
-    card = MODELS.get(config["model"])
-    if card is not None and card.family == "knowledge floor":
-        return "shuffled_knowledge"
-    asked = contract_of(config.model_class)
-    need = asked.needs_side_information(config)
-    if need == "interests":
-        return "shuffled_interests"
-    if asked.needs_next_items(config) or (need and config["item_text_source"] != "title"):
-        return "shuffled_knowledge"
-    return "shuffled_text" if need else None
+    claims = {"interest_source": "shuffled_interests", "knowledge_source": "shuffled_knowledge",
+              "text_source": "shuffled_text"}  # fmt: skip
+    known = reads(config)
+    return next((name for key, name in claims.items() if key in known), None)

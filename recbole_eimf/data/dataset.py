@@ -253,7 +253,12 @@ class LazySequenceDataset(AtomicDataset):
         return kept, protocol.Spans(spans.user, start, middle, start + length)
 
     def _shuffle_histories(self, spans: protocol.Spans) -> None:
-        """Bring every history into an order of chance; what is asked for stays what it is."""
+        """Bring every history into an order of chance; what is asked for stays what it is.
+
+        An event keeps its time, as its other columns: the order is what is taken away, and a count by age
+        (``recency_half_life``) goes by when an item was bought, not by the place it has been dealt. ``moment`` stays
+        that of the place: which targets are tied is a fact of the data, the same for a row and its placebo.
+        """
         tokens = (self.field2id_token[f][self.inter_feat[f].numpy()] for f in (self.uid_field, self.iid_field))
         piece = np.arange(len(self.inter_feat))  # a target stays where it is
         row, position = _positions(spans.start, spans.middle)
@@ -262,6 +267,7 @@ class LazySequenceDataset(AtomicDataset):
         columns = self.inter_feat.interaction.items()
         self.inter_feat = Interaction({field: values[torch.from_numpy(order)] for field, values in columns})
         self.source_row = self.source_row[order]
+        self.times = None if self.times is None else self.times[order]
 
     def _set_view(self, spans: protocol.Spans, view: str | None) -> None:
         self.spans = spans

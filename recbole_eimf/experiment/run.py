@@ -15,7 +15,7 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.config.layers import concerning
-from recbole_eimf.config.placebo import PLACEBOS, SHUFFLED, own_placebo
+from recbole_eimf.config.placebo import PLACEBOS, SHUFFLED, check_placebo, own_placebo
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, UserError
@@ -74,6 +74,7 @@ def run(
     if config["log_wandb"]:
         require("wandb")
     wanted = keys.read(RunSettings, config.final_config_dict)
+    check_placebo(config, config.external_config_dict)
     check_needs(config)
     beside = _company(config, wanted, config_file_list, overrides)
     distributed.join(config["device"])

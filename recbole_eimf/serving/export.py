@@ -190,7 +190,7 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
     spec, tensors = _encoder(run)
     encoder = build_encoder(spec, len(catalogue), tensors)
     with torch.no_grad():
-        vectors, bias = _scored(net, name, len(catalogue))
+        vectors, bias = _scored(net, len(catalogue))
     category = None
     if getattr(net, "diversity", None) is not None:
         category = net.diversity.category
@@ -237,7 +237,7 @@ def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in tensors.items()}
 
 
-def _scored(net: nn.Module, name: str, items: int) -> tuple[Tensor, Tensor | None]:
+def _scored(net: nn.Module, items: int) -> tuple[Tensor, Tensor | None]:
     """(vectors [N, D], bias [N] or None)."""
     if isinstance(net, IBIM | TowerModel):
         bias = getattr(getattr(net, "backbone", None), "item_bias", None)

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -285,13 +284,3 @@ def read_table(file: Path, columns: tuple[str, ...]) -> pa.Table:
 def lists_of(flat: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
     """``flat[offsets[r]:offsets[r + 1]]`` as row r of a column of lists."""
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(flat))
-
-
-def plain_device(name: str) -> torch.device:
-    """A torch device. Raises DataError for one that is not there."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(f"device={name}: not here ({error}). Leave it out for the CPU.") from error
-    return device

@@ -33,9 +33,6 @@ from recbole_eimf.model.backbones.backbone import backbone_class
 
 #: what EIMF has to be compared with to say anything about the LLM: name -> keys
 _CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests": False}}
-#: models that read text, but none of items
-_OTHER_WORDS = ("NextKNN", "ProfileDistillation")
-
 
 _ALIASES = {"ItemKNN+text": "ItemKNNText", "ItemKNN+text+next": "ItemKNNTextNext"}
 FRAMED = re.compile(r"(?P<frame>[^\[\]]+)\[(?P<inner>[^\[\]]+)\]")
@@ -110,7 +107,8 @@ def parse_model(text: str) -> Row:
         if name == "placebo":
             name = _placebo_of(inner)
         if name in PLACEBOS:
-            return _placebo(text, parse_model(inner), PLACEBOS[name])
+            row = parse_model(inner)
+            return Row(text, row.model, {**row.keys, **PLACEBOS[name]}, (row.name,))
     if text in _ALIASES:
         return Row(text, _ALIASES[text])
     framed = FRAMED.fullmatch(text)
@@ -137,16 +135,6 @@ def _placebo_of(inner: str) -> str:
 
     plugin.adapt_recbole()  # names are read before a run has done it
     return own_placebo(EIMFConfig(card.name, "ml-100k")) or "placebo"
-
-
-def _placebo(text: str, row: Row, keys: Mapping[str, Any]) -> Row:
-    if "text_source" in keys and row.model == "IBIM":
-        raise ConfigError(f"models: {text}: {row.name} reads no text. Name a row that does, such as PAD.")
-    if "text_source" in keys and row.model in _OTHER_WORDS:
-        raise ConfigError(
-            f"models: {text}: {row.name} reads an LLM's words, not those of items. Its placebo is placebo[{row.name}]."
-        )
-    return Row(text, row.model, {**row.keys, **keys}, (row.name,))
 
 
 def _framed(text: str, frame: str, inner: str) -> Row:

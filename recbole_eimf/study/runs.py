@@ -24,7 +24,7 @@ from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning, recipes_of, today
-from recbole_eimf.config.placebo import SHUFFLED
+from recbole_eimf.config.placebo import SHUFFLED, check_placebo, idle
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, free_name, write_json
@@ -216,6 +216,10 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
                 if found not in ("shuffled", "none"):
                     given[real] = found
         config = EIMFConfig(row.model, dataset, None, dict(given))
+        check_placebo(config, row.keys)
+        if unmoved := idle(config, given):  # a key of all rows, which takes nothing away from this one
+            given = {key: value for key, value in given.items() if key not in unmoved}
+            config = EIMFConfig(row.model, dataset, None, dict(given))
     return config, given | absolute_paths(config)
 
 

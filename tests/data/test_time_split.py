@@ -219,6 +219,21 @@ def test_shuffled_histories_hold_what_came_before_and_targets_stay(parts, keys):
         assert one != other
 
 
+def test_an_event_of_a_shuffled_history_keeps_its_time(parts):
+    """Else a count by age would weigh items by the times of others."""
+    for part in parts(shuffled_history=True)[1]:
+        users, items = part.field2id_token["user_id"], [t[1:] for t in part.field2id_token["item_id"]]
+        for u, a, c in zip(part.spans.user, part.spans.start, part.spans.end):
+            held = {(int(items[i]), t) for i, t in zip(part.flat[a:c].tolist(), part.times[a:c])}
+            assert held <= {(i, float(t)) for i, t in EVENTS[users[u]]}
+        assert (np.diff(part.times) < 0).sum() > len(part.spans)
+    counted = [
+        assembly.model(config, train) for config, (train, *_) in (
+            parts("Popularity", shuffled_history=flag, recency_half_life=1) for flag in (False, True))
+    ]  # fmt: skip
+    np.testing.assert_allclose(*(model.popularity.numpy() for model in counted))
+
+
 def test_nothing_after_the_border_reaches_training_prompts_text_or_gates(parts):
     """Change every later item: training rows, prompts, clusters, text statistics and counts stay what they are."""
     rng = np.random.default_rng(3)

@@ -111,6 +111,7 @@ class Popularity(CountingModel):
     """
 
     places_unseen = False
+    reads_order = False
 
     def _scores(self, interaction) -> Tensor:
         return self.popularity.expand(len(interaction[self.ITEM_SEQ_LEN]), -1)

@@ -53,6 +53,11 @@ class ProfileDistillation(IBIM):
     def needs_side_information(cls, config) -> str | None:
         return "interests"
 
+    @classmethod
+    def reads_item_text(cls, config) -> bool:
+        """Where its keys ask for it, as IBIM's do; the profiles are an LLM's words."""
+        return super().needs_side_information(config) is not None
+
     def phases(self, dataset) -> Iterator[Phase]:
         """The distillation, whose last epoch is kept: the paper trains a fixed number of epochs."""
         if self.distillation.profile_epochs:

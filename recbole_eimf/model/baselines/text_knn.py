@@ -88,6 +88,11 @@ class NextKNN(CountingModel):
         return "text"
 
     @classmethod
+    def reads_item_text(cls, config) -> bool:
+        """Only to place new items; else it says which items the LLM's words may name."""
+        return super().needs_side_information(config) is not None
+
+    @classmethod
     def needs_next_items(cls, config) -> bool:
         return True
 

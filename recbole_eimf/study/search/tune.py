@@ -20,6 +20,7 @@ from typing import Any
 from recbole_eimf.config.config import EIMFConfig, check_keys
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.models import short_name
+from recbole_eimf.config.placebo import check_placebo
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.environment import environment_kept
@@ -147,6 +148,7 @@ def search(
     given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
     with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
         base = _config(model, dataset, given)
+        check_placebo(base, base.external_config_dict)
         check_needs(base)
         space = _space(space_file, base, overrides)
         first = {key: base[key] for key in space if key in base}
