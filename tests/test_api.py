@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -48,9 +49,10 @@ def test_an_unknown_name_is_an_attribute_error():
         ("PAD", {"align_epochs": 1}, "placebo", {"text_source": "shuffled"}),
         ("PAD", {"recipe": "published", "align_epochs": 1, "n_layers": 1}, "backbone",
          {"model": "PAD", "experts": "id", "fine_tune": False, "loss": "bce", "num_negatives": 1}),
-        ("IBIM", {"score_prior": "next", "knowledge_source": "batch"}, "placebo",
+        ("IBIM", {"score_prior": "next", "knowledge_source": "batch", "batch_file": "replies.jsonl"}, "placebo",
          {"knowledge_source": "shuffled", "shuffled_knowledge": "batch", "text_source": "real"}),
-        ("IBIM", {"item_text": "add", "item_text_source": "profile", "knowledge_source": "file"}, "placebo",
+        ("IBIM", {"item_text": "add", "item_text_source": "profile", "knowledge_source": "file",
+                  "knowledge_file": "replies.jsonl"}, "placebo",
          {"knowledge_source": "shuffled", "shuffled_knowledge": "file"}),
         ("PAD", {"align_epochs": 1}, "backbone", {"model": "IBIM", "backbone": "SASRec"}),
     ],
@@ -58,6 +60,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_what_a_run_is_compared_with(planted, tmp_path, monkeypatch, model, keys, name, expected):
     """The placebo takes away what the model reads, and the backbone is trained under the model's loss."""
     seen = []
+    Path("replies.jsonl").touch()
     monkeypatch.setattr(
         importlib.import_module("recbole_eimf.experiment.run"),
         "run_one",

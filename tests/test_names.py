@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.config import read_yaml
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
-from recbole_eimf.study.runs import folder_name, read_json
+from recbole_eimf.study.runs import folder_name, read_of_run
+from recbole_eimf.study.search.trial import read_trial
 
 
 @pytest.mark.parametrize("name", ["../planted", "a/b", "..", ".hidden", "/etc", "x" * 300, "é" * 100, "a\\b"])
@@ -78,8 +80,16 @@ def test_half_files_of_a_kill_are_cleared_by_who_has_the_folder_next(tmp_path):
 def test_a_damaged_result_is_named(tmp_path):
     (tmp_path / "result.json").write_text('{"model": ')
     with pytest.raises(ValueError, match=r"result\.json: damaged"):
-        read_json(tmp_path / "result.json")
-    assert read_json(tmp_path / "none.json") is None
+        read_of_run(tmp_path / "result.json")
+    assert read_of_run(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize("content", [b'{"status": ', b"\xff", b"[" * 100_000])
+def test_a_damaged_trial_is_named(tmp_path, content):
+    job = SimpleNamespace(folder=lambda number: tmp_path)
+    (tmp_path / "trial.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"trial\.json: damaged .*Remove the folder"):
+        read_trial(job, 0)
 
 
 def test_prepare_says_when_items_have_no_title(tmp_path, capsys):

@@ -85,6 +85,21 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
 
 
+def read_json(path: str | os.PathLike, remedy: str = "Remove it to have it made again.") -> Any:
+    """What a JSON file holds, or None where there is no such file.
+
+    Raises:
+        DataError: it is damaged; with ``remedy``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({_why_not_json(error)}). {remedy}") from error
+
+
 def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write named arrays and string metadata as one safetensors file, atomically."""
     blob = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata=dict(metadata))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from logging import getLogger
 from pathlib import Path
@@ -18,7 +17,7 @@ from recbole_eimf.config.same_experiment import deciding_settings, differing_set
 from recbole_eimf.config.stock_needs import stock_class
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.core.files import write_json
+from recbole_eimf.core.files import read_json, write_json
 from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.loader import loader_class, samples_nothing
@@ -98,7 +97,7 @@ def _signed(config: EIMFConfig, path: Path | None) -> bool:
     if not beside.is_file():
         getLogger().warning(f"{path} is not read: nothing beside it ({beside.name}) says what it was made with.")
         return False
-    differ = differing_settings(json.loads(beside.read_text(encoding="utf-8")), deciding_settings(config))
+    differ = differing_settings(read_json(beside), deciding_settings(config))
     if differ:
         getLogger().warning(f"{path} is not read: it was made with other settings: {in_words(differ)}.")
     return not differ

@@ -7,7 +7,6 @@ taken from the run. What trains is what the run trained with: the same keys, ite
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_eimf.config.contract import contract_of
+from recbole_eimf.core.files import read_json
 from recbole_eimf.data.protocol import Spans
 from recbole_eimf.experiment import refit
 from recbole_eimf.experiment.load import load
@@ -58,7 +58,7 @@ def _paid_for(run):
 def _phases(run) -> dict[str, int]:
     """How many epochs of each phase before the last were best."""
     histories = sorted(Path(run.folder).glob("*/history.json"))
-    epochs = [epoch for path in histories for epoch in json.loads(path.read_text(encoding="utf-8"))]
+    epochs = [epoch for path in histories for epoch in read_json(path, "Train the model again.")]
     metric = run.config["valid_metric"]
     bigger = bool(run.config["valid_metric_bigger"])
     return refit.phase_epochs((epoch for epoch in epochs if "phase" in epoch), metric, bigger)

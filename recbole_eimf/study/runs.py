@@ -9,7 +9,6 @@ change a figure (threads, logging, device) or that the row's model does not read
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -26,8 +25,8 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning, recipes_of, today
 from recbole_eimf.config.placebo import SHUFFLED, check_placebo, idle
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
-from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
-from recbole_eimf.core.files import fingerprint, free_name, write_json
+from recbole_eimf.core.errors import ConfigError, UserError, suggestion
+from recbole_eimf.core.files import fingerprint, free_name, read_json, write_json
 from recbole_eimf.core.version import made_with
 from recbole_eimf.semantic.needs import check_needs
 from recbole_eimf.study.jobs import absolute_paths, ray_running
@@ -68,7 +67,7 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """``result.json``, or None while there is none."""
-        return read_json(self.folder / "result.json")
+        return read_of_run(self.folder / "result.json")
 
     @property
     def finished(self) -> bool:
@@ -78,7 +77,7 @@ class Run:
 
     def notes(self) -> dict[str, Any]:
         """``run.json``: with what and how the run was made; empty before it began."""
-        return read_json(self.folder / "run.json") or {}
+        return read_of_run(self.folder / "run.json") or {}
 
     def error(self) -> str | None:
         """The first line of what stopped it, or None."""
@@ -99,19 +98,16 @@ def histories_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """:meth:`Run.histories` of a folder that a model is trained in."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("**/history.json"), key=lambda path: (path.stat().st_mtime_ns, path)):
-        history = read_json(path)
+        history = read_of_run(path)
         if history:
             phase = path.parent.relative_to(folder).as_posix()
             found[history[-1].get("phase") or phase.strip(".")] = history
     return found
 
 
-def read_json(path: Path) -> Any:
-    """What a file of a run's folder holds, or None where there is none. Raises DataError for a damaged one."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}). Remove the folder to have the run made again.") from error
+def read_of_run(path: Path) -> Any:
+    """What a JSON file of a run's folder holds, or None where there is none. Raises DataError for a damaged one."""
+    return read_json(path, "Remove the folder to have the run made again.")
 
 
 # ---------------------------------------------------------------------- planning
@@ -257,7 +253,7 @@ def _check_folder(run: Run, searched: Collection[str]) -> bool:
     Raises:
         ConfigError: it holds a run, finished or not, that was made with other settings.
     """
-    before = read_json(run.folder / "run.json")
+    before = read_of_run(run.folder / "run.json")
     begun = (run.folder / "result.json").is_file() or (run.folder / "last.safetensors").is_file()
     if not begun or (run.folder / "error.txt").is_file() and not (run.folder / "result.json").is_file():
         return False
@@ -323,7 +319,7 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
     torch.set_num_threads(job["threads"])
     given = {**job["given"], "num_threads": job["threads"]}
     if not (folder / "result.json").is_file():
-        stored = read_json(folder / "run.json")
+        stored = read_of_run(folder / "run.json")
         same = stored is not None and not differing_settings(stored["settings"], job["settings"], job["unread"])
         (folder / OTHER_MASK / "metrics.json").unlink(missing_ok=True)  # of another model than the one to come
         kept = ("row", "model", "dataset", "given", "settings", "runs_at_once", "trials")
@@ -335,7 +331,7 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         told["seconds"] = round(before + time.monotonic() - begin, 3)
         write_json(folder / "run.json", told | {"machine": _machine()})
     if job["other_mask"]:
-        chosen = json.loads((folder / "result.json").read_text(encoding="utf-8"))["mask_history"]
+        chosen = read_of_run(folder / "result.json")["mask_history"]
         target = folder / OTHER_MASK
         trusted = job["model"] if ":" in job["model"] else None  # the user named it
         found = evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
 from recbole_eimf.core import distributed
-from recbole_eimf.core.files import write_json
+from recbole_eimf.core.files import read_json, write_json
 from recbole_eimf.model.score_prior import PARTS, WEIGHTS, ScorePrior
 from recbole_eimf.trainer.prior_fit import evidence, fit
 from recbole_eimf.trainer.resuming import PRIOR_FILE
@@ -75,7 +74,7 @@ def _chosen_before(trainer: InterestTrainer, prior: ScorePrior) -> dict[str, flo
     path = trainer.model_folder and trainer.model_folder / PRIOR_FILE
     if not (trainer.config["resume"] and path and path.is_file()):
         return None
-    held = json.loads(path.read_text(encoding="utf-8"))
+    held = read_json(path, "Remove it to have the weights chosen again.")
     if {key: held.get(key) for key in _identity(trainer)} != _identity(trainer):
         return None
     prior.weight.copy_(torch.tensor(held["weights"]))

@@ -100,6 +100,7 @@ def test_a_file_of_rows(tmp_path):
 def test_a_placebo_of_items_shuffles_the_knowledge_that_its_row_has(keys):
     rows = complete([parse_model("NextKNN"), parse_model("shuffled_knowledge[NextKNN]")])
     given = {**keys, "knowledge_source": "batch", "batch_file": "replies.jsonl"}
+    Path("replies.jsonl").touch()
     made = {run.label: run.given for run in runs.plan(rows, "planted", (2020,), given, Path("out/runs"))}
     placebo = made["shuffled_knowledge[NextKNN]"]
     assert (placebo["knowledge_source"], placebo["shuffled_knowledge"]) == ("shuffled", "batch")
@@ -220,7 +221,8 @@ _OLD = {"mmd_bandwidth": 1.0, "text_projection_layers": 2}  # PAD's keys of an e
 def test_what_a_rows_model_does_not_read_is_no_other_setting(name, changes, told, keys, tmp_path):
     """Neither an upgrade nor other replies throw away runs whose figures they cannot change."""
     (tmp_path / "replies.jsonl").write_text("{}")
-    given = {**keys, "interest_file": str(tmp_path / "replies.jsonl"), "allow_unknown_keys": True}
+    file = {"interest_source": "file", "interest_file": str(tmp_path / "replies.jsonl")}
+    given = {**keys, **file, "allow_unknown_keys": True}
     run = planned(name, given, (2020,))[-1]
     run.folder.mkdir(parents=True)
     (run.folder / "run.json").write_text(json.dumps({"settings": {**run.settings, **changes}}))

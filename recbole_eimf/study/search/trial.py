@@ -8,7 +8,6 @@ its training.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import traceback
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import free_name, write_json
-from recbole_eimf.study.runs import trained_seconds
+from recbole_eimf.study.runs import read_of_run, trained_seconds
 from recbole_eimf.study.search.space import identity
 
 SEARCH_FILE = "search.json"
@@ -124,8 +123,7 @@ def _gpu_id(gpus: float) -> str:
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "history.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return read_of_run(folder / "history.json") or []
 
 
 def _evaluated(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,7 +146,7 @@ def close_trial(job: Job, number: int, failed: bool) -> Trial:
         trial.valid, trial.best_epoch, trial.epochs = best["valid"], best["epoch"], history[-1]["epoch"] + 1
     if result.is_file() and not failed:
         trial.status = "finished"
-        found = json.loads(result.read_text(encoding="utf-8"))
+        found = read_of_run(result)
         trial.valid = found["valid"]  # with the weights of a score prior, which are chosen once the model is trained
         if not history:  # a trainer of RecBole's own keeps none
             trial.epochs = found["epochs"]
@@ -167,7 +165,7 @@ def set_other_trial_aside(job: Job, number: int) -> None:
     The earlier trial is kept beside the others, and counts no more.
     """
     folder = job.folder(number)
-    tried = next((json.loads(path.read_text(encoding="utf-8")) for name in (_SETTINGS_FILE, _TRIAL_FILE)
+    tried = next((read_of_run(path) for name in (_SETTINGS_FILE, _TRIAL_FILE)
                   if (path := folder / name).is_file()), None)  # fmt: skip
     if tried is None or identity(tried.get("settings", tried)) == identity(job.settings[number]):
         return
@@ -178,10 +176,10 @@ def set_other_trial_aside(job: Job, number: int) -> None:
 
 def read_trial(job: Job, number: int) -> Trial | None:
     """A trial that the search is done with; None for one that is still to run, as a failed one is."""
-    path = job.folder(number) / _TRIAL_FILE
-    if not path.is_file():
+    held = read_of_run(job.folder(number) / _TRIAL_FILE)
+    if held is None:
         return None
-    trial = Trial(**json.loads(path.read_text(encoding="utf-8")))
+    trial = Trial(**held)
     return None if trial.status == "failed" else trial
 
 

@@ -25,7 +25,7 @@ from recbole_eimf.config.same_experiment import deciding_settings, differing_set
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.core.files import write_json
+from recbole_eimf.core.files import read_json, write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.needs import check_needs
@@ -288,8 +288,8 @@ def _claim(job: Job, space: Space, base: EIMFConfig, schedule: Mapping[str, int]
         wanted.pop(key, None)
     wanted = json.loads(json.dumps(wanted, default=str))
     path = Path(job.out) / SEARCH_FILE
-    if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
+    held = read_json(path, "Give another --out, or remove it where nothing of the search is to be kept.")
+    if held is not None:
         if "data.inter" not in held:
             raise ConfigError(f"out={job.out} holds a search of an older version. Give another --out.")
         differs = differing_settings(held, wanted, unread(base))

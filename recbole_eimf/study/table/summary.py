@@ -16,7 +16,7 @@ from recbole_eimf.core.files import fingerprint
 from recbole_eimf.evaluator.ranks import Asked, Ranks, asked_of, check_same_users, read_ranks
 from recbole_eimf.evaluator.significance import LEVEL, PairedTest, flips_for, holm, paired_test
 from recbole_eimf.study.rows import FRAMED, Row
-from recbole_eimf.study.runs import OTHER_MASK, Run, read_json
+from recbole_eimf.study.runs import OTHER_MASK, Run, read_of_run
 
 NO_HARD_NEGATIVES = ", no hard negatives"
 _NAMES = {
@@ -264,7 +264,7 @@ def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: boo
         tests: dict[int, dict[str, float]] = {}
         for run, result in line.done:
             folder = run.folder if bool(result["mask_history"]) == mask else run.folder / OTHER_MASK
-            test = result["test"] if folder == run.folder else read_json(folder / "metrics.json")
+            test = result["test"] if folder == run.folder else read_of_run(folder / "metrics.json")
             if test:
                 tests[run.seed] = {metric: 100 * value for metric, value in test.items()}
                 folders.setdefault(line.row.name, []).append(folder)
