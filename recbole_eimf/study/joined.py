@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.files import read_json
 from recbole_eimf.study.rows import FRAMED
 from recbole_eimf.study.standings import counts, title_of
 
@@ -66,10 +67,7 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it is damaged, or no object.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}). The command that made it writes it anew.") from error
+    content = read_json(path, "The command that made it writes it anew.")
     if not isinstance(content, dict):
         raise DataError(f"{path}: no table of compare or study. What they write is named results.json.")
     return content
