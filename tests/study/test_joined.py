@@ -156,4 +156,8 @@ def test_the_published_tables_of_office_join():
     (whole,) = join(read_parts([REPOSITORY / "benchmarks" / "results" / f"{name}.json" for name in names]))
     found = arena.methods_over_backbones([whole.content], "ndcg@10")
     assert len(found.tables) == 3
-    assert found.rows[0].shown == "counts and texts"
+    page = (REPOSITORY / "docs" / "results" / "arena.md").read_text(encoding="utf-8")
+    section = page.partition("## Whatever they stand over")[2].partition("\n## ")[0]
+    printed = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line[:1] == "|"][2:]
+    rows = [[row.shown, f"{row.rank:.2f}", *(f"{mean:.2f}" for mean, _ in row.figures)] for row in found.rows]
+    assert printed == rows
