@@ -18,6 +18,23 @@ def history_scores(sequence: Tensor, length: Tensor, graph: sparse.csr_matrix, d
     return torch.from_numpy((history.tocsr() @ graph).toarray().astype(np.float32)).to(sequence.device)
 
 
+def ties_broken(scores: Tensor, popularity: Tensor, decays: bool) -> Tensor:
+    """What was counted, with popularity where nothing tells items apart: float32 [B, N].
+
+    Where pairs count whole a share of a ten-thousandth is added. Where they lose weight with age
+    (``recency_half_life``) no fixed share is below all of them: popularity then orders only what was never counted,
+    below the least of its row.
+
+    Args:
+        scores: counts or cosines [B, N], 0 where none is; popularity: [N]; decays: whether counts lose weight with age.
+    """
+    small = popularity / (popularity.max() + 1)  # below 1
+    if not decays:
+        return scores + small * 1e-4
+    least = scores.masked_fill(scores <= 0, torch.inf).amin(1, keepdim=True)
+    return torch.where(scores > 0, scores, small * torch.where(least.isinf(), 1.0, least))
+
+
 def text_scores(sequence: Tensor, length: Tensor, text: Tensor, decay: float) -> Tensor:
     """[B, L] right-padded items, [B], unit rows [N, d] -> [B, N]."""
     steps = length[:, None] - 1 - torch.arange(sequence.shape[1], device=sequence.device)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.model.history_scores import history_scores, ties_broken
 
 COUNTING_MODELS = ("Popularity", "Markov", "DecayedItemKNN")
 
@@ -19,8 +19,8 @@ class Counts:
     """Scores of a floor.
 
     Args:
-        model: one of ``COUNTING_MODELS``; items: N, with padding; keys: ``MAX_ITEM_LIST_LENGTH`` and, of
-            DecayedItemKNN, ``knn_decay``.
+        model: one of ``COUNTING_MODELS``; items: N, with padding; keys: ``MAX_ITEM_LIST_LENGTH``,
+            ``recency_half_life`` and, of DecayedItemKNN, ``knn_decay``.
         tensors: ``popularity`` [N] and, of a matrix [N, N], ``row_pointer``, ``column``, ``value``.
 
     Raises:
@@ -37,9 +37,8 @@ class Counts:
         self.model, self.keys = model, keys
         self.tensors = {name: tensors[name] for name in wanted}
         self.max_length = keys["MAX_ITEM_LIST_LENGTH"]
-        popularity = tensors["popularity"]
-        self.floor = popularity / (popularity.max() + 1) * 1e-4  # breaks ties, and fills what is unseen
-        self.popularity = popularity
+        self.popularity = tensors["popularity"]
+        self.decays = keys.get("recency_half_life") is not None  # older folders do not say it
         self.matrix = None
         if model != "Popularity":
             parts = (tensors["value"].numpy(), tensors["column"].numpy(), tensors["row_pointer"].numpy())
@@ -47,15 +46,12 @@ class Counts:
 
     def scores(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """[B, L], [B] -> [B, N]."""
-        if self.model == "Popularity":
-            return self.popularity.expand(len(item_seq), -1) + self.floor
+        return ties_broken(self._counted(item_seq, item_seq_len), self.popularity, self.decays)
+
+    def _counted(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        if self.matrix is None:
+            return self.popularity.expand(len(item_seq), -1)
         if self.model == "Markov":
             last = item_seq[torch.arange(len(item_seq)), item_seq_len - 1].numpy()
-            return torch.from_numpy(self.matrix[last].toarray()) + self.floor
-        sequence, length = item_seq.numpy(), item_seq_len.numpy()
-        row, column = sequence.nonzero()
-        weight = self.keys["knn_decay"] ** (length[row] - 1 - column)
-        shape = (len(sequence), self.matrix.shape[0])
-        history = sparse.coo_matrix((weight, (row, sequence[row, column])), shape=shape)
-        scores = (history.tocsr() @ self.matrix).toarray().astype(np.float32)
-        return torch.from_numpy(scores) + self.floor
+            return torch.from_numpy(self.matrix[last].toarray())
+        return history_scores(item_seq, item_seq_len, self.matrix, self.keys["knn_decay"])

@@ -183,7 +183,7 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
     config = {**_described(run, catalogue), "encoder": None, "keys": None, "diversity": None, "text": None}
     net, name = run.net, run.config["model"]
     if name in COUNTING_MODELS:
-        keys = {"MAX_ITEM_LIST_LENGTH": run.config["MAX_ITEM_LIST_LENGTH"], "knn_decay": run.config["knn_decay"]}
+        keys = {key: run.config[key] for key in ("MAX_ITEM_LIST_LENGTH", "knn_decay", "recency_half_life")}
         wanted = ("popularity", "row_pointer", "column", "value")
         tensors = {key: value.cpu() for key, value in net.state_dict().items() if key in wanted}
         return Parts(catalogue, counts=Counts(name, len(catalogue), keys, tensors)), {**config, "keys": keys}

@@ -92,37 +92,48 @@ def join(parts: Sequence[Part]) -> list[Part]:
 def _joined(one: Part, other: Part) -> Part:
     first, second = one.content, other.content
     for what, (mine, theirs) in _asked(first, second).items():
-        if mine != theirs:
+        if mine != theirs and None not in (mine, theirs):  # None: nothing was asked yet
             raise DataError(
                 f"{one.source} and {other.source} are both of {title_of(first)}, but {what} is {mine} in one and "
                 f"{theirs} in the other: they cannot be one table. Give one of them."
             )
     views = first["views"][0], second["views"][0]
-    held = {row["name"] for row in first["rows"]}
-    for name in (row["name"] for row in second["rows"] if row["name"] in held):
+    mine, theirs = ({row["name"]: row for row in table["rows"]} for table in (first, second))
+    for name in mine.keys() & theirs.keys():
         figures = [view["rows"].get(name) for view in views]
-        if None not in figures and figures[0] != figures[1]:
-            raise DataError(
-                f"{name}: {one.source} and {other.source} have other figures for it. Rows made in two ways, as with "
-                f"and without a search, are no one table: give one of the files."
-            )
-    lacking = [row for row in second["rows"] if row["name"] not in held]
+        if all(figures) and figures[0] != figures[1]:
+            raise DataError(f"{name}: {one.source} and {other.source} {_why_not_alike(mine[name], theirs[name])}")
+    # a row that one part has planned and the other finished is the other's
+    rows = [theirs[name] if not views[0]["rows"].get(name) and views[1]["rows"].get(name) else row
+            for name, row in mine.items()]  # fmt: skip
+    rows += [row for name, row in theirs.items() if name not in mine]
     view = {
         **views[0],
-        "rows": {**views[1]["rows"], **views[0]["rows"]},
+        "rows": {**views[1]["rows"], **{name: found for name, found in views[0]["rows"].items() if found}},
         "tested": {**views[1]["tested"], **views[0]["tested"]},
         "comparisons": _once([*views[0]["comparisons"], *views[1]["comparisons"]]),
     }
     whole = {
         **first,
-        "rows": [*first["rows"], *lacking],
+        "rows": rows,
         "views": [view],
-        "finished": first["finished"] + sum(len(row["runs"]) for row in lacking),
-        "planned": first["planned"] + sum(len(row["runs"]) for row in lacking),
+        "finished": sum(len(row["runs"]) for row in rows),
+        "planned": sum(max(len(row["runs"]), 1 if counts(row) else len(first.get("seeds", ()))) for row in rows),
         "notes": list(dict.fromkeys([*first.get("notes", ()), *second.get("notes", ())])),
         "made_with": _once([*first.get("made_with", ()), *second.get("made_with", ())]),
     }
     return Part(whole, f"{one.source} with {other.source}")  # no page shows them together but this one
+
+
+def _why_not_alike(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """The end of a sentence on two parts that have other figures for a row."""
+    seeds = [", ".join(str(run["seed"]) for run in row["runs"]) for row in (mine, theirs)]
+    if seeds[0] != seeds[1]:
+        return f"have it for the seeds {seeds[0]} and {seeds[1]}. Give the one file, or finish the other's runs."
+    return (
+        "have other figures for it. Rows made in two ways, as with and without a search, are no one table: give one of "
+        "the files."
+    )
 
 
 def _asked(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -412,7 +412,13 @@ def test_what_was_counted_long_ago_stays_above_what_never_was(parts, model):
     net = config.model_class(config, train)
     assert net.value[net.value > 0].min() < 1e-5
     last = torch.arange(1, net.n_items)
-    scores = net.full_sort_predict({net.ITEM_SEQ: last[:, None], net.ITEM_SEQ_LEN: torch.ones(len(last)).long()})
+    history = last[:, None]
+    if model == "DecayedItemKNN":  # what speaks is forty steps back
+        nobody = torch.full((len(last), 39), int(net.popularity[1:].argmin()) + 1)
+        assert not net._matrix()[nobody[0, 0].item()].nnz
+        history = torch.cat([history, nobody], 1)
+    asked = {net.ITEM_SEQ: history, net.ITEM_SEQ_LEN: torch.full((len(last),), history.shape[1])}
+    scores = net.full_sort_predict(asked)
     counted = torch.from_numpy(net._matrix()[last.numpy()].toarray() > 0)
     mixed = counted.any(1) & (net.popularity[1:] > 0).logical_and(~counted[:, 1:].all(1))
     assert mixed.any()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.serving.parts import padded
+from tests.data.test_ties import write
+from tests.data.test_time_split import EVENTS
 from tests.serving.conftest import STOCK, evaluated_lists, histories_of
 
 NEURAL = [("IBIM", {"backbone": name}) for name, card in BACKBONES.items() if not card.over]
@@ -36,6 +40,19 @@ def test_served_lists_are_the_evaluated_ones(exported, wide, model, keys, protoc
     run, _, recommender = exported(model, **keys, **protocol)
     expected = evaluated_lists(run.config, run.net, run.loaders[2])
     assert np.array_equal(served_lists(run, recommender), expected)
+
+
+@pytest.mark.parametrize("model", [name for name, _ in COUNTING])
+def test_floors_that_forget_serve_what_they_were_evaluated_with(exported, tmp_path, model):
+    """Counts of months ago are far below what breaks ties among counts that are whole."""
+    keys = {"dataset": "baskets", "data_path": str(write(tmp_path / "data", EVENTS)), "protocol": "leave_one_out"}
+    run, folder, recommender = exported(model, topk=[3, 8], recency_half_life=1.0, **keys)
+    expected = evaluated_lists(run.config, run.net, run.loaders[2])
+    assert np.array_equal(served_lists(run, recommender), expected)
+    assert json.loads((folder / "config.json").read_text())["keys"]["recency_half_life"] == 1.0
+    if model == "Markov":
+        run.net.decays = False
+        assert not np.array_equal(evaluated_lists(run.config, run.net, run.loaders[2]), expected)
 
 
 def told(net):

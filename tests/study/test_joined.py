@@ -44,7 +44,7 @@ def test_parts_of_one_data_set_and_protocol_become_one_table():
     assert names == ["Popularity", "SASRec", "EIMF[SASRec]", "REMI", "EIMF[REMI]"]
     assert set(whole.content["views"][0]["rows"]) == set(names)
     assert len(whole.content["views"][0]["comparisons"]) == 2
-    assert (whole.content["finished"], whole.page) == (5, None)  # one as the first says, and four runs
+    assert (whole.content["finished"], whole.content["planned"], whole.page) == (9, 9, None)
     found = standings([whole.content], "ndcg@10")
     assert [row.name for row in found.rows] == ["EIMF[SASRec]", "SASRec", "EIMF[REMI]", "REMI", "Popularity"]
     assert {row.name: row.gains[0].relative for row in found.rows if row.gains[0]} == dict.fromkeys(
@@ -72,6 +72,28 @@ def test_parts_that_asked_otherwise_are_no_one_table(change, said):
         join(parts(of_backbone("SASRec", [3.0], [4.0]), other))
     assert "part0" in str(raised.value)
     assert "part1" in str(raised.value)
+
+
+def without(made, name):
+    """A table whose row is planned and has no run yet."""
+    made = copy.deepcopy(made)
+    next(row for row in made["rows"] if row["name"] == name)["runs"] = []
+    del made["views"][0]["rows"][name], made["views"][0]["tested"][name]
+    return made
+
+
+def test_a_row_that_one_part_finished_is_taken_from_it():
+    whole = of_backbone("SASRec", [3.0, 3.2], [4.0, 4.1])
+    begun = without(without(whole, "SASRec"), "EIMF[SASRec]")
+    for order in ((begun, whole), (whole, begun), (without(begun, "Popularity"), whole)):
+        (joined,) = join(parts(*copy.deepcopy(order)))
+        found = standings([joined.content], "ndcg@10")
+        assert [row.name for row in found.rows] == ["EIMF[SASRec]", "SASRec", "Popularity"]
+        assert [row.seconds for row in found.rows] == [2.5, 2.5, 2.0]
+        assert joined.content["finished"] == 5
+    fewer = of_backbone("SASRec", [3.0], [4.0])
+    with pytest.raises(DataError, match=r"SASRec\]?: part0 and part1 have it for the seeds 0, 1 and 0\. "):
+        join(parts(whole, fewer))
 
 
 def test_methods_are_ranked_whatever_they_stand_over():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.bought_together import bought_together, interaction_weights
-from recbole_eimf.model.history_scores import history_scores
+from recbole_eimf.model.history_scores import history_scores, ties_broken
 from recbole_eimf.model.placing import Neighbours
 
 
@@ -17,6 +17,8 @@ class CountingModel(SequenceModel):
     """Base of the floors: counts are taken from the training part when the model is made, and saved with it."""
 
     counting = True
+    #: whether its scores are counts or made of counts alone, 0 where there is none
+    counts_alone = False
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -26,9 +28,8 @@ class CountingModel(SequenceModel):
         else:
             counts = np.bincount(dataset.flat.numpy(), interaction_weights(config, dataset), minlength=self.n_items)
         self.register_buffer("popularity", torch.from_numpy(counts.astype(np.float32)))
-        self.decays = config["recency_half_life"] is not None
+        self.decays = self.counts_alone and config["recency_half_life"] is not None
         self._held: sparse.csr_matrix | None = None
-        self._smallest: float | None = None
 
     @classmethod
     def choose_training_view(cls, config) -> str:
@@ -48,22 +49,7 @@ class CountingModel(SequenceModel):
 
     def full_sort_predict(self, interaction) -> Tensor:
         """[B, N]"""
-        small = self.popularity / (self.popularity.max() + 1)
-        return self._scores(interaction) + small * (1e-4 * self._least_count())
-
-    def _least_count(self) -> float:
-        """What the tie-break must stay below: 1 as pairs count, or the smallest that a half-life has left of one.
-
-        Counts of long ago are below any fixed tie-break, which would then rank popular items that never followed above
-        those that did.
-        """
-        if not self.decays or not hasattr(self, "value"):
-            return 1.0
-        if self._smallest is None:
-            counted = self.value[self.value > 0]
-            least = float(counted.min()) if len(counted) else 1.0
-            self._smallest = min(1.0, max(least, 1e-30))  # times 1e-4 still a float32
-        return self._smallest
+        return ties_broken(self._scores(interaction), self.popularity, self.decays)
 
     def predict(self, interaction) -> Tensor:
         """[B]"""
@@ -88,15 +74,15 @@ class CountingModel(SequenceModel):
         """Count of items that no count knows, int64 [n], what is counted of the trained items they are nearest to."""
         device = self.value.device
         self._register_matrix(near.place_unknown(self._matrix(), items))
-        self._held = self._smallest = None
+        self._held = None
         self.to(device)
 
     def _apply(self, *args, **kwargs):
-        self._held = self._smallest = None
+        self._held = None
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, state, prefix, *args) -> None:
-        self._held = self._smallest = None
+        self._held = None
         for name in ("column", "value"):  # of items that were placed there are more
             if hasattr(self, name) and (stored := state.get(f"{prefix}{name}")) is not None:
                 setattr(self, name, torch.zeros_like(stored, device=self.popularity.device))
@@ -110,6 +96,8 @@ class Popularity(CountingModel):
     its order depends on the batch size; this counts interactions.
     """
 
+    counts_alone = True
+
     places_unseen = False
     reads_order = False
 
@@ -119,6 +107,8 @@ class Popularity(CountingModel):
 
 class Markov(CountingModel):
     """First-order Markov chain: how often an item followed the user's last one in training."""
+
+    counts_alone = True
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
@@ -145,6 +135,8 @@ class DecayedItemKNN(CountingModel):
     ``score(i) = sum_t knn_decay^t sim(item t steps back, i)``; ``sim = co-occurrences / sqrt(count · count)``, shrunk
     by ``knn_shrink`` added to the denominator; each row keeps its ``knn_neighbours`` largest.
     """
+
+    counts_alone = True
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)

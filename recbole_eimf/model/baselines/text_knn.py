@@ -49,6 +49,7 @@ class ItemKNNText(DecayedItemKNN):
     """
 
     weights = WEIGHTS
+    counts_alone = False
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
