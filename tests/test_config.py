@@ -63,6 +63,8 @@ def test_a_key_twice_in_a_value_is_an_error_and_one_over_a_merge_is_none(tmp_pat
     path = tmp_path / "a.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n", encoding="utf-8")
     assert read_yaml(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}
+    path.write_text("a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\n", encoding="utf-8")
+    assert read_yaml(path)["c"] == {"x": 1, "y": 2}
 
 
 def test_command_line_takes_equals_signs_in_values_and_refuses_other_forms():

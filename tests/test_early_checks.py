@@ -80,17 +80,27 @@ def test_a_search(keys, tmp_path, model, more, said):
         recbole_eimf.tune(model, "planted", tmp_path / "out", **keys, **more)
 
 
-def test_what_is_trained_beside_a_run(keys):
+def test_what_is_trained_beside_a_run(keys, tmp_path):
     with pytest.raises(UserError, match="compare_with=NextKNN: knowledge_source=none: model=NextKNN reads"):
         recbole_eimf.run("IBIM", "planted", **keys, compare_with=["NextKNN"])
+    file = tmp_path / "place.yaml"
+    file.write_text("place_unseen: True\ncompare_with: [Popularity]\n")
+    with pytest.raises(UserError, match="compare_with=Popularity: place_unseen=True: Popularity has no vectors"):
+        recbole_eimf.run("EIMF", "planted", [file], **keys)
 
 
-def test_text_that_the_data_set_lacks(keys, tmp_path):
+def test_text_that_the_data_set_lacks(keys, tmp_path, capsys):
     keys["data_path"] = str(write_atomic(tmp_path, "bare", [[0, 1, 2], [1, 2, 3]]))
     with pytest.raises(UserError, match="bare.item: no such file, and the text of items is read from it"):
         recbole_eimf.run("PAD", "bare", **keys)
     with pytest.raises(UserError, match="bare.item: no such file"):
         recbole_eimf.run("IBIM", "bare", **keys, place_unseen=True)
+    for command in (
+        ["interests", "--interest_source=keywords"],
+        ["knowledge", "--knowledge_source=openai", "--dry-run"],
+    ):
+        assert main([*command, "--dataset=bare", f"--data_path={keys['data_path']}"]) == 2
+        assert "bare.item: no such file" in capsys.readouterr().err
 
 
 def test_a_run_that_cannot_be_gone_on_with(keys):
@@ -103,6 +113,9 @@ def test_a_run_that_cannot_be_gone_on_with(keys):
     ("interests", ["--interest_source=openai"], "OPENAI_API_KEY: no API key"),
     ("interests", ["--interest_source=openai", "--llm_base_url=127.0.0.1:1", "--dry-run"], "begins with http"),
     ("interests", ["--interest_source=shuffled"], "nothing to run"),
+    ("interests", ["--interest_source=batch", "--prompt_file=no.txt"], "prompt_file=no.txt: no such file"),
+    ("interests", ["--interest_source=openai", "--prompt_file=no.txt", "--dry-run"], "prompt_file=no.txt: no such file"),
+    ("knowledge", ["--knowledge_source=batch", "--knowledge_prompt_file=no.txt"], "knowledge_prompt_file=no.txt: no such"),
     ("knowledge", ["--knowledge_source=file"], "knowledge_file is not set"),
     ("knowledge", ["--knowledge_source=openai"], "OPENAI_API_KEY: no API key"),
 ])  # fmt: skip

@@ -35,7 +35,7 @@ class _SafeLoader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen: dict[tuple[str, str], yaml.Node] = {}
         for name, _ in node.value:
-            if not isinstance(name, yaml.ScalarNode):
+            if not isinstance(name, yaml.ScalarNode) or name.tag == f"{_TAG}merge":  # `<<` may take over several
                 continue
             first = seen.setdefault((name.tag, name.value), name)
             if first is not name:

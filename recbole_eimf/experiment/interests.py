@@ -81,6 +81,7 @@ def training_pipeline(
     if contract_of(config.model_class).needs_side_information(config) != "interests":
         raise ConfigError(f"model={model} reads no interests of users as it is set here. Leave model out: EIMF does.")
     check(keys.read(SemanticSettings, config))
+    needs.check_text(config)
     # the training part alone is wanted here, not the side information that is about to be made
     return pipeline_of(config, LazySequenceDataset(config).build()[0]), config["seed"]
 
@@ -99,6 +100,7 @@ def knowledge_stage(
     config = EIMFConfig("IBIM", dataset, files, {"state": "WARNING", **overrides})
     settings = keys.read(SemanticSettings, config)
     check(settings)
+    needs.check_text(config)
     _, parts = assembly.datasets(config)
     stage = KnowledgeStage(corpus_of(config, parts[0]).item_text, settings, dataset)
     return stage, popularity_of(config, parts[0]), config["seed"]

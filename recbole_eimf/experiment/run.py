@@ -139,10 +139,11 @@ def _company(
             f"compare_with=placebo: {config['model']} reads no interests, item text or knowledge as it is set here, so "
             f"there is nothing to shuffle. Leave placebo out."
         )
-    found = {name: _beside(name, config, files, overrides) for name in wanted.compare_with}
-    for name, other in found.items():
+    found = {}
+    for name in wanted.compare_with:
         try:
-            check_needs(other)
+            found[name] = _beside(name, config, files, overrides)
+            check_needs(found[name])
         except UserError as error:
             raise type(error)(f"compare_with={name}: {error}") from error
     return found

@@ -51,12 +51,7 @@ def check_needs(config) -> None:
     if not need:
         return
     wanted = keys.read(SemanticSettings, config)
-    folder, name = Path(config["data_path"]), config["dataset"]
-    if (folder / f"{name}.inter").is_file():  # else it is yet to be downloaded
-        check_item_text(
-            folder / f"{name}.item", config["ITEM_ID_FIELD"], wanted.text_fields, config["field_separator"],
-            config["encoding"],
-        )  # fmt: skip
+    check_text(config)
     if need == "interests":
         check_interest_source(wanted)
     check_knowledge_file(wanted)
@@ -64,10 +59,20 @@ def check_needs(config) -> None:
         check_knowledge_source(wanted, partial(asking_for_knowledge, config))
 
 
+def check_text(config) -> None:
+    """Raise DataError where a data set lacks item text, or a column of it that ``text_fields`` names."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    if (folder / f"{name}.inter").is_file():  # else it is yet to be downloaded
+        fields = keys.read(SemanticSettings, config).text_fields
+        check_item_text(
+            folder / f"{name}.item", config["ITEM_ID_FIELD"], fields, config["field_separator"], config["encoding"]
+        )
+
+
 def check_path(key: str, value: str | None) -> None:
     """Raise DataError where a key names a file that is not there."""
     if value and not Path(value).is_file():
-        raise DataError(f"{key}={value}: no such file. Mend the path, or leave {key} out.")
+        raise DataError(f"{key}={value}: no such file. Mend the path.")
 
 
 # ---------------------------------------------------------------------- interests of users

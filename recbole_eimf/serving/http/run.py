@@ -18,7 +18,14 @@ from recbole_eimf.serving.http.board import Board, State
 from recbole_eimf.serving.http.connection import PatientProtocol
 from recbole_eimf.serving.http.held import shared_folder, worker_of
 from recbole_eimf.serving.http.service import loaded
-from recbole_eimf.serving.http.settings import DRAIN_SECONDS, IDLE_SECONDS, MAX_CONNECTIONS, Settings, checked_token
+from recbole_eimf.serving.http.settings import (
+    DRAIN_SECONDS,
+    IDLE_SECONDS,
+    MAX_AT_ONCE,
+    MAX_CONNECTIONS,
+    Settings,
+    checked_token,
+)
 from recbole_eimf.serving.http.workers import run_apart, supervise
 
 
@@ -74,7 +81,7 @@ def _answer(settings: Settings, listening: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
         limit_concurrency=None,  # it counts connections, those that ask nothing too: PatientProtocol and Door count
-        backlog=MAX_CONNECTIONS,
+        backlog=MAX_AT_ONCE,
         timeout_keep_alive=int(IDLE_SECONDS),
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )

@@ -27,6 +27,7 @@ MAX_BODY = 1 << 20  # bytes
 #: of a worker: connections, of which those that ask nothing make room for new ones; requests whose body is coming; and
 #: the most that --capacity may be. So many bodies and answers leave connections for who only asks how the service is.
 MAX_CONNECTIONS, MAX_READING, MAX_CAPACITY = 900, 250, 500  # a process may have 1,024 files by default
+MAX_AT_ONCE = 100  # connections that are taken before room is made for them: with the others fewer than 1,024
 
 #: seconds for the whole body of a request; for the head of one, or between two; for a client to take its answer
 BODY_SECONDS = 10.0
