@@ -114,8 +114,8 @@ def test_a_run_that_cannot_be_gone_on_with(keys):
     ("interests", ["--interest_source=openai", "--llm_base_url=127.0.0.1:1", "--dry-run"], "begins with http"),
     ("interests", ["--interest_source=shuffled"], "nothing to run"),
     ("interests", ["--interest_source=batch", "--prompt_file=no.txt"], "prompt_file=no.txt: no such file"),
-    ("interests", ["--interest_source=openai", "--prompt_file=no.txt", "--dry-run"], "prompt_file=no.txt: no such file"),
-    ("knowledge", ["--knowledge_source=batch", "--knowledge_prompt_file=no.txt"], "knowledge_prompt_file=no.txt: no such"),
+    ("interests", ["--interest_source=openai", "--prompt_file=no.txt", "--dry-run"], "prompt_file=no.txt: no such"),
+    ("knowledge", ["--knowledge_source=batch", "--knowledge_prompt_file=no.txt"], "prompt_file=no.txt: no such"),
     ("knowledge", ["--knowledge_source=file"], "knowledge_file is not set"),
     ("knowledge", ["--knowledge_source=openai"], "OPENAI_API_KEY: no API key"),
 ])  # fmt: skip

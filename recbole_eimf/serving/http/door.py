@@ -25,8 +25,8 @@ SECURITY_HEADERS = (
 CLIENT_WENT = 499
 _OTHER_NAME = (
     "asked under the name {!r}, and this service answers under localhost, 127.0.0.1 and the names of --allowed-hosts "
-    "(a page of another site could be asking): start it with --allowed-hosts NAME, or let the proxy in front of it send "
-    "another Host"
+    "(a page of another site could be asking): start it with --allowed-hosts NAME, or let the proxy in front of it "
+    "send another Host"
 )
 _COSTLY = ("/recommend", "/similar")
 
