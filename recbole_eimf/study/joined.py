@@ -17,6 +17,9 @@ from recbole_eimf.core.files import read_json
 from recbole_eimf.study.rows import FRAMED
 from recbole_eimf.study.standings import counts, title_of
 
+#: what parts have in common, with what tables older than the key were made with
+_BEFORE = {"ties": "source", "refit": False}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -140,7 +143,7 @@ def _asked(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tup
     """What two parts have to have in common: name -> what each has."""
     return {
         "mask_history": (first["views"][0]["mask_history"], second["views"][0]["mask_history"]),
-        **{key: (_setting(first, key), _setting(second, key)) for key in ("ties", "refit")},
+        **{key: (_setting(first, key), _setting(second, key)) for key in _BEFORE},
         "the number of test users": (_tested(first, "users"), _tested(second, "users")),
         "the number of targets": (_tested(first, "targets"), _tested(second, "targets")),
         "the digest of what was asked": (_tested(first, "identity"), _tested(second, "identity")),
@@ -148,7 +151,7 @@ def _asked(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tup
 
 
 def _setting(table: Mapping[str, Any], key: str) -> Any:
-    return table["rows"][0]["settings"].get(key) if table["rows"] else None
+    return table["rows"][0]["settings"].get(key, _BEFORE[key]) if table["rows"] else None
 
 
 def _tested(table: Mapping[str, Any], of: str) -> int | str | None:
