@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from unittest import mock
 
+import recbole
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -22,7 +23,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 aten = torch.ops.aten
 GPU = torch.device("cuda:0")
 _HERE = Path(__file__).name
-_PACKAGES = ("recbole_eimf", "recbole", "tests")
+#: the project's code and RecBole's, wherever the checkout is and whatever it is called: an environment may lie in it
+_ROOT = Path(__file__).parents[1]
+_PLACES = (_ROOT / "recbole_eimf", _ROOT / "tests", Path(recbole.__file__).parent)
 
 #: operations that tell the processor something of the values: it has to wait for them
 WAITS = {
@@ -124,7 +127,7 @@ def _line() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.name != _HERE and any(package in path.parts for package in _PACKAGES):
+        if path.name != _HERE and any(path.is_relative_to(place) for place in _PLACES):
             return f"{path.name}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"
