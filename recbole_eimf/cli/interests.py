@@ -96,7 +96,7 @@ def _prepared(values: dict[str, Any], dry: bool) -> tuple[Pipeline, Path, int]:
             )
         check_path("prompt_file", settings.prompt_file)  # what is asked is shown and written, too
         if not dry and not _writes_requests(settings):
-            check_interest_source(settings)
+            check_interest_source(settings, dataset)
 
     pipeline, seed = training_pipeline(dataset, files, values, check)
     return pipeline, folder, seed
@@ -106,7 +106,7 @@ def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:
     """Show a prompt and the price; whether to go on."""
     requests, wanted = pipeline.requests(pipeline.clusters[0]), pipeline.llm_settings()
     estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, pipeline.journal))
-    return agreed_to(_said(pipeline), requests[0].prompt, wanted, estimate, flags)
+    return agreed_to(_said(pipeline), requests[0].prompt, wanted, estimate, flags, pipeline.journal)
 
 
 def _said(pipeline: Pipeline) -> str:

@@ -49,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         wanted = stage.llm_settings()
         return write_batch(introduction, stage.requests(), wanted, folder, stage.journal, flags, parse_item)
     if stage.source == "openai":
-        requests = stage.requests()
-        if not agreed_to(introduction, requests[0].prompt, stage.llm_settings(), stage.estimate(), flags):
+        prompt, wanted = stage.requests()[0].prompt, stage.llm_settings()
+        if not agreed_to(introduction, prompt, wanted, stage.estimate(), flags, stage.journal, "knowledge_source"):
             return 0 if "--dry-run" in flags else 1
     elif "--dry-run" in flags:
         print(f"knowledge_source={stage.settings.knowledge_source}: no paid calls; {len(stage.item_text)} items.")
@@ -72,7 +72,7 @@ def _prepared(values: dict[str, Any], dry: bool) -> tuple[KnowledgeStage, dict[s
     def check(settings: SemanticSettings) -> None:
         check_path("knowledge_prompt_file", settings.knowledge_prompt_file)  # what is asked is shown and written, too
         if not dry and not _writes_requests(settings):
-            check_knowledge_source(settings)
+            check_knowledge_source(settings, dataset)
 
     stage, popularity, seed = knowledge_stage(dataset, files, values, check)
     return stage, popularity, seed, folder

@@ -13,7 +13,7 @@ from recbole_eimf.semantic.llm.client import Estimate, answered_users, estimate
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import Parser, parse_interests
-from recbole_eimf.semantic.sources import batch
+from recbole_eimf.semantic.sources import batch, endpoint
 from recbole_eimf.semantic.trial import ask_terminal
 
 _FLAGS = ("--yes", "--dry-run", "-h", "--help")
@@ -43,16 +43,28 @@ def what_and_where(values: dict[str, Any], parent: str) -> tuple[str, list[str] 
     return dataset, str(files).split() if files else None, folder
 
 
-def agreed_to(introduction: str, prompt: str, wanted: OpenAISettings, price: Estimate, flags: set[str]) -> bool:
+def agreed_to(
+    introduction: str,
+    prompt: str,
+    wanted: OpenAISettings,
+    price: Estimate,
+    flags: set[str],
+    journal: Path,
+    source: str = "interest_source",
+) -> bool:
     """Show a prompt and the price; whether to go on.
 
+    Args:
+        journal: of which the price is what it does not answer; source: the key whose replies these are.
+
     Raises:
-        InterestSourceError: nobody is there to answer.
+        UserError: calls are left that cannot be made, or nobody is there to answer.
     """
     print(f"{introduction}\n\n{prompt}")
     print(f"\nmodel {wanted.model} at {wanted.base_url or 'the default endpoint'}: {price}")
     if "--dry-run" in flags:
         return False
+    endpoint.check_askable(wanted, price.calls, journal, source)
     if not price.calls or "--yes" in flags:
         return True
     answer = ask_terminal("Make these calls?")

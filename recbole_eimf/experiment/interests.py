@@ -67,12 +67,12 @@ def training_pipeline(
     dataset: str,
     files: list[str] | None,
     overrides: Mapping[str, Any],
-    check: Callable[[SemanticSettings], None] = needs.check_interest_source,
+    check: Callable[[SemanticSettings], None] | None = None,
 ) -> tuple[Pipeline, int]:
     """The stages of ESIM over a data set's training part, none of them run yet, and the configuration's seed.
 
     They are those that a run of ``model`` (EIMF by default) with its ``recipe`` asks for. ``check`` looks at the
-    source's keys before any data are loaded.
+    source's keys before any data are loaded (None: :func:`~recbole_eimf.semantic.needs.check_interest_source`).
     """
     plugin.adapt_recbole()
     values = dict(overrides)
@@ -80,7 +80,8 @@ def training_pipeline(
     config = EIMFConfig(model, dataset, files, {"state": "WARNING", **values})
     if contract_of(config.model_class).needs_side_information(config) != "interests":
         raise ConfigError(f"model={model} reads no interests of users as it is set here. Leave model out: EIMF does.")
-    check(keys.read(SemanticSettings, config))
+    settings = keys.read(SemanticSettings, config)
+    needs.check_interest_source(settings, dataset) if check is None else check(settings)
     needs.check_text(config)
     # the training part alone is wanted here, not the side information that is about to be made
     return pipeline_of(config, LazySequenceDataset(config).build()[0]), config["seed"]

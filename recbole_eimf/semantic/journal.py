@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import read_jsonl
@@ -58,6 +58,11 @@ class Past:
     def pay(self, usage: Mapping[str, int] | None) -> None:
         if usage:
             self.usage = {key: (self.usage or {}).get(key, 0) + count for key, count in usage.items()}
+
+
+def journal_of(semantic_cache: str | Path, asked: Literal["replies", "knowledge"], dataset: str) -> Path:
+    """Where an endpoint's replies about a data set's users ("replies") or items ("knowledge") are kept."""
+    return Path(semantic_cache) / f"{asked}-{dataset}.jsonl"
 
 
 def cut(response: str | None) -> tuple[str | None, dict[str, int]]:

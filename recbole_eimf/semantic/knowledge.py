@@ -22,6 +22,7 @@ from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.core.files import read_jsonl
+from recbole_eimf.semantic.journal import journal_of
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.item_reply import ITEM, ItemKnowledge, item_prompt, parse_item
@@ -58,7 +59,7 @@ class KnowledgeStage:
     @property
     def journal(self) -> Path:
         """Where replies of the endpoint are kept, one line each, the moment they arrive."""
-        return Path(self.settings.semantic_cache) / f"knowledge-{self.name}.jsonl"
+        return journal_of(self.settings.semantic_cache, "knowledge", self.name)
 
     @property
     def source(self) -> str:
@@ -94,7 +95,7 @@ class KnowledgeStage:
         Raises:
             UserError: a source that cannot deliver, a file that does not fit.
         """
-        check_knowledge_source(self.settings)
+        check_knowledge_source(self.settings, self.name)
         replies = self._replies(agreed, again)
         ok = {item: reply for item, reply in replies.items() if reply.status == "ok" and item in self.item_text}
         if not ok:

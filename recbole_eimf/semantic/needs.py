@@ -15,11 +15,12 @@ from recbole_eimf.config import keys
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.parts import part_of
-from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.core.parts import require
 from recbole_eimf.data.item_text import check_item_text
 from recbole_eimf.semantic import export
-from recbole_eimf.semantic.llm.endpoint import OpenAISettings, read_key
+from recbole_eimf.semantic.journal import journal_of, read_journal
+from recbole_eimf.semantic.llm.endpoint import ASKERS, OpenAISettings, read_key
 from recbole_eimf.semantic.sources import batch, own
 
 #: file -> the only source of interests that reads it
@@ -53,10 +54,10 @@ def check_needs(config) -> None:
     wanted = keys.read(SemanticSettings, config)
     check_text(config)
     if need == "interests":
-        check_interest_source(wanted)
+        check_interest_source(wanted, config["dataset"])
     check_knowledge_file(wanted)
     if reads_knowledge(wanted, follows):
-        check_knowledge_source(wanted, partial(asking_for_knowledge, config))
+        check_knowledge_source(wanted, config["dataset"], partial(asking_for_knowledge, config))
 
 
 def check_text(config) -> None:
@@ -75,6 +76,24 @@ def check_path(key: str, value: str | None) -> None:
         raise DataError(f"{key}={value}: no such file. Mend the path.")
 
 
+def check_endpoint(settings: SemanticSettings, journal: Path, source: str = "interest_source") -> None:
+    """Check that an endpoint can be asked, unless its journal answers something: it may answer all there is to ask.
+
+    Which prompts are left is known once the data are loaded; :func:`recbole_eimf.semantic.sources.endpoint.ask` wants
+    a key then if there are any.
+
+    Raises:
+        UserError: no client installed, no API key, a damaged journal.
+    """
+    wanted = part_of(OpenAISettings, settings)
+    try:
+        require("openai")
+        read_key(wanted, ASKERS[source])
+    except UserError:
+        if not any(entry.ok for entry in read_journal(journal, wanted.model).values()):
+            raise
+
+
 # ---------------------------------------------------------------------- interests of users
 def source_of_replies(settings: SemanticSettings) -> str:
     """Where replies about users come from; of the placebo, what it shuffles."""
@@ -89,8 +108,11 @@ def said_source(settings: SemanticSettings) -> str:
     return f"{key}={source_of_replies(settings)}"
 
 
-def check_interest_source(settings: SemanticSettings) -> None:
-    """Check that the source of interests can begin: its files are there, its API key is set.
+def check_interest_source(settings: SemanticSettings, dataset: str) -> None:
+    """Check that the source of interests can begin: its files are there, its API key is set where it may be needed.
+
+    Args:
+        dataset: the data set's name, for the journal's.
 
     Raises:
         UserError: naming key, value and remedy.
@@ -122,9 +144,8 @@ def check_interest_source(settings: SemanticSettings) -> None:
         batch.answer_files(Path(settings.batch_file))
     if ":" in source:
         own.own_source(source, said.partition("=")[0])
-    if settings.interest_source == "openai":
-        require("openai")
-        read_key(part_of(OpenAISettings, settings))
+    if source == "openai":
+        check_endpoint(settings, journal_of(settings.semantic_cache, "replies", dataset))
 
 
 # ---------------------------------------------------------------------- knowledge of items
@@ -158,10 +179,14 @@ def check_knowledge_file(settings: SemanticSettings) -> None:
         )
 
 
-def check_knowledge_source(settings: SemanticSettings, asking: Callable[[], str] = lambda: "this") -> None:
-    """Check that the source of knowledge of items can begin: its files are there, its API key is set.
+def check_knowledge_source(
+    settings: SemanticSettings, dataset: str, asking: Callable[[], str] = lambda: "this"
+) -> None:
+    """Check that the source of knowledge of items can begin: its files are there, its API key is set where it may be
+    needed.
 
     Args:
+        dataset: the data set's name, for the journal's.
         asking: says what reads it, for the message.
 
     Raises:
@@ -185,5 +210,4 @@ def check_knowledge_source(settings: SemanticSettings, asking: Callable[[], str]
     if source == "batch":
         batch.answer_files(Path(settings.batch_file))
     if source == "openai":
-        require("openai")
-        read_key(part_of(OpenAISettings, settings), "the LLM (or take knowledge_source=file)")
+        check_endpoint(settings, journal_of(settings.semantic_cache, "knowledge", dataset), "knowledge_source")

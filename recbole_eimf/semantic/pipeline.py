@@ -30,6 +30,7 @@ from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.encoders.build import build_encoder
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder
+from recbole_eimf.semantic.journal import journal_of
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prompt, load_template
 from recbole_eimf.semantic.llm.reply import Reply
@@ -107,7 +108,7 @@ class Pipeline:
 
     def check_source(self) -> None:
         """Raise what is known to fail before anything is encoded: a file that is not there, a key that is not set."""
-        needs.check_interest_source(self.settings)
+        needs.check_interest_source(self.settings, self.name)
         if needs.source_of_replies(self.settings) == "file":
             self.side_loaded  # noqa: B018 (raises)
 
@@ -214,7 +215,7 @@ class Pipeline:
     @property
     def journal(self) -> Path:
         """Where replies of the endpoint are kept, one line each, the moment they arrive."""
-        return self.folder / f"replies-{self.name}.jsonl"
+        return journal_of(self.folder, "replies", self.name)
 
     def _fetched(
         self, source: str, agreed: bool, again: bool

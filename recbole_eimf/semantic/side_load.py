@@ -181,7 +181,7 @@ def _knowledge(config, train, pipeline: Pipeline, follows: bool) -> Knowledge | 
     if not needs.reads_knowledge(settings, follows):
         return None
     stage = KnowledgeStage(pipeline.corpus.item_text, settings, config["dataset"])
-    needs.check_knowledge_source(settings, partial(needs.asking_for_knowledge, config))
+    needs.check_knowledge_source(settings, config["dataset"], partial(needs.asking_for_knowledge, config))
     return stage.run(popularity_of(config, train), config["seed"], agreed=bool(config["yes"]), again=False)
 
 

@@ -271,3 +271,44 @@ def test_refusals_are_counted_in_the_report(arguments, tmp_path):
         assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 3
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["failed_replies"] == {"placeholder": report["exemplars_without_interests"]}
+
+
+@pytest.mark.parametrize("command", ["interests", "knowledge"])
+def test_a_key_is_needed_only_for_prompts_that_the_journal_does_not_answer(
+    arguments, tmp_path, capsys, monkeypatch, command
+):
+    """Neither a key nor the client where it answers all; the command says how many it does not."""
+    words = [each for each in arguments[1:] if "interest_source" not in each]
+    asking = [command, *words, f"--{command.removesuffix('s')}_source=openai"]
+    good = GOOD if command == "interests" else '{"kind": "pen", "next": ["ink"]}'
+    with LLMServer(lambda asked, n: Answer(content=good)) as server:
+        assert main([*asking, f"--llm_base_url={server.url}", "--yes"]) == 0
+    journal = next((tmp_path / "cache").glob("*-planted.jsonl"))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setattr("recbole_eimf.core.parts._found", lambda module: module != "openai")
+    capsys.readouterr()
+    assert main([*asking, "--yes"]) == 0
+    assert main(asking) == 0, "nothing to pay, nothing to agree to"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[2:]))
+    capsys.readouterr()
+    assert main([*asking, "--yes"]) == 2
+    assert "openai is needed here and not installed" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert main([*asking, "--yes"]) == 2
+    shown = capsys.readouterr().err
+    assert "OPENAI_API_KEY: no API key there" in shown
+    assert f"{journal} does not answer 2 of the prompts" in shown
+    assert main([*asking, "--yes", "--llm_model=another"]) == 2, "the journal of another model answers nothing"
+
+
+def test_a_run_needs_no_key_where_the_journal_answers(arguments, planted, semantic_cache, tmp_path, monkeypatch):
+    with LLMServer() as server:
+        assert main([*arguments, f"--llm_base_url={server.url}", "--yes"]) == 0
+    monkeypatch.delenv("OPENAI_API_KEY")
+    result = recbole_eimf.run(
+        "EIMF", "planted", data_path=str(planted), semantic_cache=str(tmp_path / "cache"), text_encoder="tfidf-svd",
+        exemplar_ratio=0.1, interest_source="openai", epochs=1, topk=[5], valid_metric="NDCG@5", show_progress=False,
+        state="ERROR", compare_with=["placebo"], MAX_ITEM_LIST_LENGTH=8,
+    )  # fmt: skip
+    assert result.side_load["training_users_with_interests"] == 120

@@ -104,7 +104,14 @@ class NamesKey(Protocol):
     api_key_file: str | None
 
 
-def read_key(settings: NamesKey, asker: str = "the LLM (or take interest_source=file or keywords)") -> Secret:
+#: key of a source -> who needs an API key for it, with the way to do without
+ASKERS = {
+    "interest_source": "the LLM (or take interest_source=file or keywords)",
+    "knowledge_source": "the LLM (or take knowledge_source=file)",
+}
+
+
+def read_key(settings: NamesKey, asker: str = ASKERS["interest_source"]) -> Secret:
     """Read the key of whatever asks an endpoint.
 
     Args:

@@ -7,9 +7,10 @@ from logging import getLogger
 from pathlib import Path
 
 from recbole_eimf.core.errors import InterestSourceError
+from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.journal import kept, read_journal
 from recbole_eimf.semantic.llm import client
-from recbole_eimf.semantic.llm.endpoint import OpenAISettings
+from recbole_eimf.semantic.llm.endpoint import ASKERS, OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import Parser, Reply, parse_interests
 
@@ -18,6 +19,17 @@ _COMMANDS = {
     "interest_source": ("interests", " (with this run's model, recipe and keys)"),
     "knowledge_source": ("knowledge", ""),
 }
+
+
+def check_askable(wanted: OpenAISettings, calls: int, journal: Path, source: str = "interest_source") -> None:
+    """Check that calls can be made, once it is known how many are left.
+
+    Raises:
+        UserError: no client installed, no API key; says how many prompts need it.
+    """
+    if calls:
+        require("openai")
+        read_key(wanted, f"{ASKERS[source]}, and {journal} does not answer {calls} of the prompts")
 
 
 def ask(
@@ -52,6 +64,7 @@ def ask(
             f"{source}=openai would make paid calls: {estimate}. Look at a prompt and agree with "
             f"`python -m recbole_eimf {command} --dataset={dataset} --{source}=openai ...`{beside}, or add --yes=True."
         )
+    check_askable(wanted, estimate.calls, journal, source)
     if useless:
         getLogger().warning(
             f"{journal}: {len(useless)} replies are of no use and are not asked for again; "
