@@ -73,6 +73,29 @@ def cut(response: str | None) -> tuple[str | None, dict[str, int]]:
     return content[:MOST_BYTES].decode("utf-8", "ignore"), {"response_bytes": len(content)}
 
 
+def record_of(
+    reply: Reply, model: str, usage: Mapping[str, int] | None, finish_reason: str | None, **more: Any
+) -> dict[str, Any]:
+    """A line of the journal.
+
+    Args:
+        usage: of this call alone (the sum over a prompt's records is what it cost); more: what is known beside, of the
+            settings that it was asked with (:func:`made_with`) and of what was cut.
+    """
+    return {
+        "user_id": reply.user_id,
+        "prompt_sha256": reply.prompt_sha256,
+        "model": model,
+        "status": reply.status,
+        "response": reply.response,
+        "interests": list(reply.interests),
+        "error": reply.error,
+        "usage": usage,
+        "finish_reason": finish_reason,
+        **more,
+    }
+
+
 def read_journal(journal: Path, model: str) -> dict[tuple[str, str], Past]:
     """Read the journal by (user, prompt digest), leaving out other models' records.
 

@@ -4,9 +4,10 @@ import logging
 import pytest
 
 from recbole_eimf.core.errors import DataError, InterestSourceError
+from recbole_eimf.semantic.journal import read_journal
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
-from recbole_eimf.semantic.sources import batch
+from recbole_eimf.semantic.sources import batch, endpoint
 from recbole_eimf.semantic.sources.batch import fetch_file, read_batch, write_batch
 
 GOOD = '{"1": "Nail art", "2": "Hair care"}'
@@ -293,6 +294,52 @@ def test_what_no_batch_answers_comes_from_the_journal_of_the_same_model_and_prom
     assert "journal.jsonl: 2 replies that no batch has are taken from it" in caplog.text
     assert "of 2 replies that stand in it and are used again, 2 with llm_temperature=0.7 (now 0.0)" in caplog.text
     assert list(batch.answers(asked, OpenAISettings("m"), path, tmp_path / "none.jsonl")) == ["a", "b"]
+
+
+def test_what_a_batch_answers_is_in_the_journal_from_then_on(tmp_path, caplog):
+    """Once, whatever is read again; half a line that a kill left is written whole; the endpoint is not asked again."""
+    caplog.set_level(logging.INFO)
+    asked, journal = requests("a", "b", "c"), tmp_path / "new" / "journal.jsonl"
+    a, b, c = ids(asked, tmp_path)
+    path = lines(tmp_path / "out.jsonl", output(a), output(b, "hm"), output(c, '{"1": "Pens"', finish_reason="length"))
+    wanted = OpenAISettings("m", api_key_env="NO_SUCH_KEY")
+    batch.answers(asked, wanted, path, journal)
+    first = journal.read_text()
+    records = [json.loads(line) for line in first.splitlines()]
+    assert [(each["user_id"], each["status"], each["source"], each["interests"]) for each in records] == [
+        ("a", "ok", "batch", ["Nail art", "Hair care"]), ("c", "ok", "batch", ["Pens"])
+    ]  # fmt: skip
+    assert [each["prompt_sha256"] for each in records] == [asked[0].sha256, asked[2].sha256]
+    assert records[0]["usage"] == {"prompt_tokens": 7, "completion_tokens": 3}
+    assert not {"temperature", "base_url"} & records[0].keys(), "nobody knows with what it was asked"
+    batch.answers(asked, wanted, path, journal)
+    assert journal.read_text() == first
+    journal.write_text(first[:-30])  # a kill
+    batch.answers(asked, wanted, path, journal)
+    assert journal.read_text() == first
+    caplog.clear()
+    replies = endpoint.ask([asked[0], asked[2]], wanted, journal, "mine", agreed=False)
+    assert [reply.interests for reply in replies.values()] == [("Nail art", "Hair care"), ("Pens",)]
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(("said", "kept"), [("m-2026-01-02", 1), ("x/M", 1), (None, 1), ("other", 0), (7, 1)])
+def test_answers_of_another_model_are_not_put_down_to_this_one(tmp_path, caplog, said, kept):
+    (request,) = asked = requests("a")
+    answer = output(*ids(asked, tmp_path))
+    answer["response"]["body"]["model"] = said
+    path, journal = lines(tmp_path / "out.jsonl", answer), tmp_path / "journal.jsonl"
+    assert batch.answers(asked, OpenAISettings("m"), path, journal)["a"].status == "ok"
+    assert len(read_journal(journal, "m")) == kept
+    assert ("1 of 1 answers are of model other, not llm_model=m" in caplog.text) == (not kept)
+
+
+def test_a_journal_that_takes_nothing_does_not_stop_the_batch(tmp_path, caplog):
+    asked = requests("a")
+    path = lines(tmp_path / "out.jsonl", output(*ids(asked, tmp_path)))
+    (tmp_path / "file").write_text("")
+    assert list(batch.answers(asked, OpenAISettings("m"), path, tmp_path / "file" / "journal.jsonl")) == ["a"]
+    assert "answers of the batch are not kept there" in caplog.text
 
 
 def test_reports_how_many_failed(tmp_path, caplog):

@@ -29,6 +29,7 @@ from recbole_eimf.semantic.journal import (
     made_otherwise,
     made_with,
     read_journal,
+    record_of,
     reusable,
 )
 from recbole_eimf.semantic.llm.endpoint import Completion, Endpoint, GaveUpError, OpenAISettings, StoppedError, read_key
@@ -378,19 +379,7 @@ class _Run:
         for name, count in (usage or {}).items():
             self.tokens[name] += count
         self.bar.set_postfix_str(f"{sum(self.tokens.values()):,} tokens", refresh=False)
-        record = {
-            "user_id": reply.user_id,
-            "prompt_sha256": reply.prompt_sha256,
-            "model": self.settings.model,
-            **made_with(self.settings),
-            "status": reply.status,
-            "response": reply.response,
-            "interests": list(reply.interests),
-            "error": reply.error,
-            "usage": usage,  # this call's alone: the sum over a prompt's records is what it cost
-            "finish_reason": finish_reason,
-            **size,
-        }
+        record = record_of(reply, self.settings.model, usage, finish_reason, **made_with(self.settings), **size)
         written = asyncio.get_running_loop().create_future()
         self.records.put_nowait((record, written))
         await asyncio.wait({written, self.writer}, return_when=asyncio.FIRST_COMPLETED)

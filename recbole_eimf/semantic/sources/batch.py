@@ -7,13 +7,14 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recbole_eimf.core.disk import writing
-from recbole_eimf.core.errors import DataError, InterestSourceError
-from recbole_eimf.core.files import atomic_path, read_jsonl
-from recbole_eimf.semantic.journal import read_journal, reusable
+from recbole_eimf.core.errors import DataError, DiskError, InterestSourceError
+from recbole_eimf.core.files import append_jsonl, atomic_path, read_jsonl
+from recbole_eimf.semantic.journal import cut, exclusive, read_journal, record_of, reusable
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
@@ -21,6 +22,7 @@ from recbole_eimf.semantic.llm.reply import (
     Parser,
     Reply,
     ReplyError,
+    completion_finish,
     completion_interests,
     completion_text,
     completion_usage,
@@ -131,8 +133,13 @@ def answers(
     parse: Parser = parse_interests,
 ) -> dict[str, Reply]:
     """What batches have answered (see :func:`read_batch`) and, where that is nothing of use, the endpoint's journal: of
-    what stands there ``write_batch`` had nothing to ask."""
-    replies = read_batch(requests, path, settings.max_interests, parse)
+    what stands there ``write_batch`` had nothing to ask.
+
+    Answers of use are written into the journal: they are paid for, and the endpoint need not be asked for them again.
+    """
+    found = _answered(requests, path, settings.max_interests, parse)
+    _remember(requests, found, settings, path, journal, parse)
+    replies = {user: reply for user, (reply, _) in found.items()}
     left = [each for each in requests if each.user_id not in replies or replies[each.user_id].status == "failed"]
     if not left:
         return replies
@@ -142,6 +149,60 @@ def answers(
         logger.info("%s: %d replies that no batch has are taken from it", journal, len(known))
         client.say_made_otherwise([each for each in left if each.user_id in known], settings, journal, past)
     return replies | known
+
+
+def _remember(
+    requests: Sequence[PromptRequest],
+    found: Mapping[str, tuple[Reply, Mapping[str, Any]]],
+    settings: OpenAISettings,
+    path: Path,
+    journal: Path,
+    parse: Parser,
+) -> None:
+    """Write a batch's answers of use into the journal, those apart that it has and those of another model.
+
+    With what they were asked nobody can tell, so their records do not say. A journal that cannot be written is no
+    reason to stop: nothing is lost that the files of answers do not hold.
+    """
+    good = [each for each in requests if each.user_id in found and found[each.user_id][0].status == "ok"]
+    ours = [each for each in good if _of_model(found[each.user_id][1], settings.model)]
+    if len(ours) < len(good):
+        other = next(body["model"] for _, body in found.values() if not _of_model(body, settings.model))
+        logger.warning(
+            "%s: %d of %d answers are of model %s, not llm_model=%s: they are used, and not written into %s. "
+            "--llm_model=%s does so, for the source openai with that model.",
+            path, len(good) - len(ours), len(good), other, settings.model, journal, other,
+        )  # fmt: skip
+
+    def new() -> list[PromptRequest]:
+        past = read_journal(journal, settings.model)
+        known = reusable(ours, settings.max_interests, past, parse)
+        return [each for each in ours if each.user_id not in known]
+
+    if not new():
+        return
+    try:
+        with exclusive(journal):
+            missing = new()
+            append_jsonl(journal, (_record(*found[each.user_id], settings.model) for each in missing))
+    except (OSError, DiskError) as error:
+        logger.warning("%s: answers of the batch are not kept there, so openai would ask again: %s", journal, error)
+        return
+    logger.info("%s: %d answers of the batch are kept there", journal, len(missing))
+
+
+def _of_model(body: Mapping[str, Any], model: str) -> bool:
+    """Whether an answer is of a model, which endpoints name with a date behind it or a provider before it."""
+    said = body.get("model")
+    if not isinstance(said, str) or not said:
+        return True
+    return said.rpartition("/")[2].casefold().startswith(model.rpartition("/")[2].casefold())
+
+
+def _record(reply: Reply, body: Mapping[str, Any], model: str) -> dict[str, Any]:
+    response, size = cut(reply.response)
+    kept = replace(reply, response=response)
+    return record_of(kept, model, reply.usage, completion_finish(body), source=reply.source, **size)
 
 
 def answer_files(path: Path) -> list[Path]:
@@ -171,9 +232,16 @@ def read_batch(
 
     Raises DataError naming file and line: not JSON, or no line of a batch output.
     """
+    return {user: reply for user, (reply, _) in _answered(requests, path, max_interests, parse).items()}
+
+
+def _answered(
+    requests: Sequence[PromptRequest], path: Path, max_interests: int, parse: Parser
+) -> dict[str, tuple[Reply, Mapping[str, Any]]]:
+    """What :func:`read_batch` reads, each reply with the completion that it stands in."""
     by_id = {_earlier_id(request): request for request in requests}
     by_id |= dict(zip(_custom_ids(requests), requests, strict=True))
-    replies: dict[str, Reply] = {}
+    found: dict[str, tuple[Reply, Mapping[str, Any]]] = {}
     foreign = 0
     for file, line, record in _lines(path):
         request = by_id.get(_text(record, "custom_id", file, line))
@@ -181,12 +249,13 @@ def read_batch(
             raise DataError(f"{file}, line {line}: neither response nor error: not an output file of the Batch API.")
         if request is None:
             foreign += 1
-        elif request.user_id not in replies or replies[request.user_id].status == "failed":
-            replies[request.user_id] = _batch_reply(request, record, max_interests, parse)
+        elif request.user_id not in found or found[request.user_id][0].status == "failed":
+            body = _body(record)
+            found[request.user_id] = _batch_reply(request, record, body, max_interests, parse), body
     if foreign:
         logger.warning("%s: %d lines answer no prompt of this run.", path, foreign)
-    _report(path, replies, len(requests))
-    return replies
+    _report(path, {user: reply for user, (reply, _) in found.items()}, len(requests))
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[Path, int, dict]]:
@@ -239,10 +308,16 @@ def _batch_body(request: PromptRequest, settings: OpenAISettings) -> dict[str, A
     return body
 
 
-def _batch_reply(request: PromptRequest, record: Mapping[str, Any], max_interests: int, parse: Parser) -> Reply:
+def _body(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The completion of a line of answers; empty where there is none."""
     response = record.get("response") or {}
     body = response.get("body") if isinstance(response, Mapping) else None
-    body = body if isinstance(body, Mapping) else {}
+    return body if isinstance(body, Mapping) else {}
+
+
+def _batch_reply(
+    request: PromptRequest, record: Mapping[str, Any], body: Mapping[str, Any], max_interests: int, parse: Parser
+) -> Reply:
     interests: tuple[str, ...] = ()
     error, failure = record.get("error") or body.get("error"), None
     if error:
