@@ -14,7 +14,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export
 from recbole_eimf.semantic.llm import client
-from recbole_eimf.semantic.needs import check_interest_source, check_path
+from recbole_eimf.semantic.needs import check_interest_source, check_path, check_unread_files
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 
 USAGE = """usage: python -m recbole_eimf interests --dataset=NAME [--data_path=DIR]
@@ -95,6 +95,7 @@ def _prepared(values: dict[str, Any], dry: bool) -> tuple[Pipeline, Path, int]:
                 "source that it shuffles."
             )
         check_path("prompt_file", settings.prompt_file)  # what is asked is shown and written, too
+        check_unread_files(settings)
         if not dry and not _writes_requests(settings):
             check_interest_source(settings, dataset)
 

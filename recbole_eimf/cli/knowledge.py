@@ -14,7 +14,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
 from recbole_eimf.semantic.llm.item_reply import parse_item
-from recbole_eimf.semantic.needs import check_knowledge_source, check_path, source_of_knowledge
+from recbole_eimf.semantic.needs import check_knowledge_file, check_knowledge_source, check_path, source_of_knowledge
 
 USAGE = """usage: python -m recbole_eimf knowledge --dataset=NAME [--data_path=DIR]
          --knowledge_source=openai|batch|file|shuffled [--key=value ...] [--dry-run | --yes]
@@ -71,6 +71,7 @@ def _prepared(values: dict[str, Any], dry: bool) -> tuple[KnowledgeStage, dict[s
 
     def check(settings: SemanticSettings) -> None:
         check_path("knowledge_prompt_file", settings.knowledge_prompt_file)  # what is asked is shown and written, too
+        check_knowledge_file(settings)
         if not dry and not _writes_requests(settings):
             check_knowledge_source(settings, dataset)
 

@@ -108,6 +108,18 @@ def said_source(settings: SemanticSettings) -> str:
     return f"{key}={source_of_replies(settings)}"
 
 
+def check_unread_files(settings: SemanticSettings) -> None:
+    """Raise ConfigError for a file of replies that the source does not read: it would be ignored without a word."""
+    source, said = source_of_replies(settings), said_source(settings)
+    for key, reader in _READERS.items():
+        of_items = key == "batch_file" and source_of_knowledge(settings) == "batch"
+        if getattr(settings, key) and source != reader and not of_items:
+            raise ConfigError(
+                f"{key}={getattr(settings, key)}: {said} does not read it. Add --{said.partition('=')[0]}={reader}, or "
+                f"leave the file out."
+            )
+
+
 def check_interest_source(settings: SemanticSettings, dataset: str) -> None:
     """Check that the source of interests can begin: its files are there, its API key is set where it may be needed.
 
@@ -127,13 +139,7 @@ def check_interest_source(settings: SemanticSettings, dataset: str) -> None:
             f"{said}: batch_file is not set; give the answers' JSONL file. "
             f"`python -m recbole_eimf interests --interest_source=batch` writes the requests."
         )
-    for key, reader in _READERS.items():
-        of_items = key == "batch_file" and source_of_knowledge(settings) == "batch"
-        if getattr(settings, key) and source != reader and not of_items:  # it would be ignored without a word
-            raise ConfigError(
-                f"{key}={getattr(settings, key)}: {said} does not read it. Add --{said.partition('=')[0]}={reader}, or "
-                f"leave the file out."
-            )
+    check_unread_files(settings)
     if settings.interest_file and Path(settings.interest_file).is_dir():
         export.read_meta(Path(settings.interest_file))
     else:
