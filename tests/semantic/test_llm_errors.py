@@ -208,6 +208,22 @@ def test_an_endpoint_that_is_down_stops_the_run(tmp_path):
         assert len(server.asked) < 30
 
 
+def test_a_prompt_that_always_fails_does_not_stop_a_run_whose_other_replies_stand_in_the_journal(tmp_path, caplog):
+    """A single prompt left tells nothing of the endpoint, unless nothing can be sent to it, or nobody has a reply."""
+    answer = lambda asked, n: Answer(status=500 if asked.prompt == "prompt 2" else 200)  # noqa: E731
+    with LLMServer(answer) as server:
+        fetch(server, tmp_path, 5, max_retries=0)
+        caplog.clear()
+        replies = fetch(server, tmp_path, 5, max_retries=0)
+        assert server.prompts().count("prompt 2") == 2
+    assert [reply.status for reply in replies.values()] == ["ok", "ok", "failed", "ok", "ok"]
+    assert "1 of 5 prompts are without a reply of use (1 no answer); u2, for one: HTTP 500" in caplog.text
+    with pytest.raises(InterestSourceError, match="1 prompts in a row got no answer: no connection"):
+        fetch(server, tmp_path, 5, max_retries=0)
+    with LLMServer(always(status=500)) as server, pytest.raises(InterestSourceError, match="1 prompts in a row"):
+        fetch(server, tmp_path / "new", 1, max_retries=0)
+
+
 def test_nobody_listens(tmp_path):
     server = LLMServer()
     server._http.server_close()

@@ -136,14 +136,26 @@ def fetch_openai(
         say_reused(requests, settings, journal, past, replies)
         check_first = 0 if replies else settings.check_first
         while pending := [request for request in requests if request.user_id not in replies]:
-            run = _Run(pending, settings, journal, past, progress, check_first, parse)
+            answered = any(reply.status == "ok" for reply in replies.values())
+            run = _Run(pending, settings, journal, past, progress, check_first, parse, answered)
             _run_in_thread(run)
             replies.update(run.replies)
             logger.info("Interests from %s: %s", settings.model, run.summary())
             if run.trial.failed:
                 _ask_to_go_on(run, ask)
             check_first = 0
+    _say_failed([replies[request.user_id] for request in requests], journal)
     return {request.user_id: replies[request.user_id] for request in requests}
+
+
+def _say_failed(replies: Sequence[Reply], journal: Path) -> None:
+    failed = [reply for reply in replies if reply.failure]
+    if failed:
+        kinds = counted(Counter(reply.failure for reply in failed))
+        logger.warning(
+            "%s: %d of %d prompts are without a reply of use (%s); %s, for one: %s",
+            journal, len(failed), len(replies), kinds, failed[0].user_id, failed[0].error,
+        )  # fmt: skip
 
 
 def say_reused(
@@ -218,6 +230,7 @@ class _Run:
         progress: bool,
         check_first: int,
         parse: Parser = parse_interests,
+        others_answered: bool = False,
     ):
         self.parse = parse
         self.settings, self.key, self.journal, self.past = settings, read_key(settings), journal, past
@@ -225,7 +238,7 @@ class _Run:
         self.total, self.queue = len(pending), iter(pending)
         self.replies: dict[str, Reply] = {}
         self.tokens = {"prompt_tokens": 0, "completion_tokens": 0}
-        self.given_up_in_a_row = 0
+        self.given_up_in_a_row, self.others_answered = 0, others_answered
         self.loop = asyncio.new_event_loop()
         self.stopping = self.endpoint.stopping
         self.trial = Trial(check_first)
@@ -395,7 +408,10 @@ class _Run:
         if not error.endpoint_down:
             return
         self.given_up_in_a_row += 1
-        if self.given_up_in_a_row == min(max(3, self.settings.concurrency), self.total):
+        most = max(3, self.settings.concurrency)
+        if error.unreachable or not self.others_answered:
+            most = min(most, self.total)  # else a few may fail for what is in them: the others have replies
+        if self.given_up_in_a_row >= most and not self.stopping.is_set():
             self.stopping.set()
             raise self.endpoint.error(
                 f"{self.given_up_in_a_row} prompts in a row got no answer: {error}",

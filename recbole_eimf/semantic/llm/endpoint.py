@@ -145,11 +145,14 @@ def _key_place(settings: NamesKey) -> str:
 
 
 class GaveUpError(Exception):
-    """One prompt's retries are used up, or its endpoint will not answer this prompt."""
+    """One prompt's retries are used up, or its endpoint will not answer this prompt.
 
-    def __init__(self, message: str, endpoint_down: bool):
+    endpoint_down: it may be down; unreachable: nothing could be sent, so that the prompt has no part in it.
+    """
+
+    def __init__(self, message: str, endpoint_down: bool, unreachable: bool = False):
         super().__init__(message)
-        self.endpoint_down = endpoint_down
+        self.endpoint_down, self.unreachable = endpoint_down, unreachable
 
 
 class StoppedError(Exception):
@@ -187,6 +190,7 @@ class _Problem:
     status: int | None = None
     code: str = ""
     retry_after: float | None = None
+    unreachable: bool = False
 
     @property
     def passing(self) -> bool:
@@ -272,7 +276,7 @@ class Endpoint:
                 raise GaveUpError(f"The endpoint rejects this prompt: {outcome.text}", endpoint_down=False)
             if retries >= self.settings.max_retries or (outcome.retry_after or 0) > LONGEST_RETRY_AFTER_SECONDS:
                 wait = f", asks to wait {outcome.retry_after:.0f} s" if outcome.retry_after else ""
-                raise GaveUpError(f"{outcome.text} ({retries + 1} tries{wait})", endpoint_down=True)
+                raise GaveUpError(f"{outcome.text} ({retries + 1} tries{wait})", True, outcome.unreachable)
             await self._back_off(retries, outcome)
             retries += 1
 
@@ -302,7 +306,8 @@ class Endpoint:
             return _Problem(f"HTTP {error.status_code}: {text}", error.status_code, str(error.code or ""), retry_after)
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            return _Problem(self.key.scrub(f"no connection ({type(cause).__name__}: {cause})")[:500])
+            text = self.key.scrub(f"no connection ({type(cause).__name__}: {cause})")[:500]
+            return _Problem(text, unreachable=type(cause).__name__ == "ConnectError")
         except openai.OpenAIError as error:
             return _Problem(self.key.scrub(f"{type(error).__name__}: {error}")[:500])
         return self._read(content)
