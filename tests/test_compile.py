@@ -3,9 +3,11 @@
 import pytest
 import torch
 from recbole.model.layers import TransformerEncoder
+from recbole.utils import get_model
 
 import recbole_eimf
 from recbole_eimf.config.models import BACKBONES
+from recbole_eimf.config.stock_needs import lacks_encoder
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.backbones.backbone import backbone_class
@@ -40,11 +42,26 @@ def test_a_backbone_without_an_encoder_is_refused_before_anything_is_read(plante
             recbole_eimf.run(model, "nowhere", data_path=str(planted.parent / "nowhere"), **keys, **more)
 
 
-def test_a_model_of_recbole_without_an_encoder_is_refused(planted):
+def test_a_model_of_recbole_without_an_encoder_is_refused_before_anything_is_read(planted):
+    keys = {"torch_compile": True, "show_progress": False, "state": "ERROR"}
     with pytest.raises(ConfigError, match="torch_compile=True: NPE has no transformer"):
-        recbole_eimf.run(
-            "NPE", "planted", data_path=str(planted), torch_compile=True, show_progress=False, state="ERROR"
-        )
+        recbole_eimf.run("NPE", "nowhere", data_path=str(planted.parent / "nowhere"), **keys)
+
+
+def test_a_built_model_without_an_encoder_is_refused():
+    """What its class did not tell: RecBole's CORE with dnn_type=ave, and models of others."""
+    with pytest.raises(ConfigError, match="torch_compile=True: Linear has no transformer"):
+        compile_encoders(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [("SASRec", 0), ("CORE", 0), ("FDSA", 0), ("S3Rec", 0), ("LightSANs", 1), ("FEARec", 1), ("Pop", 1)],
+)
+def test_a_model_of_recbole_says_by_its_module_whether_it_has_an_encoder(name, lacks):
+    stock = get_model(name)
+    assert lacks_encoder(stock) == bool(lacks)
+    assert not lacks_encoder(type("Mine", (stock,), {})), "a subclass of the user's may have one"
 
 
 def test_every_backbone_says_rightly_whether_it_has_an_encoder(make_config):

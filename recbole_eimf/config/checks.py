@@ -15,6 +15,7 @@ from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.models import BACKBONES, load_backbone_class, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
+from recbole_eimf.config.stock_needs import lacks_encoder
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.core.files import first_line
 
@@ -72,8 +73,6 @@ def check_backbone(model_class: type, given: Mapping[str, Any]) -> None:
 def check_able(model_class: type, final: Mapping[str, Any]) -> None:
     """Check that the model can be compiled, and can place what training never saw, where the keys ask for it.
 
-    Of RecBole's own models only the built one tells whether it has an encoder.
-
     Raises:
         ConfigError: naming key, model or backbone, and the remedy.
     """
@@ -83,6 +82,11 @@ def check_able(model_class: type, final: Mapping[str, Any]) -> None:
         able = ", ".join(known for known in BACKBONES if load_backbone_class(known).has_transformer)
         raise ConfigError(
             f"torch_compile=True: backbone={name} has no transformer encoder to compile; {able} have. Leave it out."
+        )
+    if final["torch_compile"] and (asked.counting or lacks_encoder(model_class)):
+        raise ConfigError(
+            f"torch_compile=True: {final['model']} has no transformer encoder to compile, as SASRec and BERT4Rec have. "
+            f"Leave it out."
         )
     if final["place_unseen"] and not asked.places_unseen:
         raise ConfigError(

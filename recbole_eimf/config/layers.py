@@ -161,7 +161,7 @@ def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
     """Of keys that several models share, those that concern one of them.
 
     A backbone goes to models that take one, a recipe to models that have one of that name, ``place_unseen`` to models
-    that can; others train as they are.
+    that can, ``torch_compile`` to those that are trained; others train as they are.
 
     Args:
         model: as ``--model`` takes it, or a class; shared: keys of all.
@@ -174,6 +174,8 @@ def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
         del left["backbone"]
     if left.get("place_unseen") and not asked.places_unseen:
         del left["place_unseen"]
+    if left.get("torch_compile") and asked.counting:
+        del left["torch_compile"]
     if left.get("recipe") is not None and str(left["recipe"]) not in recipes_of(*recipe_owners(model_class)):
         del left["recipe"]
     return left

@@ -7,12 +7,14 @@ Nothing here holds a list of models where RecBole's classes and YAML files say i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import recbole.data.dataset
 from recbole.data.dataset import KGSeqDataset
+from recbole.model.layers import TransformerEncoder
 from recbole.utils import InputType, ModelType
 
 from recbole_eimf.config.contract import is_ours
@@ -45,6 +47,17 @@ def stock_class(model_class: type) -> type | None:
 
 def _is_recbole(cls: type) -> bool:
     return cls.__module__.startswith("recbole.model.")
+
+
+def lacks_encoder(model_class: type) -> bool:
+    """Whether a model of RecBole's has no transformer encoder: no module of its classes knows RecBole's.
+
+    False for models of others, which may have their own; of those only the built one tells.
+    """
+    if stock_class(model_class) is not model_class:
+        return False
+    modules = {cls.__module__ for cls in model_class.__mro__ if _is_recbole(cls)}
+    return not any(hasattr(sys.modules[module], TransformerEncoder.__name__) for module in modules)
 
 
 def needs_graph(model_class: type) -> bool:
