@@ -31,6 +31,8 @@ MISSING = [
     ("NextKNN", {}, "knowledge_source=none: model=NextKNN reads"),
     ("PAD", {"text_fields": "[titel]"}, "planted.item, line 1: no column 'titel'.*Did you mean 'title'"),
     ("IBIM", {"backbone": "GRU4Rec", "torch_compile": True}, "torch_compile=True: backbone=GRU4Rec has no transformer"),
+    ("GRU4Rec", {"torch_compile": True}, "torch_compile=True: GRU4Rec has no transformer encoder"),
+    ("Popularity", {"torch_compile": True}, "torch_compile=True: Popularity has no transformer encoder"),
     ("Popularity", {"place_unseen": True}, "place_unseen=True: Popularity has no vectors"),
     ("GRU4Rec", {"place_unseen": True}, "place_unseen=True: GRU4Rec has no vectors"),
 ]  # fmt: skip
@@ -128,9 +130,11 @@ def test_the_commands_of_the_llm_stage(keys, capsys, command, more, said):
     assert said in capsys.readouterr().err
 
 
-def test_keys_of_all_rows_go_to_those_that_can_place(planted):
+def test_keys_of_all_rows_go_to_those_that_can_place_or_compile(planted):
     from recbole_eimf.config.layers import concerning
 
+    assert concerning("IBIM", {"torch_compile": True}) == {"torch_compile": True}
+    assert concerning("Markov", {"torch_compile": True}) == {}
     shared = {"place_unseen": True}
     assert concerning("Markov", shared) == concerning("IBIM", shared) == shared
     assert concerning("Popularity", shared) == concerning("TextKNN", shared) == concerning("GRU4Rec", shared) == {}
@@ -170,6 +174,23 @@ def test_a_run_or_a_search_that_shuffles_nothing(keys, tmp_path):
     pytest.importorskip("ray")
     with pytest.raises(UserError, match="interest_source=shuffled: IBIM does not read interests"):
         recbole_eimf.tune("IBIM", "planted", tmp_path / "out", **keys, interest_source="shuffled")
+
+
+def test_a_way_to_draw_a_placebo_where_there_is_none(keys, tmp_path):
+    said = "placebo_draw=permute: says how a placebo's interests are drawn, and no interests are shuffled"
+    for model, more in (("EIMF", {"compare_with": []}), ("EIMF", {"compare_with": ["Popularity"]}),
+                        ("PAD", {"compare_with": ["placebo"]})):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            recbole_eimf.run(model, "planted", **keys, placebo_draw="permute", **more)
+    for more in (
+        {"compare_with": ["placebo"]},
+        {"interest_source": "shuffled"},
+        {"compare_with": [], "interest_source": "shuffled"},
+    ):
+        with pytest.raises(AssertionError, match="data are loaded"):
+            recbole_eimf.run("EIMF", "planted", **keys, placebo_draw="permute", **more)
+    with pytest.raises(UserError, match=said):
+        recbole_eimf.compare(["EIMF"], "planted", tmp_path / "out", parallel=0, seeds=1, **keys, placebo_draw="permute")
 
 
 def test_a_row_that_reads_text_by_a_key_of_all_rows_has_a_placebo(planted, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 from recbole.utils import ModelType
 
 from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.keys import our_keys
 from recbole_eimf.core.errors import ConfigError
 
 #: name, as tables have it -> keys
@@ -62,7 +63,8 @@ def idle(config, keys: Mapping[str, Any]) -> list[str]:
 
 
 def check_placebo(config, keys: Mapping[str, Any]) -> None:
-    """Refuse a placebo that is its model as it is. Raises ConfigError naming key and value, and what the model reads.
+    """Refuse a placebo that is its model as it is, and a way to draw one where none is. Raises ConfigError naming key
+    and value, and what the model reads.
 
     Args:
         keys: that were given to the configuration.
@@ -72,6 +74,23 @@ def check_placebo(config, keys: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{key}={keys[key]}: {config['model']} does not read {_TAKEN[key]} as it is set here: nothing would be "
             f"taken away. It reads {known}. Leave {key} out, or set what makes the model read it."
+        )
+    beside = our_keys()["compare_with"].check(config["compare_with"])
+    placebo = "placebo" in beside and own_placebo(config) == "shuffled_interests"
+    check_draw(keys.get("placebo_draw"), placebo or config["interest_source"] == "shuffled")
+
+
+def check_draw(draw: str | None, shuffled: bool) -> None:
+    """Refuse another ``placebo_draw`` than the default where no interests are shuffled: it would be ignored.
+
+    Raises:
+        ConfigError: naming key, value and remedy.
+    """
+    if draw not in (None, our_keys()["placebo_draw"].default) and not shuffled:
+        raise ConfigError(
+            f"placebo_draw={draw}: says how a placebo's interests are drawn, and no interests are shuffled here. Add "
+            f"--interest_source=shuffled, a row shuffled_interests[...] of a table or, beside a run of EIMF, "
+            f"--compare_with=[placebo]; or leave it out."
         )
 
 

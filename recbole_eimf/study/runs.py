@@ -23,7 +23,7 @@ from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning, recipes_of, today
-from recbole_eimf.config.placebo import SHUFFLED, check_placebo, idle
+from recbole_eimf.config.placebo import SHUFFLED, check_draw, check_placebo, idle
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, free_name, read_json, write_json
@@ -157,6 +157,7 @@ def plan(
         decided = deciding_settings(config)
         del decided["seed"]  # the folder's name says it
         made[row.name] = given, decided, unread(config)
+    check_draw(shared.get("placebo_draw"), any(config["interest_source"] == "shuffled" for config in configs.values()))
     runs, outdated = [], []
     for seed in seeds:
         for row in rows:
