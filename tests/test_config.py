@@ -58,6 +58,11 @@ def test_a_key_twice_in_a_file_is_an_error(tmp_path, text, line, key, first):
 
 
 def test_a_key_twice_in_a_value_is_an_error_and_one_over_a_merge_is_none(tmp_path):
+    with pytest.raises(ConfigError, match="key 'max_norm' is given twice. Keep one"):
+        parse_value("{'max_norm': 1, 'max_norm': 2}")
+    with pytest.raises(ConfigError, match="key 'a' is given twice"):
+        parse_value("[{'b': {'a': 1, 'a': 1}}]")
+    assert parse_value("{'a': {'b': 1}, 'b': {'b': 2}}") == {"a": {"b": 1}, "b": {"b": 2}}
     with pytest.raises(ConfigError, match="{max_norm: 1, max_norm: 2}: key 'max_norm' is given twice"):
         parse_command_line(["--clip_grad_norm={max_norm: 1, max_norm: 2}"])
     path = tmp_path / "a.yaml"

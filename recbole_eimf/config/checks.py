@@ -326,6 +326,7 @@ def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming key, column, file and the columns there are.
     """
+    _check_column_lists(given, final)
     path = data_folder(final["dataset"], final["data_path"]) / f"{final['dataset']}.inter"
     if not path.is_file() or not {"load_col", *_COLUMNS} & {*given}:
         return
@@ -333,8 +334,6 @@ def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     columns = [column.partition(":")[0] for column in header]
     load = final.get("load_col")
     loaded = load.get("inter") if isinstance(load, Mapping) else None
-    if isinstance(given.get("load_col"), Mapping) and not isinstance(loaded, list | None):
-        raise ConfigError(f"load_col={load}: a list of columns for each file, such as {{inter: [user_id, item_id]}}.")
     named = {f"load_col inter={loaded}": name for name in loaded or () if "load_col" in given and name not in columns}
     for key in _COLUMNS:
         if given.get(key) is not None and given[key] not in columns:
@@ -345,6 +344,35 @@ def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     for key in ("ORDER_FIELD", "TIME_FIELD"):
         if given.get(key) is not None and loaded is not None and given[key] not in loaded:
             raise ConfigError(f"{key}={given[key]}: not read; add it to load_col (inter: {loaded}).")
+
+
+def _check_column_lists(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
+    """Check the form of ``load_col`` and ``unload_col``: RecBole would fail on it with a traceback, or read nothing."""
+    for key in ("load_col", "unload_col"):
+        lists = given.get(key)
+        if not isinstance(lists, Mapping):
+            continue
+        for file, columns in lists.items():
+            every = columns == "*" and key == "load_col" and file != "inter"  # RecBole's word for all columns
+            if not every and not (isinstance(columns, list | tuple) and all(isinstance(name, str) for name in columns)):
+                raise ConfigError(
+                    f"{key}={lists}: {file}={columns!r} is no list of columns. Write a list for each file, such as "
+                    f"{{inter: [user_id, item_id]}}, or leave {file} out."
+                )
+    load, unload = final.get("load_col"), given.get("unload_col")
+    if isinstance(load, Mapping) and isinstance(unload, Mapping):
+        for file in unload:
+            if unload[file] and load.get(file) not in (None, "*", []):
+                raise ConfigError(
+                    f"unload_col={unload}: load_col has {file}={load[file]}, and what is not named there is not read "
+                    f"anyway. Leave {file} out of unload_col, or add --load_col=None."
+                )
+    load = given.get("load_col")
+    if isinstance(load, Mapping) and not load.get("inter"):
+        raise ConfigError(
+            f"load_col={load}: no columns of inter, so that no interactions would be read. Add them, for example "
+            f"{{inter: [user_id, item_id, timestamp]}}, or leave load_col out."
+        )
 
 
 def _as_list(value: Any) -> list[Any]:

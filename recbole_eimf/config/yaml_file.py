@@ -80,7 +80,20 @@ def parse_value(text: str) -> Any:
             raise ConfigError(f"{text}: {error.problem.partition(',')[0]}. Keep one.") from error
         except yaml.YAMLError:
             return text
+    if isinstance(value, dict | list | tuple):
+        _refuse_twice(text)
     return value
+
+
+def _refuse_twice(text: str) -> None:
+    """Raise ConfigError for a Python dictionary with a key twice, of which Python takes the last without a word."""
+    for node in ast.walk(ast.parse(text.strip(), mode="eval")):
+        names = (
+            [name.value for name in node.keys if isinstance(name, ast.Constant)] if isinstance(node, ast.Dict) else []
+        )
+        twice = [name for at, name in enumerate(names) if name in names[:at]]
+        if twice:
+            raise ConfigError(f"{text}: key {twice[0]!r} is given twice. Keep one.")
 
 
 def value_of(key: str, text: str) -> Any:
