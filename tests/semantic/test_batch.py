@@ -334,6 +334,11 @@ def test_answers_of_another_model_are_not_put_down_to_this_one(tmp_path, caplog,
     assert ("1 of 1 answers are of model other, not llm_model=m" in caplog.text) == (not kept)
 
 
+def test_a_file_without_an_answer_is_named(tmp_path):
+    with pytest.raises(DataError, match="batch_file=.*empty.jsonl: no answer in it"):
+        read_batch(requests("a"), lines(tmp_path / "empty.jsonl"))
+
+
 def test_a_journal_that_takes_nothing_does_not_stop_the_batch(tmp_path, caplog):
     asked = requests("a")
     path = lines(tmp_path / "out.jsonl", output(*ids(asked, tmp_path)))

@@ -242,8 +242,9 @@ def _answered(
     by_id = {_earlier_id(request): request for request in requests}
     by_id |= dict(zip(_custom_ids(requests), requests, strict=True))
     found: dict[str, tuple[Reply, Mapping[str, Any]]] = {}
-    foreign = 0
+    foreign = lines = 0
     for file, line, record in _lines(path):
+        lines += 1
         request = by_id.get(_text(record, "custom_id", file, line))
         if "response" not in record and "error" not in record:
             raise DataError(f"{file}, line {line}: neither response nor error: not an output file of the Batch API.")
@@ -252,6 +253,8 @@ def _answered(
         elif request.user_id not in found or found[request.user_id][0].status == "failed":
             body = _body(record)
             found[request.user_id] = _batch_reply(request, record, body, max_interests, parse), body
+    if not lines:
+        raise DataError(f"batch_file={path}: no answer in it. Was it copied whole?")
     if foreign:
         logger.warning("%s: %d lines answer no prompt of this run.", path, foreign)
     _report(path, {user: reply for user, (reply, _) in found.items()}, len(requests))
