@@ -52,6 +52,7 @@ def check_needs(config) -> None:
     if not need:
         return
     wanted = keys.read(SemanticSettings, config)
+    check_folder("semantic_cache", wanted.semantic_cache)
     check_text(config)
     if need == "interests":
         check_interest_source(wanted, config["dataset"])
@@ -72,8 +73,20 @@ def check_text(config) -> None:
 
 def check_path(key: str, value: str | None) -> None:
     """Raise DataError where a key names a file that is not there."""
+    if value and Path(value).is_dir():
+        raise DataError(f"{key}={value}: a folder, where a file is needed. Name the file in it.")
     if value and not Path(value).is_file():
         raise DataError(f"{key}={value}: no such file. Mend the path.")
+
+
+def check_folder(key: str, value: str) -> None:
+    """Raise DataError where what a key names as a folder is, or lies under, a file."""
+    for path in (Path(value), *Path(value).parents):
+        if path.exists():
+            if not path.is_dir():
+                under = "" if path == Path(value) else f"{path} is "
+                raise DataError(f"{key}={value}: {under}a file, where a folder is needed. Name another folder.")
+            return
 
 
 def check_endpoint(settings: SemanticSettings, journal: Path, source: str = "interest_source") -> None:
