@@ -182,7 +182,7 @@ _GRU = "arena_office_gru4rec"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
-_CURVE = "office_knowledge_curve"
+_CURVE, _SEARCHED = "office_knowledge_curve", "office_knowledge_searched"
 _BOTH_WAYS = "similar+next+previous"
 
 
@@ -207,6 +207,7 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
     methods = ["CTRL", "EIMF text alone", "AlphaFuse", "VQ-Rec", "EIMF", "ids plus text", "UniSRec", "SASRec"]
     before = (f"{{}}+{_BOTH_WAYS}", "{}+similar")
     against, words = (before[0], f"{before[0]}/shuffled"), ("title+profile", "title+profile/shuffled")
+    both_ways = (f"{{}}, {_BOTH_WAYS}", f"{{}}, {_BOTH_WAYS}/shuffled")
     both, bare, hidden = (False, True), (False,), (True,)
     fifty = ("recall@50", "ndcg@10", "ndcg@50")
     well = [
@@ -322,6 +323,12 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [known(_METHODS, "ndcg@10", of=of) for of in ("{}", "{}+similar", f"{{}}+{_BOTH_WAYS}")]
          + [known(_METHODS, metric, part, "{}+all") for metric, part in [four[0], *four[2:]]]
          + [known(_METHODS, "ndcg@10", part, before) for part in ("all", _RARE)]),
+        (_KNOWN, "Over searched", 0, ["SASRec", "CTRL", "EIMF", "EIMF text alone"],
+         [*(known(_SEARCHED, "ndcg@10", of=of) for of in ("{}", "{}, similar", "{}, similar+together", *both_ways)),
+          *(known(_SEARCHED, "ndcg@10", part, both_ways) for part in ("all", _RARE)),
+          known(_SEARCHED, "ndcg@10", of="{}, all"),
+          known(_SEARCHED, "ndcg@10", of=("{}, all", "{}, similar+together")),
+          *(known(_SEARCHED, "ndcg@10", part, ("{}, all", "{}, all/shuffled")) for part in ("all", _RARE))]),
         (_KNOWN, "How much data", 0, ["10 %", "25 %", "50 %", None],
          [known(_CURVE, "ndcg@10", of=of) for of in ("{}", "{}+similar", *against)]
          + [known(_CURVE, "ndcg@10", part, against) for part in ("all", _RARE)]),
