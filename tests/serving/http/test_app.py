@@ -329,6 +329,7 @@ def test_reload_of_what_is_no_model_leaves_the_old_one(client, models, first):
     for folder, said in (
         ("second", "items.safetensors"), ("nothing", "no such model folder"), ("../first", "without its path"),
         ("..", "without its path"), ("/etc", "without its path"), ("a\0b", "without its path"),
+        ("a" * 256, "a model folder that is there"), ("é" * 500, "a model folder that is there"),
     ):  # fmt: skip
         answer = asked.post("/reload", json={"folder": folder}, headers=AUTHORIZED)
         assert answer.status_code == 422
