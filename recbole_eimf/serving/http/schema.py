@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from recbole_eimf.serving.http.settings import (
+    MAX_EXPLAINED,
     MAX_HISTORIES,
     MAX_HISTORY,
     MAX_K,
@@ -46,7 +47,7 @@ class RecommendRequest(_Strict):
     )
     only: Tokens | None = Field(None, description="candidates")
     without: Tokens | None = Field(None, description="items that are no candidates")
-    explain: StrictBool = Field(False, description="say why")
+    explain: StrictBool = Field(False, description=f"say why; k times histories may then be {MAX_EXPLAINED:,}")
 
 
 class SimilarRequest(_Strict):

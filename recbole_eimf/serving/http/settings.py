@@ -17,6 +17,9 @@ SHORTEST_TOKEN = 16
 MAX_K = 1_000
 MAX_HISTORY = 10_000
 MAX_HISTORIES = 64
+#: of a request with ``explain``, k times histories: as many items as one history may ask for. A reason takes far
+#: longer than its item, and whoever asks next waits for all of them.
+MAX_EXPLAINED = MAX_K
 MAX_TOKENS = 100_000  # of ``only`` and ``without``
 MAX_TOKEN = 512  # characters
 MAX_TITLE = 2_000  # characters

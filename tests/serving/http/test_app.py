@@ -89,6 +89,21 @@ def test_reasons_are_the_recommenders(client, first, monkeypatch):
     assert len(answer["results"][0]["items"]) == 1
 
 
+def test_reasons_have_a_limit_of_k_times_histories(client):
+    """Each takes long: 64,000 of one request held a worker, and whoever asked next waited."""
+    asked, most = client(), settings.MAX_EXPLAINED
+    body = {"histories": [HISTORY, []], "k": most // 2 + 1}
+    answer = asked.post("/recommend", json={**body, "explain": True})
+    assert answer.status_code == 422
+    (problem,) = answer.json()["detail"]
+    assert problem["loc"] == ["body", "k"]
+    assert f"{most + 2:,} items" in problem["msg"]
+    assert f"may ask for {most:,}" in problem["msg"]
+    assert asked.post("/recommend", json=body).status_code == 200
+    assert asked.post("/recommend", json={**body, "k": most // 2, "explain": True}).status_code == 200
+    assert asked.post("/recommend", json={"history": HISTORY, "k": settings.MAX_K, "explain": True}).status_code == 200
+
+
 def test_similar_is_what_the_recommender_says(client, first):
     items = ["i4", "i30", "i4"]
     frame = first.similar_items(items, 5)
