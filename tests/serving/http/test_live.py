@@ -13,11 +13,13 @@ import httpx
 import pytest
 
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http import answers, door
 from recbole_eimf.serving.http import service as service_module
 from recbole_eimf.serving.http.connection import PatientProtocol
 from recbole_eimf.serving.http.settings import MAX_CHANGES
 from tests.serving.http.conftest import AUTHORIZED, ask, board_of, expected, given
+from tests.serving.test_exactness import told
 
 HISTORY = ["i1", "i5", "i9"]
 
@@ -371,6 +373,43 @@ def test_what_was_added_comes_into_another_model_in_one_batch(models, tmp_path, 
         found = service.now.model.rank([HISTORY, ["n3"]], 69)
         assert found.rows.tolist() == second.rank([HISTORY, ["n3"]], 69).rows.tolist()
         assert found.scores.tolist() == second.rank([HISTORY, ["n3"]], 69).scores.tolist()
+
+
+def test_a_worker_that_comes_later_adds_what_was_added_in_one_batch(models, tmp_path, first, monkeypatch):
+    board = board_of(models / "first", tmp_path / "board")
+    old = service_module.Service(board)
+    old.start()
+    titles = {f"n{number}": f"thing number {number}" for number in range(9)}
+    for token, title in titles.items():
+        old._add({token: [title]})
+    batches, real = [], service_module.with_items
+    monkeypatch.setattr(
+        service_module, "with_items", lambda model, items: batches.append(list(items)) or real(model, items)
+    )
+    late = service_module.Service(board)
+    late.start()
+    assert batches == [list(titles)]
+    first.add_items(titles)
+    assert late.now.state == old.now.state
+    for service in (old, late):
+        found = service.now.model.rank([HISTORY, ["n3"]], 69)
+        assert found.rows.tolist() == first.rank([HISTORY, ["n3"]], 69).rows.tolist()
+
+
+@pytest.mark.parametrize("kind", ["all", "similar"])
+def test_a_worker_that_comes_later_ranks_as_the_others_do_with_a_score_prior(made_run, tmp_path, kind):
+    """In a graph the place of an item depends on what was added before it."""
+    run = made_run("IBIM", told if kind == "all" else None, backbone="SASRec", score_prior=kind)
+    write_run(run, tmp_path / "model", index="auto", onnx=False, refit=False, text="yes", histories=False)
+    board = board_of(tmp_path / "model", tmp_path / "board")
+    old, late = service_module.Service(board), service_module.Service(board)
+    old.start()
+    for number in range(20):
+        old._add({f"n{number}": [f"thing number {number}"]})
+    late.start()
+    histories = [HISTORY, ["n3"], ["i9", "n7"]]
+    assert late.now.model.places_each_alone is (kind == "similar")
+    assert late.now.model.rank(histories, 80).rows.tolist() == old.now.model.rank(histories, 80).rows.tolist()
 
 
 def test_what_another_model_cannot_read_is_lost_and_nothing_beside_it(models, tmp_path, second, monkeypatch):
