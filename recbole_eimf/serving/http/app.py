@@ -58,13 +58,13 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics(board.metrics if settings.workers > 1 else None)
 
     @contextlib.asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         service.start()
         watching = asyncio.create_task(service.watch())
         try:
-            yield
+            yield {"metrics": metrics}  # for connections, which know the application by nothing else
         finally:
             watching.cancel()
             capacity.close()

@@ -15,6 +15,7 @@ from recbole_eimf.serving.http import app as app_module
 from recbole_eimf.serving.http import service as service_module
 from recbole_eimf.serving.http import settings
 from recbole_eimf.serving.recommender import Recommender
+from tests.conftest import REPOSITORY
 from tests.serving.http.conftest import AUTHORIZED, TOKEN, expected, given
 
 HISTORY = ["i1", "i5", "i9"]
@@ -379,6 +380,14 @@ def test_metrics_count(client):
         "recbole_eimf_under_way 1.0",
     ):
         assert line in text.splitlines(), line
+
+
+def test_every_figure_is_in_the_documentation(client):
+    text = client().get("/metrics").text
+    shown = {name for name in re.findall(r"^# TYPE (recbole_eimf_\w+)", text, re.MULTILINE)}
+    shown = {name for name in shown if not name.endswith("_created")}
+    told = (REPOSITORY / "docs" / "service.md").read_text(encoding="utf-8")
+    assert {name for name in shown if f"`{name}" not in told} == set()
 
 
 def test_the_api_is_described_and_the_pages_load_nothing_from_elsewhere(client):

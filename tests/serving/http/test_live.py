@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,13 @@ def held(monkeypatch):
     monkeypatch.setattr(answers, "recommended", waiting)
     yield release
     release.set()
+
+
+def dropped(service) -> dict[str, float]:
+    """Why connections were dropped -> how many, as Prometheus reads it."""
+    text = httpx.get(f"{service.url}/metrics", trust_env=False).text
+    found = re.findall(r'^recbole_eimf_dropped_connections_total\{why="(\w+)"\} (\S+)$', text, re.MULTILINE)
+    return {why: float(number) for why, number in found}
 
 
 def test_above_capacity_is_told_at_once_and_nothing_waits_without_end(live, held, first):
@@ -154,6 +162,7 @@ def test_connections_that_ask_nothing_are_closed_however_they_drip(live):
         assert sent < 200
         with contextlib.suppress(ConnectionResetError):
             assert silent.recv(1) == b""
+    assert dropped(service) == {"idle": 2.0, "room": 0.0, "untaken": 0.0}
 
 
 def test_connections_that_ask_nothing_make_room_and_keep_nobody_from_asking(live, held, first):
@@ -178,6 +187,7 @@ def test_connections_that_ask_nothing_make_room_and_keep_nobody_from_asking(live
         held.set()
         assert given(asked.result()) == expected(first, [HISTORY])  # whoever asks stays
     assert "over_capacity_total 0.0" in httpx.get(f"{service.url}/metrics", trust_env=False).text
+    assert dropped(service)["room"] >= 8  # of 12 silent ones and one that was kept, with one that asks
 
 
 def test_where_all_connections_ask_the_new_one_is_closed(live, held, first):
@@ -234,9 +244,13 @@ def test_a_client_that_does_not_take_its_answer_is_dropped(live, first):
         except OSError:
             pass  # no longer read
         until = time.monotonic() + 90
-        while service.server.server_state.connections and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not service.server.server_state.connections
+        while dropped(service)["untaken"] < 1 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert dropped(service) == {"idle": 0.0, "room": 0.0, "untaken": 1.0}
+        client.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            while client.recv(1 << 20):
+                pass  # what was under way; then the end
     assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
 
 
