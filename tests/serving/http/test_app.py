@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -174,6 +175,29 @@ def test_a_wrong_field_is_named(client):
         assert where in [problem["loc"] for problem in answer.json()["detail"]]
         assert all(problem["msg"] for problem in answer.json()["detail"])
         assert len(answer.content) < 2000
+
+
+def test_bodies_of_which_all_is_wrong_are_told_a_little_at_once(client):
+    """All half a million faults of one body, listed, kept a worker from everything else for six seconds."""
+    asked = client()
+    ones = [1] * 9_000
+    for address, body, where in (
+        ("recommend", {"histories": [ones] * 50}, ["body", "histories", 0, 0]),
+        ("recommend", {"history": [], "only": [1] * 99_000}, ["body", "only", 0]),
+        ("recommend", {"history": [], "without": [1] * 99_000}, ["body", "without", 0]),
+        ("recommend", {f"a{number}": 1 for number in range(90_000)}, ["body"]),
+        ("items", {"items": {f"a{number}": 1 for number in range(90_000)}}, ["body", "items"]),
+        ("items", {"items": {"a": "b"}, "profiles": dict.fromkeys(map(str, range(70_000)))}, ["body", "profiles"]),
+    ):
+        content = json.dumps(body, separators=(",", ":")).encode()
+        answer = asked.post(f"/{address}", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422
+        (problem,) = answer.json()["detail"]  # one: whoever lists many has looked at all
+        assert problem["loc"] == where
+    stray = asked.post("/recommend", json={f"{{a}}{number}": 1 for number in range(99)}).json()["detail"][0]["msg"]
+    assert stray.startswith("'{a}0' is no field of this request; it has history, histories, user,")
+    many = asked.post("/items", json={"items": dict.fromkeys(map(str, range(101)), "thing")}).json()["detail"][0]["msg"]
+    assert many == "101 are given, and a request may have 100; send them in several requests"
 
 
 def test_no_body_is_a_fault_of_the_service(client):
