@@ -213,7 +213,7 @@ def _config_of(path: Path, verify: bool) -> dict[str, Any]:
         raise DataError(f"{path}: not a model folder, or half of one: it has no {CONFIG}. Export or copy it again.")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
     if isinstance(config, dict) and str(config.get("format")).startswith(_FORMAT_OF_A_RUN):
         raise DataError(

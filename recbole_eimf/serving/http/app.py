@@ -206,7 +206,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> Response:
         field = next(
-            (name for name in ("k", "only", "without") if str(error).startswith((f"{name}=", f"{name}:"))), None
+            (name for name in ("k", "only", "without", "profiles") if str(error).startswith((f"{name}=", f"{name}:"))),
+            None,
         )
         field = field or {"/items": "items", "/reload": "folder"}.get(request.url.path)
         return _problems([(("body",) if field is None else ("body", field), str(error))])

@@ -68,7 +68,7 @@ class Served:
         """Items whose title or token has all of these words, those that were bought most first."""
         text, order = self._searched
         there = np.ones(len(text), dtype=bool)
-        for word in words.lower().split():
+        for word in compute.utf8_lower(pa.scalar(words)).as_py().split():  # Python's own makes other letters of some
             there &= compute.match_substring(text, word).to_numpy(zero_copy_only=False)
         rows = order[there[order]][:limit]
         catalogue = self.model.catalogue

@@ -127,6 +127,10 @@ def test_items_are_found_by_words_of_their_title_most_bought_first(client, first
         if "5" in f"{token} {title}"
     }  # fmt: skip
     assert asked.get("/items", params={"q": "nothing at all"}).json()["items"] == []
+    names = {"ist": "İstanbul number 5", "odos": "ΟΔΟΣ number 6"}
+    asked.post("/items", json={"items": names})
+    for token, title in names.items():  # as it is written, whatever small letters are made of it
+        assert asked.get("/items", params={"q": title}).json()["items"] == [{"item": token, "title": title}]
 
 
 #: (address, body, the place that is wrong)
@@ -144,6 +148,7 @@ WRONG = (
     ("recommend", {}, ["body", "history"]),
     ("recommend", {"history": ["i1"], "user": "u1"}, ["body", "user"]),
     ("recommend", {"user": "nobody"}, ["body", "user"]),
+    ("recommend", {"user": "u1", "users": ["u1"]}, ["body", "users"]),
     ("recommend", {"histories": [["i1"]], "users": ["a", "b"]}, ["body", "users"]),
     ("recommend", {"history": ["i1"], "only": ["nothing"]}, ["body", "only"]),
     ("recommend", {"history": ["i1"], "seen": True}, ["body", "seen"]),
@@ -151,6 +156,7 @@ WRONG = (
     ("similar", {"items": ["i1", "never"]}, ["body", "items", 1]),
     ("items", {"items": {"n": ""}}, ["body", "items", "n"]),
     ("items", {"items": {"n": "  "}}, ["body", "items"]),
+    ("items", {"items": {"n": "thing"}, "profiles": {"m": "thing"}}, ["body", "profiles"]),
     ("items", {"items": {f"n{n}": "thing" for n in range(settings.MAX_NEW + 1)}}, ["body", "items"]),
 )
 #: bodies that are no JSON, or JSON that is no request
@@ -366,9 +372,12 @@ def test_reload_takes_another_model_over_with_the_items_that_were_added(client, 
 def test_reload_of_what_is_no_model_leaves_the_old_one(client, models, first):
     asked = client(token=TOKEN)
     (models / "second" / "items.safetensors").write_bytes(b"damaged")
+    (models / "deep").mkdir()
+    (models / "deep" / "config.json").write_text("[" * 100_000)
     for folder, said in (
-        ("second", "items.safetensors"), ("nothing", "no such model folder"), ("../first", "without its path"),
-        ("..", "without its path"), ("/etc", "without its path"), ("a\0b", "without its path"),
+        ("second", "items.safetensors"), ("deep", "not JSON"), ("nothing", "no such model folder"),
+        ("../first", "without its path"), ("..", "without its path"), ("/etc", "without its path"),
+        ("a\0b", "without its path"),
         ("a" * 256, "a model folder that is there"), ("é" * 500, "a model folder that is there"),
     ):  # fmt: skip
         answer = asked.post("/reload", json={"folder": folder}, headers=AUTHORIZED)
