@@ -3,6 +3,8 @@
 import configparser
 import re
 
+import pytest
+
 from tests.conftest import REPOSITORY
 
 #: build tools, which setup.cfg does not ask for
@@ -42,6 +44,15 @@ def test_it_installs_what_setup_names_for_serving():
     installed = {word.lower().replace("_", "-") for word in words.split() if not word.startswith(("-", '"', "$"))}
     assert extras["serve"] <= installed, "the service's own parts"
     assert installed <= known | extras["serve"] | extras["minilm"] | _BUILD
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "docs/service.md"])
+def test_what_is_published_on_this_machine_alone_looks_at_the_names_it_is_asked_under(file):
+    """In the container it listens on all addresses, and then it looks at no Host unless it is told names."""
+    text = re.sub(r"\\\n#?", "", (REPOSITORY / file).read_text(encoding="utf-8"))
+    shown = [line for line in text.splitlines() if "docker run" in line]
+    assert shown
+    assert [line for line in shown if "-p 127.0.0.1:" in line and "--allowed-hosts" not in line] == []
 
 
 def test_it_starts_the_service():

@@ -64,7 +64,8 @@ def _names(given: str | None) -> tuple[str, ...]:
     names = []
     for typed in given.split(",") if given is not None else ():
         name = host_name(typed)
-        if name is None or name != typed.strip().lower():  # a port is passed over where a request says one
+        # a port is passed over where a request says one, and here it would be a typing error
+        if name is None or name != typed.strip().lower().removesuffix("."):
             raise ConfigError(
                 f"--allowed-hosts={given}: {typed!r} is no name of a host. Give names with commas between them, "
                 f"without https:// and port, such as --allowed-hosts items.example.org."

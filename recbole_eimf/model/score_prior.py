@@ -93,6 +93,12 @@ class ScorePrior(nn.Module):
         weight = self.weight[PARTS.index(name)]
         return (weight[self.bucket[items]] if len(self.bucket) else weight) * self.decay ** steps[:, None] * each
 
+    @property
+    def places_each_alone(self) -> bool:
+        """Whether :meth:`extended` knows an item the same whatever else it adds, before or with it. In a graph, rows
+        are as long as their neighbours' are, over all columns, those of added items too."""
+        return not {*self.parts} - {"similar"}
+
     def extended(self, near: Neighbours, texts: Tensor | None) -> ScorePrior:
         """With n further items at the end, which no count and no reply knows.
 

@@ -190,9 +190,19 @@ def read_config(path: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
     """The ``config.json`` of a model folder whose files are all there and, with ``verify``, undamaged.
 
     Raises:
-        DataError: no folder, not a model folder, written by a newer version, or damaged; says which file and how.
+        DataError: no folder, not a model folder, written by a newer version, damaged, or not to be read; says which
+            file and how.
     """
     path = Path(path)
+    try:
+        return _config_of(path, verify)
+    except OSError as error:  # a name that is too long, a folder that others may not look into, a failing disk
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror or error}). Name a model folder that is there and may be read."
+        ) from error
+
+
+def _config_of(path: Path, verify: bool) -> dict[str, Any]:
     _put_back(path)
     if not path.is_dir():
         raise DataError(
@@ -203,7 +213,7 @@ def read_config(path: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
         raise DataError(f"{path}: not a model folder, or half of one: it has no {CONFIG}. Export or copy it again.")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
     if isinstance(config, dict) and str(config.get("format")).startswith(_FORMAT_OF_A_RUN):
         raise DataError(

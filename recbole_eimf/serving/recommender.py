@@ -92,6 +92,11 @@ class Recommender:
         """How many items can be recommended."""
         return len(self.catalogue) - 1
 
+    @property
+    def places_each_alone(self) -> bool:
+        """Whether an item that is added gets the same place whatever is added before it or with it."""
+        return self._parts.prior is None or self._parts.prior.places_each_alone
+
     def __repr__(self) -> str:
         return f"Recommender({self.config['name']} on {self.config['data']['dataset']}, {len(self):,} items)"
 

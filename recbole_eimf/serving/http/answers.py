@@ -11,6 +11,7 @@ import numpy as np
 from recbole_eimf.serving.explain import means_more
 from recbole_eimf.serving.http.schema import RecommendRequest, SimilarRequest
 from recbole_eimf.serving.http.service import Served
+from recbole_eimf.serving.http.settings import MAX_EXPLAINED
 
 
 class FieldError(ValueError):
@@ -25,6 +26,12 @@ def recommended(served: Served, asked: RecommendRequest) -> dict[str, Any]:
     """The answer to POST /recommend. Raises FieldError, UserError."""
     model = served.model
     histories, users = _histories(served, asked)
+    if asked.explain and (items := asked.k * len(histories)) > MAX_EXPLAINED:
+        raise FieldError(
+            f"{asked.k:,} for each of {len(histories):,} histories are {items:,} items, and a request with explain may "
+            f"ask for {MAX_EXPLAINED:,}; give a smaller k or fewer histories, or leave explain out",
+            "k",
+        )
     found = model.rank(
         histories, asked.k, users=users, exclude_seen=asked.exclude_seen, only=asked.only, without=asked.without
     )
@@ -54,6 +61,8 @@ def _histories(served: Served, asked: RecommendRequest) -> tuple[list[list[str]]
     if len(given) != 1:
         field = given[1] if given else "history"
         raise FieldError(f"give one of history, histories and user; given: {', '.join(given) or 'none'}", field)
+    if asked.user is not None and asked.users is not None:
+        raise FieldError("the users of histories, and user has a history of its own; leave users out", "users")
     if asked.user is not None:
         return [_history_of(served, asked.user)], [asked.user]
     histories = [asked.history] if asked.history is not None else asked.histories

@@ -58,13 +58,13 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics(board.metrics if settings.workers > 1 else None)
 
     @contextlib.asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
+    async def life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         service.start()
         watching = asyncio.create_task(service.watch())
         try:
-            yield
+            yield {"metrics": metrics}  # for connections, which know the application by nothing else
         finally:
             watching.cancel()
             capacity.close()
@@ -206,7 +206,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> Response:
         field = next(
-            (name for name in ("k", "only", "without") if str(error).startswith((f"{name}=", f"{name}:"))), None
+            (name for name in ("k", "only", "without", "profiles") if str(error).startswith((f"{name}=", f"{name}:"))),
+            None,
         )
         field = field or {"/items": "items", "/reload": "folder"}.get(request.url.path)
         return _problems([(("body",) if field is None else ("body", field), str(error))])

@@ -8,6 +8,7 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from recbole_eimf.serving.http.metrics import IDLE, ROOM, UNTAKEN, Metrics
 from recbole_eimf.serving.http.settings import IDLE_SECONDS, MAX_CONNECTIONS, TAKING_SECONDS
 
 
@@ -42,7 +43,7 @@ class PatientProtocol(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._taking is None:
-            self._taking = self.loop.call_later(self.taking_seconds, self.transport.abort)
+            self._taking = self.loop.call_later(self.taking_seconds, self._drop, UNTAKEN)
 
     def resume_writing(self) -> None:
         self._taking = _cancelled(self._taking)
@@ -57,7 +58,7 @@ class PatientProtocol(H11Protocol):
         waiting = [other for other in self.connections if other._asking is not None and not other._asks]
         oldest = min(waiting, key=lambda other: other._asking.when())
         self.connections.discard(oldest)  # it is told so only in the loop's next round
-        oldest.transport.abort()
+        oldest._drop(ROOM)
 
     @property
     def _asks(self) -> bool:
@@ -66,7 +67,13 @@ class PatientProtocol(H11Protocol):
 
     def _give_up(self) -> None:
         if not self._asks:
-            self.transport.abort()
+            self._drop(IDLE)
+
+    def _drop(self, why: str) -> None:
+        metrics: Metrics | None = self.app_state.get("metrics")  # what the application's life yields
+        if metrics is not None:
+            metrics.dropped.labels(why).inc()
+        self.transport.abort()
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+#: why a connection was dropped: it asked nothing for too long, it asked nothing while a new one needed its place, its
+#: client did not take the answer
+IDLE, ROOM, UNTAKEN = DROPPED = ("idle", "room", "untaken")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -39,6 +42,11 @@ class Metrics:
             registry=own,
         )
         self.refused = Counter("recbole_eimf_over_capacity", "Requests answered 503", registry=own)
+        self.dropped = Counter(
+            "recbole_eimf_dropped_connections", "Connections closed by the service", ("why",), registry=own
+        )
+        for why in DROPPED:  # a figure that is not there yet cannot be told from one that is misspelt
+            self.dropped.labels(why)
         self.unknown = Counter("recbole_eimf_unknown_items", "Items of histories that the model lacks", registry=own)
         self.popular = Counter("recbole_eimf_popularity_answers", "Histories answered by popularity", registry=own)
         self.under_way = Gauge(

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from recbole_eimf.serving.http.settings import (
+    MAX_EXPLAINED,
     MAX_HISTORIES,
     MAX_HISTORY,
     MAX_K,
@@ -16,10 +28,23 @@ from recbole_eimf.serving.http.settings import (
     MAX_TOKENS,
 )
 
+
+def _not_too_many(given: Any) -> Any:
+    """pydantic looks at every entry of a dictionary before it counts them."""
+    if isinstance(given, Mapping) and len(given) > MAX_NEW:
+        said = f"{len(given):,} are given, and a request may have {MAX_NEW:,}; send them in several requests"
+        raise PydanticCustomError("too_many", "{said}", {"said": said})
+    return given
+
+
+# fail_fast: a body has room for half a million wrong items, and to list them all kept a worker from everything else for
+# seconds
 Token = Annotated[StrictStr, Field(min_length=1, max_length=MAX_TOKEN)]
 Title = Annotated[StrictStr, Field(min_length=1, max_length=MAX_TITLE)]
-History = Annotated[list[Token], Field(max_length=MAX_HISTORY)]
-Tokens = Annotated[list[Token], Field(max_length=MAX_TOKENS)]
+History = Annotated[list[Token], Field(fail_fast=True, max_length=MAX_HISTORY)]
+Histories = Annotated[list[History], Field(fail_fast=True, min_length=1, max_length=MAX_HISTORIES)]
+Tokens = Annotated[list[Token], Field(fail_fast=True, max_length=MAX_TOKENS)]
+Texts = Annotated[dict[Token, Title], BeforeValidator(_not_too_many)]
 K = Annotated[StrictInt, Field(ge=0, le=MAX_K)]
 
 
@@ -28,16 +53,24 @@ class _Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_more_than_there_are(cls, given: Any) -> Any:
+        """Of thousands of fields that do not exist one is named, at once."""
+        if isinstance(given, Mapping) and len(given) > len(cls.model_fields):
+            stray = next(name for name in given if name not in cls.model_fields)
+            said = f"{stray[:100]!r} is no field of this request; it has {', '.join(cls.model_fields)}"
+            raise PydanticCustomError("stray", "{said}", {"said": said})
+        return given
+
 
 class RecommendRequest(_Strict):
     """One of ``history``, ``histories`` and ``user``."""
 
     history: History | None = Field(None, description="item tokens, oldest first", examples=[["B001", "B002"]])
-    histories: Annotated[list[History], Field(min_length=1, max_length=MAX_HISTORIES)] | None = Field(
-        None, description="several at once"
-    )
+    histories: Histories | None = Field(None, description="several at once")
     user: Token | None = Field(None, description="a user that the run knew, with all they had")
-    users: Annotated[list[Token], Field(max_length=MAX_HISTORIES)] | None = Field(
+    users: Annotated[list[Token], Field(fail_fast=True, max_length=MAX_HISTORIES)] | None = Field(
         None, description="tokens of the histories' users: whose order of equal scores counts"
     )
     k: K = 10
@@ -46,7 +79,7 @@ class RecommendRequest(_Strict):
     )
     only: Tokens | None = Field(None, description="candidates")
     without: Tokens | None = Field(None, description="items that are no candidates")
-    explain: StrictBool = Field(False, description="say why")
+    explain: StrictBool = Field(False, description=f"say why; k times histories may then be {MAX_EXPLAINED:,}")
 
 
 class SimilarRequest(_Strict):
@@ -57,10 +90,10 @@ class SimilarRequest(_Strict):
 
 
 class ItemsRequest(_Strict):
-    items: Annotated[dict[Token, Title], Field(min_length=1, max_length=MAX_NEW)] = Field(
+    items: Annotated[Texts, Field(min_length=1, max_length=MAX_NEW)] = Field(
         description="token -> title", examples=[{"NEW1": "Lavender hand cream 3 oz"}]
     )
-    profiles: Annotated[dict[Token, Title], Field(max_length=MAX_NEW)] = Field(
+    profiles: Annotated[Texts, Field(max_length=MAX_NEW)] = Field(
         {}, description="token -> an LLM's words on the item, for a model that reads them beside titles"
     )
 

@@ -68,7 +68,7 @@ class Served:
         """Items whose title or token has all of these words, those that were bought most first."""
         text, order = self._searched
         there = np.ones(len(text), dtype=bool)
-        for word in words.lower().split():
+        for word in compute.utf8_lower(pa.scalar(words)).as_py().split():  # Python's own makes other letters of some
             there &= compute.match_substring(text, word).to_numpy(zero_copy_only=False)
         rows = order[there[order]][:limit]
         catalogue = self.model.catalogue
@@ -181,7 +181,10 @@ class Service:
             if mine.version == state.version and state.added[: len(mine.added)] == mine.added:
                 model, there = self.now.model, len(mine.added)
         model = model or loaded(self._board, state)
-        for items in state.added[there:]:
+        batches = state.added[there:]
+        if len(batches) > 1 and model.places_each_alone:  # each addition copies every table
+            batches = (merged(batches),)
+        for items in batches:
             model = with_items(model, items)[0]
         return model
 
@@ -251,11 +254,11 @@ def with_batches(
     All are added as one, for each addition copies every table; where one batch is refused, halves of them are tried.
     """
     short = slice(None) if reads_profiles(model) else slice(1)
-    merged = {token: texts[short] for items in batches for token, texts in items.items()}
-    if not merged:
+    items = {token: texts[short] for token, texts in merged(batches).items()}
+    if not items:
         return model, []
     try:
-        return with_items(model, merged)[0], [merged]
+        return with_items(model, items)[0], [items]
     except UserError:
         if len(batches) == 1:
             return model, []
@@ -263,6 +266,11 @@ def with_batches(
     model, first = with_batches(model, batches[:middle])
     model, second = with_batches(model, batches[middle:])
     return model, first + second
+
+
+def merged(batches: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
+    """The items of all batches, in their order."""
+    return {token: texts for items in batches for token, texts in items.items()}
 
 
 def with_items(model: Recommender, items: dict[str, list[str]]) -> tuple[Recommender, list[str]]:

@@ -17,6 +17,9 @@ SHORTEST_TOKEN = 16
 MAX_K = 1_000
 MAX_HISTORY = 10_000
 MAX_HISTORIES = 64
+#: of a request with ``explain``, k times histories: as many items as one history may ask for. A reason takes far
+#: longer than its item, and whoever asks next waits for all of them.
+MAX_EXPLAINED = MAX_K
 MAX_TOKENS = 100_000  # of ``only`` and ``without``
 MAX_TOKEN = 512  # characters
 MAX_TITLE = 2_000  # characters
@@ -74,11 +77,11 @@ class Settings:
 def host_name(host: str) -> str | None:
     """The name in a ``Host`` header, or in ``--allowed-hosts``; None where it is none.
 
-    >>> [host_name(host) for host in ("LocalHost.:80", "[::1]:80", "10.0.0.1", "https://a", "a b", "a:b", "")]
-    ['localhost', '[::1]', '10.0.0.1', None, None, None, None]
+    >>> [host_name(host) for host in ("LocalHost.:80", "[::1]:80", "10.0.0.1", "https://a", "a b", "a:b", "a..", "")]
+    ['localhost', '[::1]', '10.0.0.1', None, None, None, None, None]
     """
-    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:\d*)?", host.strip().lower(), re.ASCII)
-    return found[1].removesuffix(".") or None if found else None
+    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[\w.-]*[\w-])\.?(:\d*)?", host.strip().lower(), re.ASCII)
+    return found[1] if found else None
 
 
 def is_loopback(host: str) -> bool:

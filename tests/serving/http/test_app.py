@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -15,6 +16,7 @@ from recbole_eimf.serving.http import app as app_module
 from recbole_eimf.serving.http import service as service_module
 from recbole_eimf.serving.http import settings
 from recbole_eimf.serving.recommender import Recommender
+from tests.conftest import REPOSITORY
 from tests.serving.http.conftest import AUTHORIZED, TOKEN, expected, given
 
 HISTORY = ["i1", "i5", "i9"]
@@ -89,6 +91,21 @@ def test_reasons_are_the_recommenders(client, first, monkeypatch):
     assert len(answer["results"][0]["items"]) == 1
 
 
+def test_reasons_have_a_limit_of_k_times_histories(client):
+    """Each takes long: 64,000 of one request held a worker, and whoever asked next waited."""
+    asked, most = client(), settings.MAX_EXPLAINED
+    body = {"histories": [HISTORY, []], "k": most // 2 + 1}
+    answer = asked.post("/recommend", json={**body, "explain": True})
+    assert answer.status_code == 422
+    (problem,) = answer.json()["detail"]
+    assert problem["loc"] == ["body", "k"]
+    assert f"{most + 2:,} items" in problem["msg"]
+    assert f"may ask for {most:,}" in problem["msg"]
+    assert asked.post("/recommend", json=body).status_code == 200
+    assert asked.post("/recommend", json={**body, "k": most // 2, "explain": True}).status_code == 200
+    assert asked.post("/recommend", json={"history": HISTORY, "k": settings.MAX_K, "explain": True}).status_code == 200
+
+
 def test_similar_is_what_the_recommender_says(client, first):
     items = ["i4", "i30", "i4"]
     frame = first.similar_items(items, 5)
@@ -110,6 +127,10 @@ def test_items_are_found_by_words_of_their_title_most_bought_first(client, first
         if "5" in f"{token} {title}"
     }  # fmt: skip
     assert asked.get("/items", params={"q": "nothing at all"}).json()["items"] == []
+    names = {"ist": "İstanbul number 5", "odos": "ΟΔΟΣ number 6"}
+    asked.post("/items", json={"items": names})
+    for token, title in names.items():  # as it is written, whatever small letters are made of it
+        assert asked.get("/items", params={"q": title}).json()["items"] == [{"item": token, "title": title}]
 
 
 #: (address, body, the place that is wrong)
@@ -127,6 +148,7 @@ WRONG = (
     ("recommend", {}, ["body", "history"]),
     ("recommend", {"history": ["i1"], "user": "u1"}, ["body", "user"]),
     ("recommend", {"user": "nobody"}, ["body", "user"]),
+    ("recommend", {"user": "u1", "users": ["u1"]}, ["body", "users"]),
     ("recommend", {"histories": [["i1"]], "users": ["a", "b"]}, ["body", "users"]),
     ("recommend", {"history": ["i1"], "only": ["nothing"]}, ["body", "only"]),
     ("recommend", {"history": ["i1"], "seen": True}, ["body", "seen"]),
@@ -134,6 +156,7 @@ WRONG = (
     ("similar", {"items": ["i1", "never"]}, ["body", "items", 1]),
     ("items", {"items": {"n": ""}}, ["body", "items", "n"]),
     ("items", {"items": {"n": "  "}}, ["body", "items"]),
+    ("items", {"items": {"n": "thing"}, "profiles": {"m": "thing"}}, ["body", "profiles"]),
     ("items", {"items": {f"n{n}": "thing" for n in range(settings.MAX_NEW + 1)}}, ["body", "items"]),
 )
 #: bodies that are no JSON, or JSON that is no request
@@ -158,6 +181,29 @@ def test_a_wrong_field_is_named(client):
         assert where in [problem["loc"] for problem in answer.json()["detail"]]
         assert all(problem["msg"] for problem in answer.json()["detail"])
         assert len(answer.content) < 2000
+
+
+def test_bodies_of_which_all_is_wrong_are_told_a_little_at_once(client):
+    """All half a million faults of one body, listed, kept a worker from everything else for six seconds."""
+    asked = client()
+    ones = [1] * 9_000
+    for address, body, where in (
+        ("recommend", {"histories": [ones] * 50}, ["body", "histories", 0, 0]),
+        ("recommend", {"history": [], "only": [1] * 99_000}, ["body", "only", 0]),
+        ("recommend", {"history": [], "without": [1] * 99_000}, ["body", "without", 0]),
+        ("recommend", {f"a{number}": 1 for number in range(90_000)}, ["body"]),
+        ("items", {"items": {f"a{number}": 1 for number in range(90_000)}}, ["body", "items"]),
+        ("items", {"items": {"a": "b"}, "profiles": dict.fromkeys(map(str, range(70_000)))}, ["body", "profiles"]),
+    ):
+        content = json.dumps(body, separators=(",", ":")).encode()
+        answer = asked.post(f"/{address}", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422
+        (problem,) = answer.json()["detail"]  # one: whoever lists many has looked at all
+        assert problem["loc"] == where
+    stray = asked.post("/recommend", json={f"{{a}}{number}": 1 for number in range(99)}).json()["detail"][0]["msg"]
+    assert stray.startswith("'{a}0' is no field of this request; it has history, histories, user,")
+    many = asked.post("/items", json={"items": dict.fromkeys(map(str, range(101)), "thing")}).json()["detail"][0]["msg"]
+    assert many == "101 are given, and a request may have 100; send them in several requests"
 
 
 def test_no_body_is_a_fault_of_the_service(client):
@@ -326,9 +372,13 @@ def test_reload_takes_another_model_over_with_the_items_that_were_added(client, 
 def test_reload_of_what_is_no_model_leaves_the_old_one(client, models, first):
     asked = client(token=TOKEN)
     (models / "second" / "items.safetensors").write_bytes(b"damaged")
+    (models / "deep").mkdir()
+    (models / "deep" / "config.json").write_text("[" * 100_000)
     for folder, said in (
-        ("second", "items.safetensors"), ("nothing", "no such model folder"), ("../first", "without its path"),
-        ("..", "without its path"), ("/etc", "without its path"), ("a\0b", "without its path"),
+        ("second", "items.safetensors"), ("deep", "not JSON"), ("nothing", "no such model folder"),
+        ("../first", "without its path"), ("..", "without its path"), ("/etc", "without its path"),
+        ("a\0b", "without its path"),
+        ("a" * 256, "a model folder that is there"), ("é" * 500, "a model folder that is there"),
     ):  # fmt: skip
         answer = asked.post("/reload", json={"folder": folder}, headers=AUTHORIZED)
         assert answer.status_code == 422
@@ -363,6 +413,14 @@ def test_metrics_count(client):
         "recbole_eimf_under_way 1.0",
     ):
         assert line in text.splitlines(), line
+
+
+def test_every_figure_is_in_the_documentation(client):
+    text = client().get("/metrics").text
+    shown = {name for name in re.findall(r"^# TYPE (recbole_eimf_\w+)", text, re.MULTILINE)}
+    shown = {name for name in shown if not name.endswith("_created")}
+    told = (REPOSITORY / "docs" / "service.md").read_text(encoding="utf-8")
+    assert {name for name in shown if f"`{name}" not in told} == set()
 
 
 def test_the_api_is_described_and_the_pages_load_nothing_from_elsewhere(client):

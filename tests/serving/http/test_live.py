@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,13 @@ import httpx
 import pytest
 
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http import answers, door
 from recbole_eimf.serving.http import service as service_module
 from recbole_eimf.serving.http.connection import PatientProtocol
 from recbole_eimf.serving.http.settings import MAX_CHANGES
 from tests.serving.http.conftest import AUTHORIZED, ask, board_of, expected, given
+from tests.serving.test_exactness import told
 
 HISTORY = ["i1", "i5", "i9"]
 
@@ -37,6 +40,13 @@ def held(monkeypatch):
     monkeypatch.setattr(answers, "recommended", waiting)
     yield release
     release.set()
+
+
+def dropped(service) -> dict[str, float]:
+    """Why connections were dropped -> how many, as Prometheus reads it."""
+    text = httpx.get(f"{service.url}/metrics", trust_env=False).text
+    found = re.findall(r'^recbole_eimf_dropped_connections_total\{why="(\w+)"\} (\S+)$', text, re.MULTILINE)
+    return {why: float(number) for why, number in found}
 
 
 def test_above_capacity_is_told_at_once_and_nothing_waits_without_end(live, held, first):
@@ -152,6 +162,7 @@ def test_connections_that_ask_nothing_are_closed_however_they_drip(live):
         assert sent < 200
         with contextlib.suppress(ConnectionResetError):
             assert silent.recv(1) == b""
+    assert dropped(service) == {"idle": 2.0, "room": 0.0, "untaken": 0.0}
 
 
 def test_connections_that_ask_nothing_make_room_and_keep_nobody_from_asking(live, held, first):
@@ -176,6 +187,7 @@ def test_connections_that_ask_nothing_make_room_and_keep_nobody_from_asking(live
         held.set()
         assert given(asked.result()) == expected(first, [HISTORY])  # whoever asks stays
     assert "over_capacity_total 0.0" in httpx.get(f"{service.url}/metrics", trust_env=False).text
+    assert dropped(service)["room"] >= 8  # of 12 silent ones and one that was kept, with one that asks
 
 
 def test_where_all_connections_ask_the_new_one_is_closed(live, held, first):
@@ -232,9 +244,13 @@ def test_a_client_that_does_not_take_its_answer_is_dropped(live, first):
         except OSError:
             pass  # no longer read
         until = time.monotonic() + 90
-        while service.server.server_state.connections and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not service.server.server_state.connections
+        while dropped(service)["untaken"] < 1 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert dropped(service) == {"idle": 0.0, "room": 0.0, "untaken": 1.0}
+        client.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            while client.recv(1 << 20):
+                pass  # what was under way; then the end
     assert given(ask(service.url, HISTORY)) == expected(first, [HISTORY])
 
 
@@ -371,6 +387,43 @@ def test_what_was_added_comes_into_another_model_in_one_batch(models, tmp_path, 
         found = service.now.model.rank([HISTORY, ["n3"]], 69)
         assert found.rows.tolist() == second.rank([HISTORY, ["n3"]], 69).rows.tolist()
         assert found.scores.tolist() == second.rank([HISTORY, ["n3"]], 69).scores.tolist()
+
+
+def test_a_worker_that_comes_later_adds_what_was_added_in_one_batch(models, tmp_path, first, monkeypatch):
+    board = board_of(models / "first", tmp_path / "board")
+    old = service_module.Service(board)
+    old.start()
+    titles = {f"n{number}": f"thing number {number}" for number in range(9)}
+    for token, title in titles.items():
+        old._add({token: [title]})
+    batches, real = [], service_module.with_items
+    monkeypatch.setattr(
+        service_module, "with_items", lambda model, items: batches.append(list(items)) or real(model, items)
+    )
+    late = service_module.Service(board)
+    late.start()
+    assert batches == [list(titles)]
+    first.add_items(titles)
+    assert late.now.state == old.now.state
+    for service in (old, late):
+        found = service.now.model.rank([HISTORY, ["n3"]], 69)
+        assert found.rows.tolist() == first.rank([HISTORY, ["n3"]], 69).rows.tolist()
+
+
+@pytest.mark.parametrize("kind", ["all", "similar"])
+def test_a_worker_that_comes_later_ranks_as_the_others_do_with_a_score_prior(made_run, tmp_path, kind):
+    """In a graph the place of an item depends on what was added before it."""
+    run = made_run("IBIM", told if kind == "all" else None, backbone="SASRec", score_prior=kind)
+    write_run(run, tmp_path / "model", index="auto", onnx=False, refit=False, text="yes", histories=False)
+    board = board_of(tmp_path / "model", tmp_path / "board")
+    old, late = service_module.Service(board), service_module.Service(board)
+    old.start()
+    for number in range(20):
+        old._add({f"n{number}": [f"thing number {number}"]})
+    late.start()
+    histories = [HISTORY, ["n3"], ["i9", "n7"]]
+    assert late.now.model.places_each_alone is (kind == "similar")
+    assert late.now.model.rank(histories, 80).rows.tolist() == old.now.model.rank(histories, 80).rows.tolist()
 
 
 def test_what_another_model_cannot_read_is_lost_and_nothing_beside_it(models, tmp_path, second, monkeypatch):

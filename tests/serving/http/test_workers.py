@@ -21,7 +21,7 @@ from recbole_eimf.core import parts
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.locks import if_nobody_has
 from recbole_eimf.serving.http.run import _listening
-from recbole_eimf.serving.http.settings import MAX_CONNECTIONS, TOKEN_VARIABLE
+from recbole_eimf.serving.http.settings import MAX_CONNECTIONS, TOKEN_VARIABLE, Settings
 from tests.conftest import REPOSITORY
 from tests.serving.http.conftest import AUTHORIZED, TOKEN, ask, expected, given
 
@@ -188,6 +188,16 @@ def test_wrong_arguments_are_one_line(models, tmp_path, capsys, live):
         assert len(found) == 1
         assert said in found[0]
     assert list(models.glob(".*")) == []
+
+
+def test_a_name_with_the_root_s_dot_is_the_name(models, monkeypatch):
+    asked = []
+    monkeypatch.setattr("recbole_eimf.serving.http.run.serve", lambda *given: asked.append(given[-1]))
+    assert main(["serve", str(models / "first"), "--allowed-hosts", "Items.Example., b.example,[::1]"]) == 0
+    assert asked == [("items.example", "b.example", "[::1]")]
+    settings = Settings("shared", allowed_hosts=asked[0])
+    assert all(settings.answers_to(host) for host in ("items.example", "items.example.", "ITEMS.example.:443"))
+    assert not any(settings.answers_to(host) for host in ("items.example..", ".", "evil.example."))
 
 
 def test_a_missing_part_is_one_line(models, monkeypatch, capsys):
