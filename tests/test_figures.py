@@ -273,6 +273,11 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
             for metric in ("hit@10", "ndcg@10", "recall@50")),
           both_of(*(share(f"ml1m_floors_leave_one_out_{one}", "tied", "ndcg@10") for one in ("source", "shuffled")))]),
         (_ORDER, "ML-1M", 1, None, ("ml1m_floors_global_time", True)),
+        (_ORDER, "Electronics: floors", 0, [*_FLOORS, *_TEXT],
+         [*(mean(f"electronics_floors_leave_one_out_{order}", metric, True) for order in ("source", "shuffled")
+            for metric in ("hit@10", "ndcg@10", "recall@50")),
+          both_of(*(share(f"electronics_floors_leave_one_out_{one}", "tied", "ndcg@10")
+                    for one in ("source", "shuffled")))]),
         (_ORDER, "ml-100k", 0, None, ("ml100k_global_time", True)),
         ("docs/results/arena.md", "The arena", 0, None,
          [None, *together(_ARENA, "ndcg@10", "hit@10", masked=hidden), share(_ARENA, "1-5", "ndcg@10"),
