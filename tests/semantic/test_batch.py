@@ -323,7 +323,8 @@ def test_what_a_batch_answers_is_in_the_journal_from_then_on(tmp_path, caplog):
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize(("said", "kept"), [("m-2026-01-02", 1), ("x/M", 1), (None, 1), ("other", 0), (7, 1)])
+@pytest.mark.parametrize(("said", "kept"), [("m-2026-01-02", 1), ("x/M", 1), ("m@20260102", 1), (None, 1), (7, 1),
+                          ("other", 0), ("m-mini", 0), ("m2", 0)])  # fmt: skip
 def test_answers_of_another_model_are_not_put_down_to_this_one(tmp_path, caplog, said, kept):
     (request,) = asked = requests("a")
     answer = output(*ids(asked, tmp_path))
@@ -331,7 +332,7 @@ def test_answers_of_another_model_are_not_put_down_to_this_one(tmp_path, caplog,
     path, journal = lines(tmp_path / "out.jsonl", answer), tmp_path / "journal.jsonl"
     assert batch.answers(asked, OpenAISettings("m"), path, journal)["a"].status == "ok"
     assert len(read_journal(journal, "m")) == kept
-    assert ("1 of 1 answers are of model other, not llm_model=m" in caplog.text) == (not kept)
+    assert (f"1 of 1 answers are of model {said}, not llm_model=m" in caplog.text) == (not kept)
 
 
 def test_a_file_without_an_answer_is_named(tmp_path):

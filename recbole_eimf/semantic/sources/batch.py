@@ -192,11 +192,15 @@ def _remember(
 
 
 def _of_model(body: Mapping[str, Any], model: str) -> bool:
-    """Whether an answer is of a model, which endpoints name with a date behind it or a provider before it."""
+    """Whether an answer is of a model, which endpoints name with a date behind it or a provider before it.
+
+    Words behind it make another model: ``gpt-4o-mini`` is not ``gpt-4o``.
+    """
     said = body.get("model")
     if not isinstance(said, str) or not said:
         return True
-    return said.rpartition("/")[2].casefold().startswith(model.rpartition("/")[2].casefold())
+    said, wanted = (name.rpartition("/")[2].casefold() for name in (said, model))
+    return said.startswith(wanted) and re.fullmatch(r"([-@]\d[\d-]*)?", said[len(wanted) :]) is not None
 
 
 def _record(reply: Reply, body: Mapping[str, Any], model: str) -> dict[str, Any]:
