@@ -24,7 +24,7 @@ from recbole_eimf.serving.http.board import Board
 from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
 from recbole_eimf.serving.http.door import Door
 from recbole_eimf.serving.http.metrics import Metrics
-from recbole_eimf.serving.http.service import Service
+from recbole_eimf.serving.http.service import NotChangedError, Service
 from recbole_eimf.serving.http.settings import TOKEN_VARIABLE, Settings, checked_token
 
 PAGE = Path(__file__).parent / "page"
@@ -35,6 +35,10 @@ _PATHS = frozenset((*_FILES, "/recommend", "/similar", "/items", "/reload", "/he
 
 _422 = {422: {"model": schema.Problems, "description": "a field is wrong; says which and why"}}
 _503 = {503: {"model": schema.Refusal, "description": "over capacity: ask again after Retry-After seconds"}}
+_507 = {
+    507: {"model": schema.Refusal, "description": "the service's disk is full; what is served stays as it was"},
+    500: {"model": schema.Refusal, "description": "a fault of the service's machine; what is served stays as it was"},
+}
 _403 = {403: {"model": schema.Refusal, "description": "switched off, or not with this token"}}
 
 
@@ -119,7 +123,7 @@ def _add_questions(app: FastAPI, service: Service, capacity: Capacity, metrics: 
 
 # ---------------------------------------------------------------------- changes
 def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bool) -> None:
-    @app.post("/items", response_model=schema.ItemsAnswer, responses=_422 | _403 | _503)
+    @app.post("/items", response_model=schema.ItemsAnswer, responses=_422 | _403 | _503 | _507)
     async def add_items(asked: schema.ItemsRequest, authorization: Annotated[str | None, Header()] = None) -> Response:
         """Add items by their title, and by `profiles` where the model reads an LLM's words beside titles; every worker
         knows them when the answer comes. They last as long as the service.
@@ -130,7 +134,7 @@ def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bo
             _check(authorization, token)
         return JSONResponse(await service.add(asked.items, asked.profiles))
 
-    @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403 | _503)
+    @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403 | _503 | _507)
     async def reload(
         asked: schema.ReloadRequest | None = None, authorization: Annotated[str | None, Header()] = None
     ) -> Response:
@@ -215,6 +219,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(OverCapacityError)
     async def over(request: Request, error: OverCapacityError) -> Response:
         return JSONResponse({"detail": str(error)}, 503, {"Retry-After": str(error.seconds)})
+
+    @app.exception_handler(NotChangedError)
+    async def not_changed(request: Request, error: NotChangedError) -> Response:
+        return JSONResponse({"detail": _sendable(str(error))}, 507 if error.full else 500)
 
     @app.exception_handler(RefusedError)
     async def not_allowed(request: Request, error: RefusedError) -> Response:
