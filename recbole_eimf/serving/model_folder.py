@@ -28,7 +28,7 @@ from torch import Tensor
 
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.core.files import file_digest
+from recbole_eimf.core.files import TwiceError, file_digest, json_of
 from recbole_eimf.core.version import __version__
 
 FORMAT = "recbole_eimf served model"
@@ -212,7 +212,9 @@ def _config_of(path: Path, verify: bool) -> dict[str, Any]:
     if not file.is_file():
         raise DataError(f"{path}: not a model folder, or half of one: it has no {CONFIG}. Export or copy it again.")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json_of(file.read_text(encoding="utf-8"))
+    except TwiceError as error:
+        raise DataError(f"{file}: {error}. Keep one.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
     if isinstance(config, dict) and str(config.get("format")).startswith(_FORMAT_OF_A_RUN):

@@ -61,6 +61,15 @@ def test_file_counts_replies_to_other_prompts(tmp_path, caplog):
     assert "1 of 2 replies answer another prompt" in caplog.text
 
 
+def test_a_key_that_a_line_has_twice_is_named_and_what_an_llm_wrote_is_left_to_it(tmp_path):
+    path = tmp_path / "replies.jsonl"
+    path.write_text('{"user_id": "a", "response": "Nails", "other": {"x": 1, "x": 2}}\n')
+    assert len(fetch_file(None, path)) == 1
+    path.write_text('{"user_id": "a", "response": "Nails"}\n{"user_id": "b", "response": "Hair", "user_id": "c"}\n')
+    with pytest.raises(DataError, match=r"replies\.jsonl, line 2: key 'user_id' is given twice\. Keep one"):
+        fetch_file(None, path)
+
+
 def test_file_the_same_line_twice_is_no_conflict(tmp_path):
     path = lines(tmp_path / "r.jsonl", *[{"user_id": "a", "response": GOOD}] * 2)
     assert len(fetch_file(None, path)) == 1

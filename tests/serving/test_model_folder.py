@@ -146,6 +146,13 @@ def test_foreign_folders(tmp_path):
         Recommender.load(tmp_path)
 
 
+def test_a_key_given_twice_is_refused(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"mask_history":', '"mask_history": false, "mask_history":', 1))
+    with pytest.raises(DataError, match=r"config\.json: key 'mask_history' is given twice\. Keep one"):
+        Recommender.load(folder)
+
+
 def test_files_outside_the_folder_are_refused(folder):
     change_config(folder, files={"../secret": {"bytes": 1, "sha256": "0"}})
     with pytest.raises(DataError, match="which is no plain file"):

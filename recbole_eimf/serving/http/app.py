@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +14,11 @@ from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from recbole_eimf.core.errors import UserError
+from recbole_eimf.core.files import TwiceError, json_of
 from recbole_eimf.core.version import __version__
 from recbole_eimf.serving.http import answers, schema
 from recbole_eimf.serving.http.answers import FieldError
@@ -40,6 +42,25 @@ _507 = {
     500: {"model": schema.Refusal, "description": "a fault of the service's machine; what is served stays as it was"},
 }
 _403 = {403: {"model": schema.Refusal, "description": "switched off, or not with this token"}}
+
+
+class _OnceRequest(Request):
+    """Of a key that stands twice in a body the last value would be taken, without a word."""
+
+    async def json(self) -> Any:
+        return json_of(await self.body())
+
+
+class _OnceRoute(APIRoute):
+    """Has bodies read as :class:`_OnceRequest` does."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_OnceRequest(request.scope, request.receive))
+
+        return handle
 
 
 class RefusedError(Exception):
@@ -82,6 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=life,
     )
+    app.router.route_class = _OnceRoute
     app.state.service, app.state.capacity = service, capacity
     app.add_middleware(Door, capacity=capacity, metrics=metrics, paths=_PATHS, answers_to=settings.answers_to)
     _add_questions(app, service, capacity, metrics)
@@ -236,6 +258,8 @@ def _said_of(problem: Mapping[str, Any]) -> str:
 
 
 def _why_unreadable(error: BaseException | None) -> str:
+    if isinstance(error, TwiceError):
+        return f"{error}; keep one"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text ({error.reason} at byte {error.start})"
     if isinstance(error, RecursionError):

@@ -176,6 +176,8 @@ UNREADABLE = (
     (b'{"history": ["caf\xe9"]}', "not UTF-8 text (invalid continuation byte at byte 17)"),
     (b'{"history": [}', "not JSON (Expecting value at character 13)"),
     (b"[" * 100_000, "not JSON that can be read (brackets nested too deep)"),
+    (b'{"history": [], "k": 3, "k": 4}', "key 'k' is given twice; keep one"),
+    (b'{"items": {"new": "one thing", "b": "c", "new": "another"}}', "key 'new' is given twice; keep one"),
 )
 
 
