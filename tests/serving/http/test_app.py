@@ -382,7 +382,12 @@ def test_reload_of_what_is_no_model_leaves_the_old_one(client, models, first):
     (models / "second" / "items.safetensors").write_bytes(b"damaged")
     (models / "deep").mkdir()
     (models / "deep" / "config.json").write_text("[" * 100_000)
+    shutil.copytree(models / "first", models / "cut")
+    config = json.loads((models / "cut" / "config.json").read_text())
+    del config["index"]
+    (models / "cut" / "config.json").write_text(json.dumps(config))
     for folder, said in (
+        ("cut", f"{models / 'cut'}/config.json: lacks 'index'"),
         ("second", "items.safetensors"), ("deep", "not JSON"), ("nothing", "no such model folder"),
         ("../first", "without its path"), ("..", "without its path"), ("/etc", "without its path"),
         ("a\0b", "without its path"),
