@@ -344,6 +344,21 @@ def test_answers_of_another_model_are_not_put_down_to_this_one(tmp_path, caplog,
     assert (f"1 of 1 answers are of model {said}, not llm_model=m" in caplog.text) == (not kept)
 
 
+def test_answers_under_the_name_behind_a_deployment_are_kept_where_the_user_says_so(tmp_path, caplog):
+    asked, files = requests("a", "b"), {}
+    for request, custom_id, said in zip(asked, ids(asked, tmp_path), ("gpt-4o-2024-08-06", "gpt-4o-mini-2024-07-18")):
+        files[request.user_id] = output(custom_id)
+        files[request.user_id]["response"]["body"]["model"] = said
+    path, journal = lines(tmp_path / "out.jsonl", *files.values()), tmp_path / "journal.jsonl"
+    batch.answers(asked, OpenAISettings("mine"), path, journal)
+    assert not journal.exists()
+    assert "--llm_model_alias=gpt-4o-2024-08-06 has them written there" in caplog.text
+    caplog.clear()
+    batch.answers(asked, OpenAISettings("mine", model_alias="gpt-4o"), path, journal)
+    assert list(read_journal(journal, "mine")) == [("a", asked[0].sha256)]
+    assert "1 of 2 answers are of model gpt-4o-mini-2024-07-18, not llm_model=mine" in caplog.text
+
+
 def test_a_file_without_an_answer_is_named(tmp_path):
     with pytest.raises(DataError, match="batch_file=.*empty.jsonl: no answer in it"):
         read_batch(requests("a"), lines(tmp_path / "empty.jsonl"))
