@@ -29,6 +29,7 @@ from torch import Tensor
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import TwiceError, file_digest, json_of
+from recbole_eimf.core.run_folder import RESULT_FILE
 from recbole_eimf.core.version import __version__
 
 FORMAT = "recbole_eimf served model"
@@ -90,7 +91,7 @@ def _what_else(path: Path) -> str | None:
 
 def _is_of_a_run(path: Path) -> bool:
     """Whether a run has written there (its ``config.json`` is there from the beginning of training)."""
-    return (path / "result.json").is_file() or str(_format_of(path)).startswith(_FORMAT_OF_A_RUN)
+    return (path / RESULT_FILE).is_file() or str(_format_of(path)).startswith(_FORMAT_OF_A_RUN)
 
 
 @contextlib.contextmanager

@@ -49,10 +49,10 @@ from recbole_eimf.config.models import MODELS, load_model_class
 from recbole_eimf.config.same_experiment import INDIFFERENT, content_digests, plain_settings
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import TwiceError, json_of, write_json
+from recbole_eimf.core.run_folder import CONFIG_FILE, MODEL_FILE, PTH_FILE
 from recbole_eimf.core.version import __version__
 from recbole_eimf.trainer.state import read_state, write_state
 
-MODEL_FILE, CONFIG_FILE, PTH_FILE = "model.safetensors", "config.json", "model.pth"
 FORMAT, FORMAT_VERSION = "recbole_eimf model", 1
 _OTHER = "other."
 #: keys of a run that mean nothing to whoever reads its model: what it wrote, how it was started, what RecBole unpickles
