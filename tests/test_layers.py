@@ -6,6 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
+from recbole_eimf.core import run_folder
 from tests.conftest import REPOSITORY
 
 #: ground floor first; rooms of one line are neighbours
@@ -63,6 +64,20 @@ def test_nothing_imports_upwards():
         if FLOOR.get(found.split(".")[0], len(LAYERS)) > FLOOR[importer.split(".")[0]]
     ]
     assert up == []
+
+
+def test_files_of_a_run_are_named_in_one_place():
+    """But for config.json, which folders of other kinds have too."""
+    names = {name for key, name in vars(run_folder).items() if key.endswith("_FILE")} - {run_folder.CONFIG_FILE}
+    written = [
+        f"{path.relative_to(PACKAGE)} (line {node.lineno}): {node.value}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path != PACKAGE / "core" / "run_folder.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert "result.json" in names
+    assert written == []
 
 
 def test_there_is_no_circle():

@@ -28,8 +28,9 @@ OpenAI Batch API that the journal does not answer (several files where one would
 with --batch_file=FILE or a folder of files; file checks replies made elsewhere; shuffled writes their placebo: to each
 item what is known of another one that is about as popular.
 
-keys (all take --key=value): llm_model, llm_base_url, llm_api_key_env (the NAME of the variable that holds the key),
-llm_api_key_file, llm_concurrency, llm_check_first, llm_price_in, llm_price_out (USD per million tokens),
+keys (all take --key=value): llm_model, llm_model_alias (what answers call it, if otherwise), llm_base_url,
+llm_api_key_env (the NAME of the variable that holds the key), llm_api_key_file, llm_concurrency, llm_check_first,
+llm_price_in, llm_price_out (USD per million tokens),
 knowledge_prompt_file, knowledge_file, shuffled_knowledge, batch_file, protocol, semantic_cache
 """
 

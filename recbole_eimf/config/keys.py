@@ -352,6 +352,9 @@ class SemanticSettings(TextSettings):
     prompt_file: str | None = key(None, "a prompt of your own", affects="content")
     prompt_items: int = key(20, "latest titles that a prompt shows", least=1)
     llm_model: str = key("qwen-turbo", "the endpoint's model")
+    llm_model_alias: str | None = key(
+        None, "what answers call llm_model where that is another name, as of an Azure deployment", affects="machine"
+    )
     llm_base_url: str | None = key(
         None, "address of the endpoint, such as https://host/v1; None: OpenAI's", form=_ADDRESS, secret=True
     )

@@ -26,6 +26,8 @@ _TAKEN: Mapping[str, str] = {
     "text_source": "item text",
     "shuffled_history": "the order of a history",
 }
+#: those that take away nothing that is read beside the interactions
+_OF_INTERACTIONS = ("shuffled_history",)
 #: key of a source that may be "shuffled" -> key that says what is shuffled then
 SHUFFLED: Mapping[str, str] = {"interest_source": "shuffled_source", "knowledge_source": "shuffled_knowledge"}
 
@@ -37,6 +39,22 @@ def is_placebo(keys: Mapping[str, Any]) -> bool:
     (True, False)
     """
     return any(keys.get(key) == value for each in PLACEBOS.values() for key, value in each.items())
+
+
+def was_placebo(keys: Mapping[str, Any], side_loaded: bool) -> bool:
+    """Whether a run that is over shuffled something that its model read.
+
+    A backbone beside a placebo has that one's keys, and reads nothing of what they shuffle.
+
+    Args:
+        keys: its settings; side_loaded: whether anything was read beside the interactions.
+
+    >>> was_placebo({"text_source": "shuffled"}, True), was_placebo({"text_source": "shuffled"}, False)
+    (True, False)
+    >>> was_placebo({"shuffled_history": True}, False)
+    True
+    """
+    return any(is_placebo({key: keys.get(key)}) for key in _TAKEN if side_loaded or key in _OF_INTERACTIONS)
 
 
 def reads(config) -> tuple[str, ...]:

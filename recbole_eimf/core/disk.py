@@ -25,6 +25,8 @@ _REFUSALS = {
     errno.ENAMETOOLONG: "Choose a shorter name",
     errno.EIO: "The disk or its connection is failing: name a folder on another one",
 }
+#: of them, those that go when room is made
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 #: of a data set, in bytes: file systems take 255, and kinds of files, times and marks of half-written ones are added
 LONGEST_NAME = 150
 _PROBE = b"\0" * 65536  # a file system with a few bytes left takes an empty file
@@ -41,6 +43,11 @@ def refusal(error: OSError, path: str | os.PathLike | None = None) -> DiskError 
     if remedy is None or where is None:
         return None
     return DiskError(f"{where}: cannot be written ({error.strerror or errno.errorcode[error.errno]}). {remedy}.")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the user's part of it, has no room left."""
+    return error.errno in _FULL
 
 
 @contextlib.contextmanager

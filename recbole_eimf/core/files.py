@@ -29,6 +29,10 @@ from recbole_eimf.core.disk import writing
 from recbole_eimf.core.errors import ConfigError, DataError
 
 
+class TwiceError(ValueError):
+    """A JSON object has a key twice; Python's own reader takes the last value without a word."""
+
+
 def fingerprint(*parts: Any) -> str:
     """Return a hex digest (16 characters) of JSON-able values; equal values give equal digests on every machine.
 
@@ -100,6 +104,38 @@ def read_json(path: str | os.PathLike, remedy: str = "Remove it to have it made 
         raise DataError(f"{path}: damaged ({_why_not_json(error)}). {remedy}") from error
 
 
+def json_of(text: str | bytes) -> Any:
+    """What somebody wrote as JSON. Raises ValueError: not JSON; TwiceError: a key stands twice in an object.
+
+    >>> json_of('{"a": {"b": 1, "b": 2}}')
+    Traceback (most recent call last):
+    recbole_eimf.core.files.TwiceError: key 'b' is given twice
+    """
+    return json.loads(text, object_pairs_hook=_with_each_key_once)
+
+
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = _marked(pairs)
+    if isinstance(found, _Doubled):
+        raise TwiceError(f"key {found.twice[:100]!r} is given twice")
+    return found
+
+
+class _Doubled(dict):
+    """An object with the key ``twice`` twice."""
+
+    twice: str
+
+
+def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        found = _Doubled(found)
+        found.twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+    return found
+
+
 def write_tensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write named arrays and string metadata as one safetensors file, atomically."""
     blob = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata=dict(metadata))
@@ -122,7 +158,7 @@ def read_jsonl(path: str | os.PathLike, half_last_line: bool = True) -> Iterator
 
     A broken *last* line is what a kill leaves while appending: it is skipped, whatever it held is made again, unless
     ``half_last_line`` is False. Any other broken line raises DataError naming file and line, as does a file that
-    cannot be read.
+    cannot be read, and a key that a record has twice (what stands within it, an LLM may have written).
     """
     lines = unpacked(path).removeprefix(codecs.BOM_UTF8).split(b"\n")
     last = max((i for i, line in enumerate(lines) if line.strip()), default=-1)
@@ -130,7 +166,7 @@ def read_jsonl(path: str | os.PathLike, half_last_line: bool = True) -> Iterator
         if not line.strip():
             continue
         try:
-            record = json.loads(line.decode())
+            record = json.loads(line.decode(), object_pairs_hook=_marked)
         except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of 5,000 digits; 1,000 brackets
             if half_last_line and index == last:
                 return
@@ -140,6 +176,8 @@ def read_jsonl(path: str | os.PathLike, half_last_line: bool = True) -> Iterator
             ) from error
         if not isinstance(record, dict):
             raise DataError(f"{path}, line {index + 1}: expected a JSON object, got {type(record).__name__}.")
+        if isinstance(record, _Doubled):
+            raise DataError(f"{path}, line {index + 1}: key {record.twice!r} is given twice. Keep one.")
         yield index + 1, record
 
 

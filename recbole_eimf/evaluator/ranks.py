@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from recbole_eimf.core.arrays import contained, distinct
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
+from recbole_eimf.core.run_folder import RANKS_FILE
 from recbole_eimf.evaluator.slices import Range, frequency_slices, inside
 
-RANKS_FILE = "test_ranks.safetensors"
 METRICS = ("recall", "hit", "ndcg", "ndcg_hits", "mrr")
 
 

@@ -83,6 +83,7 @@ def training_pipeline(
     settings = keys.read(SemanticSettings, config)
     needs.check_interest_source(settings, dataset) if check is None else check(settings)
     needs.check_text(config)
+    needs.check_text_encoder(settings)
     # the training part alone is wanted here, not the side information that is about to be made
     return pipeline_of(config, LazySequenceDataset(config).build()[0]), config["seed"]
 

@@ -16,11 +16,11 @@ from recbole.utils import init_seed
 from torch import nn
 
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.run_folder import STATE_FILE
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.loader import SequenceTrainDataLoader, loader_class
 from recbole_eimf.experiment import assembly, unseen
 from recbole_eimf.trainer.phases import PhaseTrainer
-from recbole_eimf.trainer.resuming import STATE_FILE
 from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.trainer import InterestTrainer
 from recbole_eimf.trainer.weighing import WeighingTrainer

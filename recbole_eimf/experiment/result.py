@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from recbole_eimf.config.models import MODELS, short_name
-from recbole_eimf.config.placebo import is_placebo
+from recbole_eimf.config.placebo import was_placebo
 from recbole_eimf.core.version import __version__
 
 
@@ -77,17 +77,9 @@ class RunResult:
             name = self.model
         else:
             name = f"{self.model}({backbone})"
-        if self._placebo:
+        if was_placebo(self.config, self.side_load is not None):
             return f"{name} placebo"
         return f"{name} text only" if self.model == "EIMF" and not self.config.get("use_interests", True) else name
-
-    @property
-    def _placebo(self) -> bool:
-        """Whether what this run shuffles is something that its model reads."""
-        if self.model == "IBIM" and not self.config.get("shuffled_history"):
-            reads = any(self.config.get(key) not in ("none", None) for key in ("item_text", "score_prior"))
-            return (reads or self.config.get("item_init") == "pca_text") and is_placebo(self.config)
-        return is_placebo(self.config) or str((self.side_load or {}).get("source", "")).startswith("shuffled")
 
 
 def table(results: list[RunResult], metrics: list[str] | None = None) -> str:

@@ -22,6 +22,7 @@ from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
+from recbole_eimf.core.run_folder import RESULT_FILE
 from recbole_eimf.experiment import plugin
 from recbole_eimf.experiment.one_run import run_one
 from recbole_eimf.experiment.result import RunResult
@@ -84,7 +85,7 @@ def run(
         result = run_one(config, wanted, callback)
         result.compared = [_run_compared(name, other) for name, other in beside.items()]
         if wanted.output_dir and distributed.is_first():
-            write_json(Path(wanted.output_dir) / "result.json", dataclasses.asdict(result))
+            write_json(Path(wanted.output_dir) / RESULT_FILE, dataclasses.asdict(result))
     return result
 
 
@@ -111,8 +112,8 @@ def _run_in_processes(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         keys = {key: value for key, value in overrides.items() if key not in distributed.KEYS}
-        distributed.spawn(processes, _run_and_write, (folder / "result.json", *what, {**keys, "nproc": 1}), folder)
-        return RunResult.from_json(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        distributed.spawn(processes, _run_and_write, (folder / RESULT_FILE, *what, {**keys, "nproc": 1}), folder)
+        return RunResult.from_json(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")))
 
 
 def _run_and_write(path: Path, model: str | type, dataset: str, files: list[str] | None, overrides: dict) -> None:

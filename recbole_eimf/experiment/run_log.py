@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import writing
+from recbole_eimf.core.run_folder import LOG_FILE
 from recbole_eimf.core.version import __version__
 
-LOG_FILE, TENSORBOARD_FOLDER = "run.log", "log_tensorboard"
+TENSORBOARD_FOLDER = "log_tensorboard"
 #: ``logger.info(..., extra=DETAIL)``: for the log file; the screen shows it with ``verbose=True``
 DETAIL = {"detail": True}
 _RECBOLE = os.path.dirname(recbole.__file__) + os.sep

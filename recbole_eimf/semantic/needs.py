@@ -19,6 +19,8 @@ from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.core.parts import require
 from recbole_eimf.data.item_text import check_item_text
 from recbole_eimf.semantic import export
+from recbole_eimf.semantic.encoders.build import check_encoder
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 from recbole_eimf.semantic.journal import journal_of, read_journal
 from recbole_eimf.semantic.llm.endpoint import ASKERS, OpenAISettings, read_key
 from recbole_eimf.semantic.sources import batch, own
@@ -45,8 +47,8 @@ def check_needs(config) -> None:
     """Check that what a configuration's run will read is there.
 
     Raises:
-        UserError: a file that is not there or is not named, a column of item text that is not there, an API key that is
-            not set; names key, value and remedy.
+        UserError: a file that is not there or is not named, a column of item text or a text encoder that is not there,
+            an API key that is not set; names key, value and remedy.
     """
     need, follows = needed(config)
     if not need:
@@ -59,6 +61,12 @@ def check_needs(config) -> None:
     check_knowledge_file(wanted)
     if reads_knowledge(wanted, follows):
         check_knowledge_source(wanted, config["dataset"], partial(asking_for_knowledge, config))
+    check_text_encoder(wanted)
+
+
+def check_text_encoder(settings: SemanticSettings) -> None:
+    """Raise UserError where ``text_encoder`` names none that can be had here. A model of the hub may be asked for."""
+    check_encoder(part_of(EncoderSettings, settings))
 
 
 def check_text(config) -> None:

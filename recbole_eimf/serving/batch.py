@@ -22,6 +22,7 @@ from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, fingerprint, write_json
 from recbole_eimf.core.locks import folder_locked
+from recbole_eimf.core.run_folder import RESULT_FILE
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.histories import Histories
 from recbole_eimf.serving.recommender import Recommender
@@ -221,7 +222,7 @@ def _export(job: Job, run: str) -> None:
     from recbole_eimf.serving.export import export, read_result  # reads RecBole, which serving does not need
 
     read_result(run)
-    origin = {"run": str(Path(run).resolve()), "result": file_digest(Path(run) / "result.json")}
+    origin = {"run": str(Path(run).resolve()), "result": file_digest(Path(run) / RESULT_FILE)}
     note, model = job.parts / "run.json", Path(job.model)
     whole = model_folder.is_model_folder(model)  # it gets its name when it is
     if (whole or job.note.is_file()) and not note.is_file():

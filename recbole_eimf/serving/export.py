@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from recbole_eimf.config.keys import SemanticSettings, read
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import fingerprint
+from recbole_eimf.core.run_folder import RESULT_FILE
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.experiment.load import load
 from recbole_eimf.experiment.result import RunResult
@@ -76,7 +77,7 @@ def read_result(output_dir: str | os.PathLike) -> dict[str, Any]:
         DataError: as :func:`read_run`.
     """
     folder = Path(output_dir)
-    file = folder / "result.json"
+    file = folder / RESULT_FILE
     if not file.is_file() and (folder / model_folder.ITEMS).is_file():
         raise DataError(
             f"{folder}: a model folder (of export), where a run's output_dir is needed. `recommend --model {folder}` "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,19 @@ from recbole_eimf.serving.counts import Counts
 from recbole_eimf.serving.encoder import Encoder, EncoderSpec, build_encoder
 from recbole_eimf.serving.parts import Parts, with_index
 from recbole_eimf.serving.sentences import Sentences
-from recbole_eimf.serving.title_map import TitleMap
+from recbole_eimf.serving.title_map import TitleEncoder, TitleMap
+
+#: keys of ``config.json`` that every model has, beside those of its parts
+_NEEDED = (
+    "name", "encoder", "diversity", "text", "index", "data.dataset", "evaluation.mask_history",
+    "evaluation.eval_batch_size", "evaluation.eval_chunk_items",
+)  # fmt: skip
 
 
 def read(folder: Path, verify: bool) -> tuple[Parts, dict[str, Any], Users | None]:
     """What a model folder holds: see :meth:`Recommender.load`."""
     config = model_folder.read_config(folder, verify)
+    _check_keys(folder / model_folder.CONFIG, config)
     catalogue = _catalogue(folder)
     items = len(catalogue)
     try:
@@ -37,12 +45,29 @@ def read(folder: Path, verify: bool) -> tuple[Parts, dict[str, Any], Users | Non
         else:
             users = None
     except KeyError as error:
-        raise DataError(f"{folder / model_folder.CONFIG}: lacks {error}. Export the model again.") from error
+        raise DataError(
+            f"{folder / model_folder.CONFIG}: lacks {error}. Put it back, or export the model again."
+        ) from error
     except (TypeError, AttributeError) as error:  # values of other kinds than export writes
         raise DataError(
             f"{folder / model_folder.CONFIG}: is not of a model of this version ({error}). Export the model again."
         ) from error
     return with_index(parts, config["index"], folder), config, users
+
+
+def _check_keys(file: Path, config: Mapping[str, Any]) -> None:
+    """Check that all is there of which answers make use, long after a model has been loaded."""
+    needed = [*_NEEDED]
+    if config.get("diversity"):
+        needed += ["diversity.weight", "diversity.count"]
+    if config.get("text"):
+        needed += [f"text.encoder.{key}" for key in TitleEncoder.__annotations__]
+    for name in needed:
+        found: Any = config
+        for key in name.split("."):
+            if not isinstance(found, Mapping) or key not in found:
+                raise DataError(f"{file}: lacks {name!r}. Put it back, or export the model again.")
+            found = found[key]
 
 
 def _one(column):

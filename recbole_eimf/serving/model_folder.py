@@ -28,7 +28,8 @@ from torch import Tensor
 
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.core.files import file_digest
+from recbole_eimf.core.files import TwiceError, file_digest, json_of
+from recbole_eimf.core.run_folder import RESULT_FILE
 from recbole_eimf.core.version import __version__
 
 FORMAT = "recbole_eimf served model"
@@ -90,7 +91,7 @@ def _what_else(path: Path) -> str | None:
 
 def _is_of_a_run(path: Path) -> bool:
     """Whether a run has written there (its ``config.json`` is there from the beginning of training)."""
-    return (path / "result.json").is_file() or str(_format_of(path)).startswith(_FORMAT_OF_A_RUN)
+    return (path / RESULT_FILE).is_file() or str(_format_of(path)).startswith(_FORMAT_OF_A_RUN)
 
 
 @contextlib.contextmanager
@@ -212,7 +213,9 @@ def _config_of(path: Path, verify: bool) -> dict[str, Any]:
     if not file.is_file():
         raise DataError(f"{path}: not a model folder, or half of one: it has no {CONFIG}. Export or copy it again.")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json_of(file.read_text(encoding="utf-8"))
+    except TwiceError as error:
+        raise DataError(f"{file}: {error}. Keep one.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
     if isinstance(config, dict) and str(config.get("format")).startswith(_FORMAT_OF_A_RUN):

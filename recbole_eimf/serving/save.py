@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.card import model_card
 from recbole_eimf.serving.catalogue import Catalogue, Users
@@ -20,11 +21,21 @@ def write(folder: Path, parts: Parts, config: Mapping[str, Any], users: Users | 
 
     Args:
         config: of the run; items may have been added since, and are counted.
+
+    Raises:
+        DataError: ``config`` lacks what the card says.
     """
     config = {**config, "data": {**config["data"], "items": len(parts.catalogue) - 1}}
+    try:
+        card = model_card(config)
+    except KeyError as error:
+        raise DataError(
+            f"{folder}: cannot be written, for the {model_folder.CONFIG} of the model lacks {error}. Put it back, or "
+            f"export the model again."
+        ) from error
     with model_folder.new_folder(folder, config) as new:
         write_parts(new, parts, users)
-        (new / "README.md").write_text(model_card(config), encoding="utf-8")
+        (new / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_parts(folder: Path, parts: Parts, users: Users | None) -> None:

@@ -27,6 +27,7 @@ from recbole_eimf.config.placebo import SHUFFLED, check_draw, check_placebo, idl
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, free_name, read_json, write_json
+from recbole_eimf.core.run_folder import ERROR_FILE, RESULT_FILE, STATE_FILE
 from recbole_eimf.core.version import made_with
 from recbole_eimf.semantic.needs import check_needs
 from recbole_eimf.study.jobs import absolute_paths, ray_running
@@ -67,11 +68,11 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """``result.json``, or None while there is none."""
-        return read_of_run(self.folder / "result.json")
+        return read_of_run(self.folder / RESULT_FILE)
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "result.json").is_file() and (
+        return (self.folder / RESULT_FILE).is_file() and (
             not self.other_mask or (self.folder / OTHER_MASK / "metrics.json").is_file()
         )
 
@@ -81,7 +82,7 @@ class Run:
 
     def error(self) -> str | None:
         """The first line of what stopped it, or None."""
-        path = self.folder / "error.txt"
+        path = self.folder / ERROR_FILE
         return path.read_text(encoding="utf-8").split("\n", 1)[0] if path.is_file() and not self.finished else None
 
     @property
@@ -255,8 +256,8 @@ def _check_folder(run: Run, searched: Collection[str]) -> bool:
         ConfigError: it holds a run, finished or not, that was made with other settings.
     """
     before = read_of_run(run.folder / "run.json")
-    begun = (run.folder / "result.json").is_file() or (run.folder / "last.safetensors").is_file()
-    if not begun or (run.folder / "error.txt").is_file() and not (run.folder / "result.json").is_file():
+    begun = (run.folder / RESULT_FILE).is_file() or (run.folder / STATE_FILE).is_file()
+    if not begun or (run.folder / ERROR_FILE).is_file() and not (run.folder / RESULT_FILE).is_file():
         return False
     if before is None:
         raise ConfigError(f"{run.folder}: holds a run without run.json, so of unknown settings. Use another --out.")
@@ -302,12 +303,12 @@ def execute(job: Mapping[str, Any]) -> str | None:
         except Exception as error:
             line = _one_line(error)
             with contextlib.suppress(OSError):  # a full disk: the caller is told all the same
-                (folder / "error.txt").write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
+                (folder / ERROR_FILE).write_text(f"{line}\n\n{traceback.format_exc()}", encoding="utf-8")
                 traceback.print_exc()
             return line
         finally:
             (folder / "running").unlink(missing_ok=True)
-    (folder / "error.txt").unlink(missing_ok=True)
+    (folder / ERROR_FILE).unlink(missing_ok=True)
     return None
 
 
@@ -319,7 +320,7 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
 
     torch.set_num_threads(job["threads"])
     given = {**job["given"], "num_threads": job["threads"]}
-    if not (folder / "result.json").is_file():
+    if not (folder / RESULT_FILE).is_file():
         stored = read_of_run(folder / "run.json")
         same = stored is not None and not differing_settings(stored["settings"], job["settings"], job["unread"])
         (folder / OTHER_MASK / "metrics.json").unlink(missing_ok=True)  # of another model than the one to come
@@ -332,7 +333,7 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         told["seconds"] = round(before + time.monotonic() - begin, 3)
         write_json(folder / "run.json", told | {"machine": _machine()})
     if job["other_mask"]:
-        chosen = read_of_run(folder / "result.json")["mask_history"]
+        chosen = read_of_run(folder / RESULT_FILE)["mask_history"]
         target = folder / OTHER_MASK
         trusted = job["model"] if ":" in job["model"] else None  # the user named it
         found = evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR")
@@ -431,7 +432,7 @@ def _on_ray(runs: Sequence[Run], jobs: Sequence[dict], workers: Workers) -> Iter
                     line = f"the worker process died ({type(error).__name__}): out of memory?"
                     with contextlib.suppress(OSError):
                         run.folder.mkdir(parents=True, exist_ok=True)
-                        (run.folder / "error.txt").write_text(f"{line}\n\n{error}\n", encoding="utf-8")
+                        (run.folder / ERROR_FILE).write_text(f"{line}\n\n{error}\n", encoding="utf-8")
                     yield run, line
             if not done:
                 yield None

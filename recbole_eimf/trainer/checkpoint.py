@@ -48,11 +48,11 @@ from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.models import MODELS, load_model_class
 from recbole_eimf.config.same_experiment import INDIFFERENT, content_digests, plain_settings
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.core.files import write_json
+from recbole_eimf.core.files import TwiceError, json_of, write_json
+from recbole_eimf.core.run_folder import CONFIG_FILE, MODEL_FILE, PTH_FILE
 from recbole_eimf.core.version import __version__
 from recbole_eimf.trainer.state import read_state, write_state
 
-MODEL_FILE, CONFIG_FILE, PTH_FILE = "model.safetensors", "config.json", "model.pth"
 FORMAT, FORMAT_VERSION = "recbole_eimf model", 1
 _OTHER = "other."
 #: keys of a run that mean nothing to whoever reads its model: what it wrote, how it was started, what RecBole unpickles
@@ -158,9 +158,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(_nothing_there(folder))
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_of(path.read_text(encoding="utf-8"))
         known = found["format"] == FORMAT
         version = found["format_version"]
+    except TwiceError as error:
+        raise DataError(f"{path}: {error}. Keep one.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a model's description ({error!r}). Name the output_dir of a run.") from error
     if not known or version != FORMAT_VERSION:

@@ -28,6 +28,7 @@ from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.locks import made_once
+from recbole_eimf.core.run_folder import HISTORY_FILE
 from recbole_eimf.core.version import __version__
 from recbole_eimf.model.phase import Phase
 from recbole_eimf.trainer.state import read_state, write_state
@@ -235,7 +236,7 @@ class PhaseTrainer(_BarTrainer):
         self.logger.info(f"{phase.name}: taken from {path}, {len(values['history'])} epochs")
         if self._writes:
             write_state(self.folder / phase.name / BEST_FILE, state, {"from": str(path)})
-            write_json(self.folder / phase.name / "history.json", values["history"])
+            write_json(self.folder / phase.name / HISTORY_FILE, values["history"])
         return values["history"]
 
 

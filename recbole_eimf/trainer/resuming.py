@@ -9,14 +9,21 @@ from typing import Any
 
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.run_folder import (
+    CONFIG_FILE,
+    HISTORY_FILE,
+    MODEL_FILE,
+    PRIOR_FILE,
+    PTH_FILE,
+    RANKS_FILE,
+    RESULT_FILE,
+    STATE_FILE,
+)
 from recbole_eimf.trainer import checkpoint
 from recbole_eimf.trainer.state import read_values
 
-STATE_FILE = "last.safetensors"
-PRIOR_FILE = "prior.json"
 #: what a run leaves in its folder
-_RESULTS = (STATE_FILE, "history.json", "result.json", "test_ranks.safetensors", checkpoint.MODEL_FILE,
-            checkpoint.PTH_FILE, PRIOR_FILE)  # fmt: skip
+_RESULTS = (STATE_FILE, HISTORY_FILE, RESULT_FILE, RANKS_FILE, MODEL_FILE, PTH_FILE, PRIOR_FILE)
 #: keys that may differ: they change what is done with a trained model, not what was trained
 _FREE = {"skip_test"}
 
@@ -32,8 +39,8 @@ def check_replaced(config, folder: Path) -> None:
     if config["overwrite"] or not _is_ours(folder):
         return
     states = _states(folder)
-    finished = (folder / "result.json").is_file()  # written last, after the runs beside it too
-    if not (states or finished or (folder / checkpoint.MODEL_FILE).is_file()):
+    finished = (folder / RESULT_FILE).is_file()  # written last, after the runs beside it too
+    if not (states or finished or (folder / MODEL_FILE).is_file()):
         return
     again = "--overwrite=True begins again: what it holds is lost"
     old, new = _settings_held(folder), deciding_settings(config)
@@ -63,7 +70,7 @@ def start_afresh(folder: Path) -> None:
     for path in [*(folder / name for name in _RESULTS), *folder.glob(f"*/{STATE_FILE}")]:
         path.unlink(missing_ok=True)
     if described:
-        (folder / checkpoint.CONFIG_FILE).unlink()
+        (folder / CONFIG_FILE).unlink()
 
 
 def _settings_held(folder: Path) -> dict[str, Any]:
@@ -103,11 +110,11 @@ def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any
     states = _states(folder)
     if not states and not _is_ours(folder):
         return {}
-    if not (folder / checkpoint.CONFIG_FILE).is_file():
+    if not (folder / CONFIG_FILE).is_file():
         if force:
             return {}
         raise ConfigError(
-            f"{states[0]}: there is no {checkpoint.CONFIG_FILE} beside it, so nobody knows its settings (an older "
+            f"{states[0]}: there is no {CONFIG_FILE} beside it, so nobody knows its settings (an older "
             f"version wrote it). --resume=force goes on if you do; else use another output_dir."
         )
     old, new = _settings_held(folder), deciding_settings(config)
@@ -135,7 +142,7 @@ def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any
 
 def note_changes(folder: Path, config, differing: Mapping[str, tuple[Any, Any]]) -> None:
     """Let ``config.json`` say what a run goes on with, and what it was begun with (``changed``)."""
-    path = folder / checkpoint.CONFIG_FILE
+    path = folder / CONFIG_FILE
     if not differing or not path.is_file():
         return
     held = checkpoint.read_description(folder)

@@ -24,12 +24,12 @@ from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.run_folder import HISTORY_FILE, STATE_FILE
 from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
 from recbole_eimf.model.products import query
 from recbole_eimf.trainer.epoch import train_epoch
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
-from recbole_eimf.trainer.resuming import STATE_FILE
 from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.state import (
     gpu_random_state,
@@ -259,7 +259,7 @@ class InterestTrainer(KeepsBestModel):
 
     def _write_history(self) -> None:
         if self._writes:
-            write_json(self.folder / "history.json", self.history)
+            write_json(self.folder / HISTORY_FILE, self.history)
 
     @property
     def _writes(self) -> bool:

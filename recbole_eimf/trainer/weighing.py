@@ -8,9 +8,9 @@ import torch
 
 from recbole_eimf.core import distributed
 from recbole_eimf.core.files import read_json, write_json
+from recbole_eimf.core.run_folder import PRIOR_FILE
 from recbole_eimf.model.score_prior import PARTS, WEIGHTS, ScorePrior
 from recbole_eimf.trainer.prior_fit import evidence, fit
-from recbole_eimf.trainer.resuming import PRIOR_FILE
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 #: weights of a prior in a row that are no better than the best so far, after which no larger one is tried

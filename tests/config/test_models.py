@@ -13,6 +13,7 @@ from recbole_eimf.config.models import FLOORS, MODELS
 from recbole_eimf.config.placebo import PLACEBOS, own_placebo
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment.result import RunResult
+from recbole_eimf.semantic.needs import needed
 from recbole_eimf.study import runs
 from recbole_eimf.study.rows import complete, parse_models
 
@@ -144,9 +145,9 @@ def test_naming_recboles_models_leaves_anomaly_detection_as_it_was(monkeypatch, 
         torch.autograd.set_detect_anomaly(False)
 
 
-def named(model, **config):
+def named(model, side=None, /, **config):
     return RunResult(
-        model, "SASRec", "d", "leave_one_out", False, 0, {}, {}, 0, -1, 0.0, 0.0, 0, None, config=config
+        model, "SASRec", "d", "leave_one_out", False, 0, {}, {}, 0, -1, 0.0, 0.0, 0, side, config=config
     ).name
 
 
@@ -156,14 +157,32 @@ def test_a_placebo_is_called_one_whatever_its_model_reads(planted):
         own = own_placebo(EIMFConfig(card.name, "planted", None, {"data_path": str(planted)}))
         if own:
             seen[card.name] = own
-            assert named(card.name, **PLACEBOS[own]) == f"{named(card.name)} placebo"
+            assert named(card.name, {}, **PLACEBOS[own]) == f"{named(card.name)} placebo"
     assert {
         "EIMF": "shuffled_interests",
         "PAD": "shuffled_text",
         "NextKNN": "shuffled_knowledge",
     }.items() <= seen.items()
-    for reads in ({"item_text": "add"}, {"item_init": "pca_text"}, {"score_prior": "similar"}):
-        assert named("IBIM", text_source="shuffled", **reads) == "SASRec placebo"
-    assert named("IBIM", text_source="shuffled", item_text="none") == "SASRec"  # reads no text
+    assert named("EIMF", {"source": "keywords"}, text_source="real") == "EIMF(SASRec)"
     assert named("IBIM", shuffled_history=True) == "SASRec placebo"
+
+
+def test_what_reads_no_words_is_no_placebo_of_them(planted):
+    """As the run says: by what it loaded beside the interactions, whichever key asks for that."""
+    at = {"data_path": str(planted), "text_source": "shuffled"}
+    for more, reads in (
+        ({}, False),
+        ({"item_text": "add"}, True),
+        ({"item_init": "pca_text"}, True),
+        ({"score_prior": "similar"}, True),
+        ({"vector_graph": "similar"}, True),
+        ({"place_unseen": True}, True),
+    ):
+        config = EIMFConfig("IBIM", "planted", None, {**at, **more})
+        side = {} if needed(config)[0] else None
+        assert (side is not None) == reads, more
+        assert named("IBIM", side, **config.final_config_dict) == ("SASRec placebo" if reads else "SASRec")
+
+
+def test_eimf_without_interests_is_called_text_only():
     assert named("EIMF", use_interests=False) == "EIMF(SASRec) text only"

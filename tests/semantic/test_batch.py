@@ -61,6 +61,15 @@ def test_file_counts_replies_to_other_prompts(tmp_path, caplog):
     assert "1 of 2 replies answer another prompt" in caplog.text
 
 
+def test_a_key_that_a_line_has_twice_is_named_and_what_an_llm_wrote_is_left_to_it(tmp_path):
+    path = tmp_path / "replies.jsonl"
+    path.write_text('{"user_id": "a", "response": "Nails", "other": {"x": 1, "x": 2}}\n')
+    assert len(fetch_file(None, path)) == 1
+    path.write_text('{"user_id": "a", "response": "Nails"}\n{"user_id": "b", "response": "Hair", "user_id": "c"}\n')
+    with pytest.raises(DataError, match=r"replies\.jsonl, line 2: key 'user_id' is given twice\. Keep one"):
+        fetch_file(None, path)
+
+
 def test_file_the_same_line_twice_is_no_conflict(tmp_path):
     path = lines(tmp_path / "r.jsonl", *[{"user_id": "a", "response": GOOD}] * 2)
     assert len(fetch_file(None, path)) == 1
@@ -333,6 +342,21 @@ def test_answers_of_another_model_are_not_put_down_to_this_one(tmp_path, caplog,
     assert batch.answers(asked, OpenAISettings("m"), path, journal)["a"].status == "ok"
     assert len(read_journal(journal, "m")) == kept
     assert (f"1 of 1 answers are of model {said}, not llm_model=m" in caplog.text) == (not kept)
+
+
+def test_answers_under_the_name_behind_a_deployment_are_kept_where_the_user_says_so(tmp_path, caplog):
+    asked, files = requests("a", "b"), {}
+    for request, custom_id, said in zip(asked, ids(asked, tmp_path), ("gpt-4o-2024-08-06", "gpt-4o-mini-2024-07-18")):
+        files[request.user_id] = output(custom_id)
+        files[request.user_id]["response"]["body"]["model"] = said
+    path, journal = lines(tmp_path / "out.jsonl", *files.values()), tmp_path / "journal.jsonl"
+    batch.answers(asked, OpenAISettings("mine"), path, journal)
+    assert not journal.exists()
+    assert "--llm_model_alias=gpt-4o-2024-08-06 has them written there" in caplog.text
+    caplog.clear()
+    batch.answers(asked, OpenAISettings("mine", model_alias="gpt-4o"), path, journal)
+    assert list(read_journal(journal, "mine")) == [("a", asked[0].sha256)]
+    assert "1 of 2 answers are of model gpt-4o-mini-2024-07-18, not llm_model=mine" in caplog.text
 
 
 def test_a_file_without_an_answer_is_named(tmp_path):

@@ -146,6 +146,39 @@ def test_foreign_folders(tmp_path):
         Recommender.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", [
+    "name", "encoder", "diversity", "text", "index", "data", "data.dataset", "evaluation.mask_history",
+    "evaluation.eval_batch_size", "evaluation.eval_chunk_items", "keys", "model",
+])  # fmt: skip
+def test_a_key_that_was_removed_is_named(toy, name):
+    file = toy("model") / "config.json"
+    config = found = json.loads(file.read_text())
+    *above, last = name.split(".")
+    for key in above:
+        found = found[key]
+    del found[last]
+    file.write_text(json.dumps(config))
+    with pytest.raises(DataError, match=rf"^model/config\.json: lacks '{name}.*'\. Put it back, or export"):
+        Recommender.load("model")
+
+
+def test_a_card_that_cannot_be_written_names_the_key(toy, capsys):
+    folder = toy("model")
+    config = json.loads((folder / "config.json").read_text())
+    del config["evaluation"]["protocol"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"other: cannot be written, for the config\.json .* lacks 'protocol'"):
+        Recommender.load("model").save("other")
+    assert not Path("other").exists()
+
+
+def test_a_key_given_twice_is_refused(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"mask_history":', '"mask_history": false, "mask_history":', 1))
+    with pytest.raises(DataError, match=r"config\.json: key 'mask_history' is given twice\. Keep one"):
+        Recommender.load(folder)
+
+
 def test_files_outside_the_folder_are_refused(folder):
     change_config(folder, files={"../secret": {"bytes": 1, "sha256": "0"}})
     with pytest.raises(DataError, match="which is no plain file"):

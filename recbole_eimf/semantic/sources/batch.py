@@ -165,13 +165,15 @@ def _remember(
     reason to stop: nothing is lost that the files of answers do not hold.
     """
     good = [each for each in requests if each.user_id in found and found[each.user_id][0].status == "ok"]
-    ours = [each for each in good if _of_model(found[each.user_id][1], settings.model)]
-    if len(ours) < len(good):
-        other = next(body["model"] for _, body in found.values() if not _of_model(body, settings.model))
+    others = [each for each in good if not _of_model(found[each.user_id][1], settings)]
+    ours = [each for each in good if _of_model(found[each.user_id][1], settings)]
+    if others:
+        other = found[others[0].user_id][1]["model"]
         logger.warning(
-            "%s: %d of %d answers are of model %s, not llm_model=%s: they are used, and not written into %s. "
-            "--llm_model=%s does so, for the source openai with that model.",
-            path, len(good) - len(ours), len(good), other, settings.model, journal, other,
+            "%s: %d of %d answers are of model %s, not llm_model=%s: they are used, and not written into %s. If that "
+            "is the model behind this name (of an Azure deployment, for one), --llm_model_alias=%s has them written "
+            "there; if it is another model, --llm_model=%s, for the source openai with that one.",
+            path, len(others), len(good), other, settings.model, journal, other, other,
         )  # fmt: skip
 
     def new() -> list[PromptRequest]:
@@ -191,14 +193,19 @@ def _remember(
     logger.info("%s: %d answers of the batch are kept there", journal, len(missing))
 
 
-def _of_model(body: Mapping[str, Any], model: str) -> bool:
-    """Whether an answer is of a model, which endpoints name with a date behind it or a provider before it.
-
-    Words behind it make another model: ``gpt-4o-mini`` is not ``gpt-4o``.
-    """
+def _of_model(body: Mapping[str, Any], settings: OpenAISettings) -> bool:
+    """Whether an answer is of the model that was asked, by its name or its alias."""
     said = body.get("model")
     if not isinstance(said, str) or not said:
         return True
+    return any(_names(said, name) for name in (settings.model, settings.model_alias) if name)
+
+
+def _names(said: str, model: str) -> bool:
+    """Whether a model is meant, which endpoints name with a date behind it or a provider before it.
+
+    Words behind it make another model: ``gpt-4o-mini`` is not ``gpt-4o``.
+    """
     said, wanted = (name.rpartition("/")[2].casefold() for name in (said, model))
     return said.startswith(wanted) and re.fullmatch(r"([-@]\d[\d-]*)?", said[len(wanted) :]) is not None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +14,11 @@ from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from recbole_eimf.core.errors import UserError
+from recbole_eimf.core.files import TwiceError, json_of
 from recbole_eimf.core.version import __version__
 from recbole_eimf.serving.http import answers, schema
 from recbole_eimf.serving.http.answers import FieldError
@@ -24,7 +26,7 @@ from recbole_eimf.serving.http.board import Board
 from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
 from recbole_eimf.serving.http.door import Door
 from recbole_eimf.serving.http.metrics import Metrics
-from recbole_eimf.serving.http.service import Service
+from recbole_eimf.serving.http.service import NotChangedError, Service
 from recbole_eimf.serving.http.settings import TOKEN_VARIABLE, Settings, checked_token
 
 PAGE = Path(__file__).parent / "page"
@@ -35,7 +37,30 @@ _PATHS = frozenset((*_FILES, "/recommend", "/similar", "/items", "/reload", "/he
 
 _422 = {422: {"model": schema.Problems, "description": "a field is wrong; says which and why"}}
 _503 = {503: {"model": schema.Refusal, "description": "over capacity: ask again after Retry-After seconds"}}
+_507 = {
+    507: {"model": schema.Refusal, "description": "the service's disk is full; what is served stays as it was"},
+    500: {"model": schema.Refusal, "description": "a fault of the service's machine; what is served stays as it was"},
+}
 _403 = {403: {"model": schema.Refusal, "description": "switched off, or not with this token"}}
+
+
+class _OnceRequest(Request):
+    """Of a key that stands twice in a body the last value would be taken, without a word."""
+
+    async def json(self) -> Any:
+        return json_of(await self.body())
+
+
+class _OnceRoute(APIRoute):
+    """Has bodies read as :class:`_OnceRequest` does."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_OnceRequest(request.scope, request.receive))
+
+        return handle
 
 
 class RefusedError(Exception):
@@ -78,6 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=life,
     )
+    app.router.route_class = _OnceRoute
     app.state.service, app.state.capacity = service, capacity
     app.add_middleware(Door, capacity=capacity, metrics=metrics, paths=_PATHS, answers_to=settings.answers_to)
     _add_questions(app, service, capacity, metrics)
@@ -119,7 +145,7 @@ def _add_questions(app: FastAPI, service: Service, capacity: Capacity, metrics: 
 
 # ---------------------------------------------------------------------- changes
 def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bool) -> None:
-    @app.post("/items", response_model=schema.ItemsAnswer, responses=_422 | _403 | _503)
+    @app.post("/items", response_model=schema.ItemsAnswer, responses=_422 | _403 | _503 | _507)
     async def add_items(asked: schema.ItemsRequest, authorization: Annotated[str | None, Header()] = None) -> Response:
         """Add items by their title, and by `profiles` where the model reads an LLM's words beside titles; every worker
         knows them when the answer comes. They last as long as the service.
@@ -130,7 +156,7 @@ def _add_changes(app: FastAPI, service: Service, token: str | None, loopback: bo
             _check(authorization, token)
         return JSONResponse(await service.add(asked.items, asked.profiles))
 
-    @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403 | _503)
+    @app.post("/reload", response_model=schema.ReloadAnswer, responses=_422 | _403 | _503 | _507)
     async def reload(
         asked: schema.ReloadRequest | None = None, authorization: Annotated[str | None, Header()] = None
     ) -> Response:
@@ -216,6 +242,10 @@ def _add_errors(app: FastAPI) -> None:
     async def over(request: Request, error: OverCapacityError) -> Response:
         return JSONResponse({"detail": str(error)}, 503, {"Retry-After": str(error.seconds)})
 
+    @app.exception_handler(NotChangedError)
+    async def not_changed(request: Request, error: NotChangedError) -> Response:
+        return JSONResponse({"detail": _sendable(str(error))}, 507 if error.full else 500)
+
     @app.exception_handler(RefusedError)
     async def not_allowed(request: Request, error: RefusedError) -> Response:
         return JSONResponse({"detail": error.detail}, error.status)
@@ -228,6 +258,8 @@ def _said_of(problem: Mapping[str, Any]) -> str:
 
 
 def _why_unreadable(error: BaseException | None) -> str:
+    if isinstance(error, TwiceError):
+        return f"{error}; keep one"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text ({error.reason} at byte {error.start})"
     if isinstance(error, RecursionError):

@@ -15,7 +15,9 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from recbole_eimf.core.disk import is_full
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path, file_digest
 from recbole_eimf.core.locks import alone
@@ -74,10 +76,19 @@ class Board:
         """Keep a model folder for as long as it is served; returns its version.
 
         Raises:
-            DataError: it is no whole model folder, see :func:`model_folder.read_config`.
+            DataError: it is no whole model folder, see :func:`model_folder.read_config`. OSError: the board's disk
+                refuses; nothing of it is kept.
         """
         source = Path(source)
         config = model_folder.read_config(source)
+        try:
+            return self._kept(source, config)
+        except OSError as error:
+            if not is_full(error):
+                model_folder.read_config(source)  # says what is wrong where the folder was replaced meanwhile
+            raise
+
+    def _kept(self, source: Path, config: dict[str, Any]) -> str:
         version = file_digest(source / model_folder.CONFIG)[:12]
         if self.model(version).is_dir():
             if self._is_kept(version):
@@ -86,12 +97,15 @@ class Board:
         temporary = self._models / f".{version}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        for name in (*config["files"], model_folder.CONFIG):
-            _link(source / name, temporary / name)
-        model_folder.read_config(temporary)  # the folder may have been replaced meanwhile
-        version = file_digest(temporary / model_folder.CONFIG)[:12]
-        if not self.model(version).is_dir():
-            temporary.rename(self.model(version))
+        try:
+            for name in (*config["files"], model_folder.CONFIG):
+                _link(source / name, temporary / name)
+            model_folder.read_config(temporary)  # the folder may have been replaced meanwhile
+            version = file_digest(temporary / model_folder.CONFIG)[:12]
+            if not self.model(version).is_dir():
+                temporary.rename(self.model(version))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # half a model would fill the disk further
         return version
 
     def check(self, version: str) -> None:

@@ -9,6 +9,7 @@ load it beside the old one and swap. Connections stay open throughout.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import logging
 import time
@@ -17,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
-from recbole_eimf.core.errors import DataError, UserError
+from recbole_eimf.core.disk import is_full
+from recbole_eimf.core.errors import DataError, DiskError, UserError
 from recbole_eimf.serving.http.board import Board, State
 from recbole_eimf.serving.http.capacity import OverCapacityError
 from recbole_eimf.serving.http.settings import MAX_ADDED, MAX_CHANGES
@@ -35,6 +37,22 @@ _LOOK, _PATIENCE = 0.2, 60.0
 _ASK_AGAIN = 5
 
 logger = logging.getLogger("uvicorn.error")
+
+
+class NotChangedError(Exception):
+    """A change that was no fault of whoever asked for it did not come about: what is served stays as it was.
+
+    full: whether it would with more room on the disk.
+    """
+
+    def __init__(self, error: OSError, folder: Path) -> None:
+        self.full = is_full(error)
+        why, stays = error.strerror or error, "What is served stays as it was."
+        if self.full:
+            said = f"{folder}: cannot be written ({why}). Make room on its disk, and ask again. {stays}"
+        else:
+            said = f"{error.filename or folder}: {why}. This is a fault of the service's machine; see its log. {stays}"
+        super().__init__(said)
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,7 @@ class Service:
         self._board = board
         self._changes = ThreadPoolExecutor(1, thread_name_prefix="changes")  # one after the other
         self._taken = 0  # changes that are under way or wait
+        self._said = self._unsaid = 0  # the generation the other workers know this one to serve; one they were not told
         self._stamp: tuple[int, int] | None = None
         self.now: Served = None  # type: ignore[assignment]  # from start() on
 
@@ -122,6 +141,7 @@ class Service:
 
         Raises:
             DataError: the folder is no whole model; the old one stays. OverCapacityError: too many changes wait.
+            NotChangedError: the machine's disk refuses.
         """
         return await self._changed(self._take_over, folder)
 
@@ -133,6 +153,7 @@ class Service:
 
         Raises:
             UserError: see :meth:`Recommender.add_items`; nothing is added. OverCapacityError: too many changes wait.
+            NotChangedError: the machine's disk refuses.
         """
         known = profiles or {}
         if stray := [token for token in known if token not in titles]:
@@ -151,7 +172,7 @@ class Service:
 
     async def _made_known(self, change, given) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        said = await loop.run_in_executor(self._changes, change, given)
+        said = await loop.run_in_executor(self._changes, self._made_or_not, change, given)
         until = time.monotonic() + _PATIENCE
         while (behind := self._board.behind(said["generation"])) and time.monotonic() < until:
             await asyncio.sleep(0.05)
@@ -160,6 +181,15 @@ class Service:
         return {**said, "workers": len(self._board.serving()) - behind, "behind": behind}
 
     # ------------------------------------------------------------------ in the thread of changes
+    def _made_or_not(self, change, given) -> dict[str, Any]:
+        try:
+            return change(given)
+        except (OSError, DiskError) as error:
+            found = error if isinstance(error, OSError) else cast(OSError, error.__cause__)
+            refused = NotChangedError(found, self._board.folder)
+            logger.error("a change was not made: %s", refused, exc_info=None if refused.full else error)
+            raise refused from error
+
     def _follow(self) -> bool:
         """Serve what is published; whether that was new."""
         stamp = self._board.stamp()
@@ -167,12 +197,26 @@ class Service:
         new = self.now is None or state.generation > self.now.state.generation
         if new:
             self._serve(Served(self._made(state), state))
-        self._stamp = stamp
+        elif self._said < self.now.state.generation:
+            self._say()
+        self._stamp = stamp if self._said == self.now.state.generation else None
         return new
 
     def _serve(self, served: Served) -> None:
         self.now = served
-        self._board.say(served.state.generation)
+        self._say()
+
+    def _say(self) -> None:
+        """Tell the other workers what this one serves; where the disk refuses, the next look tries again."""
+        generation = self.now.state.generation
+        try:
+            self._board.say(generation)
+        except (OSError, DiskError) as error:
+            if self._unsaid < generation:  # once
+                logger.error("cannot tell the other workers that this one serves generation %d: %s", generation, error)
+            self._unsaid = generation
+        else:
+            self._said = generation
 
     def _made(self, state: State) -> Recommender:
         model, there = None, 0
@@ -189,6 +233,13 @@ class Service:
         return model
 
     def _take_over(self, folder: str) -> dict[str, Any]:
+        try:
+            return self._taken_over(folder)
+        except BaseException:
+            self._tidy()  # of a model that nobody serves
+            raise
+
+    def _taken_over(self, folder: str) -> dict[str, Any]:
         with self._board.changing():
             old = self._board.read()
             version = self._board.keep(folder)
@@ -206,7 +257,7 @@ class Service:
         }
 
     def _tidy(self) -> None:
-        with self._board.changing():
+        with contextlib.suppress(OSError), self._board.changing():  # of a disk that is full: the next change tidies too
             state = self._board.read()
             if not self._board.behind(state.generation):
                 self._board.forget(but=state.version)

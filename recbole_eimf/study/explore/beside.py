@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.evaluator.ranks import RANKS_FILE, Ranks, check_same_users, read_ranks
+from recbole_eimf.core.run_folder import RANKS_FILE, RESULT_FILE
+from recbole_eimf.evaluator.ranks import Ranks, check_same_users, read_ranks
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.serving.export import read_result
 
@@ -45,7 +46,7 @@ def _read(folder: Path, ranks: Ranks, other: Path) -> tuple[dict[str, Any], Rank
 
 def _result(other: Path) -> Mapping[str, Any]:
     """``result.json``; of a run that was made beside another one, its part of that one's."""
-    if other.name in _COMPARED and not (other / "result.json").is_file():
+    if other.name in _COMPARED and not (other / RESULT_FILE).is_file():
         backbone = other.name == _COMPARED[0]
         for one in read_result(other.parent)["compared"]:
             if backbone == (one["model"] == "IBIM") and (backbone or name_of(one).endswith("placebo")):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
+from recbole_eimf.core.run_folder import RESULT_FILE
 from recbole_eimf.core.version import __version__
 from recbole_eimf.evaluator.ranks import Ranks, read_ranks
 from recbole_eimf.evaluator.significance import LEVEL
@@ -112,12 +113,12 @@ def _checked(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{folder}: a model folder (of export). explore reads the run it was made from: its output_dir."
         )
-    if (folder / "runs").is_dir() and not (folder / "result.json").is_file():
+    if (folder / "runs").is_dir() and not (folder / RESULT_FILE).is_file():
         raise DataError(f"{folder}: a table of several runs. Name one of them: {folder}/runs/NAME/SEED.")
     result = read_result(folder)
     missing = [key for key in ("model", "dataset", "side_load", "config", "test") if key not in result]
     if missing:
-        raise DataError(f"{folder / 'result.json'}: lacks {', '.join(missing)}: not the result of a run of ours.")
+        raise DataError(f"{folder / RESULT_FILE}: lacks {', '.join(missing)}: not the result of a run of ours.")
     if "source" not in (result["side_load"] or {}):
         why = "it learned from item text, without interests" if result["side_load"] else "it reads no text"
         raise ConfigError(

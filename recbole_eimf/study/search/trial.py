@@ -17,14 +17,22 @@ from typing import Any
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import free_name, write_json
+from recbole_eimf.core.run_folder import (
+    CONFIG_FILE,
+    ERROR_FILE,
+    HISTORY_FILE,
+    MODEL_FILE,
+    PTH_FILE,
+    RESULT_FILE,
+    STATE_FILE,
+)
 from recbole_eimf.study.runs import read_of_run, trained_seconds
 from recbole_eimf.study.search.space import identity
 
 SEARCH_FILE = "search.json"
-_ERROR_FILE = "error.txt"
 _SETTINGS_FILE = "settings.json"
 _TRIAL_FILE = "trial.json"
-_STATE_FILES = ("last.safetensors", "model.safetensors", "config.json", "model.pth", "best.safetensors")
+_STATE_FILES = (STATE_FILE, MODEL_FILE, CONFIG_FILE, PTH_FILE, "best.safetensors")
 
 
 @dataclass(frozen=True)
@@ -105,15 +113,15 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
         report(entry["epoch"], entry["valid"][job.metric])
     keys = {**job.given, **job.settings[number], "output_dir": str(folder), "gpu_id": _gpu_id(gpus)}
     keys["num_threads"] = job.given.get("num_threads") or threads
-    keys["resume"] = any(folder.rglob(_STATE_FILES[0]))  # of a phase, too
+    keys["resume"] = any(folder.rglob(STATE_FILE))  # of a phase, too
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / _SETTINGS_FILE, job.settings[number])
-    (folder / _ERROR_FILE).unlink(missing_ok=True)
+    (folder / ERROR_FILE).unlink(missing_ok=True)
     try:
         run(job.model, job.dataset, None, report, **keys)
     except Exception:
         with contextlib.suppress(OSError):  # a full disk: Ray is told all the same
-            (folder / _ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
+            (folder / ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
         raise
 
 
@@ -123,7 +131,7 @@ def _gpu_id(gpus: float) -> str:
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:
-    return read_of_run(folder / "history.json") or []
+    return read_of_run(folder / HISTORY_FILE) or []
 
 
 def _evaluated(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -135,7 +143,7 @@ def _evaluated(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def close_trial(job: Job, number: int, failed: bool) -> Trial:
     """Write down how a trial ended, and drop the state of its training: nobody goes on from there."""
     folder = job.folder(number)
-    result = folder / "result.json"
+    result = folder / RESULT_FILE
     history = _history(folder)
     trial = Trial(number, "stopped", job.settings[number], curve=_curve(history, job))
     if failed:
@@ -193,7 +201,7 @@ def _curve(history: list[dict[str, Any]], job: Job) -> list[list[float]]:
 
 
 def _reason(folder: Path) -> str:
-    path = folder / _ERROR_FILE
+    path = folder / ERROR_FILE
     if not path.is_file():
         return "the worker's process ended; was it out of memory?"
     return path.read_text(encoding="utf-8").strip().splitlines()[-1]

@@ -13,6 +13,7 @@ import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint
+from recbole_eimf.core.run_folder import RANKS_FILE
 from recbole_eimf.evaluator.ranks import Asked, Ranks, asked_of, check_same_users, read_ranks
 from recbole_eimf.evaluator.significance import LEVEL, PairedTest, flips_for, holm, paired_test
 from recbole_eimf.study.rows import FRAMED, Row
@@ -335,7 +336,7 @@ _TESTS: dict[str, PairedTest] = {}
 
 
 def _ranks(folder: Path) -> Ranks:
-    stamp = (folder / "test_ranks.safetensors").stat().st_mtime_ns
+    stamp = (folder / RANKS_FILE).stat().st_mtime_ns
     if _RANKS.get(folder, (None,))[0] != stamp:
         _RANKS[folder] = stamp, read_ranks(folder)
     return _RANKS[folder][1]

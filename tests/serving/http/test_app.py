@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import shutil
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,7 @@ from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http import app as app_module
 from recbole_eimf.serving.http import service as service_module
 from recbole_eimf.serving.http import settings
+from recbole_eimf.serving.http.board import Board
 from recbole_eimf.serving.recommender import Recommender
 from tests.conftest import REPOSITORY
 from tests.serving.http.conftest import AUTHORIZED, TOKEN, expected, given
@@ -170,6 +176,8 @@ UNREADABLE = (
     (b'{"history": ["caf\xe9"]}', "not UTF-8 text (invalid continuation byte at byte 17)"),
     (b'{"history": [}', "not JSON (Expecting value at character 13)"),
     (b"[" * 100_000, "not JSON that can be read (brackets nested too deep)"),
+    (b'{"history": [], "k": 3, "k": 4}', "key 'k' is given twice; keep one"),
+    (b'{"items": {"new": "one thing", "b": "c", "new": "another"}}', "key 'new' is given twice; keep one"),
 )
 
 
@@ -374,7 +382,12 @@ def test_reload_of_what_is_no_model_leaves_the_old_one(client, models, first):
     (models / "second" / "items.safetensors").write_bytes(b"damaged")
     (models / "deep").mkdir()
     (models / "deep" / "config.json").write_text("[" * 100_000)
+    shutil.copytree(models / "first", models / "cut")
+    config = json.loads((models / "cut" / "config.json").read_text())
+    del config["index"]
+    (models / "cut" / "config.json").write_text(json.dumps(config))
     for folder, said in (
+        ("cut", f"{models / 'cut'}/config.json: lacks 'index'"),
         ("second", "items.safetensors"), ("deep", "not JSON"), ("nothing", "no such model folder"),
         ("../first", "without its path"), ("..", "without its path"), ("/etc", "without its path"),
         ("a\0b", "without its path"),
@@ -386,6 +399,94 @@ def test_reload_of_what_is_no_model_leaves_the_old_one(client, models, first):
         assert said in answer.json()["detail"][0]["msg"]
     assert given(asked.post("/recommend", json={"history": HISTORY})) == expected(first, [HISTORY])
     assert asked.get("/health").json()["model"]["generation"] == 1
+
+
+def served(asked) -> tuple[int, int, list]:
+    """(generation, items, recommendations)."""
+    health = asked.get("/health").json()
+    return health["model"]["generation"], health["items"], given(asked.post("/recommend", json={"history": HISTORY}))
+
+
+def raising(code: int, name: str | None = None):
+    def fails(*arguments, **named):
+        raise OSError(code, os.strerror(code), name)
+
+    return fails
+
+
+CHANGES = (("/items", {"items": {"new": "thing number 7"}}), ("/reload", {"folder": "second"}))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE])
+def test_a_disk_that_refuses_is_no_fault_of_the_request(client, monkeypatch, caplog, code):
+    asked, full = client(token=TOKEN), code in (errno.ENOSPC, errno.EDQUOT)
+    before, board = served(asked), asked.app.state.service._board
+    (kept,) = (board.folder / "models").iterdir()
+    for address, body in CHANGES:
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fsync", raising(code))
+            answer = asked.post(address, json=body, headers=AUTHORIZED)
+        assert answer.status_code == (507 if full else 500), answer.text
+        said = answer.json()["detail"]
+        assert str(board.folder) in said
+        assert os.strerror(code) in said
+        assert ("Make room" if full else "see its log") in said
+        assert "What is served stays as it was" in said
+        assert said in caplog.text
+        assert served(asked) == before
+        assert list((board.folder / "models").iterdir()) == [kept]
+    for number, (address, body) in enumerate(CHANGES, start=2):
+        assert asked.post(address, json=body, headers=AUTHORIZED).json()["generation"] == number
+
+
+def test_half_a_model_does_not_fill_the_disk_further(client, monkeypatch):
+    asked = client(token=TOKEN)
+    before, board = served(asked), asked.app.state.service._board
+
+    def written(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)  # as sendfile's
+
+    monkeypatch.setattr(os, "link", raising(errno.EXDEV))
+    monkeypatch.setattr(shutil, "copyfile", written)
+    answer = asked.post("/reload", json={"folder": "second"}, headers=AUTHORIZED)
+    assert answer.status_code == 507
+    assert f"{board.folder}: cannot be written" in answer.json()["detail"]
+    assert served(asked) == before
+    assert len(list((board.folder / "models").iterdir())) == 1
+
+
+def test_a_folder_that_goes_while_it_is_copied_is_the_request_s_fault(client, models, monkeypatch):
+    asked = client(token=TOKEN)
+
+    def gone(source, target):
+        Path(source).unlink()
+        raising(errno.ENOENT, source)()
+
+    monkeypatch.setattr(os, "link", raising(errno.EXDEV))
+    monkeypatch.setattr(shutil, "copyfile", gone)
+    answer = asked.post("/reload", json={"folder": "second"}, headers=AUTHORIZED)
+    assert answer.status_code == 422
+    assert f"{models / 'second'}/" in answer.json()["detail"][0]["msg"]
+    assert "missing" in answer.json()["detail"][0]["msg"]
+
+
+def test_a_change_that_is_made_stays_where_the_disk_is_full_after_it(client, monkeypatch, caplog):
+    """What is published other workers take over: to call it refused would be untrue."""
+    monkeypatch.setattr(service_module, "_PATIENCE", 0.5)
+    asked = client()
+    service, say = asked.app.state.service, Board.say
+    monkeypatch.setattr(Board, "say", raising(errno.ENOSPC))
+    answer = asked.post("/items", json={"items": {"new": "thing number 7"}})
+    assert answer.status_code == 200
+    assert (answer.json()["generation"], answer.json()["behind"]) == (2, 1)
+    assert asked.get("/health").json()["items"] == 61
+    assert caplog.text.count("cannot tell the other workers") == 1
+    monkeypatch.setattr(Board, "say", say)
+    until = time.monotonic() + 20
+    while service._board.behind(2) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert service._board.behind(2) == 0
 
 
 def test_a_token_that_can_be_guessed_is_refused(client):
