@@ -178,7 +178,7 @@ _SIX = [*_THREE, "REMI", "EIMF[REMI]", "placebo[REMI]"]
 _TWO = ("SASRec", "REMI")
 _PAD_SLICES = ("unseen", "1-5", "6-20", ">20")
 _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_form", "arena_office"
-_GRU = "arena_office_gru4rec"
+_GRU, _PROFILES = "arena_office_gru4rec", "arena_office_profiles"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
@@ -286,6 +286,9 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [None, *together(_ARENA, "ndcg@10", "hit@10", masked=hidden), share(_ARENA, "1-5", "ndcg@10"),
           gain(_ARENA, "ndcg@10", "SASRec", True, corrected_only=True),
           gain(_ARENA, "ndcg@10", "ids plus text[SASRec]", True, corrected_only=True)]),
+        ("docs/results/arena.md", "The arena", 1, None,
+         [None, *together(_PROFILES, "ndcg@10", "hit@10", masked=hidden), share(_PROFILES, "1-5", "ndcg@10"),
+          gain(_PROFILES, "ndcg@10", "SASRec", True, corrected_only=True)]),
         ("docs/results/arena.md", "With a search", 0, None,
          [None, *together(_TUNED, "ndcg@10", "hit@10", masked=hidden), share(_TUNED, "1-5", "ndcg@10"),
           gain(_TUNED, "ndcg@10", "SASRec", True, corrected_only=True),
