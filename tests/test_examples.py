@@ -4,6 +4,7 @@ import pytest
 
 import recbole_eimf
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.experiment.result import summary
 
 QUICK = {"epochs": 1, "text_encoder": "tfidf-svd", "hidden_size": 16, "embedding_size": 16, "inner_size": 32,
          "show_progress": False, "state": "ERROR", "compare_with": [], "topk": [5], "valid_metric": "NDCG@5",
@@ -35,6 +36,7 @@ def test_a_source_of_ones_own_gives_interests_and_a_placebo(planted, semantic_ca
     found = run(planted, semantic_cache, interest_source=name, exemplar_ratio=0.1)
     side = found.side_load
     assert (side["source"], side["llm_used"]) == (name, False)
+    assert f"{name} (a function of your own)" in summary(found)
     assert side["interests"] > side["exemplars"]
     assert side["training_users_with_interests"] == side["training_users"]
     placebo = run(planted, semantic_cache, interest_source="shuffled", shuffled_source=name, exemplar_ratio=0.1)
