@@ -1,9 +1,13 @@
 """The extensions that the documentation shows work as they stand, from the command line's keys to a result."""
 
+import sys
+
 import pytest
 
 import recbole_eimf
+from recbole_eimf.__main__ import main
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.experiment.result import summary
 
 QUICK = {"epochs": 1, "text_encoder": "tfidf-svd", "hidden_size": 16, "embedding_size": 16, "inner_size": 32,
          "show_progress": False, "state": "ERROR", "compare_with": [], "topk": [5], "valid_metric": "NDCG@5",
@@ -30,11 +34,31 @@ def test_a_model_of_ones_own_reads_its_key(planted, semantic_cache):
     assert plain.test != run(planted, semantic_cache, **keys, label_smoothing=0.9).test
 
 
+def test_a_model_of_ones_own_is_exported_where_it_is_named(planted, semantic_cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "examples.smoothed:Smoothed"
+    run(planted, semantic_cache, model=name, backbone="SASRec", allow_unknown_keys=True, output_dir="out")
+    monkeypatch.delitem(sys.modules, "examples.smoothed")
+    assert main(["export", "--run", "out", "--out", "folder"]) == 2  # a folder does not choose what is imported
+    assert f"--model={name} of `export`" in " ".join(capsys.readouterr().err.split())
+    assert main(["export", "--run", "out", "--out", "folder", f"--model={name}"]) == 0
+    assert len(recbole_eimf.Recommender.load("folder").recommend([["i1"]], k=3)) == 3
+
+
+def test_a_backbone_of_ones_own_is_said_not_to_be_served(planted, semantic_cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "examples.last_and_mean:LastAndMean"
+    run(planted, semantic_cache, "IBIM", backbone=name, output_dir="out")
+    with pytest.raises(ConfigError, match="LastAndMean is a class of your own.*recbole_eimf.load"):
+        recbole_eimf.Recommender.from_run("out")
+
+
 def test_a_source_of_ones_own_gives_interests_and_a_placebo(planted, semantic_cache):
     name = "examples.first_words:first_words"
     found = run(planted, semantic_cache, interest_source=name, exemplar_ratio=0.1)
     side = found.side_load
     assert (side["source"], side["llm_used"]) == (name, False)
+    assert f"{name} (a function of your own)" in summary(found)
     assert side["interests"] > side["exemplars"]
     assert side["training_users_with_interests"] == side["training_users"]
     placebo = run(planted, semantic_cache, interest_source="shuffled", shuffled_source=name, exemplar_ratio=0.1)

@@ -9,7 +9,7 @@ from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 
 USAGE = """usage: python -m recbole_eimf export --run OUT --out MODEL [--index auto|flat|hnsw|none] [--onnx] [--refit]
-         [--text auto|yes|no] [--no-histories]
+         [--text auto|yes|no] [--no-histories] [--model package.module:Class]
 
 Writes the model of a run (its output_dir) as a folder that is served without RecBole and holds no pickle: config.json,
 safetensors, parquet, README.md (the model card). From any of our models, the counting floors, and RecBole's SASRec,
@@ -22,6 +22,7 @@ GRU4Rec, BERT4Rec. An older model folder of that name is replaced once the new o
   --text          auto keeps what placing new items by title needs where the run read text; yes encodes the titles
                   where it did not; no leaves it out
   --no-histories  leave out users' histories (`recommend --user` needs them)
+  --model         the class of a model of your own, which is imported; serving needs it no more
 """
 
 
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", required=True)
     parser.add_argument("--index", default="auto")
     parser.add_argument("--text", default="auto")
+    parser.add_argument("--model")
     for flag in ("onnx", "refit", "no-histories"):
         parser.add_argument(f"--{flag}", action="store_true")
     given = parser.given(arguments)
@@ -83,6 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         refit=given.refit,
         text=given.text,
         histories=not given.no_histories,
+        model=given.model,
     )
     model = Recommender.load(out)
     size = sum(entry["bytes"] for entry in model.config["files"].values())

@@ -9,10 +9,12 @@ from pathlib import Path
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.prepare.amazon import amazon_source
-from recbole_eimf.data.prepare.interaction_log import Filters
+from recbole_eimf.data.prepare.interaction_log import DUPLICATES, Filters
 from recbole_eimf.data.prepare.raw_files import Report
 from recbole_eimf.data.prepare.sources import CsvColumns, RawSource, csv_source, mind_source, movielens_source
 from recbole_eimf.data.prepare.write import prepare
+
+_KEPT = "of a user-item pair all (keep, the default), one of each time (distinct), the first or the last"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--k-core", type=int, default=k_core, metavar="K", help="default %(default)s; 0 is off")
         sub.add_argument("--min-user", type=int, metavar="N", help="in place of --k-core for users")
         sub.add_argument("--min-item", type=int, metavar="N", help="in place of --k-core for items")
-        sub.add_argument("--duplicates", choices=["keep", "first", "last"], default="keep", help="of a user-item pair")
+        sub.add_argument("--duplicates", choices=DUPLICATES, default="keep", help=_KEPT)
         sub.add_argument("--min-rating", type=float, metavar="X", help="keep interactions rated X or higher")
         sub.add_argument("--max-history", type=int, metavar="N", help="keep the latest N interactions of each user")
         sub.add_argument("--on-broken-line", choices=["error", "skip"], default=broken, help="default %(default)s")
@@ -44,10 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--interactions", required=True, nargs="+", metavar="FILE")
     sub.add_argument("--items", metavar="FILE")
     sub.add_argument("--delimiter", metavar="C", help="default comma, in .tsv files tab")
-    sub.add_argument("--user-column", default="user_id", metavar="COLUMN")
-    sub.add_argument("--item-column", default="item_id", metavar="COLUMN")
+    sub.add_argument("--user-column", default="user_id", metavar="COLUMN", help="default %(default)s")
+    sub.add_argument("--item-column", default="item_id", metavar="COLUMN", help="default %(default)s")
     sub.add_argument("--items-item-column", metavar="COLUMN", help="in the items' file; default as --item-column")
-    sub.add_argument("--time-column", metavar="COLUMN", help="default timestamp")
+    sub.add_argument("--time-column", metavar="COLUMN", help="default timestamp: numbers, or ISO 8601 dates")
     sub.add_argument("--no-time", action="store_true", help="no time column: the order of the file decides")
     sub.add_argument("--rating-column", metavar="COLUMN", help="default rating, if there is one")
     sub.add_argument("--order-column", metavar="COLUMN", help="decides between equal times; default order, if any")

@@ -131,6 +131,8 @@ def summary(result: RunResult) -> str:
     side = result.side_load
     if side and "source" in side:
         used = "an LLM's replies" if side["llm_used"] else "NO LLM: keywords of the clusters' titles"
+        if ":" in side["source"]:  # whether it asks an LLM it alone knows
+            used = "a function of your own"
         lines.append(
             f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
             f"{side['training_users']} training users covered"

@@ -58,7 +58,7 @@ def write_replies(folder: Path, found: Any) -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = [
-        {"user_id": user, "response": _as_response(texts), "source": found.source}
+        {"user_id": user, "response": _as_response(texts), "source": _maker(found, user)}
         | ({"prompt_sha256": digest} if digest else {})
         for user, texts, digest in zip(found.exemplars, found.texts, found.digests)
         if texts
@@ -73,6 +73,11 @@ def write_replies(folder: Path, found: Any) -> int:
     with atomic_path(folder / ASSIGNMENT) as temporary:
         temporary.write_bytes(gzip.compress(table.getvalue().encode(), mtime=0))
     return len(records)
+
+
+def _maker(found: Any, user: str) -> str:
+    """Who made a reply; one of a file is what the file says of it, however often it is written anew."""
+    return found.replies[user].source if found.source == "file" and user in found.replies else found.source
 
 
 def check_folder(folder: Path) -> None:
@@ -195,6 +200,8 @@ def _as_response(texts: Sequence[str]) -> str:
 
 def _card(meta: dict[str, Any]) -> str:
     made_by = meta["model"] or ("a model that is not recorded" if meta["llm_used"] else "no LLM: keywords of titles")
+    if ":" in meta["source"]:
+        made_by = "a function of the maker's own"
     return f"""# Interests of exemplar users of {meta["dataset"]}
 
 {meta["interests"]} interests of {meta["exemplars"]} exemplar users, who stand for {meta["users"]} training users.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from logging import getLogger
@@ -38,6 +38,11 @@ from recbole_eimf.semantic.sources import batch, endpoint, keywords, own, shuffl
 
 #: whose interests are an LLM's words
 LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
+
+
+def llm_wrote(source: str, replies: Iterable[Reply]) -> bool:
+    """Whether an LLM had a part in interests: a file of replies may hold keywords, as its lines say."""
+    return source in LLM_SOURCES and (source != "file" or any(reply.source in LLM_SOURCES for reply in replies))
 
 
 @dataclass(frozen=True)
@@ -354,9 +359,10 @@ class Pipeline:
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
         }
         name = f"shuffled {source}" if placebo else source
+        wrote = llm_wrote(source, (replies[user] for c, user in enumerate(exemplars) if texts[c]))
         getLogger().info(
             f"interests: {report['interests']}, from {len(answered)} exemplars; source {name}"
-            + ("" if source != "keywords" else " (NO LLM was used: these are terms of the clusters' titles)")
+            + ("" if wrote or ":" in source else " (NO LLM was used: these are terms of the clusters' titles)")
         )
         digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
-        return Interests(exemplars, texts, assignment, name, source in LLM_SOURCES, report, digests, replies)
+        return Interests(exemplars, texts, assignment, name, wrote, report, digests, replies)

@@ -75,6 +75,8 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
     side = config["evaluation"]["side_load"]
     if side and "source" in side:
         made = "by an LLM" if side["llm_used"] else "from keywords of titles; no LLM had a part in them"
+        if ":" in side["source"]:
+            made = "by a function of the trainer's own"
         lines.append(
             f"- Interests it was trained with were made {made} (source: {side['source']}). Serving needs none."
         )

@@ -107,6 +107,7 @@ def export(
     refit: bool = False,
     text: str = "auto",
     histories: bool = True,
+    model: str | type | None = None,
 ) -> Path:
     """Write the model of a run as a model folder.
 
@@ -118,6 +119,8 @@ def export(
             longer what was evaluated; the card says so.
         text: auto keeps what new items need where the run read text, yes encodes titles where it did not, no.
         histories: keep users' histories, which ``recommend --user`` needs.
+        model: the class of a model that is neither ours nor RecBole's, or its ``package.module:Class``, which is
+            imported. Serving needs it no more.
 
     Returns:
         ``out``.
@@ -134,7 +137,8 @@ def export(
         from recbole_eimf.serving.onnx import check_onnx
 
         check_onnx(read_result(output_dir)["model"] in COUNTING_MODELS)
-    run = read_run(output_dir)
+    _check_backbone(output_dir)
+    run = read_run(output_dir, **({} if model is None else {"model": model}))
     check_served(run)
     if refit:
         from recbole_eimf.serving.refit import refitted
@@ -175,6 +179,17 @@ def check_served(run: Run) -> None:
         raise ConfigError(
             f"model={name}: its scores are no inner products of a state with item vectors that are known here. Served "
             f"are our models (and subclasses that score alike) and RecBole's {', '.join(OWN_MODELS)}."
+        )
+
+
+def _check_backbone(output_dir: str | os.PathLike) -> None:
+    """Raise ConfigError for a backbone of the user's own: whoever serves a folder has this package's networks alone."""
+    backbone = read_result(output_dir)["backbone"]
+    if ":" in str(backbone):
+        raise ConfigError(
+            f"{output_dir}: its backbone {backbone} is a class of your own, and a model folder is served by this "
+            f"package's networks alone. Score with it in Python: recbole_eimf.load({str(output_dir)!r}, "
+            f"backbone={backbone!r}); or ship the backbone with the package (docs/extend.md)."
         )
 
 

@@ -105,7 +105,9 @@ def _has_times(dataset: str, given: Mapping[str, Any]) -> bool:
 
     plugin.adapt_recbole()
     known = {key: given[key] for key in ("data_path", "load_col", "TIME_FIELD", "ORDER_FIELD") if key in given}
-    data = LazySequenceDataset(EIMFConfig("Popularity", dataset, None, {**known, "state": "ERROR"}))
+    config = EIMFConfig("Popularity", dataset, None, {**known, "state": "ERROR"})
+    config.data_told = config.times_told = True  # the tables say it, of their own keys
+    data = LazySequenceDataset(config)
     data.build()
     return data.times is not None
 

@@ -207,6 +207,23 @@ def test_wrong_encoding_names_the_line(tmp_path, zipped):
         prepare_csv(path, tmp_path, "d", encoding="latin-none")
 
 
+def test_utf16_is_named_and_no_traceback(tmp_path):
+    path = write(tmp_path / "i.csv", HEADER + "u,a,1\n", "utf-16")
+    with pytest.raises(DataError, match=r"byte 0xff \(column 1\) is not utf-8.*--encoding \(utf-16"):
+        prepare_csv(path, tmp_path, "d")
+    prepare_csv(path, tmp_path, "d", encoding="utf-16")
+    assert [row[1] for row in inter(tmp_path)] == ["a"]
+    plain = write(tmp_path / "plain.csv", HEADER + "u,a,1\n")
+    with pytest.raises(DataError, match=r"plain.csv: not utf-16 .*--encoding"):
+        prepare_csv(plain, tmp_path, "d", encoding="utf-16")
+
+
+def test_a_column_in_other_letters_is_suggested(tmp_path):
+    path = write(tmp_path / "i.csv", "User_ID,item_id,timestamp\nu,a,1\n")
+    with pytest.raises(DataError, match="no column 'user_id'.*Did you mean 'User_ID'"):
+        prepare_csv(path, tmp_path, "d")
+
+
 def test_gzip_faults(tmp_path):
     rng = random.Random(0)
     whole = write(tmp_path / "w.csv.gz", HEADER + "".join(f"u,{rng.random()},1\n" for _ in range(3000))).read_bytes()
@@ -343,6 +360,34 @@ def test_duplicates(tmp_path, which, expected):
     report = run_csv(tmp_path, text, filters=Filters(duplicates=which))
     assert pairs(tmp_path / "out") == {"u": expected, "v": ["a"]}
     assert report.counts["kept: interactions"] == len(expected) + 1
+
+
+def test_copies_are_told_and_left_out(tmp_path):
+    text = HEADER + "u,a,1\nu,b,2\nu,a,3\nu,c,2\nu,b,2\nu,b,2\nv,a,1\n"
+    report = run_csv(tmp_path, text)
+    assert any(said.startswith("copies: 2 interactions") and "distinct" in said for said in report.remarks)
+    report = run_csv(tmp_path, text, filters=Filters(duplicates="distinct"))
+    assert pairs(tmp_path / "out") == {"u": ["a", "b", "c", "a"], "v": ["a"]}
+    assert report.counts["dropped: copies (same user, item and time)"] == 2
+    assert not any(said.startswith("copies") for said in report.remarks)
+    with pytest.raises(DataError, match="--duplicates distinct: without times"):
+        prepare_csv(tmp_path / "in.csv", tmp_path, "d", no_time=True, filters=Filters(duplicates="distinct"))
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ((1700000000, 1710000000), "times: 2023-11-14 to 2024-03-09, read as Unix seconds"),
+        (("2023-11-14", "2024-03-09T10:00:00"), "times: 2023-11-14 to 2024-03-09, read as Unix seconds"),
+        ((1700000000123, 1710000000123), "times: 2023-11-14 to 2024-03-09, read as Unix milliseconds"),
+        ((3, 12), "times: 3 to 12"),
+        ((1700000000, 1710000000123), "WARNING: 1 of 2 times are no Unix milliseconds as the latest (1710000000123)"),
+        ((-1, 1710000000), "WARNING: 1 of 2 times are no Unix seconds as the latest (1710000000)"),
+    ],
+)  # fmt: skip
+def test_times_are_told_as_dates_and_other_units_warned_of(tmp_path, times, said):
+    report = run_csv(tmp_path, HEADER + f"u,a,{times[0]}\nu,b,{times[1]}\n")
+    assert report.remarks[0].startswith(said)
 
 
 def test_min_rating_and_max_history(tmp_path):

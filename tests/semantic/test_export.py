@@ -68,6 +68,20 @@ def test_an_export_holds_what_others_need_and_loads(words, tmp_path, capsys):
     assert f"name the file itself: interest_file={folder}/interests.jsonl" in " ".join(capsys.readouterr().err.split())
 
 
+def test_keywords_that_are_loaded_from_a_file_are_still_no_llms(words, tmp_path, capsys):
+    assert main([*words, "--interest_source=keywords", f"--export={tmp_path / 'first'}"]) == 0
+    load = [*words[:-1], f"--output_dir={tmp_path / 'out2'}", "--interest_source=file"]
+    again = [*load, f"--interest_file={tmp_path / 'first'}", f"--export={tmp_path / 'second'}"]
+    assert main(again) == 0
+    assert json.loads((tmp_path / "out2" / "report.json").read_text())["llm_used"] is False
+    assert "NO LLM was used" in capsys.readouterr().out
+    # the file alone, too, and however often it was written anew
+    for file in (tmp_path / "out" / "interests.jsonl", tmp_path / "second" / "interests.jsonl"):
+        assert main([*load, f"--interest_file={file}"]) == 0
+        assert json.loads((tmp_path / "out2" / "report.json").read_text())["llm_used"] is False
+    assert "no LLM: keywords of titles" in (tmp_path / "second" / "README.md").read_text()
+
+
 def test_a_file_of_an_export_that_changed_is_refused(words, tmp_path, capsys):
     folder = tmp_path / "export"
     assert main([*words, "--interest_source=keywords", f"--export={folder}"]) == 0

@@ -36,7 +36,7 @@ def test_the_estimate_is_logged_before_the_first_call(tmp_path, caplog):
     with LLMServer(lambda asked, n: seen.append(caplog.text) or Answer()) as server:
         fetch(server, tmp_path, 3, price_in=1.0, price_out=1.0)
     assert "3 calls (0 answered by the journal)" in seen[0]
-    assert "about $0.00" in seen[0]
+    assert "less than $0.01" in seen[0]
     assert "3 ok, 0 failed, 30 prompt and 15 completion tokens" in caplog.text
     assert "HTTP Request" not in caplog.text
 

@@ -455,6 +455,12 @@ def test_a_method_is_added_in_one_file(tmp_path):
         read_study(mine)
 
 
+def test_looking_for_times_warns_of_nothing(caplog):
+    """Of a mask that the study's own keys set to something else, say."""
+    assert arena._has_times("ml-100k", {})
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -6,11 +6,20 @@ import numpy as np
 
 from recbole_eimf.data import ties
 from recbole_eimf.data.history_mask import FEW_REPEATS
-from recbole_eimf.data.prepare.interaction_log import Kept
+from recbole_eimf.data.prepare.interaction_log import Kept, distinct
+
+#: Unix times of 1973 to 5138 by their size: (from, unit, units a second)
+_UNITS = (
+    (1e17, "nanoseconds", 10**9),
+    (1e14, "microseconds", 10**6),
+    (1e11, "milliseconds", 1000),
+    (1e8, "seconds", 1),
+)
 
 
 def remarks(kept: Kept, timed: bool) -> list[str]:
-    """Sentences about sequence lengths, repeats and ties, and a warning where the ties' order is that of the ids.
+    """Sentences about times, sequence lengths, repeats and ties, with warnings of times that are not of one unit, of
+    rows that stand twice, and of ties in the order of the ids.
 
     Args:
         kept: the interactions; timed: whether they have times.
@@ -38,12 +47,46 @@ def remarks(kept: Kept, timed: bool) -> list[str]:
             f"time, the last two of {_share(found.last_tied, found.users)} of the users; {ascending}, in {others} of "
             f"the other pairs"
         )
+    if timed:
+        said = [*_times(kept.time), *said, *_copies(kept)]
     if found.suspicious:
         said.append(
             "WARNING: the order inside one time looks like that of the item ids, and sequential models can read it: "
             + ("compare with --ties=shuffle" if timed else "get the data with its times, or do not trust the order")
         )
     return said
+
+
+def _unit(time: float) -> tuple[str, int] | None:
+    """(name, units a second) of a Unix time; None where it is too small for one."""
+    return next(((unit, second) for least, unit, second in _UNITS if time >= least), None)
+
+
+def _times(time: np.ndarray) -> list[str]:
+    """From when to when, as dates if they are Unix times, and whether some are in another unit than the latest."""
+    first, last = time.min().item(), time.max().item()
+    if (unit := _unit(last)) is None or last >= 1e20:
+        return [f"times: {first:g} to {last:g}"]  # some order of the source's own
+    name, second = unit
+    if strangers := int((time < last / 1000).sum()):
+        return [
+            f"WARNING: {strangers:,} of {len(time):,} times are no Unix {name} as the latest ({last:.0f}) is; the "
+            f"smallest is {first:.0f}. Sorted by such times histories are wrong: bring the column into one unit"
+        ]
+    begin, end = (np.datetime64(int(each // second), "s").astype("datetime64[D]") for each in (first, last))
+    return [f"times: {begin} to {end}, read as Unix {name}"]
+
+
+def _copies(kept: Kept) -> list[str]:
+    same = (kept.user[1:] == kept.user[:-1]) & (kept.time[1:] == kept.time[:-1])
+    tied = np.r_[False, same] | np.r_[same, False]
+    copies = int((~distinct(kept.user[tied], kept.item[tied], kept.time[tied])).sum())
+    if not copies:
+        return []
+    return [
+        f"copies: {copies:,} interactions have the user, item and time of another one. If the file holds rows twice, "
+        f"such targets are easy to guess: leave the copies out with --duplicates distinct"
+    ]
 
 
 def _advice(found: ties.TieCounts) -> str:

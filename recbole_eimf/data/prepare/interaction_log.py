@@ -20,6 +20,8 @@ MISSING = frozenset(
 )
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _INT64 = 1 << 63
+#: what may be kept of one user's interactions with one item
+DUPLICATES = ("keep", "distinct", "first", "last")
 
 
 def token_fault(token: object) -> str:
@@ -129,7 +131,9 @@ class InteractionLog:
         try:
             time = parse_time(time) if self.timed else 0
         except ValueError:
-            return f"the time {shorten(time)} is neither a number nor an ISO 8601 date"
+            return (
+                f"the time {shorten(time)} is neither a number nor an ISO 8601 date (2023-11-18, 2023-11-18 22:15:48)"
+            )
         try:
             stars = math.nan if rating is None or rating == "" else parse_number(rating)
         except ValueError:
@@ -159,7 +163,8 @@ class Filters:
 
     k_core: smallest number of interactions of every user and every item, repeated until stable; 0 is off.
     min_user, min_item: the same for one side only, in place of ``k_core``.
-    duplicates: of one user's interactions with one item "keep" all, the "first" or the "last" (by time).
+    duplicates: of one user's interactions with one item "keep" all, those of "distinct" times (a row that stands twice
+        in the file once), the "first" or the "last" (by time).
     min_rating: interactions rated lower, or not rated, are left out.
     max_history: only the latest so many of each user stay. The core is not computed again after it.
     """
@@ -172,8 +177,8 @@ class Filters:
     max_history: int | None = None
 
     def __post_init__(self) -> None:
-        if self.duplicates not in ("keep", "first", "last"):
-            raise DataError(f"--duplicates: {self.duplicates!r} is not known; it is keep, first or last.")
+        if self.duplicates not in DUPLICATES:
+            raise DataError(f"--duplicates: {self.duplicates!r} is not known; allowed are {', '.join(DUPLICATES)}.")
         for name in ("k_core", "min_user", "min_item"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -253,7 +258,11 @@ def apply_filters(log: InteractionLog, filters: Filters, report: Report) -> Kept
         narrow(
             rating[rows] >= filters.min_rating, f"dropped: rated below {filters.min_rating:g}", "Lower --min-rating."
         )
-    if filters.duplicates != "keep":
+    if filters.duplicates == "distinct":
+        if not log.timed:
+            raise DataError("--duplicates distinct: without times nothing tells a copy from a repeat. Leave it out.")
+        narrow(distinct(user[rows], item[rows], time[rows]), "dropped: copies (same user, item and time)", "")
+    elif filters.duplicates != "keep":
         narrow(
             _one_per_pair(user[rows], item[rows], len(log.items), filters.duplicates),
             f"dropped: duplicates ({filters.duplicates} kept)",
@@ -292,6 +301,15 @@ def _position(user: np.ndarray) -> np.ndarray:
     position = np.arange(1, len(user) + 1, dtype=np.int32)
     position -= np.repeat(starts, np.diff(starts, append=np.int32(len(user))))
     return position
+
+
+def distinct(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return the mask [n] of the first row of every user, item and time."""
+    order = np.lexsort((item, time, user))  # stable: of equal rows the first stays in front
+    mask = np.ones(len(user), dtype=bool)
+    same = [column[order][1:] == column[order][:-1] for column in (user, item, time)]
+    mask[order[1:][np.logical_and.reduce(same)]] = False
+    return mask
 
 
 def _one_per_pair(user: np.ndarray, item: np.ndarray, n_items: int, which: str) -> np.ndarray:

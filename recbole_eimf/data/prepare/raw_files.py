@@ -157,8 +157,13 @@ def text_lines(path: Path, encoding: str, newline: str = "\n") -> Iterator[str]:
         line, byte = _undecodable(path, encoding, zipped)
         where = f", line {line}" if line else ""
         byte = byte or f"byte 0x{error.object[error.start]:02x}"
+        likely = "utf-16: its first two bytes are that mark" if _is_utf16(path, zipped) else "latin-1, cp1252, ..."
         raise DataError(
-            f"{path}{where}: {byte} is not {encoding}. Name the file's encoding with --encoding (latin-1, cp1252, ...)."
+            f"{path}{where}: {byte} is not {encoding}. Name the file's encoding with --encoding ({likely})."
+        ) from error
+    except UnicodeError as error:  # UTF-16 without the mark that says which of the two it is
+        raise DataError(
+            f"{path}: not {encoding} ({error}). Is it the right --encoding, for all the files that are read?"
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
@@ -166,6 +171,11 @@ def text_lines(path: Path, encoding: str, newline: str = "\n") -> Iterator[str]:
         ) from error
     if number == 0:
         raise DataError(f"{path}: the file is empty. Was the download complete?")
+
+
+def _is_utf16(path: Path, zipped: bool) -> bool:
+    with gzip.open(path) if zipped else open(path, "rb") as stream:
+        return stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def _undecodable(path: Path, encoding: str, zipped: bool) -> tuple[int, str]:
@@ -241,6 +251,8 @@ def find_column(path: Path, header: Sequence[str], name: str, option: str, delim
     if name in header:
         return header.index(name)
     hint = suggestion(name, header)
+    if not hint and (same := [each for each in header if each.lower() == name.lower()]):
+        hint = f" Did you mean {same[0]!r}?"
     if len(header) == 1:
         hint += f" The line has one field only: is the delimiter not {delimiter!r} (--delimiter)?"
     remedy = f"Name the column with {option}." if option else "Is it the right file?"

@@ -58,6 +58,15 @@ COMPLETION_TOKENS_PER_CALL = 100
 MOST_COMPLAINED_OF = 4000
 
 
+def _dollars(cost: float) -> str:
+    """A price as one reads it; a small one is not nothing.
+
+    >>> _dollars(1.234), _dollars(0.002), _dollars(0.0)
+    ('about $1.23', 'less than $0.01', 'nothing')
+    """
+    return "nothing" if cost == 0 else "less than $0.01" if cost < 0.005 else f"about ${cost:.2f}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a run will take, before the first call; ``cost`` in USD, None without both prices."""
@@ -69,7 +78,7 @@ class Estimate:
     cost: float | None
 
     def __str__(self) -> str:
-        cost = "price unknown (set llm_price_in and llm_price_out)" if self.cost is None else f"about ${self.cost:.2f}"
+        cost = "price unknown (set llm_price_in and llm_price_out)" if self.cost is None else _dollars(self.cost)
         return (
             f"{self.calls} calls ({self.cached} answered by the journal), about {self.prompt_tokens:,} prompt and "
             f"{self.completion_tokens:,} completion tokens, {cost}"
@@ -291,7 +300,7 @@ class _Run:
             f"{len(self.replies) - failed} ok, {failed} failed"
             + (f" ({counted(failures)})" if failures else "")
             + f", {self.tokens['prompt_tokens']:,} prompt and "
-            f"{self.tokens['completion_tokens']:,} completion tokens" + ("" if cost is None else f", ${cost:.2f}")
+            f"{self.tokens['completion_tokens']:,} completion tokens" + ("" if cost is None else f", {_dollars(cost)}")
         )
 
     async def _write_journal(self) -> None:

@@ -40,6 +40,8 @@ BATCH_REQUESTS, BATCH_BYTES = 50_000, 200_000_000
 def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interests: int = 20) -> dict[str, Reply]:
     """Read replies from JSON lines ``{user_id, response, prompt_sha256?}``, by user id.
 
+    A line that says it was not an LLM's (``source``, as ``interests`` writes it) keeps saying so.
+
     With ``requests``, other users are left out; a requested user without a line is absent from the result (the caller
     reports coverage). A reply to another prompt than the requested one is used, and counted in a warning: histories
     cut differently still speak of the same user. A reply that cannot be parsed is failed.
@@ -48,6 +50,7 @@ def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interes
     """
     wanted = None if requests is None else {request.user_id: request.sha256 for request in requests}
     found: dict[str, tuple[int, str, str]] = {}
+    makers: dict[str, str] = {}
     for line, record in _read(path):
         user, response = _text(record, "user_id", path, line), _text(record, "response", path, line)
         digest = record.get("prompt_sha256") or ""
@@ -58,11 +61,14 @@ def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interes
                 f"{path}, line {line}: user {user} has another response in line {found[user][0]}. Keep one of them."
             )
         found.setdefault(user, (line, response, digest))
+        makers.setdefault(user, _maker(record.get("source")))
     users = list(found) if wanted is None else [user for user in wanted if user in found]
     other = sum(bool(wanted and found[user][2] and found[user][2] != wanted[user]) for user in users)
     if other:
         logger.warning("%s: %d of %d replies answer another prompt than today's.", path, other, len(users))
-    replies = {user: reply_from_text(user, found[user][2], found[user][1], "file", max_interests) for user in users}
+    replies = {
+        user: reply_from_text(user, found[user][2], found[user][1], makers[user], max_interests) for user in users
+    }
     _report(path, replies, None if wanted is None else len(wanted))
     return replies
 
@@ -368,6 +374,12 @@ def _text(record: Mapping[str, Any], key: str, path: Path, line: int) -> str:
         problem = "is missing" if key not in record else f"is {type(value).__name__}, not a string"
         raise DataError(f"{path}, line {line}: {key} {problem}.")
     return value
+
+
+def _maker(source: object) -> str:
+    """Who made a reply that is read from a file: keywords and a user's own function say so, all else is an LLM's."""
+    known = isinstance(source, str) and (source == "keywords" or ":" in source)
+    return str(source) if known else "file"
 
 
 def _report(path: Path, replies: Mapping[str, Reply], wanted: int | None) -> None:

@@ -12,7 +12,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.semantic.kept import kept_interests
 from recbole_eimf.semantic.llm.prompt import PLACEHOLDER, load_template
 from recbole_eimf.semantic.llm.reply import Reply
-from recbole_eimf.semantic.pipeline import LLM_SOURCES, Pipeline
+from recbole_eimf.semantic.pipeline import Pipeline, llm_wrote
 from recbole_eimf.semantic.reply_check import PromptForm
 from recbole_eimf.semantic.sources.side_loaded import read_assignment
 
@@ -39,7 +39,7 @@ class Said:
 
     @property
     def llm_used(self) -> bool:
-        return self.source in LLM_SOURCES
+        return llm_wrote(self.source, (self.replies[user] for user in self.exemplars if user in self.replies))
 
 
 def said_in(pipeline: Pipeline, source: str, trusted: str | None = None) -> Said:

@@ -166,7 +166,8 @@ def _about_interests(lines: Sequence[Line]) -> list[str]:
         found.append(
             f"EIMF over {backbone} stands without its placebo (placebo[{backbone}]): this says nothing about the LLM."
         )
-    if any((r.get("side_load") or {}).get("llm_used") is False for line in lines for r in line.results):
+    sides = [side for line in lines for result in line.results if (side := result.get("side_load"))]
+    if any(side.get("llm_used") is False and ":" not in side.get("source", "") for side in sides):
         found.append("Interests are keywords of the clusters' titles: **no LLM was used**.")
     return found
 
