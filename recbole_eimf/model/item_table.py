@@ -41,12 +41,12 @@ class TextTransform:
         centred = known - self.mean
         values, vectors = torch.linalg.eigh(centred.T @ centred / max(len(known), 1))
         order = values.argsort(descending=True)[:dimension]
-        values, vectors = values[order].clamp(min=0), vectors[:, order]
+        values, vectors = values[order], vectors[:, order]
         # eigenvectors have no sign of their own: fix it, so that every machine gets the same vectors
         vectors = vectors * torch.sign(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)))
         power = {"none": 0.0, "center": 0.0, "half": -0.25, "full": -0.5}[self.kind]
-        floor = values.max() * 1e-6
-        self.map = vectors * values.clamp(min=float(floor)).pow(power)
+        floor = max(float(values.max()) * 1e-6, 1e-30)  # where all texts are alike nothing varies: zeros, not 0 / 0
+        self.map = vectors * values.clamp(min=floor).pow(power)
         moved = centred @ self.map
         self.scale = 1.0 if self.kind == "none" else 1 / moved.square().sum(1).mean().sqrt().clamp(min=1e-12)
 
@@ -81,8 +81,10 @@ def principal_components(
     keep = min(dimension, text.shape[1])
     directions = directions[:, values.argsort(descending=True)[:keep]]
     directions = directions * torch.sign(directions.gather(0, directions.abs().argmax(0, keepdim=True)))
-    components = (text[has_text].double() - mean) @ directions
-    scaled = components / (centred @ directions).std() * std
+    spread = (centred @ directions).std()
+    if not spread > 0:  # all texts are alike: they fill no dimension
+        return vectors
+    scaled = (text[has_text].double() - mean) @ directions / spread * std
     vectors[has_text.nonzero().squeeze(1)[:, None], torch.arange(keep)] = scaled.float()
     return vectors
 

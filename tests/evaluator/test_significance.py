@@ -75,6 +75,21 @@ def every_assignment(difference: np.ndarray) -> float:
     return float((np.abs((1 - 2 * signs) @ difference) >= abs(difference.sum()) - 1e-9).mean())
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.15])
+def test_flips_drawn_by_chance_find_the_share_of_every_assignment(mean):
+    """Of both tails: draws whose sums lie to one side of the observed one alone would find about half of it."""
+    difference = np.random.default_rng(11).normal(mean, 0.7, 16)
+    exact = every_assignment(difference)
+    assert 0.05 < exact < 0.5
+    found = paired_test(difference, np.zeros(16)).p_value
+    assert found == pytest.approx(exact, abs=5 * (exact * (1 - exact) / 10_000) ** 0.5)
+
+
+def test_flips_are_doubled_until_they_are_enough_and_no_further():
+    assert flips_for(400) == 160_000 == 20 * 400 / 0.05
+    assert flips_for(401) == 320_000
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_p_value_below_what_10_000_flips_tell_is_refined_where_there_are_many_tests(seed):
     difference = np.random.default_rng(7).choice([-1, 1, 2, 3, 4], 18, p=[0.04, 0.24, 0.24, 0.24, 0.24]).astype(float)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import assembly
 from recbole_eimf.model.backbones.backbone import TrainingStates
 from recbole_eimf.model.backbones.dual_view import CrossView
 from recbole_eimf.model.baselines import llm_esr
@@ -147,6 +150,9 @@ def test_only_users_who_have_teachers_are_taught_and_teachers_are_not(built):
     got.backward()
     assert interests.grad[:, 0].any(1).nonzero().squeeze(1).tolist() == [2, 3, 5]
     assert all(parameter.grad is None for parameter in net.parameters())
+    net.similar[:] = -1
+    nobody = net._distilled(user, TrainingStates(interests, row, row, 0.0))
+    assert nobody == 0, "not 0 / 0, where no row of a batch has a teacher"
     alone, _ = built("LLMESR", similar_weight=0.0)
     assert not hasattr(alone, "similar"), "nobody is looked for"
     assert alone.train().calculate_loss(train.rows(np.arange(3)))[1] == 0
@@ -189,6 +195,15 @@ def test_profiles_are_the_mean_interests_of_an_exemplar():
     interests = torch.tensor([[[3.0, 0], [0, 4]], [[1, 1], [9, 9]], [[5, 5], [5, 5]]])
     mask = torch.tensor([[True, True], [True, False], [False, False]])
     assert torch.allclose(user_profiles(interests, mask), torch.tensor([[0.6, 0.8], [0.5**0.5] * 2, [0.0, 0]]))
+
+
+@pytest.mark.parametrize("lacks", ["everything", "interests"])
+def test_profiles_need_interests(make_config, lacks):
+    config = make_config("ProfileDistillation")
+    train = assembly.loaders(config)[0]._dataset
+    train.side = None if lacks == "everything" else dataclasses.replace(train.side, interests=None)
+    with pytest.raises(ConfigError, match="learns from users' interests"):
+        config.model_class(config, train)
 
 
 def test_the_first_phase_learns_profiles_and_the_last_one_does_not(built):
@@ -240,6 +255,7 @@ def test_a_state_of_several_interests_is_their_mean_and_empty_profiles_teach_not
     assert net.profiles.shape[1] == 4, "profiles are transformed as the items' text is"
     states = net.backbone.training_states(batch)
     exemplar = net.user_exemplar[batch["user_id"]]
+    net.profiles[:, 0] = 0  # a number that is zero makes no empty profile
     net.profiles[exemplar[2]] = 0
     each = [
         (net.decoder(state.mean(0)) - net.profiles[e]).square().mean()
@@ -248,3 +264,15 @@ def test_a_state_of_several_interests_is_their_mean_and_empty_profiles_teach_not
     ]
     assert 0 < len(each) < len(states.row)
     assert float(net.profile_loss(batch["user_id"], states)) == pytest.approx(float(sum(each) / len(each)), rel=1e-4)
+
+
+def test_a_batch_in_which_nobody_has_a_profile_teaches_nothing(built):
+    net, train = built("ProfileDistillation", profile_weight=0.25, **STILL)
+    net.train()
+    batch = train.rows(np.arange(4))
+    alone = float(net.calculate_loss(batch))
+    net.distilling = True
+    net.user_exemplar[:] = -1
+    recommendation, distilled = net.calculate_loss(batch)
+    assert float(recommendation) == pytest.approx(0.75 * alone, rel=1e-4)
+    assert float(distilled) == 0, "not 0 times infinity"

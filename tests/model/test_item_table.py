@@ -9,6 +9,7 @@ import torch
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.model.item_table import ItemTable, TextTransform, principal_components, standardised_components
+from recbole_eimf.model.placing import Neighbours
 from recbole_eimf.model.text_adaptor import WhiteningMixture, text_adaptor
 from recbole_eimf.model.text_codes import dealt_out, product_codes
 
@@ -193,6 +194,10 @@ def test_components_do_not_depend_on_the_texts_unit(text):
     vectors, has_text = text
     small = standardised_components(vectors * 1e-4, has_text, D)
     assert torch.allclose(small, standardised_components(vectors, has_text, D), atol=1e-4)
+    for kind in ("center", "half", "full"):
+        settings = ItemSettings(text_whitening=kind)
+        small = TextTransform(vectors * 1e-4, has_text, settings)(vectors * 1e-4)
+        assert torch.allclose(small, TextTransform(vectors, has_text, settings)(vectors), atol=1e-4)
 
 
 def test_fewer_dimensions_without_whitening_keep_lengths_and_the_mean(text):
@@ -377,3 +382,56 @@ def test_the_mixture_of_whitenings_drops_text_out_and_starts_small():
     assert mixture.eval()(torch.randn(3, 40)).any()
     kept = table(torch.randn(N, D), torch.ones(N).bool(), item_text="add", text_adaptor="moe", adaptor_dropout=0.3)
     assert kept.projection.dropout.p == 0.3
+
+
+@pytest.mark.parametrize("keys", [{}, {"item_text": "add"}], ids=["ids", "add"])
+def test_items_that_are_placed_are_where_their_neighbours_are_and_saved_so(text, keys):
+    """The weighed mean of the neighbours' rows, as long as these are (placing.py's formula); all others stay."""
+    made = table(*text, extra=1, **keys).eval()
+    before = made.weight.clone()
+    rows, near, weight = [7, 31], [[1, 2, 3], [4, 4, 9]], [[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]
+    made.place(torch.tensor(rows), Neighbours(torch.tensor(near), torch.tensor(weight)))
+    expected = before.clone()
+    for row, places, shares in zip(rows, near, weight):
+        mean = sum(share * before[place] for share, place in zip(shares, places))
+        expected[row] = mean / mean.norm() * sum(share * before[place].norm() for share, place in zip(shares, places))
+    assert torch.allclose(made.weight, expected, atol=1e-6)
+    bare = ItemTable(N, 4, ItemSettings(), extra_rows=1, inference_only=True)
+    bare.load_state_dict({name: value.clone() for name, value in made.state_dict().items()})
+    assert torch.equal(bare.weight, made.weight)
+
+
+def test_a_table_of_ids_alone_is_saved_once(text):
+    assert list(table(*text).state_dict()) == ["embedding.weight"]
+
+
+@pytest.mark.parametrize("kind", ["center", "half", "full"])
+def test_texts_that_are_all_alike_say_nothing(kind):
+    """Of no spread there is no direction: zeros, or noise to start from, not 0 / 0."""
+    alike, has_text = torch.tensor([0.5, -1.0, 2.0]).repeat(8, 1), torch.arange(8) > 0
+    assert not TextTransform(alike, has_text, ItemSettings(text_whitening=kind))(alike).any()
+    assert not standardised_components(alike, has_text, 2).any()
+    start = principal_components(alike, has_text, 2, 0.02)
+    assert torch.isfinite(start).all()
+    assert 0.005 < start.std() < 0.05, "noise, as in dimensions that text does not fill"
+
+
+@pytest.mark.parametrize("keys", [{"item_text": "add"}, {"item_init": "pca_text"}])
+def test_a_table_that_needs_text_and_has_none_is_refused(keys):
+    with pytest.raises(ConfigError, match="need item text"):
+        table(None, None, **keys)
+
+
+def test_an_optimiser_of_looked_up_rows_is_told_which_are_read(text):
+    """Of all of them where the whole table is read or saved; rows it has not brought up to date would be old ones."""
+    made, told = table(*text).train(), []
+    made.before_lookup = told.append
+    asked = torch.tensor([3, 5])
+    made(asked)
+    assert len(told) == 1
+    assert told[0] is asked
+    for reads_all in (lambda: made.weight, made.state_dict, lambda: made.eval()(asked)):
+        told.clear()
+        made.refresh()
+        reads_all()
+        assert None in told

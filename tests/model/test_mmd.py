@@ -63,6 +63,9 @@ def test_a_width_of_two_makes_the_kernels_normal_densities(samples):
     mean = sum(pairs) / len(pairs)
     expected = sum(math.exp(-(math.dist(both[0], both[9]) ** 2) / (2 * 2.0**k * mean)) for k in range(-3, 2))
     assert float(kernel_matrix(torch.cat(samples), "gaussian", 2.0)[0, 9]) == pytest.approx(expected, abs=1e-12)
+    assert torch.equal(
+        kernel_matrix(torch.cat(samples), "gaussian"), kernel_matrix(torch.cat(samples), "gaussian", 1.0)
+    )
     assert float(mmd(*samples, width=2.0)) != pytest.approx(float(mmd(*samples)))
     assert float(mmd(*samples, "laplacian", width=2.0)) == float(mmd(*samples, "laplacian"))
 

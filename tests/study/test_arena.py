@@ -195,6 +195,29 @@ def test_gains_and_llm_calls_are_the_tables_own():
         standings([table("a", {"SASRec": [1.0]})], "ndcg@10")
 
 
+def test_a_gain_in_a_metric_that_was_not_tested_is_that_of_the_means():
+    """As in a metric of the arena that the table does not show: relative to the backbone, without a p-value."""
+    made = table("a", {"SASRec": [4.0], "EIMF[SASRec]": [4.5], "late[SASRec]": [6.0], "x[REMI]": [1.0], "REMI": [0.0]})
+    rows = made["views"][0]["rows"]
+    for name, mean in (("SASRec", 4.0), ("EIMF[SASRec]", 4.5), ("x[REMI]", 1.0), ("REMI", 0.0)):
+        rows[name]["ndcg@10"]["mean"] = mean
+    gains = {row.name: row.gains[0] for row in standings([made], "ndcg@10").rows}
+    assert gains["EIMF[SASRec]"].relative == pytest.approx(12.5)
+    assert gains["EIMF[SASRec]"].p_value is None
+    assert gains["SASRec"] is None, "it is the backbone"
+    assert gains["x[REMI]"] is None, "of nothing there is no share"
+    assert gains["late[SASRec]"] is None, "no mean yet"
+
+
+def test_replies_are_counted_where_there_are_some_and_a_row_without_seeds_has_no_figure():
+    made = table("a", {"SASRec": [1.0], "EIMF[SASRec]": [2.0], "waits[SASRec]": []}, side_load={"llm_used": True})
+    found = standings([made], "ndcg@10")
+    assert {row.name: row.calls for row in found.rows} == {"SASRec": 0, "EIMF[SASRec]": 0}
+    assert found.left_out == {"waits[SASRec]": "no figure yet in a, leave_one_out"}
+    untold = table("a", {"SASRec": [1.0], "EIMF[SASRec]": [2.0]}, side_load={"knowledge": {"items_known": 7}})
+    assert {row.name: row.calls for row in standings([untold], "ndcg@10").rows} == {"SASRec": 0, "EIMF[SASRec]": 7}
+
+
 def test_rows_are_told_apart_within_each_backbone():
     figures = {"Popularity": [1.0], "SASRec": [2.0], "REMI": [9.0], "a[SASRec]": [3.0], "a[REMI]": [8.0]}
     made = [table("x", figures)]
