@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.placebo import is_marked, marked, unmarked
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, write_json
 
@@ -77,7 +78,9 @@ def write_replies(folder: Path, found: Any) -> int:
 
 def _maker(found: Any, user: str) -> str:
     """Who made a reply; one of a file is what the file says of it, however often it is written anew."""
-    return found.replies[user].source if found.source == "file" and user in found.replies else found.source
+    of_file = unmarked(found.source) == "file" and user in found.replies
+    made = unmarked(found.replies[user].source if of_file else found.source)
+    return marked(made) if is_marked(found.source) else made
 
 
 def check_folder(folder: Path) -> None:
@@ -202,6 +205,8 @@ def _card(meta: dict[str, Any]) -> str:
     made_by = meta["model"] or ("a model that is not recorded" if meta["llm_used"] else "no LLM: keywords of titles")
     if ":" in meta["source"]:
         made_by = "a function of the maker's own"
+    if is_marked(meta["source"]):
+        made_by += ", given to users by chance: **a placebo**"
     return f"""# Interests of exemplar users of {meta["dataset"]}
 
 {meta["interests"]} interests of {meta["exemplars"]} exemplar users, who stand for {meta["users"]} training users.

@@ -15,11 +15,13 @@ from recbole_eimf.model.score_prior import PARTS, ScorePrior
 from recbole_eimf.serving.answer import Ranked
 from recbole_eimf.serving.catalogue import Catalogue
 from recbole_eimf.serving.explain import honesty, means_more, reasons, said_of
+from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http.answers import recommended
 from recbole_eimf.serving.http.board import State
 from recbole_eimf.serving.http.schema import RecommendRequest
 from recbole_eimf.serving.http.service import Served
 from recbole_eimf.serving.parts import Parts
+from recbole_eimf.serving.recommender import Recommender
 from recbole_eimf.serving.sentences import Sentences
 from recbole_eimf.serving.title_map import TitleMap
 
@@ -220,6 +222,17 @@ def test_what_a_score_prior_adds_most_for_is_named(exported):
     assert f"          an LLM says it is bought after {name[1]}" in _shown(model, history, frame[:59])
     answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=history, explain=True))
     assert {item["added"] for result in answer["results"] for item in result["items"]} <= {*of_one}
+
+
+def test_a_prior_that_read_a_file_of_shuffled_knowledge_says_it_is_a_placebos(made_run, tmp_path):
+    run = made_run("IBIM", _told, backbone="GRU4Rec", score_prior="all", prior_decay=0.5)
+    run.result["side_load"] = {"knowledge": {"source": "shuffled file"}}
+    folder = write_run(run, tmp_path / "model", index="none", onnx=False, refit=False, text="no", histories=True)
+    model = Recommender.load(folder)
+    token = [str(item) for item in model.catalogue.tokens.to_pylist()]
+    said = model.recommend([[token[1]]], 60, explain=True).set_index("item")["added"][token[3]]
+    assert said == f"a placebo says it is bought after {model.catalogue.names([1])[0]}"
+    assert model.config["name"] == "GRU4Rec placebo"
 
 
 def test_what_is_added_counts_every_time_and_what_the_model_reads_alone(exported):
