@@ -207,26 +207,32 @@ def _card(meta: dict[str, Any]) -> str:
         made_by = "a function of the maker's own"
     if is_marked(meta["source"]):
         made_by += ", given to users by chance: **a placebo**"
+    asked = meta["llm_used"]
+    digest = ", `prompt_sha256` of its prompt" if asked else ""
     return f"""# Interests of exemplar users of {meta["dataset"]}
 
 {meta["interests"]} interests of {meta["exemplars"]} exemplar users, who stand for {meta["users"]} training users.
 
 - made by: {made_by} (source `{meta["source"]}`), with recbole_eimf {meta["recbole_eimf"]}
-- protocol: `{meta["protocol"]}`; only training interactions stand in the prompts
+- protocol: `{meta["protocol"]}`; only training interactions {"stand in the prompts" if asked else "were read"}
 - training data: fingerprint `{meta["training_data"]}`, checked on loading, as are the digests of the files
 - licence: {meta["licence"]}
 
 | file | what |
 |---|---|
-| `{REPLIES}` | `user_id` of the exemplar, `response` (its interests as JSON), `prompt_sha256` of its prompt |
+| `{REPLIES}` | `user_id` of the exemplar, `response` (its interests as JSON){digest} |
 | `{ASSIGNMENT}` | `user_id`, `exemplar_user_id` |
-| `{META}` | all of the above for programs, with the prompt's template |
+| `{META}` | all of the above for programs{", with the prompt's template" if asked else ""} |
 
 ```bash
 python -m recbole_eimf run --model=EIMF --dataset={meta["dataset"]} --protocol={meta["protocol"]} \\
     --interest_source=file --interest_file=THIS_FOLDER
 ```
+{_prompt_said(meta) if asked else ""}"""
 
+
+def _prompt_said(meta: dict[str, Any]) -> str:
+    return f"""
 The prompt, over each exemplar's latest {meta["prompt_items"]} items that have text:
 
 ```text

@@ -80,7 +80,10 @@ def test_keywords_that_are_loaded_from_a_file_are_still_no_llms(words, tmp_path,
     for file in (tmp_path / "out" / "interests.jsonl", tmp_path / "second" / "interests.jsonl"):
         assert main([*load, f"--interest_file={file}"]) == 0
         assert json.loads((tmp_path / "out2" / "report.json").read_text())["llm_used"] is False
-    assert "no LLM: keywords of titles" in (tmp_path / "second" / "README.md").read_text()
+    for folder in ("first", "second"):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert "no LLM: keywords of titles" in card
+        assert "prompt" not in card, "nobody was asked anything"
 
 
 def test_a_placebo_that_was_written_is_one_when_it_is_loaded(planted, tmp_path):
