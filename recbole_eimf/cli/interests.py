@@ -10,6 +10,7 @@ from recbole_eimf.cli.export import EMPTY
 from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch, write_left
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.placebo import is_marked
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export
@@ -124,6 +125,7 @@ def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
     print(
         f"{report['interests']} interests of {exemplars} exemplars for {len(found.assignment)} users"
         + ("" if found.llm_used or ":" in found.source else " (NO LLM was used: keywords of the clusters' titles)")
+        + (" (a placebo: given to users by chance)" if is_marked(found.source) else "")
         + (f"; {failed} exemplars without any" if failed else "")
         + f"\nwritten: {folder}/interests.jsonl, assignment.csv.gz, report.json"
     )

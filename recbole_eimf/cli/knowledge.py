@@ -10,6 +10,7 @@ from typing import Any
 from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch, write_left
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.placebo import is_marked
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
@@ -84,7 +85,7 @@ def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     records = (
         {"item_id": item, "profile": known.profile, "next": list(known.next), "source": found.source}
-        | ({"prompt_sha256": found.digests[item]} if found.digests.get(item) and "shuffled" not in found.source else {})
+        | ({"prompt_sha256": found.digests[item]} if found.digests.get(item) and not is_marked(found.source) else {})
         for item, known in found.items.items()
     )
     with atomic_path(folder / "items.jsonl") as temporary:

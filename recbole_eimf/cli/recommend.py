@@ -14,7 +14,7 @@ from recbole_eimf.cli.export import Parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.batch import Job, check_out, recommend_file, unknown_candidates
-from recbole_eimf.serving.explain import means_more
+from recbole_eimf.serving.explain import means_more, who_says
 from recbole_eimf.serving.histories import Histories, split_history
 from recbole_eimf.serving.recommender import Recommender
 
@@ -206,9 +206,8 @@ def _reasons(row: dict, model: Recommender) -> Iterator[str]:
         yield row["added"]
     if row.get("sentence"):
         found = model.config["text"]["explain"]
-        whose = "an LLM says" if found["llm_used"] else "keywords, no LLM,"
         doubt = " (no better than a placebo's)" if means_more(found) is False else ""
-        yield f"{whose} of users like this one{doubt}: {row['sentence']}"
+        yield f"{who_says(found)} of users like this one{doubt}: {row['sentence']}"
 
 
 def _cut(title: str, longest: int) -> str:

@@ -30,6 +30,36 @@ _TAKEN: Mapping[str, str] = {
 _OF_INTERACTIONS = ("shuffled_history",)
 #: key of a source that may be "shuffled" -> key that says what is shuffled then
 SHUFFLED: Mapping[str, str] = {"interest_source": "shuffled_source", "knowledge_source": "shuffled_knowledge"}
+_MARK = "shuffled "
+
+
+def marked(source: str) -> str:
+    """A source as reports and files' lines name it where what comes of it was shuffled.
+
+    >>> marked("file"), marked("shuffled file")
+    ('shuffled file', 'shuffled file')
+    """
+    return _MARK + unmarked(source)
+
+
+def unmarked(source: str) -> str:
+    """What was shuffled; a source that was not as it is."""
+    return source.removeprefix(_MARK)
+
+
+def is_marked(source: str) -> bool:
+    """Whether what comes of a source was shuffled."""
+    return source.startswith(_MARK)
+
+
+def read_shuffled(side_load: Mapping[str, Any] | None) -> bool:
+    """Whether interests or knowledge that a run read were shuffled, if only by whoever wrote the file.
+
+    >>> read_shuffled({"source": "shuffled file"}), read_shuffled({"knowledge": {"source": "file"}})
+    (True, False)
+    """
+    told = side_load or {}
+    return any(is_marked(each.get("source", "")) for each in (told, told.get("knowledge") or {}))
 
 
 def is_placebo(keys: Mapping[str, Any]) -> bool:
@@ -41,20 +71,21 @@ def is_placebo(keys: Mapping[str, Any]) -> bool:
     return any(keys.get(key) == value for each in PLACEBOS.values() for key, value in each.items())
 
 
-def was_placebo(keys: Mapping[str, Any], side_loaded: bool) -> bool:
-    """Whether a run that is over shuffled something that its model read.
+def was_placebo(keys: Mapping[str, Any], side_load: Mapping[str, Any] | None) -> bool:
+    """Whether something that a run's model read was shuffled, by the run or by whoever wrote the file.
 
     A backbone beside a placebo has that one's keys, and reads nothing of what they shuffle.
 
     Args:
-        keys: its settings; side_loaded: whether anything was read beside the interactions.
+        keys: its settings; side_load: what its result says was read beside the interactions, None where nothing was.
 
-    >>> was_placebo({"text_source": "shuffled"}, True), was_placebo({"text_source": "shuffled"}, False)
+    >>> was_placebo({"text_source": "shuffled"}, {}), was_placebo({"text_source": "shuffled"}, None)
     (True, False)
-    >>> was_placebo({"shuffled_history": True}, False)
-    True
+    >>> was_placebo({"shuffled_history": True}, None), was_placebo({}, {"source": "shuffled file"})
+    (True, True)
     """
-    return any(is_placebo({key: keys.get(key)}) for key in _TAKEN if side_loaded or key in _OF_INTERACTIONS)
+    read = [key for key in _TAKEN if side_load is not None or key in _OF_INTERACTIONS]
+    return read_shuffled(side_load) or any(is_placebo({key: keys.get(key)}) for key in read)
 
 
 def reads(config) -> tuple[str, ...]:

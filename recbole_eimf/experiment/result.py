@@ -77,7 +77,7 @@ class RunResult:
             name = self.model
         else:
             name = f"{self.model}({backbone})"
-        if was_placebo(self.config, self.side_load is not None):
+        if was_placebo(self.config, self.side_load):
             return f"{name} placebo"
         return f"{name} text only" if self.model == "EIMF" and not self.config.get("use_interests", True) else name
 

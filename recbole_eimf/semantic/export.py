@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.placebo import is_marked, marked, unmarked
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, write_json
 
@@ -77,7 +78,9 @@ def write_replies(folder: Path, found: Any) -> int:
 
 def _maker(found: Any, user: str) -> str:
     """Who made a reply; one of a file is what the file says of it, however often it is written anew."""
-    return found.replies[user].source if found.source == "file" and user in found.replies else found.source
+    of_file = unmarked(found.source) == "file" and user in found.replies
+    made = unmarked(found.replies[user].source if of_file else found.source)
+    return marked(made) if is_marked(found.source) else made
 
 
 def check_folder(folder: Path) -> None:
@@ -202,26 +205,34 @@ def _card(meta: dict[str, Any]) -> str:
     made_by = meta["model"] or ("a model that is not recorded" if meta["llm_used"] else "no LLM: keywords of titles")
     if ":" in meta["source"]:
         made_by = "a function of the maker's own"
+    if is_marked(meta["source"]):
+        made_by += ", given to users by chance: **a placebo**"
+    asked = meta["llm_used"]
+    digest = ", `prompt_sha256` of its prompt" if asked else ""
     return f"""# Interests of exemplar users of {meta["dataset"]}
 
 {meta["interests"]} interests of {meta["exemplars"]} exemplar users, who stand for {meta["users"]} training users.
 
 - made by: {made_by} (source `{meta["source"]}`), with recbole_eimf {meta["recbole_eimf"]}
-- protocol: `{meta["protocol"]}`; only training interactions stand in the prompts
+- protocol: `{meta["protocol"]}`; only training interactions {"stand in the prompts" if asked else "were read"}
 - training data: fingerprint `{meta["training_data"]}`, checked on loading, as are the digests of the files
 - licence: {meta["licence"]}
 
 | file | what |
 |---|---|
-| `{REPLIES}` | `user_id` of the exemplar, `response` (its interests as JSON), `prompt_sha256` of its prompt |
+| `{REPLIES}` | `user_id` of the exemplar, `response` (its interests as JSON){digest} |
 | `{ASSIGNMENT}` | `user_id`, `exemplar_user_id` |
-| `{META}` | all of the above for programs, with the prompt's template |
+| `{META}` | all of the above for programs{", with the prompt's template" if asked else ""} |
 
 ```bash
 python -m recbole_eimf run --model=EIMF --dataset={meta["dataset"]} --protocol={meta["protocol"]} \\
     --interest_source=file --interest_file=THIS_FOLDER
 ```
+{_prompt_said(meta) if asked else ""}"""
 
+
+def _prompt_said(meta: dict[str, Any]) -> str:
+    return f"""
 The prompt, over each exemplar's latest {meta["prompt_items"]} items that have text:
 
 ```text

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.config.placebo import is_marked, unmarked
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.semantic import export, journal
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
@@ -47,12 +48,12 @@ def as_files(pipeline: Pipeline, source: str) -> Iterator[dict[str, Any]]:
     Args:
         source: as ``result.json`` has it.
     """
-    if source.removeprefix("shuffled ") != "openai":
+    if unmarked(source) != "openai":
         yield {"yes": False}
         return
     with tempfile.TemporaryDirectory() as name:
         export.write_replies(Path(name), kept_interests(pipeline))
-        placebo = source.startswith("shuffled")
+        placebo = is_marked(source)
         yield {
             "yes": False,
             **({"interest_source": "shuffled", "shuffled_source": "file"} if placebo else {"interest_source": "file"}),

@@ -20,6 +20,7 @@ from scipy import sparse
 
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.parts import part_of
+from recbole_eimf.config.placebo import is_marked, marked
 from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.core.files import read_jsonl
 from recbole_eimf.semantic.journal import journal_of
@@ -118,9 +119,9 @@ class KnowledgeStage:
             "replies_to_another_prompt": sum(bool(d) and d != asked[item] for item, d in digests.items()),
             "replies_unchecked": sum(not digest for digest in digests.values()),
         }
-        source = self.source
+        source = marked(self.source) if any(is_marked(reply.source) for reply in ok.values()) else self.source
         if self.settings.knowledge_source == "shuffled":
-            items, source = shuffled(items, popularity, seed), f"shuffled {source}"
+            items, source = shuffled(items, popularity, seed), marked(source)
         covered = len(items) / max(len(self.item_text), 1)
         getLogger().info(f"knowledge of items: {len(items)} of {len(self.item_text)} ({covered:.0%}), source {source}")
         if report["replies_to_another_prompt"]:
@@ -147,7 +148,8 @@ _NOT_SAID = ("item_id", "response", "prompt_sha256", "source")
 
 def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:
     """Read replies about items from JSON lines, optionally .gz: ``item_id`` with a raw ``response``, or with the
-    answer's own keys (``kind``, ``profile``, ``next``); ``prompt_sha256`` where it is known.
+    answer's own keys (``kind``, ``profile``, ``next``); ``prompt_sha256`` where it is known, and ``source``, which
+    tells a placebo.
 
     Raises:
         DataError: no file, not JSON lines, a line without an item, an item with two replies; names file and line.
@@ -167,7 +169,7 @@ def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:
             raise DataError(f"{path}, line {line}: item {item!r} has another reply in line {lines[item]}. Keep one.")
         lines.setdefault(item, line)
         digest = record.get("prompt_sha256") or ""
-        found[item] = reply_from_text(item, str(digest), said, "file", most, parse_item)
+        found[item] = reply_from_text(item, str(digest), said, batch.maker_of(record), most, parse_item)
     return found
 
 

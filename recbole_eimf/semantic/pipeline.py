@@ -21,6 +21,7 @@ import pandas as pd
 
 from recbole_eimf.config.keys import SOURCES, SemanticSettings
 from recbole_eimf.config.parts import part_of
+from recbole_eimf.config.placebo import is_marked, marked, unmarked
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
@@ -42,7 +43,7 @@ LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
 
 def llm_wrote(source: str, replies: Iterable[Reply]) -> bool:
     """Whether an LLM had a part in interests: a file of replies may hold keywords, as its lines say."""
-    return source in LLM_SOURCES and (source != "file" or any(reply.source in LLM_SOURCES for reply in replies))
+    return source in LLM_SOURCES and (source != "file" or any(unmarked(r.source) in LLM_SOURCES for r in replies))
 
 
 @dataclass(frozen=True)
@@ -358,7 +359,9 @@ class Pipeline:
             "interests": sum(len(text) for text in texts),
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
         }
-        name = f"shuffled {source}" if placebo else source
+        # in a file it is the assignment that was shuffled: without it a reply is its exemplar's own
+        placebo |= bool(self.settings.assignment_file) and any(is_marked(reply.source) for reply in replies.values())
+        name = marked(source) if placebo else source
         wrote = llm_wrote(source, (replies[user] for c, user in enumerate(exemplars) if texts[c]))
         getLogger().info(
             f"interests: {report['interests']}, from {len(answered)} exemplars; source {name}"

@@ -174,6 +174,18 @@ def means_more(better: Mapping[str, Any] | None) -> bool | None:
     return bool(better["better"] - 2 * better["error"] > 0.5)
 
 
+def who_says(known: Mapping[str, Any]) -> str:
+    """Whose words the sentences are, as it stands before "of users like this one"."""
+    if _of_own(known):
+        return "a function of the trainer's own says"
+    return "an LLM says" if known["llm_used"] else "keywords, no LLM,"
+
+
+def _of_own(known: Mapping[str, Any]) -> bool:
+    """Whether interests come from a function of the user's own: whether it asks an LLM it alone knows."""
+    return ":" in known.get("source", "")
+
+
 def said_of(better: Mapping[str, Any] | None) -> str | None:
     """The honesty number in words, for the command line, the pages and the card."""
     more = means_more(better)
@@ -181,6 +193,8 @@ def said_of(better: Mapping[str, Any] | None) -> str | None:
         return None
     share, error = 100 * better["better"], 100 * better["error"]
     whose = "The LLM's sentences" if better["llm_used"] else "The sentences (keywords of titles; no LLM)"
+    if _of_own(better):
+        whose = "The sentences (of a function of the trainer's own)"
     verdict = "mean more than a placebo's" if more else "mean no more than a placebo's, so take none for a reason"
     return (
         f"{whose} {verdict}: the one named ranks the recommended title above another exemplar's in {share:.1f} % of "

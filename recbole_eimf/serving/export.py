@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_eimf.config.keys import SemanticSettings, read
+from recbole_eimf.config.placebo import read_shuffled
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.core.run_folder import RESULT_FILE
@@ -214,7 +215,11 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
     config["encoder"] = dataclasses.asdict(spec)
     prior = getattr(net, "prior", None)
     if prior is not None:
-        known = {"kind": prior.kind, "decay": prior.decay, "placebo": prior.placebo}
+        known = {
+            "kind": prior.kind,
+            "decay": prior.decay,
+            "placebo": prior.placebo or read_shuffled(run.result["side_load"]),
+        }
         config["prior"] = {**known, "text": run.config["item_text_source"]}
         prior = copy.deepcopy(prior).cpu()
     return Parts(catalogue, encoder, vectors, bias, category=category, prior=prior), config

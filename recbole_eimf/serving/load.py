@@ -16,6 +16,7 @@ from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.counts import Counts
 from recbole_eimf.serving.encoder import Encoder, EncoderSpec, build_encoder
+from recbole_eimf.serving.index import KINDS
 from recbole_eimf.serving.parts import Parts, with_index
 from recbole_eimf.serving.sentences import Sentences
 from recbole_eimf.serving.title_map import TitleEncoder, TitleMap
@@ -52,7 +53,18 @@ def read(folder: Path, verify: bool) -> tuple[Parts, dict[str, Any], Users | Non
         raise DataError(
             f"{folder / model_folder.CONFIG}: is not of a model of this version ({error}). Export the model again."
         ) from error
-    return with_index(parts, config["index"], folder), config, users
+    return with_index(parts, _index_of(folder, config), folder), config, users
+
+
+def _index_of(folder: Path, config: Mapping[str, Any]) -> str:
+    """The kind of index. Raises DataError: nobody typed a key here, a file was edited."""
+    kind = config["index"]
+    if kind not in KINDS:
+        raise DataError(
+            f"{folder / model_folder.CONFIG}: index={kind!r}; allowed are {', '.join(KINDS)}. Put it back, or export "
+            f"the model again."
+        )
+    return kind
 
 
 def _check_keys(file: Path, config: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.config import EIMFConfig, check_keys
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.yaml_file import parse_value, read_yaml
 from recbole_eimf.core.environment import environment_kept
@@ -166,10 +166,12 @@ def experiment_of(
 
 
 def check_shared(shared: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key that a table sets for each of its runs."""
+    """Raise ConfigError for a key that a table sets for each of its runs, or that nobody knows: no row is to blame."""
     for key, instead in RESERVED.items():
         if key in shared:
             raise ConfigError(f"{key}={shared[key]!r}: a table sets it for each run; instead there is {instead}.")
+    if not shared.get("allow_unknown_keys"):
+        check_keys(shared)
 
 
 def parse_seeds(text: str | int | Sequence[int]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.config.models import MODELS
-from recbole_eimf.config.placebo import is_placebo
+from recbole_eimf.config.placebo import is_placebo, read_shuffled
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.study.rows import FRAMED
 
@@ -251,7 +251,7 @@ def _standing(name, rank, ranks, tables, values, metric) -> Standing:
         statistics.mean(run["seconds_per_epoch"] for run in runs),
         sum(_calls(entry) for entry in entries),
         counts(entries[0]),
-        is_placebo(entries[0].get("keys", {})),
+        is_placebo(entries[0].get("keys", {})) or any(read_shuffled(run["side_load"]) for run in runs),
         entries[0].get("shown", name),
     )
 

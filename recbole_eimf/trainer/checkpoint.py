@@ -236,7 +236,7 @@ def model_class_of(description: Mapping[str, Any], folder: Path, allowed: str | 
         raise ConfigError(
             f"{folder / CONFIG_FILE}: the model is {named}, which is neither of recbole_eimf nor of RecBole, and "
             f"importing it runs that module's code. If you trust it, name it: model={named} in Python, "
-            f"--model={named} of `export` and `agreement` (`recommend` then takes what `export` wrote)."
+            f"--model={named} of `export`, `explore` and `agreement` (`recommend` then takes what `export` wrote)."
         )
     return _recommender(load_model_class(named), named)
 

@@ -224,6 +224,22 @@ def test_a_column_in_other_letters_is_suggested(tmp_path):
         prepare_csv(path, tmp_path, "d")
 
 
+def test_all_columns_that_are_missing_are_named_at_once(tmp_path):
+    path = write(tmp_path / "i.csv", "user,item,when,stars\nu,a,1,5\n")
+    with pytest.raises(DataError) as refused:
+        prepare_csv(path, tmp_path, "d", columns=CsvColumns(rating="star"))
+    said = str(refused.value)
+    assert "i.csv, line 1: no columns 'user_id', 'item_id', 'timestamp', 'star'; there are 'user', 'item'," in said
+    for option in ("user", "item", "time", "rating"):
+        assert f"Name the column with --{option}-column" in said
+    assert "'star': Did you mean 'stars'? Name the column with --rating-column." in said
+    assert "Is it the right file" not in said
+    with pytest.raises(
+        DataError, match="no columns 'item_id', 'name', 'maker'; there are 'id'.*--items-item-column.*--tit"
+    ):
+        run_csv(tmp_path, HEADER + "u,a,1\n", "id\na\n", columns=CsvColumns(title="name", text=["maker"]))
+
+
 def test_gzip_faults(tmp_path):
     rng = random.Random(0)
     whole = write(tmp_path / "w.csv.gz", HEADER + "".join(f"u,{rng.random()},1\n" for _ in range(3000))).read_bytes()

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import DataError
@@ -79,7 +80,26 @@ def test_keywords_that_are_loaded_from_a_file_are_still_no_llms(words, tmp_path,
     for file in (tmp_path / "out" / "interests.jsonl", tmp_path / "second" / "interests.jsonl"):
         assert main([*load, f"--interest_file={file}"]) == 0
         assert json.loads((tmp_path / "out2" / "report.json").read_text())["llm_used"] is False
-    assert "no LLM: keywords of titles" in (tmp_path / "second" / "README.md").read_text()
+    for folder in ("first", "second"):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert "no LLM: keywords of titles" in card
+        assert "prompt" not in card, "nobody was asked anything"
+
+
+def test_a_placebo_that_was_written_is_one_when_it_is_loaded(planted, tmp_path):
+    keys = {"data_path": str(planted), "text_encoder": "tfidf-svd", "semantic_cache": str(tmp_path / "cache")}
+    keys |= {"exemplar_ratio": 0.1, "show_progress": False}
+    folder = tmp_path / "out"
+    recbole_eimf.interests("planted", "shuffled", folder, **keys)
+    file = {"interest_file": str(folder / "interests.jsonl"), "assignment_file": str(folder / "assignment.csv.gz")}
+    for again in range(2):
+        found = recbole_eimf.interests("planted", "file", folder, **keys, **file)
+        assert (found.source, found.llm_used) == ("shuffled file", False), again
+    file.pop("assignment_file")
+    alone = recbole_eimf.interests("planted", "file", tmp_path / "real", **keys, **file)
+    assert alone.source == "file", "what the file says is its exemplars' own: only who has them was shuffled"
+    lines = (tmp_path / "real" / "interests.jsonl").read_text().splitlines()
+    assert {json.loads(line)["source"] for line in lines} == {"keywords"}
 
 
 def test_a_file_of_an_export_that_changed_is_refused(words, tmp_path, capsys):

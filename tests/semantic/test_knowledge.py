@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
@@ -361,6 +362,27 @@ def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys
     keys = ["--knowledge_source=file", f"--knowledge_file={tmp_path / 'out' / 'items.jsonl'}"]
     assert main([*arguments, *keys]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["replies_to_another_prompt"] == 0
+
+
+def test_a_placebo_that_was_written_stays_one_when_it_is_loaded(arguments, planted, planted_knowledge, tmp_path):
+    written = tmp_path / "out" / "items.jsonl"
+    shuffle = ["--knowledge_source=shuffled", f"--knowledge_file={planted_knowledge}"]
+    for keys in (shuffle, ["--knowledge_source=file", f"--knowledge_file={written}"]):  # and however often
+        assert main([*arguments, *keys]) == 0
+        lines = [json.loads(line) for line in written.read_text().splitlines()]
+        assert {line["source"] for line in lines} == {"shuffled file"}
+        assert not any("prompt_sha256" in line for line in lines), "the prompts were about other items"
+        assert json.loads((tmp_path / "out" / "report.json").read_text())["source"] == "shuffled file"
+    keys = {"data_path": str(planted), "semantic_cache": str(tmp_path / "cache"), "text_encoder": "tfidf-svd"}
+    quiet = {"show_progress": False, "state": "ERROR", "compare_with": [], "output_dir": str(tmp_path / "run")}
+    found = recbole_eimf.run(
+        "NextKNN", "planted", knowledge_source="file", knowledge_file=str(written), **keys, **quiet
+    )  # fmt: skip
+    assert found.name == "NextKNN placebo"
+    assert found.side_load["knowledge"]["source"] == "shuffled file"
+    placebo = stage({f"i{n}": title for n, title in enumerate(TITLES)}, knowledge_source="shuffled", **{
+        "knowledge_file": str(written), "shuffled_knowledge": "file"})  # fmt: skip
+    assert placebo.run({}).source == "shuffled file", "once is enough to say it"
 
 
 def test_a_batch_is_written_and_its_answers_read(arguments, tmp_path, capsys):

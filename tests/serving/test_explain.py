@@ -15,11 +15,13 @@ from recbole_eimf.model.score_prior import PARTS, ScorePrior
 from recbole_eimf.serving.answer import Ranked
 from recbole_eimf.serving.catalogue import Catalogue
 from recbole_eimf.serving.explain import honesty, means_more, reasons, said_of
+from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http.answers import recommended
 from recbole_eimf.serving.http.board import State
 from recbole_eimf.serving.http.schema import RecommendRequest
 from recbole_eimf.serving.http.service import Served
 from recbole_eimf.serving.parts import Parts
+from recbole_eimf.serving.recommender import Recommender
 from recbole_eimf.serving.sentences import Sentences
 from recbole_eimf.serving.title_map import TitleMap
 
@@ -175,6 +177,26 @@ def test_the_command_and_the_service_say_what_a_sentence_is_worth(exported, bett
     assert answer["honesty"] == said_of(known)
 
 
+@pytest.mark.parametrize(
+    ("source", "llm_used", "who"),
+    [
+        ("file", True, "an LLM says"),
+        ("keywords", False, "keywords, no LLM,"),
+        ("shop.words:of_users", False, "a function of the trainer's own says"),
+    ],
+)
+def test_whose_sentences_are_said_is_told_by_where_they_come_from(exported, source, llm_used, who):
+    _, _, model = exported("EIMF", backbone="SASRec")
+    known = {"better": 0.6, "error": 0.01, "pairs": 1000, "users": 100, "llm_used": llm_used, "source": source}
+    model.config["text"] = {"explain": known}
+    frame = model.recommend([["i1", "i2"]], 2, explain=True).assign(sentence="hair care")
+    assert f"{who} of users like this one: hair care" in _shown(model, ["i1", "i2"], frame)
+    answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=["i1"], explain=True))
+    assert answer["said_by"] == who
+    assert ("no LLM" in answer["honesty"]) == (source == "keywords")
+    assert ("a function of the trainer's own" in answer["honesty"]) == (":" in source)
+
+
 def test_nearest_items_of_the_history_are_named_but_not_the_item_itself(exported):
     _, _, model = exported("EIMF", backbone="REMI")
     history = ["i1", "i2", "i3", "i4", "i2"]
@@ -220,6 +242,17 @@ def test_what_a_score_prior_adds_most_for_is_named(exported):
     assert f"          an LLM says it is bought after {name[1]}" in _shown(model, history, frame[:59])
     answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=history, explain=True))
     assert {item["added"] for result in answer["results"] for item in result["items"]} <= {*of_one}
+
+
+def test_a_prior_that_read_a_file_of_shuffled_knowledge_says_it_is_a_placebos(made_run, tmp_path):
+    run = made_run("IBIM", _told, backbone="GRU4Rec", score_prior="all", prior_decay=0.5)
+    run.result["side_load"] = {"knowledge": {"source": "shuffled file"}}
+    folder = write_run(run, tmp_path / "model", index="none", onnx=False, refit=False, text="no", histories=True)
+    model = Recommender.load(folder)
+    token = [str(item) for item in model.catalogue.tokens.to_pylist()]
+    said = model.recommend([[token[1]]], 60, explain=True).set_index("item")["added"][token[3]]
+    assert said == f"a placebo says it is bought after {model.catalogue.names([1])[0]}"
+    assert model.config["name"] == "GRU4Rec placebo"
 
 
 def test_what_is_added_counts_every_time_and_what_the_model_reads_alone(exported):

@@ -162,6 +162,14 @@ def test_a_key_that_was_removed_is_named(toy, name):
         Recommender.load("model")
 
 
+def test_an_index_of_no_kind_is_named_with_its_file(toy):
+    change_config(toy("model"), index="fast")
+    with pytest.raises(
+        DataError, match=r"^model/config\.json: index='fast'; allowed are auto, flat, hnsw, none\. Put it"
+    ):
+        Recommender.load("model")
+
+
 def test_a_card_that_cannot_be_written_names_the_key(toy, capsys):
     folder = toy("model")
     config = json.loads((folder / "config.json").read_text())

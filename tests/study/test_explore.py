@@ -277,6 +277,19 @@ def test_what_cannot_be_explored_is_named_with_the_remedy(runs, planted, capsys,
     assert not Path("explore.html").exists()
 
 
+def test_a_run_of_a_model_class_of_ones_own_is_opened_if_it_is_named(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("their_eimf.py").write_text("from recbole_eimf.model.eimf import EIMF\nclass Mine(EIMF):\n    pass\n")
+    config = Path(copied(runs[0] / "replies", "own"), "config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_import": "their_eimf:Mine"}))
+    asked = ["explore", "--run", "own", "--no-honesty", "--map", "pca", "--out", "own.html"]
+    assert main(asked) == 2
+    assert "--model=their_eimf:Mine of `export`, `explore`" in " ".join(capsys.readouterr().err.split())
+    assert main([*asked, "--model=their_eimf:Mine"]) == 0
+    assert Path("own.html").is_file()
+
+
 def test_replies_that_have_changed_since_are_told(runs, monkeypatch, capsys):
     monkeypatch.chdir(runs[0])
     lines = Path("replies.jsonl").read_text().splitlines()

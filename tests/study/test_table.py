@@ -204,6 +204,21 @@ def test_a_table_of_many_tests_refines_its_smallest_p_values(made, monkeypatch):
     assert passed == [10_000 + len(view.comparisons)] * len(view.comparisons)
 
 
+def test_a_row_that_read_a_file_of_shuffled_replies_is_called_a_placebo(made):
+    experiment, runs, _ = made
+    for source in ("file", "shuffled file"):
+        mine = [run for run in runs if run.row.name == "EIMF[SASRec]"]
+        for run in mine:
+            path = run.folder / "result.json"
+            side = {"source": source, "llm_used": True, "items": 3, "items_with_text": 3}
+            path.write_text(json.dumps({**json.loads(path.read_text()), "side_load": side}))
+        summary = summarise(experiment, runs, [False])
+        line = next(line for line in summary.lines if line.row.name == "EIMF[SASRec]")
+        shuffled = source != "file"
+        assert line.placebo == shuffled
+        assert line.shown == "EIMF[SASRec]" + " (placebo)" * shuffled
+
+
 def test_rows_that_were_trained_again_are_named(made):
     experiment, runs, _ = made
     for number, run in enumerate(run for run in runs if run.finished):

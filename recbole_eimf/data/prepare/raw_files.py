@@ -246,17 +246,28 @@ def plain_fields(
             report.broken(path, number, f"{len(row)} fields where {width} belong: {shorten(line)}")
 
 
-def find_column(path: Path, header: Sequence[str], name: str, option: str, delimiter: str) -> int:
-    """Return the position of a column. Raises DataError naming the option that changes it (if any)."""
-    if name in header:
-        return header.index(name)
-    hint = suggestion(name, header)
-    if not hint and (same := [each for each in header if each.lower() == name.lower()]):
-        hint = f" Did you mean {same[0]!r}?"
+def find_columns(path: Path, header: Sequence[str], wanted: Sequence[tuple[str, str]], delimiter: str) -> list[int]:
+    """Return the positions of columns, each wanted as (name, the option that changes it or "").
+
+    Raises:
+        DataError: naming all that are missing, each with its option and what may be meant.
+    """
+    missing = [(name, option) for name, option in wanted if name not in header]
+    if not missing:
+        return [header.index(name) for name, _ in wanted]
+    names, there = (", ".join(map(repr, each)) for each in (dict.fromkeys(name for name, _ in missing), header))
+    said = f"no column{'s' * (len(missing) > 1)} {names}; there are {there}."
     if len(header) == 1:
-        hint += f" The line has one field only: is the delimiter not {delimiter!r} (--delimiter)?"
-    remedy = f"Name the column with {option}." if option else "Is it the right file?"
-    raise DataError(f"{path}, line 1: no column {name!r}; there are {', '.join(map(repr, header))}.{hint} {remedy}")
+        said += f" The line has one field only: is the delimiter not {delimiter!r} (--delimiter)?"
+    for name, option in missing:
+        hint = suggestion(name, header)
+        if not hint and (same := [each for each in header if each.lower() == name.lower()]):
+            hint = f" Did you mean {same[0]!r}?"
+        said += f" {name!r}:" if len(missing) > 1 and (hint or option) else ""
+        said += hint + (f" Name the column with {option}." if option else "")
+    if not any(option for _, option in missing):
+        said += " Is it the right file?"
+    raise DataError(f"{path}, line 1: {said}")
 
 
 def shorten(value: object, length: int = 60) -> str:

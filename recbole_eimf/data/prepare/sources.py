@@ -22,7 +22,7 @@ from recbole_eimf.data.prepare.raw_files import (
     check_file,
     csv_header,
     csv_rows,
-    find_column,
+    find_columns,
     plain_fields,
     shorten,
     text_lines,
@@ -122,8 +122,10 @@ def csv_source(
     (items_path,) = as_paths(items)
     split = _delimiter(items_path, delimiter)
     header = csv_header(items_path, encoding, split)
-    key = find_column(items_path, header, columns.items_item or columns.item, "--items-item-column", split)
-    fields = _text_columns(items_path, header, columns, split)
+    texts = _text_columns(header, columns)
+    wanted = [(columns.items_item or columns.item, "--items-item-column"), *texts.values()]
+    key, *places = find_columns(items_path, header, wanted, split)
+    fields = dict(zip(texts, places))
 
     def item_rows(report: Report, wanted: Container[str]) -> Iterator[ItemRow]:
         if "title" not in fields:
@@ -146,27 +148,27 @@ def _interaction_columns(
     """Return (header, positions of user, item, time, rating, order), None for what the file does not have."""
     header = csv_header(path, encoding, delimiter)
 
-    def find(name: str, option: str) -> int:
-        return find_column(path, header, name, "" if fixed else option, delimiter)
+    def maybe(name: str | None, usual: str) -> str | None:
+        return name or (usual if usual in header else None)
 
-    def maybe(name: str | None, usual: str, option: str) -> int | None:
-        return find(name or usual, option) if name or usual in header else None
-
-    return (
-        header,
-        find(columns.user, "--user-column"),
-        find(columns.item, "--item-column"),
-        None if no_time else find(columns.time, "--time-column (or give --no-time: the order of the file decides)"),
-        maybe(columns.rating, "rating", "--rating-column"),
-        maybe(columns.order, "order", "--order-column"),
+    times = "--time-column (or give --no-time: the order of the file decides)"
+    asked = (
+        (columns.user, "--user-column"),
+        (columns.item, "--item-column"),
+        (None if no_time else columns.time, times),
+        (maybe(columns.rating, "rating"), "--rating-column"),
+        (maybe(columns.order, "order"), "--order-column"),
     )
+    wanted = [(name, "" if fixed else option) for name, option in asked if name is not None]
+    found = iter(find_columns(path, header, wanted, delimiter))  # all at once: so are those that are missing named
+    return (header, *(None if name is None else next(found) for name, _ in asked))
 
 
-def _text_columns(path: Path, header: Sequence[str], columns: CsvColumns, delimiter: str) -> dict[str, int]:
-    """Return {field name in the atomic file: position in the csv}."""
+def _text_columns(header: Sequence[str], columns: CsvColumns) -> dict[str, tuple[str, str]]:
+    """Return {field name in the atomic file: (column of the csv, the option that names it)}."""
     fields = {}
     if columns.title or "title" in header:
-        fields["title"] = find_column(path, header, columns.title or "title", "--title-column", delimiter)
+        fields["title"] = columns.title or "title", "--title-column"
     names = columns.text if columns.text is not None else [name for name in TEXT_FIELDS[1:] if name in header]
     for name in names:
         target, _, column = name.rpartition("=")
@@ -177,7 +179,7 @@ def _text_columns(path: Path, header: Sequence[str], columns: CsvColumns, delimi
             raise DataError(
                 f"--text-columns: two columns would be written as {target!r}. Write {name!r} as field=column."
             )
-        fields[target] = find_column(path, header, column, "--text-columns", delimiter)
+        fields[target] = column, "--text-columns"
     return fields
 
 
@@ -227,7 +229,7 @@ def movielens_source(ratings: PathLike, movies: PathLike | None = None, *, encod
                 yield movies_path, line, row[0], [row[1], " | ".join(genres)]
         else:
             header = csv_header(movies_path, codec, ",")
-            picks = [find_column(movies_path, header, name, "", ",") for name in ("movieId", "title", "genres")]
+            picks = find_columns(movies_path, header, [(name, "") for name in ("movieId", "title", "genres")], ",")
             for line, row in csv_rows(movies_path, codec, ",", header, report):
                 item, title, genres = (row[i] for i in picks)
                 yield movies_path, line, item, [title, genres.replace("|", " | ")]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.config.placebo import is_marked, marked, unmarked
 from recbole_eimf.core.disk import writing
 from recbole_eimf.core.errors import DataError, DiskError, InterestSourceError
 from recbole_eimf.core.files import append_jsonl, atomic_path, read_jsonl
@@ -40,7 +41,7 @@ BATCH_REQUESTS, BATCH_BYTES = 50_000, 200_000_000
 def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interests: int = 20) -> dict[str, Reply]:
     """Read replies from JSON lines ``{user_id, response, prompt_sha256?}``, by user id.
 
-    A line that says it was not an LLM's (``source``, as ``interests`` writes it) keeps saying so.
+    A line that says it was not an LLM's, or a placebo's (``source``, as ``interests`` writes it), keeps saying so.
 
     With ``requests``, other users are left out; a requested user without a line is absent from the result (the caller
     reports coverage). A reply to another prompt than the requested one is used, and counted in a warning: histories
@@ -61,7 +62,7 @@ def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interes
                 f"{path}, line {line}: user {user} has another response in line {found[user][0]}. Keep one of them."
             )
         found.setdefault(user, (line, response, digest))
-        makers.setdefault(user, _maker(record.get("source")))
+        makers.setdefault(user, maker_of(record))
     users = list(found) if wanted is None else [user for user in wanted if user in found]
     other = sum(bool(wanted and found[user][2] and found[user][2] != wanted[user]) for user in users)
     if other:
@@ -376,10 +377,15 @@ def _text(record: Mapping[str, Any], key: str, path: Path, line: int) -> str:
     return value
 
 
-def _maker(source: object) -> str:
-    """Who made a reply that is read from a file: keywords and a user's own function say so, all else is an LLM's."""
-    known = isinstance(source, str) and (source == "keywords" or ":" in source)
-    return str(source) if known else "file"
+def maker_of(record: Mapping[str, Any]) -> str:
+    """Who made a reply that is read from a file: keywords and a user's own function say so, all else is an LLM's.
+
+    A placebo's stays marked as one, whoever's words it has.
+    """
+    source = str(record.get("source") or "")
+    made = unmarked(source)
+    known = made if made == "keywords" or ":" in made else "file"
+    return marked(known) if is_marked(source) else known
 
 
 def _report(path: Path, replies: Mapping[str, Reply], wanted: int | None) -> None:

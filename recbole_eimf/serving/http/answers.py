@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_eimf.serving.explain import means_more
+from recbole_eimf.serving.explain import means_more, who_says
 from recbole_eimf.serving.http.schema import RecommendRequest, SimilarRequest
 from recbole_eimf.serving.http.service import Served
 from recbole_eimf.serving.http.settings import MAX_EXPLAINED
@@ -51,6 +51,7 @@ def recommended(served: Served, asked: RecommendRequest) -> dict[str, Any]:
             item |= {name: _plain(value) for name, value in next(why).items()}
         explained = (model.config["text"] or {}).get("explain") or {}
         answer["llm_used"] = explained.get("llm_used")
+        answer["said_by"] = who_says(explained) if explained else None
         answer["honesty"] = frame.attrs["honesty"]
         answer["means_more"] = means_more(explained)
     return answer

@@ -200,6 +200,8 @@ def _add_status(app: FastAPI, service: Service, board: Board, metrics: Metrics) 
         """Figures in Prometheus' format, of all workers together."""
         metrics.generation.set(service.now.state.generation)
         metrics.items.set(len(service.now.model))
+        with contextlib.suppress(OSError, ValueError):  # where the shared folder cannot be read nobody knows
+            metrics.behind.set(board.behind(board.read().generation))
         return Response(metrics.text(set(board.serving())), media_type=metrics.content_type)
 
 

@@ -58,6 +58,12 @@ class Metrics:
         self.items = Gauge(
             "recbole_eimf_items", "Items that can be recommended", registry=own, multiprocess_mode="livemax"
         )
+        self.behind = Gauge(
+            "recbole_eimf_workers_behind",
+            "Workers that do not serve what was published last",
+            registry=own,
+            multiprocess_mode="livemostrecent",  # each that is asked counts all of them
+        )
         if folder is None:
             process_collector.ProcessCollector(registry=own)
             platform_collector.PlatformCollector(registry=own)

@@ -135,7 +135,10 @@ class RecommendAnswer(BaseModel):
     model: About
     results: list[Result]
     proved: bool = Field(description="whether the lists are certain to be those of brute force")
-    llm_used: bool | None = Field(None, description="with explain: whether an LLM wrote the sentences; else keywords")
+    llm_used: bool | None = Field(
+        None, description="with explain: whether an LLM is known to have written the sentences"
+    )
+    said_by: str | None = Field(None, description="with explain: in words, whose sentences they are")
     honesty: str | None = Field(None, description="with explain: what the sentences are worth")
     means_more: bool | None = Field(None, description="with explain: whether they mean more than a placebo's")
 

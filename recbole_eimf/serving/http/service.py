@@ -33,6 +33,8 @@ from recbole_eimf.serving.recommender import Recommender
 
 #: seconds between looks for a new generation; until all workers must have taken one over
 _LOOK, _PATIENCE = 0.2, 60.0
+#: the longest pause between tries to take over a model that could not be: the first is a look's, each twice the last
+_LONGEST = 60.0
 #: seconds after which a client whose change was one too many may ask again: a change loads a model, or copies tables
 _ASK_AGAIN = 5
 
@@ -122,15 +124,31 @@ class Service:
         self._changes.shutdown(wait=True)
 
     async def watch(self) -> None:
-        """Take over what other workers publish, for ever."""
+        """Take over what other workers publish, for ever.
+
+        What cannot be taken over is said once and tried again after pauses that grow; something newer is tried at once.
+        """
         loop = asyncio.get_running_loop()
+        failed: object = self  # no stamp: nothing has
+        pause = again = 0.0
         while True:
             await asyncio.sleep(_LOOK)
+            stamp = None
             try:
-                if self._board.stamp() != self._stamp:
-                    await loop.run_in_executor(self._changes, self._follow)
-            except Exception:  # the old model goes on; the next look tries again
-                logger.exception("the new model could not be taken over")
+                stamp = self._board.stamp()
+                if stamp == self._stamp or (stamp == failed and time.monotonic() < again):
+                    continue
+                await loop.run_in_executor(self._changes, self._follow)
+                failed = self
+            except Exception as error:  # the old model goes on
+                pause = min(2 * pause, _LONGEST) if stamp == failed else _LOOK
+                if stamp != failed:
+                    logger.error(
+                        "what was published cannot be taken over, generation %d is served on (tried again, more and "
+                        "more seldom): %s",
+                        self.now.state.generation, error, exc_info=None if isinstance(error, UserError) else error,
+                    )  # fmt: skip
+                failed, again = stamp, time.monotonic() + pause
 
     async def take_over(self, folder: str) -> dict[str, Any]:
         """Serve another model folder, in all workers.

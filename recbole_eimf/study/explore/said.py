@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_eimf.config.placebo import is_marked, unmarked
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.semantic.kept import kept_interests
 from recbole_eimf.semantic.llm.prompt import PLACEHOLDER, load_template
@@ -15,8 +16,6 @@ from recbole_eimf.semantic.llm.reply import Reply
 from recbole_eimf.semantic.pipeline import Pipeline, llm_wrote
 from recbole_eimf.semantic.reply_check import PromptForm
 from recbole_eimf.semantic.sources.side_loaded import read_assignment
-
-_PLACEBO = "shuffled "
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def said_in(pipeline: Pipeline, source: str, trusted: str | None = None) -> Said
     Raises:
         ConfigError: a source of the user's own that nobody named. UserError: files that are gone or do not fit.
     """
-    placebo, source = source.startswith(_PLACEBO), source.removeprefix(_PLACEBO)
+    placebo, source = is_marked(source), unmarked(source)
     if ":" in source and source != trusted:
         raise ConfigError(
             f"interest_source={source}: the run's interests come from a function of your own, and importing it runs "

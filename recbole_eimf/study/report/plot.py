@@ -65,7 +65,7 @@ def looks(lines: Sequence[Line]) -> dict[str, Look]:
     for line in others:
         family = str(line.row.keys.get("backbone", line.row.name)) if len(backbones) > 1 else line.row.name
         hue = hues.setdefault(family, _COLOURS[len(hues) % len(_COLOURS)])
-        placebo = line.row.placebo
+        placebo = line.placebo
         pale = len(backbones) > 1 and line.row.model == "IBIM"
         found[line.row.name] = Look(_paler(hue) if pale else hue, "////" if placebo else "", "--" if placebo else "-")
     return found

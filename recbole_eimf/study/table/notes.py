@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recbole_eimf.config.placebo import is_marked
 from recbole_eimf.core.version import made_with
 from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.evaluator.ranks import Asked
@@ -153,7 +154,7 @@ def _about_forms(lines: Sequence[Line]) -> list[str]:
     said = {"paper": "the paper's form (recipe=paper)", "strong": "our form, not the paper's (recipe=strong)"}
     for recipe, rows in recipes.items():
         found.append(f"{said.get(recipe, f'recipe={recipe}')}: {'; '.join(rows)}.")
-    if any(line.shown != line.row.name for line in lines):
+    if any(line.bare for line in lines):
         found.append(BARE_REMI)
     return [text[0].upper() + text[1:] for text in found]
 
@@ -161,7 +162,7 @@ def _about_forms(lines: Sequence[Line]) -> list[str]:
 def _about_interests(lines: Sequence[Line]) -> list[str]:
     found = []
     ours = [line.runs[0].settings for line in lines if line.row.model == "EIMF"]
-    placebos = {settings["backbone"] for settings in ours if settings["interest_source"] == "shuffled"}
+    placebos = {_settings(line)["backbone"] for line in lines if line.row.model == "EIMF" and _others_interests(line)}
     for backbone in dict.fromkeys(s["backbone"] for s in ours if s["backbone"] not in placebos):
         found.append(
             f"EIMF over {backbone} stands without its placebo (placebo[{backbone}]): this says nothing about the LLM."
@@ -170,6 +171,12 @@ def _about_interests(lines: Sequence[Line]) -> list[str]:
     if any(side.get("llm_used") is False and ":" not in side.get("source", "") for side in sides):
         found.append("Interests are keywords of the clusters' titles: **no LLM was used**.")
     return found
+
+
+def _others_interests(line: Line) -> bool:
+    """Whether users had the interests of exemplars by chance, drawn by the run or by whoever wrote its files."""
+    sides = [result.get("side_load") or {} for result in line.results]
+    return _settings(line)["interest_source"] == "shuffled" or any(is_marked(side.get("source", "")) for side in sides)
 
 
 def _about_refits(lines: Sequence[Line]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recbole_eimf.config.placebo import read_shuffled
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.core.run_folder import RANKS_FILE
@@ -99,9 +100,19 @@ class Line:
     @property
     def shown(self) -> str:
         """The row's name, with what it lacks of what the name promises."""
+        of_files = " (placebo)" if self.placebo and not self.row.placebo else ""
+        return self.row.name + (NO_HARD_NEGATIVES if self.bare else "") + of_files
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is REMI without its hard negatives."""
         settings = self.runs[0].settings if self.runs else {}
-        bare = settings.get("backbone") == "REMI" and not settings.get("remi_beta")
-        return self.row.name + (NO_HARD_NEGATIVES if bare else "")
+        return settings.get("backbone") == "REMI" and not settings.get("remi_beta")
+
+    @property
+    def placebo(self) -> bool:
+        """Whether its keys make it one, or the files that its runs read."""
+        return self.row.placebo or any(read_shuffled(result.get("side_load")) for result in self.results)
 
     @property
     def floor(self) -> bool:

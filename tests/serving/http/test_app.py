@@ -482,6 +482,7 @@ def test_a_change_that_is_made_stays_where_the_disk_is_full_after_it(client, mon
     assert (answer.json()["generation"], answer.json()["behind"]) == (2, 1)
     assert asked.get("/health").json()["items"] == 61
     assert caplog.text.count("cannot tell the other workers") == 1
+    assert "recbole_eimf_workers_behind 1.0" in asked.get("/metrics").text.splitlines()
     monkeypatch.setattr(Board, "say", say)
     until = time.monotonic() + 20
     while service._board.behind(2) and time.monotonic() < until:
@@ -511,6 +512,7 @@ def test_metrics_count(client):
         "recbole_eimf_over_capacity_total 0.0",
         "recbole_eimf_items 60.0",
         "recbole_eimf_generation 1.0",
+        "recbole_eimf_workers_behind 0.0",
         "recbole_eimf_under_way 1.0",
     ):
         assert line in text.splitlines(), line

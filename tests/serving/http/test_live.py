@@ -8,6 +8,7 @@ import json
 import re
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -362,6 +363,46 @@ def test_workers_follow_what_another_publishes(models, tmp_path, first, second):
         assert service.now.model.rank(histories, 61).rows.tolist() == second.rank(histories, 61).rows.tolist()
     # what was served stays as it was, for those that still ask it
     assert before.model.rank(histories, 61).rows.tolist() == first.rank(histories, 61).rows.tolist()
+
+
+def test_a_model_that_cannot_be_followed_is_said_once_and_tried_ever_more_seldom(models, tmp_path, monkeypatch, caplog):
+    board = board_of(models / "first", tmp_path / "board")
+    one, other = service_module.Service(board), service_module.Service(board)
+    one.start()
+    other.start()
+    tried, real = [], other._follow
+
+    def follow():
+        tried.append(len(times))
+        if board.read().generation < 4:
+            raise DataError("model.safetensors: is damaged.")
+        return real()
+
+    times = []
+
+    async def passed(seconds):
+        times.append(seconds)
+        if len(times) in (100, 200):  # another model, which cannot be followed either, and one that can
+            one._take_over(str(models / ("first" if len(times) == 100 else "second")))
+        if len(times) == 210:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(other, "_follow", follow)
+    own = types.SimpleNamespace(sleep=passed, get_running_loop=asyncio.get_running_loop)
+    monkeypatch.setattr(service_module, "asyncio", own)
+    monkeypatch.setattr(service_module, "time", types.SimpleNamespace(monotonic=lambda: 0.25 * len(times)))
+    one._take_over(str(models / "second"))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(other.watch())
+    said = [record for record in caplog.records if "cannot be taken over" in record.message]
+    assert len(said) == 2, "once for each that was published"
+    assert "generation 1 is served on" in said[0].message
+    assert "model.safetensors: is damaged." in said[0].message
+    assert said[0].exc_info is None
+    assert tried[:5] == [1, 2, 4, 8, 15]
+    assert {100, 200} <= set(tried), "something newer is tried at once"
+    assert len(tried) < 20
+    assert other.now.state.generation == 4
 
 
 def test_what_was_added_comes_into_another_model_in_one_batch(models, tmp_path, second, monkeypatch):

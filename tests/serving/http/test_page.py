@@ -91,7 +91,11 @@ def test_the_page_says_first_what_sentences_are_worth(live, browser, monkeypatch
     said = answers.recommended
 
     def with_sentences(served, asked):
-        answer = said(served, asked) | {"llm_used": True, "honesty": "what it is worth", "means_more": means_more}
+        answer = said(served, asked) | {
+            "said_by": "an LLM says",
+            "honesty": "what it is worth",
+            "means_more": means_more,
+        }
         for item in answer["results"][0]["items"]:
             item["sentence"] = "hair care"
         return answer
@@ -107,4 +111,4 @@ def test_the_page_says_first_what_sentences_are_worth(live, browser, monkeypatch
     assert page.execute_script(order) == 4  # the list follows
     why = page.execute_script(texts, "#results .why")
     assert all(("no better than a placebo's" in reason) is not means_more for reason in why)
-    assert all("hair care" in reason for reason in why)
+    assert all("an LLM says of users like this one" in reason and "hair care" in reason for reason in why)

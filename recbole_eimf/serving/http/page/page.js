@@ -182,7 +182,7 @@ function show(answer) {
     if (item.added) line.append(make("div", "why", item.added));
     if (item.sentence) {
       const doubt = answer.means_more === false ? " (no better than a placebo's)" : "";
-      const said = make("div", "why", `${answer.llm_used ? "an LLM says" : "keywords, no LLM,"} of users like this one${doubt}: `);
+      const said = make("div", "why", `${answer.said_by} of users like this one${doubt}: `);
       said.append(make("q", "", item.sentence));
       line.append(said);
     }
