@@ -224,7 +224,7 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
         ("README.md", "One honest table", 1, ["SASRec", "CTRL", "EIMF"],
          [*(known(_METHODS, "ndcg@10", of=of) for of in ("{}", "{}+similar+together", "{}+all")),
           *(known(_SEARCHED, "ndcg@10", of=of) for of in ("{}", "{}, similar+together", "{}, all"))]),
-        (_EIMF, "The paper's form", 0, ["DecayedItemKNN", *paper],
+        (_EIMF, "The paper's form, whole, Office", 0, ["DecayedItemKNN", *paper],
          [*together(_PAPER, "recall@50", "hit@50", "ndcg@50"), gain(_PAPER, "recall@50", "{}, paper", *both),
           gain(_PAPER, "recall@50", "placebo({}), paper", *both)]),
         (_EIMF, "Beauty, `user_split`, four", 0,
