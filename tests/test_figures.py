@@ -227,6 +227,8 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
         (_EIMF, "The paper's form, whole, Office", 0, ["DecayedItemKNN", *paper],
          [*together(_PAPER, "recall@50", "hit@50", "ndcg@50"), gain(_PAPER, "recall@50", "{}, paper", *both),
           gain(_PAPER, "recall@50", "placebo({}), paper", *both)]),
+        (_EIMF, "The paper's form, whole, Beauty", 0, ["SASRec", "EIMF", "placebo"],
+         together("beauty_eimf_paper_form_shuffled", "hit@10", "ndcg@10", "ndcg@50", "recall@50", masked=hidden)),
         (_EIMF, "Beauty, `user_split`, four", 0,
          [*_FLOORS, *_SIX, "MIND", "EIMF[MIND]", "BERT4Rec", "EIMF[BERT4Rec]"], ("beauty_user_split", False)),
         (_EIMF, "Beauty, `user_split`, four", 1,
