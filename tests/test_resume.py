@@ -3,8 +3,8 @@ weights, moments and random states. Real processes, really killed (SIGKILL)."""
 
 from __future__ import annotations
 
+import functools
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -15,6 +15,7 @@ import torch
 
 import recbole_eimf
 from recbole_eimf.trainer.state import read_state
+from tests.forked import process_of
 
 RUNS = {
     "EIMF": ("EIMF", {"epochs": 20, "stopping_step": 1, "learning_rate": 0.02}),
@@ -23,6 +24,7 @@ RUNS = {
     "drawn by RecBole": ("SASRec", {"loss_type": "BPR", "epochs": 3, "train_neg_sample_args":
                                     {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False}}),
 }  # fmt: skip
+PATIENCE = 300  # seconds for a process: a machine may be busy, and no test asks how fast it is
 #: a step of the first epoch, of the second, and both sides of every file of an epoch and a half
 MOMENTS = [("step", 2), ("written", 2), ("write", 3), ("step", 5), ("written", 3), ("write", 4), ("written", 4)]
 
@@ -57,20 +59,8 @@ def child(name: str, keys: dict, folder: str, moment: tuple[str, int] | None) ->
 
 @pytest.fixture(scope="module")
 def start():
-    """Start ``child`` from a server process that has imported everything; returns the process."""
-    context = multiprocessing.get_context("forkserver")
-    # not this module: the server does not stand in the repository
-    context.set_forkserver_preload(["recbole_eimf.experiment.run",
-                                    "recbole_eimf.model.baselines.text_baselines", "torch._dynamo",
-                                    "recbole_eimf.model.eimf", "recbole_eimf.semantic.side_load",
-                                    "sklearn.decomposition", "recbole.model.sequential_recommender"])  # fmt: skip
-
-    def started(*arguments):
-        process = context.Process(target=child, args=arguments)
-        process.start()
-        return process
-
-    return started
+    """Start ``child`` with everything imported; returns the process."""
+    return functools.partial(process_of, child)
 
 
 @pytest.fixture
@@ -107,7 +97,7 @@ def assert_same(first: Path, second: Path) -> None:
 def whole(start, name: str, keys: dict, folder: Path) -> Path:
     folder.mkdir()
     process = start(name, keys, str(folder), None)
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode == 0
     assert result(folder / "out")["epochs"] < 20, "some are to stop early"
     return folder / "out"
@@ -122,7 +112,7 @@ def test_a_run_killed_again_and_again_ends_like_one_that_never_was(start, keys, 
     deaths = 0
     for attempt in range(60):
         process = start(name, keys, str(folder), MOMENTS[attempt % len(MOMENTS)])
-        process.join(60)
+        process.join(PATIENCE)
         if process.exitcode == 0:
             break
         assert process.exitcode == -signal.SIGKILL
@@ -140,7 +130,7 @@ def test_a_run_killed_after_it_stopped_early_is_not_trained_on(start, keys, tmp_
         folder.mkdir()
         for moment in (("written", number), None):
             process = start("sampled", keys, str(folder), moment)
-            process.join(60)
+            process.join(PATIENCE)
             assert process.exitcode == (-signal.SIGKILL if moment else 0)
         assert_same(expected, folder / "out")
 
@@ -157,9 +147,9 @@ def test_a_run_killed_from_outside_ends_like_one_that_never_was(start, keys, tmp
             time.sleep(0.002)
         time.sleep(delay)
         process.kill()
-        process.join(60)
+        process.join(PATIENCE)
     process = start(name, keys, str(folder), None)
-    process.join(60)
+    process.join(PATIENCE)
     assert_same(expected, folder / "out")
 
 

@@ -6,15 +6,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 import recbole_eimf
 from recbole_eimf.__main__ import main
-from tests.conftest import REPOSITORY
+from tests.forked import Forked, command_line
 from tests.semantic.llm_server import GOOD, Answer, LLMServer
 
 
@@ -150,13 +148,10 @@ def test_failed_replies_are_reported_and_asked_again(arguments, tmp_path, capsys
 
 
 def test_kill_9_resumes_where_it_was(arguments, tmp_path):
-    command = [sys.executable, "-m", "recbole_eimf", *arguments, "--yes", "--llm_concurrency=1"]
+    command = [*arguments, "--yes", "--llm_concurrency=1"]
     with LLMServer(lambda asked, n: Answer(delay=0.15)) as server:
         command.append(f"--llm_base_url={server.url}")
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        process = Forked(command_line, *command, cwd=tmp_path)
         journal = tmp_path / "cache" / "replies-planted.jsonl"
         deadline = time.time() + 120
         while time.time() < deadline and not (journal.is_file() and journal.read_text().count("\n") >= 4):

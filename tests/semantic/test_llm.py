@@ -4,9 +4,8 @@ Counts and orders only: no test asserts a time.
 """
 
 import json
-import os
+import logging
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,8 +15,9 @@ import pytest
 
 from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.semantic.llm import client
-from recbole_eimf.semantic.llm.client import fetch_openai
+from recbole_eimf.semantic.llm.client import OpenAISettings, fetch_openai
 from recbole_eimf.semantic.llm.prompt import PromptRequest
+from tests.forked import Forked
 from tests.semantic.llm_calls import KEY, always, fetch, journal, once, requests, settings
 from tests.semantic.llm_server import GOOD, Answer, LLMServer
 
@@ -300,20 +300,15 @@ def test_models_without_max_tokens_and_temperature(tmp_path):
 
 # --- interrupted runs -------------------------------------------------------------------------------------------------
 
-CHILD = """
-import logging, signal, sys
-from pathlib import Path
-from recbole_eimf.semantic.llm import client
-from recbole_eimf.semantic.llm.client import OpenAISettings, fetch_openai
-from recbole_eimf.semantic.llm.prompt import PromptRequest
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children start with SIGINT ignored
-client.STOP_GRACE_SECONDS = 1000.0  # nothing below may come about by waiting
-logging.basicConfig(level="INFO", stream=sys.stderr)
-requests = [PromptRequest(f"u{i}", f"prompt {i}") for i in range(40)]
-settings = OpenAISettings("m", sys.argv[1], "TEST_LLM_KEY", concurrency=4)
-replies = fetch_openai(requests, settings, Path(sys.argv[2]), progress=False)
-print(sum(reply.status == "ok" for reply in replies.values()))
-"""
+
+def ask_all(url: str, path: Path) -> None:
+    """What the processes below do, until they are killed."""
+    client.STOP_GRACE_SECONDS = 1000.0  # nothing below may come about by waiting
+    logging.basicConfig(level="INFO", stream=sys.stderr)
+    requests = [PromptRequest(f"u{i}", f"prompt {i}") for i in range(40)]
+    settings = OpenAISettings("m", url, "TEST_LLM_KEY", concurrency=4)
+    replies = fetch_openai(requests, settings, path, progress=False)
+    print(sum(reply.status == "ok" for reply in replies.values()))
 
 
 class Dam:
@@ -332,11 +327,7 @@ class Dam:
 
 
 def child(server, tmp_path):
-    command = [sys.executable, "-c", CHILD, server.url, str(tmp_path / "journal.jsonl")]
-    root = Path(__file__).parents[2]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root, env=os.environ
-    )
+    return Forked(ask_all, server.url, tmp_path / "journal.jsonl", cwd=tmp_path)
 
 
 def wait_until(condition, process):
@@ -365,7 +356,7 @@ def test_kill_9_in_the_middle_asks_again_what_was_in_flight(tmp_path):
 
 
 def test_kill_9_asks_at_most_the_calls_in_flight_again(tmp_path):
-    """At whatever moment: the CHILD has four calls in flight, and none goes out before the last reply is on disk."""
+    """At whatever moment: the child has four calls in flight, and none goes out before the last reply is on disk."""
     with LLMServer(always(delay=0.01)) as server:
         for kills, replies in ((1, 3), (2, 20)):
             with child(server, tmp_path) as process:
