@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import pickle
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ import recbole_eimf
 from recbole_eimf.core.trust import trusted_checkpoints
 from recbole_eimf.experiment import plugin
 from tests.conftest import REPOSITORY
+from tests.forked import Forked
 
 SMALL = {"epochs": 2, "show_progress": False, "state": "ERROR", "MAX_ITEM_LIST_LENGTH": 10, "hidden_size": 16,
          "inner_size": 16, "text_encoder": "tfidf-svd", "compare_with": []}  # fmt: skip
@@ -70,37 +73,44 @@ def test_recboles_own_run_works_for_our_models_and_checkpoints_load_without_text
     assert dict(again) == pytest.approx(dict(result["test_result"]))
 
 
-def test_recboles_own_sasrec_finishes(tmp_path):
+def run_stock_sasrec(data_path: str) -> None:
+    recbole_eimf.register()
+    from recbole.quick_start import run_recbole
+
+    sizes = {"MAX_ITEM_LIST_LENGTH": 3, "hidden_size": 8, "inner_size": 8, "n_layers": 1}
+    columns = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    own = {"data_path": data_path, "epochs": 1, "train_neg_sample_args": None, "show_progress": False, "state": "ERROR"}
+    result = run_recbole(model="SASRec", dataset="wide", config_dict={**own, **sizes, **columns})
+    print("test", result["test_result"]["recall@10"])
+
+
+def test_recboles_own_sasrec_finishes(wide, tmp_path):
     """Stock RecBole 1.2.1 trains and then dies in torch.load on these versions."""
-    code = (
-        "import recbole_eimf; recbole_eimf.register()\n"
-        "from recbole.quick_start import run_recbole\n"
-        "r = run_recbole(model='SASRec', dataset='ml-100k', config_dict=dict(epochs=1, train_neg_sample_args=None,"
-        "MAX_ITEM_LIST_LENGTH=3, hidden_size=8, inner_size=8, n_layers=1, show_progress=False, state='ERROR',"
-        "user_inter_num_interval='[200,inf)'))\n"
-        "print('test', r['test_result']['recall@10'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "test 0." in done.stdout
+    with Forked(run_stock_sasrec, str(wide), cwd=tmp_path) as process:
+        said, error = process.communicate(300)
+    assert process.returncode == 0, error[-2000:]
+    assert "test 0." in said
+
+
+def call_pickled(function: bytes) -> None:
+    from recbole.utils import get_model
+
+    assert "recbole.model.sequential_recommender.eimf" not in sys.modules
+    with contextlib.suppress(Exception):  # it begins a run of nothing
+        pickle.loads(function)(0)
+    print(get_model("EIMF"))
 
 
 def test_spawned_processes_register_first(tmp_path):
     """RecBole spawns workers by a function's import path: it must be ours, so that a bare process knows our models."""
-    code = (
-        "import pickle, recbole_eimf\nrecbole_eimf.register()\n"
-        "import recbole.quick_start.quick_start as q\nprint(pickle.dumps(q.run_recboles).hex())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    blob = done.stdout.strip().splitlines()[-1]
-    check = (
-        f"import pickle\nworker = pickle.loads(bytes.fromhex('{blob}'))\n"
-        "import recbole.quick_start.quick_start as q\n"
-        "try:\n    worker(0)\nexcept Exception as error:\n    print(type(error).__name__)\n"
-        "from recbole.utils import get_model\nprint(get_model('EIMF'))"
-    )
-    done = subprocess.run([sys.executable, "-c", check], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert "EIMF" in done.stdout, done.stderr[-2000:]
+    recbole_eimf.register()
+    from recbole.quick_start import quick_start
+
+    from recbole_eimf.model.eimf import EIMF
+
+    with Forked(call_pickled, pickle.dumps(quick_start.run_recboles), cwd=tmp_path) as process:
+        said, error = process.communicate(120)
+    assert said.splitlines()[-1:] == [str(EIMF)], error[-2000:]
 
 
 def test_front_door_writes_a_full_result(tmp_path, semantic_cache):
