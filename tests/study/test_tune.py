@@ -7,8 +7,6 @@ import inspect
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,20 +23,25 @@ from recbole_eimf.study.search import tune
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.plot import importance, plot_search
 from recbole_eimf.study.search.space import Dimension
-from recbole_eimf.study.search.trial import Job, Trial, close_trial
+from recbole_eimf.study.search.trial import Job, Trial, close_trial, run_trial
+from tests.conftest import REPOSITORY
+from tests.forked import Forked, command_line
+from tests.study.held import EPOCHS
 
 ONE = tune.Effort(samples=6, max_epochs=4, grace=1, cpus_per_trial=1, gpus_per_trial=0)
 ALONE = {"compare_with": [], "show_progress": False}
 
 
 @pytest.fixture(scope="module")
-def _ray(tmp_path_factory):
+def _ray():
     """One small Ray for the module's searches; a search uses the one that runs and leaves it running."""
     ray = pytest.importorskip("ray")
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        patched.setenv("PYTHONPATH", str(REPOSITORY))  # workers import models of the tests
+        ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
@@ -100,41 +103,49 @@ def test_a_search_finishes_stops_and_fails_trials_and_its_best_is_what_a_run_giv
 def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     """kill -9, then Ctrl-C, then to the end: epochs that were trained stay trained, with the same numbers."""
     space = space_file(tmp_path, "learning_rate: {choice: [0.003, 0.01]}\n")
+    model, epochs = "tests.study.held:Held", 6
     asked = {**keys, "stopping_step": 100}
-    options = ["--samples=2", "--max-epochs=30", "--grace=30", "--cpus=1", "--out=out", f"--space={space}"]
-    arguments = ["tune", "--model=IBIM", "--dataset=planted", *options, *(f"--{k}={v}" for k, v in asked.items())]
-    command = [sys.executable, "-c", "import sys; from recbole_eimf.__main__ import main; sys.exit(main())", *arguments]
+    options = ["--samples=2", f"--max-epochs={epochs}", f"--grace={epochs}", "--cpus=1", "--out=out"]
+    options += [f"--space={space}", *(f"--{k}={v}" for k, v in asked.items())]
+    arguments = ["tune", f"--model={model}", "--dataset=planted", *options]
     histories = [tmp_path / f"out/trials/{n:03d}/history.json" for n in range(2)]
 
-    def until(path: Path, epochs: int, how: signal.Signals) -> tuple[int, str]:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        deadline = time.time() + 120
+    def until(trial: int, how: signal.Signals) -> tuple[int, str]:
+        """Start it, and end it when that trial waits."""
+        (tmp_path / "held").unlink(missing_ok=True)
+        (tmp_path / "hold").write_text(f"{trial:03d}")
+        process = Forked(command_line, *arguments, cwd=tmp_path, together=True)
+        deadline = time.time() + 300
         while time.time() < deadline and process.poll() is None:
-            if path.is_file() and len(json.loads(path.read_text())) >= epochs:
+            if (tmp_path / "held").exists():
                 break
             time.sleep(0.02)
         assert process.poll() is None, process.stdout.read()
+        assert (tmp_path / "held").exists(), "the trial came to nothing"
         process.send_signal(how)
-        shown = process.communicate(timeout=60)[0]
+        shown, _ = process.communicate(timeout=120)
         return process.returncode, shown
 
-    until(histories[0], 5, signal.SIGKILL)
+    until(0, signal.SIGKILL)
     killed = json.loads(histories[0].read_text())
+    assert len(killed) == EPOCHS
     assert not (tmp_path / "out/best.yaml").exists()
-    code, shown = until(histories[1], 5, signal.SIGINT)
+    code, shown = until(1, signal.SIGINT)
     assert code == 130
     assert "1 of 2 trials done; the same command goes on" in shown
     assert "Traceback" not in shown
+    (tmp_path / "hold").unlink()
     done = json.loads(histories[0].read_text())
     # wall-clock seconds tell that these very epochs were kept, not trained again
     assert done[: len(killed)] == killed
-    assert len(done) == 30
+    assert len(done) == epochs
     cut = json.loads(histories[1].read_text())
+    assert len(cut) == EPOCHS
     assert main(arguments) == 0
     assert json.loads(histories[0].read_text()) == done
     assert json.loads(histories[1].read_text())[: len(cut)] == cut
     whole = recbole_eimf.run(
-        "IBIM", "planted", None, epochs=30, learning_rate=float(table(tmp_path / "out")[1]["learning_rate"]),
+        model, "planted", None, epochs=epochs, learning_rate=float(table(tmp_path / "out")[1]["learning_rate"]),
         num_threads=1, show_progress=False, state="ERROR", **{k: v for k, v in asked.items() if k != "epochs"},
     )  # fmt: skip
     assert float(table(tmp_path / "out")[1]["valid_ndcg@5"]) == whole.valid["ndcg@5"]
@@ -143,12 +154,25 @@ def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     capsys.readouterr()
     assert main(arguments) == 0
     assert "2 of them done before" in capsys.readouterr().out
-    assert main([*arguments, "--gamma=0.5"]) == 0  # which IBIM does not read
     assert main([*arguments, "--score_scale=7.0"]) == 2
     assert "other settings: score_scale was 14.0, is 7.0" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Trials as they are, without Ray, for what a search does before it runs any: no worker has to import torch."""
+    pytest.importorskip("ray")
+
+    def run_trials(job, pending, found, *_):
+        for number in pending:
+            run_trial({"number": number}, job, 0, 1)
+            found.add(close_trial(job, number, failed=False))
+
+    monkeypatch.setattr("ray.tune.report", lambda told: None)
+    monkeypatch.setattr(tune, "_run_trials", run_trials)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_search_begins_with_what_another_found(keys, tmp_path, capsys):
     """Of its settings those that are searched here; where it has moved since, that one trial is made again."""
     space = space_file(tmp_path, "learning_rate: {log: [0.001, 0.01]}\nn_layers: {int: [1, 2]}\n")
@@ -165,6 +189,8 @@ def test_a_search_begins_with_what_another_found(keys, tmp_path, capsys):
     again = [(tmp_path / f"out/trials/{n:03d}/trial.json").stat().st_mtime_ns for n in range(2)]
     assert [again[n] == made[n] for n in range(2)] == [True, False]
     assert json.loads((earlier / "trial.json").read_text())["score"] == plain.trials[1].score  # paid for: kept
+    # the folder is this search's, whatever a key that IBIM does not read says
+    assert recbole_eimf.tune("IBIM", "planted", begin_with="best.yaml", gamma=0.5, **asked).trials == begun.trials
     # one that was cut off has the state of other settings: it is not gone on with
     folder = tmp_path / "out/trials/001"
     (folder / "trial.json").unlink()
