@@ -23,19 +23,32 @@ from recbole_eimf.core.locks import if_nobody_has
 from recbole_eimf.serving.http.run import _listening
 from recbole_eimf.serving.http.settings import MAX_CONNECTIONS, TOKEN_VARIABLE, Settings
 from tests.conftest import REPOSITORY
+from tests.forked import Forked, command_line
 from tests.serving.http.conftest import AUTHORIZED, TOKEN, ask, expected, given
 
 HISTORY = ["i1", "i5", "i9"]
 
 
+ENVIRONMENT = {TOKEN_VARIABLE: TOKEN, "OMP_NUM_THREADS": "1"}
+
+
+def bare(command):
+    """The command as a shell starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "recbole_eimf", *command], cwd=REPOSITORY, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, env={**os.environ, **ENVIRONMENT},
+    )  # fmt: skip
+
+
+def forked(command):
+    """With everything imported."""
+    return Forked(command_line, *command, cwd=REPOSITORY, together=True, environment=ENVIRONMENT)
+
+
 @contextlib.contextmanager
-def served(model, *arguments):
+def served(model, *arguments, how=forked):
     """The command in a process of its own: (process, address)."""
-    command = [sys.executable, "-m", "recbole_eimf", "serve", str(model), "--port", "0", *arguments]
-    environment = {**os.environ, TOKEN_VARIABLE: TOKEN, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+    process = how(["serve", str(model), "--port", "0", *arguments])
     try:
         line = process.stdout.readline()
         found = re.search(r"http://\S+:\d+", line)
@@ -70,7 +83,7 @@ def until(condition, seconds=300):
 
 
 def test_workers_live_change_die_and_end(models, first, second):
-    with served(models / "first", "--workers", "2") as (process, url):
+    with served(models / "first", "--workers", "2", how=bare) as (process, url):
         until(lambda: len(workers_of(models)) == 2)
         old = workers_of(models)
         assert given(ask(url, HISTORY)) == expected(first, [HISTORY])
