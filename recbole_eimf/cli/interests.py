@@ -119,12 +119,12 @@ def _said(pipeline: Pipeline) -> str:
 
 def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
     exemplars = export.write_replies(folder, found)
-    report = {"source": found.source, "llm_used": found.llm_used, **found.report}
+    report = {"source": found.source, "llm_used": found.llm_used, "made_by": found.made_by, **found.report}
     write_json(folder / "report.json", report)
     failed = len(found.exemplars) - exemplars
     print(
         f"{report['interests']} interests of {exemplars} exemplars for {len(found.assignment)} users"
-        + ("" if found.llm_used or ":" in found.source else " (NO LLM was used: keywords of the clusters' titles)")
+        + (" (NO LLM was used: keywords of the clusters' titles)" if found.made_by == "keywords" else "")
         + (" (a placebo: given to users by chance)" if is_marked(found.source) else "")
         + (f"; {failed} exemplars without any" if failed else "")
         + f"\nwritten: {folder}/interests.jsonl, assignment.csv.gz, report.json"

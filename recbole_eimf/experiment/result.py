@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_eimf.config.maker import IN_WORDS, made_by
 from recbole_eimf.config.models import MODELS, short_name
 from recbole_eimf.config.placebo import was_placebo
 from recbole_eimf.core.version import __version__
@@ -130,9 +131,7 @@ def summary(result: RunResult) -> str:
     lines = [first + ("; *: best of its column, one training each and no test" if result.compared else "")]
     side = result.side_load
     if side and "source" in side:
-        used = "an LLM's replies" if side["llm_used"] else "NO LLM: keywords of the clusters' titles"
-        if ":" in side["source"]:  # whether it asks an LLM it alone knows
-            used = "a function of your own"
+        used = IN_WORDS[made_by(side)]
         lines.append(
             f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
             f"{side['training_users']} training users covered"

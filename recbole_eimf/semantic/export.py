@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.maker import made_by
 from recbole_eimf.config.placebo import is_marked, marked, unmarked
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, write_json
@@ -107,6 +108,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         "training_data": origin.data,
         "source": found.source,
         "llm_used": found.llm_used,
+        "made_by": found.made_by,
         "model": origin.model,
         "prompt": origin.prompt,
         "prompt_sha256": hashlib.sha256(origin.prompt.encode()).hexdigest(),
@@ -164,11 +166,16 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None, other: s
             f"here {data}). Take the same data set, filters and split_seed; or, where held-out items cannot stand in "
             f"the replies, name the file itself: interest_file={folder / REPLIES}."
         )
-    if made_from != data and not meta.get("llm_used", True):
+    maker = made_by(meta)
+    if made_from != data and maker != "llm":
+        what, again = {
+            "keywords": ("keywords of the titles", "interest_source=keywords they are made anew, without an LLM"),
+            "own": ("by a function that knew the titles", "interest_source=package.module:function they are made anew"),
+        }[maker]
         raise DataError(
-            f"interest_file={folder}: keywords of the titles that each cluster bought in the source's order of equal "
-            f"times, and some of these items are held out here. Leave interest_file out: with "
-            f"interest_source=keywords they are made anew, without an LLM. Or take ties=source."
+            f"interest_file={folder}: {what} that each cluster bought in the source's order of equal "
+            f"times, and some of these items are held out here. Leave interest_file out: with {again}. Or take "
+            f"ties=source."
         )
     wanted = [REPLIES] if settings.assignment_file else [REPLIES, ASSIGNMENT]
     _check_files(folder, wanted, meta.get("files"))
@@ -202,18 +209,20 @@ def _as_response(texts: Sequence[str]) -> str:
 
 
 def _card(meta: dict[str, Any]) -> str:
-    made_by = meta["model"] or ("a model that is not recorded" if meta["llm_used"] else "no LLM: keywords of titles")
-    if ":" in meta["source"]:
-        made_by = "a function of the maker's own"
+    said = {
+        "llm": meta["model"] or "a model that is not recorded",
+        "own": "a function of the maker's own",
+        "keywords": "no LLM: keywords of titles",
+    }[meta["made_by"]]
     if is_marked(meta["source"]):
-        made_by += ", given to users by chance: **a placebo**"
+        said += ", given to users by chance: **a placebo**"
     asked = meta["llm_used"]
     digest = ", `prompt_sha256` of its prompt" if asked else ""
     return f"""# Interests of exemplar users of {meta["dataset"]}
 
 {meta["interests"]} interests of {meta["exemplars"]} exemplar users, who stand for {meta["users"]} training users.
 
-- made by: {made_by} (source `{meta["source"]}`), with recbole_eimf {meta["recbole_eimf"]}
+- made by: {said} (source `{meta["source"]}`), with recbole_eimf {meta["recbole_eimf"]}
 - protocol: `{meta["protocol"]}`; only training interactions {"stand in the prompts" if asked else "were read"}
 - training data: fingerprint `{meta["training_data"]}`, checked on loading, as are the digests of the files
 - licence: {meta["licence"]}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.config.maker import whose
 from recbole_eimf.config.placebo import is_marked, unmarked
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.semantic import export, journal
@@ -38,7 +39,7 @@ def kept_interests(pipeline: Pipeline) -> Interests:
     }
     digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
     assignment = {user: c for user, c in cluster.items() if texts[c]}
-    return Interests(exemplars, texts, assignment, "openai", True, report, digests, replies)
+    return Interests(exemplars, texts, assignment, "openai", whose("openai"), report, digests, replies)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from recbole_eimf.config import keys
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.maker import is_own
 from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.core.parts import require
@@ -169,7 +170,7 @@ def check_interest_source(settings: SemanticSettings, dataset: str) -> None:
         check_path(key, getattr(settings, key))
     if settings.batch_file:
         batch.answer_files(Path(settings.batch_file))
-    if ":" in source:
+    if is_own(source):
         own.own_source(source, said.partition("=")[0])
     if source == "openai":
         check_endpoint(settings, journal_of(settings.semantic_cache, "replies", dataset))

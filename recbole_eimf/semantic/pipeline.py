@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from logging import getLogger
@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_eimf.config.keys import SOURCES, SemanticSettings
+from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.maker import Maker, is_own, whose
 from recbole_eimf.config.parts import part_of
-from recbole_eimf.config.placebo import is_marked, marked, unmarked
+from recbole_eimf.config.placebo import is_marked, marked
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
@@ -37,33 +38,31 @@ from recbole_eimf.semantic.llm.prompt import Exemplar, PromptRequest, build_prom
 from recbole_eimf.semantic.llm.reply import Reply
 from recbole_eimf.semantic.sources import batch, endpoint, keywords, own, shuffled, side_loaded
 
-#: whose interests are an LLM's words
-LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
-
-
-def llm_wrote(source: str, replies: Iterable[Reply]) -> bool:
-    """Whether an LLM had a part in interests: a file of replies may hold keywords, as its lines say."""
-    return source in LLM_SOURCES and (source != "file" or any(unmarked(r.source) in LLM_SOURCES for r in replies))
-
 
 @dataclass(frozen=True)
 class Interests:
     """Result of the pipeline.
 
     exemplars: [C] user tokens; texts: per exemplar its interests, most important first; assignment: training user token
-    -> index into exemplars (users without one are absent); source: where the replies come from; llm_used: whether any
-    LLM had a part in them; report: counts and seconds for the log and result.json; digests: per exemplar the sha256 of
-    the prompt its reply answers, "" where there is none; replies: by user, those that are of no use too.
+    -> index into exemplars (users without one are absent); source: where the replies come from; made_by: who wrote
+    them, ``llm``, ``own`` (a function of the user's) or ``keywords``; report: counts and seconds for the log and
+    result.json; digests: per exemplar the sha256 of the prompt its reply answers, "" where there is none; replies: by
+    user, those that are of no use too.
     """
 
     exemplars: list[str]
     texts: list[tuple[str, ...]]
     assignment: dict[str, int]
     source: str
-    llm_used: bool
+    made_by: Maker
     report: dict[str, Any] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
     replies: Mapping[str, Reply] = field(default_factory=dict)
+
+    @property
+    def llm_used(self) -> bool:
+        """Whether an LLM is known to have had a part in them."""
+        return self.made_by == "llm"
 
     def to_frame(self) -> pd.DataFrame:
         """A row per exemplar: the user, its interests, and how many users it stands for."""
@@ -236,7 +235,7 @@ class Pipeline:
         elif source == "batch":
             requests, path = self.requests(exemplars), Path(self.settings.batch_file)
             replies = batch.answers(requests, self.llm_settings(), path, self.journal)
-        elif ":" in source:
+        elif is_own(source):
             replies = own.own_replies(source, self._told(exemplars, assignment), self.settings.max_interests)
         else:
             requests = self.requests(exemplars)
@@ -362,10 +361,10 @@ class Pipeline:
         # in a file it is the assignment that was shuffled: without it a reply is its exemplar's own
         placebo |= bool(self.settings.assignment_file) and any(is_marked(reply.source) for reply in replies.values())
         name = marked(source) if placebo else source
-        wrote = llm_wrote(source, (replies[user] for c, user in enumerate(exemplars) if texts[c]))
+        maker = whose(source, (replies[user].source for c, user in enumerate(exemplars) if texts[c]))
         getLogger().info(
             f"interests: {report['interests']}, from {len(answered)} exemplars; source {name}"
-            + ("" if wrote or ":" in source else " (NO LLM was used: these are terms of the clusters' titles)")
+            + (" (NO LLM was used: these are terms of the clusters' titles)" if maker == "keywords" else "")
         )
         digests = [replies[user].prompt_sha256 if user in replies else "" for user in exemplars]
-        return Interests(exemplars, texts, assignment, name, wrote, report, digests, replies)
+        return Interests(exemplars, texts, assignment, name, maker, report, digests, replies)

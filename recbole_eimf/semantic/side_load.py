@@ -234,6 +234,7 @@ def _with_interests(
     report |= {
         "source": found.source,
         "llm_used": found.llm_used,
+        "made_by": found.made_by,
         "training_users": len(pipeline.corpus.users),
         "training_users_with_interests": covered,
         **found.report,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_eimf.config.maker import made_by
 from recbole_eimf.serving.explain import said_of
 
 
@@ -74,9 +75,11 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
         lines.append("- New items cannot be added: no map from text to item vectors was kept.")
     side = config["evaluation"]["side_load"]
     if side and "source" in side:
-        made = "by an LLM" if side["llm_used"] else "from keywords of titles; no LLM had a part in them"
-        if ":" in side["source"]:
-            made = "by a function of the trainer's own"
+        made = {
+            "llm": "by an LLM",
+            "own": "by a function of the trainer's own",
+            "keywords": "from keywords of titles; no LLM had a part in them",
+        }[made_by(side)]
         lines.append(
             f"- Interests it was trained with were made {made} (source: {side['source']}). Serving needs none."
         )

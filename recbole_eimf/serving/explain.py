@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_eimf.config.maker import made_by
 from recbole_eimf.serving.answer import Ranked
 from recbole_eimf.serving.parts import Parts
 from recbole_eimf.serving.sentences import Sentences, history_text
@@ -176,14 +177,11 @@ def means_more(better: Mapping[str, Any] | None) -> bool | None:
 
 def who_says(known: Mapping[str, Any]) -> str:
     """Whose words the sentences are, as it stands before "of users like this one"."""
-    if _of_own(known):
-        return "a function of the trainer's own says"
-    return "an LLM says" if known["llm_used"] else "keywords, no LLM,"
-
-
-def _of_own(known: Mapping[str, Any]) -> bool:
-    """Whether interests come from a function of the user's own: whether it asks an LLM it alone knows."""
-    return ":" in known.get("source", "")
+    return {
+        "llm": "an LLM says",
+        "own": "a function of the trainer's own says",
+        "keywords": "keywords, no LLM,",
+    }[made_by(known)]
 
 
 def said_of(better: Mapping[str, Any] | None) -> str | None:
@@ -192,9 +190,11 @@ def said_of(better: Mapping[str, Any] | None) -> str | None:
     if better is None or more is None:
         return None
     share, error = 100 * better["better"], 100 * better["error"]
-    whose = "The LLM's sentences" if better["llm_used"] else "The sentences (keywords of titles; no LLM)"
-    if _of_own(better):
-        whose = "The sentences (of a function of the trainer's own)"
+    whose = {
+        "llm": "The LLM's sentences",
+        "own": "The sentences (of a function of the trainer's own)",
+        "keywords": "The sentences (keywords of titles; no LLM)",
+    }[made_by(better)]
     verdict = "mean more than a placebo's" if more else "mean no more than a placebo's, so take none for a reason"
     return (
         f"{whose} {verdict}: the one named ranks the recommended title above another exemplar's in {share:.1f} % of "

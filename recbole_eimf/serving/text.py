@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_eimf.config.keys import ItemSettings, read
+from recbole_eimf.config.maker import made_by
 from recbole_eimf.experiment.load import load
 from recbole_eimf.model.eimf import EIMF
 from recbole_eimf.model.item_table import TextTransform
@@ -57,7 +58,8 @@ def with_text(run, parts: Parts, config: dict[str, Any]) -> tuple[Parts, dict[st
         return parts, config
     asked = pipeline if run.asked is None else pipeline_of(run.config, run.asked)
     parts = replace(parts, sentences=_sentences(run, asked, parts))
-    config["text"]["explain"] = {"source": side["source"], "llm_used": side["llm_used"], **_honesty(run, parts, config)}
+    whose = {"source": side["source"], "llm_used": side["llm_used"], "made_by": made_by(side)}
+    config["text"]["explain"] = {**whose, **_honesty(run, parts, config)}
     return parts, config
 
 

@@ -9,6 +9,7 @@ import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.experiment.result import summary
 from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.export import fingerprint_of
 from recbole_eimf.semantic.pipeline import Pipeline
@@ -84,6 +85,25 @@ def test_keywords_that_are_loaded_from_a_file_are_still_no_llms(words, tmp_path,
         card = (tmp_path / folder / "README.md").read_text()
         assert "no LLM: keywords of titles" in card
         assert "prompt" not in card, "nobody was asked anything"
+
+
+def test_interests_of_a_function_of_ones_own_stay_so_when_they_are_loaded(planted, words, tmp_path, capsys):
+    """Nobody says that they are keywords, nor an LLM's: whether it asks one it alone knows."""
+    assert main([*words, "--interest_source=examples.first_words:first_words", f"--export={tmp_path / 'first'}"]) == 0
+    meta = json.loads((tmp_path / "first" / "meta.json").read_text())
+    assert (meta["made_by"], meta["llm_used"]) == ("own", False)
+    load = [*words[:-1], f"--output_dir={tmp_path / 'out2'}", "--interest_source=file"]
+    assert main([*load, f"--interest_file={tmp_path / 'first'}", f"--export={tmp_path / 'second'}"]) == 0
+    report = json.loads((tmp_path / "out2" / "report.json").read_text())
+    assert (report["source"], report["made_by"], report["llm_used"]) == ("file", "own", False)
+    assert "NO LLM" not in capsys.readouterr().out
+    assert "a function of the maker's own" in (tmp_path / "second" / "README.md").read_text()
+    keys = {"data_path": str(planted), "text_encoder": "tfidf-svd", "epochs": 1, "show_progress": False}
+    keys |= {"semantic_cache": str(tmp_path / "cache"), "state": "ERROR", "gpu_id": "", "train_batch_size": 8}
+    file = {"interest_source": "file", "interest_file": str(tmp_path / "out" / "interests.jsonl")}
+    found = recbole_eimf.run("EIMF", "planted", None, backbone="SASRec", **keys, **file)
+    assert found.side_load["made_by"] == "own"
+    assert "interests: file (a function of your own)" in summary(found)
 
 
 def test_a_placebo_that_was_written_is_one_when_it_is_loaded(planted, tmp_path):

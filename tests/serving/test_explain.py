@@ -183,18 +183,21 @@ def test_the_command_and_the_service_say_what_a_sentence_is_worth(exported, bett
         ("file", True, "an LLM says"),
         ("keywords", False, "keywords, no LLM,"),
         ("shop.words:of_users", False, "a function of the trainer's own says"),
+        ("own", False, "a function of the trainer's own says"),
     ],
 )
 def test_whose_sentences_are_said_is_told_by_where_they_come_from(exported, source, llm_used, who):
     _, _, model = exported("EIMF", backbone="SASRec")
     known = {"better": 0.6, "error": 0.01, "pairs": 1000, "users": 100, "llm_used": llm_used, "source": source}
+    if source == "own":  # read from a file, which says who wrote it
+        known |= {"source": "file", "made_by": "own"}
     model.config["text"] = {"explain": known}
     frame = model.recommend([["i1", "i2"]], 2, explain=True).assign(sentence="hair care")
     assert f"{who} of users like this one: hair care" in _shown(model, ["i1", "i2"], frame)
     answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=["i1"], explain=True))
     assert answer["said_by"] == who
     assert ("no LLM" in answer["honesty"]) == (source == "keywords")
-    assert ("a function of the trainer's own" in answer["honesty"]) == (":" in source)
+    assert ("a function of the trainer's own" in answer["honesty"]) == ("own" in who)
 
 
 def test_nearest_items_of_the_history_are_named_but_not_the_item_itself(exported):

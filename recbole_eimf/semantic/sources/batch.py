@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.config.maker import is_own
 from recbole_eimf.config.placebo import is_marked, marked, unmarked
 from recbole_eimf.core.disk import writing
 from recbole_eimf.core.errors import DataError, DiskError, InterestSourceError
@@ -384,7 +385,7 @@ def maker_of(record: Mapping[str, Any]) -> str:
     """
     source = str(record.get("source") or "")
     made = unmarked(source)
-    known = made if made == "keywords" or ":" in made else "file"
+    known = made if made == "keywords" or is_own(made) else "file"
     return marked(known) if is_marked(source) else known
 
 

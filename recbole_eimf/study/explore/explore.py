@@ -90,6 +90,7 @@ def explore(
         "interests": {
             "source": said.source,
             "llm_used": said.llm_used,
+            "made_by": said.made_by,
             "placebo": said.placebo,
             "encoder": pipeline.settings.text_encoder,
             "exemplars": len(said.exemplars),

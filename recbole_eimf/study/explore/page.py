@@ -46,9 +46,8 @@ def page(document: Mapping[str, Any]) -> str:
         data={
             "k": document["run"]["k"],
             "name": document["run"]["name"],
-            "llm": document["interests"]["llm_used"],
+            "made_by": document["interests"]["made_by"],
             "placebo": document["interests"]["placebo"],
-            "source": document["interests"]["source"],
             "against": [other["name"] for other in document["against"]],
             "prompt": document["prompt"],
             "clusters": [clusters[c] | {"number": c} for c in kept],

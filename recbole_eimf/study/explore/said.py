@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from recbole_eimf.config.maker import Maker, is_own, whose
 from recbole_eimf.config.placebo import is_marked, unmarked
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.semantic.kept import kept_interests
 from recbole_eimf.semantic.llm.prompt import PLACEHOLDER, load_template
 from recbole_eimf.semantic.llm.reply import Reply
-from recbole_eimf.semantic.pipeline import Pipeline, llm_wrote
+from recbole_eimf.semantic.pipeline import Pipeline
 from recbole_eimf.semantic.reply_check import PromptForm
 from recbole_eimf.semantic.sources.side_loaded import read_assignment
 
@@ -37,8 +38,12 @@ class Said:
     unanswered: tuple[str, ...] = ()
 
     @property
+    def made_by(self) -> Maker:
+        return whose(self.source, (self.replies[user].source for user in self.exemplars if user in self.replies))
+
+    @property
     def llm_used(self) -> bool:
-        return llm_wrote(self.source, (self.replies[user] for user in self.exemplars if user in self.replies))
+        return self.made_by == "llm"
 
 
 def said_in(pipeline: Pipeline, source: str, trusted: str | None = None) -> Said:
@@ -52,7 +57,7 @@ def said_in(pipeline: Pipeline, source: str, trusted: str | None = None) -> Said
         ConfigError: a source of the user's own that nobody named. UserError: files that are gone or do not fit.
     """
     placebo, source = is_marked(source), unmarked(source)
-    if ":" in source and source != trusted:
+    if is_own(source) and source != trusted:
         raise ConfigError(
             f"interest_source={source}: the run's interests come from a function of your own, and importing it runs "
             f"its code. If you trust it, name it: --interest_source={source}"

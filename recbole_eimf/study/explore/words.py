@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_eimf.config.maker import IN_WORDS, made_by
 from recbole_eimf.evaluator.significance import LEVEL
 
 
 def as_text(document: Mapping[str, Any]) -> str:
     """What the command line says of it."""
     interests, run, replies = document["interests"], document["run"], document["replies"]
-    who = "an LLM's replies" if interests["llm_used"] else "NO LLM: keywords of the clusters' titles"
-    if ":" in interests["source"]:
-        who = "a function of your own"
+    who = IN_WORDS[made_by(interests)]
     lines = [
         f"{run['name']} on {run['dataset']}: {interests['interests']:,} interests of {interests['exemplars']:,} "
         f"exemplars ({who}), {interests['users_in_clusters']:,} of {run['training_users']:,} training users in clusters"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recbole_eimf.config.maker import made_by
 from recbole_eimf.config.placebo import is_marked
 from recbole_eimf.core.version import made_with
 from recbole_eimf.data.history_mask import FEW_REPEATS
@@ -168,7 +169,7 @@ def _about_interests(lines: Sequence[Line]) -> list[str]:
             f"EIMF over {backbone} stands without its placebo (placebo[{backbone}]): this says nothing about the LLM."
         )
     sides = [side for line in lines for result in line.results if (side := result.get("side_load"))]
-    if any(side.get("llm_used") is False and ":" not in side.get("source", "") for side in sides):
+    if any("source" in side and made_by(side) == "keywords" for side in sides):
         found.append("Interests are keywords of the clusters' titles: **no LLM was used**.")
     return found
 

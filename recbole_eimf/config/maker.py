@@ -1,0 +1,63 @@
+"""Who made the interests of users: an LLM, a function of the user's own, or nobody (keywords of titles)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from recbole_eimf.config.keys import SOURCES
+from recbole_eimf.config.placebo import unmarked
+
+#: whether a function of the user's own asks an LLM it alone knows
+Maker = Literal["llm", "own", "keywords"]
+
+#: whose interests are an LLM's words
+LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
+
+
+def is_own(source: str) -> bool:
+    """Whether a source is a function of the user's own, ``package.module:function``."""
+    return ":" in source
+
+
+def whose(source: str, sources_in_file: Iterable[str] = ()) -> Maker:
+    """Who made interests; where several did, an LLM's part weighs most.
+
+    Args:
+        source: where the interests come from, shuffled or not.
+        sources_in_file: of ``file``, what its replies say of themselves.
+
+    >>> whose("openai"), whose("shuffled keywords"), whose("my.module:function")
+    ('llm', 'keywords', 'own')
+    >>> whose("file", ["keywords", "shuffled my.module:function"])
+    'own'
+    """
+    sources = {unmarked(source)}
+    if sources == {"file"}:
+        sources = {unmarked(each) for each in sources_in_file}
+    if not sources.isdisjoint(LLM_SOURCES):
+        return "llm"
+    return "own" if any(map(is_own, sources)) else "keywords"
+
+
+#: a run's own user is told
+IN_WORDS: Mapping[Maker, str] = {
+    "llm": "an LLM's replies",
+    "own": "a function of your own",
+    "keywords": "NO LLM: keywords of the clusters' titles",
+}
+
+
+def made_by(report: Mapping[str, Any]) -> Maker:
+    """Who made the interests that a report tells of: ``side_load`` of a result, an export's ``meta.json``, a model.
+
+    Those that earlier versions wrote do not say it.
+
+    >>> made_by({"source": "file", "llm_used": True}), made_by({"source": "a.b:c", "llm_used": False})
+    ('llm', 'own')
+    """
+    if "made_by" in report:
+        return report["made_by"]
+    if is_own(report.get("source", "")):
+        return "own"
+    return "llm" if report.get("llm_used", True) else "keywords"
