@@ -169,7 +169,7 @@ def _about_interests(lines: Sequence[Line]) -> list[str]:
             f"EIMF over {backbone} stands without its placebo (placebo[{backbone}]): this says nothing about the LLM."
         )
     sides = [side for line in lines for result in line.results if (side := result.get("side_load"))]
-    if any("source" in side and made_by(side) == "keywords" for side in sides):
+    if any("llm_used" in side and made_by(side) == "keywords" for side in sides):
         found.append("Interests are keywords of the clusters' titles: **no LLM was used**.")
     return found
 
