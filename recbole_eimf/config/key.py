@@ -123,7 +123,7 @@ class Key:
             if accepted and (self.form is None or value is None or self.form.holds(value)):
                 return found
         shown = "***" if self.secret else repr(value)
-        raise ConfigError(f"{self.name}={shown}: allowed is {self.allowed}.{self._near(value)}")
+        raise ConfigError(f"{self.name}={shown}: allowed is {self.allowed}.{self._near(value)}", self.name)
 
     def _near(self, value: Any) -> str:
         choices = [c for option in _options(self.hint) for c in _choices(option)]

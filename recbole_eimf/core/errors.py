@@ -15,7 +15,14 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """A configuration key that is unknown, or has a value that is not allowed."""
+    """A configuration key that is unknown, or has a value that is not allowed.
+
+    ``key``: the key whose value it is, where one key is to blame.
+    """
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class DataError(UserError):

@@ -200,10 +200,11 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
     """(a row's configuration, the keys for :func:`recbole_eimf.run`), paths absolute.
 
     Raises:
-        ConfigError: naming the row, the key and the value.
+        ConfigError: naming the key and the value, and the row unless the value is that of all.
     """
-    given = {**concerning(row.model, shared), **today(row.keys), **FORCED}
-    with _of_row(row.name):
+    own = today(row.keys)
+    given = {**concerning(row.model, shared), **own, **FORCED}
+    with _of_row(row.name, but=set(shared) - set(own)):
         for source, real in SHUFFLED.items():
             if given.get(source) == "shuffled" and real not in given:
                 # a placebo shuffles what the row it stands for trains with
@@ -222,11 +223,13 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
 
 
 @contextlib.contextmanager
-def _of_row(name: str) -> Iterator[None]:
-    """Let errors name the row that they are about."""
+def _of_row(name: str, but: Collection[str] = ()) -> Iterator[None]:
+    """Let errors name the row that they are about; not those about the value of a key among ``but``."""
     try:
         yield
     except UserError as error:
+        if getattr(error, "key", None) in but:
+            raise
         raise type(error)(f"row {name!r}: {error}") from error
 
 

@@ -241,7 +241,7 @@ def test_what_a_rows_model_does_not_read_is_no_other_setting(name, changes, told
     [("--gama=1", "^unknown key 'gama'.*Did you mean 'gamma'"), ("--seed=3", "instead there is --seeds"),
      ("--seeds=0", "seeds=0"), ("--seeds=3,3", "different seeds"), ("--parallel=-1", "parallel=-1: at least 0"),
      ("--metrics=Recall@7", "recall@7 is not computed"), ("--protocol=user_spilt", "Did you mean 'user_split'"),
-     ("--mask_history=maybe", "mask_history='maybe'"), ("stray", "--key=value"), ("--seeds=x", "a number of seeds"),
+     ("--mask_history=maybe", "^mask_history='maybe'"), ("--learning_rate=x", "^learning_rate='x'"), ("stray", "--key=value"), ("--seeds=x", "a number of seeds"),
      ("--seeds=2020", r"The one seed 2020 is written \[2020\]"),
      ("--ray_address=127.0.0.1:9", "no Ray cluster answers there")],
 )  # fmt: skip
@@ -249,6 +249,12 @@ def test_a_wrong_option_or_key_is_an_error_before_any_run(keys, option, match):
     with pytest.raises(ConfigError, match=match):
         compare_command.main(arguments(keys, "--models=SASRec", option))
     assert not Path("out/runs").exists()
+
+
+def test_a_wrong_value_of_a_row_s_own_key_names_the_row(keys, tmp_path):
+    Path("table.yaml").write_text("rows:\n- SASRec\n- {name: mine, model: SASRec, keys: {learning_rate: x}}\n")
+    with pytest.raises(ConfigError, match="^row 'mine': learning_rate='x'"):
+        compare_command.main(arguments(keys, "--models_file=table.yaml", "--learning_rate=0.01"))
 
 
 def test_data_or_replies_that_are_not_there_are_an_error_before_any_run(keys, tmp_path):
