@@ -31,6 +31,7 @@ stands as JSON beside it. Nobody is asked or paid.
                 where the files of the run are now, if they have moved
   --interest_source=package.module:function   import it, where the interests came from a function of your own
   --model=package.module:Class                import it, where the run's model is a class of your own
+  --backbone=package.module:Class             import it, where its backbone is
 """
 
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_option("run", required=True)
     parser.add_option("against", action="append", default=[])
     parser.add_option("out", default="explore.html")
-    for name in ("json", "interest_source", "model", *PLACES):
+    for name in ("json", "interest_source", "model", "backbone", *PLACES):
         parser.add_option(name)
     parser.add_option("k", type=int)
     parser.add_option("points", type=int, default=4000)
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         honesty=not given.no_honesty,
         trusted=given.interest_source,
         model=given.model,
+        backbone=given.backbone,
         places={name: value for name in PLACES if (value := getattr(given, name)) is not None},
     )
     document = explore(given.run, question, say=lambda text: print(text, file=sys.stderr, flush=True))

@@ -241,7 +241,8 @@ def test_what_a_rows_model_does_not_read_is_no_other_setting(name, changes, told
     [("--gama=1", "^unknown key 'gama'.*Did you mean 'gamma'"), ("--seed=3", "instead there is --seeds"),
      ("--seeds=0", "seeds=0"), ("--seeds=3,3", "different seeds"), ("--parallel=-1", "parallel=-1: at least 0"),
      ("--metrics=Recall@7", "recall@7 is not computed"), ("--protocol=user_spilt", "Did you mean 'user_split'"),
-     ("--mask_history=maybe", "^mask_history='maybe'"), ("--learning_rate=x", "^learning_rate='x'"), ("stray", "--key=value"), ("--seeds=x", "a number of seeds"),
+     ("--mask_history=maybe", "^mask_history='maybe'"), ("--learning_rate=x", "^learning_rate='x'"),
+     ("stray", "--key=value"), ("--seeds=x", "a number of seeds"),
      ("--seeds=2020", r"The one seed 2020 is written \[2020\]"),
      ("--ray_address=127.0.0.1:9", "no Ray cluster answers there")],
 )  # fmt: skip

@@ -290,6 +290,21 @@ def test_a_run_of_a_model_class_of_ones_own_is_opened_if_it_is_named(runs, tmp_p
     assert Path("own.html").is_file()
 
 
+def test_a_run_over_a_backbone_of_ones_own_is_opened_if_it_is_named(runs, planted, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = "examples.last_and_mean:LastAndMean"
+    keys = {**SIZES, **QUIET, **TEXT, "data_path": str(planted), "semantic_cache": str(runs[0] / "cache"), "epochs": 1}
+    recbole_eimf.run("EIMF", "planted", None, backbone=name, output_dir="own", **keys)
+    asked = ["explore", "--run", "own", "--map", "pca", "--out", "own.html"]
+    assert main(asked) == 2
+    assert f"--backbone={name} of `explore`" in " ".join(capsys.readouterr().err.split())
+    assert main([*asked, f"--backbone={name}"]) == 0
+    document = json.loads(Path("own.json").read_text())
+    assert document["clusters"][0]["interests"]
+    assert document["honesty"]["said"] is None
+    assert f"encoder over '{name}'" in document["honesty"]["why_not"]
+
+
 def test_replies_that_have_changed_since_are_told(runs, monkeypatch, capsys):
     monkeypatch.chdir(runs[0])
     lines = Path("replies.jsonl").read_text().splitlines()

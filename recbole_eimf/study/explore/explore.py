@@ -38,8 +38,8 @@ class Question:
     that ``compare_with`` made beside the run; k: of the metrics, None is that of the
     run's valid_metric; points: users on the map; chart: of :data:`MAPS`; honesty: measure what the sentences mean;
     trusted: ``package.module:function`` of the user's own, where the interests come from there; model:
-    ``package.module:Class``, where the model is a class of the user's own; places: keys that say where the run's files
-    are now.
+    ``package.module:Class``, where the model is a class of the user's own, and backbone: where its backbone is;
+    places: keys that say where the run's files are now.
     """
 
     against: tuple[str, ...] = ()
@@ -49,6 +49,7 @@ class Question:
     honesty: bool = True
     trusted: str | None = None
     model: str | None = None
+    backbone: str | None = None
     places: Mapping[str, Any] | None = None
 
 
@@ -78,7 +79,8 @@ def explore(
     beside = others(folder, ranks, question.against)
     k = _place(question.k, result, [ranks, *(other for _, other in beside)])
     say(f"reading {folder}: {name_of(result)} on {result['dataset']}")
-    run = read_run(folder, **({"model": question.model} if question.model else {}), **(question.places or {}))
+    named = {"model": question.model, "backbone": question.backbone}
+    run = read_run(folder, **{key: name for key, name in named.items() if name}, **(question.places or {}))
     pipeline = pipeline_of(run.config, run.loaders[0]._dataset)
     said = said_in(pipeline, result["side_load"]["source"], question.trusted)
     cluster, placed = _test_clusters(run, pipeline, said, ranks)
