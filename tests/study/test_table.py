@@ -166,7 +166,9 @@ def test_a_run_that_was_made_again_is_tested_again(made):
     assert after.difference != before.difference
 
 
-def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(tmp_path):
+def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(summary_module, "flips_for", lambda tests, level: told.append(tests) or 10_000)
     rng, places, runs = np.random.default_rng(5), {}, []
     rows = complete(parse_models("SASRec,EIMF[SASRec],GRU4Rec,EIMF[GRU4Rec],placebo[GRU4Rec]"))
     for row, seed in itertools.product(rows, (2020, 2021)):
@@ -188,6 +190,7 @@ def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(
         assert comparison.adjusted >= comparison.test.p_value
     p_values = [c.test.p_value for c in view.comparisons]
     assert [c.adjusted for c in view.comparisons] == pytest.approx(slow_holm(p_values))
+    assert told == [len(p_values)], "all of these are corrected for"
 
 
 def test_a_table_of_many_tests_refines_its_smallest_p_values(made, monkeypatch):
