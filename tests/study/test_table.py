@@ -193,6 +193,18 @@ def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(
     assert told == [len(p_values)], "all of these are corrected for"
 
 
+def test_controls_of_another_backbone_are_not_taken_together():
+    ask = lambda row, other: summary_module._Question(row, other, [(row, other)], "ndcg@5")  # noqa: E731
+    crossed = [ask("EIMF[A]", "placebo[B]"), ask("EIMF[B]", "placebo[A]"), ask("EIMF[A]", "B"), ask("EIMF[B]", "A")]
+    assert summary_module._pooled(crossed) == []
+    (found,) = summary_module._pooled([ask("EIMF[A]", "placebo[A]"), ask("EIMF[B]", "placebo[B]"), *crossed])
+    assert found[:3] == (
+        "EIMF over 2 backbones",
+        "placebo over them",
+        [("EIMF[A]", "placebo[A]"), ("EIMF[B]", "placebo[B]")],
+    )
+
+
 def test_a_table_of_many_tests_refines_its_smallest_p_values(made, monkeypatch):
     experiment, runs, _ = made
     told, passed, tested = [], [], summary_module.paired_test
