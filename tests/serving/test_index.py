@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.serving import index as search
 from recbole_eimf.serving.eight_bits import EightBits
 from recbole_eimf.serving.index import (
     Candidates,
@@ -56,11 +57,9 @@ def by_loops(interests, k, vectors, bias, barred, user):
 
 def coarse(vectors, bias=None) -> FlatIndex:
     """The coarse form, whatever this processor prefers."""
-    index = FlatIndex(vectors, bias)
-    index.vectors = vectors.to(torch.bfloat16)
-    index.off = float((vectors - index.vectors.float()).norm(dim=1).max())
-    index.coarse = True
-    return index
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_quicker", lambda *_: True)
+        return FlatIndex(vectors, bias)
 
 
 def eight_bits(vectors, bias=None) -> FlatIndex:

@@ -98,12 +98,19 @@ def test_what_is_scored_is_each_tower_s_row_times_what_it_counts_side_by_side(sc
         assert found[n].tolist() == pytest.approx(expected, rel=1e-5)
 
 
+def _biased(net):
+    """Biases that training would have moved."""
+    torch.nn.init.normal_(net.item_bias)
+
+
 def _opened(net):
     """A gate that trained experts would have."""
     torch.nn.init.normal_(net.gate.logit)
 
 
-@pytest.mark.parametrize(("name", "keys"), [("IBIM", {"backbone": "BERT4Rec"}), ("PAD", {"change": _opened})])
+@pytest.mark.parametrize(
+    ("name", "keys"), [("IBIM", {"backbone": "BERT4Rec", "change": _biased}), ("PAD", {"change": _opened})]
+)
 def test_each_table_bias_category_and_index_grow_by_the_new_rows(with_titles, name, keys):
     old = with_titles(name, **keys)._parts
     asked, items = [], len(old.catalogue)
