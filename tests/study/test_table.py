@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import itertools
 import json
 from dataclasses import replace
@@ -12,11 +14,11 @@ import pytest
 
 from recbole_eimf.evaluator.significance import PairedTest
 from recbole_eimf.study.report import report
-from recbole_eimf.study.rows import complete, parse_models
+from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
 from recbole_eimf.study.table import content, notes, table
 from recbole_eimf.study.table import summary as summary_module
-from recbole_eimf.study.table.summary import Comparison, Experiment, Figure, View, summarise
+from recbole_eimf.study.table.summary import Comparison, Experiment, Figure, Line, View, summarise
 from tests.study.made import COMMAND, DEPTH, SETTINGS, USERS, finish, gains, ranks_of, rows_of
 
 
@@ -100,7 +102,12 @@ def test_improvement_and_significance_over_backbone_and_placebo(made):
 @pytest.mark.parametrize(("adjusted", "sure"), [(0.049, True), (0.05, False), (0.09, False), (None, False)])
 def test_a_difference_is_significant_by_its_corrected_p_value(adjusted, sure):
     test = PairedTest(0.1, 0.001, (0.05, 0.15), 9)
-    assert Comparison("a", "b", "ndcg@5", 10.0, None, test, adjusted).significant == sure
+    for points in (10.0, -10.0):  # a loss is as sure
+        compared = Comparison("a", "b", "ndcg@5", points, None, test, adjusted)
+        assert compared.significant == sure
+        assert content._difference(compared).sure is (None if adjusted is None else sure)
+        line = Line(Row("a", "IBIM", against=("b",)), [])
+        assert content._signs(View(True, True, {}, [compared]), line, "ndcg@5") == (0,) * sure
 
 
 def test_means_that_a_table_prints_apart_share_no_place():
@@ -263,6 +270,8 @@ def test_users_who_are_asked_several_times_are_tested_as_one_each(made):
         assert "4 test users asked 9 times with 9 targets" in text
         assert "a user's rows together" in html.unescape(text)
     assert ("times asked", "9") in report._about(summary)
+    told = {row["model"]: row for row in csv.DictReader(io.StringIO(table.as_csv(summary)))}["SASRec"]
+    assert (told["test_users"], told["test_targets"]) == ("4", "9")
 
 
 def test_a_clear_difference_is_marked_in_every_form(made, tmp_path):
