@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.data.history_mask import masks_history, repeat_share
+from recbole_eimf.data.history_mask import decide, masks_history, repeat_share
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
 from recbole_eimf.experiment.run import run
@@ -36,6 +38,19 @@ def test_auto_masks_where_nobody_buys_twice(built, sequences, masks, caplog):
     events = [s[:-2] for s in sequences]
     share = sum(len(s) - len(set(s)) for s in events) / sum(len(s) - 1 for s in events)
     assert repeat_share(train._dataset) == pytest.approx(share)
+
+
+def test_the_share_of_repeats_is_of_events_that_have_a_before_and_one_in_a_hundred_is_not_few():
+    for later, few in ((100, False), (101, True)):
+        part = SimpleNamespace(sequences=lambda n=later: (None, [np.append(np.arange(n), 0), np.array([5])]))
+        assert repeat_share(part) == 1 / later
+        config = type("Config", (), {"__getitem__": lambda self, key: "auto"})()
+        assert masks_history(config), "until the data have been looked at"
+        decide(config, part)
+        assert masks_history(config) == few
+        warned = decide({"mask_history": False}, part)
+        assert (warned is not None) == few
+        assert decide({"mask_history": True}, part) is None
 
 
 def test_a_mask_that_does_not_fit_is_warned_of(built, caplog):

@@ -130,6 +130,8 @@ def test_chunks_are_chosen_by_the_size_of_a_batch():
     cpu = torch.device("cpu")
     assert chunked.chunk_items(None, 1024, 8000, cpu) == 0
     assert 64 <= chunked.chunk_items(None, 1024, 300_000, cpu) <= 4096
+    assert chunked.chunk_items(None, 64, 2_000_000, cpu) == 4096  # by users: as many scores whatever the catalogue
+    assert chunked.chunk_items(None, 1 << 20, 300_000, cpu) == 256
     assert chunked.chunk_items(0, 1024, 300_000, cpu) == 0
     assert chunked.chunk_items(500, 1, 10, cpu) == 500
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import recbole_eimf
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import read_tensors, write_tensors
-from recbole_eimf.evaluator.ranks import RANKS_FILE, Asked, asked_of, check_same_users, read_ranks
+from recbole_eimf.data.protocol import Spans
+from recbole_eimf.evaluator.ranks import (
+    RANKS_FILE,
+    Asked,
+    Ranks,
+    asked_of,
+    check_same_users,
+    collected_ranks,
+    read_ranks,
+)
 from recbole_eimf.experiment import assembly
 from tests.evaluator import slow
 
@@ -86,6 +97,53 @@ def test_a_slice_counts_its_own_targets_at_their_places_in_the_whole_ranking(mak
             else:
                 assert report[name] == {"targets": 0, "users": 0}
     assert partial > 0
+
+
+def test_a_slice_tells_how_many_users_it_has_however_often_they_are_asked():
+    user, row, count = np.array([7, 7, 9]), np.array([0, 1, 1, 2]), np.array([1, 1, 5, 5])
+    rank = np.array([0, -1, 2, 1], dtype=np.int32)
+    hits = np.array([[1, 0, 0], [0, 0, 1], [0, 1, 0]], dtype=np.uint8)
+    slices = {"cold": (1, 1), "warm": (2, None)}
+    ranks = Ranks(user, hits, np.array([1, 2, 1]), row, np.arange(1, 5), rank, count, "x", slices)
+    found = ranks.by_slice([3])
+    assert {name: (values["targets"], values["users"]) for name, values in found.items()} == {
+        "cold": (2, 1),
+        "warm": (2, 2),
+    }
+    assert found["cold"]["recall@3"] == 0.5
+
+
+def test_a_target_that_is_asked_for_twice_is_one_with_marks_of_its_own():
+    names = {"user": np.array(["[PAD]", "a", "b"]), "item": np.array([f"i{n}" for n in range(10)])}
+    asked = torch.tensor([0, 0, 0, 1]), torch.tensor([5, 3, 5, 4])
+    part = SimpleNamespace(
+        spans=Spans(np.array([1, 2]), *(np.zeros(2, dtype=np.int64) for _ in range(3))),
+        targets=lambda rows: asked,
+        tied_targets=lambda rows: np.array([False, True, False, True]),
+        of_new_users=lambda rows, train: np.array([False, False, False, True]),
+        history=lambda rows: (torch.tensor([1, 0]), torch.tensor([3, 5])),
+        item_num=10, uid_field="user", iid_field="item", field2id_token=names,
+    )  # fmt: skip
+    train = SimpleNamespace(item_counts=lambda: np.array([0, 1, 1, 0, 2, 3, 0, 0, 0, 0]))
+    ranks = collected_ranks(np.array([[5, 1], [2, 4]]), part, train)
+    assert list(zip(ranks.target_row, ranks.target_item)) == [(0, 3), (0, 5), (1, 4)]
+    assert (ranks.target_rank.tolist(), ranks.targets.tolist()) == ([-1, 0, 1], [2, 1])
+    assert ranks.hits.tolist() == [[1, 0], [0, 1]]
+    assert {name: marked.tolist() for name, marked in ranks.marks.items()} == {
+        "tied": [True, False, True],
+        "untied": [False, True, False],
+        "new_user": [False, False, True],
+        "repeat": [False, True, False],  # another row's history is not this one's
+        "seen": [False, True, True],
+    }
+    # who was asked for what is a matter of names, which another filter numbers differently
+    part.spans = dataclasses.replace(part.spans, user=np.array([2, 1]))
+    names |= {"user": np.array(["[PAD]", "b", "a"]), "item": names["item"][[0, 1, 2, 8, 4, 9, 6, 7, 3, 5]]}
+    asked = torch.tensor([0, 0, 0, 1]), torch.tensor([9, 8, 9, 4])
+    train.item_counts = lambda: np.ones(10, dtype=np.int64)
+    assert collected_ranks(np.array([[5, 1], [2, 4]]), part, train).identity == ranks.identity
+    names["user"] = names["user"][[0, 2, 1]]
+    assert collected_ranks(np.array([[5, 1], [2, 4]]), part, train).identity != ranks.identity
 
 
 @pytest.mark.parametrize("keys", [{"protocol": "user_split"}, {}])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model import selection
+from recbole_eimf.model.eimf import ExplicitInterests
+from recbole_eimf.model.item_table import TextTransform
+from recbole_eimf.semantic.side_load import SideInformation
 
 
 @pytest.fixture
@@ -19,8 +23,8 @@ def built(make_config):
     def make(**keys):
         torch.manual_seed(0)
         given = {"recipe": "paper", "auxiliary_targets": "all", "hidden_dropout_prob": 0.0, "exemplar_ratio": 0.03}
-        given = {**given, "train_batch_size": 256, **keys}
-        config = make_config("EIMF", backbone="ComiRecSA", **given)
+        given = {**given, "backbone": "ComiRecSA", "train_batch_size": 256, **keys}
+        config = make_config("EIMF", **given)
         train, _, _ = assembly.loaders(config)
         net = config.model_class(config, train._dataset).double()
         net.train()
@@ -178,10 +182,127 @@ def test_users_and_items_without_side_information_take_no_part(built):
     keep = batch["user_id"] != stranger
     alone = net.calculate_loss(batch[keep])
     assert after[1].item() == pytest.approx(alone[1].item(), abs=1e-7)
+    users = [  # what is left of the alignment without the pair of items, which needs no user
+        found[2].item() - net.eimf.gamma * net._item_alignment(rows, rows["item_id"]).item()
+        for found, rows in ((after, batch), (alone, batch[keep]))
+    ]
+    assert 0 < users[0] == pytest.approx(users[1], abs=1e-7)
     net.esim.user_exemplar[:] = -1
     _, semantic, alignment = net.calculate_loss(batch)
     assert float(semantic) == 0
     assert alignment.item() > 0  # the item pair needs no user
+
+
+def test_a_sampled_semantic_loss_is_a_mean_over_those_who_have_interests_too(built):
+    net, train = built(semantic_negatives=5)
+    batch, losses = train._dataset.rows(torch.arange(12).numpy()), []
+    stranger = int(batch["user_id"][0])
+    net.esim.user_exemplar[stranger] = -1
+    for rows in (batch, batch[batch["user_id"] != stranger]):
+        torch.manual_seed(4)  # the same items drawn
+        losses.append(net.calculate_loss(rows)[1].item())
+    assert 0 < losses[0] == pytest.approx(losses[1], abs=1e-7)
+
+
+@pytest.mark.parametrize("form", ["target", "batch_items"])
+def test_items_without_text_are_neither_matched_nor_aligned(built, form):
+    net, train = built(item_alignment=form)
+    net.logits_dtype = torch.float64
+    batch = train._dataset.rows(torch.arange(12).numpy())
+    blank = int(batch["item_id"][2])
+    net._has_text[blank] = False
+    keep = batch["item_id"] != blank
+    assert 0 < keep.sum() < 12
+    with torch.no_grad():
+        net.esim.absent = torch.zeros(net.n_items).masked_fill(~net._has_text, -torch.inf)
+        users, targets = batch["user_id"][keep], batch["item_id"][keep]
+        logits = net.esim(users, targets) @ net.esim.projection(net.esim.item_text.double()).T
+        known = net._has_text.nonzero()[:, 0]
+        expected = (torch.logsumexp(logits[:, known], 1) - logits.gather(1, targets[:, None])[:, 0]).mean()
+        semantic = net.calculate_loss(batch)[1].item()
+        assert semantic == pytest.approx(net.eimf.gamma * expected.item(), abs=1e-9)
+        items = set(batch["item_id"].tolist()) - {0, blank}
+        items |= set(batch["item_id_list"].flatten().tolist()) - {0, blank} if form == "batch_items" else set()
+        items = torch.tensor(sorted(items))
+        text, ids = net.esim.projection(net.esim.item_text[items].double()), net.backbone.item_embedding(items)
+        likeness = torch.cosine_similarity(text[:, None], ids[None], dim=-1)
+        contrast = torch.nn.functional.cross_entropy(likeness / net.eimf.tau, torch.arange(len(items)))
+        expected = net.eimf.alpha * contrast + net.eimf.beta * (1 - likeness.diagonal()).mean()
+        assert net._item_alignment(batch, batch["item_id"]).item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_what_is_aligned_learns_on_both_sides(built):
+    """Eq. 12 by autograd from its formula: text's projection and attention, the routing and the id vectors move."""
+    net, train = built()
+    net.logits_dtype = torch.float64
+    batch, eimf, esim = train._dataset.rows(torch.arange(12).numpy()), net.eimf, net.esim
+    asked = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+
+    def aligned(first, second, apart):
+        likeness = torch.cosine_similarity(first[:, None], second[None], dim=-1)
+        logits = (likeness / eimf.tau).masked_fill(~apart, -torch.inf)
+        contrast = (torch.logsumexp(logits, 1) - logits.diagonal()).mean()
+        return eimf.alpha * contrast + eimf.beta * (1 - likeness.diagonal()).mean()
+
+    def gradients(loss):
+        return torch.autograd.grad(loss, [p for _, p in asked], allow_unused=True, retain_graph=True)
+
+    states, _, readout = net._forward(batch)
+    users, targets = batch["user_id"], batch["item_id"]
+    same = (targets[:, None] == targets) & (esim.user_exemplar[users][:, None] == esim.user_exemplar[users])
+    items = targets.unique()
+    ids = net.backbone.item_embedding.embedding.weight[items]
+    text = esim.item_text[items].double() @ esim.projection.weight.T
+    user_pair = aligned(esim(users, targets), readout, ~same | torch.eye(12, dtype=torch.bool))
+    expected = gradients(user_pair + aligned(text, ids, torch.ones(len(items), len(items), dtype=torch.bool)))
+    found = gradients(net._auxiliary_losses(batch, states, readout)[1])
+    for (name, _), got, wanted in zip(asked, found, expected, strict=True):
+        assert (got is None) == (wanted is None), name
+        assert got is None or torch.allclose(got, wanted, atol=1e-9), name
+    moved = {name for (name, _), gradient in zip(asked, found) if gradient is not None and gradient.any()}
+    assert {"esim.projection.weight", "esim.attention.query.weight", "backbone.routing.heads.weight"} <= moved
+    assert any(name.startswith("backbone.item_embedding") for name in moved)
+
+
+def test_the_one_target_of_a_row_meets_its_own_user_and_state(built, monkeypatch):
+    net, train = built(backbone="SASRec", auxiliary_targets="one", attn_dropout_prob=0.0)
+    batch = train._dataset.rows(np.arange(5))
+    states, _, readout = net._forward(batch)
+    chosen = torch.tensor([int((states.row == row).nonzero()[1 + row % 2]) for row in range(5)])
+    monkeypatch.setattr(net, "_auxiliary_rows", lambda row, rows: chosen)
+    asked, pairs, forward = [], [], net.esim.forward
+    monkeypatch.setattr(net.esim, "forward", lambda *given: asked.extend(given) or forward(*given))
+    monkeypatch.setattr(net, "_aligned", lambda first, second, *_, **__: pairs.append(second) or first.sum() * 0)
+    net._auxiliary_losses(batch, states, readout)
+    assert asked[0].tolist() == batch["user_id"].tolist()
+    assert asked[1].tolist() == states.target[chosen].tolist() != batch["item_id"].tolist()
+    assert torch.equal(pairs[0], readout[chosen])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_trains_alone_reads_transformed_texts_of_items_that_training_knows(dtype):
+    draw = torch.Generator().manual_seed(0)
+    text, other, interests = (torch.randn(*shape, 5, generator=draw) for shape in ((6,), (6,), (2, 3)))
+    has_text, seen = torch.tensor([0, 1, 1, 0, 1, 1]).bool(), torch.tensor([0, 1, 1, 1, 0, 1]).bool()
+    exemplar, mask = torch.tensor([-1, 0, 1, -1]), torch.ones(2, 3, dtype=torch.bool)
+    side = SideInformation(text, has_text, interests, mask, exemplar, {}, seen, match_text=other)
+    transform = TextTransform(text, side.fitted, ItemSettings(text_whitening="center"))
+    esim = ExplicitInterests(side, transform, 4, 4, dtype)
+    assert torch.equal(esim.item_text, transform(text))
+    assert torch.equal(esim.match_text, transform(other))
+    assert torch.equal(esim.interests, transform(interests))
+    assert esim.items_with_text.tolist() == [1, 2, 5]
+    assert esim.absent.tolist() == [-math.inf, 0, 0, -math.inf, -math.inf, 0]
+    user, target = torch.tensor([1, 2, 3, 1, 1]), torch.tensor([1, 5, 1, 3, 4])
+    assert esim.known(user, target).tolist() == [True, True, False, False, False]
+    items = torch.tensor([5, 2])
+    for found, read in ((esim.projected(items), text), (esim.matched(items), other)):
+        assert found.dtype == torch.float32
+        assert torch.allclose(found, transform(read)[items] @ esim.projection.weight.T, atol=0.05)
+    alone = ExplicitInterests(replace(side, match_text=None), transform, 4, 4, dtype)
+    assert torch.equal(alone.match_text, alone.item_text)
+    alone.projection.load_state_dict(esim.projection.state_dict())
+    assert torch.equal(alone.matched(items), esim.projected(items))
 
 
 def test_one_auxiliary_target_per_row_is_drawn_evenly(make_config):
@@ -300,6 +421,6 @@ def test_what_a_gpu_computes_under_masks_has_the_same_gradients(built, monkeypat
 def test_a_data_set_without_interests_is_refused(make_config, lacks):
     config = make_config("EIMF")
     train = assembly.loaders(config)[0]._dataset
-    train.side = None if lacks == "everything" else dataclasses.replace(train.side, interests=None)
+    train.side = None if lacks == "everything" else replace(train.side, interests=None)
     with pytest.raises(ConfigError, match="side-loaded interests.*inference_only=True"):
         config.model_class(config, train)

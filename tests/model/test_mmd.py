@@ -53,6 +53,9 @@ def test_float32_agrees_with_float64_far_from_the_origin():
     draw = torch.Generator().manual_seed(1)
     first = torch.randn(40, 8, generator=draw, dtype=torch.float64) * 0.1 + 30
     second = torch.randn(40, 8, generator=draw, dtype=torch.float64) * 0.1 + 30.05
+    away = torch.tensor([-900.0, 900.0] * 4, dtype=torch.float64)  # around zero on average, and far from it
+    distance = squared_distances(first)
+    assert torch.allclose(squared_distances((first + away).float()).double(), distance, rtol=0.01, atol=1e-3)
     exact = float(mmd(first, second))
     assert float(mmd(first.float(), second.float())) == pytest.approx(exact, rel=1e-3)
 

@@ -129,6 +129,27 @@ def test_the_loss_is_the_cross_entropy_of_the_label(make_config, backbone, negat
     assert got == pytest.approx(expected, rel=1e-6)
 
 
+def test_shares_of_a_label_add_up(make_config, planted_knowledge):
+    """What interests and texts give to other items, and what an LLM says is bought next, leave the target the rest."""
+    known = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "next_labels": 0.3}
+    config = make_config("EIMF", backbone="SASRec", interest_labels=0.2, text_labels=0.1, **known)
+    train = assembly.loaders(config)[0]._dataset
+    net = config.model_class(config, train).double().eval()
+    batch = train.rows(np.arange(6))
+    with torch.no_grad():
+        states, vectors, readout = net._forward(batch)
+        positive = (readout * vectors[states.target]).sum(1)
+        given = (positive, states, vectors, readout, batch)
+        both = net._labelled_score(*given)
+        next_labels, net.next_labels = net.next_labels, None
+        own = net._labelled_score(*given)
+        net.next_labels, net.labels = next_labels, None
+        told = net._labelled_score(*given)
+    assert (own != positive).any()
+    assert (told != positive).any()
+    assert torch.allclose(both - positive, (own - positive) + (told - positive), atol=1e-9)
+
+
 def test_labels_are_made_again_not_saved(parts):
     labels = SoftLabels(*parts, EIMFSettings(interest_labels=0.3, text_labels=0.2))
     assert dict(labels.named_buffers())

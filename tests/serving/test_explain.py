@@ -22,7 +22,7 @@ from recbole_eimf.serving.http.schema import RecommendRequest
 from recbole_eimf.serving.http.service import Served
 from recbole_eimf.serving.parts import Parts
 from recbole_eimf.serving.recommender import Recommender
-from recbole_eimf.serving.sentences import Sentences
+from recbole_eimf.serving.sentences import Sentences, history_text
 from recbole_eimf.serving.title_map import TitleMap
 
 
@@ -57,6 +57,22 @@ def test_exemplars_without_interests_are_never_named(words):
     near = words.nearest(words.histories.float())
     assert near[:2].tolist() == [0, 1]
     assert near[2] in (0, 1)
+
+
+def test_texts_are_transformed_before_they_are_weighed(words):
+    weights = {**words.weights, "projection": torch.randn(4, 5)}
+    mean, turn, scale = torch.randn(6).double(), torch.randn(6, 5).double(), torch.tensor(0.3).double()
+    given = dataclasses.replace(words, weights={**weights, "mean": mean, "map": turn, "scale": scale})
+    moved = lambda text: ((text.double() - mean) @ turn * 0.3).float()  # noqa: E731
+    by_hand = dataclasses.replace(words, interests=moved(words.interests), weights=weights)
+    titles, exemplar = torch.randn(3, 6), torch.tensor([0, 1, 1])
+    assert torch.allclose(given.weigh(exemplar, titles), by_hand.weigh(exemplar, moved(titles)), atol=1e-5)
+
+
+def test_an_exemplar_whose_history_has_no_text_is_nobodys_nearest(words):
+    blank = dataclasses.replace(words, histories=words.histories * torch.tensor([[1], [0], [1]]))
+    assert blank.answerable.tolist() == [0]
+    assert blank.nearest(-words.histories.float()).tolist() == [0, 0, 0]
 
 
 def _parts(text: torch.Tensor, words: Sentences) -> Parts:
@@ -121,6 +137,55 @@ def test_honesty_is_one_for_true_names_and_a_half_for_names_without_meaning(mean
     assert found["pairs"] == 160
     assert found["users"] == 40
     assert found["better"] == pytest.approx(meaning, abs=0.02)  # stored in half precision, a few titles tie
+
+
+def test_honesty_is_what_loops_over_pairs_and_titles_find(words):
+    draw = torch.Generator().manual_seed(2)
+    text = torch.nn.functional.normalize(torch.randn(40, 6, generator=draw), dim=1).half().float()
+    text[[0, 3, 9, 14]] = 0
+    text[20:30] = text[30:40]  # what has the same title ranks neither above nor below
+    histories = torch.randint(1, 40, (12, 4), generator=draw).tolist()
+    histories[5] = [3, 9]
+    items = torch.randint(0, 40, (12, 6), generator=draw).numpy()
+    nobody = np.zeros(12, dtype=bool)
+    found = honesty(_parts(text, words), histories, Ranked(items, items, nobody, nobody))
+    titles = [row for row in range(40) if text[row].any()]
+
+    def rank(exemplar, item):
+        chosen = int(words.weigh(torch.tensor([exemplar]), text[[item]]).argmax())
+        likeness = text.double() @ words.interests[exemplar, chosen].double()
+        return sum(float(likeness[row]) > float(likeness[item]) + 1e-6 for row in titles)
+
+    shares, pairs = [], 0
+    for history, row in zip(histories, items.tolist()):
+        own = text[history].sum(0)
+        mine = [item for item in row if item in titles and own.any()]
+        near, other = sorted((0, 1), key=lambda e, own=own: -float(own @ words.histories[e].float()))
+        ranks = [(rank(near, item), rank(other, item)) for item in mine]
+        pairs += len(ranks)
+        shares += [np.mean([(a < b) + (a == b) / 2 for a, b in ranks])] if ranks else []
+    assert (found["pairs"], found["users"]) == (pairs, len(shares)) == (pairs, 11)
+    assert found["better"] == pytest.approx(np.mean(shares))
+    assert found["error"] == pytest.approx(np.std(shares) / 11**0.5)
+
+
+def test_the_text_of_a_history_is_of_unit_length_or_nothing():
+    text = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]).half()
+    assert history_text(text, [1, 2, 2]).tolist() == pytest.approx([3 / 73**0.5, 8 / 73**0.5])
+    assert history_text(text, [0]).tolist() == [0, 0]
+
+
+def test_the_items_of_a_history_that_count_most_for_an_item_are_its_reasons(exported):
+    _, _, model = exported("DecayedItemKNN")
+    history = ["i1", "i2", "i3", "i4", "i9"]
+    frame = model.recommend([history], 5, explain=True)
+    alone = torch.tensor([[model.catalogue.row_of[one]] for one in history])
+    counts = model._parts.counts.scores(alone, torch.ones(5, dtype=torch.long)).numpy()  # what each item says by itself
+    names = [f"thing number {one[1:]}" for one in history]
+    for row in frame.to_dict("records"):
+        says = dict(zip(names, counts[:, model.catalogue.row_of[row["item"]]]))
+        assert max(says.values()) > 0
+        assert [says[why] for why in row["because"]] == sorted(says.values(), reverse=True)[:2]
 
 
 def test_of_nothing_that_could_be_compared_nothing_is_said(words):
@@ -270,6 +335,7 @@ def test_what_is_added_counts_every_time_and_what_the_model_reads_alone(exported
     assert twice[token[9]] == said.format(name[1])  # 3 * 0.4 * (0.25 + 0.5), where the latest adds 3 * 0.25
     assert early[token[3]] == said.format(name[2])  # 3 * 0.1 * 1.875, where the first adds 3 * 0.0625
     assert gone[token[3]] is None, "the model reads the latest five items"
+    assert {why for reason in frame[frame["user"] == 2]["because"] for why in reason} == {name[5]}
 
 
 @pytest.mark.parametrize("by_frequency", [False, True])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.serving import index as search
 from recbole_eimf.serving.eight_bits import EightBits
 from recbole_eimf.serving.index import (
     Candidates,
     FlatIndex,
     FlatQuery,
     HNSWIndex,
+    HNSWQuery,
     check_kind,
     search_with_proof,
 )
@@ -44,22 +48,18 @@ KINDS = ["random", "equal vectors", "few distinct", "zero vectors", "long and sh
 def by_loops(interests, k, vectors, bias, barred, user):
     """Rows of the k best in double precision: by score, then by the user's own order of the catalogue."""
     places = (np.random.default_rng(0).permutation(len(vectors)) + user * 2654435761) % len(vectors)
-    scored = []
-    for row in range(1, len(vectors)):
-        if row in barred:
-            continue
-        score = max(float(h.double() @ vectors[row].double()) for h in interests)
-        scored.append((-(score + (0.0 if bias is None else float(bias[row]))), places[row], row))
+    products = vectors.double()[:, None] * interests.double()  # a loop over columns: equal rows have equal sums
+    scores = sum(products[..., column] for column in range(vectors.shape[1])).amax(1)
+    scores = (scores if bias is None else scores + bias).tolist()
+    scored = [(-scores[row], places[row], row) for row in range(1, len(vectors)) if row not in barred]
     return [row for _, _, row in sorted(scored)[:k]]
 
 
 def coarse(vectors, bias=None) -> FlatIndex:
     """The coarse form, whatever this processor prefers."""
-    index = FlatIndex(vectors, bias)
-    index.vectors = vectors.to(torch.bfloat16)
-    index.off = float((vectors - index.vectors.float()).norm(dim=1).max())
-    index.coarse = True
-    return index
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_quicker", lambda *_: True)
+        return FlatIndex(vectors, bias)
 
 
 def eight_bits(vectors, bias=None) -> FlatIndex:
@@ -90,6 +90,20 @@ def test_answers_are_brute_force(kind, make):
 
 
 @FORMS
+def test_padding_is_no_item_where_all_others_score_less(make):
+    vectors = -table("random").abs()
+    found = search_with_proof(make(vectors), torch.ones(2, 8), 10, vectors)
+    assert found.rows.tolist() == by_loops(torch.ones(2, 8), 10, vectors, None, set(), 0)
+
+
+@FORMS
+def test_where_all_scores_are_equal_what_was_left_out_is_asked_for_too(make):
+    vectors = table("random")
+    found = search_with_proof(make(vectors), torch.zeros(2, 8), 10, vectors, user=3)
+    assert found.rows.tolist() == by_loops(torch.zeros(2, 8), 10, vectors, None, set(), 3)
+
+
+@FORMS
 def test_a_bias_counts(make):
     vectors, bias = table("random"), torch.randn(ITEMS) * 5
     interests = torch.randn(2, 8)
@@ -106,6 +120,34 @@ def test_eight_bits_are_off_by_no_more_than_they_say(kind):
     exact = (interests.double() @ vectors.T.double()).amax(0)
     assert (scores - exact).abs().max() <= error
     assert error < 0.03 * float(interests.norm(dim=1).max() * vectors.norm(dim=1).max())  # and no idle promise
+
+
+@pytest.mark.parametrize("lossy", ["nothing", "vectors", "interests", "both"])
+def test_a_coarse_index_is_off_by_no_more_than_it_says(lossy):
+    """bfloat16 has 8 bits. What writing loses of a number, and of the sum 2 + 2^-7, all pulls the same way."""
+    lost, vectors, interests = 2.0**-8 - 1e-5, torch.zeros(ITEMS, 2), torch.zeros(2, 2)
+    vectors[7], interests[0] = torch.tensor([1.0, 1.0 + 2.0**-7]), torch.tensor([1.0, 1.0])
+    vectors[7] += lost * (lossy in ("vectors", "both"))
+    interests[0] += lost * (lossy in ("interests", "both"))
+    index = coarse(vectors)
+    off = float(interests[0].double() @ vectors[7].double()) - 2
+    assert float(index.query(interests).blocks.flatten()[7]) == 2
+    error = float(index.error(interests))
+    assert off <= error < 2 * off
+    found = FlatIndex(vectors[:, :1], torch.full((ITEMS,), 2.0**20 + 0.4375))  # whole products, a sum that is rounded
+    asked = found.query(torch.tensor([[0.125]]))
+    exact = 0.125 * vectors[:, 0].double() + 2.0**20 + 0.4375
+    assert 0 < (asked.blocks.flatten()[1:ITEMS] - exact[1:]).abs().max() <= asked.error
+
+
+def test_candidates_are_scored_in_double_precision():
+    """2^26 + 1 - 2^26 is 0 or 1 in single precision, by the order of the sum."""
+    vectors = torch.zeros(ITEMS, 8)
+    for row, places in enumerate(itertools.permutations(range(8), 3), 1):
+        vectors[row, list(places)] = torch.tensor([2.0**26, 1.0, -(2.0**26)])
+    index = Liar((vectors != 0).any(1).float())
+    index.longest = 0.0
+    assert (search_with_proof(index, torch.ones(1, 8), 300, vectors).scores == 1).all()
 
 
 @pytest.mark.parametrize("of_interests", [False, True])
@@ -151,8 +193,8 @@ def test_blocks_give_the_greatest_of_all(items, reaching):
 @pytest.mark.parametrize("k", [1, ITEMS - 1, ITEMS + 5])
 def test_all_of_a_catalogue_and_more(k):
     vectors, interests = table("few distinct"), torch.randn(2, 8)
-    found = search_with_proof(FlatIndex(vectors), interests, k, vectors)
-    assert found.rows.tolist() == by_loops(interests, k, vectors, None, set(), 0)
+    found = search_with_proof(FlatIndex(vectors), interests, k, vectors, user=4)
+    assert found.rows.tolist() == by_loops(interests, k, vectors, None, set(), 4)
 
 
 def test_all_items_seen_leaves_nothing():
@@ -189,6 +231,26 @@ def test_depth_doubles_until_the_kth_score_is_above_what_was_left_out():
     assert found.rows.tolist() == by_loops(torch.ones(1, 1), 10, vectors, None, set(), 0)
 
 
+@pytest.mark.parametrize(("share", "times"), [(0.9, 6), (1.1, 1)])
+def test_a_ceiling_as_near_as_sums_may_be_off_proves_nothing(share, times):
+    """|h| |v| d eps, of the longest interest and vector: by less two ways of summing may differ."""
+    vectors, k = torch.zeros(ITEMS, 8), 10
+    vectors[1:, 0] = torch.linspace(2, 1, ITEMS - 1)
+    interests = torch.zeros(2, 8)
+    interests[0, 0] = 4.0
+    index = Liar(vectors[:, 0] * 4)
+    index.longest = 2.0
+    reached, off = float(index.scores[k]), 4 * 2 * 8 * 2.0**-23
+
+    def top(depth, reaching):
+        index.asked.append(depth)
+        return Candidates(torch.arange(1, depth + 1), reached - share * off)
+
+    index.top = top
+    assert search_with_proof(index, interests, k, vectors).rows.tolist() == list(range(1, k + 1))
+    assert len(index.asked) == times
+
+
 def test_a_graph_finds_nearly_all_and_claims_no_proof(tmp_path):
     vectors, bias = table("random"), torch.randn(ITEMS)
     index = HNSWIndex.over(vectors, bias)
@@ -203,6 +265,33 @@ def test_a_graph_finds_nearly_all_and_claims_no_proof(tmp_path):
     assert right >= 195
     with pytest.raises(DataError, match="an index of 2999 items of 9 numbers over 2999 of 8"):
         HNSWIndex.read(tmp_path / "index.faiss", vectors, biased=False)
+
+
+def test_a_graph_grows_and_the_old_one_stays():
+    vectors, bias = table("random")[:300], torch.randn(300)
+    vectors[250:] *= 3
+    old = HNSWIndex.over(vectors[:250], bias[:250])
+    new = old.extended(vectors, bias, 250)
+    assert (old.index.ntotal, new.index.ntotal) == (249, 299)
+    assert new.longest == pytest.approx(float(vectors.norm(dim=1).max()))
+    interests = torch.randn(2, 8)
+    assert search_with_proof(new, interests, 5, vectors, bias).rows.tolist() == by_loops(
+        interests, 5, vectors, bias, set(), 0
+    )
+
+
+class Graph:
+    """Answers as faiss does: places from 0, -1 where it found no more."""
+
+    def search(self, interests, depth, params):
+        scores = np.array([[5.0, 4.0, 3.0], [9.0, 7.0, -np.inf]], dtype=np.float32)
+        return scores, np.array([[4, 0, 2], [2, 7, -1]])
+
+
+def test_a_graph_s_ceiling_is_the_greatest_of_where_its_interests_stopped():
+    found = HNSWQuery(Graph(), np.zeros((2, 8), dtype=np.float32)).top(3, torch.inf)
+    assert found.rows.tolist() == [1, 3, 5, 8]
+    assert found.ceiling == 7
 
 
 def test_unknown_kind_of_index():

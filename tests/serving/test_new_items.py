@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.model.placing import NEIGHBOURS, TEMPERATURE, Neighbours
 from recbole_eimf.model.score_prior import PARTS
 from recbole_eimf.serving.export import write_run
+from recbole_eimf.serving.index import FlatIndex
+from recbole_eimf.serving.new_items import _scored, with_rows
 from recbole_eimf.serving.recommender import Recommender
 from recbole_eimf.serving.title_map import TitleMap
 from tests.conftest import TITLES
@@ -80,6 +84,67 @@ def test_items_that_a_graph_knows_in_any_way_stay_as_they_are():
     assert found[:, 5].any()
 
 
+@pytest.mark.parametrize(("score", "one"), [("cosine", False), ("dot", True)])
+def test_what_is_scored_is_each_tower_s_row_times_what_it_counts_side_by_side(score, one):
+    rows = [torch.randn(3, 2), torch.randn(3, 4)]
+    found = _scored(SimpleNamespace(score=score, append_one=one), rows, torch.tensor([0.5, 2.0]))
+    assert found.shape == (3, 6 + one)
+    for n in range(3):
+        expected = []
+        for share, row in zip((0.5, 2.0), (rows[0][n], rows[1][n])):
+            length = float((row**2).sum()) ** 0.5 if score == "cosine" else 1.0
+            expected += [share * x / length for x in row.tolist()]
+        expected += [0.0] * one  # no offset of an item that training never saw
+        assert found[n].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def _biased(net):
+    """Biases that training would have moved."""
+    torch.nn.init.normal_(net.item_bias)
+
+
+def _opened(net):
+    """A gate that trained experts would have."""
+    torch.nn.init.normal_(net.gate.logit)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"), [("IBIM", {"backbone": "BERT4Rec", "change": _biased}), ("PAD", {"change": _opened})]
+)
+def test_each_table_bias_category_and_index_grow_by_the_new_rows(with_titles, name, keys):
+    old = with_titles(name, **keys)._parts
+    asked, items = [], len(old.catalogue)
+    prior = SimpleNamespace(extended=lambda near, vectors: asked.append(vectors) or prior)
+    old = replace(old, category=torch.arange(items) % 7, prior=prior, index=FlatIndex(old.vectors, old.bias))
+    texts = torch.nn.functional.normalize(torch.randn(2, old.text.text.shape[1]), dim=1)
+    near = old.text.neighbours(texts)
+    for own in (False, True):
+        new = with_rows(old, texts, ["x", "y"], ["one", "two"], own)
+    assert asked[0] is None
+    assert torch.equal(asked[1], texts)
+    assert new.category.tolist() == [*old.category.tolist(), 7, 8]
+    assert torch.equal(new.text.text[-2:], texts.half())
+    assert not new.text.trained[-2:].any()
+    before, after = old.encoder.state_dict(), new.encoder.state_dict()
+    made = []
+    for table in old.encoder.tables():
+        assert torch.equal(after[table][:items], before[table][:items])
+        assert torch.equal(after[table][items + 2 :], before[table][items:])  # a mask token stays the last
+        for n, row in enumerate(after[table][items : items + 2]):
+            weights, rows = near.weight[n], before[table][near.rows[n]]
+            mean, length = (weights[:, None] * rows).sum(0), float((weights * rows.norm(dim=1)).sum())
+            assert torch.allclose(row, mean / mean.norm() * length, atol=1e-5)
+        made.append(after[table][items : items + 2])
+    assert torch.equal(new.vectors[:items], old.vectors)
+    assert torch.allclose(new.vectors[items:], _scored(new.encoder.spec, made, old.text.shares))
+    assert name != "PAD" or old.text.shares.unique().numel() == 3
+    assert (old.bias is None) == (name == "PAD")
+    if old.bias is not None:
+        assert torch.allclose(new.bias[items:], (near.weight * old.bias[near.rows]).sum(1), atol=1e-6)
+        assert torch.equal(new.index.bias, new.bias)
+    assert new.index.longest == pytest.approx(float(new.vectors.norm(dim=1).max()))
+
+
 def _weighed(net):
     """A prior of random arrows and texts, of which each part weighs something."""
     prior, draw = net.prior, torch.Generator().manual_seed(3)
@@ -126,6 +191,9 @@ def test_titles_that_say_nothing_and_models_without_a_map(with_titles, exported)
     with pytest.raises(DataError, match="knows no word of 'xyzzy'"):
         model.add_items({"new": "xyzzy"})
     assert model.add_items({}) == []
+    assert model.add_items({"one": "thing xyzzy"}) == ["one"]
+    with pytest.raises(DataError, match="knows no word of 'xyzzy'"):  # the encoder stays as it was trained
+        model.add_items({"two": "xyzzy"})
     for other in ("IBIM", "Popularity"):
         with pytest.raises(ConfigError, match="no map from titles to items was kept"):
             exported(other)[2].add_items({"new": "thing"})

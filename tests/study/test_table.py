@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import itertools
 import json
 from dataclasses import replace
@@ -12,11 +14,11 @@ import pytest
 
 from recbole_eimf.evaluator.significance import PairedTest
 from recbole_eimf.study.report import report
-from recbole_eimf.study.rows import complete, parse_models
+from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
 from recbole_eimf.study.table import content, notes, table
 from recbole_eimf.study.table import summary as summary_module
-from recbole_eimf.study.table.summary import Comparison, Experiment, Figure, View, summarise
+from recbole_eimf.study.table.summary import Comparison, Experiment, Figure, Line, View, summarise
 from tests.study.made import COMMAND, DEPTH, SETTINGS, USERS, finish, gains, ranks_of, rows_of
 
 
@@ -100,7 +102,12 @@ def test_improvement_and_significance_over_backbone_and_placebo(made):
 @pytest.mark.parametrize(("adjusted", "sure"), [(0.049, True), (0.05, False), (0.09, False), (None, False)])
 def test_a_difference_is_significant_by_its_corrected_p_value(adjusted, sure):
     test = PairedTest(0.1, 0.001, (0.05, 0.15), 9)
-    assert Comparison("a", "b", "ndcg@5", 10.0, None, test, adjusted).significant == sure
+    for points in (10.0, -10.0):  # a loss is as sure
+        compared = Comparison("a", "b", "ndcg@5", points, None, test, adjusted)
+        assert compared.significant == sure
+        assert content._difference(compared).sure is (None if adjusted is None else sure)
+        line = Line(Row("a", "IBIM", against=("b",)), [])
+        assert content._signs(View(True, True, {}, [compared]), line, "ndcg@5") == (0,) * sure
 
 
 def test_means_that_a_table_prints_apart_share_no_place():
@@ -166,7 +173,9 @@ def test_a_run_that_was_made_again_is_tested_again(made):
     assert after.difference != before.difference
 
 
-def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(tmp_path):
+def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(summary_module, "flips_for", lambda tests, level: told.append(tests) or 10_000)
     rng, places, runs = np.random.default_rng(5), {}, []
     rows = complete(parse_models("SASRec,EIMF[SASRec],GRU4Rec,EIMF[GRU4Rec],placebo[GRU4Rec]"))
     for row, seed in itertools.product(rows, (2020, 2021)):
@@ -188,6 +197,19 @@ def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(
         assert comparison.adjusted >= comparison.test.p_value
     p_values = [c.test.p_value for c in view.comparisons]
     assert [c.adjusted for c in view.comparisons] == pytest.approx(slow_holm(p_values))
+    assert told == [len(p_values)], "all of these are corrected for"
+
+
+def test_controls_of_another_backbone_are_not_taken_together():
+    ask = lambda row, other: summary_module._Question(row, other, [(row, other)], "ndcg@5")  # noqa: E731
+    crossed = [ask("EIMF[A]", "placebo[B]"), ask("EIMF[B]", "placebo[A]"), ask("EIMF[A]", "B"), ask("EIMF[B]", "A")]
+    assert summary_module._pooled(crossed) == []
+    (found,) = summary_module._pooled([ask("EIMF[A]", "placebo[A]"), ask("EIMF[B]", "placebo[B]"), *crossed])
+    assert found[:3] == (
+        "EIMF over 2 backbones",
+        "placebo over them",
+        [("EIMF[A]", "placebo[A]"), ("EIMF[B]", "placebo[B]")],
+    )
 
 
 def test_a_table_of_many_tests_refines_its_smallest_p_values(made, monkeypatch):
@@ -248,6 +270,8 @@ def test_users_who_are_asked_several_times_are_tested_as_one_each(made):
         assert "4 test users asked 9 times with 9 targets" in text
         assert "a user's rows together" in html.unescape(text)
     assert ("times asked", "9") in report._about(summary)
+    told = {row["model"]: row for row in csv.DictReader(io.StringIO(table.as_csv(summary)))}["SASRec"]
+    assert (told["test_users"], told["test_targets"]) == ("4", "9")
 
 
 def test_a_clear_difference_is_marked_in_every_form(made, tmp_path):

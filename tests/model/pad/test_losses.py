@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_eimf.data.views import TARGET_LIST
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.mmd import KERNELS, mmd
 from recbole_eimf.model.pad.pad import Alignment, batch_items, text_alignment
@@ -220,6 +221,20 @@ def test_alignment_sees_each_item_once_no_padding_and_only_items_with_text(built
     assert float(part.alignment_loss(items)) == pytest.approx(float(mmd(text, ids)), abs=1e-6)
 
 
+def test_items_of_a_batch_are_those_of_histories_and_targets():
+    rows = {"past": torch.tensor([[3, 1, 0], [1, 7, 3]]), "next": torch.tensor([9, 4])}
+    assert batch_items(rows, "past", "next").tolist() == [1, 3, 4, 7, 9]
+    rows |= {TARGET_LIST: torch.tensor([[1, 9, 0], [7, 12, 4]])}
+    assert batch_items(rows, "past", "next").tolist() == [1, 3, 4, 7, 9, 12]
+
+
+def test_a_batch_whose_items_have_no_text_aligns_nothing(built):
+    net, _ = built()
+    found = text_alignment(net.towers[2], torch.empty(0, dtype=torch.long), net.wanted)
+    found.backward()
+    assert float(found.detach()) == 0
+
+
 @pytest.mark.parametrize("kernel", [*KERNELS, "infonce"])
 def test_every_kernel_trains_projection_and_ids_but_not_the_text(built, kernel):
     net, train = built(kernel=kernel)
@@ -258,8 +273,10 @@ def test_phases_have_the_keys_of_their_names(built):
     rates = {"pretrain_learning_rate": 0.1, "pretrain_epochs": 3, "align_learning_rate": 0.2, "align_epochs": 5}
     for alignment in ("anchored", "anchored_frozen", "non_anchored"):
         net, train = built(experts="id+text+hybrid+aligned", pretrain="all", alignment=alignment, **rates)
+        net.has_text[4] = False
         found = []
         for phase in net.phases(train._dataset):
+            assert "align" not in phase.name or torch.equal(phase.model.has_text, net.has_text)
             found.append((phase.name, phase.keys, phase.select, phase.cached))
             assert net.towers[3].table.frozen_ids == (alignment == "anchored_frozen" and "align" in phase.name)
         first = {"learning_rate": 0.1, "epochs": 3}
@@ -268,7 +285,9 @@ def test_phases_have_the_keys_of_their_names(built):
             ("align-aligned", {"learning_rate": 0.2, "epochs": 5}, alignment != "non_anchored", False),
         ]
         assert not net.towers[3].table.frozen_ids
-        assert torch.equal(net.towers[3].table.embedding.weight, net.towers[0].table.embedding.weight)
+        pretrained, aligned = net.towers[0].state_dict(), net.towers[3].state_dict()
+        for name in pretrained.keys() - {"backbone.net.item_embedding.folded"}:
+            assert torch.equal(aligned[name], pretrained[name]), name
 
 
 def test_the_losses_of_phase_two(built):

@@ -23,21 +23,27 @@ ALL_FORMS = ["gelu", "concat", "add"]
 
 
 # ---------------------------------------------------------------------- gate and scores
-def test_scores_are_the_gated_sum_of_the_towers(built):
+@pytest.mark.parametrize("score", ["dot", "cosine"])
+def test_scores_are_the_gated_sum_of_the_towers(built, score):
     """Eq. 8-11, item by item: sigmoids of the candidate's bucket, normalised over the experts."""
-    net, train = built(score="dot", gate_start=[1.0, 0.0, -4.0], gate_total=1.0)
+    net, train = built(score=score, gate_start=[1.0, 0.0, -4.0], gate_total=1.0)
     torch.nn.init.normal_(net.gate.logit)
     net.eval()
     batch = batch_of(train, 5)
     scores = net.full_sort_predict(batch)
     bucket, logit = net.gate.bucket.tolist(), net.gate.logit.tolist()
+    asked = batch["item_id_list"], batch["item_length"]
+    states = [tower.backbone.interests(*asked)[:, 0].detach() for tower in net.towers]
     for row in range(5):
         for item in range(1, net.n_items):
             open_ = [1 / (1 + math.exp(-logit[e][bucket[item]])) for e in range(3)]
             expected = 0.0
             for e, tower in enumerate(net.towers):
-                state = tower.states(batch["item_id_list"], batch["item_length"])[row]
-                expected += open_[e] / sum(open_) * float((state @ tower.table.weight[item]).detach())
+                vector, own = tower.table.weight[item].detach(), states[e][row]
+                product = float(own @ vector)
+                if score == "cosine":
+                    product *= net.item_settings.score_scale / float(own.norm() * vector.norm())
+                expected += open_[e] / sum(open_) * product
             assert scores[row, item].item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -49,6 +55,8 @@ def test_the_gate_starts_where_the_keys_say(built):
     equal, _ = built(gate_total=3.0)
     assert torch.allclose(equal.gate(), torch.tensor(1.0))
     assert equal.gate.logit.shape == (3, 1 + 10), "an expert's weight for padding and for each bucket"
+    both, _ = built(experts="text+hybrid", gate_start=[1.0, 0.0, -4.0])
+    assert both.gate.logit[:, 1].tolist() == [0.0, -4.0], "an expert of both has the place of the aligned one"
     assert built(gate="none")[0].gate is None
     shared, _ = built(gate="shared")
     assert shared.gate.bucket.tolist() == [0] + [1] * 10
@@ -182,12 +190,14 @@ def test_every_step_makes_its_table_anew(built):
     assert float(losses[0].detach()) != float(losses[1].detach())
 
 
-def test_a_table_with_further_rows_knows_their_ids_and_not_those_of_unseen_items():
+@pytest.mark.parametrize("projection", ["mlp", "gelu"])
+def test_a_table_with_further_rows_knows_their_ids_and_not_those_of_unseen_items(projection):
     """A mask token stands after the items: no item that training could have seen."""
     text, has_text = torch.randn(6, 5), torch.arange(6) > 0
     text[0] = 0
     seen = torch.tensor([False, True, True, False, True, True])
-    table = ExpertTable("add", 6, 4, ItemSettings(), PADSettings(), text, has_text, 1, False, False, seen)
+    wanted = PADSettings(text_projection=projection)
+    table = ExpertTable("add", 6, 4, ItemSettings(), wanted, text, has_text, 1, False, False, seen).eval()
     said = table.projection(text)
     assert torch.allclose(table.weight[:6][seen], table.embedding.weight[:6][seen] + said[seen])
     assert torch.equal(table.weight[3], said[3])
@@ -220,7 +230,9 @@ def test_the_published_projection_is_five_layers_with_a_gelu_after_each(built):
     assert len(linear) == 1 + 4
     for layer in linear:
         assert not layer.bias.any()
-        assert layer.weight.std().item() == pytest.approx((2 / sum(layer.weight.shape)) ** 0.5, rel=0.25)
+        deviation = (2 / sum(layer.weight.shape)) ** 0.5
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.25)
+        assert layer.weight.abs().max() > 2 * deviation, "normal: uniform numbers end at 3^0.5"
     for layer in linear:
         torch.nn.init.normal_(layer.bias)
     vectors = table.text.double()
