@@ -12,14 +12,6 @@ from tests.study.made import COMMAND, DEPTH, SETTINGS, USERS, finish
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """The page is made anew after every run, and its figures take longer than small trainings: all is laid out, but
-    matplotlib writes none. For tests of what a table says, not of how it looks."""
-    plot = pytest.importorskip("recbole_eimf.study.report.plot")
-    monkeypatch.setattr(plot, "_svg", lambda figure: "<svg></svg>")
-
-
-@pytest.fixture
 def made(tmp_path):
     """SASRec and the like with two seeds each, of random but different quality; Popularity never ran, Markov failed."""
     rng = np.random.default_rng(3)
