@@ -17,12 +17,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
 
-#: files of a minute and more: begun first, so that no process is left alone with one when the others have finished
-LONG = ("test_tune.py", "test_resume.py", "test_plugin.py", "test_compare.py")
+#: the files that take longest, in that order: begun first, so that no process is left alone with one at the end
+LONG = ("study/test_tune.py", "model/test_contract.py", "test_resume.py", "test_distributed.py",
+        "study/test_compare.py", "serving/test_onnx.py", "test_plugin.py", "model/test_devices.py",
+        "semantic/test_clustering.py", "serving/http/test_workers.py", "serving/test_commands.py",
+        "semantic/test_text_encoder.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONG)
+    places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,6 +51,15 @@ def _own_folder(tmp_path, monkeypatch):
     for handler in [h for h in root.handlers if h not in before]:
         root.removeHandler(handler)
         handler.close()
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures of tables' pages are laid out, but matplotlib writes none: a page is made anew after every run, and that
+    takes longer than a small training. For tests of what a table says, not of how it looks."""
+    for name in ("plot", "arena_plot"):
+        module = pytest.importorskip(f"recbole_eimf.study.report.{name}")
+        monkeypatch.setattr(module, "_svg", lambda figure: "<svg></svg>")
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,7 @@ def test_a_result_is_a_frame_with_a_row_per_model(planted):
     assert str(result).startswith("planted, leave_one_out")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_comparison_is_a_frame_with_a_row_per_model_and_metric(planted, tmp_path):
     given = {key: value for key, value in KEYS.items() if key not in ("show_progress", "state")}
     found = recbole_eimf.compare(

@@ -1,8 +1,10 @@
 """Keys: what is unknown, mistyped or out of range is an error that names key, value and remedy."""
 
+import copy
 from pathlib import Path
 
 import pytest
+import yaml
 
 from recbole_eimf.cli.options import parse_table_options, table_parser
 from recbole_eimf.config import keys
@@ -37,6 +39,22 @@ def test_what_is_text_stays_as_it_is_written(tmp_path, make_config):
     # a number of a caller of ours, or of a file that was saved before
     config = make_config("EIMF", output_dir=20240105, checkpoint_dir=7, gamma=2)
     assert (config["output_dir"], config["checkpoint_dir"], config["gamma"]) == ("20240105", "7", 2)
+
+
+def test_shipped_files_are_parsed_once_and_nobody_changes_what_the_next_reads(make_config, monkeypatch):
+    first = make_config("EIMF", backbone="SASRec")
+    kept = copy.deepcopy(first.final_config_dict)
+    for value in [*first.internal_config_dict.values(), *first.final_config_dict.values()]:
+        if isinstance(value, list | dict):
+            value.update(changed=1) if isinstance(value, dict) else value.append("changed")
+
+    def read(*args, **more):
+        raise AssertionError("read again")
+
+    plain = yaml.load
+    monkeypatch.setattr("recbole_eimf.config.yaml_file.read_yaml", read)
+    monkeypatch.setattr(yaml, "load", lambda text, Loader: read() if Loader is yaml.FullLoader else plain(text, Loader))
+    assert make_config("EIMF", backbone="SASRec").final_config_dict == kept
 
 
 def test_dates_of_a_file_are_text(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import recbole
 import torch
+import yaml
 from recbole.config import Config
 
 from recbole_eimf.config import checks
@@ -60,7 +62,8 @@ def recbole_keys() -> frozenset[str]:
     keys = {*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments, *_RECBOLE_EXTRA_KEYS}
     for path in (Path(recbole.__file__).parent / "properties").rglob("*.yaml"):
         if path.name not in ("url.yaml", "kg_url.yaml"):
-            keys.update(read_yaml(path))
+            # a hundred files, whose keys alone are wanted: ten times as fast as our own reading
+            keys.update(yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or ())
     return frozenset(keys) | {*checked_recbole_keys()}
 
 
@@ -145,6 +148,13 @@ def _say_once(words: str) -> None:
     getLogger().warning(words)
 
 
+@cache
+def _parsed(file: str, loader: type) -> dict[str, Any] | None:
+    """A YAML file of RecBole's as its own loader reads it."""
+    with open(file, encoding="utf-8") as stream:
+        return yaml.load(stream.read(), Loader=loader)  # noqa: S506 (a file of the package)
+
+
 class EIMFConfig(Config):
     """RecBole's Config that finds our models and YAML files, checks keys, and evaluates no user input.
 
@@ -226,6 +236,13 @@ class EIMFConfig(Config):
     def _get_model_and_dataset(self, model, dataset):
         model, model_class, dataset = super()._get_model_and_dataset(model, dataset)
         return model, model_class, plain_name("dataset", dataset)
+
+    def _update_internal_config_dict(self, file):
+        """RecBole's, but that a process parses a file of RecBole's package once."""
+        values = copy.deepcopy(_parsed(file, self.yaml_loader))
+        if values is not None:
+            self.internal_config_dict.update(values)
+        return values
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         stock = stock_class(model_class)

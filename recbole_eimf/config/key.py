@@ -11,8 +11,9 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -165,12 +166,15 @@ def key(
     return dataclasses.field(default=default, metadata=known)
 
 
-def keys_of(part: type, ours: bool = True) -> Iterator[Key]:
+@cache
+def keys_of(part: type, ours: bool = True) -> tuple[Key, ...]:
     """The keys of one part of the catalogue."""
     hints = typing.get_type_hints(part)
     section = (part.__doc__ or part.__name__).strip().split("\n")[0].rstrip(".")
-    for field in dataclasses.fields(part):
-        yield Key(field.name, hints[field.name], field.default, section=section, ours=ours, **field.metadata)
+    return tuple(
+        Key(field.name, hints[field.name], field.default, section=section, ours=ours, **field.metadata)
+        for field in dataclasses.fields(part)
+    )
 
 
 def read(part: type[Settings], config: Mapping[str, Any] | Any) -> Settings:

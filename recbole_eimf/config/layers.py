@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from recbole.utils import ModelType
 from recbole_eimf.config import keys
 from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.models import backbone_lineage, load_model_class
-from recbole_eimf.config.yaml_file import line_of, read_yaml
+from recbole_eimf.config.yaml_file import line_of, read_shipped, read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 
 #: what a recipe's file calls the recipe it builds on
@@ -112,7 +112,7 @@ def _file(kind: str, name: str) -> Path:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Path]:
-    return read_yaml(path), path
+    return read_shipped(path), path
 
 
 # ---------------------------------------------------------------------- recipes
@@ -144,10 +144,10 @@ def recipe_layers(models: Sequence[str], recipe: str, backbones: Sequence[str] =
             f"There are: {', '.join(known)}."
         )
     path = _file("recipe", f"{models[-1]}-{recipe}")
-    inherits = not path.is_file() or read_yaml(path).get(BASE) == recipe
+    inherits = not path.is_file() or read_shipped(path).get(BASE) == recipe
     names = dict.fromkeys([*(models[:-1] if inherits else ()), *backbones, models[-1]])
     stems = [recipe, *(f"{name}-{recipe}" for name in names)]
-    own = [(path, read_yaml(path)) for path in map(partial(_file, "recipe"), stems) if path.is_file()]
+    own = [(path, read_shipped(path)) for path in map(partial(_file, "recipe"), stems) if path.is_file()]
     below: list[Layer] = []
     for _, values in own:
         if (base := values.get(BASE)) and base != recipe:
@@ -199,11 +199,10 @@ def today(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- RecBole's, and the user's
-@cache
 def recbole_defaults(model: str) -> dict[str, Any]:
     """What RecBole's own YAML says of one of its models; empty where there is none."""
     path = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
-    return read_yaml(path) if path.is_file() else {}
+    return read_shipped(path) if path.is_file() else {}
 
 
 def recbole_layers(model_class: type, model: str, dataset: str) -> list[Layer]:
@@ -218,7 +217,8 @@ def recbole_layers(model_class: type, model: str, dataset: str) -> list[Layer]:
 
 def user_layers(files: list[str], words: Mapping[str, Any]) -> list[Layer]:
     """Configuration files, the later ones stronger, and what was given as ``--key=value``."""
-    return [*(Layer("your file", *_read(Path(path))) for path in files), Layer("the command line", words)]
+    own = [Layer("your file", read_yaml(path), Path(path)) for path in files]
+    return [*own, Layer("the command line", words)]
 
 
 def every_layer(config, files: list[str], words: Mapping[str, Any]) -> list[Layer]:

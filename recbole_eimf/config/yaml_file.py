@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,17 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected 'key: value' lines, got a {type(content).__name__}.")
     return content
+
+
+@cache
+def _shipped(path: Path) -> dict[str, Any]:
+    return read_yaml(path)
+
+
+def read_shipped(path: Path) -> dict[str, Any]:
+    """As :func:`read_yaml`, of a file of a package, which a process parses once: a table makes many configurations, and
+    each reads a dozen files."""
+    return copy.deepcopy(_shipped(path))
 
 
 def line_of(path: Path, key: str) -> int:

@@ -185,18 +185,18 @@ def test_a_number_of_exemplars_nobody_wants_is_not_followed_to_its_end():
 
 
 def test_among_very_many_points_a_search_takes_no_result_from_messages_left_before_their_end(monkeypatch):
-    points = cloud(3000, 6)
+    points = cloud(1500, 6)
     monkeypatch.setattr(neighbours, "EXACT_SEARCH_UP_TO", 100)
     monkeypatch.setattr(cluster, "_CALIBRATION", 10_000)  # a first guess that is far off
     runs, run = [], cluster_solver.propagate
     monkeypatch.setattr(cluster_solver, "propagate", lambda *args, **more: runs.append(run(*args, **more)) or runs[-1])
-    result = cluster_users(points, settings(exemplar_ratio=0.03, method="sparse", neighbours=200))
+    result = cluster_users(points, settings(exemplar_ratio=0.06, method="sparse", neighbours=100))
     assert runs[0].abandoned
     assert not runs[-1].abandoned
     assert result.converged
     assert abs(len(result.exemplars) - 90) <= 5
     monkeypatch.setattr(cluster, "_MOST_TRIALS", 1)  # nothing but the one that was left
-    result = cluster_users(points, settings(exemplar_ratio=0.03, method="sparse", neighbours=200))
+    result = cluster_users(points, settings(exemplar_ratio=0.06, method="sparse", neighbours=100))
     assert runs[-2].abandoned
     assert runs[-1].converged
     assert any("No preference leaves 90" in note for note in result.notes)

@@ -12,7 +12,7 @@ pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
 
 # one of each kind of network; export compares whatever it writes
 MODELS = [("EIMF", {"backbone": name}) for name in ("SASRec", "GRU4Rec", "MIND")]
-MODELS += [("IBIM", {"backbone": "Caser"}), ("PAD", {}), ("BERT4Rec", {})]
+MODELS += [("IBIM", {"backbone": "Caser"}), ("PAD", {"n_layers": 1}), ("BERT4Rec", {"n_layers": 1})]
 
 
 @pytest.mark.parametrize(("model", "keys"), MODELS)

@@ -270,6 +270,7 @@ def test_tables_without_two_rows_are_named_and_the_others_ranked(tmp_path):
         arena.write(places[1:], tmp_path, "T", "ndcg@10", "c")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_that_cannot_be_made_does_not_keep_the_later_tables_from_being_made(tmp_path, monkeypatch, capsys):
     """The first run of the second table was never finished; then a table whose rows all fail."""
     study = read_study(find_study("arena"))
@@ -318,6 +319,7 @@ class Titled(str):
         return str(self)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_arena_stopped_at_the_start_of_its_second_table_goes_on(tmp_path, monkeypatch):
     """A table is written before its first run."""
     for name in ("first", "second"):
@@ -372,6 +374,7 @@ def test_the_page_ranks_at_every_k_and_says_what_the_tables_say(tmp_path):
     assert len(re.findall(r'\bid="', page)) == len(set(re.findall(r'\bid="[^"]*"', page)))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_makes_every_table_and_goes_on(planted, tmp_path, capsys):
     """Two protocols, of which data without times have one; the second call makes nothing anew."""
     study = tmp_path / "small.yaml"

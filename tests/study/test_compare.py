@@ -293,6 +293,7 @@ def own_models(tmp_path, monkeypatch):
     monkeypatch.setenv("MENDED", str(tmp_path / "mended"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failed_run_is_a_row_and_a_finished_one_is_not_made_again(keys, own_models, tmp_path, capsys):
     given = ["compare", *arguments(keys, "--models=REMI,own_models_of_test:Broken", "--seeds=1", "--backbone=SASRec")]
     assert command_line(given) == 1
@@ -322,6 +323,7 @@ def test_a_failed_run_is_a_row_and_a_finished_one_is_not_made_again(keys, own_mo
     assert row["runs"][0]["test"] == whole.test  # a row's own keys are stronger than --backbone
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_stopped_in_the_middle_it_goes_on_to_the_same_figures(keys, monkeypatch):
     keys = {**keys, "epochs": 5}
     given = ["compare", *arguments(keys, "--models=SASRec", "--seeds=2")]
@@ -387,6 +389,7 @@ def test_history_masked_and_not(keys):
     assert masked["rows"]["Markov"] != unmasked["rows"]["Markov"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
     from recbole_eimf.study.search import tune
 
@@ -428,6 +431,7 @@ def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_a_backbones_search_found_is_tried_in_every_row_over_it(keys, monkeypatch):
     from recbole_eimf.study.search import tune
 

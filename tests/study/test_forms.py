@@ -18,6 +18,8 @@ from recbole_eimf.study.table import content, table
 from recbole_eimf.study.table.summary import Experiment, summarise
 from tests.study.made import COMMAND, USERS, finish, gains, note_run, ranks_of, rows_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_every_form_tells_the_same_and_what_it_is_about(made):
     experiment, runs, places = made

@@ -110,6 +110,7 @@ def two_studies(tmp_path, keys):
     return ["study", *files, "--dataset=planted", "--seeds=1", "--parallel=0", *given]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_studies_run_one_after_the_other(two_studies, tmp_path, capsys):
     assert command_line([*two_studies, "--out=tables"]) == 0
     for name in ("one", "two"):
