@@ -1,6 +1,7 @@
 """Keys: what is unknown, mistyped or out of range is an error that names key, value and remedy."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from recbole_eimf.cli.options import parse_table_options, table_parser
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig, parse_command_line, parse_value, read_yaml
+from recbole_eimf.config.yaml_file import read_shipped
 from recbole_eimf.core.errors import ConfigError
 
 
@@ -55,6 +57,15 @@ def test_shipped_files_are_parsed_once_and_nobody_changes_what_the_next_reads(ma
     monkeypatch.setattr("recbole_eimf.config.yaml_file.read_yaml", read)
     monkeypatch.setattr(yaml, "load", lambda text, Loader: read() if Loader is yaml.FullLoader else plain(text, Loader))
     assert make_config("EIMF", backbone="SASRec").final_config_dict == kept
+
+
+def test_a_shipped_file_that_was_edited_is_parsed_again(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("gamma: 1\n", encoding="utf-8")
+    assert read_shipped(file) == {"gamma": 1}
+    file.write_text("gamma: 2\n", encoding="utf-8")
+    os.utime(file, ns=(0, 1))
+    assert read_shipped(file) == {"gamma": 2}
 
 
 def test_dates_of_a_file_are_text(tmp_path):

@@ -158,14 +158,14 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 @cache
-def _shipped(path: Path) -> dict[str, Any]:
+def _shipped(path: Path, changed: int) -> dict[str, Any]:
     return read_yaml(path)
 
 
 def read_shipped(path: Path) -> dict[str, Any]:
-    """As :func:`read_yaml`, of a file of a package, which a process parses once: a table makes many configurations, and
-    each reads a dozen files."""
-    return copy.deepcopy(_shipped(path))
+    """As :func:`read_yaml`, of a file of a package, which a process parses once unless it is edited: a table makes
+    many configurations, and each reads a dozen files."""
+    return copy.deepcopy(_shipped(path, path.stat().st_mtime_ns))
 
 
 def line_of(path: Path, key: str) -> int:
