@@ -178,6 +178,7 @@ _SIX = [*_THREE, "REMI", "EIMF[REMI]", "placebo[REMI]"]
 _TWO = ("SASRec", "REMI")
 _PAD_SLICES = ("unseen", "1-5", "6-20", ">20")
 _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_form", "arena_office"
+_BOTH_ORDERS = "arena_beauty_leave_one_out"
 _GRU, _PROFILES = "arena_office_gru4rec", "arena_office_profiles"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
@@ -263,6 +264,11 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
         (_ORDER, "Beauty, `leave_one_out`, floors", 0, [*_FLOORS, *_TEXT],
          [mean(f"beauty_floors_leave_one_out_{order}", metric, True) for order in ("source", "shuffled")
           for metric in ("hit@10", "ndcg@10", "recall@50")]),
+        (_ORDER, "Beauty, `leave_one_out`, with networks", 0, None,
+         [*(mean(f"{_BOTH_ORDERS}{order}", metric, True) for order in ("_source", "")
+            for metric in ("hit@10", "ndcg@10", "recall@50")),
+          *(both_of(*(share(f"{_BOTH_ORDERS}{order}", part, "ndcg@10") for order in ("_source", "")))
+            for part in ("tied", "untied"))]),
         (_ORDER, "Beauty, `global_time`: how old", 0,
          ["Popularity", "Popularity, 7 days", "Markov", "Markov, 30 days", "DecayedItemKNN", "DecayedItemKNN, 30 days",
           None, None],
