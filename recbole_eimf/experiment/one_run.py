@@ -23,7 +23,7 @@ from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
 from recbole_eimf.experiment import assembly, refit, run_log, unseen
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.trainer import checkpoint as saved_model
-from recbole_eimf.trainer.memory import keep_freed_memory
+from recbole_eimf.trainer.memory import give_back, keep_freed_memory
 from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
 from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer
@@ -42,9 +42,12 @@ def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, fl
         torch.set_num_threads(wanted.num_threads)
     changes = _settle_folder(config, wanted)
     init_seed(config["seed"], config["reproducibility"])
-    with run_log.logged(config):
-        getLogger().info(config, extra=run_log.DETAIL)
-        return _trained(config, wanted, changes, callback)
+    try:
+        with run_log.logged(config):
+            getLogger().info(config, extra=run_log.DETAIL)
+            return _trained(config, wanted, changes, callback)
+    finally:
+        give_back()  # to the next run of a table, which may need other sizes, or to whoever called
 
 
 def _trained(

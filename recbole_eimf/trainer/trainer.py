@@ -30,6 +30,7 @@ from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
 from recbole_eimf.model.products import query
 from recbole_eimf.trainer.epoch import train_epoch
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
+from recbole_eimf.trainer.memory import Kept
 from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.state import (
     gpu_random_state,
@@ -119,6 +120,7 @@ class InterestTrainer(KeepsBestModel):
         self._epoch: dict[str, Any] = {}  # the last of ``history``
         self._validates = True
         self._evaluated = tqdm(disable=True)  # batches of the evaluation that is going on
+        self._kept = Kept()
 
     # ------------------------------------------------------------------ RecBole's steps, measured
     def _build_optimizer(self, **kwargs):
@@ -143,6 +145,7 @@ class InterestTrainer(KeepsBestModel):
             "losses": [part / batches for part in parts],
         }
         self.history.append(self._epoch)
+        self._kept.after_epoch()
         if not self._evaluates(epoch_idx):
             self._say_epoch()
             self._save_state(epoch_idx)
