@@ -40,6 +40,25 @@ def _registered():
     torch.autograd.set_detect_anomaly(False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _keywords_once():
+    """Hundreds of models are built over the same titles, whose keywords are always the same (test_keywords.py)."""
+    from recbole_eimf.semantic.sources import keywords
+
+    found: dict[str, dict] = {}
+    original = keywords.keyword_replies
+
+    def once(titles):
+        told = json.dumps(titles)
+        if told not in found:
+            found[told] = original(titles)
+        return dict(found[told])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(keywords, "keyword_replies", once)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     """RecBole writes log/ and saved/ where it stands; each test stands in its own folder, its log in no other's."""

@@ -40,7 +40,7 @@ JOBS = {
     "PAD": ("PAD", {**SAME, "alignment": "none", "epochs": 2}),
     "RecBole": ("GRU4Rec", {"dropout_prob": 0, "embedding_size": 16, "loss_type": "CE"}),
     "EIMF": ("EIMF", {**SAME, "auxiliary_targets": "all"}),
-    "aligned": ("PAD", {"epochs": 1}),
+    "aligned": ("PAD", {"epochs": 1, "align_epochs": 2}),
     "dropout": ("IBIM", {"hidden_dropout_prob": 0.3}),
 }
 

@@ -131,13 +131,13 @@ def test_importing_the_package_needs_nothing(run_without):
     assert shown.count(parts.RECBOLE) == 2
 
 
-def test_recboles_door_works_without_ray(run_without):
+def test_recboles_door_works_without_ray(run_without, wide):
     shown = run_without(
         {"ray", "matplotlib", "openai", "wandb", "fastapi"},
         "import recbole_eimf; recbole_eimf.register()\n"
         "from recbole.quick_start import objective_function\n"
-        "keys = dict(model='Pop', dataset='ml-100k', epochs=1, show_progress=False, state='ERROR',"
-        " user_inter_num_interval='[200,inf)')\n"
+        f"keys = dict(model='Pop', dataset='wide', data_path={str(wide)!r}, epochs=1, show_progress=False,"
+        " state='ERROR', load_col={'inter': ['user_id', 'item_id', 'timestamp']})\n"
         "print(sorted(objective_function(keys, [], False)))",
     )
     assert "test_result" in shown

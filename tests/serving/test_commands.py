@@ -40,7 +40,7 @@ def run(tmp_path_factory):
             mask_history=True,
             topk=[10, 20],
             valid_metric="NDCG@10",
-            exemplar_ratio=0.02,
+            preference=-0.9,
             hidden_size=32,
             MAX_ITEM_LIST_LENGTH=20,
             train_batch_size=256,
