@@ -269,6 +269,9 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
             for metric in ("hit@10", "ndcg@10", "recall@50")),
           *(both_of(*(share(f"{_BOTH_ORDERS}{order}", part, "ndcg@10") for order in ("_source", "")))
             for part in ("tied", "untied"))]),
+        (_ORDER, "Beauty, `leave_one_out`, with networks", 1, None,
+         [*together(_BOTH_ORDERS, "hit@10", "ndcg@10", "ndcg@50", "recall@50", masked=hidden),
+          *(share(_BOTH_ORDERS, part, "ndcg@10") for part in ("tied", "untied"))]),
         (_ORDER, "Beauty, `global_time`: how old", 0,
          ["Popularity", "Popularity, 7 days", "Markov", "Markov, 30 days", "DecayedItemKNN", "DecayedItemKNN, 30 days",
           None, None],
