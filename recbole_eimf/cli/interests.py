@@ -10,7 +10,7 @@ from recbole_eimf.cli.export import EMPTY
 from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch, write_left
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.keys import SemanticSettings
-from recbole_eimf.config.placebo import is_marked
+from recbole_eimf.config.maker import is_marked
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export

@@ -1,4 +1,5 @@
-"""Who made the interests of users: an LLM, a function of the user's own, or nobody (keywords of titles)."""
+"""What the name of a source says: who made interests (an LLM, a function of the user's own, or nobody: keywords of
+titles), and whether what comes of it was shuffled. Serving reads it too, so that nothing of RecBole is imported."""
 
 from __future__ import annotations
 
@@ -6,13 +7,32 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from recbole_eimf.config.keys import SOURCES
-from recbole_eimf.config.placebo import unmarked
 
 #: whether a function of the user's own asks an LLM it alone knows
 Maker = Literal["llm", "own", "keywords"]
 
 #: whose interests are an LLM's words
 LLM_SOURCES = tuple(source for source in SOURCES if source != "keywords")
+_MARK = "shuffled "
+
+
+def marked(source: str) -> str:
+    """A source as reports and files' lines name it where what comes of it was shuffled.
+
+    >>> marked("file"), marked("shuffled file")
+    ('shuffled file', 'shuffled file')
+    """
+    return _MARK + unmarked(source)
+
+
+def unmarked(source: str) -> str:
+    """What was shuffled; a source that was not as it is."""
+    return source.removeprefix(_MARK)
+
+
+def is_marked(source: str) -> bool:
+    """Whether what comes of a source was shuffled."""
+    return source.startswith(_MARK)
 
 
 def is_own(source: str) -> bool:

@@ -9,6 +9,7 @@ from recbole.utils import ModelType
 
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import our_keys
+from recbole_eimf.config.maker import is_marked
 from recbole_eimf.core.errors import ConfigError
 
 #: name, as tables have it -> keys
@@ -30,26 +31,6 @@ _TAKEN: Mapping[str, str] = {
 _OF_INTERACTIONS = ("shuffled_history",)
 #: key of a source that may be "shuffled" -> key that says what is shuffled then
 SHUFFLED: Mapping[str, str] = {"interest_source": "shuffled_source", "knowledge_source": "shuffled_knowledge"}
-_MARK = "shuffled "
-
-
-def marked(source: str) -> str:
-    """A source as reports and files' lines name it where what comes of it was shuffled.
-
-    >>> marked("file"), marked("shuffled file")
-    ('shuffled file', 'shuffled file')
-    """
-    return _MARK + unmarked(source)
-
-
-def unmarked(source: str) -> str:
-    """What was shuffled; a source that was not as it is."""
-    return source.removeprefix(_MARK)
-
-
-def is_marked(source: str) -> bool:
-    """Whether what comes of a source was shuffled."""
-    return source.startswith(_MARK)
 
 
 def read_shuffled(side_load: Mapping[str, Any] | None) -> bool:

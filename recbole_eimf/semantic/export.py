@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.keys import SemanticSettings
-from recbole_eimf.config.maker import made_by
-from recbole_eimf.config.placebo import is_marked, marked, unmarked
+from recbole_eimf.config.maker import is_marked, made_by, marked, unmarked
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, write_json
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config.maker import whose
-from recbole_eimf.config.placebo import is_marked, unmarked
+from recbole_eimf.config.maker import is_marked, unmarked, whose
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.semantic import export, journal
 from recbole_eimf.semantic.pipeline import Interests, Pipeline

@@ -19,8 +19,8 @@ import numpy as np
 from scipy import sparse
 
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.maker import is_marked, marked
 from recbole_eimf.config.parts import part_of
-from recbole_eimf.config.placebo import is_marked, marked
 from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.core.files import read_jsonl
 from recbole_eimf.semantic.journal import journal_of

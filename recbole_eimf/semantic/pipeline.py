@@ -20,9 +20,8 @@ import numpy as np
 import pandas as pd
 
 from recbole_eimf.config.keys import SemanticSettings
-from recbole_eimf.config.maker import Maker, is_own, whose
+from recbole_eimf.config.maker import Maker, is_marked, is_own, marked, whose
 from recbole_eimf.config.parts import part_of
-from recbole_eimf.config.placebo import is_marked, marked
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors

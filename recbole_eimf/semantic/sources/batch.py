@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config.maker import is_own
-from recbole_eimf.config.placebo import is_marked, marked, unmarked
+from recbole_eimf.config.maker import is_marked, is_own, marked, unmarked
 from recbole_eimf.core.disk import writing
 from recbole_eimf.core.errors import DataError, DiskError, InterestSourceError
 from recbole_eimf.core.files import append_jsonl, atomic_path, read_jsonl

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_eimf.config.maker import Maker, is_own, whose
-from recbole_eimf.config.placebo import is_marked, unmarked
+from recbole_eimf.config.maker import Maker, is_marked, is_own, unmarked, whose
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.semantic.kept import kept_interests
 from recbole_eimf.semantic.llm.prompt import PLACEHOLDER, load_template

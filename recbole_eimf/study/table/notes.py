@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole_eimf.config.maker import made_by
-from recbole_eimf.config.placebo import is_marked
+from recbole_eimf.config.maker import is_marked, made_by
 from recbole_eimf.core.version import made_with
 from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.evaluator.ranks import Asked
