@@ -18,10 +18,10 @@ SHARED = REPOSITORY.parent / "shared"
 
 
 #: the files that take longest, in that order: begun first, so that no process is left alone with one at the end
-LONG = ("study/test_tune.py", "model/test_contract.py", "test_resume.py", "test_distributed.py",
+LONG = ("study/test_tune.py", "test_resume.py", "test_distributed.py", "semantic/test_clustering.py",
         "study/test_compare.py", "serving/test_onnx.py", "test_plugin.py", "model/test_devices.py",
-        "semantic/test_clustering.py", "serving/http/test_workers.py", "serving/test_commands.py",
-        "semantic/test_text_encoder.py")  # fmt: skip
+        "model/test_contract.py", "serving/http/test_workers.py", "serving/test_commands.py",
+        "semantic/test_text_encoder.py", "test_phases.py", "test_parts.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

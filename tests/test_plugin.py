@@ -116,7 +116,7 @@ def test_spawned_processes_register_first(tmp_path):
 def test_front_door_writes_a_full_result(tmp_path, semantic_cache):
     arguments = ["--model=EIMF", "--dataset=ml-100k", f"--semantic_cache={semantic_cache}", "--epochs=1",
                  "--text_encoder=tfidf-svd", "--hidden_size=16", "--inner_size=16", "--MAX_ITEM_LIST_LENGTH=10",
-                 "--train_batch_size=512", "--output_dir=out"]  # fmt: skip
+                 "--train_batch_size=512", "--item_inter_num_interval=[100,inf)", "--output_dir=out"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "run_recbole_eimf.py"), *arguments],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,

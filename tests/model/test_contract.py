@@ -71,6 +71,24 @@ def built(make_config):
     return make
 
 
+@pytest.fixture(scope="module")
+def asked():
+    """The models of ``answering``, by model and backbone."""
+    return {}
+
+
+@pytest.fixture
+def answering(built, asked):
+    """``answering(model, backbone)``: a model that is asked and never trained, the same for every test."""
+
+    def make(model, backbone):
+        if (model, backbone) not in asked:
+            asked[model, backbone] = built(model, backbone)[1].eval()
+        return asked[model, backbone]
+
+    return make
+
+
 def rows(sequences, width=None):
     width = width or max(map(len, sequences))
     table = torch.zeros(len(sequences), width, dtype=torch.long)
@@ -87,33 +105,29 @@ SEQUENCES = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 1, 2], [3, 3]]
 
 @pytest.mark.parametrize(("model", "backbone"), NEURAL + COUNTING + TOWERS)
 class TestEveryModel:
-    def test_scores_every_item_of_every_row(self, built, model, backbone):
-        _, net, _ = built(model, backbone)
-        net.eval()
+    def test_scores_every_item_of_every_row(self, answering, model, backbone):
+        net = answering(model, backbone)
         scores = net.full_sort_predict(rows(SEQUENCES))
         assert scores.shape == (4, net.n_items)
         assert torch.isfinite(scores).all()
 
-    def test_predict_agrees_with_full_scores(self, built, model, backbone):
-        _, net, _ = built(model, backbone)
-        net.eval()
+    def test_predict_agrees_with_full_scores(self, answering, model, backbone):
+        net = answering(model, backbone)
         batch = rows(SEQUENCES)
         scores = net.full_sort_predict(batch)
         for item in (1, 4, 10):
             batch.update(Interaction({"item_id": torch.full((4,), item)}))
             assert torch.allclose(net.predict(batch), scores[:, item], atol=1e-5)
 
-    def test_one_row_alone_scores_as_in_a_batch_and_padding_changes_nothing(self, built, model, backbone):
-        _, net, _ = built(model, backbone)
-        net.eval()
+    def test_one_row_alone_scores_as_in_a_batch_and_padding_changes_nothing(self, answering, model, backbone):
+        net = answering(model, backbone)
         together = net.full_sort_predict(rows(SEQUENCES))
         for r, sequence in enumerate(SEQUENCES):
             assert torch.allclose(net.full_sort_predict(rows([sequence]))[0], together[r], atol=1e-5)
         assert torch.allclose(net.full_sort_predict(rows(SEQUENCES[:2], width=8)), together[:2], atol=1e-5)
 
-    def test_inference_is_deterministic(self, built, model, backbone):
-        _, net, _ = built(model, backbone)
-        net.eval()
+    def test_inference_is_deterministic(self, answering, model, backbone):
+        net = answering(model, backbone)
         assert torch.equal(net.full_sort_predict(rows(SEQUENCES)), net.full_sort_predict(rows(SEQUENCES)))
 
 
