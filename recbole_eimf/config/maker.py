@@ -4,7 +4,7 @@ titles), and whether what comes of it was shuffled. Serving reads it too, so tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from recbole_eimf.config.keys import SOURCES
 
@@ -71,12 +71,14 @@ IN_WORDS: Mapping[Maker, str] = {
 def made_by(report: Mapping[str, Any]) -> Maker:
     """Who made the interests that a report tells of: ``side_load`` of a result, an export's ``meta.json``, a model.
 
-    Those that earlier versions wrote do not say it.
+    Those that earlier versions wrote do not say it, and one that was edited may say something else.
 
     >>> made_by({"source": "file", "llm_used": True}), made_by({"source": "a.b:c", "llm_used": False})
     ('llm', 'own')
+    >>> made_by({"source": "file", "llm_used": False, "made_by": "own"}), made_by({"made_by": "me", "llm_used": False})
+    ('own', 'keywords')
     """
-    if "made_by" in report:
+    if report.get("made_by") in get_args(Maker):
         return report["made_by"]
     if is_own(report.get("source", "")):
         return "own"

@@ -169,7 +169,10 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None, other: s
     if made_from != data and maker != "llm":
         what, again = {
             "keywords": ("keywords of the titles", "interest_source=keywords they are made anew, without an LLM"),
-            "own": ("by a function that knew the titles", "interest_source=package.module:function they are made anew"),
+            "own": (
+                "made by a function that knew the titles",
+                "interest_source=package.module:function it is asked anew",
+            ),
         }[maker]
         raise DataError(
             f"interest_file={folder}: {what} that each cluster bought in the source's order of equal "
