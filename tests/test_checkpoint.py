@@ -90,9 +90,11 @@ def test_without_save_pth_nothing_is_pickled_and_saved_says_what_a_model_is(keys
     keys = {**keys, "hidden_size": 8, "inner_size": 8}
     for source in ("keywords", "shuffled"):
         recbole_eimf.run("EIMF", "planted", interest_source=source, **keys)
+    recbole_eimf.run("Hybrid", "planted", text_source="shuffled", **keys)
     folders = sorted(path.name for path in (tmp_path / "saved").iterdir())
     assert folders[0].startswith("EIMF-SASRec-placebo-planted-")
     assert folders[1].startswith("EIMF-SASRec-planted-")
+    assert folders[2].startswith("Hybrid-SASRec-placebo-planted-")
     assert not list(tmp_path.rglob("*.pth"))
     for name in folders:
         assert recbole_eimf.evaluate(tmp_path / "saved" / name)

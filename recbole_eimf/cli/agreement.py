@@ -15,8 +15,9 @@ USAGE = """usage: python -m recbole_eimf agreement RUN_A RUN_B [--out=DIR] [--pa
   RUN_A RUN_B  output_dir of two runs on the same data
   --pairs      at most this many pairs of items per frequency bucket
   --model      package.module:Class of runs of a model of your own, which is imported
+  --backbone   package.module:Class of runs over a backbone of your own, which is imported
 """
-_OPTIONS = {"out": "agreement", "pairs": 20000, "buckets": 10, "seed": 0, "model": None}
+_OPTIONS = {"out": "agreement", "pairs": 20000, "buckets": 10, "seed": 0, "model": None, "backbone": None}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         if name not in _OPTIONS:
             raise ConfigError(f"--{name}: no such option.{suggestion(name, _OPTIONS)} See agreement --help.")
         least = 0 if name == "seed" else 1
-        if name not in ("out", "model") and (not isinstance(value, int) or value < least):
+        if name not in ("out", "model", "backbone") and (not isinstance(value, int) or value < least):
             raise ConfigError(f"--{name}={value}: a whole number from {least} on is needed.")
     if len(runs) != 2:
         raise ConfigError(f"agreement compares two runs, not {len(runs)}: agreement RUN_A RUN_B.")

@@ -114,5 +114,5 @@ def _check_backbone_is_named(stored: Any, overrides: dict[str, Any], folder: Pat
     if ":" in str(stored) and overrides.get("backbone") != stored:
         raise ConfigError(
             f"{folder}: built over backbone={stored}, which is not one of ours, and importing it runs its code. If you "
-            f"trust it, name it: backbone={stored!r} in Python, --backbone={stored} of `explore`."
+            f"trust it, name it: backbone={stored!r} in Python, --backbone={stored} of `explore` and `agreement`."
         )

@@ -151,11 +151,11 @@ def _spread(run: RunVectors, first: RunVectors, pairs: np.ndarray) -> dict[str, 
     return {name: near_and_far(by_ids, distances(vectors, pairs)) for name, vectors in run.vectors.items()}
 
 
-def read_run(path: str | Path, trusted: str | None = None) -> RunVectors:
+def read_run(path: str | Path, model: str | None = None, backbone: str | None = None) -> RunVectors:
     """Load a run's item vectors, those made with text too where the model is one of experts.
 
     Args:
-        path: output_dir of the run; trusted: see :func:`recbole_eimf.experiment.load.load`.
+        path: output_dir of the run; model, backbone: see :func:`recbole_eimf.experiment.load.load`.
 
     Raises:
         DataError: no model there.
@@ -165,18 +165,19 @@ def read_run(path: str | Path, trusted: str | None = None) -> RunVectors:
     from recbole_eimf.model.base import SequenceModel
     from recbole_eimf.model.pad.towers import TowerModel
 
-    config, model, (train, _, _) = load(path, trusted)
-    if isinstance(model, TowerModel):
-        config, model, (train, _, _) = load(path, trusted, inference_only=False)
-        vectors = model.eval().embeddings()
-    elif isinstance(model, SequenceModel):
-        vectors = model.eval().embeddings()
+    over = {"backbone": backbone} if backbone else {}
+    config, net, (train, _, _) = load(path, model, **over)
+    if isinstance(net, TowerModel):
+        config, net, (train, _, _) = load(path, model, inference_only=False, **over)
+        vectors = net.eval().embeddings()
+    elif isinstance(net, SequenceModel):
+        vectors = net.eval().embeddings()
     else:  # RecBole's
-        table = getattr(model, "item_embedding", None)
-        vectors = {} if table is None else {"id": table.weight[: model.n_items]}
+        table = getattr(net, "item_embedding", None)
+        vectors = {} if table is None else {"id": table.weight[: net.n_items]}
     if not vectors:
         raise ConfigError(f"{path}: {config['model']} has no item vectors to compare; choose a run of a neural model.")
-    unit = isinstance(model, SequenceModel) and model.unit_vectors
+    unit = isinstance(net, SequenceModel) and net.unit_vectors
     data = train._dataset
     return RunVectors(
         str(path),
@@ -188,12 +189,23 @@ def read_run(path: str | Path, trusted: str | None = None) -> RunVectors:
     )
 
 
-def _of_run(path: str, model: str | None) -> RunVectors:
-    """One of two runs, of which perhaps only the other is of the user's own model."""
+def _both(paths: tuple[str, str], model: str | None, backbone: str | None) -> list[RunVectors]:
+    """The two runs, of which perhaps only one is of the user's own model, or over a backbone of the user's own."""
     from recbole_eimf.trainer import checkpoint
 
-    named = checkpoint.read_description(checkpoint.model_folder(path))["model_import"]
-    return read_run(path, model if named == model else None)
+    named = {}
+    for path in paths:
+        description = checkpoint.read_description(checkpoint.model_folder(path))
+        over = checkpoint.keys_of(description).get("backbone")
+        named[path] = {"model": description["model_import"], "backbone": over}
+    for key, own in (("model", model), ("backbone", backbone)):
+        if own is not None and all(names[key] != own for names in named.values()):
+            of = "a run of" if key == "model" else "a run over"
+            raise ConfigError(
+                f"--{key}={own}: {' is not, and '.join(named)} is not {of} that class. Leave it out, or name theirs."
+            )
+    own = {"model": model, "backbone": backbone}
+    return [read_run(path, **{key: own[key] for key in own if own[key] == named[path][key]}) for path in paths]
 
 
 def _plain(vectors: torch.Tensor, unit: bool) -> np.ndarray:
@@ -211,6 +223,7 @@ def agree(
     buckets: int = 10,
     seed: int = 0,
     model: str | None = None,
+    backbone: str | None = None,
 ) -> dict[str, Any]:
     """Compare two runs on the same data and write ``agreement.json`` and its two figures into ``out``.
 
@@ -218,6 +231,7 @@ def agree(
         first, second: ``output_dir`` of the runs.
         pairs: at most this many pairs of items per frequency bucket.
         model: ``package.module:Class`` of runs of a model of your own, which is imported.
+        backbone: that of runs over a backbone of your own.
 
     Raises:
         UserError: runs that are not there or do not fit each other.
@@ -225,7 +239,7 @@ def agree(
     require("matplotlib")
     out = Path(out)
     check_writable(out, "--out")
-    found = compare(_of_run(str(first), model), _of_run(str(second), model), pairs, buckets, seed)
+    found = compare(*_both((str(first), str(second)), model, backbone), pairs, buckets, seed)
     write_json(out / "agreement.json", found)
     draw_tau(found, out / "agreement_tau.png")
     draw_distances(found, out / "agreement_distances.png")

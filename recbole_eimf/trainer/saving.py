@@ -11,6 +11,7 @@ from recbole.utils import get_local_time
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.models import short_name
+from recbole_eimf.config.placebo import is_placebo, reads
 from recbole_eimf.core import distributed
 from recbole_eimf.core.files import atomic_path, fingerprint
 from recbole_eimf.trainer import checkpoint
@@ -115,8 +116,7 @@ def run_name(config) -> str:
     backbone = short_name(asked.backbone_name(config))
     parts = [config["model"], backbone if backbone != config["model"] else None]
     if backbone:
-        need = asked.needs_side_information(config)
-        parts.append("placebo" if need == "interests" and config["interest_source"] == "shuffled" else None)
+        parts.append("placebo" if any(is_placebo({key: config[key]}) for key in reads(config)) else None)
     if config["model"] == "EIMF" and config["use_interests"] is False:
         parts.append("text-only")
     name = re.sub(r"[^\w.=+-]+", "-", "-".join(str(part) for part in [*parts, config["dataset"]] if part))

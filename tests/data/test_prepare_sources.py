@@ -299,9 +299,9 @@ def test_memory_grows_with_the_interactions_not_with_the_file(tmp_path):
     prepare_csv(tmp_path / "i.csv", tmp_path, "d", items=tmp_path / "t.csv")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # a list of dicts would take some 500 bytes a row, all texts together 100 MB
+    # seen: 100 bytes a row; a list of dicts would take some 500, all texts together 100 MB
     assert size > 100e6
-    assert peak < 100 * rows
+    assert peak < 150 * rows
     assert len(inter(tmp_path)) == rows
 
 

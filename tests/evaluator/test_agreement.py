@@ -106,6 +106,23 @@ def test_the_command_reads_two_runs_and_writes_json_and_figures(planted, semanti
     assert "aligned.id" in capsys.readouterr().out
 
 
+def test_a_run_over_a_backbone_of_ones_own_is_read_if_it_is_named(planted, tmp_path, capsys):
+    name = "examples.last_and_mean:LastAndMean"
+    keys = {"data_path": str(planted), "hidden_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "epochs": 1, "topk": [5]}
+    quiet = {"show_progress": False, "state": "ERROR", "valid_metric": "NDCG@5"}
+    own, ours, out = (str(tmp_path / folder) for folder in ("own", "ours", "found"))
+    recbole_eimf.run("IBIM", "planted", backbone=name, output_dir=own, **keys, **quiet)
+    recbole_eimf.run("IBIM", "planted", output_dir=ours, **keys, **quiet)
+    asked = ["agreement", own, ours, f"--out={out}", "--pairs=50"]
+    assert main(asked) == 2
+    assert f"--backbone={name} of `explore` and `agreement`" in " ".join(capsys.readouterr().err.split())
+    assert main([*asked, f"--backbone={name}"]) == 0
+    assert json.loads((tmp_path / "found" / "agreement.json").read_text())["tau"]
+    for option, of in ((f"--backbone={name}", "a run over"), (f"--model={name}", "a run of")):
+        assert main(["agreement", ours, ours, option]) == 2
+        assert f"{option}: {ours} is not {of} that class" in " ".join(capsys.readouterr().err.split())
+
+
 def test_wrong_arguments_are_named(tmp_path, capsys):
     assert main(["agreement", str(tmp_path)]) == 2
     assert "two runs" in capsys.readouterr().err

@@ -23,7 +23,17 @@ pytestmark = pytest.mark.usefixtures("quick_endpoint")
 
 
 def test_concurrency_is_used_and_bounded(tmp_path):
-    with LLMServer(always(delay=0.05)) as server:
+    five = threading.Event()
+
+    def answer(asked, n):
+        # held until five are there, so that a busy machine cannot make them come one by one; the first is asked alone
+        if server.most_at_once >= 5:
+            five.set()
+        if asked.prompt != "prompt 0":
+            five.wait(timeout=60)
+        return Answer(delay=0.05)
+
+    with LLMServer(answer) as server:
         fetch(server, tmp_path, 30, concurrency=5)
     assert server.most_at_once == 5
 

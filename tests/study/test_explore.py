@@ -297,7 +297,7 @@ def test_a_run_over_a_backbone_of_ones_own_is_opened_if_it_is_named(runs, plante
     recbole_eimf.run("EIMF", "planted", None, backbone=name, output_dir="own", **keys)
     asked = ["explore", "--run", "own", "--map", "pca", "--out", "own.html"]
     assert main(asked) == 2
-    assert f"--backbone={name} of `explore`" in " ".join(capsys.readouterr().err.split())
+    assert f"--backbone={name} of `explore` and `agreement`" in " ".join(capsys.readouterr().err.split())
     assert main([*asked, f"--backbone={name}"]) == 0
     document = json.loads(Path("own.json").read_text())
     assert document["clusters"][0]["interests"]
