@@ -175,7 +175,7 @@ def test_what_is_no_table_is_one_line(given, said, tmp_path, monkeypatch, capsys
 
 def test_the_published_tables_of_office_join():
     """Three commands made them, one for each backbone."""
-    names = ("arena_office", "arena_office_remi", "arena_office_gru4rec")
+    names = ("arena_office", "arena_office_profiles", "arena_office_remi", "arena_office_gru4rec")
     (whole,) = join(read_parts([REPOSITORY / "benchmarks" / "results" / f"{name}.json" for name in names]))
     found = arena.methods_over_backbones([whole.content], "ndcg@10")
     assert len(found.tables) == 3
