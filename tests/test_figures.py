@@ -326,6 +326,8 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           both_of(*(share(f"electronics_floors_leave_one_out_{one}", "tied", "ndcg@10")
                     for one in ("source", "shuffled")))]),
         (_ORDER, "ml-100k", 0, None, ("ml100k_global_time", True)),
+        (_ORDER, "Office: histories", 0, [*_FLOORS, "SASRec", "shuffled_history[SASRec]"],
+         ("office_shuffled_history", True)),
         ("docs/results/arena.md", "The arena", 0, None,
          [None, *together(_ARENA, "ndcg@10", "hit@10", masked=hidden), share(_ARENA, "1-5", "ndcg@10"),
           gain(_ARENA, "ndcg@10", "SASRec", True, corrected_only=True),
