@@ -160,7 +160,8 @@ def test_a_part_that_was_left_out_comes_back_where_it_helps_beside_those_that_st
         start = torch.tensor([0.3, 0.2, 0.0])[:, None].repeat(1, 5)
         scale, weights = prior_fit._least_of_positive(seen, torch.ones(()), start, of, 10.0)
         slope = prior_fit._slope(seen, scale, weights, start, of, 10.0)
-        assert (weights >= 0).all() and (weights == 0).any()
+        assert (weights >= 0).all()
+        assert (weights == 0).any()
         assert slope[weights > 0].abs().max() < 2e-3
         assert slope[weights == 0].min() > -2e-3
 
