@@ -222,7 +222,7 @@ class NetworkSettings:
     )
     prior_weights: Literal["grid", "learned", "by_frequency"] = key(
         "grid", "of the score prior: tried one after the other by valid_metric, or fitted to the validation targets "
-        "(maximum likelihood), the same for all items or by their training frequency",
+        "(the likeliest of at least zero), the same for all items or by their training frequency",
     )  # fmt: skip
     place_unseen: bool = key(
         False, "once trained: items that training never saw get the mean vector of the 20 trained items of nearest "

@@ -80,6 +80,7 @@ def training_pipeline(
     config = EIMFConfig(model, dataset, files, {"state": "WARNING", **values})
     if contract_of(config.model_class).needs_side_information(config) != "interests":
         raise ConfigError(f"model={model} reads no interests of users as it is set here. Leave model out: EIMF does.")
+    config.data_told = True  # nothing is ranked here: what a history's mask would leave out is no matter
     settings = keys.read(SemanticSettings, config)
     needs.check_interest_source(settings, dataset) if check is None else check(settings)
     needs.check_text(config)
@@ -100,6 +101,7 @@ def knowledge_stage(
         if key in overrides:
             raise ConfigError(f"{key}={overrides[key]}: items are asked about alike for every model. Leave {key} out.")
     config = EIMFConfig("IBIM", dataset, files, {"state": "WARNING", **overrides})
+    config.data_told = True  # nothing is ranked here
     settings = keys.read(SemanticSettings, config)
     check(settings)
     needs.check_text(config)

@@ -25,6 +25,8 @@ _MOST_ROWS, _MOST_ITEMS = 8192, 4096
 _NEVER = -1e9
 #: a bucket's weights are drawn to those of all items as by a normal prior of this precision, in targets
 _SHRINKAGE = 10.0
+#: a slope of the loss, a mean over targets, that is none but for rounding
+_FLAT = 1e-6
 
 
 class Evidence(NamedTuple):
@@ -111,28 +113,87 @@ def negative_log_likelihood(
 
 
 def fit(seen: Evidence, bucket: Tensor | None) -> Tensor:
-    """Weights, at least zero: [F - 1], or with ``bucket`` (int64 [N]) [F - 1, buckets]."""
+    """The likeliest weights that are at least zero: [F - 1], or with ``bucket`` (int64 [N]) [F - 1, buckets]."""
     none = torch.zeros_like(seen.item), torch.zeros_like(seen.target)
-    scale, weights = _minimise(seen, torch.ones(()), torch.zeros(len(seen.of_items) - 1, 1), none)
+    scale, weights = _least_of_positive(seen, torch.ones(()), torch.zeros(len(seen.of_items) - 1, 1), none)
     if bucket is None:
-        return (weights[:, 0] / scale).clamp(min=0)
+        return weights[:, 0] / scale
     bucket = bucket.cpu()
     start = weights.repeat(1, len(FREQUENCIES) + 1)
-    scale, weights = _minimise(seen, scale, start, (bucket[seen.item], bucket[seen.target]), _SHRINKAGE)
-    return (weights / scale).clamp(min=0)
+    scale, weights = _least_of_positive(seen, scale, start, (bucket[seen.item], bucket[seen.target]), _SHRINKAGE)
+    return weights / scale
+
+
+def _least_of_positive(
+    seen: Evidence, scale: Tensor, start: Tensor, buckets: tuple[Tensor, Tensor], shrinkage: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(c, weights) of the least penalised negative log likelihood among weights that are at least zero.
+
+    Parts are alike: one that comes out negative takes something from the others, which are too heavy once it is cut off
+    at zero. So it is left out and the others are fitted again (Lawson and Hanson's active set, on a convex loss). With
+    no weight below zero this is :func:`_minimise`.
+    """
+    found = _minimise(seen, scale, start, buckets, shrinkage)
+    if not (found[1] < 0).any():
+        return found
+    kept = found[1] > 0
+    now = scale.clone(), torch.where(kept, start, 0.0)  # feasible: every step from here goes down
+    left_alone = torch.zeros_like(kept)  # was let in again and came out negative again: it is as good as zero
+    while True:
+        found = _minimise(seen, scale, start, buckets, shrinkage, kept)
+        while (below := kept & (found[1] < 0)).any():
+            # as far towards it as no weight passes zero; those that are there stay there
+            share = torch.where(below, now[1] / (now[1] - found[1]), 1.0)
+            stopped, least = share <= share.min(), share.min()
+            weights = (now[1] + least * (found[1] - now[1])).clamp(min=0).masked_fill(stopped, 0.0)
+            now = now[0] + least * (found[0] - now[0]), weights
+            kept = kept & ~stopped
+            found = _minimise(seen, scale, start, buckets, shrinkage, kept)
+        now = found
+        wish = -_slope(seen, *now, start, buckets, shrinkage)  # above zero: the loss falls as the weight grows
+        wish = wish.masked_fill(kept | left_alone, 0.0)
+        if wish.max() <= _FLAT:
+            return now
+        let_in = wish == wish.max()
+        left_alone |= let_in  # once each, so that this ends whatever the rounding
+        kept = kept | let_in
+
+
+def _loss(
+    seen: Evidence, scale: Tensor, weights: Tensor, start: Tensor, buckets: tuple[Tensor, Tensor], shrinkage: float
+) -> Tensor:
+    """The negative log likelihood of a target, and what holds weights to ``start``."""
+    penalty = shrinkage / len(seen.target) * (weights - start).square().sum()
+    return negative_log_likelihood(seen, scale, weights, *buckets) + penalty
+
+
+def _slope(
+    seen: Evidence, scale: Tensor, weights: Tensor, start: Tensor, buckets: tuple[Tensor, Tensor], shrinkage: float
+) -> Tensor:
+    """The gradient of :func:`_loss` by the weights."""
+    with torch.enable_grad():
+        weights = weights.clone().requires_grad_()
+        return torch.autograd.grad(_loss(seen, scale, weights, start, buckets, shrinkage), weights)[0]
 
 
 def _minimise(
-    seen: Evidence, scale: Tensor, start: Tensor, buckets: tuple[Tensor, Tensor], shrinkage: float = 0.0
+    seen: Evidence,
+    scale: Tensor,
+    start: Tensor,
+    buckets: tuple[Tensor, Tensor],
+    shrinkage: float = 0.0,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(c, weights) of the least penalised negative log likelihood, from a start."""
-    free = [scale.clone().requires_grad_(), start.clone().requires_grad_()]
+    """(c, weights) of the least penalised negative log likelihood, from a start; the weights that are not ``kept``
+    (bool, as ``start``; None: all are) are zero."""
+    begin = start if kept is None else start.masked_fill(~kept, 0.0)
+    free = [scale.clone().requires_grad_(), begin.clone().requires_grad_()]
     optimiser = torch.optim.LBFGS(free, max_iter=30, history_size=10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = negative_log_likelihood(seen, *free, *buckets)
-        loss = loss + shrinkage / len(seen.target) * (free[1] - start).square().sum()
+        weights = free[1] if kept is None else free[1].masked_fill(~kept, 0.0)
+        loss = _loss(seen, free[0], weights, start, buckets, shrinkage)
         loss.backward()
         return loss
 

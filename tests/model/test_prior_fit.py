@@ -101,6 +101,71 @@ def test_no_weight_is_below_zero(seen):
     assert fit(against, None)[0] == 0
 
 
+def correlated(seed, parts=3):
+    """150 users and parts that are nearly the same, of which unbounded weights would be of both signs."""
+    draw = torch.Generator().manual_seed(seed)
+    common = torch.randn(150, ITEMS, generator=draw)
+    noise = torch.randn(parts + 1, 150, ITEMS, generator=draw)
+    scores = torch.stack([noise[0], *(common + 0.5 * each for each in noise[1:])])
+    utility = 0.6 * scores[0] + scores[1] - 0.7 * scores[2] + (0.2 * scores[3] if parts > 2 else 0)
+    absent = torch.rand(150, ITEMS, generator=draw) < 0.2
+    row = torch.arange(150)
+    target = torch.multinomial(utility.masked_fill(absent, -torch.inf).softmax(1), 1, generator=draw)[:, 0]
+    absent[row, target] = True
+    return Evidence(scores, absent, scores[:, row, target], row, torch.arange(ITEMS), target)
+
+
+def bounded(seen, of_item, of_target, begin, shrinkage=0.0):
+    """(weights over the model's, loss) by another optimiser, that keeps to bounds; ``begin``: [1 + parts x buckets]."""
+    scores, own = seen.of_items.double().numpy(), seen.of_target.double().numpy()
+    there, parts = ~seen.absent.numpy(), len(scores) - 1
+
+    def loss(x):
+        weights = x[1:].reshape(parts, -1)
+        utility = x[0] * scores[0] + sum(weights[n][of_item] * scores[n + 1] for n in range(parts))
+        chosen = x[0] * own[0] + sum(weights[n][of_target] * own[n + 1] for n in range(parts))
+        told = (np.log((np.exp(utility) * there).sum(1) + np.exp(chosen)) - chosen).mean()
+        return told + shrinkage / len(chosen) * np.square(x[1:] - begin[1:]).sum()
+
+    limits = [(1e-3, None), *[(0, None)] * (len(begin) - 1)]
+    return optimize.minimize(loss, begin, method="L-BFGS-B", bounds=limits, options={"ftol": 1e-14, "gtol": 1e-8}).x
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("parts", [2, 3])
+def test_where_a_weight_would_be_negative_the_others_are_the_likeliest_without_it(seed, parts):
+    """To cut a negative weight off leaves the others as heavy as they were against it."""
+    seen = correlated(seed, parts)
+    none = torch.zeros_like(seen.item), torch.zeros_like(seen.target)
+    free, unbounded = _minimise(seen, torch.ones(()), torch.zeros(parts, 1), none)
+    assert (unbounded < 0).any()
+    of_all = bounded(seen, *(each.numpy() for each in none), np.array([1.0] + [0.0] * parts))
+    found = fit(seen, None).numpy()
+    assert found == pytest.approx(of_all[1:] / of_all[0], abs=0.01)
+    cut = (unbounded[:, 0] / free).clamp(min=0).numpy()
+    assert np.abs(cut - found).max() > 0.05
+
+    bucket = torch.arange(ITEMS) % 5
+    begin = np.array([of_all[0], *of_all[1:].repeat(5)])
+    each = bounded(seen, bucket.numpy(), bucket[seen.target].numpy(), begin, shrinkage=10.0)
+    assert fit(seen, bucket).numpy() == pytest.approx((each[1:] / each[0]).reshape(parts, 5), abs=0.02)
+
+
+def test_a_part_that_was_left_out_comes_back_where_it_helps_beside_those_that_stayed():
+    """Each of many draws ends where no slope says otherwise: zero where a weight is above zero, else not downwards."""
+    for seed in range(12):
+        seen = correlated(seed)
+        bucket = torch.arange(ITEMS) % 5
+        of = bucket[seen.item], bucket[seen.target]
+        start = torch.tensor([0.3, 0.2, 0.0])[:, None].repeat(1, 5)
+        scale, weights = prior_fit._least_of_positive(seen, torch.ones(()), start, of, 10.0)
+        slope = prior_fit._slope(seen, scale, weights, start, of, 10.0)
+        assert (weights >= 0).all()
+        assert (weights == 0).any()
+        assert slope[weights > 0].abs().max() < 2e-3
+        assert slope[weights == 0].min() > -2e-3
+
+
 def test_beside_a_model_that_misleads_the_prior_counts_alone(seen):
     turned = torch.tensor([-1.0, 1.0, 1.0])
     misled = seen._replace(of_items=seen.of_items * turned[:, None, None], of_target=seen.of_target * turned[:, None])

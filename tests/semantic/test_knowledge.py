@@ -9,8 +9,11 @@ import pytest
 
 import recbole_eimf
 from recbole_eimf.__main__ import main
+from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
+from recbole_eimf.data import history_mask
+from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic import journal, knowledge
 from recbole_eimf.semantic.knowledge import KnowledgeStage, item_texts, next_graph, read_knowledge, shuffled
@@ -346,6 +349,9 @@ def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys
         assert "--yes" in capsys.readouterr().err
         assert server.asked == []
         assert main([*asking, "--yes"]) == 3  # one item's reply held nothing, twice
+        shown = capsys.readouterr().err
+        assert "knowledge:" in shown, "what the bar counts"
+        assert "interests:" not in shown
         assert len(server.asked) == 11
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert (report["items_known"], report["failed_replies"]) == (9, {"placeholder": 1})
@@ -362,6 +368,22 @@ def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys
     keys = ["--knowledge_source=file", f"--knowledge_file={tmp_path / 'out' / 'items.jsonl'}"]
     assert main([*arguments, *keys]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["replies_to_another_prompt"] == 0
+
+
+@pytest.mark.parametrize("command", ["knowledge", "interests"])
+def test_a_command_that_ranks_nothing_says_nothing_about_ranking(
+    arguments, planted_knowledge, caplog, monkeypatch, command
+):
+    said = "hardly anybody has an item twice"
+    monkeypatch.setattr(history_mask, "decide", lambda config, train: said)
+    config = EIMFConfig("Popularity", "planted", None, {"data_path": arguments[2].partition("=")[2]})
+    LazySequenceDataset(config).build()
+    assert said in caplog.text, "a run says it"
+    caplog.clear()
+    read = ["--knowledge_source=file", f"--knowledge_file={planted_knowledge}"]
+    keys = read if command == "knowledge" else ["--interest_source=keywords", "--text_encoder=tfidf-svd"]
+    assert main([command, *arguments[1:], *keys]) == 0
+    assert said not in caplog.text
 
 
 def test_a_placebo_that_was_written_stays_one_when_it_is_loaded(arguments, planted, planted_knowledge, tmp_path):

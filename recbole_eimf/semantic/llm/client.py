@@ -117,6 +117,7 @@ def fetch_openai(
     progress: bool = True,
     parse: Parser = parse_interests,
     ask: Callable[[str], bool | None] = ask_terminal,
+    what: str = "interests",
 ) -> dict[str, Reply]:
     """Return a Reply per request, by user id; only what ``journal`` does not answer is asked (eq. 3).
 
@@ -127,7 +128,7 @@ def fetch_openai(
     new call starts, replies under way are kept, and KeyboardInterrupt is raised.
 
     ``parse`` reads a reply's text; :func:`~recbole_eimf.semantic.llm.item_reply.parse_item` where prompts ask about
-    items, whose token is then the ``user_id``.
+    items, whose token is then the ``user_id``; ``what`` is asked for, as the progress bar says.
 
     If the journal answers nothing and not one of the first ``check_first`` replies holds an interest, ``ask`` is asked
     whether to go on; it returns None if nobody is there.
@@ -146,10 +147,10 @@ def fetch_openai(
         check_first = 0 if replies else settings.check_first
         while pending := [request for request in requests if request.user_id not in replies]:
             answered = any(reply.status == "ok" for reply in replies.values())
-            run = _Run(pending, settings, journal, past, progress, check_first, parse, answered)
+            run = _Run(pending, settings, journal, past, progress, check_first, parse, answered, what)
             _run_in_thread(run)
             replies.update(run.replies)
-            logger.info("Interests from %s: %s", settings.model, run.summary())
+            logger.info("Replies from %s: %s", settings.model, run.summary())
             if run.trial.failed:
                 _ask_to_go_on(run, ask)
             check_first = 0
@@ -176,7 +177,7 @@ def say_reused(
 ) -> None:
     """Say how many calls are left, and with which other settings replies of the users in ``done`` were made."""
     say_made_otherwise([request for request in requests if request.user_id in done], settings, journal, past)
-    logger.info("Interests from %s: %s", settings.model, estimate(requests, settings, done))
+    logger.info("Replies from %s: %s", settings.model, estimate(requests, settings, done))
 
 
 def say_made_otherwise(
@@ -240,6 +241,7 @@ class _Run:
         check_first: int,
         parse: Parser = parse_interests,
         others_answered: bool = False,
+        what: str = "interests",
     ):
         self.parse = parse
         self.settings, self.key, self.journal, self.past = settings, read_key(settings), journal, past
@@ -254,7 +256,7 @@ class _Run:
         self.records: asyncio.Queue[tuple[dict, asyncio.Future] | None] = asyncio.Queue()
         self.writer: asyncio.Task | None = None
         self.workers: list[asyncio.Task] = []
-        self.bar = tqdm(total=self.total, unit="prompt", desc="interests", disable=not progress, dynamic_ncols=True)
+        self.bar = tqdm(total=self.total, unit="prompt", desc=what, disable=not progress, dynamic_ncols=True)
 
     async def main(self) -> None:
         self.writer = asyncio.create_task(self._write_journal())

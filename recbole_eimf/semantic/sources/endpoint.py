@@ -73,4 +73,4 @@ def ask(
     if not estimate.calls:  # what is there was read a moment ago, and nothing is to be written
         client.say_reused(requests, wanted, journal, past, done)
         return useless | {request.user_id: done[request.user_id] for request in requests}
-    return useless | client.fetch_openai(requests, wanted, journal, parse=parse)
+    return useless | client.fetch_openai(requests, wanted, journal, parse=parse, what=command)
