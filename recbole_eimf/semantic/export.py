@@ -115,6 +115,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         "exemplars": exemplars,
         "users": len(found.assignment),
         "interests": found.report["interests"],
+        "unchecked": _unchecked(found),
         "files": {name: file_digest(folder / name) for name in (REPLIES, ASSIGNMENT)},
         "licence": licence or _NO_LICENCE,
         "recbole_eimf": metadata.version("recbole_eimf"),
@@ -122,6 +123,15 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
     with atomic_path(folder / CARD) as temporary:
         temporary.write_text(_card(meta), encoding="utf-8")
     write_json(folder / META, meta)
+
+
+def _unchecked(found: Any) -> int:
+    """Replies and assigned users of which nobody knows from what histories they come: a file's that proved nothing.
+
+    The fingerprint of an export of these says what data were loaded beside them, not what they were made of.
+    """
+    counts = ("replies_unchecked", "replies_of_another_history", "users_of_unchecked_assignment")
+    return sum(found.report.get(count, 0) for count in counts)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -137,8 +147,17 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def opened(settings: SemanticSettings, data: str, protocol: str | None, other: str | None = None) -> SemanticSettings:
-    """Return ``settings`` with the files of an export where ``interest_file`` is such a folder.
+@dataclass(frozen=True)
+class Opened:
+    """An export that may be used: ``settings`` with its files; ``proven``: it was made of the very histories at hand,
+    so that its replies know nothing else, whether or not they have a digest."""
+
+    settings: SemanticSettings
+    proven: bool
+
+
+def opened(settings: SemanticSettings, data: str, protocol: str | None, other: str | None = None) -> Opened:
+    """Return ``settings`` with the files of an export, ``interest_file`` being such a folder, and what it proves.
 
     Args:
         settings: keys of the stage; ``assignment_file`` stays if it is set.
@@ -181,11 +200,19 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None, other: s
         )
     wanted = [REPLIES] if settings.assignment_file else [REPLIES, ASSIGNMENT]
     _check_files(folder, wanted, meta.get("files"))
-    return replace(
+    files = replace(
         settings,
         interest_file=str(folder / REPLIES),
         assignment_file=settings.assignment_file or str(folder / ASSIGNMENT),
     )
+    return Opened(files, made_from == data and _proves(meta))
+
+
+def _proves(meta: Mapping[str, Any]) -> bool:
+    """Whether the recorded data are what the replies were made of: files that cannot have changed, and none of them
+    loaded from a file that proved nothing (exports of earlier versions do not tell)."""
+    of_file = unmarked(str(meta.get("source", "file"))) == "file"
+    return isinstance(meta.get("files"), Mapping) and meta.get("unchecked", 1 if of_file else 0) == 0
 
 
 def _check_files(folder: Path, names: Sequence[str], digests: Any) -> None:
