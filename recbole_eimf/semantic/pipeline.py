@@ -22,6 +22,7 @@ import pandas as pd
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.maker import Maker, is_marked, is_own, marked, whose
 from recbole_eimf.config.parts import part_of
+from recbole_eimf.config.training_data import TrainingKeys
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
@@ -79,20 +80,27 @@ class Pipeline:
         name: the data set's name, for cache files.
         device: torch device of the text encoder.
         protocol: of the split; None where there is none.
+        made_from: settings that decide the training sequences, for exports; none where the corpus is of no data set.
 
     Raises:
         UserError: see the stages.
     """
 
     def __init__(
-        self, corpus: Corpus, settings: SemanticSettings, name: str, device: str = "cpu", protocol: str | None = None
+        self,
+        corpus: Corpus,
+        settings: SemanticSettings,
+        name: str,
+        device: str = "cpu",
+        protocol: str | None = None,
+        made_from: TrainingKeys | None = None,
     ) -> None:
         self.corpus, self.settings, self.name, self.device = corpus, settings, name, device
-        self.protocol = protocol
+        self.protocol, self.made_from = protocol, made_from or TrainingKeys()
         self.proven = False  # whether an export was made of these very histories
         if settings.interest_file and Path(settings.interest_file).is_dir():
             asked = corpus.asked_histories and export.fingerprint_of(corpus.users, corpus.asked_histories)
-            found = export.opened(settings, self.origin().data, protocol, asked)
+            found = export.opened(settings, self.origin().data, protocol, asked, self.made_from)
             self.settings, self.proven = found.settings, found.proven
         # that of an export is checked with it; what another file was made from nobody can tell
         self.unchecked_assignment = bool(settings.assignment_file)
@@ -103,7 +111,7 @@ class Pipeline:
     def of_source(self, source: str) -> Pipeline:
         """The same stages with another ``interest_source``, and what of them is computed and does not depend on it."""
         wanted = replace(self.settings, interest_source=source)
-        made = Pipeline(self.corpus, wanted, self.name, self.device, self.protocol)
+        made = Pipeline(self.corpus, wanted, self.name, self.device, self.protocol, self.made_from)
         made.proven, made.unchecked_assignment = self.proven, self.unchecked_assignment
         for computed in ("encoder", "item_vectors", "user_vectors"):
             if computed in vars(self):
@@ -120,6 +128,8 @@ class Pipeline:
             model=s.llm_model if s.interest_source in ("openai", "batch") else None,
             prompt=load_template(s.prompt_file),
             prompt_items=s.prompt_items,
+            made_from=self.made_from,
+            text_fields=tuple(s.text_fields),
         )
 
     def check_source(self) -> None:

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import shlex
 
 import numpy as np
 import pytest
 
 from recbole_eimf.__main__ import main
+from recbole_eimf.config.training_data import usual_settings
 from recbole_eimf.semantic.sources.side_loaded import read_assignment
 from tests.conftest import TITLES
 
@@ -104,3 +106,78 @@ def test_an_assignment_from_elsewhere_is_checked_beside_an_export(command, tmp_p
     _, report, _, _ = command("two", *words)
     assert report["exemplars"] == made["exemplars"]
     assert report["users_assigned_with_held_out_items"] > 0
+
+
+# ---------------------------------------------------------------------- the card and the error
+def words_of_the_card(folder):
+    """What its command says after ``run``, as a shell reads it."""
+    shown = (folder / "README.md").read_text().partition("```bash\n")[2].partition("```")[0]
+    words = shlex.split(shown.replace("\\\n", ""))
+    assert words[:4] == ["python", "-m", "recbole_eimf", "run"]
+    return words[4:]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("--ties=shuffle", "--ties_seed=5"),
+        ("--ties=together",),
+        ("--protocol=user_split", "--split_seed=7", "--split_ratios=[0.6,0.2,0.2]", "--ties=shuffle"),
+        ("--protocol=global_time", "--time_quantiles=0.5,0.7"),
+        ("--protocol=global_time", "--time_dates=2,3"),
+        ("--user_inter_num_interval=[7,inf)", "--train_share=0.5", "--load_col={inter: [user_id, item_id, timestamp]}"),
+    ],
+    ids=lambda keys: keys[-1],
+)
+def test_the_command_on_the_card_is_that_of_the_same_training_data(command, baskets, tmp_path, monkeypatch, keys):
+    folder = tmp_path / "exported"
+    _, made, _, _ = command("one", "--interest_source=keywords", *keys, f"--export={folder}")
+    meta = json.loads((folder / "meta.json").read_text())
+    for word in keys:
+        name = word[2:].partition("=")[0]
+        assert meta["training_keys"][name] != usual_settings("baskets").get(name)
+    said = words_of_the_card(folder)
+    assert said[:2] == ["--model=EIMF", "--dataset=baskets"]
+    assert {word[2:].partition("=")[0] for word in said[2:-2]} == {
+        "protocol", *(word[2:].partition("=")[0] for word in keys)
+    }  # fmt: skip
+    monkeypatch.chdir(tmp_path)  # where the folder lies
+    code, report, _, error = command("two", *(word for word in said if "dataset" not in word))
+    assert (code, report.get("replies_of_this_history")) == (0, made["exemplars"]), error
+
+
+def test_an_error_names_the_settings_that_differ(command, tmp_path):
+    folder = tmp_path / "exported"
+    command("one", "--interest_source=keywords", "--ties=together", f"--export={folder}")
+    load = ("--interest_source=file", f"--interest_file={folder}")
+    _, _, _, error = command("two", *load, "--user_inter_num_interval=[7,inf)")
+    assert (
+        "user_inter_num_interval=None there, user_inter_num_interval=[7,inf) here; ties=together there, ties=source "
+        "here. Run with --user_inter_num_interval=None --ties=together, or make replies for these data."
+    ) in error
+    assert "same filters" not in error
+    assert "ties_seed" not in error, "the same on both sides"
+    assert "gives up this check" in error
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["training_keys"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert "Take the same data set, filters, ties and split_seed" in command("three", *load)[3]
+    assert command("four", *load, "--ties=together")[0] == 0, "an export of an earlier version"
+
+
+def test_a_split_file_is_told_by_its_content_not_by_its_path(command, tmp_path):
+    parts = tmp_path / "parts.csv"
+    rows = [f"u{n},{'train' if n < 40 else 'valid' if n < 45 else 'test'}" for n in range(50)]
+    parts.write_text("\n".join(["user_id,part", *rows]) + "\n")
+    folder = tmp_path / "exported"
+    split = ("--protocol=user_split", f"--split_file={parts}")
+    _, made, _, _ = command("one", "--interest_source=keywords", *split, f"--export={folder}")
+    card, meta = (folder / "README.md").read_text(), (folder / "meta.json").read_text()
+    assert str(tmp_path) not in card + meta
+    assert "--split_file=SPLIT_FILE" in words_of_the_card(folder)
+    assert f"begins with `{json.loads(meta)['training_keys']['split_file']}`" in card
+    load = ("--interest_source=file", f"--interest_file={folder}", "--protocol=user_split")
+    assert "split_file is a file of other content" in command("two", *load)[3]
+    moved = parts.rename(tmp_path / "moved.csv")
+    _, report, _, _ = command("three", *load, f"--split_file={moved}")
+    assert report["replies_of_this_history"] == made["exemplars"]
