@@ -263,7 +263,8 @@ class LazySequenceDataset(AtomicDataset):
         piece = np.arange(len(self.inter_feat))  # a target stays where it is
         row, position = _positions(spans.start, spans.middle)
         piece[position] = spans.start[row]
-        order = ties.shuffled(piece, *tokens, seed=self.config["ties_seed"] or 0)
+        span = np.repeat(np.arange(len(spans)), spans.end - spans.start)  # what one row repeats another does not
+        order = ties.shuffled(piece, *tokens, seed=self.config["ties_seed"] or 0, sequence=span)
         columns = self.inter_feat.interaction.items()
         self.inter_feat = Interaction({field: values[torch.from_numpy(order)] for field, values in columns})
         self.source_row = self.source_row[order]
