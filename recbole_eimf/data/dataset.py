@@ -100,7 +100,8 @@ class LazySequenceDataset(AtomicDataset):
         user = frame[self.uid_field].to_numpy()[position]
         if self.config["shuffled_history"]:
             self.source_row = np.arange(len(position))  # the off-line stage goes on from the source's order
-        columns = [frame[f].to_numpy()[position] if f and f in frame else None for f in (self.time_field, self._order)]
+        order = None if self._order == self.time_field else self._order  # sorted by time: it is no second column
+        columns = [frame[f].to_numpy()[position] if f and f in frame else None for f in (self.time_field, order)]
         if not ties.has_times(user, *columns):
             self._say_no_times(chosen)
             return position

@@ -25,22 +25,32 @@ from recbole_eimf.data.protocol import Spans
 
 #: of the pairs of equal time: where more ascend by item id, the order is the ids' (of an order by chance half do)
 SUSPICIOUS = 0.6
+_UNIX = 1e8  # Unix seconds of 1973: what is as large counts no events
 _ONE, _TWO = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # of the splitmix64 generator
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # its increment
 
 
 def has_times(user: np.ndarray, time: np.ndarray | None, order: np.ndarray | None) -> bool:
-    """Whether times say more than the order: they are none where all are equal, or are the order or the position.
+    """Whether times say more than an order: they say nothing where all are equal, where they are the position, or where
+    a column of its own for the order is the same and its values may be a count.
 
     Args:
-        user: sorted, [n]; time, order: [n] as sorted, None where there is no such column.
+        user: sorted, [n]; time: [n] as sorted, None where there is no such column; order: likewise, None too where it
+            is the column of the times: who sorts by time has times.
     """
     if time is None or not len(time) or (time == time[0]).all():
         return False
-    if order is not None and (time == order).all():
+    if order is not None and (time == order).all() and _may_count(user, time):
         return False
     position = np.arange(len(user)) - np.searchsorted(user, user)
     return not ((time == position).all() or (time == position + 1).all())
+
+
+def _may_count(user: np.ndarray, time: np.ndarray) -> bool:
+    """Whether values may be a count of a user's events, or of all, of which filters left some: whole numbers, none
+    twice for a user, and too small for Unix times."""
+    tied = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    return not tied.any() and time.max() < _UNIX and bool((time == np.floor(time)).all())
 
 
 def moments(user: np.ndarray, time: np.ndarray) -> np.ndarray:

@@ -217,6 +217,15 @@ def test_what_one_sequence_of_a_user_has_is_no_repeat_in_another():
     assert order[:9].tolist() == ties.shuffled(row[:9], np.full(9, "u", dtype=object), item[:9], seed=3).tolist()
 
 
+def test_who_sorts_by_time_has_times(parts):
+    """``ORDER_FIELD`` may be ``TIME_FIELD``: then the order is no second column that the times could be a copy of."""
+    plain, _ = parts(ties="shuffle", load_col={"inter": ["user_id", "item_id", "timestamp"]})
+    whole, _ = parts(ties="shuffle", ORDER_FIELD="timestamp")
+    assert sequences(whole) == sequences(plain) != sequences(parts()[0])
+    _, (train, _, test) = parts(ORDER_FIELD="timestamp", protocol="global_time", time_dates=["2", "3"])
+    assert len(train.spans) > 0 < len(test.spans)
+
+
 def test_what_only_counts_is_no_time():
     user, days = np.array([0, 0, 0, 1, 1]), np.array([3.0, 5.0, 5.0, 4.0, 9.0])
     position = np.array([0.0, 1.0, 2.0, 0.0, 1.0])
@@ -224,7 +233,11 @@ def test_what_only_counts_is_no_time():
     assert ties.has_times(user, days, None)
     for none in (None, days[:0], np.full(5, 7.0), position, position + 1):
         assert not ties.has_times(user, none, None)
-    assert not ties.has_times(user, days, days), "the order under another name"
+    assert ties.has_times(user, days, days), "an order would tell tied events apart"
+    ascending = np.array([3.0, 5.0, 6.0, 4.0, 9.0])
+    assert not ties.has_times(user, ascending, ascending), "the order under another name, filters having left gaps"
+    for real in (ascending + 9e8, ascending + 0.5):
+        assert ties.has_times(user, real, real), "too large for a count, or no whole numbers"
     assert not ties.has_times(user[:1], days[:1], None)
     assert ties.moments(user, days).dtype == np.int32
 
