@@ -152,8 +152,8 @@ def test_an_error_names_the_settings_that_differ(command, tmp_path):
     load = ("--interest_source=file", f"--interest_file={folder}")
     _, _, _, error = command("two", *load, "--user_inter_num_interval=[7,inf)")
     assert (
-        "user_inter_num_interval=None there, user_inter_num_interval=[7,inf) here; ties=together there, ties=source "
-        "here. Run with --user_inter_num_interval=None --ties=together, or make replies for these data."
+        "user_inter_num_interval=[0,inf) there, user_inter_num_interval=[7,inf) here; ties=together there, ties=source "
+        "here. Run with '--user_inter_num_interval=[0,inf)' --ties=together, or make replies for these data."
     ) in error
     assert "same filters" not in error
     assert "ties_seed" not in error, "the same on both sides"
