@@ -93,7 +93,7 @@ class Key:
 
     ``hint`` is its type; ``default`` may be :data:`OF_MODEL`; ``section`` the name of its part; ``affects`` one of
     :data:`AFFECTS`; ``form`` what text must look like; ``secret``: a wrong value may be a password, and is not shown;
-    ``protocol``: the only one that reads it.
+    ``protocol``: the only one that reads it; ``training``: whether it decides which interactions train, in what order.
     """
 
     name: str
@@ -107,6 +107,7 @@ class Key:
     secret: bool = False
     ours: bool = True
     protocol: str | None = None
+    training: bool = False
 
     @property
     def allowed(self) -> str:
@@ -157,12 +158,14 @@ def key(
     form: Form | None = None,
     secret: bool = False,
     protocol: str | None = None,
+    training: bool = False,
 ) -> Any:
-    """A field of the catalogue: default, a line of help, bounds (``least`` and ``most`` included), what it affects, and
-    the only ``protocol`` that reads it, which the help then begins with."""
+    """A field of the catalogue: default, a line of help, bounds (``least`` and ``most`` included), what it affects, the
+    only ``protocol`` that reads it, which the help then begins with, and whether it decides what ``training`` sees."""
     bounds = Range(least, above, most, below)
     help = f"of {protocol}: {help}" if protocol else help
-    known = {"help": help, "range": bounds, "affects": affects, "form": form, "secret": secret, "protocol": protocol}
+    known = {"help": help, "range": bounds, "affects": affects, "form": form, "secret": secret, "protocol": protocol,
+             "training": training}  # fmt: skip
     return dataclasses.field(default=default, metadata=known)
 
 

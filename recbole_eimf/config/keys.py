@@ -32,20 +32,22 @@ class DataSettings:
 
     ORDER_FIELD: str | None = key(
         "order", "column that orders a user's interactions; TIME_FIELD where a data set has no such column",
-        affects="expert",
+        affects="expert", training=True,
     )  # fmt: skip
     ties: Literal["source", "shuffle", "together"] = key(
         "source", "a user's events of one time: in the source's order, shuffled, or shuffled and targets only together",
-        affects="expert",
+        affects="expert", training=True,
     )  # fmt: skip
-    ties_seed: int = key(2024, "of ties: seed of that order; not the training seed", least=0, affects="expert")
+    ties_seed: int = key(
+        2024, "of ties: seed of that order; not the training seed", least=0, affects="expert", training=True
+    )
     shuffled_history: bool = key(
         False, "training sequences and histories in an order of chance (by ties_seed): does order matter here?",
         affects="expert",
     )  # fmt: skip
     protocol: Literal["leave_one_out", "user_split", "global_time"] = key(
         "leave_one_out", "what is held out: every user's last two items, whole users, or all after a time",
-        affects="expert",
+        affects="expert", training=True,
     )  # fmt: skip
     time_quantiles: tuple[float, ...] = key(
         (0.8, 0.9),
@@ -54,9 +56,14 @@ class DataSettings:
         below=1,
         affects="expert",
         protocol="global_time",
+        training=True,
     )
     time_dates: tuple[str, ...] = key(
-        (), "two dates in their place, such as 2014-03-07,2014-05-13", affects="expert", protocol="global_time"
+        (),
+        "two dates in their place, such as 2014-03-07,2014-05-13",
+        affects="expert",
+        protocol="global_time",
+        training=True,
     )
     time_target: Literal["successive", "first", "last", "all"] = key(
         "successive",
@@ -75,6 +82,7 @@ class DataSettings:
         "which users user_split puts where, and train_share keeps; not the training seed",
         least=0,
         affects="expert",
+        training=True,
     )
     split_ratios: tuple[float, ...] = key(
         (0.8, 0.1, 0.1),
@@ -83,9 +91,10 @@ class DataSettings:
         most=1,
         affects="expert",
         protocol="user_split",
+        training=True,
     )
     split_file: str | None = key(
-        None, "a CSV of user_id, part, instead of drawing them", affects="content", protocol="user_split"
+        None, "a CSV of user_id, part, instead of drawing them", affects="content", protocol="user_split", training=True
     )
     save_split: str | None = key(None, "where to write which user is where", affects="output", protocol="user_split")
     mask_history: bool | Literal["auto"] = key(
@@ -102,7 +111,7 @@ class DataSettings:
     min_history: int = key(4, "of the random_cut view: the earliest cut", least=1, affects="expert")
     train_share: float = key(
         1.0, "share of the training users that train, drawn by split_seed; the smaller ones are in the larger",
-        above=0, most=1, affects="expert",
+        above=0, most=1, affects="expert", training=True,
     )  # fmt: skip
     eval_chunk_items: int | None = key(
         None, "items scored at a time when ranking, which bounds memory; 0: all; None: few where there are many",

@@ -22,6 +22,7 @@ _MACHINE = {"affects": "machine"}
 _PATH = {"affects": "path"}
 _OUTPUT = {"affects": "output"}
 _EXPERT = {"affects": "expert"}
+_TRAINING = {"affects": "expert", "training": True}
 
 
 def _words(pattern: str) -> Form:
@@ -53,7 +54,7 @@ class MachineKeys:
     checkpoint_dir: str = key(
         OF_MODEL, "folder of RecBole's checkpoints; output_dir takes its place where it is given", **_OUTPUT
     )
-    encoding: str = key(OF_MODEL, "text encoding of atomic files", **_MACHINE)
+    encoding: str = key(OF_MODEL, "text encoding of atomic files", **_MACHINE, training=True)
     save_dataset: bool = key(
         OF_MODEL, "save the filtered data set, as a pickle that runs of the same settings read again", **_MACHINE
     )
@@ -109,25 +110,25 @@ class EvaluationKeys:
 class DataKeys:
     """Atomic files: RecBole's keys."""
 
-    USER_ID_FIELD: str = key(OF_MODEL, "column of users", **_EXPERT)
-    ITEM_ID_FIELD: str = key(OF_MODEL, "column of items", **_EXPERT)
-    TIME_FIELD: str | None = key(OF_MODEL, "column that orders interactions where there is no ORDER_FIELD", **_EXPERT)
+    USER_ID_FIELD: str = key(OF_MODEL, "column of users", **_TRAINING)
+    ITEM_ID_FIELD: str = key(OF_MODEL, "column of items", **_TRAINING)
+    TIME_FIELD: str | None = key(OF_MODEL, "column that orders interactions where there is no ORDER_FIELD", **_TRAINING)
     RATING_FIELD: str | None = key(OF_MODEL, "column of ratings", **_EXPERT)
     MAX_ITEM_LIST_LENGTH: int = key(OF_MODEL, "items of a sequence that a model sees", least=1, **_EXPERT)
-    load_col: dict | None = key(OF_MODEL, "columns to read: {inter: [user_id, item_id, timestamp, order]}", **_EXPERT)
-    unload_col: dict | None = key(OF_MODEL, "columns not to read", **_EXPERT)
+    load_col: dict | None = key(OF_MODEL, "columns to read: {inter: [user_id, item_id, timestamp, order]}", **_TRAINING)
+    unload_col: dict | None = key(OF_MODEL, "columns not to read", **_TRAINING)
     user_inter_num_interval: str | None = key(
-        OF_MODEL, "keep users with so many interactions", form=_INTERVAL, **_EXPERT
+        OF_MODEL, "keep users with so many interactions", form=_INTERVAL, **_TRAINING
     )
     item_inter_num_interval: str | None = key(
-        OF_MODEL, "keep items with so many interactions", form=_INTERVAL, **_EXPERT
+        OF_MODEL, "keep items with so many interactions", form=_INTERVAL, **_TRAINING
     )
-    filter_inter_by_user_or_item: bool = key(OF_MODEL, "drop interactions of unknown users or items", **_EXPERT)
-    rm_dup_inter: Literal["first", "last"] | None = key(OF_MODEL, "of equal interactions, keep one", **_EXPERT)
-    val_interval: dict | None = key(OF_MODEL, "keep interactions by a column's value: {rating: '[3,inf)'}", **_EXPERT)
-    normalize_all: bool | None = key(OF_MODEL, "squeeze numbers into [0, 1]; times must stay times", **_EXPERT)
-    normalize_field: tuple[str, ...] | None = key(OF_MODEL, "columns to squeeze", **_EXPERT)
-    field_separator: str = key(OF_MODEL, "what stands between columns", **_EXPERT)
+    filter_inter_by_user_or_item: bool = key(OF_MODEL, "drop interactions of unknown users or items", **_TRAINING)
+    rm_dup_inter: Literal["first", "last"] | None = key(OF_MODEL, "of equal interactions, keep one", **_TRAINING)
+    val_interval: dict | None = key(OF_MODEL, "keep interactions by a column's value: {rating: '[3,inf)'}", **_TRAINING)
+    normalize_all: bool | None = key(OF_MODEL, "squeeze numbers into [0, 1]; times must stay times", **_TRAINING)
+    normalize_field: tuple[str, ...] | None = key(OF_MODEL, "columns to squeeze", **_TRAINING)
+    field_separator: str = key(OF_MODEL, "what stands between columns", **_TRAINING)
     seq_separator: str = key(OF_MODEL, "what stands between the values of a list", **_EXPERT)
     LIST_SUFFIX: str = key(OF_MODEL, "suffix of the names of sequences", **_EXPERT)
     ITEM_LIST_LENGTH_FIELD: str = key(OF_MODEL, "name of a sequence's length", **_EXPERT)

@@ -28,6 +28,8 @@ def known_keys() -> dict[str, Key]:
 PATHS = tuple(sorted(_affecting("path", "content")))
 #: of those, files that decide figures by what is in them
 CONTENT = tuple(sorted(_affecting("content")))
+#: keys that decide which interactions train, and in what order: filters, times, split
+TRAINING = tuple(name for name, each in known_keys().items() if each.training)
 #: keys that change no figure; a file of CONTENT counts by its content
 INDIFFERENT = _affecting("path", "output", "content", "machine")
 #: keys that a pre-trained expert does not depend on; an expert without text depends on less

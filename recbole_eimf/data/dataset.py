@@ -100,7 +100,8 @@ class LazySequenceDataset(AtomicDataset):
         user = frame[self.uid_field].to_numpy()[position]
         if self.config["shuffled_history"]:
             self.source_row = np.arange(len(position))  # the off-line stage goes on from the source's order
-        columns = [frame[f].to_numpy()[position] if f and f in frame else None for f in (self.time_field, self._order)]
+        order = None if self._order == self.time_field else self._order  # sorted by time: it is no second column
+        columns = [frame[f].to_numpy()[position] if f and f in frame else None for f in (self.time_field, order)]
         if not ties.has_times(user, *columns):
             self._say_no_times(chosen)
             return position
@@ -263,7 +264,8 @@ class LazySequenceDataset(AtomicDataset):
         piece = np.arange(len(self.inter_feat))  # a target stays where it is
         row, position = _positions(spans.start, spans.middle)
         piece[position] = spans.start[row]
-        order = ties.shuffled(piece, *tokens, seed=self.config["ties_seed"] or 0)
+        span = np.repeat(np.arange(len(spans)), spans.end - spans.start)  # what one row repeats another does not
+        order = ties.shuffled(piece, *tokens, seed=self.config["ties_seed"] or 0, sequence=span)
         columns = self.inter_feat.interaction.items()
         self.inter_feat = Interaction({field: values[torch.from_numpy(order)] for field, values in columns})
         self.source_row = self.source_row[order]

@@ -8,7 +8,7 @@ off the last one. ``ties`` says what becomes of such an order:
     as the source has it (``ORDER_FIELD``, or the place in the file): the papers' regime.
 ``shuffle``
     the events of one time in an order that is drawn by ``ties_seed`` from user and item alone: neither the source's
-    order nor the other users have a part in it.
+    order nor the other users have a part in it (a repeat is drawn by how often the user had the item before, too).
 ``together``
     as ``shuffle``, and the targets are whole times: what is bought together after a history is one set of targets.
 """
@@ -25,21 +25,32 @@ from recbole_eimf.data.protocol import Spans
 
 #: of the pairs of equal time: where more ascend by item id, the order is the ids' (of an order by chance half do)
 SUSPICIOUS = 0.6
+_UNIX = 1e8  # Unix seconds of 1973: what is as large counts no events
 _ONE, _TWO = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # of the splitmix64 generator
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # its increment
 
 
 def has_times(user: np.ndarray, time: np.ndarray | None, order: np.ndarray | None) -> bool:
-    """Whether times say more than the order: they are none where all are equal, or are the order or the position.
+    """Whether times say more than an order: they say nothing where all are equal, where they are the position, or where
+    a column of its own for the order is the same and its values may be a count.
 
     Args:
-        user: sorted, [n]; time, order: [n] as sorted, None where there is no such column.
+        user: sorted, [n]; time: [n] as sorted, None where there is no such column; order: likewise, None too where it
+            is the column of the times: who sorts by time has times.
     """
     if time is None or not len(time) or (time == time[0]).all():
         return False
-    if order is not None and (time == order).all():
+    if order is not None and (time == order).all() and _may_count(user, time):
         return False
     position = np.arange(len(user)) - np.searchsorted(user, user)
     return not ((time == position).all() or (time == position + 1).all())
+
+
+def _may_count(user: np.ndarray, time: np.ndarray) -> bool:
+    """Whether values may be a count of a user's events, or of all, of which filters left some: whole numbers, none
+    twice for a user, and too small for Unix times."""
+    tied = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    return not tied.any() and time.max() < _UNIX and bool((time == np.floor(time)).all())
 
 
 def moments(user: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -52,14 +63,39 @@ def moments(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(new)]).astype(np.int32)[: len(user)]
 
 
-def shuffled(moment: np.ndarray, user: np.ndarray, item: np.ndarray, seed: int) -> np.ndarray:
+def shuffled(
+    moment: np.ndarray, user: np.ndarray, item: np.ndarray, seed: int, sequence: np.ndarray | None = None
+) -> np.ndarray:
     """Positions [n] that put the rows of each moment in an order drawn from ``seed``, user and item alone.
 
+    A user's repeats of an item are drawn each for itself, by how often the user had the item before in the source's
+    order: with one number for all of them they would come to stand side by side, and the next item would be the last.
+
     Args:
-        moment: of :func:`moments`, ascending; user, item: *tokens*, so that filters and other users change nothing.
+        moment: of :func:`moments`, ascending; user, item: *tokens*, so that filters and other users change nothing;
+        sequence: int [n], which sequence an event is of, where a user has several; None: one for each user.
     """
-    drawn = _mixed(pd.util.hash_array(user) ^ _mixed(pd.util.hash_array(item) + np.uint64(seed)))
-    return np.lexsort((drawn, moment))  # stable: a user's repeats of an item are alike
+    of_user, of_item = pd.util.hash_array(user), _mixed(pd.util.hash_array(item) + np.uint64(seed))
+    drawn = _mixed(of_user ^ of_item)
+    had = occurrence(of_user if sequence is None else sequence, of_item)
+    again = had > 0  # the first keep the number that they have where nothing repeats
+    drawn[again] = _mixed(drawn[again] + had[again].astype(np.uint64) * _STEP)
+    return np.lexsort((drawn, moment))
+
+
+def occurrence(sequence: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """How many rows before each have its sequence and item, int64 [n].
+
+    >>> occurrence(np.array([1, 1, 2, 1]), np.array([5, 5, 5, 5])).tolist()
+    [0, 1, 0, 2]
+    """
+    order = np.lexsort((item, sequence))  # stable: equal rows stay as they come
+    sequence, item = sequence[order], item[order]
+    new = np.append(True, (sequence[1:] != sequence[:-1]) | (item[1:] != item[:-1]))[: len(order)]
+    place = np.arange(len(order))
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = place - np.maximum.accumulate(np.where(new, place, 0))
+    return found
 
 
 def _mixed(number: np.ndarray) -> np.ndarray:

@@ -12,14 +12,16 @@ import gzip
 import hashlib
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.keys import SemanticSettings, our_keys
 from recbole_eimf.config.maker import is_marked, made_by, marked, unmarked
+from recbole_eimf.config.training_data import TrainingKeys, as_words, in_words
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, write_json
 
@@ -32,7 +34,8 @@ _NO_LICENCE = (
 
 @dataclass(frozen=True)
 class Origin:
-    """What replies were made from. protocol: of the split; model: None where no LLM or nobody knows."""
+    """What replies were made from. protocol: of the split; model: None where no LLM or nobody knows; made_from: the
+    settings that decide the training data; text_fields: the columns that make an item's text."""
 
     dataset: str
     protocol: str
@@ -40,6 +43,8 @@ class Origin:
     model: str | None
     prompt: str
     prompt_items: int
+    made_from: TrainingKeys = TrainingKeys()
+    text_fields: tuple[str, ...] = ("title",)
 
 
 def fingerprint_of(users: Sequence[str], histories: Sequence[Sequence[str]]) -> str:
@@ -105,6 +110,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         "dataset": origin.dataset,
         "protocol": origin.protocol,
         "training_data": origin.data,
+        "training_keys": origin.made_from.recorded(),
         "source": found.source,
         "llm_used": found.llm_used,
         "made_by": found.made_by,
@@ -115,13 +121,23 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         "exemplars": exemplars,
         "users": len(found.assignment),
         "interests": found.report["interests"],
+        "unchecked": _unchecked(found),
         "files": {name: file_digest(folder / name) for name in (REPLIES, ASSIGNMENT)},
         "licence": licence or _NO_LICENCE,
         "recbole_eimf": metadata.version("recbole_eimf"),
     }
     with atomic_path(folder / CARD) as temporary:
-        temporary.write_text(_card(meta), encoding="utf-8")
+        temporary.write_text(_card(meta, _command(folder, origin)), encoding="utf-8")
     write_json(folder / META, meta)
+
+
+def _unchecked(found: Any) -> int:
+    """Replies and assigned users of which nobody knows from what histories they come: a file's that proved nothing.
+
+    The fingerprint of an export of these says what data were loaded beside them, not what they were made of.
+    """
+    counts = ("replies_unchecked", "replies_of_another_history", "users_of_unchecked_assignment")
+    return sum(found.report.get(count, 0) for count in counts)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -137,14 +153,30 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def opened(settings: SemanticSettings, data: str, protocol: str | None, other: str | None = None) -> SemanticSettings:
-    """Return ``settings`` with the files of an export where ``interest_file`` is such a folder.
+@dataclass(frozen=True)
+class Opened:
+    """An export that may be used: ``settings`` with its files; ``proven``: it was made of the very histories at hand,
+    so that its replies know nothing else, whether or not they have a digest."""
+
+    settings: SemanticSettings
+    proven: bool
+
+
+def opened(
+    settings: SemanticSettings,
+    data: str,
+    protocol: str | None,
+    other: str | None = None,
+    made_from: TrainingKeys | None = None,
+) -> Opened:
+    """Return ``settings`` with the files of an export, ``interest_file`` being such a folder, and what it proves.
 
     Args:
         settings: keys of the stage; ``assignment_file`` stays if it is set.
         data: :func:`fingerprint_of` the training sequences at hand.
         protocol: of the split at hand; None where there is none.
         other: as ``data``, of the sequences that ``ties=source`` gives, where these are others.
+        made_from: the settings that decide the training data at hand; an error names those that differ.
 
     Raises:
         DataError: the folder is no export, was made from other training data or under another protocol, or one of its
@@ -152,21 +184,22 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None, other: s
     """
     folder = Path(settings.interest_file)
     meta = read_meta(folder)
-    made_under, made_from = meta["protocol"], meta["training_data"]
+    made_under, fingerprint = meta["protocol"], meta["training_data"]
     if protocol is not None and made_under != protocol:
         raise DataError(
             f"interest_file={folder}: its replies were made under protocol={made_under}, this run has "
             f"protocol={protocol}: they may know items that are held out here. Run with --protocol={made_under}, or "
             f"make replies for this protocol."
         )
-    if made_from not in (data, other):
+    if fingerprint not in (data, other):
         raise DataError(
-            f"interest_file={folder}: made from other training data of {meta.get('dataset')} (fingerprint {made_from}, "
-            f"here {data}). Take the same data set, filters and split_seed; or, where held-out items cannot stand in "
-            f"the replies, name the file itself: interest_file={folder / REPLIES}."
+            f"interest_file={folder}: made from other training data of {meta.get('dataset')} (fingerprint "
+            f"{fingerprint}, here {data}){_why(meta, made_from or TrainingKeys())} To name the file itself, "
+            f"interest_file={folder / REPLIES}, gives up this check: what of its replies has no prompt_sha256 is used "
+            f"even where it knows items that are held out here, and the result counts it as unchecked."
         )
     maker = made_by(meta)
-    if made_from != data and maker != "llm":
+    if fingerprint != data and maker != "llm":
         what, again = {
             "keywords": ("keywords of the titles", "interest_source=keywords they are made anew, without an LLM"),
             "own": (
@@ -181,11 +214,34 @@ def opened(settings: SemanticSettings, data: str, protocol: str | None, other: s
         )
     wanted = [REPLIES] if settings.assignment_file else [REPLIES, ASSIGNMENT]
     _check_files(folder, wanted, meta.get("files"))
-    return replace(
+    files = replace(
         settings,
         interest_file=str(folder / REPLIES),
         assignment_file=settings.assignment_file or str(folder / ASSIGNMENT),
     )
+    return Opened(files, fingerprint == data and _proves(meta))
+
+
+def _why(meta: Mapping[str, Any], made_from: TrainingKeys) -> str:
+    """What differs from the settings that an export records, and what to do; exports of earlier versions hold none."""
+    recorded = meta.get("training_keys")
+    if not isinstance(recorded, Mapping):
+        return ". Take the same data set, filters, ties and split_seed, or make replies for these data."
+    differing = made_from.differing(recorded)
+    if not differing:
+        return (
+            ", though all settings that it records are the same: the data's files, or what made them, must be others. "
+            "Take the same data set and filters, or make replies for these data."
+        )
+    words = " ".join(as_words({key: there for key, (there, _) in differing.items()}))
+    return f": {in_words(differing)}. Run with {words}, or make replies for these data."
+
+
+def _proves(meta: Mapping[str, Any]) -> bool:
+    """Whether the recorded data are what the replies were made of: files that cannot have changed, and none of them
+    loaded from a file that proved nothing (exports of earlier versions do not tell)."""
+    of_file = unmarked(str(meta.get("source", "file"))) == "file"
+    return isinstance(meta.get("files"), Mapping) and meta.get("unchecked", 1 if of_file else 0) == 0
 
 
 def _check_files(folder: Path, names: Sequence[str], digests: Any) -> None:
@@ -210,7 +266,19 @@ def _as_response(texts: Sequence[str]) -> str:
     return json.dumps({str(n): text for n, text in enumerate(texts, start=1)}, ensure_ascii=False)
 
 
-def _card(meta: dict[str, Any]) -> str:
+def _command(folder: Path, origin: Origin) -> str:
+    """The command that trains with an export, to be copied where its folder lies under its own name."""
+    given = {"protocol": origin.protocol, **origin.made_from.to_give()}
+    if origin.text_fields != our_keys()["text_fields"].default:  # a data set without titles has no other text
+        given["text_fields"] = list(origin.text_fields)
+    words = ["--model=EIMF", shlex.quote(f"--dataset={origin.dataset}"), *as_words(given)]
+    where = shlex.quote(f"--interest_file={folder.resolve().name}")
+    return " \\\n    ".join(
+        [f"python -m recbole_eimf run {' '.join(words[:2])}", *words[2:], f"--interest_source=file {where}"]
+    )
+
+
+def _card(meta: dict[str, Any], command: str) -> str:
     said = {
         "llm": meta["model"] or "a model that is not recorded",
         "own": "a function of the maker's own",
@@ -235,11 +303,18 @@ def _card(meta: dict[str, Any]) -> str:
 | `{ASSIGNMENT}` | `user_id`, `exemplar_user_id` |
 | `{META}` | all of the above for programs{", with the prompt's template" if asked else ""} |
 
+Beside this folder:
+
 ```bash
-python -m recbole_eimf run --model=EIMF --dataset={meta["dataset"]} --protocol={meta["protocol"]} \\
-    --interest_source=file --interest_file=THIS_FOLDER
+{command}
 ```
-{_prompt_said(meta) if asked else ""}"""
+{_split_file(meta)}{_prompt_said(meta) if asked else ""}"""
+
+
+def _split_file(meta: dict[str, Any]) -> str:
+    """Of a file that decides the split a digest is known, and no path."""
+    digest = meta["training_keys"].get("split_file")
+    return f"`SPLIT_FILE`: the CSV of user_id, part whose SHA-256 begins with `{digest}`.\n" if digest else ""
 
 
 def _prompt_said(meta: dict[str, Any]) -> str:

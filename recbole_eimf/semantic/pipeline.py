@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
@@ -22,6 +22,7 @@ import pandas as pd
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.maker import Maker, is_marked, is_own, marked, whose
 from recbole_eimf.config.parts import part_of
+from recbole_eimf.config.training_data import TrainingKeys
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
@@ -79,24 +80,43 @@ class Pipeline:
         name: the data set's name, for cache files.
         device: torch device of the text encoder.
         protocol: of the split; None where there is none.
+        made_from: settings that decide the training sequences, for exports; none where the corpus is of no data set.
 
     Raises:
         UserError: see the stages.
     """
 
     def __init__(
-        self, corpus: Corpus, settings: SemanticSettings, name: str, device: str = "cpu", protocol: str | None = None
+        self,
+        corpus: Corpus,
+        settings: SemanticSettings,
+        name: str,
+        device: str = "cpu",
+        protocol: str | None = None,
+        made_from: TrainingKeys | None = None,
     ) -> None:
         self.corpus, self.settings, self.name, self.device = corpus, settings, name, device
-        self.protocol = protocol
+        self.protocol, self.made_from = protocol, made_from or TrainingKeys()
+        self.proven = False  # whether an export was made of these very histories
         if settings.interest_file and Path(settings.interest_file).is_dir():
             asked = corpus.asked_histories and export.fingerprint_of(corpus.users, corpus.asked_histories)
-            self.settings = export.opened(settings, self.origin().data, protocol, asked)
+            found = export.opened(settings, self.origin().data, protocol, asked, self.made_from)
+            self.settings, self.proven = found.settings, found.proven
         # that of an export is checked with it; what another file was made from nobody can tell
         self.unchecked_assignment = bool(settings.assignment_file)
         self.folder = Path(settings.semantic_cache)
         self.cache = EmbeddingCache(self.folder / "embeddings.sqlite")
         self.seconds: dict[str, float] = {}
+
+    def of_source(self, source: str) -> Pipeline:
+        """The same stages with another ``interest_source``, and what of them is computed and does not depend on it."""
+        wanted = replace(self.settings, interest_source=source)
+        made = Pipeline(self.corpus, wanted, self.name, self.device, self.protocol, self.made_from)
+        made.proven, made.unchecked_assignment = self.proven, self.unchecked_assignment
+        for computed in ("encoder", "item_vectors", "user_vectors"):
+            if computed in vars(self):
+                vars(made)[computed] = vars(self)[computed]
+        return made
 
     def origin(self) -> export.Origin:
         """What replies of this pipeline are made from, for those who load them elsewhere."""
@@ -108,6 +128,8 @@ class Pipeline:
             model=s.llm_model if s.interest_source in ("openai", "batch") else None,
             prompt=load_template(s.prompt_file),
             prompt_items=s.prompt_items,
+            made_from=self.made_from,
+            text_fields=tuple(s.text_fields),
         )
 
     def check_source(self) -> None:
@@ -273,12 +295,13 @@ class Pipeline:
         """Side-load replies. Members of exemplars that cannot be used move to the nearest one that can.
 
         So do users whom the file assigned when their history held an item that is held out today: their cluster may
-        tell of it.
+        tell of it. An export of today's histories assigned nobody so.
         """
         begin = time.perf_counter()
         loaded = self.side_loaded
         assignment, stranded, counts = side_loaded.assigned(self.corpus.users, loaded.usable, self.settings)
-        knew = self._assigned_with_held_out(assignment, set(loaded.usable)) if self.settings.assignment_file else []
+        asked = self.settings.assignment_file and not (self.proven and not self.unchecked_assignment)
+        knew = self._assigned_with_held_out(assignment, set(loaded.usable)) if asked else []
         assignment = {user: c for user, c in assignment.items() if user not in set(knew)}
         moved = self._nearest([*stranded, *knew], loaded.usable)
         report = loaded.counts | counts
@@ -301,7 +324,7 @@ class Pipeline:
     @cached_property
     def side_loaded(self) -> side_loaded.SideLoaded:
         """The replies of ``interest_file``, checked; see :func:`side_loaded.load`."""
-        return side_loaded.load(self.corpus, self.settings, self.name)
+        return side_loaded.load(self.corpus, self.settings, self.name, self.proven)
 
     def _nearest(self, users: Sequence[str], exemplars: Sequence[str]) -> dict[str, int]:
         """The closest exemplar of each user by sequence embedding; users without text are left out."""

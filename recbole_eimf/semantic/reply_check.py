@@ -108,6 +108,7 @@ def checked_replies(
     source: str,
     allowed: bool,
     asked: Mapping[str, Sequence[str]] | None = None,
+    proven: bool = False,
 ) -> dict[str, int]:
     """Of which histories replies were made, counted: ``replies_of_this_history``, ``..._shorter_history``,
     ``..._another_history`` and ``replies_unchecked``, which have no digest.
@@ -117,6 +118,8 @@ def checked_replies(
             items that the protocol allows, in the source's order; source: the file, for messages.
         allowed: use replies of other histories too (``allow_foreign_replies``), with a warning; asked: user -> the
             history that ``ties=source`` gives, which counts as this one (see :func:`knowing_replies`).
+        proven: something better than digests tells that replies were made of ``histories`` (an export's fingerprint):
+            one without a digest, or asked in other words than today's, is of this history too.
 
     Raises:
         DataError: there are such replies and they are not allowed.
@@ -124,6 +127,9 @@ def checked_replies(
     kinds = {user: form.answers(user, histories[user], digest) for user, digest in digests.items()}
     for user in [user for user, kind in kinds.items() if kind == "another_history" and asked]:
         kinds[user] = form.answers(user, asked[user], digests[user])
+    if proven:
+        unproven = ("another_history", "no_digest")
+        kinds = {user: "this_history" if kind in unproven else kind for user, kind in kinds.items()}
     foreign = [user for user, kind in kinds.items() if kind == "another_history"]
     if foreign:
         said = (

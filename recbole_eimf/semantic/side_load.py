@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import DataSettings, SemanticSettings
+from recbole_eimf.config.training_data import training_keys
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.semantic import needs
@@ -98,7 +99,8 @@ def pipeline_of(config, train) -> Pipeline:
     """The ESIM pipeline of a configuration over a training part."""
     wanted = keys.read(SemanticSettings, config)
     protocol = keys.read(DataSettings, config).protocol
-    return Pipeline(corpus_of(config, train), wanted, config["dataset"], str(config["device"]), protocol)
+    device, made_from = str(config["device"]), training_keys(config)
+    return Pipeline(corpus_of(config, train), wanted, config["dataset"], device, protocol, made_from)
 
 
 def load_side_information(config, train, interests: bool, follows: bool = False) -> SideInformation:

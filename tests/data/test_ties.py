@@ -178,6 +178,54 @@ def test_an_order_of_chance_is_splitmix64_s_of_user_item_and_seed():
         assert ties.shuffled(np.arange(80) // 40, user, item, seed).tolist() == wanted
 
 
+def adjacent_repeats(sequence, item):
+    """Share of the neighbours in one sequence that are the same item."""
+    same = sequence[1:] == sequence[:-1]
+    return (same & (item[1:] == item[:-1])).sum() / same.sum()
+
+
+@pytest.mark.parametrize("events", [6, 40])
+def test_a_user_s_repeats_are_not_drawn_side_by_side(events):
+    """Of a day with few items and many repeats as many are neighbours as in a uniform permutation."""
+    draw, users = np.random.default_rng(2), 4000
+    user = np.repeat(np.arange(users), events)
+    item = draw.choice(4, users * events, p=(0.5, 0.3, 0.1, 0.1))
+    tokens = [np.array([f"{kind}{n}" for n in each], dtype=object) for kind, each in (("u", user), ("i", item))]
+    order = ties.shuffled(user, *tokens, seed=1)
+    assert (user[order] == user).all()
+    per_user = np.stack([np.bincount(item[user == u], minlength=4) for u in range(300)])
+    order = order[user[order] < 300]
+    uniform = (per_user * (per_user - 1)).sum() / (300 * events * (events - 1))
+    assert adjacent_repeats(user[order], item[order]) == pytest.approx(uniform, rel=0.1)
+
+
+def test_a_repeat_moves_no_other_event_of_its_user():
+    """The first of each item keeps the place among the others that it has where nothing repeats."""
+    user, item = np.full(30, "u", dtype=object), np.array([f"i{n}" for n in range(30)], dtype=object)
+    alone = item[ties.shuffled(np.zeros(30, int), user, item, seed=4)].tolist()
+    twice = np.append(item, ["i3", "i3", "i8"]).astype(object)
+    order = ties.shuffled(np.zeros(33, int), np.full(33, "u", dtype=object), twice, seed=4)
+    assert twice[order[order < 30]].tolist() == alone
+
+
+def test_what_one_sequence_of_a_user_has_is_no_repeat_in_another():
+    """Rows of successive targets hold the same history again and again."""
+    item = np.array([f"i{n}" for n in range(9)] * 2, dtype=object)
+    row = np.repeat([0, 1], 9)
+    order = ties.shuffled(row, np.full(18, "u", dtype=object), item, seed=3, sequence=row)
+    assert (item[order[:9]] == item[order[9:]]).all()
+    assert order[:9].tolist() == ties.shuffled(row[:9], np.full(9, "u", dtype=object), item[:9], seed=3).tolist()
+
+
+def test_who_sorts_by_time_has_times(parts):
+    """``ORDER_FIELD`` may be ``TIME_FIELD``: then the order is no second column that the times could be a copy of."""
+    plain, _ = parts(ties="shuffle", load_col={"inter": ["user_id", "item_id", "timestamp"]})
+    whole, _ = parts(ties="shuffle", ORDER_FIELD="timestamp")
+    assert sequences(whole) == sequences(plain) != sequences(parts()[0])
+    _, (train, _, test) = parts(ORDER_FIELD="timestamp", protocol="global_time", time_dates=["2", "3"])
+    assert len(train.spans) > 0 < len(test.spans)
+
+
 def test_what_only_counts_is_no_time():
     user, days = np.array([0, 0, 0, 1, 1]), np.array([3.0, 5.0, 5.0, 4.0, 9.0])
     position = np.array([0.0, 1.0, 2.0, 0.0, 1.0])
@@ -185,7 +233,11 @@ def test_what_only_counts_is_no_time():
     assert ties.has_times(user, days, None)
     for none in (None, days[:0], np.full(5, 7.0), position, position + 1):
         assert not ties.has_times(user, none, None)
-    assert not ties.has_times(user, days, days), "the order under another name"
+    assert ties.has_times(user, days, days), "an order would tell tied events apart"
+    ascending = np.array([3.0, 5.0, 6.0, 4.0, 9.0])
+    assert not ties.has_times(user, ascending, ascending), "the order under another name, filters having left gaps"
+    for real in (ascending + 9e8, ascending + 0.5):
+        assert ties.has_times(user, real, real), "too large for a count, or no whole numbers"
     assert not ties.has_times(user[:1], days[:1], None)
     assert ties.moments(user, days).dtype == np.int32
 

@@ -26,7 +26,7 @@ class SideLoaded:
     counts: dict[str, int]
 
 
-def load(corpus: Corpus, settings: SemanticSettings, name: str) -> SideLoaded:
+def load(corpus: Corpus, settings: SemanticSettings, name: str, proven: bool = False) -> SideLoaded:
     """Replies of ``interest_file``.
 
     Usable is a reply with interests whose prompt names no item that is held out for its user today: with ties
@@ -34,6 +34,7 @@ def load(corpus: Corpus, settings: SemanticSettings, name: str) -> SideLoaded:
 
     Args:
         name: the data set's, for messages.
+        proven: the replies are an export's that was made of the histories at hand: they know nothing else.
 
     Raises:
         DataError: the file is broken or of another data set, or replies answer prompts that the training histories
@@ -58,7 +59,8 @@ def load(corpus: Corpus, settings: SemanticSettings, name: str) -> SideLoaded:
     asked = dict(zip(corpus.users, corpus.asked_histories or corpus.histories))
     digests = {user: replies[user].prompt_sha256 for user in usable}
     path = f"{settings.interest_file} ({name})"
-    knowing = knowing_replies(form, digests, histories, asked) if corpus.asked_histories else set()
+    unsure = corpus.asked_histories and not proven
+    knowing = knowing_replies(form, digests, histories, asked) if unsure else set()
     if knowing:
         getLogger().warning(
             f"{path}: {len(knowing)} of {len(usable)} replies answer prompts that name an item held out for their "
@@ -72,7 +74,7 @@ def load(corpus: Corpus, settings: SemanticSettings, name: str) -> SideLoaded:
                 f"{path}: all its replies know items that are held out under ties shuffled. Use --ties=source, or "
                 f"ask again with `python -m recbole_eimf interests`."
             )
-    checked = checked_replies(form, digests, histories, path, settings.allow_foreign_replies, asked)
+    checked = checked_replies(form, digests, histories, path, settings.allow_foreign_replies, asked, proven)
     return SideLoaded(replies, usable, counts | checked)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def said_in(pipeline: Pipeline, source: str, trusted: str | None = None) -> Said
             f"interest_source={source}: the run's interests come from a function of your own, and importing it runs "
             f"its code. If you trust it, name it: --interest_source={source}"
         )
-    pipeline = _of_source(pipeline, source)
+    pipeline = pipeline.of_source(source)
     if source == "openai":
         return _from_journal(pipeline, placebo)
     found = pipeline.run()
@@ -73,15 +73,6 @@ def said_in(pipeline: Pipeline, source: str, trusted: str | None = None) -> Said
     return Said(
         found.exemplars, found.texts, dict(cluster), found.replies, source, placebo, found.report, tuple(missing)
     )
-
-
-def _of_source(pipeline: Pipeline, source: str) -> Pipeline:
-    settings = replace(pipeline.settings, interest_source=source)
-    made = Pipeline(pipeline.corpus, settings, pipeline.name, pipeline.device, pipeline.protocol)
-    for computed in ("encoder", "item_vectors", "user_vectors"):
-        if computed in vars(pipeline):
-            vars(made)[computed] = vars(pipeline)[computed]
-    return made
 
 
 def _from_journal(pipeline: Pipeline, placebo: bool) -> Said:
