@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -45,7 +46,11 @@ def test_the_tested_model_is_one_trained_up_to_the_test_for_the_chosen_epochs(ke
     assert told["interactions"] == sum(t <= T_TEST for t in times)
     assert told["interactions_added"] == sum(T_VAL < t <= T_TEST for t in times)
     assert plain.refit is None
-    assert "trained again" in str(found)
+    assert "trained again for" in str(found)
+    dates = [datetime.fromtimestamp(t, timezone.utc).strftime("%Y-%m-%d %H:%M:%S") for t in (T_VAL, T_TEST)]
+    parted = f"training up to {dates[0]}, test after {dates[1]}".replace(" 00:00:00", "")
+    assert f"time_target=successive (every later item, from all before it), {parted}, trained again" in str(found)
+    assert f"{parted}, not trained again before the test (refit=False)" in str(plain)
     # slices count what the tested model was trained on
     seen = {i for events in EVENTS.values() for i, t in events if t <= T_TEST}
     wanted = [i for events in EVENTS.values() for n, (i, t) in enumerate(events) if n and t > T_TEST]

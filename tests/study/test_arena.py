@@ -46,6 +46,16 @@ def run(name, seed, side_load):
     return {**cost, "seed": seed, "side_load": side}
 
 
+def test_the_page_says_what_targets_a_table_under_one_time_for_all_has():
+    made = table("a", {"SASRec": [1.0]}, "global_time")
+    made["rows"][0]["settings"] |= {"time_target": "last", "refit": True}
+    made["rows"][0]["runs"][0]["borders"] = ["2014-03-07", "2014-05-13"]
+    said = arena._facts(made, 1)
+    assert "time_target=last" in said
+    assert "training up to 2014-03-07, test after 2014-05-13, trained again on all before the test" in said
+    assert "time_target" not in arena._facts(table("a", {"SASRec": [1.0]}), 1)
+
+
 def test_demsars_critical_differences():
     """Table 5a of Demšar (2006): q of 2 to 10 classifiers, times sqrt(k (k + 1) / (6 N))."""
     quantiles = {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949, 8: 3.031, 9: 3.102, 10: 3.164}

@@ -252,6 +252,39 @@ def test_rows_that_were_trained_again_are_named(made):
     assert "Rows were trained again" in said
 
 
+def test_a_table_under_one_time_for_all_says_which_targets_which_dates_and_how_old_its_models_are(made):
+    experiment, runs, _ = made
+
+    def said():
+        summary = summarise(experiment, runs, [False])
+        return notes.facts(summary, summary.views[0]), " ".join(notes.notes(summary, ("*", "+"), []))
+
+    age = "**Measures the age of models too:**"
+    assert "time_target" not in said()[0]
+    assert age not in said()[1]
+    for run in runs:
+        run.settings.update(protocol="global_time", time_target="first", time_quantiles=[0.8, 0.9], refit=False)
+    assert "; time_target=first (the first later item), training up to 80 %, test after 90 % of all" in said()[0]
+    assert f"{age} the test begins where validation ends" in said()[1]
+    for run in runs:
+        if run.finished:
+            file = run.folder / "result.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"borders": ["2014-03-07", "2014-05-13"]}))
+    facts, told = said()
+    assert "training up to 2014-03-07, test after 2014-05-13, not trained again before the test (refit=False)" in facts
+    assert f"{age} the test begins 67 days after training ends" in told
+    assert "--refit=True" in told
+    page = report.page(summarise(experiment, runs, [False]))
+    assert "training up to 2014-03-07, test after 2014-05-13" in page
+    for run in runs:
+        run.settings["refit"] = True
+    facts, told = said()
+    assert "trained again on all before the test (refit=True)" in facts
+    assert age not in told
+    runs[0].settings["time_target"] = "all"
+    assert "; rows differ: time_target=all" in said()[0]
+
+
 def test_users_who_are_asked_several_times_are_tested_as_one_each(made):
     experiment, runs, places = made
     user = np.array([4, 4, 4, 4, 6, 6, 7, 7, 8])
