@@ -250,7 +250,8 @@ def _facts(table: Mapping[str, Any], seeds: int) -> str:
     parted = time_split.told(settings, bool(settings.get("refit")), next(iter(told), None))
     times = f"{parted}, " if table["protocol"] == "global_time" else ""
     return (
-        f"{table['dataset']}, {table['protocol']}: history {masked}, ties={settings.get('ties', 'source')}, {times}{size}"
+        f"{table['dataset']}, {table['protocol']}: history {masked}, ties={settings.get('ties', 'source')}, "
+        f"{times}{size}"
         f"{seeds} seed{'s' if seeds != 1 else ''} of all rows, {table['finished']} of {table['planned']} runs"
     )
 
