@@ -26,7 +26,8 @@ class RunResult:
     again before the test, its ``epochs``, the ``interactions`` it was trained on, how many of these validation had
     (``interactions_added``), and ``train_seconds``; ``valid`` and the other numbers are then of the first training.
     ``tested``: how many ``users`` and ``targets`` the test asks for, where a model's lists are at hand. ``borders``:
-    of ``protocol=global_time`` the dates (UTC) where training ends and after which the test begins.
+    of ``protocol=global_time`` the dates (UTC) where training ends and after which the test begins. ``chosen``: what
+    validation chose in place of a key's ``chosen`` (``recency_half_life``), by the key.
     """
 
     model: str
@@ -50,6 +51,7 @@ class RunResult:
     refit: dict[str, Any] | None = None
     tested: dict[str, int] | None = None
     borders: list[str] | None = None
+    chosen: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunResult:
@@ -141,6 +143,7 @@ def summary(result: RunResult) -> str:
         )
     if result.protocol == "global_time":
         lines.append(time_split.told(result.config, bool(result.config.get("refit")), result.borders))
+    lines += [f"{key}={value}: chosen on validation" for key, value in (result.chosen or {}).items()]
     if result.refit:
         lines.append(
             f"trained again for {result.refit['epochs']} epochs on all before the test: "

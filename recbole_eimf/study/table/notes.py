@@ -117,6 +117,7 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
     found += _about_users(summary) + _about_forms(lines) + _about_interests(lines)
     if average := average_precision(summary, metrics):
         found.append(average)
+    found += _about_half_lives(lines)
     found += _about_refits(summary)
     if any(line.results and not line.row.counting for line in lines):
         found.append(
@@ -197,6 +198,16 @@ def _others_interests(line: Line) -> bool:
     """Whether users had the interests of exemplars by chance, drawn by the run or by whoever wrote its files."""
     sides = [result.get("side_load") or {} for result in line.results]
     return _settings(line)["interest_source"] == "shuffled" or any(is_marked(side.get("source", "")) for side in sides)
+
+
+def _about_half_lives(lines: Sequence[Line]) -> list[str]:
+    """How fast the floors forget whose half-life validation chose."""
+    chosen = {line.row.name: line.results[0].get("chosen") or {} for line in lines if line.results}
+    days = {row: told["recency_half_life"] for row, told in chosen.items() if "recency_half_life" in told}
+    if not days:
+        return []
+    each = "; ".join(f"{row}: {'none' if half is None else f'{half:g} days'}" for row, half in days.items())
+    return [f"Half-lives of counts, chosen on validation (recency_half_life=chosen): {each}."]
 
 
 def _about_age(summary: Summary) -> list[str]:
