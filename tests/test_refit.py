@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly, one_run
 from recbole_eimf.experiment.refit import FOLDER
+from recbole_eimf.model.baselines.counting import HALF_LIVES
+from recbole_eimf.serving.export import export
 from recbole_eimf.trainer.trainer import InterestTrainer
 from tests.data.test_ties import write
 from tests.data.test_time_split import EVENTS, T_TEST, T_VAL
@@ -45,7 +48,11 @@ def test_the_tested_model_is_one_trained_up_to_the_test_for_the_chosen_epochs(ke
     assert told["interactions"] == sum(t <= T_TEST for t in times)
     assert told["interactions_added"] == sum(T_VAL < t <= T_TEST for t in times)
     assert plain.refit is None
-    assert "trained again" in str(found)
+    assert "trained again for" in str(found)
+    dates = [datetime.fromtimestamp(t, timezone.utc).strftime("%Y-%m-%d %H:%M:%S") for t in (T_VAL, T_TEST)]
+    parted = f"training up to {dates[0]}, test after {dates[1]}".replace(" 00:00:00", "")
+    assert f"time_target=successive (every later item, from all before it), {parted}, trained again" in str(found)
+    assert f"{parted}, not trained again before the test (refit=False)" in str(plain)
     # slices count what the tested model was trained on
     seen = {i for events in EVENTS.values() for i, t in events if t <= T_TEST}
     wanted = [i for events in EVENTS.values() for n, (i, t) in enumerate(events) if n and t > T_TEST]
@@ -111,6 +118,24 @@ def test_what_cannot_be_trained_again_is_refused(make_config, keys):
     keys.pop("dataset")
     with pytest.raises(ConfigError, match="refit=True: FPMC trains with RecBole's drawn negatives"):
         recbole_eimf.run("FPMC", "baskets", **keys, refit=True)
+
+
+@pytest.mark.parametrize("model", ["DecayedItemKNN"])
+def test_a_floor_is_counted_again_with_the_half_life_that_validation_chose(keys, tmp_path, model):
+    out = tmp_path / "out"
+    found = recbole_eimf.run(model, "baskets", **keys, refit=True, recency_half_life="chosen", output_dir=str(out))
+    scores = [epoch["valid"]["ndcg@5"] for epoch in json.loads((out / "history.json").read_text())]
+    assert len(scores) == len(HALF_LIVES)
+    assert len(set(scores)) > 1, "the half-life decides"
+    assert found.best_epoch == max(range(len(scores)), key=lambda n: (scores[n], n))
+    assert found.chosen == {"recency_half_life": HALF_LIVES[found.best_epoch]}
+    assert "chosen on validation" in str(found)
+    fixed = recbole_eimf.run(model, "baskets", **keys, refit=True, recency_half_life=HALF_LIVES[found.best_epoch])
+    assert (found.test, fixed.chosen) == (pytest.approx(fixed.test), None)
+    assert recbole_eimf.evaluate(out, state="ERROR") == pytest.approx(found.test, abs=1e-6)
+    export(out, tmp_path / "model")
+    told = json.loads((tmp_path / "model" / "config.json").read_text())["keys"]
+    assert told["recency_half_life"] == HALF_LIVES[found.best_epoch]
 
 
 def test_a_refit_that_goes_on_has_the_weights_that_validation_chose(keys, tmp_path):

@@ -11,9 +11,9 @@ from typing import Any
 
 import recbole
 
-from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.contract import CHOSEN, contract_of
 from recbole_eimf.config.keys import our_keys
-from recbole_eimf.config.models import BACKBONES, load_backbone_class, load_model_class
+from recbole_eimf.config.models import BACKBONES, FLOORS, load_backbone_class, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.config.stock_needs import lacks_encoder
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -87,6 +87,11 @@ def check_able(model_class: type, final: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"torch_compile=True: {final['model']} has no transformer encoder to compile, as SASRec and BERT4Rec have. "
             f"Leave it out."
+        )
+    if final["recency_half_life"] == CHOSEN and not asked.counts_alone:
+        raise ConfigError(
+            f"recency_half_life={CHOSEN}: {final['model']} does not choose it; {', '.join(FLOORS)} do. Write a number "
+            f"of days, or leave it out."
         )
     if final["place_unseen"] and not asked.places_unseen:
         raise ConfigError(

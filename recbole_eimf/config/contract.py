@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: of ``recency_half_life``: validation chooses
+CHOSEN = "chosen"
+
 
 class ModelContract:
     """The questions, answered as RecBole's own models would."""
@@ -18,6 +21,8 @@ class ModelContract:
     counting: bool = False
     #: weights that validation chooses among, one an epoch, of a model that has nothing else to train (``set_weight``)
     weights: tuple[float, ...] = ()
+    #: whether its scores are counts or made of counts alone, 0 where there is none; such can choose how fast to forget
+    counts_alone: bool = False
     #: it has ``phases`` before its last, and a name for that: ``last_phase`` (:mod:`recbole_eimf.trainer.phases`)
     in_phases: bool = False
     #: whether the key ``backbone`` chooses its network
@@ -35,6 +40,16 @@ class ModelContract:
     @classmethod
     def backbone_name(cls, config: Any) -> str | None:
         """The backbone of a configuration; None where it has none."""
+        return None
+
+    @classmethod
+    def choices(cls, config: Any) -> tuple[Any, ...]:
+        """``weights``, of a configuration: what validation chooses among, one an epoch; empty where it trains."""
+        return cls.weights
+
+    @classmethod
+    def chosen(cls, config: Any, epoch: int) -> dict[str, Any] | None:
+        """What a run whose best epoch (from 0) was this chose in place of a key's ``chosen``, by the key; or None."""
         return None
 
     @classmethod

@@ -216,8 +216,11 @@ class NetworkSettings:
     knn_decay: float = key(
         OF_MODEL, "DecayedItemKNN: an item counts this much less for each step back", least=0, most=1
     )
-    recency_half_life: float | None = key(
-        None, "counting floors: days after which an interaction counts half; None: all alike", above=0
+    recency_half_life: float | Literal["chosen"] | None = key(
+        None,
+        "counting floors: days after which an interaction counts half; None: all alike; chosen: validation chooses "
+        "among 7, 30, 90, 180, 365 and None (Popularity, Markov, DecayedItemKNN)",
+        above=0,
     )
     knn_neighbours: int = key(2000, "DecayedItemKNN, score_prior=together: neighbours of an item, at most", least=1)
     score_prior: str = key(

@@ -59,6 +59,7 @@ class LazySequenceDataset(AtomicDataset):
         self.moment: np.ndarray | None = None  # int32 [n], equal where a user's events have one time; None: no times
         self.source_row: np.ndarray | None = None  # int64 [n], each row's place in the source's order; None: as it is
         self.source_spans: protocol.Spans | None = None  # of ``source_flat``: what training has with ``ties=source``
+        self.borders: list[str] | None = None  # dates between which global_time parts, see time_split.shown_borders
         self.source_flat: np.ndarray | None = None  # all items in the source's order, where that is another one
         super().__init__(config)
 
@@ -199,6 +200,7 @@ class LazySequenceDataset(AtomicDataset):
         quantiles = config["time_quantiles"] or (0.8, 0.9)
         until = time_split.borders(self.times, quantiles, dates)
         chosen = config["time_target"] or "successive"
+        self.borders = time_split.shown_borders(until, self.times)
         days = (until[1] - until[0]) / (time_split.DAY * time_split.ticks_per_second(self.times))
         aged = f"; the test begins {days:.0f} days after it (refit=True trains again on these)"
         getLogger().info(

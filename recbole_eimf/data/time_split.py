@@ -13,15 +13,22 @@ for:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.protocol import Spans, Split
 
-TARGETS = ("successive", "first", "last", "all")
+#: values of ``time_target`` -> which later items a user is asked for
+TARGETS = {
+    "successive": "every later item, from all before it",
+    "first": "the first later item",
+    "last": "the last later item, from all before it",
+    "all": "all later items at once",
+}
 DAY = 86_400.0
 _MILLISECONDS = 1e11  # Unix seconds stay below it until the year 5138
 
@@ -93,6 +100,54 @@ def _shown(time: float, ticks: float) -> str:
         return datetime.fromtimestamp(time / ticks, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
         return f"{time:g}"
+
+
+def shown_borders(until: tuple[float, float], time: np.ndarray) -> list[str]:
+    """Where training ends and after which the test begins, as UTC dates (with the time of day where it is not
+    midnight).
+
+    Args:
+        until: by :func:`borders`; time: float64 [n], of all interactions.
+
+    >>> shown_borders((1394150400.0, 1399980600.0), np.array([1394150400.0]))
+    ['2014-03-07', '2014-05-13 11:30:00']
+    """
+    return [_shown(border, ticks_per_second(time)).removesuffix(" 00:00:00") for border in until]
+
+
+def days_between(borders: Sequence[str]) -> int | None:
+    """Days from the first of two borders to the second, of :func:`shown_borders`; None where they are no dates."""
+    try:
+        first, second = (datetime.fromisoformat(border) for border in borders)
+    except ValueError:
+        return None
+    return round((second - first).total_seconds() / DAY)
+
+
+def told(settings: Mapping[str, Any], refit: bool, borders: Sequence[str] | None = None) -> str:
+    """What a reader must know of a split by time: who is asked for, between which times, and with how old a model.
+
+    Args:
+        settings: of a run; refit: whether its model was trained again before the test; borders: of
+            :func:`shown_borders`, None of runs that did not tell them, of which the keys are said.
+
+    >>> told({"time_target": "first"}, True, ["2014-03-07", "2014-05-13"])
+    'time_target=first (the first later item), training up to 2014-03-07, test after 2014-05-13, trained again on all \
+before the test (refit=True)'
+    >>> told({"time_quantiles": [0.8, 0.9]}, False)
+    'time_target=successive (every later item, from all before it), training up to 80 %, test after 90 % of all \
+interactions by time, not trained again before the test (refit=False)'
+    """
+    target = settings.get("time_target") or "successive"
+    dates = borders or settings.get("time_dates") or ()
+    if len(dates) == 2:
+        first, second = dates
+    else:
+        shares = settings.get("time_quantiles") or (0.8, 0.9)
+        first, second = f"{100 * shares[0]:g} %", f"{100 * shares[1]:g} % of all interactions by time"
+    again = "trained again on all before the test" if refit else "not trained again before the test"
+    which = f"time_target={target} ({TARGETS[target]})"
+    return f"{which}, training up to {first}, test after {second}, {again} (refit={refit})"
 
 
 def _moment(text: str, ticks: float) -> float:

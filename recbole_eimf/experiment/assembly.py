@@ -122,7 +122,7 @@ def model(config: EIMFConfig, train: LazySequenceDataset) -> torch.nn.Module:
 def trainer(config: EIMFConfig, model: torch.nn.Module) -> KeepsBestModel:
     """The trainer of a model: ours, RecBole's own where the model brings one, or one that only counts."""
     if is_ours(config.model_class):
-        return trainer_class(config.model_class)(config, model)
+        return trainer_class(config.model_class, config)(config, model)
     known = stock_class(config.model_class)  # a subclass is trained as what it derives from
     stock = get_trainer(config["MODEL_TYPE"], known.__name__ if known else config["model"])
     _check_stock_model(config, model, stock)

@@ -198,6 +198,8 @@ def _result(config, model, trainer, valid, test, train) -> RunResult:
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         side_load=side.report if side is not None else None,
         config=_plain(config.final_config_dict),
+        chosen=contract_of(config.model_class).chosen(config, getattr(trainer, "best_epoch", -1)),
+        borders=getattr(train, "borders", None),  # loaders that an earlier version pickled have none
     )
 
 

@@ -11,6 +11,7 @@ from recbole_eimf.config.maker import IN_WORDS, made_by
 from recbole_eimf.config.models import MODELS, short_name
 from recbole_eimf.config.placebo import was_placebo
 from recbole_eimf.core.version import __version__
+from recbole_eimf.data import time_split
 
 
 @dataclass
@@ -24,7 +25,9 @@ class RunResult:
     ``config`` holds every setting; ``compared`` the runs made beside this one. ``refit``: of a model that was trained
     again before the test, its ``epochs``, the ``interactions`` it was trained on, how many of these validation had
     (``interactions_added``), and ``train_seconds``; ``valid`` and the other numbers are then of the first training.
-    ``tested``: how many ``users`` and ``targets`` the test asks for, where a model's lists are at hand.
+    ``tested``: how many ``users`` and ``targets`` the test asks for, where a model's lists are at hand. ``borders``:
+    of ``protocol=global_time`` the dates (UTC) where training ends and after which the test begins. ``chosen``: what
+    validation chose in place of a key's ``chosen`` (``recency_half_life``), by the key.
     """
 
     model: str
@@ -47,6 +50,8 @@ class RunResult:
     compared: list[RunResult] = field(default_factory=list)
     refit: dict[str, Any] | None = None
     tested: dict[str, int] | None = None
+    borders: list[str] | None = None
+    chosen: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunResult:
@@ -136,6 +141,9 @@ def summary(result: RunResult) -> str:
             f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
             f"{side['training_users']} training users covered"
         )
+    if result.protocol == "global_time":
+        lines.append(time_split.told(result.config, bool(result.config.get("refit")), result.borders))
+    lines += [f"{key}={value}: chosen on validation" for key, value in (result.chosen or {}).items()]
     if result.refit:
         lines.append(
             f"trained again for {result.refit['epochs']} epochs on all before the test: "

@@ -5,21 +5,26 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from recbole_eimf.config.contract import CHOSEN
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.data.time_split import recency_weights
 
 
-def interaction_weights(config, dataset) -> np.ndarray:
+def interaction_weights(config, dataset, chosen: float | None = None) -> np.ndarray:
     """What each training interaction counts, float64 [n]: 1, or less the longer ago (``recency_half_life``).
+
+    Args:
+        chosen: days in place of ``recency_half_life=chosen``; None: all count alike.
 
     Raises:
         DataError: the data has no times to tell how long ago.
     """
-    half_life = config["recency_half_life"]
+    said = config["recency_half_life"]
+    if said is not None and dataset.times is None:
+        raise DataError(f"recency_half_life={said}: {dataset.dataset_name} has no times. Leave it out.")
+    half_life = chosen if said == CHOSEN else said
     if half_life is None:
         return np.ones(len(dataset.flat))
-    if dataset.times is None:
-        raise DataError(f"recency_half_life={half_life}: {dataset.dataset_name} has no times. Leave it out.")
     return recency_weights(dataset.times, half_life)
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from recbole_eimf.config.contract import CHOSEN
 from recbole_eimf.config.keys import SemanticSettings, read
 from recbole_eimf.config.placebo import read_shuffled
 from recbole_eimf.core.errors import ConfigError, DataError
@@ -201,6 +202,8 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
     net, name = run.net, run.config["model"]
     if name in COUNTING_MODELS:
         keys = {key: run.config[key] for key in ("MAX_ITEM_LIST_LENGTH", "knn_decay", "recency_half_life")}
+        if keys["recency_half_life"] == CHOSEN:  # whoever serves it needs no more than what was chosen
+            keys["recency_half_life"] = net.chosen_half_life
         wanted = ("popularity", "row_pointer", "column", "value")
         tensors = {key: value.cpu() for key, value in net.state_dict().items() if key in wanted}
         return Parts(catalogue, counts=Counts(name, len(catalogue), keys, tensors)), {**config, "keys": keys}

@@ -104,7 +104,8 @@ def compare(
 
     Args:
         models: ``"SASRec,EIMF[SASRec]"``, or such names one by one, or rows of a ``models_file``
-            (:func:`recbole_eimf.study.rows.read_rows`). Popularity, Markov and DecayedItemKNN are always added.
+            (:func:`recbole_eimf.study.rows.read_rows`). Popularity, Markov and DecayedItemKNN are always added, under
+            ``protocol=global_time`` with a half-life that validation chooses too (``Popularity, recent``).
         dataset: as in :func:`recbole_eimf.run`.
         out: folder for runs and tables; the same call goes on with what it holds.
         seeds: how many (from 2020 on), or which.
@@ -154,12 +155,13 @@ def experiment_of(
         raise ConfigError("--models is missing, for example --models=SASRec,EIMF[SASRec],placebo[SASRec].")
     check_shared(shared)
     names = [row.name for row in rows]
+    keys = {**TABLE_DEFAULTS, **shared}
     return Experiment(
         title or f"{', '.join(names) if len(names) <= 6 else f'{len(names)} models'} on {dataset}",
         dataset,
-        complete(rows),
+        complete(rows, protocol=keys.get("protocol")),
         parse_seeds(seeds),
-        {**TABLE_DEFAULTS, **shared},
+        keys,
         command,
         metric_names(metrics),
     )

@@ -195,7 +195,12 @@ def _over(table: Mapping[str, Any], backbone: str) -> dict[str, Any] | None:
             names[row["name"]] = row["name"]
     view = table["views"][0]
     rows = [
-        {**row, "name": name, "shown": "backbone alone" if name == "backbone" else name.removesuffix("[backbone]")}
+        {
+            **row,
+            "name": name,
+            "shown": "backbone alone" if name == "backbone" else name.removesuffix("[backbone]"),
+            "against": [names.get(other, other) for other in row.get("against", ())],
+        }
         for row in table["rows"]
         if (name := names.get(row["name"]))
     ]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
-from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.contract import CHOSEN, contract_of
 from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, known_model_names, load_model_class
 from recbole_eimf.config.placebo import PLACEBOS, is_placebo, own_placebo
 from recbole_eimf.config.yaml_file import read_yaml
@@ -36,6 +36,8 @@ _CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests
 
 _ALIASES = {"ItemKNN+text": "ItemKNNText", "ItemKNN+text+next": "ItemKNNTextNext"}
 FRAMED = re.compile(r"(?P<frame>[^\[\]]+)\[(?P<inner>[^\[\]]+)\]")
+#: keys of the floors that forget, which tables under one time for all have beside the plain ones
+_RECENT = {"recency_half_life": CHOSEN}
 _ROW_KEYS = ("name", "model", "backbone", "keys", "against", "x")
 
 
@@ -71,7 +73,7 @@ class Row:
     @property
     def floor(self) -> bool:
         """Whether it is one of the rows that every table has."""
-        return self.model in FLOORS and not self.keys
+        return self.model in FLOORS and dict(self.keys) in ({}, _RECENT)
 
     @property
     def placebo(self) -> bool:
@@ -79,9 +81,17 @@ class Row:
         return is_placebo(self.keys)
 
 
-def floors() -> list[Row]:
-    """The rows that every table begins with."""
-    return [Row(name, name) for name in FLOORS]
+def floors(protocol: str | None = None) -> list[Row]:
+    """The rows that every table begins with; under ``global_time`` also with a half-life that validation chooses.
+
+    What sold last week is the stronger floor there: plain counts are as old as the data.
+    """
+    plain = [Row(name, name) for name in FLOORS]
+    return [*plain, *_recent_floors()] if protocol == "global_time" else plain
+
+
+def _recent_floors() -> list[Row]:
+    return [Row(f"{name}, recent", name, _RECENT) for name in FLOORS]
 
 
 def parse_models(text: str) -> list[Row]:
@@ -223,8 +233,8 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def complete(rows: Iterable[Row], with_floors: bool = True) -> list[Row]:
-    """Put the floors first, check names and keep of ``against`` what is there.
+def complete(rows: Iterable[Row], with_floors: bool = True, protocol: str | None = None) -> list[Row]:
+    """Put the floors of a protocol first, check names and keep of ``against`` what is there.
 
     Raises:
         ConfigError: two rows of one name, or a file's row that is measured against one that does not exist.
@@ -234,13 +244,13 @@ def complete(rows: Iterable[Row], with_floors: bool = True) -> list[Row]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{name} is given twice. Give each row once; rows that differ by keys need other names.")
-    first = [row for row in floors() if row.name not in names] if with_floors else []
+    first = [row for row in floors(protocol) if row.name not in names] if with_floors else []
     known = {row.name for row in [*first, *given]}
     return [*first, *(_with_known(row, known) for row in given)]
 
 
 def _with_known(row: Row, known: set[str]) -> Row:
-    implied = _implied(row)
+    implied = (*_implied(row), *(floor.name for floor in _recent_floors()))  # not under every protocol
     for other in row.against:
         if other == row.name or (other not in known and other not in implied):
             raise ConfigError(f"row {row.name!r}: against={other!r} is no other row.{suggestion(other, known)}")

@@ -273,9 +273,25 @@ def _gain(table: Mapping[str, Any], name: str, metric: str) -> Gain | None:
     framed = FRAMED.fullmatch(name)
     if not framed:
         return None
+    base = _trained_alike(table, name) or framed["inner"]
     for one in table["views"][0]["comparisons"]:
-        if (one["row"], one["other"], one["metric"]) == (name, framed["inner"], metric):
+        if (one["row"], one["other"], one["metric"]) == (name, base, metric):
             return Gain(one["relative"], one["adjusted"])
     rows = table["views"][0]["rows"]  # in a metric that was not tested
-    mine, theirs = (rows.get(row, {}).get(metric, {}).get("mean") for row in (name, framed["inner"]))
+    mine, theirs = (rows.get(row, {}).get(metric, {}).get("mean") for row in (name, base))
     return Gain(100 * (mine - theirs) / theirs, None) if mine is not None and theirs else None
+
+
+def _trained_alike(table: Mapping[str, Any], name: str) -> str | None:
+    """The backbone's own row in the recipe of a row that is measured against it (``backbone paper``), if there is one:
+    against a backbone of another form a difference would be that of the forms too."""
+    entries = {entry["name"]: entry for entry in table["rows"]}
+    keys = entries[name].get("keys") or {}
+    if "recipe" not in keys:
+        return None
+    alike = {"backbone": keys.get("backbone"), "recipe": keys["recipe"]}
+    for other in entries[name].get("against", ()):
+        entry = entries.get(other, {})
+        if entry.get("model") == "IBIM" and entry.get("keys") == alike:
+            return other
+    return None

@@ -137,12 +137,13 @@ def experiment_of(
     for key in given:
         if key in study.varied():
             raise ConfigError(f"--{key}={given[key]}: the rows of the study {study.name} differ in it; leave it out.")
+    keys = {**TABLE_DEFAULTS, **study.keys, **given}
     return Experiment(
         f"{title or study.title} ({dataset})",
         dataset,
-        complete(chosen(study, only), study.floors),
+        complete(chosen(study, only), study.floors, keys.get("protocol")),
         parse_seeds(seeds or study.seeds),
-        {**TABLE_DEFAULTS, **study.keys, **given},
+        keys,
         command,
         metric_names(metrics) or study.metrics,
         study.columns,
@@ -171,7 +172,7 @@ def chosen(study: Study, only: Sequence[str]) -> list[Row]:
                 f"--only={word}: no row of {study.name}.{suggestion(word, known)} There are: {', '.join(rows)}."
             )
         found += [row for row in named if row not in found]
-    kept = {row.name for row in found} | ({row.name for row in floors()} if study.floors else set())
+    kept = {row.name for row in found} | ({row.name for row in floors("global_time")} if study.floors else set())
     return [
         replace(row, against=tuple(other for other in row.against if other in kept))
         for row in study.rows

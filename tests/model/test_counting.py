@@ -10,10 +10,13 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import assembly
+from recbole_eimf.model.baselines.counting import HALF_LIVES
 from recbole_eimf.model.bought_together import interaction_weights
 from tests.conftest import write_atomic
+from tests.data.test_ties import write
+from tests.data.test_time_split import EVENTS
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,61 @@ def test_each_item_keeps_as_many_neighbours_as_asked(built):
         assert (net.full_sort_predict(rows([[item]]))[0] - small > 1e-5).sum() == 3
 
 
+def by_hand(model, histories, times, half_life, n):
+    """[N, N] or [N]: the counts of a floor, every event halved for each half-life before the latest one of all."""
+    latest = max(max(each) for each in times)
+    weight = [
+        [1.0 if half_life is None else 0.5 ** ((latest - t) / 86_400 / half_life) for t in each] for each in times
+    ]
+    if model == "Popularity":
+        found = np.zeros(n)
+        for items, weights in zip(histories, weight):
+            for item, w in zip(items, weights):
+                found[item] += w
+        return found
+    found = np.zeros((n, n))
+    for items, weights in zip(histories, weight):
+        for before, after, w in zip(items, items[1:], weights[1:]):
+            found[before, after] += w
+    return found
+
+
+@pytest.mark.parametrize("model", ["Popularity", "Markov"])
+def test_a_floor_whose_half_life_is_chosen_counts_anew_for_each(built, make_config, model, tmp_path):
+    config = make_config(
+        model, "baskets", data_path=str(write(tmp_path, EVENTS)), protocol="global_time", recency_half_life="chosen"
+    )
+    train = assembly.loaders(config)[0]._dataset
+    net = config.model_class(config, train)
+    assert net.weights == HALF_LIVES == config.model_class.choices(config)
+    assert HALF_LIVES[-1] is None, "of equals the last is kept, which forgets nothing"
+    histories = [history.tolist() for history in train.sequences()[1]]
+    spans = train.spans
+    times = [train.times[a:b].tolist() for a, b in zip(spans.start, spans.middle)]
+    for half_life in HALF_LIVES:
+        net.set_weight(half_life)
+        expected = by_hand(model, histories, times, half_life, net.n_items)
+        found = net.popularity.numpy() if model == "Popularity" else net._matrix().toarray()
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert net.decays == (half_life is not None)
+        assert net.chosen_half_life == half_life
+        fixed = make_config(
+            model, "baskets", data_path=str(tmp_path), protocol="global_time", recency_half_life=half_life
+        )
+        plain = fixed.model_class(fixed, train)
+        assert plain.weights == ()
+        assert torch.equal(net.full_sort_predict(rows([[1, 2]])), plain.full_sort_predict(rows([[1, 2]])))
+
+
+def test_only_what_counts_alone_chooses_a_half_life(make_config):
+    for model in ("ItemKNNText", "IBIM", "TextKNN"):
+        said = f"recency_half_life=chosen: {model} does not choose it; Popularity, Markov, DecayedItemKNN do"
+        with pytest.raises(ConfigError, match=said):
+            make_config(model, recency_half_life="chosen")
+
+
 def test_recency_without_times_is_refused():
+    with pytest.raises(DataError, match="recency_half_life=chosen: repeats has no times"):
+        interaction_weights({"recency_half_life": "chosen"}, SimpleNamespace(times=None, dataset_name="repeats"), 7.0)
     with pytest.raises(DataError, match="recency_half_life=7.0: repeats has no times"):
         interaction_weights({"recency_half_life": 7.0}, SimpleNamespace(times=None, dataset_name="repeats"))

@@ -17,6 +17,7 @@ from recbole_eimf.cli.study import main as run_command
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.study import arena, compare
+from recbole_eimf.study.joined import by_method
 from recbole_eimf.study.rows import complete
 from recbole_eimf.study.runs import configured
 from recbole_eimf.study.search.space import shipped_space
@@ -44,6 +45,16 @@ def run(name, seed, side_load):
     side = side_load if name.startswith("EIMF[") else None
     cost = {"parameters": 100, "train_seconds": 2.0 + seed, "seconds_per_epoch": 0.5}
     return {**cost, "seed": seed, "side_load": side}
+
+
+def test_the_page_says_what_targets_a_table_under_one_time_for_all_has():
+    made = table("a", {"SASRec": [1.0]}, "global_time")
+    made["rows"][0]["settings"] |= {"time_target": "last", "refit": True}
+    made["rows"][0]["runs"][0]["borders"] = ["2014-03-07", "2014-05-13"]
+    said = arena._facts(made, 1)
+    assert "time_target=last" in said
+    assert "training up to 2014-03-07, test after 2014-05-13, trained again on all before the test" in said
+    assert "time_target" not in arena._facts(table("a", {"SASRec": [1.0]}), 1)
 
 
 def test_demsars_critical_differences():
@@ -207,6 +218,23 @@ def test_a_gain_in_a_metric_that_was_not_tested_is_that_of_the_means():
     assert gains["SASRec"] is None, "it is the backbone"
     assert gains["x[REMI]"] is None, "of nothing there is no share"
     assert gains["late[SASRec]"] is None, "no mean yet"
+
+
+def test_a_gain_is_over_the_backbone_that_was_trained_alike():
+    made = table("a", {"SASRec": [4.0], "backbone paper[SASRec]": [2.0], "EIMF paper[SASRec]": [3.0]})
+    for name, of_row in made["views"][0]["rows"].items():
+        of_row["ndcg@10"]["mean"] = float(of_row["ndcg@10"]["seeds"]["2020"])
+        entry = next(entry for entry in made["rows"] if entry["name"] == name)
+        entry["model"] = "EIMF" if name.startswith("EIMF") else "IBIM"
+        entry["keys"] = {"backbone": "SASRec"} | ({"recipe": "paper"} if "paper" in name else {})
+    made["rows"][2]["against"] = ["backbone paper[SASRec]"]
+    over = {row.name: row.gains[0].relative for row in standings([made], "ndcg@10").rows if row.gains[0]}
+    assert over == pytest.approx({"EIMF paper[SASRec]": 50.0, "backbone paper[SASRec]": -50.0})
+    (apart,) = by_method([made])
+    over = {row.name: row.gains[0].relative for row in standings([apart], "ndcg@10").rows if row.gains[0]}
+    assert over == pytest.approx({"EIMF paper[backbone]": 50.0, "backbone paper[backbone]": -50.0})
+    made["rows"][2]["against"] = ["SASRec"]  # as older tables have it
+    assert {row.name: row.gains[0] for row in standings([made], "ndcg@10").rows}["EIMF paper[SASRec]"].relative == -25
 
 
 def test_replies_are_counted_where_there_are_some_and_a_row_without_seeds_has_no_figure():
@@ -405,6 +433,11 @@ def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(pl
         assert rows[f"AlphaFuse[{backbone}]"].against == (backbone, f"ids plus text[{backbone}]")
         assert rows[f"EIMF placebo[{backbone}]"].keys["interest_source"] == "shuffled"
         assert rows[f"text placebo[{backbone}]"].keys["text_source"] == "shuffled"
+        paper = {"backbone": backbone, "recipe": "paper"}
+        alike, placebo = f"backbone paper[{backbone}]", f"EIMF paper placebo[{backbone}]"
+        assert (rows[alike].model, rows[alike].keys) == ("IBIM", paper)
+        assert rows[f"EIMF paper[{backbone}]"].against == (alike, placebo), "not a backbone of another form"
+        assert rows[placebo].keys == {**paper, "interest_source": "shuffled"}
     assert "PAD[REMI]" not in rows, "towers have one state a target"
     for row in rows.values():  # --tune-first has something to search for each, and every key is one
         config, _ = configured(row, "planted", {"data_path": str(planted)})

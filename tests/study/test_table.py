@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from recbole_eimf.evaluator.significance import PairedTest
+from recbole_eimf.study import compare
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
@@ -250,6 +251,87 @@ def test_rows_that_were_trained_again_are_named(made):
         if number == 1:
             assert "**DecayedItemKNN, SASRec** (not the others): trained again on all before the test" in said
     assert "Rows were trained again" in said
+
+
+def test_a_table_under_one_time_for_all_says_which_targets_which_dates_and_how_old_its_models_are(made):
+    experiment, runs, _ = made
+
+    def said():
+        summary = summarise(experiment, runs, [False])
+        return notes.facts(summary, summary.views[0]), " ".join(notes.notes(summary, ("*", "+"), []))
+
+    age = "**Measures the age of models too:**"
+    assert "time_target" not in said()[0]
+    assert age not in said()[1]
+    for run in runs:
+        run.settings.update(protocol="global_time", time_target="first", time_quantiles=[0.8, 0.9], refit=False)
+    assert "; time_target=first (the first later item), training up to 80 %, test after 90 % of all" in said()[0]
+    assert f"{age} the test begins where validation ends" in said()[1]
+    for run in runs:
+        if run.finished:
+            file = run.folder / "result.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"borders": ["2014-03-07", "2014-05-13"]}))
+    facts, told = said()
+    assert "training up to 2014-03-07, test after 2014-05-13, not trained again before the test (refit=False)" in facts
+    assert f"{age} the test begins 67 days after training ends" in told
+    assert "--refit=True" in told
+    page = report.page(summarise(experiment, runs, [False]))
+    assert "training up to 2014-03-07, test after 2014-05-13" in page
+    for run in runs:
+        run.settings["refit"] = True
+    facts, told = said()
+    assert "trained again on all before the test (refit=True)" in facts
+    assert age not in told
+    runs[0].settings["time_target"] = "all"
+    assert "; rows differ: time_target=all" in said()[0]
+
+
+def test_floors_that_forget_stand_in_tables_under_one_time_for_all_alone():
+    plain = ["Popularity", "Markov", "DecayedItemKNN"]
+    for protocol in (None, "leave_one_out", "user_split"):
+        assert [row.name for row in complete(parse_models("SASRec"), protocol=protocol)] == [*plain, "SASRec"]
+    rows = complete(parse_models("SASRec"), protocol="global_time")
+    assert [row.name for row in rows] == [*plain, *(f"{name}, recent" for name in plain), "SASRec"]
+    assert [dict(row.keys) for row in rows[3:6]] == [{"recency_half_life": "chosen"}] * 3
+    assert all(row.floor and row.counting for row in rows[:6])
+    assert not Row("mine", "Popularity", {"recency_half_life": 7}).floor
+    assert [row.name for row in complete(parse_models("SASRec"), False, "global_time")] == ["SASRec"]
+    mine = Row("SASRec", "IBIM", {"backbone": "SASRec"}, ("Popularity, recent",))
+    assert complete([mine], protocol="global_time")[-1].against == ("Popularity, recent",)
+    assert complete([mine])[-1].against == (), "not under every protocol"
+    made = compare.experiment_of(parse_models("SASRec"), "d", {"protocol": "global_time"}, "c")
+    assert "Markov, recent" in [row.name for row in made.rows]
+
+
+def test_a_table_says_which_half_lives_were_chosen(made):
+    experiment, runs, _ = made
+    run = next(run for run in runs if run.row.name == "DecayedItemKNN")
+    file, said = run.folder / "result.json", []
+    for days in (7.0, None):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"chosen": {"recency_half_life": days}}))
+        said.append(" ".join(notes.notes(summarise(experiment, runs, [False]), ("*", "+"), [])))
+    assert "(recency_half_life=chosen): DecayedItemKNN: 7 days." in said[0]
+    assert "(recency_half_life=chosen): DecayedItemKNN: none." in said[1]
+
+
+def test_recall_is_left_out_where_each_row_has_one_target_for_it_is_the_hit_rate(made):
+    experiment, runs, _ = made
+    for run in runs:
+        run.settings.update(protocol="global_time", time_target="successive", ties="shuffle")
+    summary = summarise(experiment, runs, [False])
+    assert summary.metrics == ["hit@1", "ndcg@1", "hit@5", "ndcg@5"]
+    assert len(summary.views[0].comparisons) == 3 * 4, "one question is not tested twice"
+    assert summary.main == "hit@5", "the same figures as recall@5, which chose the checkpoints"
+    asked = replace(experiment, metrics=("recall@5", "hit@5"))
+    assert summarise(asked, runs, [False]).metrics == ["recall@5", "hit@5"], "who asks for it has it"
+    every = [f"{kind}@{k}" for k in (1, 5) for kind in ("recall", "hit", "ndcg")]
+    for several in ({"time_target": "all"}, {"ties": "together"}):
+        runs[0].settings.update(several)
+        assert summarise(experiment, runs, [False]).metrics == every
+        runs[0].settings.update(time_target="successive", ties="shuffle")
+    for run in runs:
+        run.settings["metrics"] = ["Recall", "NDCG"]
+    assert summarise(experiment, runs, [False]).metrics == ["recall@1", "ndcg@1", "recall@5", "ndcg@5"]
 
 
 def test_users_who_are_asked_several_times_are_tested_as_one_each(made):

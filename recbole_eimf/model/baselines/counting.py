@@ -2,34 +2,85 @@
 
 from __future__ import annotations
 
+from logging import getLogger
+from typing import Any
+
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from recbole_eimf.config.contract import CHOSEN
 from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.bought_together import bought_together, interaction_weights
 from recbole_eimf.model.history_scores import history_scores, ties_broken
 from recbole_eimf.model.placing import Neighbours
 
+#: half-lives (days) among which ``recency_half_life=chosen`` has validation choose; of equals the last is kept, which
+#: forgets least
+HALF_LIVES = (7.0, 30.0, 90.0, 180.0, 365.0, None)
+
 
 class CountingModel(SequenceModel):
-    """Base of the floors: counts are taken from the training part when the model is made, and saved with it."""
+    """Base of the floors: counts are taken from the training part when the model is made, and saved with it.
+
+    With ``recency_half_life=chosen`` an epoch is one look at the validation part with one of :data:`HALF_LIVES`.
+    """
 
     counting = True
-    #: whether its scores are counts or made of counts alone, 0 where there is none
-    counts_alone = False
 
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.fake = nn.Parameter(torch.zeros(1))  # RecBole's trainer wants something to optimise
-        if config["inference_only"] and not hasattr(dataset, "item_counts"):
-            counts = np.zeros(self.n_items)
-        else:
-            counts = np.bincount(dataset.flat.numpy(), interaction_weights(config, dataset), minlength=self.n_items)
-        self.register_buffer("popularity", torch.from_numpy(counts.astype(np.float32)))
-        self.decays = self.counts_alone and config["recency_half_life"] is not None
+        self.weights = self.choices(config)
         self._held: sparse.csr_matrix | None = None
+        self._placed: tuple[Tensor, Neighbours] | None = None
+        self._forgets = self.counts_alone and config["recency_half_life"] is not None
+        self._counts_anew = _chooses(type(self), config)
+        if self._counts_anew:
+            self._counted = config, dataset
+            self.register_buffer("half_life", torch.zeros(()))  # days; 0: no event counts less for its age
+        if config["inference_only"] and not hasattr(dataset, "item_counts"):
+            self.register_buffer("popularity", torch.zeros(self.n_items))
+        else:
+            self._count(config, dataset, interaction_weights(config, dataset))
+
+    def _count(self, config, dataset, weight: np.ndarray) -> None:
+        """Take the counts of the training part, each interaction with its weight [n]."""
+        counts = np.bincount(dataset.flat.numpy(), weight, minlength=self.n_items)
+        self.register_buffer("popularity", torch.from_numpy(counts.astype(np.float32)))
+
+    @property
+    def decays(self) -> bool:
+        """Whether counts lose weight with age."""
+        return self._forgets if not self._counts_anew else bool(self.half_life > 0)
+
+    @property
+    def chosen_half_life(self) -> float | None:
+        """Days, of ``recency_half_life=chosen``; None where nothing is forgotten."""
+        return self.half_life.item() if self.decays else None
+
+    @classmethod
+    def choices(cls, config) -> tuple[Any, ...]:
+        """The half-lives, where validation chooses one."""
+        return HALF_LIVES if _chooses(cls, config) else cls.weights
+
+    @classmethod
+    def chosen(cls, config, epoch: int) -> dict[str, Any] | None:
+        """The half-life of an epoch, where validation chose one."""
+        return {"recency_half_life": HALF_LIVES[epoch]} if _chooses(cls, config) else None
+
+    def set_weight(self, weight: float | None) -> None:
+        """Count anew with this half-life (days; None: all count alike), of ``recency_half_life=chosen``."""
+        config, dataset = self._counted
+        device = self.popularity.device
+        self._count(config, dataset, interaction_weights(config, dataset, weight))
+        self._held = None
+        self.to(device)
+        self.half_life.fill_(weight or 0.0)
+        if self._placed is not None:  # what was placed among the first counts has its place among these
+            self.place(*self._placed)
+        getLogger().debug(f"recency_half_life: {weight}")
 
     @classmethod
     def choose_training_view(cls, config) -> str:
@@ -72,6 +123,8 @@ class CountingModel(SequenceModel):
 
     def place(self, items: Tensor, near: Neighbours) -> None:
         """Count of items that no count knows, int64 [n], what is counted of the trained items they are nearest to."""
+        if self._counts_anew:
+            self._placed = items, near
         device = self.value.device
         self._register_matrix(near.place_unknown(self._matrix(), items))
         self._held = None
@@ -110,15 +163,15 @@ class Markov(CountingModel):
 
     counts_alone = True
 
-    def __init__(self, config, dataset) -> None:
-        super().__init__(config, dataset)
+    def _count(self, config, dataset, weight: np.ndarray) -> None:
+        super()._count(config, dataset, weight)
         flat, spans = dataset.flat.numpy(), dataset.spans
         inside = np.ones(max(len(flat) - 1, 0), dtype=bool)
         last = spans.middle[spans.middle > spans.start] - 1
         inside[last[last < len(inside)]] = False  # a user's last item is not followed by the next user's first
         pair = np.flatnonzero(inside)
         counts = sparse.coo_matrix(
-            (interaction_weights(config, dataset)[pair + 1], (flat[pair], flat[pair + 1])),
+            (weight[pair + 1], (flat[pair], flat[pair + 1])),
             shape=(self.n_items, self.n_items),
         )
         self._register_matrix(counts.tocsr())
@@ -141,9 +194,16 @@ class DecayedItemKNN(CountingModel):
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.decay = config["knn_decay"]
-        weight = interaction_weights(config, dataset)
+
+    def _count(self, config, dataset, weight: np.ndarray) -> None:
+        super()._count(config, dataset, weight)
         self._register_matrix(bought_together(dataset, weight, config["knn_shrink"], config["knn_neighbours"]))
 
     def _scores(self, interaction) -> Tensor:
         sequence, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         return history_scores(sequence, length, self._matrix(), self.decay)
+
+
+def _chooses(model_class: type[CountingModel], config) -> bool:
+    """Whether validation chooses how fast a floor forgets."""
+    return model_class.counts_alone and config["recency_half_life"] == CHOSEN

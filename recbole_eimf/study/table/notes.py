@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_eimf.config.maker import is_marked, made_by
 from recbole_eimf.core.version import made_with
+from recbole_eimf.data import time_split
 from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.evaluator.ranks import Asked
 from recbole_eimf.evaluator.significance import LEVEL
@@ -29,8 +30,27 @@ def facts(summary: Summary, view: View) -> str:
     return (
         f"{summary.experiment.dataset}, {summary.protocol}, history {'masked' if view.mask_history else 'not masked'} "
         f"(mask_history={view.mask_history}), {size}test, %, mean ± sample deviation over seeds {seeds} (counting "
-        f"models have one run), all items ranked{_order(summary)}{_repeats(summary, view)}{chosen}"
+        f"models have one run), all items ranked{_order(summary)}{_times(summary)}{_repeats(summary, view)}{chosen}"
     )
+
+
+def _times(summary: Summary) -> str:
+    """What the targets of a split by time are, and how old its models."""
+    if summary.protocol != "global_time":
+        return ""
+    lines = [line for line in summary.lines if line.runs]
+    said = dict.fromkeys(time_split.told(line.runs[0].settings, _refit(line), _borders(summary)) for line in lines)
+    return "".join(f"; {one}" for one in said) if len(said) == 1 else f"; rows differ: {' / '.join(said)}"
+
+
+def _refit(line: Line) -> bool:
+    return bool(_settings(line).get("refit"))
+
+
+def _borders(summary: Summary) -> list[str] | None:
+    """The dates between which the runs were parted, of the first that tells them."""
+    told = (result.get("borders") for line in summary.lines for result in line.results)
+    return next(filter(None, told), None)
 
 
 def _asked(asked: Asked) -> str:
@@ -97,7 +117,8 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
     found += _about_users(summary) + _about_forms(lines) + _about_interests(lines)
     if average := average_precision(summary, metrics):
         found.append(average)
-    found += _about_refits(lines)
+    found += _about_half_lives(lines)
+    found += _about_refits(summary)
     if any(line.results and not line.row.counting for line in lines):
         found.append(
             "Best epochs count from 1, of a model that is trained in phases those of the last one: 0 is the model "
@@ -179,12 +200,35 @@ def _others_interests(line: Line) -> bool:
     return _settings(line)["interest_source"] == "shuffled" or any(is_marked(side.get("source", "")) for side in sides)
 
 
-def _about_refits(lines: Sequence[Line]) -> list[str]:
+def _about_half_lives(lines: Sequence[Line]) -> list[str]:
+    """How fast the floors forget whose half-life validation chose."""
+    chosen = {line.row.name: line.results[0].get("chosen") or {} for line in lines if line.results}
+    days = {row: told["recency_half_life"] for row, told in chosen.items() if "recency_half_life" in told}
+    if not days:
+        return []
+    each = "; ".join(f"{row}: {'none' if half is None else f'{half:g} days'}" for row, half in days.items())
+    return [f"Half-lives of counts, chosen on validation (recency_half_life=chosen): {each}."]
+
+
+def _about_age(summary: Summary) -> list[str]:
+    """Under one time for all that models are as old as the validation window is long, where none was trained again."""
+    if summary.protocol != "global_time" or any(map(_refit, summary.lines)):
+        return []
+    days = time_split.days_between(_borders(summary) or ())
+    later = "where validation ends" if days is None else f"{days:,} days after training ends"
+    return [
+        f"**Measures the age of models too:** the test begins {later}, and no row was trained again before it. "
+        f"--refit=True does, as a service would."
+    ]
+
+
+def _about_refits(summary: Summary) -> list[str]:
     """Which rows were trained again before the test."""
+    lines = summary.lines
     rows = {line.row.name: any(result.get("refit") for result in line.results) for line in lines if line.results}
     again = [name for name, refit in rows.items() if refit]
     if not again:
-        return []
+        return _about_age(summary)
     who = "Rows were" if len(again) == len(rows) else f"**{', '.join(again)}** (not the others):"
     return [f"{who} trained again on all before the test, for the number of epochs that validation chose (refit=True)."]
 

@@ -222,7 +222,7 @@ def _whom(asked: Asked) -> dict[str, Any]:
 
 def _machine_row(summary: Summary, line: Line) -> dict[str, Any]:
     kept = ("seed", "valid", "test", "epochs", "best_epoch", "train_seconds", "seconds_per_epoch", "parameters",
-            "side_load", "version", "refit")  # fmt: skip
+            "side_load", "version", "refit", "borders", "chosen")  # fmt: skip
     conditions = ("made_with", "runs_at_once", "machine", "seconds")
     return {
         "name": line.row.name,
