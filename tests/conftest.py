@@ -171,6 +171,7 @@ def planted_knowledge(tmp_path_factory) -> Path:
 def make_config(planted, semantic_cache, planted_knowledge):
     """``make_config(model, dataset="planted", **keys)``: a configuration over small data, quiet and quick."""
     from recbole_eimf.config.config import EIMFConfig
+    from recbole_eimf.config.layers import concerning
     from recbole_eimf.config.models import MODELS
 
     def make(model, dataset="planted", **keys):
@@ -192,6 +193,6 @@ def make_config(planted, semantic_cache, planted_knowledge):
             small.pop("data_path")
         if model in MODELS and MODELS[model].family == "knowledge floor":
             small |= {"knowledge_source": "file", "knowledge_file": str(planted_knowledge)}
-        return EIMFConfig(model, dataset, None, {**small, **keys})
+        return EIMFConfig(model, dataset, None, {**concerning(model, small), **keys})
 
     return make

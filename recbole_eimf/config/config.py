@@ -21,6 +21,7 @@ from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.layers import merged, our_layers, today
 from recbole_eimf.config.models import known_model_names, load_model_class
+from recbole_eimf.config.reading import check_read
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
 from recbole_eimf.config.yaml_file import line_of, parse_command_line, parse_value, read_yaml, value_of
@@ -127,6 +128,8 @@ def check_configuration(config: Config) -> None:
     checks.check_columns(wishes, final)
     contract_of(config.model_class).check_configuration(final)
     checks.check_able(config.model_class, final)
+    if not final["inference_only"]:  # a saved model has had its training
+        check_read(config.model_class, wishes)
 
 
 def plain_name(key: str, name: Any) -> str:

@@ -223,6 +223,17 @@ class NetworkSettings:
         above=0,
     )
     knn_neighbours: int = key(2000, "DecayedItemKNN, score_prior=together: neighbours of an item, at most", least=1)
+    place_unseen: bool = key(
+        False, "once trained: items that training never saw get the mean vector of the 20 trained items of nearest "
+        "text (folded), as items that are added to a served model; counts of items (item kNN, score_prior) likewise",
+    )  # fmt: skip
+    knn_shrink: float = key(30.0, "DecayedItemKNN, score_prior=together: added to a similarity's denominator", least=0)
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """Score prior: what is added to the scores of a trained model."""
+
     score_prior: str = key(
         "none", "IBIM, EIMF, PAD and kin: what is added to scores after training, each part with a weight chosen on "
         "validation: items of like text, what an LLM says is bought next, or before, and items bought together",
@@ -236,11 +247,6 @@ class NetworkSettings:
         "grid", "of the score prior: tried one after the other by valid_metric, or fitted to the validation targets "
         "(the likeliest of at least zero), the same for all items or by their training frequency",
     )  # fmt: skip
-    place_unseen: bool = key(
-        False, "once trained: items that training never saw get the mean vector of the 20 trained items of nearest "
-        "text (folded), as items that are added to a served model; counts of items (item kNN, score_prior) likewise",
-    )  # fmt: skip
-    knn_shrink: float = key(30.0, "DecayedItemKNN, score_prior=together: added to a similarity's denominator", least=0)
 
 
 @dataclass(frozen=True)
@@ -517,6 +523,7 @@ ALL_SETTINGS = (
     ItemSettings,
     InterestModelSettings,
     NetworkSettings,
+    PriorSettings,
     EIMFSettings,
     DistillationSettings,
     TextSettings,

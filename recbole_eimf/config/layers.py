@@ -18,6 +18,7 @@ from recbole.utils import ModelType
 from recbole_eimf.config import keys
 from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.models import backbone_lineage, load_model_class
+from recbole_eimf.config.reading import ignored
 from recbole_eimf.config.yaml_file import line_of, read_shipped, read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 
@@ -161,7 +162,8 @@ def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
     """Of keys that several models share, those that concern one of them.
 
     A backbone goes to models that take one, a recipe to models that have one of that name, ``place_unseen`` to models
-    that can, ``torch_compile`` to those that are trained; others train as they are.
+    that can, ``torch_compile`` to those that are trained, a key of the catalogue to models that read its part
+    (:mod:`recbole_eimf.config.reading`); others train as they are.
 
     Args:
         model: as ``--model`` takes it, or a class; shared: keys of all.
@@ -178,6 +180,8 @@ def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
         del left["torch_compile"]
     if left.get("recipe") is not None and str(left["recipe"]) not in recipes_of(*recipe_owners(model_class)):
         del left["recipe"]
+    for name in ignored(model_class, left):
+        del left[name]
     return left
 
 

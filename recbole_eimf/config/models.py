@@ -26,7 +26,7 @@ class BackboneCard:
     over: str | None = None
 
 
-_OF_INTERESTS = ("ItemSettings", "InterestModelSettings", "NetworkSettings")
+_OF_INTERESTS = ("ItemSettings", "InterestModelSettings", "NetworkSettings", "PriorSettings")
 #: family -> parts of the catalogue of keys
 _READS = {
     "eimf": _OF_INTERESTS,

@@ -7,18 +7,14 @@ model does not read. Files that decide figures count by what is in them, not by 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import re
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config import keys
-from recbole_eimf.config.contract import contract_of, is_ours
-from recbole_eimf.config.key import keys_of
-from recbole_eimf.config.models import MODELS
+from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.reading import EVERY_RUN, keys_beyond, parts_read
 from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, renamed
 from recbole_eimf.core.files import file_digest
 
@@ -53,28 +49,18 @@ def unread(config) -> frozenset[str]:
     An upgrade that changes them, or other replies for the rows beside it, leave its figures what they are. A model of
     somebody's own may read any; one of RecBole's reads those that its source names.
     """
-    model_class, name = config.model_class, config["model"]
-    card = MODELS.get(name)
-    shipped = card is not None and model_class.__module__ == card.module
-    if not shipped and (is_ours(model_class) or not model_class.__module__.startswith("recbole.")):
+    model_class = config.model_class
+    parts = parts_read(model_class)
+    if parts is None:
         return frozenset()
-    read = {*(card.parts if shipped else ()), "RunSettings", "DataSettings"}
+    read = {*parts, *EVERY_RUN}
     asked = contract_of(model_class)
     need, follows = asked.needs_side_information(config), asked.needs_next_items(config)
     if need is not None:
         read.add("TextSettings")
     if need == "interests" or follows or config["item_text_source"] != "title":  # the last two ask an LLM about items
         read.add("SemanticSettings")
-    known = {each.name for part in keys.ALL_SETTINGS if part.__name__ in read for each in keys_of(part)}
-    every = {*keys.our_keys(), *(gone for gone, part in keys.RETIRED.items() if part.__name__ not in read)}
-    return frozenset(every - known - (set() if shipped else _named_in_source(model_class)))
-
-
-def _named_in_source(model_class: type) -> set[str]:
-    """The words in quotes where a model of RecBole is written; its YAML files do not name all that it reads."""
-    modules = {cls.__module__ for cls in model_class.__mro__ if cls.__module__.startswith("recbole.")}
-    text = "\n".join(inspect.getsource(sys.modules[name]) for name in modules)
-    return set(re.findall(r"""["'](\w+)["']""", text))
+    return keys_beyond(model_class, frozenset(read))
 
 
 def differing_settings(

@@ -178,7 +178,9 @@ def _beside(name: str, config: EIMFConfig, files: list[str] | None, overrides: d
     given |= {"compare_with": []}
     if config["output_dir"]:
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
-    other = EIMFConfig(model, config["dataset"], files, given)
+    # keys of the user's files are those of the run, which what stands beside it need not read
+    said = files if name == "placebo" else [concerning(model, _file_keys(files))]
+    other = EIMFConfig(model, config["dataset"], said, given)
     other.data_told = other.times_told = True
     return other
 

@@ -23,7 +23,9 @@ from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning, recipes_of, today
+from recbole_eimf.config.models import load_model_class
 from recbole_eimf.config.placebo import SHUFFLED, check_draw, check_placebo, idle
+from recbole_eimf.config.reading import ignored
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, free_name, read_json, write_json
@@ -142,6 +144,7 @@ def plan(
 
     plugin.adapt_recbole()
     takers(rows, shared)
+    _check_read_by_some(rows, shared)
     owner: dict[str, str] = {}
     for row in rows:
         if (other := owner.setdefault(folder_name(row.name), row.name)) != row.name:
@@ -194,6 +197,19 @@ def takers(rows: Sequence[Row], shared: Mapping[str, Any]) -> list[str]:
             f"There are: {', '.join(known)}."
         )
     return found
+
+
+def _check_read_by_some(rows: Sequence[Row], shared: Mapping[str, Any]) -> None:
+    """Refuse a key of all that none of the rows which train would read; rows that only count read few.
+
+    Raises:
+        ConfigError: naming key and value.
+    """
+    trained = [row for row in rows if not row.counting]
+    each = [set(ignored(load_model_class(row.model), today(shared))) for row in trained]
+    for name in sorted(set.intersection(*each)) if each else []:
+        names = ", ".join(row.name for row in trained[:4]) + (", ..." if len(trained) > 4 else "")
+        raise ConfigError(f"{name}={shared[name]}: no row of the table reads it ({names}). Leave it out.")
 
 
 def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFConfig, dict[str, Any]]:

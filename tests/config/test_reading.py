@@ -1,0 +1,80 @@
+"""Keys that a model never reads are refused where they were given, and narrowed where several models share them."""
+
+import pytest
+
+import recbole_eimf
+from recbole_eimf.__main__ import main
+from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.layers import concerning
+from recbole_eimf.core.errors import ConfigError
+
+QUIET = {"show_progress": False, "state": "ERROR", "compare_with": []}
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value", "said"),
+    [
+        (
+            "SASRec",
+            "score_prior",
+            "all",
+            "SASRec is RecBole's class and does not read it; ours, which does, is --model=IBIM",
+        ),
+        ("SASRec", "item_text", "null_space", "--backbone=SASRec"),
+        ("SASRec", "item_init", "pca_text", "--backbone=SASRec"),
+        ("SINE", "vector_graph", "similar", "SINE is RecBole's class and does not read it. Leave it out"),
+        ("Popularity", "score_prior", "similar", "model=Popularity does not read it"),
+        ("DecayedItemKNN", "next_labels", 0.2, "model=DecayedItemKNN does not read it"),
+        ("IBIM", "gamma", 0.5, "train a model that reads it: EIMF"),
+        ("EIMF", "align_epochs", 3, "model=EIMF does not read it"),
+    ],
+)
+def test_a_key_that_the_model_never_reads_is_refused(model, key, value, said):
+    with pytest.raises(ConfigError) as error:
+        EIMFConfig(model, "ml-100k", None, {**QUIET, key: value})
+    assert f"{key}={value}" in str(error.value)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("SASRec", {"n_layers": 1, "hidden_size": 32, "ties": "shuffle", "num_threads": 1, "item_text": "none"}),
+        ("IBIM", {"score_prior": "similar+together", "item_text": "add"}),
+        ("EIMF", {"gamma": 0.5, "next_labels": 0.0, "score_prior": "together"}),
+        ("PAD", {"gamma": 0.5, "align_epochs": 3, "score_prior": "together"}),
+        ("DecayedItemKNN", {"knn_decay": 0.5, "knn_neighbours": 50}),
+        ("examples.smoothed:Smoothed", {"score_prior": "together", "gamma": 0.5}),
+    ],
+)
+def test_keys_that_it_reads_and_defaults_and_all_of_ones_own_class_pass(model, keys):
+    assert EIMFConfig(model, "ml-100k", None, {**QUIET, **keys})
+
+
+def test_of_keys_that_several_models_share_each_gets_what_it_reads():
+    shared = {"score_prior": "together", "gamma": 0.5, "epochs": 3, "ties": "shuffle"}
+    assert concerning("IBIM", shared) == {"score_prior": "together", "epochs": 3, "ties": "shuffle"}
+    assert concerning("EIMF", shared) == shared
+    assert concerning("Markov", shared) == {"epochs": 3, "ties": "shuffle"} == concerning("SASRec", shared)
+
+
+def test_the_command_ends_with_2_before_it_reads_data(tmp_path, capsys):
+    command = ["run", "--model=SASRec", "--dataset=nowhere", f"--data_path={tmp_path}", "--item_text=null_space"]
+    assert main(command) == 2
+    assert "item_text=null_space" in capsys.readouterr().err
+
+
+def test_what_stands_beside_a_run_need_not_read_the_files_of_the_run(planted, tmp_path, semantic_cache):
+    file = tmp_path / "mine.yaml"
+    file.write_text("gamma: 0.4\nscore_prior: together\n")
+    keys = {"data_path": str(planted), "semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd", "epochs": 1}
+    small = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 8, "topk": [5]}
+    wanted = {**QUIET, **keys, **small, "valid_metric": "NDCG@5", "compare_with": ["backbone", "Markov", "SASRec"]}
+    found = recbole_eimf.run("EIMF", "planted", [str(file)], **wanted)
+    assert [other.model for other in found.compared] == ["IBIM", "Markov", "SASRec"]
+
+
+def test_a_key_that_no_row_of_a_table_reads_is_refused(planted, tmp_path, capsys):
+    command = ["compare", "--models=SASRec,GRU4Rec", "--dataset=planted", f"--data_path={planted}", "--parallel=0"]
+    assert main([*command, "--align_epochs=3", f"--out={tmp_path / 'out'}"]) == 2
+    assert "align_epochs=3: no row of the table reads it (SASRec, GRU4Rec)" in " ".join(capsys.readouterr().err.split())
