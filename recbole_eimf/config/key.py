@@ -93,7 +93,8 @@ class Key:
 
     ``hint`` is its type; ``default`` may be :data:`OF_MODEL`; ``section`` the name of its part; ``affects`` one of
     :data:`AFFECTS`; ``form`` what text must look like; ``secret``: a wrong value may be a password, and is not shown;
-    ``protocol``: the only one that reads it; ``training``: whether it decides which interactions train, in what order.
+    ``protocol``: the only one that reads it; ``switch``: the key that has it read, and that one's values that do (none:
+    all but its default); ``training``: whether it decides which interactions train, in what order.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Key:
     ours: bool = True
     protocol: str | None = None
     training: bool = False
+    switch: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> str:
@@ -159,13 +161,15 @@ def key(
     secret: bool = False,
     protocol: str | None = None,
     training: bool = False,
+    switch: tuple[str, ...] = (),
 ) -> Any:
     """A field of the catalogue: default, a line of help, bounds (``least`` and ``most`` included), what it affects, the
-    only ``protocol`` that reads it, which the help then begins with, and whether it decides what ``training`` sees."""
+    only ``protocol`` that reads it, which the help then begins with, whether it decides what ``training`` sees, and the
+    ``switch`` without which nothing reads it."""
     bounds = Range(least, above, most, below)
     help = f"of {protocol}: {help}" if protocol else help
     known = {"help": help, "range": bounds, "affects": affects, "form": form, "secret": secret, "protocol": protocol,
-             "training": training}  # fmt: skip
+             "training": training, "switch": switch}  # fmt: skip
     return dataclasses.field(default=default, metadata=known)
 
 

@@ -133,20 +133,33 @@ class ItemSettings:
     )  # fmt: skip
     text_adaptor: Literal["linear", "mlp", "moe"] = key(
         "linear", "of item_text=add and concat: text to the item dimension; moe: UniSRec's mixture of whitenings",
-        affects="expert",
+        affects="expert", switch=("item_text", "add", "concat")
     )  # fmt: skip
-    adaptor_experts: int = key(8, "of text_adaptor=moe: whitenings that are mixed", least=1, affects="expert")
+    adaptor_experts: int = key(
+        8, "of text_adaptor=moe: whitenings that are mixed", least=1, affects="expert", switch=("text_adaptor", "moe")
+    )
     adaptor_dropout: float = key(
-        0.2, "of text_adaptor=moe: dropout of the text vectors", least=0, below=1, affects="expert"
+        0.2,
+        "of text_adaptor=moe: dropout of the text vectors",
+        least=0,
+        below=1,
+        affects="expert",
+        switch=("text_adaptor", "moe"),
     )
     id_dimension: int = key(
         0, "of item_text=null_space: dimensions of an item vector that are the id's; 0: half of them", least=0,
-        affects="expert",
+        affects="expert", switch=("item_text", "null_space")
     )  # fmt: skip
     code_pieces: int = key(
-        32, "of item_text=codes: pieces a text vector is cut into, each a code", least=1, affects="expert"
+        32,
+        "of item_text=codes: pieces a text vector is cut into, each a code",
+        least=1,
+        affects="expert",
+        switch=("item_text", "codes"),
     )
-    code_centroids: int = key(256, "of item_text=codes: different codes of a piece", least=2, affects="expert")
+    code_centroids: int = key(
+        256, "of item_text=codes: different codes of a piece", least=2, affects="expert", switch=("item_text", "codes")
+    )
     # PAD's pre-trained experts look at the text itself, as it is after these two
     text_whitening: Literal["none", "center", "half", "full"] = key("none", "whitening of text vectors")
     text_dimension: int = key(0, "principal components of the text vectors that are kept; 0: as they are", least=0)
@@ -155,13 +168,17 @@ class ItemSettings:
         "or an LLM's what is bought next", affects="expert",
     )  # fmt: skip
     vector_graph_weight: float = key(
-        5.0, "k of vector_graph: an item seen n times is k / (k + n) its neighbours", above=0, affects="expert"
+        5.0,
+        "k of vector_graph: an item seen n times is k / (k + n) its neighbours",
+        above=0,
+        affects="expert",
+        switch=("vector_graph",),
     )
     next_labels: float = key(
         0.0, "IBIM, EIMF: share of a soft label that goes to what an LLM says is bought after the item before the "
         "target", least=0, most=1, affects="expert",
     )  # fmt: skip
-    next_label_items: int = key(20, "items of such a label", least=1, affects="expert")
+    next_label_items: int = key(20, "items of such a label", least=1, affects="expert", switch=("next_labels",))
     score: Literal["dot", "cosine"] = key("dot", "how a state and an item vector make a score", affects="expert")
     score_scale: float = key(14.0, "multiplies cosine scores", above=0, affects="expert")
     num_negatives: int = key(
@@ -169,7 +186,10 @@ class ItemSettings:
         least=0, affects="expert",
     )  # fmt: skip
     negative_sampling: Literal["uniform", "popularity"] = key(
-        "uniform", "how negatives of a sampled softmax are drawn (log-Q corrected)", affects="expert"
+        "uniform",
+        "how negatives of a sampled softmax are drawn (log-Q corrected)",
+        affects="expert",
+        switch=("num_negatives",),
     )
     logits_dtype: Literal["float32", "bfloat16"] = key(
         "float32", "number format of the product with the catalogue in training", affects="expert"
@@ -188,10 +208,12 @@ class InterestModelSettings:
         "in training: a user's interests weighted by likeness to the target, or the one most like it",
         affects="expert",
     )
-    readout_temperature: float = key(1.0, "of the soft readout, divides the products", above=0, affects="expert")
+    readout_temperature: float = key(
+        1.0, "of the soft readout, divides the products", above=0, affects="expert", switch=("readout", "soft")
+    )
     readout_power: float = key(
         1.0, "p of MIND's label-aware attention: the soft readout's products to this power, signs kept", above=0,
-        affects="expert",
+        affects="expert", switch=("readout", "soft")
     )  # fmt: skip
     diversity_lambda: float = key(
         0.0, "ComiRec's controllable aggregation when ranking: weight of other categories; 0 is off", least=0,
@@ -241,11 +263,16 @@ class PriorSettings:
                   r"none|both|all|(?!.*\b(\w+)\b.*\b\1\b)(similar|next|previous|together)(\+(similar|next|previous|together))*"),
     )  # fmt: skip
     prior_decay: float = key(
-        0.6, "of the score prior: an item counts this much less for each step back", least=0, most=1
+        0.6,
+        "of the score prior: an item counts this much less for each step back",
+        least=0,
+        most=1,
+        switch=("score_prior",),
     )
     prior_weights: Literal["grid", "learned", "by_frequency"] = key(
         "grid", "of the score prior: tried one after the other by valid_metric, or fitted to the validation targets "
         "(the likeliest of at least zero), the same for all items or by their training frequency",
+        switch=("score_prior",),
     )  # fmt: skip
 
 

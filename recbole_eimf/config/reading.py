@@ -96,6 +96,27 @@ def check_read(model_class: type, given: Mapping[str, Any]) -> None:
         )
 
 
+def switched_off(model_class: type, given: Mapping[str, Any], final: Mapping[str, Any] | Any) -> dict[str, str]:
+    """Keys among ``given`` that ask for something while the key that has them read does not: each with what would.
+
+    ``--text_adaptor=moe`` without ``--item_text=add`` trains a plain backbone. Towers join text by their fusion.
+
+    Args:
+        final: the whole configuration.
+    """
+    every, found = keys.our_keys(), {}
+    towers = "PADSettings" in (parts_read(model_class) or ())
+    for name in given:
+        known = every.get(name)
+        if known is None or not known.switch or not _is_wish(name, given[name]):
+            continue
+        switch, *values = known.switch
+        on = final[switch] in values if values else final[switch] != every[switch].default
+        if not on and not (towers and switch == "item_text"):
+            found[name] = f"{switch}={'|'.join(values)}" if values else switch
+    return found
+
+
 @cache
 def _read_by(model: str) -> frozenset[str]:
     parts = MODELS[model].parts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.config.placebo import PLACEBOS, SHUFFLED, check_placebo, own_placebo
+from recbole_eimf.config.reading import switched_off
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, UserError
@@ -77,6 +79,7 @@ def run(
     wanted = keys.read(RunSettings, config.final_config_dict)
     check_placebo(config, config.external_config_dict)
     check_needs(config)
+    _tell_unread(config)
     beside = _company(config, wanted, config_file_list, overrides)
     distributed.join(config["device"])
     with _own_folder(wanted):
@@ -87,6 +90,20 @@ def run(
         if wanted.output_dir and distributed.is_first():
             write_json(Path(wanted.output_dir) / RESULT_FILE, dataclasses.asdict(result))
     return result
+
+
+def _tell_unread(config: EIMFConfig) -> None:
+    """Say which keys do nothing without another one. Rows of tables share keys that not all of them read: they are
+    made without ``show_progress``, and quiet."""
+    if config["show_progress"] is False or not distributed.is_first():
+        return
+    given = config.external_config_dict
+    for name, on in switched_off(config.model_class, given, config).items():
+        switch = on.partition("=")[0]
+        print(
+            f"{name}={given[name]} is not read: {switch}={config[switch]}. Add --{on}, or leave {name} out.",
+            file=sys.stderr,
+        )
 
 
 def _own_folder(wanted: RunSettings) -> contextlib.AbstractContextManager:

@@ -6,6 +6,7 @@ import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
+from recbole_eimf.config.reading import switched_off
 from recbole_eimf.core.errors import ConfigError
 
 QUIET = {"show_progress": False, "state": "ERROR", "compare_with": []}
@@ -78,3 +79,33 @@ def test_a_key_that_no_row_of_a_table_reads_is_refused(planted, tmp_path, capsys
     command = ["compare", "--models=SASRec,GRU4Rec", "--dataset=planted", f"--data_path={planted}", "--parallel=0"]
     assert main([*command, "--align_epochs=3", f"--out={tmp_path / 'out'}"]) == 2
     assert "align_epochs=3: no row of the table reads it (SASRec, GRU4Rec)" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "found"),
+    [
+        ("IBIM", {"text_adaptor": "moe", "adaptor_experts": 4}, {"text_adaptor": "item_text=add|concat"}),
+        ("IBIM", {"item_text": "add", "code_pieces": 4}, {"code_pieces": "item_text=codes"}),
+        ("IBIM", {"prior_weights": "learned", "prior_decay": 0.6}, {"prior_weights": "score_prior"}),
+        ("IBIM", {"prior_weights": "learned", "score_prior": "together"}, {}),
+        (
+            "IBIM",
+            {"next_label_items": 3, "next_labels": 0.1, "vector_graph_weight": 9.0},
+            {"vector_graph_weight": "vector_graph"},
+        ),
+        ("Hybrid", {"fusion": "add", "text_adaptor": "mlp"}, {}),
+    ],
+)
+def test_a_key_that_does_nothing_without_another_one_is_told(model, keys, found):
+    config = EIMFConfig(model, "ml-100k", None, {**QUIET, **keys})
+    assert switched_off(config.model_class, keys, config) == found
+
+
+def test_a_run_says_which_keys_it_does_not_read(planted, tmp_path, capsys):
+    small = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 8, "topk": [5], "epochs": 1}
+    wanted = {**QUIET, **small, "data_path": str(planted), "valid_metric": "NDCG@5", "prior_weights": "learned"}
+    told = "prior_weights=learned is not read: score_prior=none. Add --score_prior, or leave prior_weights out."
+    recbole_eimf.run("IBIM", "planted", **wanted)
+    assert told not in capsys.readouterr().err
+    recbole_eimf.run("IBIM", "planted", **{**wanted, "show_progress": True})
+    assert told in capsys.readouterr().err
