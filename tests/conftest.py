@@ -172,7 +172,8 @@ def make_config(planted, semantic_cache, planted_knowledge):
     """``make_config(model, dataset="planted", **keys)``: a configuration over small data, quiet and quick."""
     from recbole_eimf.config.config import EIMFConfig
     from recbole_eimf.config.layers import concerning
-    from recbole_eimf.config.models import MODELS
+    from recbole_eimf.config.models import MODELS, load_model_class
+    from recbole_eimf.config.reading import ignored
 
     def make(model, dataset="planted", **keys):
         small = {
@@ -193,6 +194,8 @@ def make_config(planted, semantic_cache, planted_knowledge):
             small.pop("data_path")
         if model in MODELS and MODELS[model].family == "knowledge floor":
             small |= {"knowledge_source": "file", "knowledge_file": str(planted_knowledge)}
-        return EIMFConfig(model, dataset, None, {**concerning(model, small), **keys})
+        given = {**concerning(model, small), **keys}  # each model gets what it reads of what a test gives to all
+        unread = ignored(load_model_class(model) if isinstance(model, str) else model, given)
+        return EIMFConfig(model, dataset, None, {key: given[key] for key in given if key not in unread})
 
     return make

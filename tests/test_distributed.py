@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import recbole_eimf
+from recbole_eimf.config.layers import concerning
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
@@ -68,7 +69,7 @@ def made(name: str, keys: dict, out: Path, **more) -> RunResult:
     out.mkdir(parents=True, exist_ok=True)
     InterestTrainer.fit = fit
     try:
-        return recbole_eimf.run(model, "planted", output_dir=str(out), **{**keys, **own, **more})
+        return recbole_eimf.run(model, "planted", output_dir=str(out), **{**keys, **concerning(model, own), **more})
     finally:
         InterestTrainer.fit = original
 

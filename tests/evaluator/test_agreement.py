@@ -92,9 +92,9 @@ def test_the_command_reads_two_runs_and_writes_json_and_figures(planted, semanti
     text = {"semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd"}
     sizes = {"n_layers": 1, "hidden_size": 16, "inner_size": 16, "MAX_ITEM_LIST_LENGTH": 8, "epochs": 1, "topk": [5]}
     quiet = {"show_progress": False, "state": "ERROR", "phase_cache": False, "valid_metric": "NDCG@5"}
-    keys = {"data_path": str(planted), "align_epochs": 1, **text, **sizes, **quiet}
-    for model in ("IBIM", "PAD"):
-        recbole_eimf.run(model, "planted", output_dir=str(tmp_path / model), **keys)
+    keys = {"data_path": str(planted), **text, **sizes, **quiet}
+    for model, own in (("IBIM", {}), ("PAD", {"align_epochs": 1})):
+        recbole_eimf.run(model, "planted", output_dir=str(tmp_path / model), **own, **keys)
     out = tmp_path / "found"
     assert main(["agreement", str(tmp_path / "IBIM"), str(tmp_path / "PAD"), f"--out={out}", "--pairs=50"]) == 0
     found = json.loads((out / "agreement.json").read_text())

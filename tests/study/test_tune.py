@@ -190,7 +190,7 @@ def test_a_search_begins_with_what_another_found(keys, tmp_path, capsys):
     assert [again[n] == made[n] for n in range(2)] == [True, False]
     assert json.loads((earlier / "trial.json").read_text())["score"] == plain.trials[1].score  # paid for: kept
     # the folder is this search's, whatever a key that IBIM does not read says
-    assert recbole_eimf.tune("IBIM", "planted", begin_with="best.yaml", gamma=0.5, **asked).trials == begun.trials
+    assert recbole_eimf.tune("IBIM", "planted", begin_with="best.yaml", damping=0.8, **asked).trials == begun.trials
     # one that was cut off has the state of other settings: it is not gone on with
     folder = tmp_path / "out/trials/001"
     (folder / "trial.json").unlink()
