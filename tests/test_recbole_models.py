@@ -21,8 +21,9 @@ from recbole_eimf.experiment import assembly, plugin
 ML_100K = Path(recbole.__file__).parent / "dataset_example" / "ml-100k"
 TINY = {"epochs": 1, "show_progress": False, "state": "ERROR", "MAX_ITEM_LIST_LENGTH": 6, "topk": [5],
         "valid_metric": "NDCG@5", "hidden_size": 8, "embedding_size": 8, "inner_size": 8, "n_layers": 2,
-        "mlp_hidden_size": [8, 8], "kg_embedding_size": 8, "prototype_size": 5, "interest_size": 2, "block_num": 1,
-        "pretrain_epochs": 1}  # fmt: skip
+        "mlp_hidden_size": [8, 8], "kg_embedding_size": 8, "prototype_size": 5, "interest_size": 2,
+        "block_num": 1}  # fmt: skip
+STAGE = {"pretrain_epochs": 1}  # of S3Rec
 GRAPH = ("GRU4RecKG", "KSR")
 
 
@@ -67,7 +68,7 @@ def test_there_are_31():
 
 @pytest.mark.parametrize("model", stock_models())
 def test_each_runs_with_its_defaults(model, piece):
-    result = recbole_eimf.run(model, "piece", data_path=str(piece), **TINY)
+    result = recbole_eimf.run(model, "piece", data_path=str(piece), **TINY, **(STAGE if model == "S3Rec" else {}))
     assert result.model == model
     assert 0 <= result.test["hit@5"] <= 1
     assert result.slices["warm"]["targets"] >= 0
@@ -137,10 +138,10 @@ def test_without_a_knowledge_graphs_vectors_the_files_are_named(model):
 
 
 def test_s3rec_goes_on_from_its_first_stage(piece):
-    recbole_eimf.run("S3Rec", "piece", data_path=str(piece), output_dir="first", **TINY)
+    recbole_eimf.run("S3Rec", "piece", data_path=str(piece), output_dir="first", **TINY, **STAGE)
     path = Path("first") / "S3Rec-piece-1.pth"
     keys = {"train_stage": "finetune", "pre_model_path": str(path)}
-    result = recbole_eimf.run("S3Rec", "piece", data_path=str(piece), **TINY, **keys)
+    result = recbole_eimf.run("S3Rec", "piece", data_path=str(piece), **TINY, **STAGE, **keys)
     assert result.valid
 
 
@@ -271,3 +272,8 @@ def test_registering_again_keeps_it_too():
         assert torch.is_anomaly_enabled()
     finally:
         torch.autograd.set_detect_anomaly(False)
+
+
+def test_s3recs_first_stage_has_recboles_length_where_none_is_given(piece):
+    """PAD has a key of that name, whose default is no number."""
+    assert EIMFConfig("S3Rec", "piece", None, {**TINY, "data_path": str(piece)})["pretrain_epochs"] == 500

@@ -203,12 +203,6 @@ def today(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- RecBole's, and the user's
-def recbole_defaults(model: str) -> dict[str, Any]:
-    """What RecBole's own YAML says of one of its models; empty where there is none."""
-    path = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
-    return read_shipped(path) if path.is_file() else {}
-
-
 def recbole_layers(model_class: type, model: str, dataset: str) -> list[Layer]:
     """RecBole's own files, in the order its Config reads them (its ``_load_internal_config_dict``)."""
     folder = Path(recbole.__file__).parent / "properties"

@@ -10,7 +10,10 @@ import re
 import sys
 from collections.abc import Collection, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+import recbole
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.contract import is_ours
@@ -18,6 +21,7 @@ from recbole_eimf.config.key import OF_MODEL, keys_of
 from recbole_eimf.config.models import BACKBONES, MODELS
 from recbole_eimf.config.placebo import is_placebo
 from recbole_eimf.config.same import INDIFFERENT
+from recbole_eimf.config.yaml_file import read_shipped
 from recbole_eimf.core.errors import ConfigError
 
 #: parts that every run reads
@@ -41,11 +45,17 @@ def _of_recbole(model_class: type) -> bool:
     return model_class.__module__.startswith("recbole.")
 
 
+def recbole_defaults(model: str) -> dict[str, Any]:
+    """What RecBole's own YAML says of one of its models; empty where there is none."""
+    path = Path(recbole.__file__).parent / "properties" / "model" / f"{model}.yaml"
+    return read_shipped(path) if path.is_file() else {}
+
+
 @cache
 def keys_beyond(model_class: type, parts: Collection[str]) -> frozenset[str]:
     """The keys of ours, and those of earlier versions, that a model which reads these parts does not read.
 
-    One of RecBole's reads those, too, that its source names.
+    One of RecBole's reads those, too, that its source or its YAML file names.
     """
     known = {each.name for part in keys.ALL_SETTINGS if part.__name__ in parts for each in keys_of(part)}
     every = {*keys.our_keys(), *(gone for gone, part in keys.RETIRED.items() if part.__name__ not in parts)}
@@ -53,10 +63,10 @@ def keys_beyond(model_class: type, parts: Collection[str]) -> frozenset[str]:
 
 
 def _named_in_source(model_class: type) -> set[str]:
-    """The words in quotes where a model of RecBole is written; its YAML files do not name all that it reads."""
+    """The words in quotes where a model of RecBole is written, and the keys of its YAML file: neither names all."""
     modules = {cls.__module__ for cls in model_class.__mro__ if cls.__module__.startswith("recbole.")}
     text = "\n".join(inspect.getsource(sys.modules[name]) for name in modules)
-    return set(re.findall(r"""["'](\w+)["']""", text))
+    return {*re.findall(r"""["'](\w+)["']""", text), *recbole_defaults(model_class.__name__)}
 
 
 def ignored(model_class: type, given: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from recbole.model.layers import TransformerEncoder
 from recbole.utils import InputType, ModelType
 
 from recbole_eimf.config.contract import is_ours
-from recbole_eimf.config.layers import recbole_defaults
+from recbole_eimf.config.reading import recbole_defaults
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import first_line
 
@@ -98,7 +98,9 @@ def stock_defaults(model_class: type, stock: Mapping[str, Any], ours: Mapping[st
         load |= _GRAPH_COLUMNS
     values["load_col"] = load
     if "save_step" in merged and "pretrain_epochs" in merged:  # else a short first stage would write nothing
-        values["save_step"] = min(merged["save_step"], merged["pretrain_epochs"])
+        # PAD has a key of that name, whose default is None
+        values["pretrain_epochs"] = merged["pretrain_epochs"] or stock["pretrain_epochs"]
+        values["save_step"] = min(merged["save_step"], values["pretrain_epochs"])
     return values
 
 

@@ -16,8 +16,9 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.config.layers import concerning
+from recbole_eimf.config.models import load_model_class
 from recbole_eimf.config.placebo import PLACEBOS, SHUFFLED, check_placebo, own_placebo
-from recbole_eimf.config.reading import switched_off
+from recbole_eimf.config.reading import ignored, switched_off
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, UserError
@@ -196,8 +197,10 @@ def _beside(name: str, config: EIMFConfig, files: list[str] | None, overrides: d
     if config["output_dir"]:
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
     # keys of the user's files are those of the run, which what stands beside it need not read
-    said = files if name == "placebo" else [concerning(model, _file_keys(files))]
-    other = EIMFConfig(model, config["dataset"], said, given)
+    said = _file_keys(files)
+    for key in ignored(load_model_class(model), said):
+        del said[key]
+    other = EIMFConfig(model, config["dataset"], [said], given)
     other.data_told = other.times_told = True
     return other
 

@@ -51,7 +51,7 @@ def test_floors_that_forget_serve_what_they_were_evaluated_with(exported, tmp_pa
     assert np.array_equal(served_lists(run, recommender), expected)
     assert json.loads((folder / "config.json").read_text())["keys"]["recency_half_life"] == 1.0
     if model == "Markov":
-        run.net.decays = False
+        run.net._forgets = False
         assert not np.array_equal(evaluated_lists(run.config, run.net, run.loaders[2]), expected)
 
 
