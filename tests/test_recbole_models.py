@@ -14,6 +14,7 @@ import recbole
 import torch
 
 import recbole_eimf
+from recbole_eimf.__main__ import main
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import assembly, plugin
@@ -274,6 +275,17 @@ def test_registering_again_keeps_it_too():
         torch.autograd.set_detect_anomaly(False)
 
 
-def test_s3recs_first_stage_has_recboles_length_where_none_is_given(piece):
-    """PAD has a key of that name, whose default is no number."""
-    assert EIMFConfig("S3Rec", "piece", None, {**TINY, "data_path": str(piece)})["pretrain_epochs"] == 500
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [("FOSSIL", "alpha", 0.6), ("KSR", "gamma", 10.0), ("DIEN", "alpha", 1.0), ("S3Rec", "pretrain_epochs", 500)],
+)
+def test_a_setting_of_recboles_that_is_called_like_one_of_ours_keeps_its_default(model, key, value, piece):
+    assert EIMFConfig(model, "piece", None, {**TINY, "data_path": str(piece)})[key] == value
+    assert EIMFConfig(model, "piece", None, {**TINY, "data_path": str(piece), key: 3})[key] == 3
+
+
+def test_explain_says_that_it_is_recboles(capsys):
+    assert main(["explain", "alpha", "--model=FOSSIL"]) == 0
+    shown = capsys.readouterr().out
+    assert "alpha = 0.6" in shown
+    assert "set by RecBole (" in shown

@@ -7,7 +7,7 @@ of the model's ancestors and its own, the data set's, the recipe's. 4. The user'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from recbole.utils import ModelType
 from recbole_eimf.config import keys
 from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.models import backbone_lineage, load_model_class
-from recbole_eimf.config.reading import ignored
+from recbole_eimf.config.reading import ignored, recbole_defaults
 from recbole_eimf.config.yaml_file import line_of, read_shipped, read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 
@@ -223,6 +223,10 @@ def every_layer(config, files: list[str], words: Mapping[str, Any]) -> list[Laye
     """All layers of a configuration, weakest first."""
     model_class, model, dataset = config.model_class, config["model"], config["dataset"]
     ours = our_layers(model_class if is_ours(model_class) else None, model, dataset, config.external_config_dict)
+    if not is_ours(model_class):  # what a model of RecBole's calls by a name of ours is its own
+        own = recbole_defaults(model)
+        ours = [replace(each, values={k: v for k, v in each.values.items() if k not in own or each.name != "default"})
+                for each in ours]  # fmt: skip
     return [*recbole_layers(model_class, model, dataset), *ours, *user_layers(files, words)]
 
 

@@ -18,6 +18,7 @@ from recbole.model.layers import TransformerEncoder
 from recbole.utils import InputType, ModelType
 
 from recbole_eimf.config.contract import is_ours
+from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.reading import recbole_defaults
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import first_line
@@ -83,10 +84,12 @@ def stock_defaults(model_class: type, stock: Mapping[str, Any], ours: Mapping[st
         stock: RecBole's defaults for it; ours: our common ones; given: the user's keys, which are stronger.
 
     Returns:
-        RecBole's negatives if it learns from them, and the columns of items, users and entities that it reads.
+        RecBole's negatives if it learns from them, the columns of items, users and entities that it reads, and its own
+        settings that are called like a key of ours (FOSSIL's ``alpha`` is not EIMF's).
     """
-    merged = {**stock, **ours, **given}
-    values: dict[str, Any] = {}
+    own = recbole_defaults((stock_class(model_class) or model_class).__name__)
+    values: dict[str, Any] = {name: stock[name] for name in own if name in our_keys() and name in stock}
+    merged = {**stock, **ours, **values, **given}
     if needs_negatives(model_class, merged):
         values["train_neg_sample_args"] = stock.get("train_neg_sample_args") or {"distribution": "uniform"}
     load = {**(stock.get("load_col") or {}), **(ours.get("load_col") or {})}
@@ -98,9 +101,7 @@ def stock_defaults(model_class: type, stock: Mapping[str, Any], ours: Mapping[st
         load |= _GRAPH_COLUMNS
     values["load_col"] = load
     if "save_step" in merged and "pretrain_epochs" in merged:  # else a short first stage would write nothing
-        # PAD has a key of that name, whose default is None
-        values["pretrain_epochs"] = merged["pretrain_epochs"] or stock["pretrain_epochs"]
-        values["save_step"] = min(merged["save_step"], values["pretrain_epochs"])
+        values["save_step"] = min(merged["save_step"], merged["pretrain_epochs"])
     return values
 
 
