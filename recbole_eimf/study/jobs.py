@@ -16,6 +16,7 @@ from recbole_eimf.config.checks import is_bundled
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.same import TRAINING
 from recbole_eimf.config.same_experiment import PATHS
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, UserError
@@ -59,7 +60,7 @@ def make_text_once(configs: Iterable[EIMFConfig], told: bool = False) -> None:
     for config in configs:
         need = contract_of(config.model_class).needs_side_information(config)
         wanted = keys.read(SemanticSettings, config.final_config_dict)
-        made_of = fingerprint(vars(wanted), config["protocol"], config["split_seed"], config["ties"]) if need else None
+        made_of = fingerprint(vars(wanted), {key: config[key] for key in TRAINING}) if need else None
         if (need, made_of) not in seen:
             config.data_told, config.times_told = told or bool(seen), bool(seen)
             seen.add((need, made_of))
