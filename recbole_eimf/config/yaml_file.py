@@ -168,6 +168,11 @@ def read_shipped(path: Path) -> dict[str, Any]:
     return copy.deepcopy(_shipped(path, path.stat().st_mtime_ns))
 
 
+def read_files(files: Iterable[str | Path] | None) -> dict[str, Any]:
+    """What configuration files say, the later ones stronger. Raises as :func:`read_yaml`."""
+    return {key: value for path in files or () for key, value in read_yaml(path).items()}
+
+
 def line_of(path: Path, key: str) -> int:
     """The line of a YAML mapping on which a key stands, from 1; 0 where it does not."""
     node = yaml.compose(path.read_bytes().decode("utf-8-sig"), Loader=_SafeLoader)

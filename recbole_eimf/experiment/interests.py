@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config import keys
-from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.config import EIMFConfig, check_keys
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.layers import concerning
-from recbole_eimf.config.yaml_file import read_yaml
+from recbole_eimf.config.yaml_file import read_files, read_yaml
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.dataset import LazySequenceDataset
@@ -103,8 +103,11 @@ def knowledge_stage(
         if key in overrides:
             raise ConfigError(f"{key}={overrides[key]}: items are asked about alike for every model. Leave {key} out.")
     # a run's file may be given: what it says of the run's model says nothing here
-    said = concerning("IBIM", {key: value for path in files or () for key, value in read_yaml(path).items()})
-    config = EIMFConfig("IBIM", dataset, [said], {"state": "WARNING", **concerning("IBIM", overrides)})
+    said = read_files(files)
+    if not {**said, **overrides}.get("allow_unknown_keys"):
+        check_keys(said, said_in={key: path for path in files or () for key in read_yaml(path)})
+    said, given = concerning("IBIM", said), concerning("IBIM", overrides)
+    config = EIMFConfig("IBIM", dataset, [said], {"state": "WARNING", **given})
     config.data_told = True  # nothing is ranked here
     settings = keys.read(SemanticSettings, config)
     check(settings)

@@ -19,7 +19,7 @@ from recbole_eimf.config.layers import concerning
 from recbole_eimf.config.models import load_model_class
 from recbole_eimf.config.placebo import PLACEBOS, SHUFFLED, check_placebo, own_placebo
 from recbole_eimf.config.reading import ignored, switched_off
-from recbole_eimf.config.yaml_file import read_yaml
+from recbole_eimf.config.yaml_file import read_files
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.core.files import write_json
@@ -69,7 +69,7 @@ def run(
         >>> result.to_frame()[["model", "ndcg@10"]].round(4).values.tolist()
         [['Popularity', 0.0223]]
     """
-    processes = distributed.asked({**_file_keys(config_file_list), **overrides})
+    processes = distributed.asked({**read_files(config_file_list), **overrides})
     if processes is not None:
         return _run_in_processes(processes, (model, dataset, config_file_list), callback, overrides)
     plugin.adapt_recbole()
@@ -112,10 +112,6 @@ def _own_folder(wanted: RunSettings) -> contextlib.AbstractContextManager:
     if not (wanted.output_dir and distributed.is_first()):
         return contextlib.nullcontext()
     return folder_locked(Path(wanted.output_dir), "output_dir")
-
-
-def _file_keys(files: list[str] | None) -> dict[str, Any]:
-    return {key: value for path in files or () for key, value in read_yaml(path).items()}
 
 
 def _run_in_processes(
@@ -197,7 +193,7 @@ def _beside(name: str, config: EIMFConfig, files: list[str] | None, overrides: d
     if config["output_dir"]:
         given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
     # keys of the user's files are those of the run, which what stands beside it need not read
-    said = _file_keys(files)
+    said = read_files(files)
     for key in ignored(load_model_class(model), said):
         del said[key]
     other = EIMFConfig(model, config["dataset"], [said], given)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_eimf.config.config import EIMFConfig, check_keys
 from recbole_eimf.config.contract import contract_of
-from recbole_eimf.config.yaml_file import parse_value, read_yaml
+from recbole_eimf.config.yaml_file import parse_value, read_files
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.locks import folder_locked
@@ -135,7 +135,7 @@ def compare(
     """
     named = [models] if isinstance(models, str) else list(models)
     rows = [row for each in named for row in ([each] if isinstance(each, Row) else parse_models(each))]
-    shared = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
+    shared = read_files(config_file_list) | overrides
     experiment = experiment_of(rows, dataset, shared, command, seeds=seeds, metrics=metrics, title=title)
     return carry_out(experiment, Path(out), Effort(parallel, cpus_per_run, gpus_per_run, tune_first, ray_address))
 

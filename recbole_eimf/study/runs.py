@@ -206,10 +206,11 @@ def _check_read_by_some(rows: Sequence[Row], shared: Mapping[str, Any]) -> None:
         ConfigError: naming key and value.
     """
     trained = [row for row in rows if not row.counting]
-    each = [set(ignored(load_model_class(row.model), today(shared))) for row in trained]
+    given = today(shared)
+    each = [set(ignored(load_model_class(row.model), given)) for row in trained]
     for name in sorted(set.intersection(*each)) if each else []:
         names = ", ".join(row.name for row in trained[:4]) + (", ..." if len(trained) > 4 else "")
-        raise ConfigError(f"{name}={shared[name]}: no row of the table reads it ({names}). Leave it out.")
+        raise ConfigError(f"{name}={given[name]}: no row of the table reads it ({names}). Leave it out.")
 
 
 def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFConfig, dict[str, Any]]:

@@ -30,7 +30,7 @@ from typing import Any
 
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.models import BACKBONES
-from recbole_eimf.config.yaml_file import read_yaml
+from recbole_eimf.config.yaml_file import read_files, read_yaml
 from recbole_eimf.core.errors import ConfigError, in_order, suggestion
 from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.study.compare import (
@@ -114,7 +114,7 @@ def run_study(
         >>> found = recbole_eimf.study("eimf_ablation", "ml-100k", seeds=3)  # doctest: +SKIP
         >>> found.to_frame()  # doctest: +SKIP
     """
-    given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
+    given = read_files(config_file_list) | overrides
     check_shared(given)
     read = read_study(find_study(str(name)), over)
     experiment = experiment_of(read, dataset, given, command, seeds=seeds, metrics=metrics, title=title, only=only)

@@ -109,3 +109,11 @@ def test_a_run_says_which_keys_it_does_not_read(planted, tmp_path, capsys):
     assert told not in capsys.readouterr().err
     recbole_eimf.run("IBIM", "planted", **{**wanted, "show_progress": True})
     assert told in capsys.readouterr().err
+
+
+def test_a_wrong_key_of_a_file_that_a_run_shares_is_named_with_file_and_line(tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("epochs: 3\ngamma: 0.4\nnext_neighbors: 5\n")
+    command = ["knowledge", "--dataset=ml-100k", "--knowledge_source=openai", "--dry-run", f"--config_files={file}"]
+    assert main(command) == 2
+    assert f"{file}, line 3: unknown key 'next_neighbors'" in " ".join(capsys.readouterr().err.split())

@@ -22,7 +22,7 @@ from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.models import short_name
 from recbole_eimf.config.placebo import check_placebo
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
-from recbole_eimf.config.yaml_file import read_yaml
+from recbole_eimf.config.yaml_file import read_files, read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import read_json, write_json
@@ -145,7 +145,7 @@ def search(
 
     plugin.adapt_recbole()
     effort = effort or Effort()
-    given = {key: value for path in config_file_list for key, value in read_yaml(path).items()} | overrides
+    given = read_files(config_file_list) | overrides
     with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
         base = _config(model, dataset, given)
         check_placebo(base, base.external_config_dict)
