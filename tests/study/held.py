@@ -15,7 +15,8 @@ EPOCHS = 3
 class Held(IBIM):
     """IBIM; the trial whose folder the file ``hold`` names, beside the search's folder, waits after ``EPOCHS``.
 
-    The file ``held`` says that it does; all that there is to write of these epochs is written then.
+    The file ``held-`` and its name says that it does; all that there is to write of these epochs is written then. By
+    name, because the worker of a killed search lives on for a moment, and would speak for the next one's trial.
     """
 
     def __init__(self, config, dataset):
@@ -27,6 +28,6 @@ class Held(IBIM):
         while hold.is_file() and hold.read_text() == self._trial.name and history.is_file():
             if len(json.loads(history.read_text())) < EPOCHS:
                 break
-            hold.with_name("held").touch()
+            hold.with_name(f"held-{self._trial.name}").touch()
             time.sleep(0.01)
         return super().calculate_loss(interaction)

@@ -112,16 +112,16 @@ def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
 
     def until(trial: int, how: signal.Signals) -> tuple[int, str]:
         """Start it, and end it when that trial waits."""
-        (tmp_path / "held").unlink(missing_ok=True)
+        held = tmp_path / f"held-{trial:03d}"
         (tmp_path / "hold").write_text(f"{trial:03d}")
         process = Forked(command_line, *arguments, cwd=tmp_path, together=True)
         deadline = time.time() + 300
         while time.time() < deadline and process.poll() is None:
-            if (tmp_path / "held").exists():
+            if held.exists():
                 break
             time.sleep(0.02)
         assert process.poll() is None, process.stdout.read()
-        assert (tmp_path / "held").exists(), "the trial came to nothing"
+        assert held.exists(), "the trial came to nothing"
         process.send_signal(how)
         shown, _ = process.communicate(timeout=120)
         return process.returncode, shown
