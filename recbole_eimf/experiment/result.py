@@ -12,6 +12,7 @@ from recbole_eimf.config.models import MODELS, short_name
 from recbole_eimf.config.placebo import was_placebo
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data import time_split
+from recbole_eimf.evaluator.direction import less_is_better
 
 
 @dataclass
@@ -119,10 +120,8 @@ def table(results: list[RunResult], metrics: list[str] | None = None) -> str:
 
 
 def _best(metric: str, values: list[float]) -> float | None:
-    """The best of a column; of an error (RMSE, ...) the smallest."""
-    from recbole.evaluator.register import smaller_metrics
-
-    return (min if metric in smaller_metrics else max)(values, default=None)
+    """The best of a column."""
+    return (min if less_is_better(metric) else max)(values, default=None)
 
 
 def summary(result: RunResult) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.keys import our_keys
+from recbole_eimf.config.layers import concerning
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.core.version import __version__
@@ -72,7 +73,8 @@ def run_arena(
     remarks = []
     for dataset in datasets:
         for protocol in wanted:
-            if protocol == "global_time" and "protocol" not in given and not _has_times(dataset, given):
+            looked_for = protocol == "global_time" and "protocol" not in given
+            if looked_for and not _has_times(dataset, {**study.keys, **given}):
                 remarks.append(f"{dataset} has no times, and no table under global_time.")
                 print(remarks[-1])
                 continue
@@ -105,8 +107,9 @@ def _has_times(dataset: str, given: Mapping[str, Any]) -> bool:
     from recbole_eimf.experiment import plugin
 
     plugin.adapt_recbole()
-    known = {key: given[key] for key in ("data_path", "load_col", "TIME_FIELD", "ORDER_FIELD") if key in given}
-    config = EIMFConfig("Popularity", dataset, None, {**known, "state": "ERROR"})
+    known = _read_by("leave_one_out", given)
+    known.pop("mask_history", None)  # "both" is a table's
+    config = EIMFConfig("Popularity", dataset, None, {**concerning("Popularity", known), "state": "ERROR"})
     config.data_told = config.times_told = True  # the tables say it, of their own keys
     data = LazySequenceDataset(config)
     data.build()

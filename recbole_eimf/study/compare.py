@@ -216,7 +216,7 @@ def check(experiment: Experiment, out: Path, effort: Effort) -> None:
         UserError: as :func:`carry_out` would, but for a folder in use.
     """
     with environment_kept("CUDA_VISIBLE_DEVICES"):
-        _runs(experiment, out, effort)
+        _masks(experiment, _runs(experiment, out, effort))
 
 
 def carry_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
@@ -247,8 +247,9 @@ def _planned(experiment: Experiment, out: Path, effort: Effort) -> Plan:
     workers = effort.workers
     if workers.ray_address:
         check_cluster(workers.ray_address)
-    shared, masks = _masks(experiment.shared)
+    shared = _trained_with(experiment.shared)
     planned = _runs(experiment, out, effort)  # names and keys are right before a search begins
+    masks = _masks(experiment, planned)
     if by_recipe := runs.takers(experiment.rows, shared):
         print(f"recipe={runs.today(shared)['recipe']}: {', '.join(by_recipe)}; other rows train as they are")
     if effort.tune_first:
@@ -258,6 +259,7 @@ def _planned(experiment: Experiment, out: Path, effort: Effort) -> Plan:
         searched, remarks = _tuned(experiment, shared, workers, effort.tune_first, out / "tune")
         experiment = replace(experiment, remarks=remarks, searched=searched)
         planned = _runs(experiment, out, effort, {name: found.settings for name, found in searched.items()})
+        masks = _masks(experiment, planned)
     return Plan(experiment, planned, masks, workers, out)
 
 
@@ -265,12 +267,12 @@ def _runs(
     experiment: Experiment, out: Path, effort: Effort, tuned: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Run]:
     """The runs of a table; ``tuned``: what the search of ``--tune-first`` found, None before it."""
-    shared, masks = _masks(experiment.shared)
+    shared = _trained_with(experiment.shared)
     folder = out.resolve() / "runs"
     settled = tuned is not None or not effort.tune_first
     return runs.plan(
-        experiment.rows, experiment.dataset, experiment.seeds, shared, folder, len(masks) > 1, tuned, settled,
-        effort.tune_first,
+        experiment.rows, experiment.dataset, experiment.seeds, shared, folder, _both_masks(experiment.shared), tuned,
+        settled, effort.tune_first,
     )  # fmt: skip
 
 
@@ -358,15 +360,42 @@ def _spaces(experiment: Experiment, shared: Mapping[str, Any]) -> tuple[dict[str
     return spaces, remarks
 
 
-def _masks(shared: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bool, ...]]:
-    """The keys to train with, and the values of mask_history to report, the one to train with first."""
-    wanted = shared.get("mask_history", False)
-    if wanted == "auto":
-        raise ConfigError("mask_history=auto: rows of one table rank the same candidates. Write True, False or both.")
-    if wanted != "both":
-        return dict(shared), (bool(wanted),)
-    first = shared.get("protocol", "leave_one_out") != "user_split"
-    return {**shared, "mask_history": first}, (first, not first)
+_SAME_CANDIDATES = "rows of one table rank the same candidates. Write True, False or both, for all of them."
+
+
+def _both_masks(shared: Mapping[str, Any]) -> bool:
+    return shared.get("mask_history") == "both"
+
+
+def _trained_with(shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys to train with: of both values of ``mask_history`` the one that papers of the protocol have."""
+    if shared.get("mask_history") == "auto":
+        raise ConfigError(f"mask_history=auto: {_SAME_CANDIDATES}")
+    if not _both_masks(shared):
+        return dict(shared)
+    return {**shared, "mask_history": shared.get("protocol", "leave_one_out") != "user_split"}
+
+
+def _masks(experiment: Experiment, planned: Sequence[Run]) -> tuple[bool, ...]:
+    """The values of ``mask_history`` to report, the one to train with first: those of the runs, recipes included.
+
+    Raises:
+        ConfigError: rows have different ones, or one that only the data would decide.
+    """
+    if _both_masks(experiment.shared):
+        first = _trained_with(experiment.shared)["mask_history"]
+        return first, not first
+    values = {run.row.name: run.settings["mask_history"] for run in planned}
+    first_row = next(iter(values))
+    for name, value in values.items():
+        if value == "auto":
+            raise ConfigError(f"row {name!r}: mask_history=auto: {_SAME_CANDIDATES}")
+        if value != values[first_row]:
+            raise ConfigError(
+                f"mask_history is {value} in row {name!r} and {values[first_row]} in row {first_row!r}, by its recipe "
+                f"or keys of its own: {_SAME_CANDIDATES}"
+            )
+    return (bool(values[first_row]),)
 
 
 def _make(plan: Plan, missing: list[Run]) -> None:

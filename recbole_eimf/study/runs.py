@@ -349,7 +349,8 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         write_json(folder / "run.json", told)
         before = trained_seconds(folder) if same else 0.0  # of sessions that were killed
         begin = time.monotonic()
-        run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same})
+        # what a failed run of other settings has left is not gone on with
+        run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same, "overwrite": not same})
         told["seconds"] = round(before + time.monotonic() - begin, 3)
         write_json(folder / "run.json", told | {"machine": _machine()})
     if job["other_mask"]:

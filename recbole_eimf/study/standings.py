@@ -19,6 +19,7 @@ import numpy as np
 from recbole_eimf.config.models import MODELS
 from recbole_eimf.config.placebo import is_placebo, read_shuffled
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.evaluator.direction import less_is_better
 from recbole_eimf.study.rows import FRAMED
 
 
@@ -182,10 +183,11 @@ def standings(tables: Sequence[Mapping[str, Any]], metric: str, among: Collectio
     if len(kept) < 2:
         raise DataError(f"the arena has fewer than two rows with {metric} in every table: nothing to rank yet.")
     ranks, seeds = [], []
+    sign = -1 if less_is_better(metric) else 1
     for found in values:
         common = _common_seeds(found, [name for name in kept if name not in counting]) or [next(iter(found[kept[0]]))]
         seeds.append(len(common))
-        per_seed = [rank_within([_at_seed(found[name], seed) for name in kept]) for seed in common]
+        per_seed = [rank_within([sign * _at_seed(found[name], seed) for name in kept]) for seed in common]
         ranks.append(np.mean(per_seed, axis=0))
     table_ranks = np.stack(ranks)  # [N, k]
     mean = table_ranks.mean(0)

@@ -142,7 +142,7 @@ def experiment_of(
         f"{title or study.title} ({dataset})",
         dataset,
         complete(chosen(study, only), study.floors, keys.get("protocol")),
-        parse_seeds(seeds or study.seeds),
+        parse_seeds(study.seeds if seeds is None else seeds),
         keys,
         command,
         metric_names(metrics) or study.metrics,

@@ -19,9 +19,14 @@ class GivenScores(nn.Module):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
         self.table = torch.zeros(0)
+        self.asked: list[tuple[int, int]] = []
 
     def full_sort_predict(self, interaction):
         return self.table[interaction["user_id"]]
+
+    def predict(self, interaction):
+        self.asked += zip(interaction["user_id"].tolist(), interaction["item_id"].tolist())
+        return self.table[interaction["user_id"], interaction["item_id"]]
 
 
 class Bench:

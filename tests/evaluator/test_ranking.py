@@ -52,6 +52,26 @@ def test_every_metric_agrees_with_a_slow_count_ties_included(make_bench, dataset
     assert short > 0
 
 
+def test_among_drawn_items_equal_scores_stand_in_the_users_own_order(make_bench):
+    """RecBole has a row for each pair of user and candidate there, and one of scores for each user."""
+    args = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "uni3"}
+    bench = make_bench("planted", eval_args=args, eval_batch_size=80)  # twenty users at a time
+    table = np.random.default_rng(3).integers(0, 2, bench.shape).astype(np.float32)
+    found, _ = bench.evaluate(table)
+    candidates: dict[int, set[int]] = {}
+    for user, item in bench.trainer.model.asked:
+        candidates.setdefault(user, set()).add(item)
+    expected: dict[str, list[float]] = {}
+    for user, _, targets in bench.users():
+        others = set(range(bench.shape[1])) - candidates[user]
+        ranked = slow.ranking(table[user].tolist(), user, others)
+        for k in KS:
+            for name, value in slow.metrics(ranked, targets, k).items():
+                expected.setdefault(name, []).append(value)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(np.mean(values), abs=2e-6), name
+
+
 def test_ndcg_hits_reads_the_ordered_list_not_a_set(make_bench):
     """REMI's reference code enumerates a *set* of items: there, the same items in another order give the same NDCG."""
     bench = make_bench("wide", topk=[5])

@@ -52,6 +52,13 @@ def test_what_is_plainly_there_is_read(response):
     assert parse_item(response) == READ
 
 
+def test_a_part_of_the_profile_is_not_what_is_bought_next():
+    """Its name may hold the letters of one that is."""
+    for key in ("authenticity", "strengthens", "also known as", "aftercare"):
+        found = parse_item(f'{{"kind": "pen", "{key}": "for letters", "next": ["ink", "paper"]}}')
+        assert found == ["pen. for letters", "ink", "paper"], key
+
+
 def test_as_many_texts_are_read_as_are_wanted():
     assert parse_item(GOOD, 1) == READ[:2]
 

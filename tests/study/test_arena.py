@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.cli.study import main as run_command
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.experiment.result import _best
 from recbole_eimf.study import arena, compare
 from recbole_eimf.study.joined import by_method
 from recbole_eimf.study.rows import complete
@@ -24,6 +26,7 @@ from recbole_eimf.study.search.space import shipped_space
 from recbole_eimf.study.standings import by_backbone, critical_difference, friedman, rank_within, standings
 from recbole_eimf.study.study import chosen, find_study, read_study
 from recbole_eimf.study.table.notes import BARE_REMI, SHARED
+from recbole_eimf.study.table.summary import Figure, View
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 
@@ -135,6 +138,17 @@ def of_seeds(dataset, figures, **more):
     for name, seeds in figures.items():
         made["views"][0]["rows"][name]["ndcg@10"]["seeds"] = {str(seed): value for seed, value in seeds.items()}
     return made
+
+
+def test_where_less_is_better_the_smallest_is_first():
+    made = table("a", {"wide": [0.3, 0.3, 0.4], "narrow": [0.7, 0.8, 0.9]})
+    for figures in made["views"][0]["rows"].values():
+        figures["giniindex@10"] = figures["ndcg@10"]
+    assert [row.name for row in standings([made], "giniindex@10").rows] == ["wide", "narrow"]
+    assert [row.name for row in standings([made], "ndcg@10").rows] == ["narrow", "wide"]
+    figures = {"wide": {"giniindex@10": Figure(52.0, 1.0)}, "narrow": {"giniindex@10": Figure(71.0, 1.0)}}
+    assert View(True, True, figures, []).marks("giniindex@10") == {"wide": "best", "narrow": "second"}
+    assert (_best("giniindex@10", [0.7, 0.5]), _best("ndcg@10", [0.7, 0.5]), _best("rmse", [2.0, 1.0])) == (0.5, 0.7, 1)
 
 
 def test_a_trained_row_of_one_seed_is_ranked_by_that_seed_alone():
@@ -424,6 +438,26 @@ def test_the_command_makes_every_table_and_goes_on(planted, tmp_path, capsys):
     assert (folder / "runs" / "Markov" / "2020" / "result.json").stat().st_mtime_ns == made
     with pytest.raises(ConfigError, match="arena of many tables"):
         run_command([str(study), "eimf_ablation", "--dataset=planted"])
+
+
+def test_times_are_looked_for_with_the_keys_that_the_tables_read_the_data_with(tmp_path):
+    """Columns of other names, said on the command line or in the study's file."""
+    (tmp_path / "renamed").mkdir()
+    lines = [f"u{u}\ti{i}\t{100 * u + i}" for u in range(9) for i in range(1, 9)]
+    text = "\n".join(["uid:token\tiid:token\twhen:float", *lines]) + "\n"
+    (tmp_path / "renamed" / "renamed.inter").write_text(text)
+    columns = {"USER_ID_FIELD": "uid", "ITEM_ID_FIELD": "iid", "TIME_FIELD": "when"}
+    given = {**columns, "load_col": {"inter": list(columns.values())}, "data_path": str(tmp_path), "refit": True}
+    assert arena._has_times("renamed", {**given, "mask_history": "both", "time_target": "last", "interest_source": "keywords"})
+    study = tmp_path / "own.yaml"
+    study.write_text(json.dumps({"rows": ["Popularity", "Markov"], "protocols": ["global_time"], "keys": given}))
+    made = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(arena, "check", lambda experiment, *_: made.append(experiment.shared["protocol"]))
+        patched.setattr(arena, "carry_out", lambda *_: SimpleNamespace(failed=()))
+        with pytest.raises(DataError):  # nothing was made
+            arena.run_arena(read_study(study), ["renamed"], {}, "...", tmp_path / "out", compare.Effort(0))
+    assert made == ["global_time"]
 
 
 def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(planted):

@@ -16,7 +16,7 @@ import recbole_eimf
 from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.cli import compare as compare_command
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
-from recbole_eimf.study import runs
+from recbole_eimf.study import compare, runs
 from recbole_eimf.study.rows import complete, parse_model, parse_models, read_rows
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.trial import Job, Trial
@@ -388,6 +388,50 @@ def test_history_masked_and_not(keys):
         alone = recbole_eimf.run("Markov", "planted", **keys, mask_history=mask, state="ERROR", show_progress=False)
         assert view["rows"]["Markov"]["ndcg@5"]["mean"] == pytest.approx(100 * alone.test["ndcg@5"])
     assert masked["rows"]["Markov"] != unmasked["rows"]["Markov"]
+
+
+def test_the_history_is_masked_in_the_table_as_it_was_in_its_runs(keys):
+    """A recipe says it too (PAD's published one), and from Python it may come as a word."""
+
+    def masks(models, **more):
+        rows = parse_models(models) if isinstance(models, str) else models
+        return compare._planned(
+            compare.experiment_of(rows, "planted", {**keys, **more}, "..."), Path("out"), compare.Effort(0)
+        ).masks
+
+    assert masks("SASRec") == (False,)
+    assert masks("PAD,MoRec", recipe="published") == (True,)
+    assert masks("PAD,MoRec", recipe="published", mask_history=False) == (False,)
+    assert masks("RecBole[SASRec]", mask_history="False") == (False,)
+    assert masks("SASRec", mask_history="both", protocol="user_split") == (False, True)
+    own = [*parse_models("SASRec"), replace(parse_model("REMI"), keys={"backbone": "REMI", "mask_history": True})]
+    with pytest.raises(ConfigError, match="mask_history is True in row 'REMI' and False in row 'Popularity', by its"):
+        masks(own)
+    assert masks(own, mask_history="both", protocol="leave_one_out") == (True, False)
+    own[1] = replace(own[1], keys={"backbone": "REMI", "mask_history": "auto"})
+    with pytest.raises(ConfigError, match="row 'REMI': mask_history=auto: rows of one table"):
+        masks(own)
+    with pytest.raises(ConfigError, match="^mask_history=auto: rows of one table"):
+        masks("SASRec", mask_history="auto")
+
+
+def test_a_failed_run_is_begun_again_with_what_mends_it(keys):
+    """Out of memory, so that a smaller batch is given: what the failed one has left is not gone on with."""
+    keys, given = {**keys, "epochs": 1}, ["--models=SASRec", "--seeds=1"]
+    assert compare_command.main(arguments(keys, *given)) == 0
+    folder = Path("out/runs/SASRec/2020")
+    (folder / "result.json").unlink()
+    (folder / "error.txt").write_text("RuntimeError: out of memory\n")
+    smaller = {**keys, "train_batch_size": 32}
+    for path in Path("out/runs").glob("[PMD]*/2020/result.json"):  # floors have no batches, but their settings
+        path.unlink()
+        (path.parent / "error.txt").touch()
+    assert compare_command.main(arguments(smaller, *given)) == 0
+    assert not (folder / "error.txt").exists()
+    assert json.loads((folder / "config.json").read_text())["settings"]["train_batch_size"] == 32
+    assert json.loads((folder / "run.json").read_text())["settings"]["train_batch_size"] == 32
+    whole = recbole_eimf.run("IBIM", "planted", **smaller, seed=2020, state="ERROR", show_progress=False)
+    assert json.loads((folder / "result.json").read_text())["test"] == whole.test
 
 
 @pytest.mark.usefixtures("undrawn")

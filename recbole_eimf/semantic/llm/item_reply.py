@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS, PromptRequest
-from recbole_eimf.semantic.llm.reply import ReplyError, encodable, json_values, repaired_values, unquoted
+from recbole_eimf.semantic.llm.reply import ReplyError, encodable, json_values, key_words, repaired_values, unquoted
 from recbole_eimf.semantic.refusal import is_error_object, refused
 
 ITEM = "{item}"
-_FOLLOWS = re.compile(r"next|follow|then|after|also|complement|together", re.IGNORECASE)
+_FOLLOWS = re.compile(r"next|follow(s|ing|ups?)?|then|after(wards?)?|also|complement(s|ary)?|together")
+_NAMES = {"known", "called", "named"}  # "also known as"
 _NOT_TOLD = re.compile(r"^(id|item_?id|asin|error|message|status|title)$", re.IGNORECASE)
 _FORM = 'Answer with one JSON object only: {"kind": "...", "profile": "...", "next": ["...", "..."]}.'
 _LONGEST = 100_000
@@ -94,7 +95,8 @@ def _objects(text: str) -> Iterator[Mapping[str, Any]]:
 def _told(value: Mapping[str, Any], follows: bool = False) -> Iterator[tuple[str, bool]]:
     """(text, whether it stands in the list of what is bought next) of an object's texts, in order."""
     for key, inner in value.items():
-        listed = follows or bool(_FOLLOWS.search(key))
+        words = key_words(key)
+        listed = follows or not _NAMES.intersection(words) and any(map(_FOLLOWS.fullmatch, words))
         if isinstance(inner, Mapping):
             yield from _told(inner, listed)
         elif not _NOT_TOLD.match(key):

@@ -396,7 +396,7 @@ def _inner_strings(text: str, depth: int) -> Iterator[str]:
 
 
 def _object_strings(value: Mapping[str, Any], depth: int) -> Iterator[str]:
-    words = {key: _words(key) for key in value}
+    words = {key: key_words(key) for key in value}
     plain = {key: w for key, w in words.items() if w and _KNOWN_WORDS.issuperset(w)}
     for word in _COLLECTION_WORDS:
         for key in plain:
@@ -421,10 +421,10 @@ def _object_strings(value: Mapping[str, Any], depth: int) -> Iterator[str]:
         yield from found
 
 
-def _words(key: str) -> list[str]:
+def key_words(key: str) -> list[str]:
     """Split a JSON key into lower-case words without digits.
 
-    >>> _words("interestContent_2"), _words("1"), _words("Sequence number")
+    >>> key_words("interestContent_2"), key_words("1"), key_words("Sequence number")
     (['interest', 'content'], [], ['sequence', 'number'])
     """
     return re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", key).casefold())

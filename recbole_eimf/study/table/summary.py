@@ -15,6 +15,7 @@ from recbole_eimf.config.placebo import read_shuffled
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.core.run_folder import RANKS_FILE
+from recbole_eimf.evaluator.direction import less_is_better
 from recbole_eimf.evaluator.ranks import Asked, Ranks, asked_of, check_same_users, read_ranks
 from recbole_eimf.evaluator.significance import LEVEL, PairedTest, flips_for, holm, paired_test
 from recbole_eimf.study.rows import FRAMED, Row
@@ -161,7 +162,7 @@ class View:
     def marks(self, metric: str) -> dict[str, str]:
         """The rows with the ``best`` and the ``second`` mean of a metric; equal means share a place."""
         means = {row: round(f[metric].mean, 6) for row, f in self.figures.items() if metric in f}
-        places = sorted(set(means.values()), reverse=True)[:2]
+        places = sorted(set(means.values()), reverse=not less_is_better(metric))[:2]
         return {row: ("best", "second")[places.index(mean)] for row, mean in means.items() if mean in places}
 
     def found(self, row: str, other: str, metric: str) -> Comparison | None:
