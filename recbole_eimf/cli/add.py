@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 
 from recbole_eimf.cli.export import Parser
@@ -61,9 +62,9 @@ def read_items(path: str) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         DataError: as :func:`~recbole_eimf.core.files.read_csv`; an empty token or title, or an item twice.
     """
-    header = ["item_id", "title"]
-    if unpacked(path).split(b"\n", 1)[0].strip().endswith(b",profile"):
-        header.append("profile")
+    first = unpacked(path).split(b"\n", 1)[0].decode("utf-8-sig", "replace")
+    names = next(csv.reader([first.strip()]), [])
+    header = ["item_id", "title", *(["profile"] if names[2:] == ["profile"] else [])]
     titles: dict[str, str] = {}
     profiles: dict[str, str] = {}
     for line, (token, title, *profile) in read_csv(path, header):

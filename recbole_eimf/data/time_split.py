@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_eimf.core.dates import moment_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.protocol import Spans, Split
 
@@ -156,10 +157,9 @@ def _moment(text: str, ticks: float) -> float:
     except ValueError:
         pass
     try:
-        moment = datetime.fromisoformat(text)
+        return moment_of(text).timestamp() * ticks
     except ValueError as error:
         raise ConfigError(f"time_dates: {text!r} is neither a date (2014-03-07) nor a number.") from error
-    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp() * ticks
 
 
 def global_time(

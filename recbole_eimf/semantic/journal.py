@@ -148,6 +148,16 @@ def kept(
     return replies
 
 
+def of_use(known: Mapping[str, Reply]) -> dict[str, Reply]:
+    """Of what a journal holds (:func:`kept`), the replies of use."""
+    return {user: reply for user, reply in known.items() if reply.status == "ok"}
+
+
+def useless(known: Mapping[str, Reply]) -> dict[str, Reply]:
+    """The replies of no use; not calls that had no reply at all."""
+    return {user: reply for user, reply in known.items() if reply.status == "failed" and reply.response is not None}
+
+
 def reusable(
     requests: Sequence[PromptRequest],
     max_interests: int,

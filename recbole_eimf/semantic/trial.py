@@ -56,7 +56,11 @@ def counted(failures: Counter[str]) -> str:
 
 
 def ask_terminal(question: str) -> bool | None:
-    """Ask a question with yes or no; None if nobody is there to answer."""
+    """Ask a question with yes or no; None if nobody is there to answer. The end of input (Ctrl-D) is no."""
     if not sys.stdin or not sys.stdin.isatty():
         return None
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False

@@ -74,7 +74,7 @@ def rank(
     unknown = np.array([count for _, count in looked_up], dtype=np.int64)
     empty = np.array([not found for found in rows], dtype=bool)
     barred = _barred(parts.catalogue, question.only, question.without)
-    places = [place_in_ties(known, user) for user in users or [None] * len(rows)]
+    places = [place_in_ties(known, user) for user in ([None] * len(rows) if users is None else users)]
     items = np.zeros((len(rows), k), dtype=np.int64)
     scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
     proved = True

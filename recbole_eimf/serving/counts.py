@@ -48,6 +48,15 @@ class Counts:
         """[B, L], [B] -> [B, N]."""
         return ties_broken(self._counted(item_seq, item_seq_len), self.popularity, self.decays)
 
+    def contributions(self, history: list[int], distinct: list[int]) -> Tensor:
+        """What each of the ``distinct`` items of a history adds to every item's count, [H, N]; all of it before
+        popularity orders the rest, which no item of the history has a part in."""
+        if self.model == "Popularity":
+            return torch.zeros(len(distinct), len(self.popularity))
+        sequence = torch.tensor(history[-self.max_length :])
+        alone = torch.where(sequence == torch.tensor(distinct)[:, None], sequence, 0)
+        return self._counted(alone, torch.full((len(distinct),), len(sequence)))
+
     def _counted(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         if self.matrix is None:
             return self.popularity.expand(len(item_seq), -1)

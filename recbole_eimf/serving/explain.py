@@ -78,8 +78,8 @@ def _nearest_of_history(
 ) -> tuple[list[int | None], list[list[int]]]:
     """(the interest that won each item, places in ``history`` of the items nearest to it)."""
     if parts.encoder is None:  # a counting model: the items whose counts speak for the recommended one
-        scores = parts.counts.scores(torch.tensor(history)[:, None], torch.ones(len(history), dtype=torch.long))
-        return [None] * len(items), _best_places(scores[:, torch.from_numpy(items)].T, history, items)
+        added = parts.counts.contributions(list(rows), history)[:, torch.from_numpy(items)].T
+        return [None] * len(items), _best_places(added.masked_fill(added <= 0, -torch.inf), history, items)
     interests = parts.interests([rows])[0]
     won = (interests @ parts.vectors[items].T).argmax(0)
     near = F.normalize(parts.vectors[items], dim=1) @ F.normalize(parts.vectors[history], dim=1).T  # [R, H]

@@ -44,7 +44,7 @@ def extended(
     from recbole_eimf.semantic.knowledge import text_of  # what asks an LLM is not needed to serve
 
     texts = [text_of(title, (profiles or {}).get(token, ""), source) for token, title in new.items()]
-    vectors = encoded(config["text"]["encoder"], texts, parts.catalogue)
+    vectors = encoded(config["text"]["encoder"], texts, parts.catalogue, config["evaluation"]["protocol"])
     for token, vector in zip(new, vectors):
         if not np.any(vector):
             raise DataError(f"item {token!r}: the text encoder knows no word of {new[token]!r}, so it has no place.")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.parts import MissingPartError
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.card import model_card
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.index import HNSWIndex
 from recbole_eimf.serving.parts import Parts
+
+logger = getLogger(__name__)
+_GRAPH = "encoder.onnx"
 
 
 def write(folder: Path, parts: Parts, config: Mapping[str, Any], users: Users | None) -> None:
@@ -35,7 +40,18 @@ def write(folder: Path, parts: Parts, config: Mapping[str, Any], users: Users | 
         ) from error
     with model_folder.new_folder(folder, config) as new:
         write_parts(new, parts, users)
+        if _GRAPH in config.get("files", ()):  # it holds a table of items, which may have grown
+            _write_graph(new / _GRAPH, parts)
         (new / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_graph(file: Path, parts: Parts) -> None:
+    from recbole_eimf.serving.onnx import write_onnx  # onnx is not needed to serve
+
+    try:
+        write_onnx(file, parts.encoder)
+    except MissingPartError as error:
+        logger.warning("%s is left out, for it could not be written again: %s", _GRAPH, error)
 
 
 def write_parts(folder: Path, parts: Parts, users: Users | None) -> None:

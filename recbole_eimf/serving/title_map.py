@@ -57,15 +57,20 @@ class TitleMap:
         return cls(found["text"], found["trained"], found["shares"])
 
 
-def encoded(wanted: Mapping[str, Any], titles: list[str], catalogue: Catalogue) -> np.ndarray:
+def encoded(wanted: Mapping[str, Any], titles: list[str], catalogue: Catalogue, protocol: str) -> np.ndarray:
     """Titles to vectors, float32 [n, d_t] of unit length.
+
+    Args:
+        wanted: what ``config.json`` says of the encoder; protocol: of the run, which decides what it was fitted on.
 
     Raises:
         ConfigError: the encoder is not here, or is another than the one the model was trained with.
     """
     corpus = None
     if wanted["name"] == "tfidf-svd":  # fitted on the titles of the run's catalogue
-        corpus = tuple(title for title in catalogue.titles.to_pylist()[: wanted["fitted_on"]] if title)
+        known = zip(catalogue.titles.to_pylist()[: wanted["fitted_on"]], catalogue.counts)
+        whole = protocol != "global_time"  # there titles of later items were not there yet
+        corpus = tuple(title for title, count in known if title and (whole or count > 0))
     encoder = _encoder(TitleEncoder(**{key: wanted[key] for key in TitleEncoder.__annotations__}), corpus)
     return encoder.encode(titles)
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from recbole_eimf.cli.prepare import main
+from recbole_eimf.core.dates import moment_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.prepare import write as prepare_module
-from recbole_eimf.data.prepare.interaction_log import Filters, k_core
+from recbole_eimf.data.prepare.interaction_log import Filters, k_core, parse_time
 from recbole_eimf.data.prepare.write import (
     CsvColumns,
     prepare_csv,
@@ -422,3 +423,14 @@ def test_min_rating_and_max_history(tmp_path):
 def test_filter_values_are_checked(bad):
     with pytest.raises(DataError, match="--" + next(iter(bad)).replace("_", "-")):
         Filters(**bad)
+
+
+@pytest.mark.parametrize("form", ["{}Z", "{}.5", "{}.25+0000", "{}+00:00", "{}+00", "{},123456789Z", "{}z"])
+def test_times_are_read_in_the_forms_that_programs_write(form):
+    """Those that Python 3.10's own reader refuses too."""
+    assert int(parse_time(form.format("2023-11-18T22:15:48"))) == 1700345748
+    assert moment_of("2023-11-18 22:15:48-0130").timestamp() == 1700345748 + 5400
+    assert moment_of("2023-11-18T22:15Z").second == 0
+    for wrong in ("2023-13-01", "2023-11-18T25:00Z", "yesterday", "2023-11-18T22:15:48+"):
+        with pytest.raises(ValueError, match=r"\S"):
+            moment_of(wrong)

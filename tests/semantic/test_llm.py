@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -17,6 +18,7 @@ from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.client import OpenAISettings, fetch_openai
 from recbole_eimf.semantic.llm.prompt import PromptRequest
+from recbole_eimf.semantic.sources import endpoint
 from tests.forked import Forked
 from tests.semantic.llm_calls import KEY, always, fetch, journal, once, requests, settings
 from tests.semantic.llm_server import GOOD, Answer, LLMServer
@@ -133,6 +135,27 @@ def test_failed_ones_are_tried_again_by_the_next_run(tmp_path):
         again = fetch(server, tmp_path)["u0"]
     assert (again.status, len(server.asked)) == ("ok", 3)
     assert again.usage == {"prompt_tokens": 30, "completion_tokens": 15}, "what this reply cost in all"
+
+
+def test_what_another_process_has_just_paid_for_in_vain_is_not_asked_for_again(tmp_path):
+    """Two training runs side by side: the one that waited for the journal finds the other's refusals in it."""
+    with LLMServer(lambda asked, n: Answer(content=GOOD if asked.prompt == "prompt 0" else "hm")) as server:
+
+        def run():
+            path = tmp_path / "journal.jsonl"
+            return endpoint.ask(requests(2), settings(server), path, "d", agreed=True, again=False)
+
+        with mock.patch.object(endpoint, "read_journal", return_value={}):  # as it was before the other one wrote
+            replies = [run(), run()]
+        asked = len(server.asked)
+        assert sorted(set(server.prompts())) == ["prompt 0", "prompt 1"]
+        assert replies[0].keys() == replies[1].keys() == {"u0", "u1"}
+        assert [[reply[user].status for user in ("u0", "u1")] for reply in replies] == [["ok", "failed"]] * 2
+        assert run()["u1"].status == "failed"
+        assert asked == len(server.asked) == 3  # one complaint
+        path = tmp_path / "journal.jsonl"
+        assert endpoint.ask(requests(2), settings(server), path, "d", agreed=True)["u1"].status == "failed"
+        assert len(server.asked) == 5
 
 
 def test_a_journal_with_half_a_last_line_goes_on(tmp_path):

@@ -2,6 +2,7 @@ import itertools
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,8 @@ from recbole_eimf.semantic.llm.reply import (
     parse_interests,
     reply_from_text,
 )
+from recbole_eimf.semantic.sources.batch import fetch_file
+from recbole_eimf.semantic.trial import ask_terminal
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "interests"
 AB = ["Nail art", "Hair care"]
@@ -344,3 +347,28 @@ def test_reply_from_text():
     good, bad = (reply_from_text("u", "abc", text, "file", 1) for text in ('{"1": "a", "2": "b"}', "hm"))
     assert (good.interests, good.status, good.error) == (("a",), "ok", None)
     assert (bad.interests, bad.status, bad.response) == ((), "failed", "hm")
+
+
+def test_the_form_sent_back_and_a_call_named_after_it_are_no_interests():
+    called = json.dumps({"name": "interests", "arguments": json.dumps({"1": "Nail art", "2": "Hair care"})})
+    assert parse_interests(called) == ["Nail art", "Hair care"]
+    assert parse_interests('{"name": "answer", "parameters": {"interests": ["Nail art"]}}') == ["Nail art"]
+    for form in ({"type": "object", "properties": {"1": {"type": "string"}}}, {"$schema": "x", "title": "interests"}):
+        with pytest.raises(ReplyError):
+            parse_interests(json.dumps(form))
+
+
+def test_half_an_emoji_in_a_file_of_replies_is_no_trouble_later(tmp_path):
+    line = json.dumps({"user_id": "u", "response": '{"1": "Nail art"} \ud83d'})
+    (tmp_path / "replies.jsonl").write_text(line + "\n")
+    reply = fetch_file(None, tmp_path / "replies.jsonl")["u"]
+    assert (reply.interests, reply.response.encode()) == (("Nail art",), b'{"1": "Nail art"} ?')
+
+
+def test_the_end_of_input_is_no(monkeypatch):
+    def ended(question):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", ended)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    assert ask_terminal("Pay?") is False

@@ -423,6 +423,16 @@ def test_openai_key_is_nowhere_but_in_the_request(endpoint, caplog, tmp_path):
     assert caught.value.__cause__ is None
 
 
+def test_openai_address_with_a_password_is_in_no_log(endpoint, caplog, monkeypatch):
+    for name in ("httpx", "httpx2"):  # as they are in a fresh process
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url.replace("//", "//me:letmein@"))
+    build_encoder(EncoderSettings(name="openai:small")).encode(["a"])
+    assert len(endpoint.requests) == 1
+    assert "letmein" not in caplog.text
+
+
 def test_openai_needs_a_key_only_to_ask(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@127.0.0.1:1/v1")

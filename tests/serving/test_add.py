@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from recbole_eimf.__main__ import main
+from recbole_eimf.cli.add import read_items
+from recbole_eimf.core.parts import require
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.recommender import Recommender
 
@@ -85,3 +87,45 @@ def test_the_nearest_item_without_a_title_is_named_by_its_token_and_all_items_ar
     assert f"n1 (thing number 7) is nearest to: {nearest}; a title" in capsys.readouterr().out
     assert grown.config["data"]["items"] == len(grown) == len(Recommender.load(folder / "model")) + 1
     assert f"{len(grown):,} items; trained on" in (folder / "grown" / "README.md").read_text()
+
+
+def test_profiles_are_found_under_a_quoted_header(tmp_path):
+    for header in ("item_id,title,profile", '"item_id","title","profile"', '\ufeff"item_id",title,"profile"\r'):
+        (tmp_path / "new.csv").write_text(f'{header}\n"n1","thing, red","for offices"\n', encoding="utf-8")
+        assert read_items(str(tmp_path / "new.csv")) == ({"n1": "thing, red"}, {"n1": "for offices"})
+
+
+def test_items_are_added_to_a_model_whose_encoder_never_saw_the_titles_of_later_items(
+    made_run, tmp_path, semantic_cache
+):
+    """``global_time``: tfidf-svd is fitted on what training saw."""
+    (tmp_path / "timed").mkdir()
+    rows = [f"u{u}\ti{(u + n) % 12}\t{100 * n + u}" for u in range(20) for n in range(8)]
+    rows += [f"u{u}\tnew{u % 2}\t{5000 + u}" for u in range(9)]
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    (tmp_path / "timed" / "timed.inter").write_text("\n".join([header, *rows]) + "\n")
+    titles = [f"i{i}\tthing number {i} of word{i}" for i in range(12)] + ["new0\tan unknown noun", "new1\tanother verb"]
+    (tmp_path / "timed" / "timed.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *titles]) + "\n")
+    load = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]}
+    keys = {"dataset": "timed", "data_path": str(tmp_path), "protocol": "global_time", "load_col": load}
+    run = made_run("IBIM", **keys, text_encoder="tfidf-svd", semantic_cache=str(semantic_cache))
+    options = {"index": "auto", "onnx": False, "refit": False, "text": "yes", "histories": True}
+    model = Recommender.load(write_run(run, tmp_path / "model", **options))
+    assert model.add_items({"n1": "thing number 7 of word7"}) == ["n1"]
+    assert model.similar_items(["n1"], k=1)["similar"].tolist() == ["i7"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_graph_beside_the_model_grows_with_it_or_is_said_to_be_left_out(folder, there, monkeypatch, caplog):
+    def written(file, encoder):
+        require(*(() if there else ("nothing_of_that_name",)))
+        file.write_bytes(str(len(encoder.state_dict())).encode())
+
+    monkeypatch.setattr("recbole_eimf.serving.onnx.write_onnx", written)
+    model = Recommender.load(folder / "model")
+    model.config["files"] = {**model.config["files"], "encoder.onnx": {}}
+    model.add_items({"n1": "thing number 7"})
+    model.save(folder / "grown")
+    assert (folder / "grown" / "encoder.onnx").exists() == there
+    assert ("encoder.onnx is left out" in caplog.text) != there
+    Recommender.load(folder / "grown")

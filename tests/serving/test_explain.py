@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from scipy import sparse
 
 from recbole_eimf.cli.recommend import _shown
 from recbole_eimf.model.score_prior import PARTS, ScorePrior
 from recbole_eimf.serving.answer import Ranked
 from recbole_eimf.serving.catalogue import Catalogue
+from recbole_eimf.serving.counts import Counts
 from recbole_eimf.serving.explain import honesty, means_more, reasons, said_of
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http.answers import recommended
@@ -180,12 +182,15 @@ def test_the_items_of_a_history_that_count_most_for_an_item_are_its_reasons(expo
     history = ["i1", "i2", "i3", "i4", "i9"]
     frame = model.recommend([history], 5, explain=True)
     alone = torch.tensor([[model.catalogue.row_of[one]] for one in history])
-    counts = model._parts.counts.scores(alone, torch.ones(5, dtype=torch.long)).numpy()  # what each item says by itself
+    floor = model._parts.counts
+    counts = floor._counted(alone, torch.ones(5, dtype=torch.long)).numpy()  # what each item says by itself
+    counts *= floor.keys["knn_decay"] ** np.arange(4, -1, -1)[:, None]  # so many steps back
     names = [f"thing number {one[1:]}" for one in history]
     for row in frame.to_dict("records"):
         says = dict(zip(names, counts[:, model.catalogue.row_of[row["item"]]]))
         assert max(says.values()) > 0
-        assert [says[why] for why in row["because"]] == sorted(says.values(), reverse=True)[:2]
+        most = [value for value in sorted(says.values(), reverse=True)[:2] if value > 0]
+        assert [says[why] for why in row["because"]] == most
 
 
 def test_of_nothing_that_could_be_compared_nothing_is_said(words):
@@ -279,6 +284,36 @@ def test_nearest_items_of_the_history_are_named_but_not_the_item_itself(exported
         near = sorted(others, key=lambda i: -float(unit[model.catalogue.row_of[i]] @ unit[item]))[:2]
         assert row["because"] == [f"thing number {i[1:]}" for i in near]
     assert all(reason == [] for reason in frame[frame["user"] == 1]["because"])
+
+
+def _counting(model, matrix=None, **keys):
+    """Parts of a floor over items 1 to 5."""
+    popularity = torch.tensor([0.0, 9, 7, 5, 3, 1])
+    tensors = {"popularity": popularity}
+    if matrix is not None:
+        rows = sparse.csr_matrix(np.array(matrix, dtype=np.float32))
+        names = {"row_pointer": rows.indptr.astype(np.int64), "column": rows.indices.astype(np.int64)}
+        tensors |= {name: torch.from_numpy(array) for name, array in {**names, "value": rows.data}.items()}
+    tokens = pa.array(["[PAD]", *"abcde"])
+    counts = Counts(model, 6, {"MAX_ITEM_LIST_LENGTH": 3, **keys}, tensors)
+    return Parts(Catalogue(tokens, tokens, popularity.numpy().astype(np.int64)), counts=counts)
+
+
+def _because(parts, history, items):
+    found = Ranked(np.array([items]), np.ones((1, len(items)), np.float32), np.array([False]), np.zeros(1, int), True)
+    return reasons(parts, [history], found)["because"].tolist()
+
+
+def test_a_floor_names_the_items_whose_counts_speak_for_the_recommended_one():
+    assert _because(_counting("Popularity"), [3, 4], [1, 2]) == [[], []], "it reads no history"
+    matrix = np.zeros((6, 6))
+    matrix[5, 1], matrix[4, 2] = 2, 8
+    assert _because(_counting("Markov", matrix), [4, 5], [1, 2, 3]) == [["e"], [], []], "the last item alone"
+    matrix[4, 1], matrix[3, 1] = 3, 99
+    near = _counting("DecayedItemKNN", matrix, knn_decay=0.5)
+    # e adds 2, d adds 3 / 2 before it, c stands too far back; d alone adds to b
+    assert _because(near, [3, 2, 4, 5], [1, 2, 3]) == [["e", "d"], ["d"], []]
+    assert _because(near, [4, 4, 5], [1]) == [["d", "e"]], "twice: 3 / 2 + 3 / 4"
 
 
 def _told(net):

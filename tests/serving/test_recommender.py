@@ -7,6 +7,7 @@ import sys
 import threading
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recbole_eimf.core.errors import ConfigError, DataError
@@ -39,6 +40,14 @@ def test_a_frame_of_tokens(sasrec):
     assert frame["title"].tolist() == [f"thing number {item[1:]}" for item in frame["item"]]
     assert set(frame["source"]) == {"model"}
     assert frame.attrs["proved"]
+
+
+def test_users_may_come_as_a_column_of_a_table(sasrec):
+    histories, users = [["i1", "i2"], ["i3"]], ["anna", "berta"]
+    expected = sasrec.recommend(histories, k=3, users=users)
+    table = pd.DataFrame({"user": users, "history": histories})
+    assert sasrec.recommend(table["history"], k=3, users=table["user"]).equals(expected)
+    assert sasrec.recommend(histories, k=3, users=np.array(users)).equals(expected)
 
 
 def test_seen_items_are_left_out_on_demand_and_by_default_as_evaluated(exported, tmp_path):

@@ -448,7 +448,9 @@ def test_times_are_looked_for_with_the_keys_that_the_tables_read_the_data_with(t
     (tmp_path / "renamed" / "renamed.inter").write_text(text)
     columns = {"USER_ID_FIELD": "uid", "ITEM_ID_FIELD": "iid", "TIME_FIELD": "when"}
     given = {**columns, "load_col": {"inter": list(columns.values())}, "data_path": str(tmp_path), "refit": True}
-    assert arena._has_times("renamed", {**given, "mask_history": "both", "time_target": "last", "interest_source": "keywords"})
+    assert arena._has_times(
+        "renamed", {**given, "mask_history": "both", "time_target": "last", "interest_source": "keywords"}
+    )
     study = tmp_path / "own.yaml"
     study.write_text(json.dumps({"rows": ["Popularity", "Markov"], "protocols": ["global_time"], "keys": given}))
     made = []

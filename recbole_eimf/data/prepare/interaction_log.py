@@ -6,10 +6,10 @@ import math
 import re
 from array import array
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 
 import numpy as np
 
+from recbole_eimf.core.dates import moment_of
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.data.prepare.raw_files import Report, shorten
 
@@ -82,10 +82,7 @@ def parse_time(value: object) -> int | float:
     except ValueError:
         if not isinstance(value, str):
             raise
-    moment = datetime.fromisoformat(value.strip())
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return parse_number(moment.timestamp())
+    return parse_number(moment_of(value).timestamp())
 
 
 class Numbers:

@@ -11,7 +11,7 @@ import numpy as np
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
-from recbole_eimf.semantic.llm.endpoint import address_of, read_key
+from recbole_eimf.semantic.llm.endpoint import address_of, addresses_unlogged, read_key
 
 _REQUEST_RETRIES = 5
 _REQUEST_TIMEOUT = 60.0
@@ -48,6 +48,7 @@ class OpenAIEncoder(TextEncoder):
         require("openai")
         import openai
 
+        addresses_unlogged()
         key = read_key(self.settings, f"text_encoder={self.settings.name}").reveal()
         client = openai.OpenAI(
             api_key=key, base_url=self._base_url, max_retries=_REQUEST_RETRIES, timeout=_REQUEST_TIMEOUT

@@ -26,11 +26,14 @@ from recbole_eimf.semantic.journal import (
     Past,
     cut,
     exclusive,
+    kept,
     made_otherwise,
     made_with,
+    of_use,
     read_journal,
     record_of,
     reusable,
+    useless,
 )
 from recbole_eimf.semantic.llm.endpoint import Completion, Endpoint, GaveUpError, OpenAISettings, StoppedError, read_key
 from recbole_eimf.semantic.llm.prompt import PromptRequest
@@ -118,6 +121,7 @@ def fetch_openai(
     parse: Parser = parse_interests,
     ask: Callable[[str], bool | None] = ask_terminal,
     what: str = "interests",
+    again: bool = True,
 ) -> dict[str, Reply]:
     """Return a Reply per request, by user id; only what ``journal`` does not answer is asked (eq. 3).
 
@@ -131,7 +135,8 @@ def fetch_openai(
     items, whose token is then the ``user_id``; ``what`` is asked for, as the progress bar says.
 
     If the journal answers nothing and not one of the first ``check_first`` replies holds an interest, ``ask`` is asked
-    whether to go on; it returns None if nobody is there.
+    whether to go on; it returns None if nobody is there. Without ``again`` a reply of no use that stands in the journal
+    is not asked for once more, even where another process has just written it.
 
     Raises InterestSourceError, naming endpoint, model and where the key comes from, if the endpoint rejects the key
     (401, 403), the model (404) or the request (other 4xx), is out of credit, answers with something else than chat
@@ -142,8 +147,11 @@ def fetch_openai(
     journal = Path(journal)
     with exclusive(journal):
         past = read_journal(journal, settings.model)
-        replies = reusable(requests, settings.max_interests, past, parse)
-        say_reused(requests, settings, journal, past, replies)
+        known = kept(requests, settings.max_interests, past, parse)
+        replies, settled = of_use(known), {} if again else useless(known)
+        asked = [request for request in requests if request.user_id not in settled]
+        say_reused(asked, settings, journal, past, replies)
+        replies |= settled
         check_first = 0 if replies else settings.check_first
         while pending := [request for request in requests if request.user_id not in replies]:
             answered = any(reply.status == "ok" for reply in replies.values())

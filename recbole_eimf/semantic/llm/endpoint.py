@@ -228,10 +228,7 @@ class Endpoint:
         self.dialect = _Dialect(formats[settings.structured], temperature=settings.temperature)
         self.random = random.Random()  # its own: back-off must not disturb a seeded experiment
         self.stopping, self.settled = asyncio.Event(), asyncio.Event()
-        # httpx logs every URL at INFO, all through the progress bar; the others do at DEBUG. A URL may hold a key.
-        for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
-            if logging.getLogger(name).level == logging.NOTSET:
-                logging.getLogger(name).setLevel(logging.WARNING)
+        addresses_unlogged()
         self.known_to_chat = False  # whether a chat completion has ever come from it
         self.closed_until = 0.0  # by the event loop's clock: when the wait that the endpoint asked for is over
         self.answered_before, self.refused_in_a_row = answered_before, 0
@@ -433,6 +430,14 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     return None
+
+
+def addresses_unlogged() -> None:
+    """Keep the HTTP libraries' lines out of our logs: httpx logs every address at INFO, the others do at DEBUG, and an
+    address may hold a password."""
+    for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
+        if logging.getLogger(name).level == logging.NOTSET:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def address_of(base_url: str | None) -> str:

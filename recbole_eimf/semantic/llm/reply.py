@@ -246,6 +246,7 @@ def reply_from_text(
     user_id: str, prompt_sha256: str, response: str, source: str, max_interests: int, parse: Parser = parse_interests
 ) -> Reply:
     """Return the Reply for a raw response made elsewhere; one that cannot be parsed is failed, not an error."""
+    response = encodable(response)
     try:
         interests = tuple(parse(response, max_interests))
     except ReplyError as error:
@@ -396,6 +397,12 @@ def _inner_strings(text: str, depth: int) -> Iterator[str]:
 
 
 def _object_strings(value: Mapping[str, Any], depth: int) -> Iterator[str]:
+    if "$schema" in value or value.get("type") == "object" and "properties" in value:
+        return  # the form that was asked for, sent back
+    for key in ("arguments", "parameters"):
+        if set(value) == {"name", key}:  # a call of a tool, named after the form
+            yield from _strings(value[key], depth + 1)
+            return
     words = {key: key_words(key) for key in value}
     plain = {key: w for key, w in words.items() if w and _KNOWN_WORDS.issuperset(w)}
     for word in _COLLECTION_WORDS:

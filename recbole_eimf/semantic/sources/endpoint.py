@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.parts import require
-from recbole_eimf.semantic.journal import kept, read_journal
+from recbole_eimf.semantic.journal import kept, of_use, read_journal, useless
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import ASKERS, OpenAISettings, read_key
 from recbole_eimf.semantic.llm.prompt import PromptRequest
@@ -54,10 +54,9 @@ def ask(
     """
     past = read_journal(journal, wanted.model)
     known = kept(requests, wanted.max_interests, past, parse)
-    done = {user: reply for user, reply in known.items() if reply.status == "ok"}
-    useless = {} if again else {u: r for u, r in known.items() if r.status == "failed" and r.response is not None}
-    requests = [request for request in requests if request.user_id not in useless]
-    estimate = client.estimate(requests, wanted, done)
+    done, settled = of_use(known), {} if again else useless(known)
+    left = [request for request in requests if request.user_id not in settled]
+    estimate = client.estimate(left, wanted, done)
     command, beside = _COMMANDS[source]
     if estimate.calls and not agreed:
         raise InterestSourceError(
@@ -65,12 +64,12 @@ def ask(
             f"`python -m recbole_eimf {command} --dataset={dataset} --{source}=openai ...`{beside}, or add --yes=True."
         )
     check_askable(wanted, estimate.calls, journal, source)
-    if useless:
+    if settled:
         getLogger().warning(
-            f"{journal}: {len(useless)} replies are of no use and are not asked for again; "
+            f"{journal}: {len(settled)} replies are of no use and are not asked for again; "
             f"`python -m recbole_eimf {command}` does so."
         )
     if not estimate.calls:  # what is there was read a moment ago, and nothing is to be written
-        client.say_reused(requests, wanted, journal, past, done)
-        return useless | {request.user_id: done[request.user_id] for request in requests}
-    return useless | client.fetch_openai(requests, wanted, journal, parse=parse, what=command)
+        client.say_reused(left, wanted, journal, past, done)
+        return settled | {request.user_id: done[request.user_id] for request in left}
+    return client.fetch_openai(requests, wanted, journal, parse=parse, what=command, again=again)

@@ -202,7 +202,7 @@ def _add_status(app: FastAPI, service: Service, board: Board, metrics: Metrics) 
         metrics.items.set(len(service.now.model))
         with contextlib.suppress(OSError, ValueError):  # where the shared folder cannot be read nobody knows
             metrics.behind.set(board.behind(board.read().generation))
-        return Response(metrics.text(set(board.serving())), media_type=metrics.content_type)
+        return Response(metrics.text(), media_type=metrics.content_type)
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -153,7 +153,7 @@ class Board:
         for file in self._workers.iterdir():
             if not file.name.isdigit():
                 continue  # half written
-            if not _alive(int(file.name)):
+            if not alive(int(file.name)):
                 file.unlink(missing_ok=True)
                 continue
             with contextlib.suppress(OSError, ValueError):
@@ -173,7 +173,8 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether a process of that number lives."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

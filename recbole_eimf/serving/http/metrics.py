@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from pathlib import Path
+
+from recbole_eimf.serving.http.board import alive
 
 #: why a connection was dropped: it asked nothing for too long, it asked nothing while a new one needed its place, its
 #: client did not take the answer
@@ -68,8 +70,8 @@ class Metrics:
             process_collector.ProcessCollector(registry=own)
             platform_collector.PlatformCollector(registry=own)
 
-    def text(self, alive: set[int]) -> bytes:
-        """In Prometheus' format. alive: the workers' processes, whose gauges count."""
+    def text(self) -> bytes:
+        """In Prometheus' format; gauges of workers that have ended do not count."""
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
@@ -77,8 +79,9 @@ class Metrics:
             return generate_latest(self._registry)
         for file in self._folder.glob("gauge_live*_*.db"):
             process = int(file.stem.rpartition("_")[2])
-            if process not in alive and process != os.getpid():
-                mark_process_dead(process, str(self._folder))
+            if not alive(process):  # one that has only just begun serves nothing yet
+                with contextlib.suppress(FileNotFoundError):  # somebody else was asked for the figures, too
+                    mark_process_dead(process, str(self._folder))
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self._folder))
         return generate_latest(registry)

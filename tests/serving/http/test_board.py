@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import file_digest
 from recbole_eimf.serving.http.board import Board, State
+from recbole_eimf.serving.http.metrics import Metrics
 from recbole_eimf.serving.http.service import loaded
 
 
@@ -54,3 +59,16 @@ def test_half_overwritten_is_damaged_and_the_same_model_is_kept_anew(kept, toy, 
     assert file_digest(tmp_path / "served" / "config.json").startswith(state.version)
     assert board.keep("served") == state.version
     assert best(loaded(board, state)) == ["B5"]
+
+
+def test_a_scrape_leaves_the_figures_of_a_worker_that_is_still_loading(tmp_path):
+    """It serves nothing yet; the files of one that has ended go."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f"gauge_livesum_{os.getpid()}.db", f"gauge_livemax_{os.getppid()}.db", f"gauge_livesum_{ended.pid}.db"]
+    for name in names:
+        (tmp_path / name).write_bytes(bytes(4096))  # no figure yet
+    metrics = Metrics.__new__(Metrics)
+    metrics._folder = tmp_path
+    metrics.text()
+    assert {path.name for path in tmp_path.glob("*.db")} == set(names[:2])

@@ -1,0 +1,30 @@
+"""Dates as people and programs write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+
+_EXTENDED = re.compile(
+    r"(?P<day>\d{4}-\d{2}-\d{2})[T ](?P<clock>\d{2}:\d{2}(:\d{2})?)([.,](?P<fraction>\d+))?\s?"
+    r"(?P<zone>[Zz]|[+-]\d{2}(:?\d{2})?)?"
+)
+
+
+def moment_of(text: str) -> datetime:
+    """An ISO 8601 date, in UTC where it names no zone; Python 3.10's own reader knows fewer forms than later ones.
+
+    >>> moment_of("2023-11-18T22:15:48.5Z").isoformat(), moment_of("2014-03-07").isoformat()
+    ('2023-11-18T22:15:48.500000+00:00', '2014-03-07T00:00:00+00:00')
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = text.strip()
+    if found := _EXTENDED.fullmatch(text):
+        zone = (found["zone"] or "").upper().replace("Z", "+00:00").replace(":", "")
+        sign, hours, minutes = zone[:1], zone[1:3], zone[3:] or "00"
+        fraction = f".{found['fraction'][:6]:0<6}" if found["fraction"] else ""
+        text = f"{found['day']}T{found['clock']}{fraction}" + (f"{sign}{hours}:{minutes}" if zone else "")
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
