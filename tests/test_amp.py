@@ -72,6 +72,7 @@ def test_training_in_float16_on_a_processor_has_no_nan(planted, semantic_cache, 
     ("model", "more"),
     [
         ("IBIM", {"backbone": "GRU4Rec"}),
+        ("IBIM", {"vector_graph": "similar"}),
         ("IBIM", {"backbone": "SASRec", "logits_dtype": "bfloat16"}),
         ("REMI", {}),
         ("EIMF", {}),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
 from recbole_eimf.experiment import assembly
+from recbole_eimf.trainer import epoch as epoch_module
 from recbole_eimf.trainer.epoch import EpochLosses
 from recbole_eimf.trainer.state import gpu_random_state, restore_gpu_random_state
 
@@ -34,6 +37,23 @@ def test_an_epoch_is_recboles(make_config, monkeypatch, model, keys):
     assert losses == expected_losses
     for name, value in expected_weights.items():
         assert torch.equal(weights[name], value), name
+
+
+def test_gradients_are_clipped_as_long_as_they_are_not_as_they_are_scaled(make_config, monkeypatch):
+    """Scaled by 65536 every one of them would be over any limit."""
+    monkeypatch.setattr(epoch_module, "_SCALER", functools.partial(torch.amp.GradScaler, "cpu"))
+    found = []
+    for scaled in (False, True):
+        init_seed(1, True)
+        keys = {"learner": "sgd", "learning_rate": 0.1, "clip_grad_norm": {"max_norm": 0.5}}
+        config = make_config("IBIM", train_batch_size=40, use_gpu=False, hidden_dropout_prob=0.0, **keys)
+        train, _, _ = assembly.loaders(config)
+        trainer = assembly.trainer(config, config.model_class(config, train._dataset))
+        trainer.enable_scaler = scaled
+        trainer._train_epoch(train, 0)
+        found.append(trainer.model.state_dict())
+    for name, value in found[0].items():
+        assert torch.allclose(found[1][name], value, atol=1e-6), name
 
 
 def test_an_epoch_with_a_bar_is_the_same(make_config, capsys):

@@ -21,6 +21,7 @@ from recbole_eimf.trainer import phases
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW
 from recbole_eimf.trainer.phases import EarlierPhaseTrainer, PhaseTrainer
 from recbole_eimf.trainer.state import read_state
+from recbole_eimf.trainer.trainer import InterestTrainer
 
 
 @pytest.fixture
@@ -302,6 +303,50 @@ def test_every_phase_leaves_a_checkpoint_and_shows_a_bar(keys, tmp_path, capsys)
     for name in ("pretrain-id", "align-aligned", "finetune"):
         assert f"{name}: 100%" in bars
     assert "ndcg@5" in bars
+
+
+def test_without_validation_the_last_epoch_is_kept_and_no_figure_is_anothers(keys, tmp_path):
+    found = recbole_eimf.run("PAD", "planted", eval_step=0, output_dir=str(tmp_path / "out"), **keys)
+    assert (found.valid, found.best_epoch) == ({}, 1)
+
+
+@pytest.mark.parametrize(("model", "phase"), [("IBIM", None), ("PAD", "pretrain-id"), ("PAD", "finetune")])
+def test_a_kill_before_the_last_model_is_written_loses_no_epoch(keys, tmp_path, monkeypatch, model, phase):
+    """Without validation the state is written first, and the model after it."""
+    keys = {**keys, "eval_step": 0}
+    if phase is None:
+        keys = {
+            key: value
+            for key, value in keys.items()
+            if key not in ("align_epochs", "pretrain", "finetune_learning_rate")
+        }
+    else:
+        keys |= {"phase_cache": False}
+    whole = recbole_eimf.run(model, "planted", output_dir=str(tmp_path / "whole"), **keys)
+
+    def killed(self, epoch, verbose=True, **more):
+        if getattr(self, "phase", None) == phase and epoch == 1:
+            raise KeyboardInterrupt
+        return originals[type(self)](self, epoch, verbose, **more)
+
+    originals = {kind: kind._save_checkpoint for kind in (InterestTrainer, PhaseTrainer, EarlierPhaseTrainer)}
+    with monkeypatch.context() as patched:
+        for kind in originals:
+            patched.setattr(kind, "_save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            recbole_eimf.run(model, "planted", output_dir=str(tmp_path / "half"), **keys)
+    again = recbole_eimf.run(model, "planted", output_dir=str(tmp_path / "half"), resume=True, **keys)
+    assert again.best_epoch == whole.best_epoch == 1
+    (one, _), (other, _) = (read_state(tmp_path / name / "model.safetensors") for name in ("whole", "half"))
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_phases_leave_no_model_beside_that_of_the_run(keys, tmp_path):
+    for given in ({"output_dir": str(tmp_path / "out")}, {"checkpoint_dir": str(tmp_path / "saved")}):
+        recbole_eimf.run("PAD", "planted", **{**keys, **given, "phase_cache": False})
+    assert list((tmp_path / "out").rglob("model.safetensors")) == [tmp_path / "out" / "model.safetensors"]
+    assert len(list((tmp_path / "saved").rglob("model.safetensors"))) == 1
 
 
 def test_a_contrast_has_no_false_negatives_among_equal_rows(keys):

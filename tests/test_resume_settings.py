@@ -135,6 +135,8 @@ def test_force_goes_on_with_other_settings_and_says_so(out, keys, caplog):
     assert "begun with other settings: learning_rate was" in caplog.text
     changed = json.loads((out / "config.json").read_text())["changed"]
     assert [line.split()[0] for line in changed] == ["epochs", "learning_rate"]
+    _, values = read_state(out / "last.safetensors")
+    assert {group["lr"] for group in values["groups"]} == {0.5}, "it is trained with them, too"
 
 
 def test_a_state_of_unknown_settings_is_named(out, keys):

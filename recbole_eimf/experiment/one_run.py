@@ -65,6 +65,9 @@ def _trained(
     model = assembly.model(config, train).to(config["device"])
     logger.info(model, extra=run_log.DETAIL)
     unseen.check(config, model)
+    prior = getattr(model, "prior", None)
+    if prior is not None and not len(valid_data._dataset):
+        raise ConfigError(f"score_prior={config['score_prior']}: validation weighs it, and no user is in that part.")
     if config["place_unseen"] and getattr(model, "counting", False):
         unseen.place(model, train)  # its weights are chosen with them
     trainer = assembly.trainer(config, model)
@@ -90,8 +93,8 @@ def _trained(
         raise
     if config["place_unseen"]:
         _place_unseen(trainer, train)
-    if getattr(model, "prior", None) is not None and valid is not None:
-        valid = choose_prior(trainer, model.prior, valid_data)
+    if prior is not None:
+        valid = choose_prior(trainer, prior, valid_data)
     if wanted.skip_test:
         result = _result(config, model, trainer, valid or {}, {}, train)
         _note_metrics(trainer, result)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import InterestModelSettings, ItemSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class
+from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class, check_training_view
 from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_graph import heaviest, vector_mixture
@@ -109,7 +109,7 @@ class IBIM(WeighsTargets, SequenceModel):
         Raises:
             ConfigError: naming the key.
         """
-        backbone_class(cls.backbone_name(config))
+        check_training_view(config, cls.network_name(config))
         if config["loss"] in ("bce", "gbce") and not config["inference_only"]:  # a saved model has had its training
             raise ConfigError(
                 f"loss={config['loss']}: {config['model']} is trained by a softmax over items. Add --loss=ce (beside "

@@ -47,6 +47,8 @@ class TextTransform:
         power = {"none": 0.0, "center": 0.0, "half": -0.25, "full": -0.5}[self.kind]
         floor = max(float(values.max()) * 1e-6, 1e-30)  # where all texts are alike nothing varies: zeros, not 0 / 0
         self.map = vectors * values.clamp(min=floor).pow(power)
+        if power:  # where the fitted texts do not vary (fewer of them than dimensions) others would be blown up
+            self.map = self.map * (values > floor)
         moved = centred @ self.map
         self.scale = 1.0 if self.kind == "none" else 1 / moved.square().sum(1).mean().sqrt().clamp(min=1e-12)
 
@@ -266,7 +268,9 @@ class ItemTable(nn.Module):
         found = self._unmixed()
         if self.mixture is None:
             return found
-        return torch.cat([torch.sparse.mm(self.mixture, found[: self.n_items]), found[self.n_items :]])
+        with torch.autocast(found.device.type, enabled=False):  # its backward pass knows one type
+            found = found.float()
+            return torch.cat([torch.sparse.mm(self.mixture, found[: self.n_items]), found[self.n_items :]])
 
     def _unmixed(self) -> Tensor:
         if self.before_lookup is not None:

@@ -86,6 +86,7 @@ def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[
         loss = sum(losses) if isinstance(losses, tuple) else losses
         scaler.scale(loss).backward()
         if trainer.clip_grad_norm:
+            scaler.unscale_(trainer.optimizer)  # RecBole clips gradients that are still scaled
             clip_grad_norm_(trainer.model.parameters(), **trainer.clip_grad_norm)
         scaler.step(trainer.optimizer)
         scaler.update()

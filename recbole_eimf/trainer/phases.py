@@ -101,6 +101,7 @@ class EarlierPhaseTrainer(_BarTrainer):
         if not phase.select:  # the last epoch stays, which is kept where epochs are evaluated
             own["eval_step"] = 1
         super().__init__(with_keys(config, own), phase.model)
+        self.model_folder = None  # the phase's best model is in the whole one
         self.phase = phase.name
         self.select = phase.select
         self.best: dict[str, Tensor] | None = None
@@ -117,9 +118,9 @@ class EarlierPhaseTrainer(_BarTrainer):
         """Nothing: the whole run's model is described, not its parts."""
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if epoch < 0 and self.best is not None:
+        if epoch < 0 and self.best is not None and self._chooses:
             return  # RecBole saves a resumed run that has no epochs left: over its best one
-        self.best_epoch = epoch
+        self.best_epoch = epoch = self._epoch_to_save(epoch)
         self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         if self._writes:
             write_state(self.folder / BEST_FILE, self.best, {"epoch": epoch})
@@ -167,7 +168,7 @@ class PhaseTrainer(_BarTrainer):
         if not (self._wants_resume and super().resume(train_data)):
             had_phases = self._run_earlier_phases(train_data, valid_data, show_progress)
             seed_phase(self.config, train_data, self.phase)
-            if had_phases and valid_data:
+            if had_phases and valid_data and self.config["eval_step"] > 0:
                 self._evaluate_before(train_data, valid_data, saved, callback_fn)
         return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
 

@@ -76,9 +76,14 @@ class KeepsBestModel(Trainer):
             return super()._save_checkpoint(epoch, verbose=verbose, **kwargs)
         if epoch < 0 and self.best_valid_result:
             return None  # RecBole saves a resumed run that has no epochs left: over its best one
+        epoch = self._epoch_to_save(epoch)
         self.write(epoch)
         self.best_epoch = epoch
         return None
+
+    def _epoch_to_save(self, epoch: int) -> int:
+        """Of a resumed run without epochs left, which RecBole calls -1, the last: a kill came before it was saved."""
+        return self.start_epoch - 1 if epoch < 0 and self.start_epoch else epoch
 
     def write(self, epoch: int) -> None:
         """Write the model as it is now, as that of an epoch: to its folder, and as a pickle where one is asked for."""

@@ -50,12 +50,15 @@ def optimiser_parts(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
 def restore_optimiser(
     optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """Put back what :func:`optimiser_parts` took."""
+    """Put back what :func:`optimiser_parts` took; the learning rate and the like are those it was built with now."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimiser."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = tensor
+    built = optimiser.state_dict()["param_groups"]
+    if len(built) == len(groups):  # else it refuses them
+        groups = [{**now, "params": then["params"]} for now, then in zip(built, groups)]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 

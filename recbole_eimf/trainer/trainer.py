@@ -152,8 +152,13 @@ class InterestTrainer(KeepsBestModel):
             self._write_history()
         return parts if isinstance(losses, tuple) else parts[0]
 
+    @property
+    def _chooses(self) -> bool:
+        """Whether validation says which epoch is kept; else it is the last."""
+        return self._validates and self.eval_step > 0
+
     def _evaluates(self, epoch: int) -> bool:
-        return self._validates and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0
+        return self._chooses and (epoch + 1) % self.eval_step == 0
 
     def _loss(self, batch):
         """The model's loss; of several processes, of this one's part of the batch, weighing what it is of the whole."""

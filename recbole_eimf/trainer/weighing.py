@@ -9,6 +9,7 @@ import torch
 from recbole_eimf.core import distributed
 from recbole_eimf.core.files import read_json, write_json
 from recbole_eimf.core.run_folder import PRIOR_FILE
+from recbole_eimf.data.loader import RankingEvalDataLoader, SampledEvalDataLoader
 from recbole_eimf.model.score_prior import PARTS, WEIGHTS, ScorePrior
 from recbole_eimf.trainer.prior_fit import evidence, fit
 from recbole_eimf.trainer.trainer import InterestTrainer
@@ -83,7 +84,10 @@ def _chosen_before(trainer: InterestTrainer, prior: ScorePrior) -> dict[str, flo
 
 def _fitted(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict[str, float]) -> dict[str, float]:
     """Weights of the greatest likelihood; none where the model alone is better by ``valid_metric``."""
-    weights = fit(evidence(trainer, prior, valid_data), prior.bucket if len(prior.bucket) else None)
+    rankings = valid_data
+    if isinstance(valid_data, SampledEvalDataLoader):  # what likelihood asks for is all items
+        rankings = RankingEvalDataLoader(valid_data.config, valid_data._dataset, None)
+    weights = fit(evidence(trainer, prior, rankings), prior.bucket if len(prior.bucket) else None)
     for part, weight in zip(prior.parts, weights):
         prior.set_weight(part, weight)
     if distributed.joined():  # each process has seen its share of the users

@@ -329,3 +329,10 @@ def test_unknown_protocol_and_view_are_errors(make_config):
         make_config("IBIM", protocol="leave_two_out")
     with pytest.raises(ConfigError, match="training_view"):
         make_config("IBIM", training_view="rows")
+    for backbone in ("ComiRecSA", "REMI", "MIND", "Caser"):
+        with pytest.raises(ConfigError, match=f"training_view=sequence: {backbone} has one state a history"):
+            make_config("IBIM", training_view="sequence", backbone=backbone)
+    with pytest.raises(ConfigError, match="training_view=sequence: Caser"):
+        make_config("PAD", training_view="sequence", backbone="Caser")
+    for backbone in ("SASRec", "GRU4Rec", "DNN"):
+        make_config("IBIM", training_view="sequence", backbone=backbone)

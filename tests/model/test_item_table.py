@@ -82,6 +82,16 @@ def test_other_text_is_moved_by_what_was_fitted_on_items(text):
     assert torch.allclose(between[0, 0], (made[1] + made[2]) / 2, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["center", "half", "full"])
+def test_text_that_was_not_fitted_on_is_not_blown_up(kind):
+    """Of 200 texts in 384 dimensions most directions do not vary: another text's share in them is no signal."""
+    vectors = torch.nn.functional.normalize(torch.randn(250, 384, generator=torch.Generator().manual_seed(0)), dim=1)
+    fitted = torch.arange(250) < 200
+    made = TextTransform(vectors, fitted, ItemSettings(text_whitening=kind))(vectors)
+    assert made[fitted].square().sum(1).mean() == pytest.approx(1, rel=1e-4)
+    assert made[~fitted].norm(dim=1).max() < 1.5
+
+
 def test_untouched_text_is_the_text(text):
     vectors, has_text = text
     assert torch.equal(TextTransform(vectors, has_text, ItemSettings())(vectors), vectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 
@@ -365,3 +366,23 @@ def test_a_prior_saved_before_there_were_buckets_and_all_parts_is_read(built, pl
     other.prior.load_state_dict(older)
     assert other.prior.weight.tolist() == [2.0, 0.0, 0.0, 0.0]
     assert not other.prior.part("together", torch.tensor([[1, 5]]), torch.tensor([2])).any()
+
+
+def test_they_are_fitted_to_whole_rankings_where_validation_ranks_drawn_items(prior_keys, monkeypatch):  # noqa: F811
+    """RecBole's loader has a row for each pair there, which would be taken for users."""
+    fitted = []
+    monkeypatch.setattr(weighing, "fit", lambda seen, bucket: fitted.append(seen) or fit(seen, bucket))
+    for mode in ("full", "uni3"):
+        args = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": mode}
+        recbole_eimf.run("IBIM", "planted", prior_weights="learned", eval_args=args, **prior_keys)
+    whole, drawn = fitted
+    assert whole.row.tolist() == drawn.row.tolist() == list(range(120))
+    assert torch.equal(whole.target, drawn.target)
+    assert torch.equal(whole.of_target[1:], drawn.of_target[1:]), "of the parts, which nothing trains"
+
+
+def test_a_prior_is_weighed_without_a_validation_of_epochs(prior_keys, tmp_path):  # noqa: F811
+    recbole_eimf.run("IBIM", "planted", eval_step=0, output_dir=str(tmp_path / "out"), **prior_keys)
+    held = json.loads((tmp_path / "out" / "prior.json").read_text())
+    assert max(np.ravel(held["weights"])) > 0
+    assert held["valid"]["ndcg@5"] > 0

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recbole_eimf.config.models import load_backbone_class
+from recbole_eimf.config.models import load_backbone_class, short_name
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.views import TARGET_LIST, host_side
 from recbole_eimf.model.item_table import ItemTable
@@ -154,3 +154,17 @@ def backbone_class(name: str) -> type[Backbone]:
             f"backbone={name}: {found.__name__} is no backbone; derive it from {Backbone.__module__}.Backbone."
         )
     return found
+
+
+def check_training_view(config, name: str) -> None:
+    """Refuse ``training_view=sequence``, several targets a row, where a backbone has one state a history.
+
+    Raises:
+        ConfigError: it does, and the run trains.
+    """
+    own = backbone_class(name).view
+    if config["training_view"] == "sequence" != own and not config["inference_only"]:
+        raise ConfigError(
+            f"training_view=sequence: {short_name(name)} has one state a history, and would learn the last target of "
+            f"each alone. Leave it out ({own}), or take prefix."
+        )

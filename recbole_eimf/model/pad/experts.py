@@ -130,7 +130,7 @@ class ExpertTable(ItemTable):
                 found = F.dropout(found, self.dropout, self.training)
             found = layer(found)
         known = self.known if items is None else self.known[items]
-        return found * known[:, None]
+        return found * known[..., None]
 
     def _fold(self, items: Tensor | None = None) -> Tensor:
         if self.kind == "none":

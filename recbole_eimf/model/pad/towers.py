@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import ItemSettings, PADSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class
+from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class, check_training_view
 from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.losses import loss
@@ -121,7 +121,7 @@ class TowerModel(WeighsTargets, SequenceModel):
     @classmethod
     def check_configuration(cls, config) -> None:
         """Refuse experts, a backbone or a gate that do not fit. Raises ConfigError."""
-        cls.backbone_name(config)
+        check_training_view(config, cls.backbone_name(config))
         cls.needs_side_information(config)
         wanted = cls.read_settings(config)
         for name, logits in (("gate_start", wanted.gate_start), ("gate_end", wanted.gate_end)):

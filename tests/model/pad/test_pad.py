@@ -190,6 +190,18 @@ def test_every_step_makes_its_table_anew(built):
     assert float(losses[0].detach()) != float(losses[1].detach())
 
 
+def test_items_may_come_in_any_shape():
+    """Several drawn negatives of each row are a table of items (DisCo)."""
+    text = torch.randn(6, 5)
+    wanted = PADSettings(text_projection="gelu")
+    table = ExpertTable("add", 6, 4, ItemSettings(), wanted, text, torch.arange(6) > 1, 0, False, False).eval()
+    items = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    with torch.no_grad():
+        found = table.projected(items)
+        assert torch.equal(found, table.projected(items.flatten()).view(2, 3, 4))
+    assert found.abs().sum(2).bool().tolist() == [[False, True, True], [True, True, False]]
+
+
 @pytest.mark.parametrize("projection", ["mlp", "gelu"])
 def test_a_table_with_further_rows_knows_their_ids_and_not_those_of_unseen_items(projection):
     """A mask token stands after the items: no item that training could have seen."""
