@@ -282,3 +282,25 @@ def test_an_unknown_key_that_may_hold_a_secret_is_named_without_it(planted, key,
     with pytest.raises(ConfigError, match=f"unknown key '{key}'") as refused:
         EIMFConfig("EIMF", "planted", None, {"data_path": str(planted), key: value})
     assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("given", [{"use_gpu": False}, {"gpu_id": ""}, {"gpu_id": "-1"}, {"gpu_id": -1}])
+def test_whoever_asks_for_a_processor_gets_one(given, planted, monkeypatch):
+    """Beside a GPU; and what is seen of GPUs stays, for the next run of the process."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    keys = {"data_path": str(planted), "state": "ERROR"}
+    assert EIMFConfig("IBIM", "planted", None, {**keys, **given})["device"].type == "cpu"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert EIMFConfig("IBIM", "planted", None, keys)["device"].type == "cuda"
+
+
+def test_the_gpu_is_the_environments_unless_one_is_named(planted, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f6a")
+    keys = {"data_path": str(planted), "state": "ERROR"}
+    config = EIMFConfig("IBIM", "planted", None, keys)
+    assert (config["device"].type, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda", "GPU-8f6a")
+    for gpu_id, seen in ((1, "1"), ("0,2", "0,2"), ((0, 2), "0,2"), ("MIG-1f/3/0", "MIG-1f/3/0")):
+        config = EIMFConfig("IBIM", "planted", None, {**keys, "gpu_id": gpu_id})
+        assert (config["device"].type, os.environ["CUDA_VISIBLE_DEVICES"], config["gpu_id"]) == ("cuda", seen, seen)

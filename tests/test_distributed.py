@@ -42,6 +42,7 @@ JOBS = {
     "RecBole": ("GRU4Rec", {"dropout_prob": 0, "embedding_size": 16, "loss_type": "CE"}),
     "EIMF": ("EIMF", {**SAME, "auxiliary_targets": "all"}),
     "aligned": ("PAD", {"epochs": 1, "align_epochs": 2}),
+    "graph": ("IBIM", {**SAME, "vector_graph": "similar", "epochs": 1}),
     "dropout": ("IBIM", {"hidden_dropout_prob": 0.3}),
 }
 

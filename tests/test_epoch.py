@@ -56,6 +56,33 @@ def test_gradients_are_clipped_as_long_as_they_are_not_as_they_are_scaled(make_c
         assert torch.allclose(found[1][name], value, atol=1e-6), name
 
 
+def test_gradients_have_one_scaler_for_all_epochs(make_config, monkeypatch, tmp_path):
+    """A new one begins at 65536, and throws steps away until that fits."""
+    made = functools.partial(torch.amp.GradScaler, "cpu", growth_interval=10_000)
+    monkeypatch.setattr(epoch_module, "_SCALER", made)
+    keys = {"train_batch_size": 40, "use_gpu": False, "enable_amp": True, "amp_dtype": "float16"}
+    config = make_config("EIMF", enable_scaler=True, output_dir=str(tmp_path), backbone="SASRec", **keys)
+    train, _, _ = assembly.loaders(config)
+
+    def trainer():
+        made = assembly.trainer(config, config.model_class(config, train._dataset))
+        made.enable_scaler, made._loader = True, train
+        return made
+
+    first = trainer()
+    scales, step = [], torch.amp.GradScaler.step
+    monkeypatch.setattr(torch.amp.GradScaler, "step", lambda s, o: scales.append(s.get_scale()) or step(s, o))
+    for epoch in range(3):
+        first._train_epoch(train, epoch)
+    scale = first.grad_scaler.get_scale()
+    assert scales[0] == 65536 > scales[len(train)], "some steps were thrown away at the start"
+    assert scales == sorted(scales, reverse=True), "and an epoch goes on with the scale that was found"
+    first._save_state(2)
+    again = trainer()
+    assert again.resume(train)
+    assert again.grad_scaler.get_scale() == scale
+
+
 def test_an_epoch_with_a_bar_is_the_same(make_config, capsys):
     config = make_config("IBIM", train_batch_size=40, use_gpu=False)
     train, _, _ = assembly.loaders(config)

@@ -32,7 +32,8 @@ options   --models_file FILE.yaml   rows with name, model, backbone, keys, again
           --mask_history=both       score every checkpoint with the history masked and not masked
           --tune-first N            the same search of N trials for every model on validation before the seeds
           --parallel N              runs at once, on Ray; 0: one after the other in this process
-          --cpus-per-run 1, --gpus-per-run 0, --ray_address ADDRESS
+          --cpus-per-run 1, --ray_address ADDRESS
+          --gpus-per-run N          on Ray; parts (0.5) are allowed (default: 1 where there is one, else 0)
           any configuration key as --key=value, for all rows; a row's own keys are stronger
 """
 

@@ -40,7 +40,7 @@ def table_parser(prog: str) -> OptionsParser:
     for name in ("dataset", "out", "seeds", "metrics", "title", "protocol"):
         parser.add_option(name)
     parser.add_option("config_files", nargs="+", default=[])
-    for name, kind, default in (("parallel", int, 1), ("cpus_per_run", int, 1), ("gpus_per_run", float, 0.0),
+    for name, kind, default in (("parallel", int, 1), ("cpus_per_run", int, 1), ("gpus_per_run", float, None),
                                 ("tune_first", int, 0), ("ray_address", str, None)):  # fmt: skip
         parser.add_option(name, type=kind, default=default)
     return parser

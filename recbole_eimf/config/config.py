@@ -212,21 +212,31 @@ class EIMFConfig(Config):
             _say_once(f"data_path={data_path}: has no {self.dataset}; the one inside the recbole package is used")
 
     def _init_device(self):
-        """RecBole's choice; one of several processes takes the GPU of its number on this machine, and only the first of
-        all shows what it does."""
-        here = distributed.place()
-        if here is None:
+        """The device, by ``use_gpu`` and ``gpu_id``; one of several processes takes the GPU of its number on this
+        machine, and only the first of all shows what it does.
+
+        RecBole lets its default ``gpu_id: 0`` decide over ``CUDA_VISIBLE_DEVICES``, reads no ``use_gpu``, and believes
+        in ``gpu_id=-1`` only where CUDA has not begun yet. Here what the environment shows stays as it is unless a
+        ``gpu_id`` is given, and whoever asks for a processor gets one.
+        """
+        here, values = distributed.place(), self.final_config_dict
+        if here is None and "local_rank" in values:  # RecBole's own processes
             super()._init_device()
             return
-        values = self.final_config_dict
-        values["world_size"] = here.world_size
-        if here.rank:
-            values |= {"state": "error", "show_progress": False, "log_wandb": False}
-        if "gpu_id" not in self.external_config_dict:
-            all_here = ",".join(str(gpu) for gpu in range(here.local_world_size))
-            values["gpu_id"] = os.environ.get("CUDA_VISIBLE_DEVICES") or all_here
-        super()._init_device()
-        if values["device"].type == "cuda":
+        if here is not None:
+            values["world_size"] = here.world_size
+            if here.rank:
+                values |= {"state": "error", "show_progress": False, "log_wandb": False}
+        gpu = values["gpu_id"]
+        gpu = ",".join(map(str, gpu)) if isinstance(gpu, tuple | list) else "" if gpu is None else str(gpu)
+        wanted = values["use_gpu"] is not False and gpu not in ("", "-1")
+        if wanted and "gpu_id" in self.external_config_dict:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        elif wanted:
+            gpu = os.environ.get("CUDA_VISIBLE_DEVICES", gpu)
+        values |= {"gpu_id": gpu, "single_spec": True, "local_rank": 0}
+        values["device"] = torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
+        if here is not None and values["device"].type == "cuda":
             gpus = torch.cuda.device_count()
             if gpus < here.local_world_size:
                 raise ConfigError(

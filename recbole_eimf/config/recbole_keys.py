@@ -15,7 +15,8 @@ from recbole_eimf.config.keys import our_keys
 
 _BOUND = r"\s*(\d+|inf)\s*"
 _INTERVAL = Form("an interval such as [5,inf)", rf"(?:[\[(]{_BOUND},{_BOUND}[\])];?)+")
-_GPUS = Form("GPU numbers (0 or 0,1), '' or -1 for none", r"-1|\d+(\s*,\s*\d+)*|")
+_GPU = r"(\d+|(GPU|MIG)-[\w/-]+)"
+_GPUS = Form("GPU numbers (0 or 0,1) or names (GPU-...), '' or -1 for none", rf"-1|{_GPU}(\s*,\s*{_GPU})*|")
 _LEARNERS = "adam|adamw|sgd|adagrad|rmsprop"
 _LEVELS = "debug|info|warning|error|critical"
 _MACHINE = {"affects": "machine"}

@@ -155,10 +155,12 @@ def gathered(rows: Tensor) -> Tensor:
 
 
 def copy_from_first(model: torch.nn.Module) -> None:
-    """Give every process the parameters and buffers of process 0."""
+    """Give every process the parameters and buffers of process 0; not sparse ones, which cannot be sent and which each
+    has made of the same files."""
     if joined():
         for tensor in (*model.parameters(), *model.buffers()):
-            dist.broadcast(tensor.data, 0)
+            if tensor.layout == torch.strided:
+                dist.broadcast(tensor.data, 0)
 
 
 # ---------------------------------------------------------------------- shares of the data

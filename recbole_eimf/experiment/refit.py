@@ -15,6 +15,7 @@ from typing import Any
 from recbole.utils import init_seed
 from torch import nn
 
+from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.run_folder import STATE_FILE
 from recbole_eimf.data.dataset import LazySequenceDataset
@@ -114,7 +115,10 @@ def train_again(
         trainer.epochs = 0
     elif resume and trainer.resume(batches) and trainer.start_epoch > trainer.epochs:
         # of an earlier choice, which trained longer: what it learned since cannot be taken back
-        (Path(folder) / STATE_FILE).unlink()
+        distributed.wait_for_all()  # all have read it
+        if distributed.is_first():
+            (Path(folder) / STATE_FILE).unlink()
+        distributed.wait_for_all()
         return train_again(config, train, epochs, folder)
     trainer.fit(batches, None, saved=False, show_progress=bool(config["show_progress"]))
     return net, trainer, batches

@@ -46,7 +46,8 @@ class ExplicitInterests(nn.Module):
         keep = {"persistent": False}
         self.register_buffer("item_text", transform(side.item_text), **keep)  # [N, d_t]
         other = side.match_text  # what eq. 7-9 match interests to, where it is not the text that is aligned with ids
-        self.register_buffer("match_text", self.item_text if other is None else transform(other), **keep)  # [N, d_t]
+        # a buffer of its own where it is other text alone: on its way to a GPU one that is shared becomes two
+        self.register_buffer("other_text", None if other is None else transform(other), **keep)  # [N, d_t]
         # under global_time nothing learns from the text of items that come later, not even as candidates
         has_text = side.fitted
         self.register_buffer("item_has_text", has_text, **keep)  # [N]
@@ -60,12 +61,17 @@ class ExplicitInterests(nn.Module):
         self.register_buffer("items_with_text", has_text.nonzero().squeeze(1), **keep)
         narrow = dtype != torch.float32
         self.register_buffer("narrow_text", self.item_text.to(dtype) if narrow else None, **keep)  # [N, d_t]
-        same = self.narrow_text if other is None else self.match_text.to(dtype)
-        self.register_buffer("narrow_match", same if narrow else None, **keep)  # [N, d_t]
+        other = self.other_text.to(dtype) if narrow and other is not None else None
+        self.register_buffer("narrow_other", other, **keep)  # [N, d_t]
         self.projection = nn.Linear(self.item_text.shape[1], dimension, bias=False)
         self.attention = MaskedSelfAttention(dimension)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # kept, so that a resumed run goes on alike
         self._counted: int | None = None  # the same number, which no GPU has to be asked for
+
+    @property
+    def match_text(self) -> Tensor:
+        """What interests are matched to: [N, d_t]."""
+        return self.item_text if self.other_text is None else self.other_text
 
     def projected(self, items: Tensor | slice) -> Tensor:
         """Projected text of many items, that which is aligned with ids: [n, d]."""
@@ -73,7 +79,8 @@ class ExplicitInterests(nn.Module):
 
     def matched(self, items: Tensor | slice) -> Tensor:
         """Projected text of many items, that which interests are matched to: [n, d]."""
-        return self._projected(self.match_text, self.narrow_match, items)
+        narrow = self.narrow_text if self.other_text is None else self.narrow_other
+        return self._projected(self.match_text, narrow, items)
 
     def _projected(self, text: Tensor, narrow: Tensor | None, items: Tensor | slice) -> Tensor:
         if narrow is None:

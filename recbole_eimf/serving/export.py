@@ -213,7 +213,7 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
         vectors, bias = _scored(net, len(catalogue))
     category = None
     if getattr(net, "diversity", None) is not None:
-        category = net.diversity.category
+        category = net.diversity.category.cpu()
         config["diversity"] = {"weight": net.diversity.weight, "count": net.diversity.count}
     config["encoder"] = dataclasses.asdict(spec)
     prior = getattr(net, "prior", None)

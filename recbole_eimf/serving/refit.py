@@ -42,7 +42,7 @@ def refitted(run):
             config, train, epochs if in_phases else max(epochs, 1), of_phases=_phases(run) if in_phases else None
         )
     refit.weigh_alike(net, run.net)
-    served = run.config.model_class(run.config, train)
+    served = run.config.model_class(run.config, train).to(run.config["device"])
     served.load_state_dict(net.state_dict())  # text is folded into the item table
     return replace(run, net=served.eval(), loaders=(batches, *run.loaders[1:]), asked=run.loaders[0]._dataset)
 

@@ -15,7 +15,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.study import progress, runs
-from recbole_eimf.study.jobs import check_cluster, make_text_once
+from recbole_eimf.study.jobs import check_cluster, gpus_of_a_job, make_text_once
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import RESERVED, Run, Workers
@@ -33,24 +33,25 @@ TABLE_DEFAULTS = {"ties": "shuffle"}
 
 @dataclass(frozen=True)
 class Effort:
-    """How a table is made: ``parallel`` runs at once on Ray (0: one after the other in this process), what each takes,
-    and ``tune_first`` trials of a search for every row before its seeds."""
+    """How a table is made: ``parallel`` runs at once on Ray (0: one after the other in this process), what each takes
+    (``gpus_per_run`` None: one where this machine has any), and ``tune_first`` trials of a search for every row before
+    its seeds."""
 
     parallel: int = 1
     cpus_per_run: int = 1
-    gpus_per_run: float = 0.0
+    gpus_per_run: float | None = None
     tune_first: int = 0
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("parallel", 0), ("cpus_per_run", 1), ("gpus_per_run", 0), ("tune_first", 0)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ConfigError(f"--{name}={getattr(self, name)}: at least {least}.")
 
     @property
     def workers(self) -> Workers:
         """Where the runs run."""
-        return Workers(self.parallel, self.cpus_per_run, self.gpus_per_run, self.ray_address)
+        return Workers(self.parallel, self.cpus_per_run, gpus_of_a_job(self.gpus_per_run), self.ray_address)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def compare(
     title: str | None = None,
     parallel: int = 1,
     cpus_per_run: int = 1,
-    gpus_per_run: float = 0.0,
+    gpus_per_run: float | None = None,
     tune_first: int = 0,
     ray_address: str | None = None,
     config_file_list: Sequence[str | Path] = (),
@@ -113,7 +114,7 @@ def compare(
         title: above the table.
         parallel: runs at once, on Ray; 0: one after the other in this process.
         cpus_per_run: processors that each takes.
-        gpus_per_run: GPUs that each takes; parts are allowed.
+        gpus_per_run: GPUs that each takes on Ray; parts are allowed, None is one where this machine has any.
         tune_first: trials of a search that every row has on validation before its seeds.
         ray_address: of a cluster to run on.
         config_file_list: YAML files of keys, the later ones stronger.

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,22 @@ def check_cluster(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise ConfigError(f"ray_address={address}: no Ray cluster answers there ({error}).") from error
+
+
+def gpus_of_a_job(wanted: float | None) -> float:
+    """GPUs that a job takes: those ``wanted``, by default one where this machine has any."""
+    if wanted is not None:
+        return wanted
+    import torch
+
+    return 1.0 if torch.cuda.is_available() else 0.0
+
+
+def on_lent_gpus(keys: Mapping[str, Any], lent: bool) -> dict[str, Any]:
+    """The keys of a job in a Ray worker: on the GPUs that Ray has ``lent`` it, which are the ones that it sees by
+    whatever name they have, else on the processor."""
+    others = {key: value for key, value in keys.items() if key != "gpu_id"}
+    return others if lent else {**others, "gpu_id": "-1"}
 
 
 @contextmanager

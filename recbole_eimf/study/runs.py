@@ -32,7 +32,7 @@ from recbole_eimf.core.files import fingerprint, free_name, read_json, write_jso
 from recbole_eimf.core.run_folder import ERROR_FILE, RESULT_FILE, STATE_FILE
 from recbole_eimf.core.version import made_with
 from recbole_eimf.semantic.needs import check_needs
-from recbole_eimf.study.jobs import absolute_paths, ray_running
+from recbole_eimf.study.jobs import absolute_paths, on_lent_gpus, ray_running
 from recbole_eimf.study.rows import Row
 
 #: what the program decides for every run of a table
@@ -357,7 +357,8 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         chosen = read_of_run(folder / RESULT_FILE)["mask_history"]
         target = folder / OTHER_MASK
         trusted = job["model"] if ":" in job["model"] else None  # the user named it
-        found = evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR")
+        device = {key: given[key] for key in ("gpu_id", "use_gpu") if key in given}
+        found = evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR", **device)
         write_json(target / "metrics.json", found)
 
 
@@ -462,7 +463,4 @@ def _on_ray(runs: Sequence[Run], jobs: Sequence[dict], workers: Workers) -> Iter
 def _in_worker(job: dict[str, Any]) -> str | None:
     import ray
 
-    chosen = ray.get_gpu_ids()
-    if chosen:  # RecBole overwrites CUDA_VISIBLE_DEVICES with gpu_id: it must be Ray's choice
-        job["given"]["gpu_id"] = ",".join(str(gpu) for gpu in chosen)
-    return execute(job)
+    return execute({**job, "given": on_lent_gpus(job["given"], bool(ray.get_gpu_ids()))})

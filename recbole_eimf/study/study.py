@@ -82,7 +82,7 @@ def run_study(
     title: str | None = None,
     parallel: int = 1,
     cpus_per_run: int = 1,
-    gpus_per_run: float = 0.0,
+    gpus_per_run: float | None = None,
     tune_first: int = 0,
     ray_address: str | None = None,
     only: Sequence[str] = (),

@@ -59,6 +59,14 @@ class EpochLosses:
         return self.parts[0] if self.single else tuple(self.parts)
 
 
+def scaler_of(trainer: Any) -> Any:
+    """The scaler of a trainer's gradients, one for all epochs: a new one throws the first steps away until its scale
+    fits (RecBole makes one an epoch)."""
+    if getattr(trainer, "grad_scaler", None) is None:
+        trainer.grad_scaler = _SCALER(enabled=trainer.enable_scaler)
+    return trainer.grad_scaler
+
+
 def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[Any], Losses], shown: bool) -> Any:
     """One epoch of a trainer of RecBole's: its own ``_train_epoch`` but for when losses are read.
 
@@ -74,7 +82,7 @@ def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[
     """
     trainer.model.train()
     found = EpochLosses(trainer.device)
-    scaler = _SCALER(enabled=trainer.enable_scaler)
+    scaler = scaler_of(trainer)
     title = set_color(f"Train {epoch:>5}", "pink")
     bar = tqdm(batches, total=len(batches), ncols=100, desc=title, leave=False) if shown else batches
     for batch in bar:

@@ -28,7 +28,7 @@ from recbole_eimf.core.run_folder import HISTORY_FILE, STATE_FILE
 from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
 from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
 from recbole_eimf.model.products import query
-from recbole_eimf.trainer.epoch import train_epoch
+from recbole_eimf.trainer.epoch import scaler_of, train_epoch
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
 from recbole_eimf.trainer.memory import Kept
 from recbole_eimf.trainer.saving import KeepsBestModel
@@ -293,6 +293,7 @@ class InterestTrainer(KeepsBestModel):
         kept["best_valid_score"] = float(self.best_valid_score)
         kept["best_valid_result"] = {k: float(v) for k, v in (self.best_valid_result or {}).items()}
         values = {**kept, "epoch": epoch, "groups": groups, "numpy": rest, "python": random.getstate()[1]}
+        values["scaler"] = scaler_of(self).state_dict()
         write_state(self.folder / STATE_FILE, tensors, values)
 
     def resume(self, train_data) -> bool:
@@ -315,6 +316,8 @@ class InterestTrainer(KeepsBestModel):
             model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
             self.model.load_state_dict(model)
             restore_optimiser(self.optimizer, tensors, values["groups"])
+            if values.get("scaler") and self.enable_scaler:
+                scaler_of(self).load_state_dict(values["scaler"])
         except Exception as error:
             raise DataError(
                 f"{path}: cannot go on from this state ({error}). Run with the settings it was made with, "

@@ -25,7 +25,7 @@ def word() -> list[str]:
 
 
 _RECBOLE = {
-    "gpu_id": ["abc", "-2", "1.5", "0;1", "{'a': 1}"],
+    "gpu_id": ["abc", "-2", "1.5", "0;1", "GPU-", "{'a': 1}"],
     "use_gpu": flag(),
     "seed": [*whole(0), "4294967296"],
     "reproducibility": flag(),

@@ -424,3 +424,12 @@ def test_a_data_set_without_interests_is_refused(make_config, lacks):
     train.side = None if lacks == "everything" else replace(train.side, interests=None)
     with pytest.raises(ConfigError, match="side-loaded interests.*inference_only=True"):
         config.model_class(config, train)
+
+
+def test_text_lies_on_a_gpu_once(built):
+    """Two names of one buffer become two tensors on their way there."""
+    for keys, buffers in (({}, {"item_text"}), ({"logits_dtype": "bfloat16"}, {"item_text", "narrow_text"})):
+        net = built(**keys)[0]
+        shape = net.esim.item_text.shape
+        assert {name for name, buffer in net.esim.named_buffers() if buffer.shape == shape} == buffers
+        assert net.to("meta").esim.match_text is net.esim.item_text

@@ -203,7 +203,7 @@ def _start_worker(settings: EncoderSettings, source: str, started: Any, threads:
         started.value += 1
     torch.set_num_threads(threads)
     device = settings.device
-    if device == "cuda":
+    if device.startswith("cuda"):  # of several processes the one that encodes is alone, and all cards are free
         device = f"cuda:{number % torch.cuda.device_count()}"
     _worker = TransformersEncoder(replace(settings, device=device, processes=1), source)
 

@@ -8,7 +8,6 @@ its training.
 from __future__ import annotations
 
 import contextlib
-import os
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from recbole_eimf.core.run_folder import (
     RESULT_FILE,
     STATE_FILE,
 )
+from recbole_eimf.study.jobs import on_lent_gpus
 from recbole_eimf.study.runs import read_of_run, trained_seconds
 from recbole_eimf.study.search.space import identity
 
@@ -111,7 +111,7 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
 
     for entry in _evaluated(_history(folder)):
         report(entry["epoch"], entry["valid"][job.metric])
-    keys = {**job.given, **job.settings[number], "output_dir": str(folder), "gpu_id": _gpu_id(gpus)}
+    keys = on_lent_gpus({**job.given, **job.settings[number], "output_dir": str(folder)}, bool(gpus))
     keys["num_threads"] = job.given.get("num_threads") or threads
     keys["resume"] = any(folder.rglob(STATE_FILE))  # of a phase, too
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,11 +123,6 @@ def run_trial(config: dict[str, Any], job: Job, gpus: float, threads: int) -> No
         with contextlib.suppress(OSError):  # a full disk: Ray is told all the same
             (folder / ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
         raise
-
-
-def _gpu_id(gpus: float) -> str:
-    """RecBole makes the GPUs of ``gpu_id`` the visible ones: it must name those that Ray lent this worker."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "0") if gpus else "-1"
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from recbole_eimf.core.files import read_json, write_json
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.needs import check_needs
-from recbole_eimf.study.jobs import absolute_paths, make_text_once, ray_running
+from recbole_eimf.study.jobs import absolute_paths, gpus_of_a_job, make_text_once, ray_running
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, fitted, read_space, shipped_space
@@ -324,7 +324,7 @@ def _run_trials(job: Job, pending: list[int], found: SearchOutcome, epochs: int,
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the display and trials.csv tell of failed trials
     _replay(scheduler, found.trials)
-    gpus = _gpus_per_trial(effort)
+    gpus = gpus_of_a_job(effort.gpus_per_trial)
     threads = max(1, int(effort.cpus_per_trial))
     scratch = Path(job.out) / "ray"
     with _ray(effort, gpus), Display(job, pending, found, epochs) as display:
@@ -353,14 +353,6 @@ def _replay(scheduler: Any, trials: list[Trial]) -> None:
         scheduler.on_trial_add(None, ghost)
         for epoch, score in trial.curve:
             scheduler.on_trial_result(None, ghost, {"epoch": epoch, "score": score})
-
-
-def _gpus_per_trial(effort: Effort) -> float:
-    if effort.gpus_per_trial is not None:
-        return effort.gpus_per_trial
-    import torch
-
-    return 1 if torch.cuda.is_available() else 0
 
 
 @contextmanager
