@@ -10,6 +10,7 @@ import yaml
 from recbole_eimf.cli.options import parse_table_options, table_parser
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig, parse_command_line, parse_value, read_yaml
+from recbole_eimf.config.same_experiment import deciding_settings, differing_settings
 from recbole_eimf.config.yaml_file import read_shipped
 from recbole_eimf.core.errors import ConfigError
 
@@ -304,3 +305,24 @@ def test_the_gpu_is_the_environments_unless_one_is_named(planted, monkeypatch):
     for gpu_id, seen in ((1, "1"), ("0,2", "0,2"), ((0, 2), "0,2"), ("MIG-1f/3/0", "MIG-1f/3/0")):
         config = EIMFConfig("IBIM", "planted", None, {**keys, "gpu_id": gpu_id})
         assert (config["device"].type, os.environ["CUDA_VISIBLE_DEVICES"], config["gpu_id"]) == ("cuda", seen, seen)
+
+
+def test_another_encoding_of_the_files_is_another_run(planted):
+    """The same bytes are other titles in it."""
+    keys = {"data_path": str(planted), "state": "ERROR"}
+    made = [EIMFConfig("Popularity", "planted", None, {**keys, "encoding": name}) for name in ("latin-1", "cp1252")]
+    assert differing_settings(*map(deciding_settings, made)) == {"encoding": ("latin-1", "cp1252")}
+
+
+@pytest.mark.parametrize(
+    "given", [{"val_interval": {"rating": "[3,inf)"}}, {"normalize_field": ["rating"]}, {"threshold": {"rating": 3}}]
+)
+def test_a_column_that_is_not_loaded_cannot_be_filtered_by(given):
+    load = {"inter": ["user_id", "item_id", "timestamp"]}
+    with pytest.raises(ConfigError, match=r"rating is not read; add it to load_col"):
+        EIMFConfig("Popularity", "ml-100k", None, {**given, "load_col": load, "state": "ERROR"})
+
+
+def test_the_number_of_a_process_is_not_the_users_to_give():
+    with pytest.raises(ConfigError, match="local_rank=0: the program sets it"):
+        EIMFConfig("Popularity", "ml-100k", None, {"local_rank": 0, "state": "ERROR"})

@@ -24,6 +24,8 @@ BUNDLED = "ml-100k"
 _EXAMPLE = (Path(recbole.__file__).parent / "dataset_example" / BUNDLED).absolute()
 
 _COLUMNS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "ORDER_FIELD", "TIME_FIELD")
+#: RecBole's keys that name columns of any file; what is not loaded would be a traceback
+_BY_COLUMN = ("val_interval", "normalize_field", "threshold")
 _MODES = "full, uniN (N drawn uniformly, such as uni100) or popN (by popularity)"
 
 
@@ -333,7 +335,7 @@ def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     """
     _check_column_lists(given, final)
     path = data_folder(final["dataset"], final["data_path"]) / f"{final['dataset']}.inter"
-    if not path.is_file() or not {"load_col", *_COLUMNS} & {*given}:
+    if not path.is_file() or not {"load_col", *_COLUMNS, *_BY_COLUMN} & {*given}:
         return
     header = first_line(path, final.get("encoding")).split(final["field_separator"])
     columns = [column.partition(":")[0] for column in header]
@@ -346,6 +348,12 @@ def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     for words, name in named.items():
         raise ConfigError(f"{words}: {path} has no column {name!r}.{suggestion(str(name), columns)} "
                           f"It has: {', '.join(columns)}.")  # fmt: skip
+    if isinstance(load, Mapping):
+        every = {name for names in load.values() for name in names or ()}
+        for key in _BY_COLUMN:
+            for name in given.get(key) or ():
+                if "*" not in every and name not in every:
+                    raise ConfigError(f"{key}={given[key]}: {name} is not read; add it to load_col ({dict(load)}).")
     for key in ("ORDER_FIELD", "TIME_FIELD"):
         if given.get(key) is not None and loaded is not None and given[key] not in loaded:
             raise ConfigError(f"{key}={given[key]}: not read; add it to load_col (inter: {loaded}).")

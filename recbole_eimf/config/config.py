@@ -221,6 +221,11 @@ class EIMFConfig(Config):
         """
         here, values = distributed.place(), self.final_config_dict
         if here is None and "local_rank" in values:  # RecBole's own processes
+            if "nproc" not in values:
+                raise ConfigError(
+                    f"local_rank={values['local_rank']}: the program sets it. Leave it out; --nproc=2 trains with two "
+                    f"processes."
+                )
             super()._init_device()
             return
         if here is not None:

@@ -55,7 +55,7 @@ class MachineKeys:
     checkpoint_dir: str = key(
         OF_MODEL, "folder of RecBole's checkpoints; output_dir takes its place where it is given", **_OUTPUT
     )
-    encoding: str = key(OF_MODEL, "text encoding of atomic files", **_MACHINE, training=True)
+    encoding: str = key(OF_MODEL, "text encoding of atomic files", **_TRAINING)
     save_dataset: bool = key(
         OF_MODEL, "save the filtered data set, as a pickle that runs of the same settings read again", **_MACHINE
     )

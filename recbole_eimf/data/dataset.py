@@ -55,6 +55,8 @@ class LazySequenceDataset(AtomicDataset):
         self.side = None
         #: of the training part with ``refit=True``: all that is known when the test begins, to train on again
         self.before_test: LazySequenceDataset | None = None
+        #: the part whose users were clustered and asked about, where this one came later (``refit``)
+        self.asked: LazySequenceDataset | None = None
         self.times: np.ndarray | None = None  # float64 [n]; None: no times
         self.moment: np.ndarray | None = None  # int32 [n], equal where a user's events have one time; None: no times
         self.source_row: np.ndarray | None = None  # int64 [n], each row's place in the source's order; None: as it is
@@ -386,6 +388,8 @@ class LazySequenceDataset(AtomicDataset):
             return today, today
         rows = (self.source_row[a:b] for a, b in zip(self.spans.start, self.spans.middle))
         sorted_today = [items[np.argsort(row)] for items, row in zip(today, rows)]
+        if self.source_spans is None:  # a part that a model is trained again on: nothing was asked about it
+            return sorted_today, sorted_today
         place = {user: row for row, user in enumerate(self.source_spans.user)}
         spans = [(self.source_spans.start[place[u]], self.source_spans.middle[place[u]]) for u in users]
         return sorted_today, [self.source_flat[a:b] for a, b in spans]

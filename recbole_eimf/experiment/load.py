@@ -102,7 +102,9 @@ def load(
     config = EIMFConfig(model_class, description["dataset"], [stored], given)
     loaders = assembly.loaders(config)
     if loaders[0]._dataset.before_test is not None:  # what the saved model was trained on in the end
-        loaders = (refit.loader(config, loaders[0]._dataset.before_test), *loaders[1:])
+        train = loaders[0]._dataset
+        train.before_test.asked = train
+        loaders = (refit.loader(config, train.before_test), *loaders[1:])
     saved_model.check_data(description, loaders[0]._dataset, model_class, folder)
     net = assembly.model(config, loaders[0]._dataset).to(config["device"])
     saved_model.read_weights(net, folder)

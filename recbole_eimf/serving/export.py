@@ -60,6 +60,11 @@ class Run:
     given: dict[str, Any] = dataclasses.field(default_factory=dict)
     asked: Any = None
 
+    @property
+    def asked_about(self) -> Any:
+        """The training part whose users were clustered."""
+        return self.loaders[0]._dataset if self.asked is None else self.asked
+
 
 def read_run(output_dir: str | os.PathLike, **overrides: Any) -> Run:
     """Load the model of a run; ``overrides`` are keys that say where its files are now.
@@ -69,7 +74,7 @@ def read_run(output_dir: str | os.PathLike, **overrides: Any) -> Run:
     """
     folder, result = Path(output_dir), read_result(output_dir)
     config, net, loaders = load(folder, gpu_id="", state="WARNING", show_progress=False, **overrides)
-    return Run(folder, result, config, net.eval(), loaders, overrides)
+    return Run(folder, result, config, net.eval(), loaders, overrides, loaders[0]._dataset.asked)
 
 
 def read_result(output_dir: str | os.PathLike) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def refitted(run):
     refit.weigh_alike(net, run.net)
     served = run.config.model_class(run.config, train).to(run.config["device"])
     served.load_state_dict(net.state_dict())  # text is folded into the item table
-    return replace(run, net=served.eval(), loaders=(batches, *run.loaders[1:]), asked=run.loaders[0]._dataset)
+    return replace(run, net=served.eval(), loaders=(batches, *run.loaders[1:]), asked=run.asked_about)
 
 
 def _paid_for(run):
@@ -52,7 +52,7 @@ def _paid_for(run):
     source = (run.result.get("side_load") or {}).get("source", "")
     if not source.endswith("openai"):
         return contextlib.nullcontext({"yes": False})
-    return as_files(pipeline_of(run.config, run.loaders[0]._dataset), source)
+    return as_files(pipeline_of(run.config, run.asked_about), source)
 
 
 def _phases(run) -> dict[str, int]:

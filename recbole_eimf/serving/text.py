@@ -26,6 +26,7 @@ from recbole_eimf.serving.parts import Parts
 from recbole_eimf.serving.sentences import Sentences, history_text
 from recbole_eimf.serving.title_map import TitleMap
 
+logger = logging.getLogger(__name__)
 #: test users whose recommendations the sentences are tried on
 _TRIED = 500
 
@@ -57,6 +58,12 @@ def with_text(run, parts: Parts, config: dict[str, Any]) -> tuple[Parts, dict[st
     if not isinstance(run.net, EIMF) or not run.config["use_interests"] or "source" not in side:
         return parts, config
     asked = pipeline if run.asked is None else pipeline_of(run.config, run.asked)
+    if asked.encoder.identity != pipeline.encoder.identity:
+        logger.warning(
+            f"no sentences are kept: text_encoder={wanted.text_encoder} was fitted anew on later titles, and those "
+            f"numbers are not the ones that interests were learned in. An encoder that is not fitted has none of this."
+        )
+        return parts, config
     parts = replace(parts, sentences=_sentences(run, asked, parts))
     whose = {"source": side["source"], "llm_used": side["llm_used"], "made_by": made_by(side)}
     config["text"]["explain"] = {**whose, **_honesty(run, parts, config)}
@@ -92,7 +99,8 @@ def _sentences(run, pipeline: Pipeline, parts: Parts) -> Sentences:
         logging.disable(logging.WARNING)  # what there is to warn of, the run's log says
         try:
             config, net, (train, _, _) = load(run.folder, inference_only=False, **{**quiet, **run.given, **given})
-            found = pipeline_of(config, train._dataset).run(seed=config["seed"])
+            asked = train._dataset if train._dataset.asked is None else train._dataset.asked
+            found = pipeline_of(config, asked).run(seed=config["seed"])
         finally:
             logging.disable(logging.NOTSET)
     side, esim = train._dataset.side, net.esim

@@ -10,7 +10,10 @@ import recbole_eimf
 from recbole_eimf.experiment import refit
 from recbole_eimf.serving.export import export
 from recbole_eimf.serving.recommender import Recommender
+from recbole_eimf.study.explore.explore import Question, explore
 from recbole_eimf.trainer.phases import EarlierPhaseTrainer
+from tests.data.test_ties import write
+from tests.data.test_time_split import EVENTS
 from tests.semantic.llm_server import Answer, LLMServer
 
 
@@ -26,7 +29,8 @@ def trained(planted, semantic_cache, tmp_path):
         }
         places = {"data_path": str(planted), "semantic_cache": str(semantic_cache), "output_dir": str(tmp_path / "out")}
         quiet = {"show_progress": False, "state": "ERROR", "compare_with": [], "text_encoder": "tfidf-svd"}
-        return recbole_eimf.run(model, "planted", None, **{**small, **places, **quiet, **keys})
+        given = {**small, **places, **quiet, **keys}
+        return recbole_eimf.run(model, given.pop("dataset", "planted"), None, **given)
 
     return make
 
@@ -109,3 +113,30 @@ def test_no_epoch_of_a_last_phase_is_trained_again_where_none_was_best(trained, 
     monkeypatch.setattr(refit, "train_again", told)
     export(tmp_path / "out", tmp_path / "again", text="no", refit=True)
     assert asked == [0]
+
+
+@pytest.mark.parametrize("ties", ["source", "shuffle"])
+def test_what_was_asked_is_what_is_shown_and_served_after_a_refit(trained, tmp_path, ties):
+    """``refit`` trains again on histories that go on further in time: nobody was asked about those."""
+    places = {"data_path": str(write(tmp_path / "data", EVENTS)), "protocol": "global_time", "refit": True}
+    keys = {**places, "ties": ties, "exemplar_ratio": 0.3, "interest_source": "keywords", "epochs": 1}
+    found = trained("EIMF", dataset="baskets", **keys)
+    shown = explore(tmp_path / "out", Question(chart="pca", honesty=False), say=lambda text: None)
+    assert shown["interests"]["changed"] is None
+    assert shown["run"]["training_users"] == found.side_load["training_users"]
+    assert len(shown["clusters"]) == found.side_load["exemplars"]
+    model = Recommender.load(export(tmp_path / "out", tmp_path / "model"))
+    assert [str(one) for one in model._parts.sentences.exemplars.to_pylist()] == [
+        str(cluster["exemplar"]) for cluster in shown["clusters"]
+    ]
+    assert model.recommend([["i1"]], 2, explain=True)["sentence"].notna().all()
+
+
+@pytest.mark.parametrize(("model", "keys"), [("IBIM", {"item_text": "add"}), ("EIMF", {"interest_source": "keywords"})])
+def test_a_run_with_shuffled_ties_is_trained_again_on_everything(trained, tmp_path, caplog, model, keys):
+    """As every table's; numbers of an encoder that is fitted anew are not those that sentences were learned in."""
+    places = {"data_path": str(write(tmp_path / "data", EVENTS)), "protocol": "global_time", "ties": "shuffle"}
+    trained(model, dataset="baskets", **places, **keys, epochs=1)
+    again = Recommender.load(export(tmp_path / "out", tmp_path / "again", refit=True))
+    assert again.catalogue.counts.sum() == sum(map(len, EVENTS.values()))
+    assert ("no sentences are kept" in caplog.text) == (model == "EIMF")

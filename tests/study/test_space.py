@@ -40,6 +40,12 @@ def written(folder, text, name="space.yaml"):
         ("beta: {rest: [0.5, 0.1]}", "a number and the key"),
         ("beta: {rest: [0.5, alpha]}", "'alpha' is no entry"),
         ("beta: {rest: [0.5, beta]}", "'beta' is no entry"),
+        ("beta: {rest: [.nan, alpha]}", "a number and the key"),
+        ("beta: {rest: [true, alpha]}", "a number and the key"),
+        ("n_layers: {uniform: [1, 3]}", "n_layers: uniform: n_layers takes whole numbers. Write int or choice."),
+        ("learning_rate: {choice: [0.1, abc]}", "learning_rate: learning_rate='abc': allowed is"),
+        ("hidden_dropout_prob: {uniform: [0.1, 1.7]}", "hidden_dropout_prob=1.7: allowed is"),
+        ("reg_weight: {uniform: [0, .inf]}", "lower and a higher number"),
     ],
 )
 def test_a_bad_entry_is_an_error_that_names_file_and_key(tmp_path, line, told):
@@ -126,6 +132,8 @@ def test_recboles_hyper_files_are_read(tmp_path):
     assert space["attn_dropout_prob"] == Dimension("choice", (0.0, 0.25, 0.5))
     with pytest.raises(ConfigError, match="line 4: key 'n_layers' is given twice"):
         read_space(written(tmp_path, lines + "n_layers choice [3]\n", "twice.hyper"))
+    with pytest.raises(ConfigError, match="line 1.*its bounds are natural logarithms"):
+        read_space(written(tmp_path, "learning_rate loguniform 256,4096\n", "plain.hyper"))
     for bad in ("learning_rate choise [1]", "learning_rate", "n_layers quniform 3,1,1"):
         with pytest.raises(ConfigError, match="line 1"):
             read_space(written(tmp_path, bad, "bad.hyper"))

@@ -22,7 +22,7 @@ from recbole_eimf.experiment import plugin
 from recbole_eimf.study.search import tune
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.plot import importance, plot_search
-from recbole_eimf.study.search.space import Dimension
+from recbole_eimf.study.search.space import Dimension, draw_settings
 from recbole_eimf.study.search.trial import Job, Trial, close_trial, run_trial
 from tests.conftest import REPOSITORY
 from tests.forked import Forked, command_line
@@ -156,6 +156,27 @@ def test_a_killed_search_goes_on_where_it_was(keys, tmp_path, capsys):
     assert "2 of them done before" in capsys.readouterr().out
     assert main([*arguments, "--score_scale=7.0"]) == 2
     assert "other settings: score_scale was 14.0, is 7.0" in capsys.readouterr().err
+
+
+def test_a_key_that_only_some_trials_read_makes_another_search(keys, tmp_path):
+    """The configuration as it stands reads no text; trials that try it do."""
+    space = space_file(tmp_path, "item_text: {choice: [none, add, concat]}\nlearning_rate: {log: [0.001, 0.01]}\n")
+    (tmp_path / "out").mkdir()
+
+    def claimed(**given):
+        given = {**keys, "text_encoder": "tfidf-svd", **given}
+        base = tune._config("IBIM", "planted", given)
+        searched = tune._space(space, base, given)
+        drawn = draw_settings(searched, 5, base["seed"], {key: base[key] for key in searched})
+        assert len({settings["item_text"] for settings in drawn}) > 1
+        job = tune._job("IBIM", "planted", given, base, drawn, 5, tmp_path / "out")
+        tune._claim(job, searched, base, {"max_epochs": 5, "grace": 1})
+
+    claimed()
+    for other in ({"text_encoder": "minilm"}, {"text_source": "shuffled"}, {"text_whitening": "half"}):
+        with pytest.raises(ConfigError, match=f"other settings: {next(iter(other))} was"):
+            claimed(**other)
+    claimed()
 
 
 @pytest.fixture

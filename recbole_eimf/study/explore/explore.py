@@ -81,7 +81,7 @@ def explore(
     say(f"reading {folder}: {name_of(result)} on {result['dataset']}")
     named = {"model": question.model, "backbone": question.backbone}
     run = read_run(folder, **{key: name for key, name in named.items() if name}, **(question.places or {}))
-    pipeline = pipeline_of(run.config, run.loaders[0]._dataset)
+    pipeline = pipeline_of(run.config, run.asked_about)
     said = said_in(pipeline, result["side_load"]["source"], question.trusted)
     cluster, placed = _test_clusters(run, pipeline, said, ranks)
     about = described.clusters(pipeline, said, prompts_of(pipeline, said))

@@ -25,6 +25,7 @@ import numpy as np
 from recbole_eimf.config.config import check_keys
 from recbole_eimf.config.layers import merged, properties_folder, recipe_layers
 from recbole_eimf.config.models import MODELS, backbone_lineage
+from recbole_eimf.config.same import known_keys
 from recbole_eimf.config.yaml_file import parse_value, read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 
@@ -86,9 +87,28 @@ def read_space(path: str | Path) -> Space:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     for key, dimension in space.items():
+        _check_values(f"{path}: {key}", key, dimension)
         if not dimension.drawn and not ((other := space.get(dimension.values[1])) and other.drawn):
             raise ConfigError(f"{path}: {key}: rest: {dimension.values[1]!r} is no entry with a range of its own.")
     return space
+
+
+def _check_values(where: str, key: str, dimension: Dimension) -> None:
+    """Hold what may be drawn against the key, so that no trial fails on it hours later."""
+    known = known_keys().get(key)
+    if known is None or not dimension.drawn:
+        return
+    try:
+        for value in dimension.values:
+            known.check(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if dimension.kind in ("log", "uniform"):
+        low, high = dimension.values
+        try:
+            known.check(math.nextafter(high, low))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {dimension.kind}: {key} takes whole numbers. Write int or choice.") from error
 
 
 def shipped_space(model: str, backbone: str | None, recipe: str | None = None) -> Space:
@@ -207,12 +227,13 @@ def _checked(where: str, kind: str, values: list[Any]) -> Dimension:
             raise ConfigError(f"{where}: choice: [] leaves nothing to choose from.")
         return Dimension(kind, tuple(values))
     if kind == "rest":
-        if len(values) != 2 or not isinstance(values[0], int | float) or not isinstance(values[1], str):
+        number = len(values) == 2 and isinstance(values[0], int | float) and not isinstance(values[0], bool)
+        if not number or not math.isfinite(values[0]) or not isinstance(values[1], str):
             raise ConfigError(f"{where}: rest: {values!r} needs a number and the key that has the other part of it.")
         return Dimension(kind, tuple(values))
     wanted = int if kind == "int" else (int, float)
     fits = len(values) == 2 and all(isinstance(v, wanted) and not isinstance(v, bool) for v in values)
-    if not fits or not values[0] < values[1]:
+    if not fits or not values[0] < values[1] or not all(map(math.isfinite, values)):
         number = "whole number" if kind == "int" else "number"
         raise ConfigError(f"{where}: {kind}: {values!r} needs a lower and a higher {number}.")
     if kind == "log" and values[0] <= 0:
@@ -255,7 +276,10 @@ def _hyper_dimension(where: str, kind: str, values: Any) -> Dimension:
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         raise ConfigError(f"{where}: {kind} {values!r} needs numbers.")
     if kind == "loguniform":
-        return _checked(where, "log", [math.exp(v) for v in values])
+        try:
+            return _checked(where, "log", [math.exp(v) for v in values])
+        except OverflowError as error:
+            raise ConfigError(f"{where}: loguniform {values!r}: its bounds are natural logarithms.") from error
     if kind != "quniform":
         known = ("choice", "uniform", "quniform", "loguniform")
         raise ConfigError(f"{where}: no form {kind!r}.{suggestion(kind, known)}")

@@ -292,7 +292,8 @@ def _claim(job: Job, space: Space, base: EIMFConfig, schedule: Mapping[str, int]
     if held is not None:
         if "data.inter" not in held:
             raise ConfigError(f"out={job.out} holds a search of an older version. Give another --out.")
-        differs = differing_settings(held, wanted, unread(base))
+        read_by_none = unread(base).intersection(*(unread(trial) for trial in _fitting(job, range(len(job.settings)))))
+        differs = differing_settings(held, wanted, read_by_none)
         if differs:
             raise ConfigError(
                 f"out={job.out} holds a search with other settings: {in_words(differs)}. Give the same command, or "
