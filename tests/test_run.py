@@ -14,7 +14,7 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core.errors import ConfigError, DataError, InterestSourceError
 from recbole_eimf.core.files import read_tensors
 from recbole_eimf.experiment import assembly
-from recbole_eimf.experiment.result import summary
+from recbole_eimf.experiment.result import RunResult, summary, table
 from recbole_eimf.semantic.sources.side_loaded import read_assignment
 from recbole_eimf.trainer.state import read_state
 
@@ -270,3 +270,14 @@ def test_real_replies_cover_every_training_user(shared, make_config, tmp_path):
     assert side.report["training_users_with_interests"] == len(train.spans) == 3924
     assert side.report["items_with_text"] == 2417
     assert side.report["users_without_assignment"] == 0
+
+
+def test_a_runs_own_table_shows_recall_where_it_is_not_the_hit_rate():
+    """With one target a row, as under ``leave_one_out`` and for successive targets of ``global_time``, it is."""
+    facts = ("SASRec", None, "d", "global_time", True, 1)
+    rest = (1, 0, 0.0, 0.0, 1, None)
+    single = RunResult(*facts, {}, {"recall@5": 0.5, "hit@5": 0.5, "ndcg@5": 0.3}, *rest)
+    several = RunResult(*facts, {}, {"recall@5": 0.4, "hit@5": 0.5, "ndcg@5": 0.3}, *rest)
+    bare = RunResult(*facts, {}, {"ndcg@5": 0.3}, *rest)
+    heads = [table(runs).splitlines()[0].split()[1:-3] for runs in ([single], [single, several], [bare])]
+    assert heads == [["hit@5", "ndcg@5"], ["recall@5", "hit@5", "ndcg@5"], ["ndcg@5"]]

@@ -98,7 +98,8 @@ def table(results: list[RunResult], metrics: list[str] | None = None) -> str:
     of_run = [run.test or run.valid for run in results]
     if metrics is None:
         places = sorted({int(k) for m in of_run[0] if (k := m.partition("@")[2])})  # AUC and its like have none
-        kinds = ("hit", "ndcg") if results[0].protocol == "leave_one_out" else ("recall", "hit", "ndcg")
+        one = all(values.get(f"recall@{k}") == values.get(f"hit@{k}") for values in of_run for k in places)
+        kinds = ("hit", "ndcg") if one else ("recall", "hit", "ndcg")
         shown = [f"{kind}@{k}" for k in dict.fromkeys((*places[:1], *places[-1:])) for kind in kinds]
         metrics = [m for m in shown if m in of_run[0]] or list(of_run[0])
     best = {m: _best(m, [values[m] for values in of_run if m in values]) for m in metrics}
