@@ -320,7 +320,7 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [*(mean(f"ml1m_floors_leave_one_out_{order}", metric, True) for order in ("source", "shuffled")
             for metric in ("hit@10", "ndcg@10", "recall@50")),
           both_of(*(share(f"ml1m_floors_leave_one_out_{one}", "tied", "ndcg@10") for one in ("source", "shuffled")))]),
-        (_ORDER, "ML-1M", 1, None, ("ml1m_floors_global_time", True)),
+        (_ORDER, "ML-1M", 1, None, ("arena_ml1m_global_time", True)),
         (_ORDER, "Electronics: floors", 0, [*_FLOORS, *_TEXT],
          [*(mean(f"electronics_floors_leave_one_out_{order}", metric, True) for order in ("source", "shuffled")
             for metric in ("hit@10", "ndcg@10", "recall@50")),
