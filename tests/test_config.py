@@ -13,6 +13,7 @@ from recbole_eimf.config.config import EIMFConfig, parse_command_line, parse_val
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings
 from recbole_eimf.config.yaml_file import read_shipped
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.experiment import assembly
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,11 @@ def test_whoever_asks_for_a_processor_gets_one(given, planted, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     keys = {"data_path": str(planted), "state": "ERROR"}
-    assert EIMFConfig("IBIM", "planted", None, {**keys, **given})["device"].type == "cpu"
+    config = EIMFConfig("IBIM", "planted", None, {**keys, **given, "enable_scaler": True})
+    assert (config["device"].type, config["use_gpu"]) == ("cpu", False)
+    train = assembly.loaders(config)[0]
+    trainer = assembly.trainer(config, config.model_class(config, train._dataset))
+    assert (trainer.gpu_available, trainer.enable_scaler) == (False, False)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
     assert EIMFConfig("IBIM", "planted", None, keys)["device"].type == "cuda"
 

@@ -240,6 +240,8 @@ class EIMFConfig(Config):
         elif wanted:
             gpu = os.environ.get("CUDA_VISIBLE_DEVICES", gpu)
         values |= {"gpu_id": gpu, "single_spec": True, "local_rank": 0}
+        if not wanted:  # by this RecBole's trainers decide whether to ask a GPU how full it is
+            values["use_gpu"] = False
         values["device"] = torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
         if here is not None and values["device"].type == "cuda":
             gpus = torch.cuda.device_count()

@@ -32,6 +32,7 @@ class KeepsBestModel(Trainer):
     def __init__(self, config, model) -> None:
         Path(config["checkpoint_dir"]).mkdir(parents=True, exist_ok=True)  # RecBole's way fails if two try at once
         super().__init__(config, model)
+        self.enable_scaler = self.enable_scaler and self.device.type == "cuda"  # RecBole asks whether there is a GPU
         front_door = isinstance(config, EIMFConfig)
         self.writes_pth = bool(config["save_pth"]) or not front_door
         #: where the best model lies; None: in RecBole's checkpoint alone
