@@ -429,7 +429,9 @@ class PADSettings:
     """PAD: experts, alignment and phases (section 3), also of the baselines that share its parts."""
 
     experts: str = key(
-        "id+text+aligned", "any of id, text, hybrid, aligned, joined by +; a kind may come several times"
+        "id+text+aligned",
+        "any of id, text, hybrid, aligned, and next (what an LLM says is bought after the history), joined by +; a kind may "
+        "come several times",
     )
     fusion: Literal["gelu", "concat", "add"] = key(
         "gelu", "how a hybrid or aligned expert joins ids and text (gelu: PAD's)", affects="text expert"
@@ -450,7 +452,7 @@ class PADSettings:
     )
     gate_buckets: int = key(10, "buckets of frequency", least=1)
     gate_start: tuple[float, ...] = key(
-        (), "weights of id, text and aligned or hybrid experts, before the sigmoid; []: equal"
+        (), "weights of id, text (and next), and aligned or hybrid experts, before the sigmoid; []: equal"
     )
     gate_end: tuple[float, ...] = key(
         (), "of gate=frequency: those of the coldest bucket, with equal steps from gate_start; []: as gate_start"

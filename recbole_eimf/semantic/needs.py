@@ -30,7 +30,7 @@ from recbole_eimf.semantic.sources import batch, own
 _READERS = {"interest_file": "file", "assignment_file": "file", "batch_file": "batch"}
 #: key -> what it holds where a model reads an LLM's knowledge of items by it
 _ASK_KNOWLEDGE = {"item_text_source": "profile", "interest_match": "profile", "vector_graph": "next",
-                  "score_prior": "next|previous|both|all"}  # fmt: skip
+                  "score_prior": "next|previous|both|all", "experts": "next"}  # fmt: skip
 
 
 def needed(config) -> tuple[str | None, bool]:

@@ -35,7 +35,8 @@ class SideInformation:
     coverage, source and seconds, for the log and result.json; next_items: float32 [N, N], what an LLM says is bought
     after each item (:func:`~recbole_eimf.semantic.knowledge.next_graph`), or None; match_text: float32 [N, d_t], the
     text that interests are matched to, where it is not item_text, or None; next_among: bool [N] -> next_items as it is
-    where these items alone have a title.
+    where these items alone have a title; next_text: float32 [N, d_t], the direction of the mean of what is said to be
+    bought next, zero where nothing is said, or None.
     """
 
     item_text: Tensor
@@ -48,6 +49,7 @@ class SideInformation:
     next_items: sparse.csr_matrix | None = None
     match_text: Tensor | None = None
     next_among: Callable[[np.ndarray], sparse.csr_matrix] | None = None
+    next_text: Tensor | None = None
 
     @property
     def next_known(self) -> sparse.csr_matrix:
@@ -140,20 +142,22 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
         "items": len(tokens) - 1,
         "items_with_text": len(ids),
     }
-    graph = among = None
+    graph = among = next_text = None
     if knowledge is not None:
         report["item_text_source"] = pipeline.settings.item_text_source
         report["knowledge"] = {"source": knowledge.source, **knowledge.report}
         if follows:
-            among = _next_items(pipeline, knowledge, tokens, np.array(ids), real[where])
+            said, phrases = _next_said(pipeline, knowledge, tokens)
+            next_text = _means(said, phrases)
+            among = partial(_next_among, said, phrases, np.array(ids), real[where], pipeline.settings.next_neighbours)
             graph = among(has_text.numpy())
     if not interests:
         report["seconds"] = {k: round(v, 2) for k, v in pipeline.seconds.items()}
         loaded = SideInformation(item_text, has_text, None, None, None, report, _seen(config, train))
-        return replace(loaded, next_items=graph, next_among=among)
+        return replace(loaded, next_items=graph, next_among=among, next_text=next_text)
     found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]), again=False)
     loaded = _with_interests(config, train, pipeline, found, item_text, has_text, report)
-    return replace(loaded, next_items=graph, next_among=among, match_text=match_text)
+    return replace(loaded, next_items=graph, next_among=among, match_text=match_text, next_text=next_text)
 
 
 def item_vectors(config, train, pipeline: Pipeline) -> tuple[dict[str, int], np.ndarray]:
@@ -193,17 +197,23 @@ def popularity_of(config, train) -> dict[str, int]:
     return dict(zip(tokens[1:], train.item_counts().tolist()[1:]))
 
 
-def _next_items(
-    pipeline: Pipeline, knowledge: Knowledge, tokens: np.ndarray, ids: np.ndarray, vectors: np.ndarray
-) -> Callable[[np.ndarray], sparse.csr_matrix]:
-    """What follows each item, of items that are yet to be named (bool [N])."""
+def _next_said(pipeline: Pipeline, knowledge: Knowledge, tokens: np.ndarray) -> tuple[list[list[int]], np.ndarray]:
+    """(of each item the rows of the phrases that say what follows it, the phrases' vectors [p, d_t])."""
     phrases = sorted({phrase for known in knowledge.items.values() for phrase in known.next})
     if not phrases:
         raise DataError(f"knowledge_source={knowledge.source}: not one reply says what is bought next.")
     encoded, row = pipeline.encode(phrases, "encode_next"), {phrase: n for n, phrase in enumerate(phrases)}
     known = (knowledge.items.get(token) for token in tokens)
-    said = [[] if each is None else [row[phrase] for phrase in each.next] for each in known]
-    return partial(_next_among, said, encoded, ids, vectors, pipeline.settings.next_neighbours)
+    return [[] if each is None else [row[phrase] for phrase in each.next] for each in known], encoded
+
+
+def _means(said: list[list[int]], phrases: np.ndarray) -> Tensor:
+    """float32 [N, d_t]: the mean of each item's phrases, as long as a text's vector; zero where it has none."""
+    found = np.zeros((len(said), phrases.shape[1]), dtype=np.float32)
+    for item, rows in enumerate(said):
+        if rows:
+            found[item] = phrases[rows].mean(0)
+    return torch.nn.functional.normalize(torch.from_numpy(found), dim=1)
 
 
 def _next_among(

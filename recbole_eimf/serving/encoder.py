@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ class EncoderSpec:
 
     towers: the name of each tower's backbone, or of one network of RecBole's where ``own`` is set; keys: what these
     read of a configuration; score, score_scale: how a state is made ready; append_one: states have a last dimension in
-    which they are one (the offset of unseen items); own: RecBole's model as it stands.
+    which they are one (the offset of unseen items); own: RecBole's model as it stands; targets: the places of the towers
+    whose candidates are in a table of their own, not in that of histories.
     """
 
     towers: tuple[str, ...]
@@ -38,6 +40,7 @@ class EncoderSpec:
     score_scale: float = 1.0
     append_one: bool = False
     own: bool = False
+    targets: tuple[int, ...] = ()
 
 
 class Encoder(nn.Module):
@@ -58,6 +61,9 @@ class Encoder(nn.Module):
             self.towers = nn.ModuleList(_own(name, spec.keys, known) for name in spec.towers)
         else:
             self.towers = nn.ModuleList(_backbone(name, spec.keys, known) for name in spec.towers)
+        self.targets = nn.ModuleDict(  # no network reads them: new items are placed among their rows
+            {str(place): _table(known, self.towers[place].item_embedding.dimension) for place in spec.targets}
+        )
 
     @property
     def max_length(self) -> int:
@@ -86,9 +92,14 @@ class Encoder(nn.Module):
         return unit_rows(states) * self.spec.score_scale if self.spec.score == "cosine" else states
 
     def tables(self) -> list[str]:
-        """The names of the item tables in :meth:`state_dict`, one a tower."""
+        """The names of the tables of histories' items in :meth:`state_dict`, one a tower."""
         ending = "item_embedding.weight" if self.spec.own else "item_embedding.embedding.weight"
         return [name for name in self.state_dict() if name.endswith(ending)]
+
+    def target_tables(self) -> list[str]:
+        """The names of the tables of candidates, one a tower: those of histories, where a tower has no other."""
+        own = {place: f"targets.{place}.embedding.weight" for place in self.spec.targets}
+        return [own.get(place, name) for place, name in enumerate(self.tables())]
 
 
 class _Catalogue:
@@ -98,15 +109,16 @@ class _Catalogue:
         self.item_num = items
 
 
-def _backbone(name: str, keys: Mapping[str, Any], known: _Catalogue) -> Backbone:
-    def make_table(dimension: int, extra_rows: int) -> ItemTable:
-        return ItemTable(known.item_num, dimension, ItemSettings(), extra_rows=extra_rows, inference_only=True)
+def _table(known: _Catalogue, dimension: int, extra_rows: int = 0) -> ItemTable:
+    return ItemTable(known.item_num, dimension, ItemSettings(), extra_rows=extra_rows, inference_only=True)
 
+
+def _backbone(name: str, keys: Mapping[str, Any], known: _Catalogue) -> Backbone:
     if name not in BACKBONES:  # an import path would run code that a folder names
         raise DataError(f"encoder over {name!r}: no backbone of recbole_eimf. Served are {', '.join(BACKBONES)}.")
     plain = BACKBONES[name].over or name
     network = {"network": NETWORKS[plain]} if plain in NETWORKS else {}
-    return backbone_class(name)(keys, known, make_table, **network)
+    return backbone_class(name)(keys, known, partial(_table, known), **network)
 
 
 class _OwnBERT4Rec(NETWORKS["BERT4Rec"]):

@@ -221,6 +221,8 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
         category = net.diversity.category.cpu()
         config["diversity"] = {"weight": net.diversity.weight, "count": net.diversity.count}
     config["encoder"] = dataclasses.asdict(spec)
+    if not spec.targets:  # which versions before it do not know
+        del config["encoder"]["targets"]
     prior = getattr(net, "prior", None)
     if prior is not None:
         known = {
@@ -244,14 +246,17 @@ def _encoder(run: Run) -> tuple[EncoderSpec, dict[str, Tensor]]:
     backbones = [net.backbone] if isinstance(net, IBIM) else [tower.backbone for tower in net.towers]
     name = type(net).network_name(config) if isinstance(net, IBIM) else type(net).backbone_name(config)
     towers = (name,) * len(backbones)
+    targets = {} if isinstance(net, IBIM) else {e: t.own_targets for e, t in enumerate(net.towers) if t.own_targets}
     spec = EncoderSpec(
         towers=towers,
         keys=keys_read(towers, False, config),
         score=net.item_settings.score,
         score_scale=net.item_settings.score_scale,
         append_one=bool(getattr(net, "_has_offset", False)),
+        targets=tuple(targets),
     )
     tensors = {f"towers.{e}.{k}": v for e, backbone in enumerate(backbones) for k, v in backbone.state_dict().items()}
+    tensors |= {f"targets.{e}.{k}": v for e, table in targets.items() for k, v in table.state_dict().items()}
     return spec, _copied(tensors)
 
 

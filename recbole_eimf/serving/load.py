@@ -94,7 +94,8 @@ def _catalogue(folder: Path) -> Catalogue:
 
 
 def _scored_by_products(folder: Path, config: dict[str, Any], catalogue: Catalogue) -> Parts:
-    spec = EncoderSpec(**{**config["encoder"], "towers": tuple(config["encoder"]["towers"])})
+    lists = {key: tuple(value) for key, value in config["encoder"].items() if key in ("towers", "targets")}
+    spec = EncoderSpec(**{**config["encoder"], **lists})
     encoder = build_encoder(spec, len(catalogue), model_folder.read_tensors(folder / "encoder.safetensors"))
     items = model_folder.read_tensors(folder / "items.safetensors")
     _check_items(folder, items, len(catalogue), encoder)

@@ -56,11 +56,12 @@ def with_rows(parts: Parts, vectors: Tensor, tokens: list[str], titles: list[str
     """``parts`` with items at the end whose texts have these vectors [n, d_t]; ``own_text``: also for its prior."""
     spec, items = parts.encoder.spec, len(parts.catalogue)
     near = parts.text.neighbours(vectors)
-    state, made = dict(parts.encoder.state_dict()), []
-    for name in parts.encoder.tables():
+    state, placed = dict(parts.encoder.state_dict()), {}
+    for name in {*parts.encoder.tables(), *parts.encoder.target_tables()}:
         table = state[name]
-        made.append(near.place(table[:items]))
-        state[name] = torch.cat([table[:items], made[-1], table[items:]])
+        placed[name] = near.place(table[:items])
+        state[name] = torch.cat([table[:items], placed[name], table[items:]])
+    made = [placed[name] for name in parts.encoder.target_tables()]
     if parts.bias is not None:
         bias = torch.cat([parts.bias, near.mean(parts.bias)])
         state |= {name: bias for name in state if name.endswith("output_bias")}

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from recbole.utils import init_seed
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from recbole_eimf.config.same import NOT_OF_EXPERTS, ONLY_OF_TEXT_EXPERTS
@@ -225,7 +225,7 @@ class PhaseTrainer(_BarTrainer):
         if not self.config["phase_cache"]:
             return None
         config = with_keys(self.whole_config, phase.keys)
-        identity = phase_identity(config, phase, self.model.text, train_data, valid_data)
+        identity = phase_identity(config, phase, self.model, train_data, valid_data)
         return Path(self.config["semantic_cache"]) / "phases" / f"{phase.name}-{identity}.safetensors"
 
     def _from_cache(self, path: Path, phase: Phase) -> list[dict[str, Any]]:
@@ -241,14 +241,17 @@ class PhaseTrainer(_BarTrainer):
         return values["history"]
 
 
-def phase_identity(config, phase: Phase, text: Tensor | None, train_data, valid_data) -> str:
-    """A hash of everything that decides the outcome of a phase: data, text, settings; not of what comes after it."""
+def phase_identity(config, phase: Phase, whole: nn.Module, train_data, valid_data) -> str:
+    """A hash of everything that decides the outcome of a phase of ``whole``: data, text, settings; not of what comes
+    after it."""
     kinds = [(tower.kind, tower.index) for tower in phase.model.towers]
     with_text = any(kind != "id" for kind, _ in kinds)
     ignored = _INDIFFERENT | (set() if with_text else ONLY_OF_TEXT_EXPERTS)
     ignored -= {"amp_dtype"} if config["enable_amp"] else set()
     values = {k: v for k, v in config.final_config_dict.items() if k not in ignored}
-    seen = [] if text is None or not (with_text or config["item_init"] == "pca_text") else [text.cpu().numpy()]
+    texts = [whole.text] if with_text or config["item_init"] == "pca_text" else []
+    texts += [whole.next_text] if any(kind == "next" for kind, _ in kinds) else []
+    seen = [text.cpu().numpy() for text in texts if text is not None]
     for loader in filter(None, (train_data, valid_data)):
         spans = loader._dataset.spans
         seen += [loader._dataset.flat.numpy(), spans.user, spans.start, spans.middle, spans.end]

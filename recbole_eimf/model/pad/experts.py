@@ -1,7 +1,8 @@
 """Experts: towers over ids, over text or over both, and a gate that sums their scores (PAD section 3.3, eq. 8-11).
 
-A tower is a backbone with an item table of its own. Whatever joins ids and text, an item is one vector of d numbers per
-tower, and the sum of E towers is one product of E d numbers:
+A tower is a backbone with an item table of its own (the ``next`` expert with two: its histories are made of what a
+language model says is bought after their items, its candidates of their texts). Whatever joins ids and text, an item is
+one vector of d numbers per tower, and the sum of E towers is one product of E d numbers:
 
     score(u, i) = sum over e of w_e(bucket of i) * u_e · v_ei = [u_1 ... u_E] · [w_1 v_1i ... w_E v_Ei]
 
@@ -26,8 +27,11 @@ from recbole_eimf.model.item_table import ItemTable
 from recbole_eimf.model.layer import first_rows, unit_rows
 from recbole_eimf.model.selection import shared_rows
 
-#: what a tower is made of: ids; projected text; both, trained together; both, the ids pre-trained and aligned to text
-KINDS = ("id", "text", "hybrid", "aligned")
+#: what a tower is made of: ids; projected text; both, trained together; both, the ids pre-trained and aligned to text;
+#: what an LLM says is bought next, against text
+KINDS = ("id", "text", "hybrid", "aligned", "next")
+#: the form of a kind's table, where ``fusion`` does not say it
+FORMS = {"id": "none", "text": "text", "next": "text"}
 
 
 def parse_experts(text: str) -> tuple[str, ...]:
@@ -186,16 +190,26 @@ class Tower(nn.Module):
         config, dataset: RecBole's.
         make_table: (dimension, extra rows) -> table.
         settings: how scores are taken.
+        make_targets: (dimension, extra rows) -> a table of its own for candidates; None: they are in the other.
     """
 
-    def __init__(self, kind: str, index: int, config, dataset, make_table, settings: ItemSettings) -> None:
+    def __init__(
+        self, kind: str, index: int, config, dataset, make_table, settings: ItemSettings, make_targets=None
+    ) -> None:
         super().__init__()
         self.kind, self.index, self.settings = kind, index, settings
         self.backbone = backbone_class(config["backbone"])(config, dataset, make_table)
+        self.own_targets = None if make_targets is None else make_targets(self.table.dimension, 0)
 
     @property
     def table(self) -> ExpertTable:
+        """What histories are made of."""
         return self.backbone.item_embedding
+
+    @property
+    def targets(self) -> ExpertTable:
+        """What candidates are."""
+        return self.table if self.own_targets is None else self.own_targets
 
     @property
     def name(self) -> str:
@@ -205,6 +219,7 @@ class Tower(nn.Module):
     def training_states(self, batch: Interaction) -> TrainingStates:
         """The backbone's states of a training batch; ``interests`` [P, 1, d] ready to score."""
         self.table.refresh()
+        self.targets.refresh()
         found = self.backbone.training_states(batch)
         return found._replace(interests=self._scored_states(found.interests))
 
@@ -214,7 +229,8 @@ class Tower(nn.Module):
 
     def vectors(self, items: Tensor | None = None) -> Tensor:
         """Scored vectors of items [...] -> [..., d], or of the catalogue [N, d]."""
-        found = first_rows(self.table.weight, self.table.n_items) if items is None else self.table(items)
+        table = self.targets
+        found = first_rows(table.weight, table.n_items) if items is None else table(items)
         return unit_rows(found) if self.settings.score == "cosine" else found
 
     def _scored_states(self, states: Tensor) -> Tensor:

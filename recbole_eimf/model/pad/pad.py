@@ -94,7 +94,7 @@ class PAD(TowerModel):
         """Without a last phase every expert needs an earlier one. Raises ConfigError naming one that has none."""
         trained = {"id"}
         if wanted.pretrain == "all":
-            trained |= {"text", "hybrid"}
+            trained |= {"text", "hybrid", "next"}
         if wanted.alignment != "none":
             trained.add("aligned")
         left = next((kind for kind in kinds if kind not in trained), None)
@@ -111,7 +111,7 @@ class PAD(TowerModel):
         wanted = self.wanted
         keys = {"learning_rate": wanted.pretrain_learning_rate, "epochs": wanted.pretrain_epochs}
         aligned = [tower for tower in self.towers if tower.kind == "aligned"]
-        kinds = ("id",) if wanted.pretrain == "id" else ("id", "text", "hybrid")
+        kinds = ("id",) if wanted.pretrain == "id" else ("id", "text", "hybrid", "next")
         alone = [tower for tower in self.towers if tower.kind in kinds]
         source = next((tower for tower in alone if tower.kind == "id"), None)
         if aligned and source is None:  # the aligned expert starts from pre-trained ids, whether or not they are kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.negatives import NegativeSampler, known_items, sampled_softmax_loss
-from recbole_eimf.model.pad.experts import ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
+from recbole_eimf.model.pad.experts import FORMS, ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
 from recbole_eimf.model.phase import Phase
 from recbole_eimf.model.products import scored_by_products
 from recbole_eimf.model.score_prior import prior_of, reads_next, reads_text
@@ -53,6 +54,8 @@ class TowerModel(WeighsTargets, SequenceModel):
         self.logits_dtype = getattr(torch, self.item_settings.logits_dtype)
         self.text: Tensor | None = None  # [N, d_t], transformed
         self.has_text: Tensor | None = None  # [N]
+        self.next_text: Tensor | None = None  # [N, d_t], transformed as text is
+        self.has_next: Tensor | None = None  # [N]
         self.fitted: Tensor | None = None  # [N]
         if towers is None:
             self._take_text(getattr(dataset, "side", None))
@@ -116,7 +119,7 @@ class TowerModel(WeighsTargets, SequenceModel):
 
     @classmethod
     def needs_next_items(cls, config) -> bool:
-        return reads_next(config)
+        return reads_next(config) or "next" in cls.expert_kinds(config)
 
     @classmethod
     def check_configuration(cls, config) -> None:
@@ -126,7 +129,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         wanted = cls.read_settings(config)
         for name, logits in (("gate_start", wanted.gate_start), ("gate_end", wanted.gate_end)):
             if logits and len(logits) != 3:
-                raise ConfigError(f"{name}={list(logits)}: three logits, of id, text, and aligned or hybrid experts.")
+                raise ConfigError(f"{name}={list(logits)}: three logits, of id, text (and next), and aligned or hybrid experts.")
 
     @property
     def scores_are_products(self) -> bool:
@@ -143,24 +146,31 @@ class TowerModel(WeighsTargets, SequenceModel):
         transform = TextTransform(side.item_text, side.fitted, self.item_settings)
         self.has_text, self.fitted = side.item_has_text, side.fitted
         self.text = transform(side.item_text) * self.has_text[:, None]
+        if side.next_text is not None:
+            self.has_next = (side.next_text != 0).any(1)
+            self.next_text = transform(side.next_text) * self.has_next[:, None]
 
     def new_tower(self, kind: str, index: int, dataset) -> Tower:
         """A tower with fresh parameters, drawn from the run's seed and its own name: whatever else a model holds, its
         first id tower starts from the same numbers, so that pre-trained ones can be shared."""
-        form = {"id": "none", "text": "text"}.get(kind, self.wanted.fusion)
+        form = FORMS.get(kind, self.wanted.fusion)
+        titles = (self.text, self.has_text)
 
         joined = kind in ("hybrid", "aligned") and self.wanted.unseen_ids == "none"
         seen = self._seen_items(dataset) if joined else None
 
-        def make_table(dimension: int, extra_rows: int) -> ExpertTable:
+        def make_table(of: tuple[Tensor | None, Tensor | None], dimension: int, extra_rows: int) -> ExpertTable:
             return ExpertTable(
-                form, self.n_items, dimension, self.item_settings, self.wanted, self.text, self.has_text, extra_rows,
-                self.inference_only, self._looks_up, seen, self.fitted,
+                form, self.n_items, dimension, self.item_settings, self.wanted, *of, extra_rows, self.inference_only,
+                self._looks_up, seen, self.fitted,
             )  # fmt: skip
 
+        of, targets = titles, None
+        if kind == "next":  # histories of what is bought next, candidates of titles
+            of, targets = (self.next_text, self.has_next), partial(make_table, titles)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(f"{self.config['seed']} {kind} {index}".encode()))
-            return Tower(kind, index, self.config, dataset, make_table, self.item_settings)
+            return Tower(kind, index, self.config, dataset, partial(make_table, of), self.item_settings, targets)
 
     def _seen_items(self, dataset) -> Tensor | None:
         """Bool [N], items that training saw, where keys treat the others apart and there is text to rank them by."""
@@ -187,7 +197,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         by_frequency = self.wanted.gate == "frequency"
         start = self.wanted.gate_start or (0.0, 0.0, 0.0)
         end = (by_frequency and self.wanted.gate_end) or start
-        place = [{"id": 0, "text": 1}.get(tower.kind, 2) for tower in self.towers]
+        place = [{"id": 0, "text": 1, "next": 1}.get(tower.kind, 2) for tower in self.towers]
         buckets = self.wanted.gate_buckets if by_frequency else 1
         bucket = torch.from_numpy(frequency_buckets(dataset.item_counts(), buckets))
         logits = [[float(one[index]) for index in place] for one in (start, end)]
@@ -271,7 +281,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         if self.seen is None or self.wanted.unseen_ids == "learned":
             return None
         by_text = self.wanted.unseen_ids == "text"
-        able = [tower.kind == "text" if by_text else tower.kind != "id" for tower in self.towers]
+        able = [tower.kind in ("text", "next") if by_text else tower.kind != "id" for tower in self.towers]
         return torch.tensor(able) if any(able) else None
 
     def scored_vectors(self) -> Tensor:
@@ -324,7 +334,9 @@ class TowerModel(WeighsTargets, SequenceModel):
         with torch.no_grad():
             for tower in self.towers:
                 table = tower.table
-                found[tower.name] = table.weight[: self.n_items]
+                found[tower.name] = tower.targets.weight[: self.n_items]
+                if tower.targets is not table:
+                    found[f"{tower.name}.history"] = table.weight[: self.n_items]
                 if table.kind in ("add", "concat", "gelu"):
                     found[f"{tower.name}.id"] = table.ids()[: self.n_items]
                     found[f"{tower.name}.text"] = table.projected()[: self.n_items]
