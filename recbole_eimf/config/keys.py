@@ -430,8 +430,8 @@ class PADSettings:
 
     experts: str = key(
         "id+text+aligned",
-        "any of id, text, hybrid, aligned, and next (what an LLM says is bought after the history), joined by +; a kind may "
-        "come several times",
+        "any of id, text, hybrid, aligned, and next (what an LLM says is bought after the history), joined by +; a "
+        "kind may come several times",
     )
     fusion: Literal["gelu", "concat", "add"] = key(
         "gelu", "how a hybrid or aligned expert joins ids and text (gelu: PAD's)", affects="text expert"

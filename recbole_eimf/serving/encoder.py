@@ -30,8 +30,8 @@ class EncoderSpec:
 
     towers: the name of each tower's backbone, or of one network of RecBole's where ``own`` is set; keys: what these
     read of a configuration; score, score_scale: how a state is made ready; append_one: states have a last dimension in
-    which they are one (the offset of unseen items); own: RecBole's model as it stands; targets: the places of the towers
-    whose candidates are in a table of their own, not in that of histories.
+    which they are one (the offset of unseen items); own: RecBole's model as it stands; targets: the places of the
+    towers whose candidates are in a table of their own, not in that of histories.
     """
 
     towers: tuple[str, ...]

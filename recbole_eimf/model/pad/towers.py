@@ -129,7 +129,9 @@ class TowerModel(WeighsTargets, SequenceModel):
         wanted = cls.read_settings(config)
         for name, logits in (("gate_start", wanted.gate_start), ("gate_end", wanted.gate_end)):
             if logits and len(logits) != 3:
-                raise ConfigError(f"{name}={list(logits)}: three logits, of id, text (and next), and aligned or hybrid experts.")
+                raise ConfigError(
+                    f"{name}={list(logits)}: three logits, of id, text (and next), and aligned or hybrid experts."
+                )
 
     @property
     def scores_are_products(self) -> bool:
