@@ -82,6 +82,11 @@ def broken(clusters):
     [
         ("examples.first_words:first_word", ConfigError, "Did you mean 'first_words'"),
         ("examples.nowhere:source", ConfigError, "cannot import examples.nowhere"),
+        (
+            "tests.semantic.no_module:source",
+            ConfigError,
+            "importing tests.semantic.no_module raised NameError: .*nothing",
+        ),
         ("tests.test_examples:broken", InterestSourceError, "RuntimeError: no lexicon"),
         ("tests.test_examples:stranger", InterestSourceError, "the first is 'nobody'"),
         ("tests.test_examples:silent", InterestSourceError, "holds an interest"),

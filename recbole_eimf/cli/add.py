@@ -62,7 +62,7 @@ def read_items(path: str) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         DataError: as :func:`~recbole_eimf.core.files.read_csv`; an empty token or title, or an item twice.
     """
-    first = unpacked(path).split(b"\n", 1)[0].decode("utf-8-sig", "replace")
+    first = (unpacked(path).splitlines() or [b""])[0].decode("utf-8-sig", "replace")  # of an old Mac's too
     names = next(csv.reader([first.strip()]), [])
     header = ["item_id", "title", *(["profile"] if names[2:] == ["profile"] else [])]
     titles: dict[str, str] = {}

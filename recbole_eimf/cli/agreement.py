@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recbole_eimf.cli.export import EMPTY
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.yaml_file import parse_command_line
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     for name, value in given.items():
         if name not in _OPTIONS:
             raise ConfigError(f"--{name}: no such option.{suggestion(name, _OPTIONS)} See agreement --help.")
+        if value in (None, ""):
+            raise ConfigError(f"--{name}=: {EMPTY}")
         least = 0 if name == "seed" else 1
         if name not in ("out", "model", "backbone") and (not isinstance(value, int) or value < least):
             raise ConfigError(f"--{name}={value}: a whole number from {least} on is needed.")

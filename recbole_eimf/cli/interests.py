@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     elif licence:
         raise ConfigError(f"--licence={licence}: of the replies that --export=DIR writes; give that too.")
     values, flags = parsed(words)
-    pipeline, folder, seed = _prepared(values, dry="--dry-run" in flags)
+    pipeline, folder, seed = _prepared(values, out, dry="--dry-run" in flags)
     source = pipeline.settings.interest_source
     if "--dry-run" not in flags and not _writes_requests(pipeline.settings):
         pipeline.check_source()  # what is in the files, too
@@ -85,7 +85,7 @@ def _writes_requests(settings: SemanticSettings) -> bool:
     return settings.interest_source == "batch" and not settings.batch_file
 
 
-def _prepared(values: dict[str, Any], dry: bool) -> tuple[Pipeline, Path, int]:
+def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Pipeline, Path, int]:
     from recbole_eimf.experiment.interests import training_pipeline
 
     dataset, files, folder = what_and_where(values, "interests")
@@ -98,6 +98,9 @@ def _prepared(values: dict[str, Any], dry: bool) -> tuple[Pipeline, Path, int]:
             )
         check_path("prompt_file", settings.prompt_file)  # what is asked is shown and written, too
         check_unread_files(settings)
+        export.check_not_over(folder, settings, "output_dir")
+        if out:
+            export.check_not_over(Path(out), settings, "--export")
         if not dry and not _writes_requests(settings):
             check_interest_source(settings, dataset)
 

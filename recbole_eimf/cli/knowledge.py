@@ -11,6 +11,7 @@ from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.maker import is_marked
+from recbole_eimf.core.disk import check_not_read
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
@@ -27,13 +28,16 @@ calls, tokens and the estimated cost, then asks. --dry-run stops there, --yes do
 command goes on where it was: replies are kept, one line each, as they arrive. batch writes the requests of the
 OpenAI Batch API that the journal does not answer (several files where one would be too large), and reads the answers
 with --batch_file=FILE or a folder of files; file checks replies made elsewhere; shuffled writes their placebo: to each
-item what is known of another one that is about as popular.
+item what is known of another one that is about as popular (default OUT: knowledge/NAME-shuffled).
 
 keys (all take --key=value): llm_model, llm_model_alias (what answers call it, if otherwise), llm_base_url,
 llm_api_key_env (the NAME of the variable that holds the key), llm_api_key_file, llm_concurrency, llm_check_first,
 llm_price_in, llm_price_out (USD per million tokens),
 knowledge_prompt_file, knowledge_file, shuffled_knowledge, batch_file, protocol, semantic_cache
 """
+
+
+_ITEMS = "items.jsonl"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,13 +71,15 @@ def _writes_requests(settings: SemanticSettings) -> bool:
 def _prepared(values: dict[str, Any], dry: bool) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
     from recbole_eimf.experiment.interests import knowledge_stage
 
-    dataset, files, folder = what_and_where(values, "knowledge")
+    placebo = "-shuffled" if values.get("knowledge_source") == "shuffled" else ""
+    dataset, files, folder = what_and_where(values, "knowledge", placebo)
     if values.get("knowledge_source", "none") == "none":
         raise ConfigError("--knowledge_source is missing: openai, batch, file or shuffled.")
 
     def check(settings: SemanticSettings) -> None:
         check_path("knowledge_prompt_file", settings.knowledge_prompt_file)  # what is asked is shown and written, too
         check_knowledge_file(settings)
+        check_not_read([folder / _ITEMS], {"knowledge_file": settings.knowledge_file}, f"output_dir={folder}")
         if not dry and not _writes_requests(settings):
             check_knowledge_source(settings, dataset)
 
@@ -88,7 +94,7 @@ def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
         | ({"prompt_sha256": found.digests[item]} if found.digests.get(item) and not is_marked(found.source) else {})
         for item, known in found.items.items()
     )
-    with atomic_path(folder / "items.jsonl") as temporary:
+    with atomic_path(folder / _ITEMS) as temporary:
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         temporary.write_text(lines, encoding="utf-8")
     write_json(folder / "report.json", {"source": found.source, **found.report})
@@ -97,7 +103,7 @@ def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
         f"{len(found.items)} of {found.report['items_with_text']} items are known, "
         f"{found.report['next_phrases']} phrases of what is bought next"
         + (f"; {missing} items without" if missing else "")
-        + f"\nwritten: {folder}/items.jsonl, report.json"
+        + f"\nwritten: {folder}/{_ITEMS}, report.json"
     )
     if found.source == "batch":
         write_left(stage.requests(), stage.llm_settings(), folder, found.items.keys())

@@ -23,14 +23,17 @@ def parsed(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """(keys, flags such as ``--yes``); a key ``yes`` is a flag too. Raises ConfigError for anything else."""
     flags = {argument for argument in arguments if argument in _FLAGS}
     values = parse_command_line([argument for argument in arguments if argument not in flags])
-    return values, flags | ({"--yes"} if values.pop("yes", False) else set())
+    agreed = values.pop("yes", False)
+    if not isinstance(agreed, bool):  # paid calls are made of what this says
+        raise ConfigError(f"--yes={agreed}: True or False is needed. Write --yes to agree, or leave it out.")
+    return values, flags | ({"--yes"} if agreed else set())
 
 
-def what_and_where(values: dict[str, Any], parent: str) -> tuple[str, list[str] | None, Path]:
+def what_and_where(values: dict[str, Any], parent: str, ending: str = "") -> tuple[str, list[str] | None, Path]:
     """(data set, configuration files, folder to write to), the first two taken out of ``values``.
 
     Args:
-        values: keys of the command; parent: of the folder where ``output_dir`` names none.
+        values: keys of the command; parent: of the folder where ``output_dir`` names none; ending: of its name.
 
     Raises:
         UserError: no data set, or a folder that nothing can be written to: before anything is paid for.
@@ -38,7 +41,7 @@ def what_and_where(values: dict[str, Any], parent: str) -> tuple[str, list[str] 
     if not values.get("dataset"):
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
     dataset, files = str(values.pop("dataset")), values.pop("config_files", None)
-    folder = Path(values.get("output_dir") or Path(parent) / dataset)
+    folder = Path(values.get("output_dir") or Path(parent) / f"{dataset}{ending}")
     check_writable(folder, "output_dir", make=False)
     return dataset, str(files).split() if files else None, folder
 

@@ -6,10 +6,10 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from recbole_eimf.core.errors import DiskError
+from recbole_eimf.core.errors import ConfigError, DiskError
 
 #: what a disk answers to a program that may do nothing about it -> the remedy
 _REFUSALS = {
@@ -71,6 +71,25 @@ def _concerns(error: OSError, path: Path) -> bool:
         return True
     named = Path(os.fsdecode(error.filename)).absolute()
     return named.parent == path.parent or named in path.parents
+
+
+def check_not_read(written: Iterable[str | os.PathLike], read: Mapping[str, str | None], key: str) -> None:
+    """Refuse to write over what is read: replies that were paid for may stand nowhere else.
+
+    Args:
+        written: files that are about to be written; read: by key, a file or a folder, or None.
+        key: how the user names where is written, for the message.
+
+    Raises:
+        ConfigError: naming both keys and the file.
+    """
+    for name, source in read.items():
+        for path in map(Path, written):
+            place = path.parent if source and Path(source).is_dir() else path
+            if source and place.exists() and Path(source).exists() and place.samefile(source):
+                raise ConfigError(
+                    f"{key}: {path} would be written over {name}={source}, which is read. Name another folder."
+                )
 
 
 def check_writable(folder: str | os.PathLike, key: str, make: bool = True) -> None:

@@ -43,6 +43,11 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def encodable(text: str) -> str:
+    """Replace halves of surrogate pairs (a reply cut inside an emoji): no file could be written with them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def file_digest(path: str | os.PathLike) -> str:
     """SHA-256 of a file's content, as 64 hex digits; a block at a time, since interactions may be many gigabytes."""
     digest = hashlib.sha256()

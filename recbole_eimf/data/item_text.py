@@ -86,3 +86,14 @@ def _columns(path: Path, header: list[str], item_field: str, fields: Sequence[st
                 f"Choose text columns with text_fields."
             )
     return header.index(item_field), [header.index(name) for name in fields]
+
+
+def text_of(title: str, profile: str, source: str) -> str:
+    """The text of one item by ``item_text_source``, of its title and what an LLM says of it.
+
+    >>> text_of("Swingline 747", "stapler. for offices", "title+profile"), text_of("Pen", "", "profile")
+    ('Swingline 747. stapler. for offices', 'Pen')
+    """
+    if not profile or source == "title":
+        return title
+    return profile if source == "profile" else f"{title}. {profile}"

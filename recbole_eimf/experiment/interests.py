@@ -16,8 +16,7 @@ from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly, plugin
-from recbole_eimf.semantic import needs
-from recbole_eimf.semantic.export import write_replies
+from recbole_eimf.semantic import export, needs
 from recbole_eimf.semantic.knowledge import KnowledgeStage
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.side_load import corpus_of, pipeline_of, popularity_of
@@ -57,11 +56,12 @@ def interests(
     """
     keys = {**overrides, "interest_source": interest_source, "output_dir": output_dir and str(output_dir)}
     pipeline, seed = training_pipeline(dataset, [str(path) for path in config_file_list], keys)
-    if output_dir:
-        check_writable(Path(output_dir), "output_dir", make=False)  # before anything is paid for
+    if output_dir:  # before anything is paid for
+        check_writable(Path(output_dir), "output_dir", make=False)
+        export.check_not_over(Path(output_dir), pipeline.settings, "output_dir")
     found = pipeline.run(seed=seed, agreed=agreed)
     if output_dir:
-        write_replies(Path(output_dir), found)
+        export.write_replies(Path(output_dir), found)
     return found
 
 

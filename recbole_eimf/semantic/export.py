@@ -22,10 +22,12 @@ from typing import Any
 from recbole_eimf.config.keys import SemanticSettings, our_keys
 from recbole_eimf.config.maker import is_marked, made_by, marked, unmarked
 from recbole_eimf.config.training_data import TrainingKeys, as_words, in_words
+from recbole_eimf.core.disk import check_not_read, check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, write_json
 
 REPLIES, ASSIGNMENT, META, CARD = "interests.jsonl", "assignment.csv.gz", "meta.json", "README.md"
+_FILES = (REPLIES, ASSIGNMENT)
 _NO_LICENCE = (
     "None named by whoever made this. The terms of the model's provider and of the data set decide what may be done "
     "with the replies; read both before passing them on."
@@ -92,6 +94,13 @@ def check_folder(folder: Path) -> None:
     """Raise ConfigError if an export would mix with something else that is in the folder."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / META).is_file())):
         raise ConfigError(f"--export={folder}: holds something else than an export. Name a new or an empty folder.")
+    check_writable(folder, "--export", make=False)
+
+
+def check_not_over(folder: Path, settings: SemanticSettings, key: str) -> None:
+    """Raise ConfigError where :func:`write_replies` would write over the replies that are read."""
+    read = {name: getattr(settings, name) for name in ("interest_file", "assignment_file")}
+    check_not_read([folder / name for name in _FILES], read, f"{key}={folder}")
 
 
 def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) -> None:
@@ -122,7 +131,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         "users": len(found.assignment),
         "interests": found.report["interests"],
         "unchecked": _unchecked(found),
-        "files": {name: file_digest(folder / name) for name in (REPLIES, ASSIGNMENT)},
+        "files": {name: file_digest(folder / name) for name in _FILES},
         "licence": licence or _NO_LICENCE,
         "recbole_eimf": metadata.version("recbole_eimf"),
     }

@@ -24,6 +24,7 @@ from recbole_eimf.semantic.llm.reply import (
     parse_interests,
     reply_from_text,
 )
+from recbole_eimf.semantic.trial import NO_ANSWER
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def record_of(
         "response": reply.response,
         "interests": list(reply.interests),
         "error": reply.error,
+        "failure": reply.failure,
         "usage": usage,
         "finish_reason": finish_reason,
         **more,
@@ -118,9 +120,16 @@ def read_journal(journal: Path, model: str) -> dict[tuple[str, str], Past]:
             entry.pay(completion_usage(record))
             if record["status"] == "ok":
                 entry.ok = record
-            else:
+            elif entry.failed is None or _answered(record):  # no answer to a second call unsays none that came
                 entry.failed = record
     return past
+
+
+def _answered(record: Mapping[str, Any]) -> bool:
+    """Whether a call had an answer, be it one without text: a refusal, or thoughts up to the token limit."""
+    if "failure" in record:
+        return record["failure"] != NO_ANSWER
+    return any(record.get(key) is not None for key in ("response", "usage", "finish_reason"))  # of earlier versions
 
 
 def kept(
@@ -139,7 +148,10 @@ def kept(
         said = reply_from_text(
             request.user_id, request.sha256, record["response"] or "", "openai", max_interests, parse
         )
-        failure = (said.failure or "malformed") if record["response"] else "no answer"
+        failure = record.get("failure")
+        if not isinstance(failure, str):
+            unread = "no content" if _answered(record) else NO_ANSWER
+            failure = (said.failure or "malformed") if record["response"] else unread
         error = record.get("error") if isinstance(record.get("error"), str) else said.error
         replies[request.user_id] = replace(
             said, response=record["response"], interests=(), status="failed", error=error, usage=entry.usage,
@@ -155,7 +167,7 @@ def of_use(known: Mapping[str, Reply]) -> dict[str, Reply]:
 
 def useless(known: Mapping[str, Reply]) -> dict[str, Reply]:
     """The replies of no use; not calls that had no reply at all."""
-    return {user: reply for user, reply in known.items() if reply.status == "failed" and reply.response is not None}
+    return {user: reply for user, reply in known.items() if reply.status == "failed" and reply.failure != NO_ANSWER}
 
 
 def reusable(

@@ -23,6 +23,7 @@ from recbole_eimf.config.maker import is_marked, marked
 from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.core.files import read_jsonl
+from recbole_eimf.data.item_text import text_of
 from recbole_eimf.semantic.journal import journal_of
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
@@ -199,13 +200,6 @@ def item_texts(titles: Mapping[str, str], knowledge: Knowledge | None, source: s
     for item, title in titles.items():
         texts[item] = text_of(title, knowledge.items[item].profile if item in knowledge.items else "", source)
     return texts
-
-
-def text_of(title: str, profile: str, source: str) -> str:
-    """The text of one item, see :func:`item_texts`."""
-    if not profile or source == "title":
-        return title
-    return profile if source == "profile" else f"{title}. {profile}"
 
 
 def next_graph(

@@ -23,7 +23,7 @@ from recbole_eimf.semantic import export
 from recbole_eimf.semantic.encoders.build import check_encoder
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 from recbole_eimf.semantic.journal import journal_of, read_journal
-from recbole_eimf.semantic.llm.endpoint import ASKERS, OpenAISettings, read_key
+from recbole_eimf.semantic.llm.endpoint import ASKERS, OpenAISettings, check_address, read_key
 from recbole_eimf.semantic.sources import batch, own
 
 #: file -> the only source of interests that reads it
@@ -108,6 +108,7 @@ def check_endpoint(settings: SemanticSettings, journal: Path, source: str = "int
         UserError: no client installed, no API key, a damaged journal.
     """
     wanted = part_of(OpenAISettings, settings)
+    check_address(wanted.base_url)
     try:
         require("openai")
         read_key(wanted, ASKERS[source])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.data.item_text import text_of
 from recbole_eimf.model.layer import unit_rows
 from recbole_eimf.serving.encoder import EncoderSpec, build_encoder
 from recbole_eimf.serving.index import FlatIndex, HNSWIndex, Index
@@ -41,9 +42,8 @@ def extended(
         )
     if not new:
         return parts, []
-    from recbole_eimf.semantic.knowledge import text_of  # what asks an LLM is not needed to serve
-
-    texts = [text_of(title, (profiles or {}).get(token, ""), source) for token, title in new.items()]
+    words = {str(token): profile for token, profile in (profiles or {}).items()}
+    texts = [text_of(title, words.get(token, ""), source) for token, title in new.items()]
     vectors = encoded(config["text"]["encoder"], texts, parts.catalogue, config["evaluation"]["protocol"])
     for token, vector in zip(new, vectors):
         if not np.any(vector):

@@ -39,6 +39,7 @@ def over_ray(workers: int | None = None, address: str | None = None) -> Iterator
                 slots = (workers or os.cpu_count() or 1) + 1  # Ray Data keeps one to read its numbers with
                 # a piece is a number: the store holds next to nothing, and 78 MB is the least that Ray takes
                 ray.init(
+                    address="local",  # not the cluster of RAY_ADDRESS, which nobody named here
                     num_cpus=slots,
                     include_dashboard=False,
                     object_store_memory=80 * 1024**2,

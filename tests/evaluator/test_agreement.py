@@ -130,5 +130,7 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     assert "Did you mean 'pairs'" in capsys.readouterr().err
     assert main(["agreement", str(tmp_path), str(tmp_path), "--pairs=0"]) == 2
     assert "--pairs=0: a whole number from 1 on" in capsys.readouterr().err
+    assert main(["agreement", str(tmp_path), str(tmp_path), "--out="]) == 2
+    assert "--out=: no value" in capsys.readouterr().err
     assert main(["agreement", str(tmp_path), str(tmp_path)]) == 2
     assert "model.safetensors" in capsys.readouterr().err

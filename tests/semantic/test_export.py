@@ -8,7 +8,7 @@ import pytest
 import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.keys import SemanticSettings
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment.result import summary
 from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.export import fingerprint_of
@@ -111,17 +111,45 @@ def test_interests_of_a_function_of_ones_own_stay_so_when_they_are_loaded(plante
 def test_a_placebo_that_was_written_is_one_when_it_is_loaded(planted, tmp_path):
     keys = {"data_path": str(planted), "text_encoder": "tfidf-svd", "semantic_cache": str(tmp_path / "cache")}
     keys |= {"exemplar_ratio": 0.1, "show_progress": False}
-    folder = tmp_path / "out"
-    recbole_eimf.interests("planted", "shuffled", folder, **keys)
-    file = {"interest_file": str(folder / "interests.jsonl"), "assignment_file": str(folder / "assignment.csv.gz")}
+    recbole_eimf.interests("planted", "shuffled", tmp_path / "0", **keys)
     for again in range(2):
-        found = recbole_eimf.interests("planted", "file", folder, **keys, **file)
+        folder = tmp_path / str(again)
+        file = {"interest_file": str(folder / "interests.jsonl"), "assignment_file": str(folder / "assignment.csv.gz")}
+        found = recbole_eimf.interests("planted", "file", tmp_path / str(again + 1), **keys, **file)
         assert (found.source, found.llm_used) == ("shuffled file", False), again
     file.pop("assignment_file")
     alone = recbole_eimf.interests("planted", "file", tmp_path / "real", **keys, **file)
     assert alone.source == "file", "what the file says is its exemplars' own: only who has them was shuffled"
     lines = (tmp_path / "real" / "interests.jsonl").read_text().splitlines()
     assert {json.loads(line)["source"] for line in lines} == {"keywords"}
+
+
+@pytest.mark.parametrize("key", ["output_dir", "export"])
+def test_replies_that_are_read_are_not_written_over(words, tmp_path, capsys, key):
+    """Of a file's replies only those of today's users with interests would be left."""
+    folder = tmp_path / "paid"
+    assert main([*words, "--interest_source=keywords", f"--export={folder}"]) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for read in (folder, folder / "interests.jsonl"):
+        capsys.readouterr()
+        others = [one for one in words if key == "export" or not one.startswith("--output_dir")]
+        assert main([*others, "--interest_source=file", f"--interest_file={read}", f"--{key}={folder}"]) == 2
+        assert f"would be written over interest_file={read}" in " ".join(capsys.readouterr().err.split())
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    elsewhere.write_bytes(before["interests.jsonl"])
+    keys = {"data_path": words[2].partition("=")[2], "text_encoder": "tfidf-svd", "interest_file": str(elsewhere)}
+    with pytest.raises(ConfigError, match="would be written over assignment_file"):
+        recbole_eimf.interests(
+            "planted", "file", folder, assignment_file=str(folder / "assignment.csv.gz"), **keys
+        )  # fmt: skip
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_export_that_cannot_be_written_is_told_before_anything_is_paid_for(words, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*words, "--interest_source=keywords", f"--export={tmp_path / 'file' / 'x'}"]) == 2
+    assert "--export=" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_of_an_export_that_changed_is_refused(words, tmp_path, capsys):

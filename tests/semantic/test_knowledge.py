@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -373,8 +374,36 @@ def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys
         line["item_id"]: (line["profile"], *line["next"]) for line in lines
     }
     keys = ["--knowledge_source=file", f"--knowledge_file={tmp_path / 'out' / 'items.jsonl'}"]
-    assert main([*arguments, *keys]) == 0
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["replies_to_another_prompt"] == 0
+    assert main([*arguments[:-3], f"--output_dir={tmp_path / 'read'}", *keys]) == 0
+    assert json.loads((tmp_path / "read" / "report.json").read_text())["replies_to_another_prompt"] == 0
+
+
+@pytest.mark.parametrize("source", ["file", "shuffled"])
+def test_what_is_read_is_not_written_over(arguments, planted_knowledge, tmp_path, capsys, source):
+    """The replies of a file may stand nowhere else."""
+    paid = tmp_path / "out" / "items.jsonl"
+    paid.parent.mkdir()
+    paid.write_bytes(planted_knowledge.read_bytes())
+    keys = [f"--knowledge_source={source}", f"--knowledge_file={tmp_path}/out/../out/items.jsonl"]
+    assert main([*arguments, *keys]) == 2
+    assert "would be written over knowledge_file=" in " ".join(capsys.readouterr().err.split())
+    assert paid.read_bytes() == planted_knowledge.read_bytes()
+
+
+def test_a_placebo_is_written_beside_what_is_real(arguments, planted_knowledge, capsys):
+    keys = ["--knowledge_source=shuffled", f"--knowledge_file={planted_knowledge}"]
+    assert main([one for one in arguments if not one.startswith("--output_dir")] + keys) == 0
+    assert Path("knowledge/planted-shuffled/items.jsonl").is_file()
+    assert not Path("knowledge/planted").exists()
+
+
+@pytest.mark.parametrize("word", ["n", "never", "0", "flase"])
+def test_only_a_plain_yes_agrees_to_pay(arguments, capsys, word):
+    with LLMServer() as server:
+        asking = [*arguments, "--knowledge_source=openai", f"--llm_base_url={server.url}"]
+        assert main([*asking, f"--yes={word}"]) == 2
+    assert f"--yes={word}: True or False is needed" in capsys.readouterr().err
+    assert server.asked == []
 
 
 @pytest.mark.parametrize("command", ["knowledge", "interests"])
@@ -394,14 +423,16 @@ def test_a_command_that_ranks_nothing_says_nothing_about_ranking(
 
 
 def test_a_placebo_that_was_written_stays_one_when_it_is_loaded(arguments, planted, planted_knowledge, tmp_path):
-    written = tmp_path / "out" / "items.jsonl"
-    shuffle = ["--knowledge_source=shuffled", f"--knowledge_file={planted_knowledge}"]
-    for keys in (shuffle, ["--knowledge_source=file", f"--knowledge_file={written}"]):  # and however often
-        assert main([*arguments, *keys]) == 0
+    read, source = planted_knowledge, "shuffled"
+    for folder in ("out", "again"):  # and however often
+        keys = [f"--knowledge_source={source}", f"--knowledge_file={read}", f"--output_dir={tmp_path / folder}"]
+        assert main([one for one in arguments if not one.startswith("--output_dir")] + keys) == 0
+        written, source = tmp_path / folder / "items.jsonl", "file"
         lines = [json.loads(line) for line in written.read_text().splitlines()]
         assert {line["source"] for line in lines} == {"shuffled file"}
         assert not any("prompt_sha256" in line for line in lines), "the prompts were about other items"
-        assert json.loads((tmp_path / "out" / "report.json").read_text())["source"] == "shuffled file"
+        assert json.loads((tmp_path / folder / "report.json").read_text())["source"] == "shuffled file"
+        read = written
     keys = {"data_path": str(planted), "semantic_cache": str(tmp_path / "cache"), "text_encoder": "tfidf-svd"}
     quiet = {"show_progress": False, "state": "ERROR", "compare_with": [], "output_dir": str(tmp_path / "run")}
     found = recbole_eimf.run(

@@ -49,6 +49,7 @@ def test_a_good_reply_and_its_record(tmp_path):
         "response": GOOD,
         "interests": ["Nail art", "Hair care"],
         "error": None,
+        "failure": None,
         "usage": reply.usage,
         "finish_reason": "stop",
     }
@@ -135,6 +136,49 @@ def test_failed_ones_are_tried_again_by_the_next_run(tmp_path):
         again = fetch(server, tmp_path)["u0"]
     assert (again.status, len(server.asked)) == ("ok", 3)
     assert again.usage == {"prompt_tokens": 30, "completion_tokens": 15}, "what this reply cost in all"
+
+
+@pytest.mark.parametrize("written_before", [False, True])
+def test_an_answer_without_text_is_an_answer_and_not_paid_for_by_each_training_run(tmp_path, written_before):
+    """A refusal in its own field, and thoughts up to the token limit, cost what a reply costs."""
+    bare = [{"refusal": "I will not."}, {"finish_reason": "length"}, {"finish_reason": "content_filter"}, {}]
+    kinds = ["refusal", "cut off", "content filter", "no content"]
+    path = tmp_path / "journal.jsonl"
+
+    def answer(asked, n):
+        number = int(asked.prompt.split()[1])
+        return Answer(content=None, **bare[number]) if number < len(bare) else Answer()
+
+    with LLMServer(answer) as server:
+        found = fetch(server, tmp_path, 5)
+        assert [found[f"u{n}"].failure for n in range(5)] == [*kinds, None]
+        if written_before:  # records of earlier versions do not say of what kind
+            lines = [{k: v for k, v in line.items() if k != "failure"} for line in journal(tmp_path)]
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        asked = len(server.asked)
+        for _ in range(2):
+            again = endpoint.ask(requests(5), settings(server), path, "d", agreed=False, again=False)
+            told = [again[f"u{n}"].failure for n in range(5)]
+            assert told == (["no content"] * 4 + [None] if written_before else [*kinds, None])
+        assert len(server.asked) == asked
+
+
+def test_no_answer_to_a_complaint_unsays_no_reply_that_came(tmp_path, monkeypatch):
+    monkeypatch.setattr("recbole_eimf.semantic.llm.endpoint.BACKOFF_SECONDS", 0.01)
+
+    def answer(asked, n):
+        if asked.prompt == "prompt 0":
+            return Answer()
+        return Answer(content="no idea") if len(asked.body["messages"]) == 1 else Answer(status=503)
+
+    with LLMServer(answer) as server:
+        wanted = settings(server, max_retries=1)
+        path = tmp_path / "journal.jsonl"
+        fetch(server, tmp_path, 2, max_retries=1)
+        asked = len(server.asked)
+        known = endpoint.ask(requests(2), wanted, path, "d", agreed=True, again=False)["u1"]
+        assert (known.response, known.status, known.failure) == ("no idea", "failed", journal(tmp_path)[1]["failure"])
+        assert len(server.asked) == asked
 
 
 def test_what_another_process_has_just_paid_for_in_vain_is_not_asked_for_again(tmp_path):

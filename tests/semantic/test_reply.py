@@ -291,6 +291,9 @@ def test_real_replies_count():
     assert sum(len(parse_interests(text)) for text in texts) == 5848
 
 
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "1. They bought staplers."}]}
+
+
 def completion(content, finish_reason="stop", **message):
     return {"choices": [{"message": {"content": content, **message}, "finish_reason": finish_reason}]}
 
@@ -304,6 +307,15 @@ def completion(content, finish_reason="stop", **message):
             AB,
         ),
         (completion('{"1": "Nail art", "2": "Hai', "length"), ["Nail art"]),
+        (  # a model that thinks aloud
+            completion([THINKING, {"type": "text", "text": '{"1": "Nail art", "2": "Hair care"}'}]),
+            AB,
+        ),
+        (
+            completion([{"type": "reasoning", "text": "1. Cars"}, {"type": "output_text", "text": "1. Nail art"}]),
+            ["Nail art"],
+        ),
+        (completion([{"1": "Nail art"}, {"2": "Hair care"}]), AB),
     ],
 )
 def test_completions(body, interests):
@@ -323,6 +335,7 @@ def test_completions(body, interests):
         (completion(None, "length"), "raise llm_max_tokens", True),
         (completion("hm"), "No interests found", False),
         (completion(""), "No interests found", False),
+        (completion([THINKING]), "No interests found", False),
     ],
 )
 def test_completions_without_interests(body, reason, final):

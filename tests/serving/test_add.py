@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 
 from recbole_eimf.__main__ import main
 from recbole_eimf.cli.add import read_items
 from recbole_eimf.core.parts import require
+from recbole_eimf.serving import new_items
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.recommender import Recommender
 
@@ -93,6 +98,46 @@ def test_profiles_are_found_under_a_quoted_header(tmp_path):
     for header in ("item_id,title,profile", '"item_id","title","profile"', '\ufeff"item_id",title,"profile"\r'):
         (tmp_path / "new.csv").write_text(f'{header}\n"n1","thing, red","for offices"\n', encoding="utf-8")
         assert read_items(str(tmp_path / "new.csv")) == ({"n1": "thing, red"}, {"n1": "for offices"})
+
+
+@pytest.mark.parametrize("ends", ["\r", "\r\n", "\n"])
+def test_a_file_may_have_the_line_ends_of_any_system(tmp_path, ends):
+    lines = ["item_id,title,profile", "n1,red pen,for offices", "n2,blue pen,", ""]
+    (tmp_path / "new.csv").write_bytes(ends.join(lines).encode())
+    assert read_items(str(tmp_path / "new.csv")) == ({"n1": "red pen", "n2": "blue pen"}, {"n1": "for offices"})
+
+
+def test_adding_items_needs_nothing_that_training_or_asking_an_llm_does(folder):
+    """What the Dockerfile leaves out is not there."""
+    code = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("recbole", "json_repair", "openai", "ray", "httpx", "tensorboard"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+from recbole_eimf import Recommender
+from recbole_eimf.semantic.encoders.build import build_encoder
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
+model = Recommender.load("model")
+print(model.add_items({"new": "thing number 7"}), len(model.recommend([["new"]], k=3)))
+print(build_encoder(EncoderSettings(name="openai:small", base_url="http://127.0.0.1:9/v1")).identity)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "['new'] 3", "openai:small@127.0.0.1:9/v1:dimensions=None:unit=True",
+    ]  # fmt: skip
+
+
+def test_tokens_that_are_numbers_are_text_in_titles_and_profiles_alike(folder, monkeypatch):
+    model, asked = Recommender.load(folder / "model"), []
+    model.config["text"] = {**model.config["text"], "source": "title+profile"}
+    monkeypatch.setattr(
+        new_items, "encoded", lambda encoder, texts, *rest: asked.extend(texts) or np.ones((2, 7), dtype=np.float32)
+    )
+    monkeypatch.setattr(new_items, "with_rows", lambda parts, *rest: parts)
+    assert model.add_items({1: "pen", 2: "ink"}, profiles={1: "for offices"}) == ["1", "2"]
+    assert asked == ["pen. for offices", "ink"]
 
 
 def test_items_are_added_to_a_model_whose_encoder_never_saw_the_titles_of_later_items(

@@ -201,7 +201,8 @@ def test_a_stopped_batch_goes_on_and_ends_the_same(run, model, files, monkeypatc
     pd.testing.assert_frame_equal(found, expected.reset_index(drop=True), check_dtype=False)
 
 
-def test_over_ray_data(run, model, files, tmp_path):
+def test_over_ray_data(run, model, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # of a cluster that nobody named here
     from recbole_eimf.serving.on_ray import over_ray
 
     users, histories = files

@@ -15,17 +15,19 @@ def build_encoder(settings: EncoderSettings, corpus: Sequence[str] | None = None
 
     Raises UserError, naming the remedy, for a model that is not there, a missing package or a missing key.
     """
-    # late: torch and transformers are needed by some encoders only
-    from recbole_eimf.semantic.encoders import endpoint_encoder, transformers_encoder
-
     name = settings.name
     _check_processes(settings)
     if name == "tfidf-svd":
         if corpus is None:
             raise UserError("text encoder tfidf-svd: it is fitted on texts, but no corpus was given.")
         return TfidfSvdEncoder(settings, corpus)
+    # late: what one needs, a client or torch and transformers, the others do without
     if name.startswith("openai:"):
-        return endpoint_encoder.OpenAIEncoder(settings)
+        from recbole_eimf.semantic.encoders.endpoint_encoder import OpenAIEncoder
+
+        return OpenAIEncoder(settings)
+    from recbole_eimf.semantic.encoders import transformers_encoder
+
     return transformers_encoder.build(settings)
 
 
@@ -36,10 +38,14 @@ def check_encoder(settings: EncoderSettings) -> None:
     Raises:
         UserError: as it does.
     """
-    from recbole_eimf.semantic.encoders import transformers_encoder
-
     _check_processes(settings)
-    if settings.name != "tfidf-svd" and not settings.name.startswith("openai:"):
+    if settings.name.startswith("openai:"):
+        from recbole_eimf.semantic.llm.endpoint import check_address
+
+        check_address(settings.base_url)
+    elif settings.name != "tfidf-svd":
+        from recbole_eimf.semantic.encoders import transformers_encoder
+
         transformers_encoder.check(settings)
 
 

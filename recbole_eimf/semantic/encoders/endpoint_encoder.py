@@ -11,7 +11,7 @@ import numpy as np
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
-from recbole_eimf.semantic.llm.endpoint import address_of, addresses_unlogged, read_key
+from recbole_eimf.semantic.llm.endpoint import address_of, addresses_unlogged, check_address, read_key
 
 _REQUEST_RETRIES = 5
 _REQUEST_TIMEOUT = 60.0
@@ -28,6 +28,7 @@ class OpenAIEncoder(TextEncoder):
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__(settings)
         self._name = settings.name.removeprefix("openai:")
+        check_address(settings.base_url)
         # not asked of the client: cached vectors need neither client nor key
         self._base_url = address_of(settings.base_url)
 

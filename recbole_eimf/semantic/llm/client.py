@@ -21,7 +21,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.core.files import append_jsonl
+from recbole_eimf.core.files import append_jsonl, encodable
 from recbole_eimf.semantic.journal import (
     Past,
     cut,
@@ -45,7 +45,6 @@ from recbole_eimf.semantic.llm.reply import (
     completion_interests,
     completion_text,
     completion_usage,
-    encodable,
     parse_interests,
 )
 from recbole_eimf.semantic.trial import NO_ANSWER, Trial, ask_terminal, counted

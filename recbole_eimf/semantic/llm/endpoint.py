@@ -22,9 +22,9 @@ from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from recbole_eimf.config.parts import check_part, of_key
-from recbole_eimf.core.errors import InterestSourceError
+from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.core.files import encodable
 from recbole_eimf.core.parts import require
-from recbole_eimf.semantic.llm.reply import encodable
 
 logger = logging.getLogger(__name__)
 
@@ -443,6 +443,18 @@ def addresses_unlogged() -> None:
 def address_of(base_url: str | None) -> str:
     """The address that is asked: the one given, else ``OPENAI_BASE_URL``, else OpenAI's (the openai package's rule)."""
     return base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+
+
+def check_address(base_url: str | None) -> None:
+    """Raise ConfigError where the address that is asked is none: a port of letters, a bracket that is not closed."""
+    try:
+        parts = urlsplit(address_of(base_url))
+        port, good = parts.port, parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        port, good = None, False
+    if not good or port == 0:
+        said = f"llm_base_url={shown_url(base_url)}" if base_url else "OPENAI_BASE_URL (of the environment)"
+        raise ConfigError(f"{said}: not an address such as https://host:8000/v1. Mend it.")
 
 
 def shown_url(url: str | None) -> str:

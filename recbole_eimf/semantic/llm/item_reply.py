@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recbole_eimf.core.files import encodable
 from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS, PromptRequest
-from recbole_eimf.semantic.llm.reply import ReplyError, encodable, json_values, key_words, repaired_values, unquoted
+from recbole_eimf.semantic.llm.reply import ReplyError, json_values, key_words, repaired_values, unquoted
 from recbole_eimf.semantic.refusal import is_error_object, refused
 
 ITEM = "{item}"

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import json_repair
 
 from recbole_eimf.core.errors import UserError
+from recbole_eimf.core.files import encodable
 from recbole_eimf.semantic.refusal import denies, is_error_object, refused
 
 # A reply is a few hundred characters; what is far longer is a run-away model, and costs time to repair.
@@ -24,6 +25,9 @@ _MAX_JSON_STARTS = 50
 _MAX_REPAIRED_BRACKETS = 1000
 _MAX_DEPTH = 12
 _MOST_TOKENS = 10**9
+
+#: kinds of parts that a message's content may be a list of
+_PARTS = ("text", "output_text", "thinking", "reasoning")
 
 # Words that JSON keys are made of, best first: for the text of one interest, and for a collection of interests.
 _TEXT_WORDS = tuple(
@@ -209,11 +213,14 @@ def completion_interests(
 def completion_text(completion: Mapping[str, Any]) -> str | None:
     """Return the text of a chat completion's first choice, or None.
 
-    A list of text parts is joined; an object or list in place of text, as some gateways send it, becomes JSON.
+    Of a list of parts those of text are joined, and a model's thoughts left out; an object or list in place of text, as
+    some gateways send it, becomes JSON.
     """
     content = _choice(completion)[1].get("content")
-    if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
-        content = "".join(part["text"] for part in content if isinstance(part["text"], str))
+    parts = content if isinstance(content, list) and all(isinstance(part, Mapping) for part in content) else []
+    if parts and any("text" in part or part.get("type") in _PARTS for part in parts):
+        said = [part.get("text") for part in parts if part.get("type", "text") in ("text", "output_text")]
+        content = "".join(text for text in said if isinstance(text, str))
     elif not isinstance(content, str | None):
         try:
             content = json.dumps(content, ensure_ascii=False)
@@ -259,11 +266,6 @@ def _choice(completion: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[s
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
     message = choice.get("message")
     return choice, message if isinstance(message, Mapping) else {}
-
-
-def encodable(text: str) -> str:
-    """Replace halves of surrogate pairs (a reply cut inside an emoji): no file could be written with them."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def unquoted(text: str) -> str:

@@ -32,13 +32,15 @@ def own_source(path: str, key: str = "interest_source") -> Source:
     """Import ``package.module:function``.
 
     Raises:
-        ConfigError: no such module or function.
+        ConfigError: no such module or function, or the module fails while it is imported.
     """
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(f"{key}={path}: cannot import {module_name} ({error}).") from error
+    except Exception as error:  # whatever it raises, the user wants to know whose error it is
+        raise ConfigError(f"{key}={path}: importing {module_name} raised {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if not callable(found):
         raise ConfigError(f"{key}={path}: {module_name} has no function {name!r}.{suggestion(name, vars(module))}")

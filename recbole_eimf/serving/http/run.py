@@ -104,6 +104,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         # connections inherit it: asyncio sets it only on sockets that name their protocol, which these do not, and an
         # answer's body then waits 40 ms for the client to acknowledge its head
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except UnicodeError as error:  # of a name with an empty or a long part
+        raise ConfigError(f"--host={host}: no name of a host ({error}). Mend it, for example 127.0.0.1.") from error
     except OSError as error:
         raise ConfigError(
             f"--host={host} --port={port}: cannot be listened on ({error.strerror or error}). Another service may be "

@@ -235,3 +235,9 @@ def test_an_answer_does_not_wait_for_an_acknowledgement():
         with accepted:
             assert client.getpeername() == accepted.getsockname()
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("host", ["127.0.0..1", ".localhost", "x" * 64 + ".de"])
+def test_a_mistyped_host_is_named(host):
+    with pytest.raises(ConfigError, match=f"--host={re.escape(host)}: no name of a host"), _listening(host, 0):
+        pass
