@@ -110,11 +110,11 @@ def test_a_loss_that_is_not_a_number_ends_the_epoch(device, step):
     found = EpochLosses(device)
     for number in range(1, step):
         found.add((torch.tensor(1.0), torch.tensor(float("nan") if number >= 5 else 1.0)))
-    with pytest.raises(ValueError, match="loss is nan"):
+    with pytest.raises(ValueError, match="training loss is not a number"):
         found.add((torch.tensor(1.0), torch.tensor(float("nan"))))
     late = EpochLosses(GPU)
     late.add((torch.tensor(float("inf")), torch.tensor(-float("inf"))))
-    with pytest.raises(ValueError, match="loss is nan"):
+    with pytest.raises(ValueError, match="training loss is not a number"):
         late.total()
 
 

@@ -141,6 +141,13 @@ def test_counting_models_count_what_their_neighbours_have(keys, make_config, tmp
     assert recbole_eimf.evaluate(tmp_path / "placed", state="ERROR") == pytest.approx(found.test, abs=1e-6)
 
 
+@pytest.mark.parametrize("model", ["DecayedItemKNN", "ItemKNNText"])
+def test_counting_models_need_no_folder_for_it(keys, tmp_path, model):
+    found = recbole_eimf.run(model, "baskets", **keys, place_unseen=True)
+    kept = recbole_eimf.run(model, "baskets", **keys, place_unseen=True, output_dir=str(tmp_path / "placed"))
+    assert found.test == kept.test
+
+
 def test_where_training_saw_everything_nothing_moves(make_config, planted):
     config = make_config("IBIM", place_unseen=True)
     train = assembly.loaders(config)[0]._dataset

@@ -230,15 +230,22 @@ def first_line(path: str | os.PathLike, encoding: str | None) -> str:
     """The first line of a text file, without its end; ``encoding``: None is UTF-8.
 
     Raises:
-        DataError: bytes that the encoding does not know; ConfigError: there is no such encoding.
+        DataError: bytes that the encoding does not know, or a mark in front of them; ConfigError: there is no such
+            encoding.
     """
     try:
         with open(path, encoding=encoding or "utf-8") as stream:
-            return stream.readline().rstrip("\r\n")
+            line = stream.readline().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise undecodable(path, encoding) from error
     except LookupError as error:
         raise ConfigError(f"encoding={encoding}: Python knows no such encoding. Leave it out for utf-8.") from error
+    if line.startswith("\ufeff"):
+        raise DataError(
+            f"{path}, line 1: begins with a byte order mark, which would be read as part of the first column's name. "
+            f"Give --encoding=utf-8-sig, or save the file without it."
+        )
+    return line
 
 
 def undecodable(path: str | os.PathLike, encoding: str | None) -> DataError:

@@ -127,6 +127,17 @@ class AtomicDataset(SequentialDataset):
                 self.field2id_token[field] = names
             feat[field] = np.append(place[end - len(part) : end] + 1, 0)[own]  # the last: of no token
 
+    def _remove_duplication(self):
+        """RecBole's, but events of one time stay in their order: its sort by time may deal them anew."""
+        sorted_by = [field for field in (self.time_field, self.config["ORDER_FIELD"]) if field in self.inter_feat]
+        if self.config["rm_dup_inter"] is None or not sorted_by:
+            super()._remove_duplication()
+            return
+        self._check_field("uid_field", "iid_field")
+        self.inter_feat.sort_values(by=sorted_by, kind="stable", inplace=True)
+        pair = [self.uid_field, self.iid_field]
+        self.inter_feat.drop_duplicates(subset=pair, keep=self.config["rm_dup_inter"], inplace=True)
+
     def _filter_inter_by_user_or_item(self):
         if self.user_feat is not None or self.item_feat is not None:  # else RecBole drops nothing, row by row
             super()._filter_inter_by_user_or_item()

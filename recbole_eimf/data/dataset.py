@@ -150,7 +150,8 @@ class LazySequenceDataset(AtomicDataset):
                 f"Use more data or looser filters (user_inter_num_interval, item_inter_num_interval)."
             )
         if config["save_split"]:
-            write_split(config["save_split"], split, self.field2id_token[self.uid_field])
+            # which users are in which part, all of them: ``ties=together`` leaves out those it can ask nothing
+            write_split(config["save_split"], self._split("source"), self.field2id_token[self.uid_field])
         train = self._part(self._share(split.train), self._training_view_name())
         if not len(train):
             raise DataError(

@@ -10,9 +10,10 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
+from recbole.utils import InputType
 
 from recbole_eimf.core import distributed
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.data.prefetch import pinned, prefetched, sent
 
@@ -109,11 +110,63 @@ class RankingEvalDataLoader(FullSortEvalDataLoader):
 
 
 class SampledEvalDataLoader(NegSampleEvalDataLoader):
-    """RecBole's evaluation among drawn items, which joins the rows of single users: all of them have one width."""
+    """Evaluation among drawn items, through RecBole's own trainer and collector: ``uniN`` and ``popN`` draw N for each
+    target.
+
+    RecBole has one row a user, and the first target alone. Here every row of the view is judged for itself, with all
+    its targets: none of them is drawn, and with ``mask_history`` nothing that the user already had; a target among that
+    is a forced miss, as where all items are ranked.
+    """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         dataset.full_width = True
-        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        self.logger = getLogger()
+        args = config[f"{sampler.phase}_neg_sample_args"]
+        self._set_neg_sample_args(config, dataset, InputType.POINTWISE, args)
+        self.mask_history = masks_history(config)
+        self.sample_size = len(dataset)
+        AbstractDataLoader.__init__(self, config, dataset, sampler, shuffle=False)
+
+    def _init_batch_size_and_step(self):
+        """As many rows as ``eval_batch_size`` has room for candidates of, whichever they are."""
+        spans = self._dataset.spans
+        candidates = np.sort((spans.end - spans.middle) * self.times)[::-1].cumsum()
+        self.step = max(int(np.searchsorted(candidates, self.config["eval_batch_size"], side="right")), 1)
+        self.set_batch_size(int(candidates[self.step - 1]) if len(candidates) else self.step)
+
+    def collate_fn(self, index):
+        index, dataset = np.asarray(index), self._dataset
+        rows = self.transform(dataset, dataset.rows(index))
+        row, target = dataset.targets(index)
+        targets = np.split(target.numpy(), np.bincount(row, minlength=len(index)).cumsum()[:-1])
+        had = [np.zeros(0, dtype=np.int64)] * len(index)
+        if self.mask_history:
+            of, items = dataset.history(index)
+            had = np.split(items.numpy(), np.bincount(of, minlength=len(index)).cumsum()[:-1])
+        each = [np.concatenate([own, self._drawn(index[n], own, had[n])]) for n, own in enumerate(targets)]
+        place = np.repeat(np.arange(len(index)), list(map(len, each)))
+        made = rows[torch.from_numpy(place)]
+        made.update(Interaction({self.iid_field: torch.from_numpy(np.concatenate(each))}))
+        made = dataset.join(made)
+        wanted = [np.arange(len(items)) < len(own) for items, own in zip(each, targets)]
+        made.update(Interaction({self.label_field: torch.from_numpy(np.concatenate(wanted)).float()}))
+        missed = [np.isin(own, items) for own, items in zip(targets, had)]
+        made.missed = tuple(values[torch.from_numpy(np.concatenate(missed))] for values in (row, target))
+        return made, torch.from_numpy(place), row, target
+
+    def _drawn(self, row: int, targets: np.ndarray, had: np.ndarray) -> np.ndarray:
+        """N for each target, none of ``targets`` or ``had``. Raises DataError where there is nothing else."""
+        barred, sampler = {*targets.tolist(), *had.tolist()}, self._sampler
+        there = sampler.prob if sampler.distribution == "popularity" else range(1, self._dataset.item_num)
+        if len(there) <= len(barred) and all(item in barred for item in there):
+            user = self._dataset.field2id_token[self.uid_field][self._dataset.spans.user[row]]
+            also = ", or --mask_history=False" if len(had) else ""
+            raise DataError(
+                f"eval_args: mode={self.config['eval_args']['mode']}: of all items none is left to draw for user "
+                f"{user}. Rank all items (mode: full){also}."
+            )
+        sampler.used_ids = np.array([barred])
+        return sampler.sample_by_key_ids(np.zeros(len(targets), dtype=np.int64), self.neg_sample_num).numpy()
 
 
 def loader_class(config, phase: str) -> type[AbstractDataLoader]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_eimf.core.dates import moment_of
+from recbole_eimf.core.dates import UNIX_UNITS, moment_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.protocol import Spans, Split
 
@@ -31,12 +31,12 @@ TARGETS = {
     "all": "all later items at once",
 }
 DAY = 86_400.0
-_MILLISECONDS = 1e11  # Unix seconds stay below it until the year 5138
 
 
 def ticks_per_second(time: np.ndarray) -> float:
-    """1 for Unix seconds, 1000 for milliseconds, told from the size of the times."""
-    return 1000.0 if len(time) and np.median(time) > _MILLISECONDS else 1.0
+    """1 for Unix seconds, 1000 for milliseconds, and so on, told from the size of the times."""
+    middle = np.median(time) if len(time) else 0
+    return float(next((second for least, _, second in UNIX_UNITS if middle >= least), 1))
 
 
 def borders(time: np.ndarray, quantiles: Sequence[float], dates: Sequence[str] = ()) -> tuple[float, float]:
@@ -226,7 +226,9 @@ def _asked(
 
 
 def recency_weights(time: np.ndarray, half_life: float) -> np.ndarray:
-    """float64 [n]: 1 for the latest event, half for one that is ``half_life`` days older."""
+    """float64 [n]: 1 for the latest event, half for one that is ``half_life`` days older; never nothing, as what was
+    counted long ago stays above what never was (a float32's least normal number, 126 half-lives)."""
     if not len(time):
         return np.ones(0)
-    return 0.5 ** ((time.max() - time) / (half_life * DAY * ticks_per_second(time)))
+    weight = 0.5 ** ((time.max() - time) / (half_life * DAY * ticks_per_second(time)))
+    return np.maximum(weight, np.finfo(np.float32).tiny)

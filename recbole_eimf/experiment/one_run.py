@@ -12,7 +12,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_seed, set_color
 
 from recbole_eimf.config.config import EIMFConfig
-from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.contract import CHOSEN, contract_of
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import check_writable
@@ -27,7 +27,7 @@ from recbole_eimf.trainer.memory import give_back, keep_freed_memory
 from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afresh
 from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer
-from recbole_eimf.trainer.weighing import choose_prior
+from recbole_eimf.trainer.weighing import WeighingTrainer, choose_prior
 
 
 def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, float], None] | None = None) -> RunResult:
@@ -71,6 +71,12 @@ def _trained(
     if config["place_unseen"] and getattr(model, "counting", False):
         unseen.place(model, train)  # its weights are chosen with them
     trainer = assembly.trainer(config, model)
+    if isinstance(trainer, WeighingTrainer) and not len(valid_data._dataset):
+        said = f"recency_half_life={CHOSEN}" if config["recency_half_life"] == CHOSEN else f"model={config['model']}"
+        raise ConfigError(
+            f"{said}: validation chooses what it weighs, and no user is in that part. Use data with longer sequences, "
+            f"another protocol or borders, or a model that weighs nothing."
+        )
     if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
         pairs = len(valid_data._dataset) * train.item_num
         logger.warning(
@@ -92,7 +98,7 @@ def _trained(
             logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
         raise
     if config["place_unseen"]:
-        _place_unseen(trainer, train)
+        _place_unseen(trainer, train, saved)
     if prior is not None:
         valid = choose_prior(trainer, prior, valid_data)
     if wanted.skip_test:
@@ -119,9 +125,9 @@ def _trained(
     return result
 
 
-def _place_unseen(trainer: KeepsBestModel, train: LazySequenceDataset) -> None:
-    """In the best model, which may not be the last, and in its file."""
-    kept = trainer.model_folder is not None
+def _place_unseen(trainer: KeepsBestModel, train: LazySequenceDataset, saved: bool) -> None:
+    """In the best model, which may not be the last, and in its file, where one was ``saved``."""
+    kept = saved and trainer.model_folder is not None
     if kept:
         trainer.read_best()
     count = unseen.place(trainer.model, train)

@@ -47,7 +47,8 @@ def bought_together(dataset, weight: np.ndarray, shrink: float, neighbours: int)
     together.setdiag(0)
     together.eliminate_zeros()
     row = np.repeat(np.arange(n_items), np.diff(together.indptr))
-    together.data /= np.sqrt(count[row] * count[together.indices]) + shrink
+    length = np.sqrt(count)  # of each: a product of small counts would be nothing
+    together.data /= length[row] * length[together.indices] + shrink
     return _largest_per_row(together, neighbours)
 
 

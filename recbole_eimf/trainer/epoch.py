@@ -12,12 +12,20 @@ from torch import Tensor
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm.auto import tqdm
 
+from recbole_eimf.core.errors import UserError
+
 #: steps after which a GPU is asked for their losses; a processor's are there at once
 _STEPS_UNREAD = 64
 #: torch 2.3 moved it
 _SCALER = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler
 
 Losses = Tensor | tuple[Tensor, ...]
+
+
+_DIVERGED = (
+    "the training loss is not a number: parameters have grown without bound. Lower learning_rate, give "
+    "\"--clip_grad_norm={'max_norm': 1}\", or leave out enable_amp and logits_dtype=float16."
+)
 
 
 class EpochLosses:
@@ -34,7 +42,7 @@ class EpochLosses:
         self.single = True
 
     def add(self, losses: Losses) -> None:
-        """Take in a step's losses. Raises ValueError where one that was read is not a number."""
+        """Take in a step's losses. Raises UserError where one that was read is not a number."""
         self.single = not isinstance(losses, tuple)
         parts = (losses,) if self.single else losses
         # RecBole's Pop gives a loss of shape [1], which RecBole's epoch reads as a number too
@@ -47,7 +55,7 @@ class EpochLosses:
         self.unread.clear()
         for step in steps:
             if math.isnan(sum(step)):
-                raise ValueError("Training loss is nan")
+                raise UserError(_DIVERGED)
             self.parts = step if self.parts is None else [a + b for a, b in zip(self.parts, step, strict=True)]
 
     def total(self) -> float | tuple[float, ...] | None:
@@ -78,7 +86,7 @@ def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[
         What :meth:`EpochLosses.total` gives.
 
     Raises:
-        ValueError: a loss is not a number; on a GPU up to 64 steps later.
+        UserError: a loss is not a number; on a GPU up to 64 steps later.
     """
     trainer.model.train()
     found = EpochLosses(trainer.device)

@@ -183,13 +183,15 @@ class InterestTrainer(KeepsBestModel):
         return score, result
 
     def _neg_sample_batch_eval(self, batched_data):
-        """RecBole's, but the batch has one row a user, as its scores have: the order of equal scores is the user's."""
+        """RecBole's, but the batch has one row a user, as its scores have: the order of equal scores is the user's; and
+        a target that the user had before is missed where histories are masked."""
         self._evaluated.update()
         interaction, scores, positive_u, positive_i = super()._neg_sample_batch_eval(batched_data)
         if scores.ndim == 2:  # else values of pairs
             row_of_pair = torch.as_tensor(batched_data[1])
             pair = torch.zeros(len(scores), dtype=torch.int64)
             pair[row_of_pair] = torch.arange(len(row_of_pair))  # any of a user's
+            scores[batched_data[0].missed] = -np.inf
             interaction = interaction[pair]
         return interaction, scores, positive_u, positive_i
 

@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 from recbole.data.dataset import SequentialDataset
 
+import recbole_eimf
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import atomic_dataset, atomic_file
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.experiment import assembly
+from tests.conftest import TITLES, write_atomic
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\tshop:token"
 ALL = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp", "shop"]}}
@@ -93,6 +95,43 @@ def test_data_sets_are_equal_under_every_filter(tmp_path, make_config, keys):
     stock, ours, fast = both(make_config, {**write(tmp_path, lines()), **ALL, **keys})
     assert fast
     assert_same(stock, ours)
+
+
+@pytest.mark.parametrize("keep", ["first", "last"])
+def test_events_of_one_time_stay_in_order_where_duplicates_are_left_out(tmp_path, make_config, keep):
+    """RecBole's sort by time deals events of one time anew, in files of more than a few rows."""
+    rng = np.random.default_rng(0)
+    events = [(u, i) for u in range(30) for i in rng.permutation(40)[:30]]
+    rows = [f"u{u}\ti{i}\t1\t{n % 30 // 10}\ts1" for n, (u, i) in enumerate(events)]
+    repeated = f"u0\ti{events[3][1]}\t1\t0\ts1"
+    keys = {**write(tmp_path, [*rows, repeated]), **ALL}
+    plain, cleaned = (
+        LazySequenceDataset(make_config("IBIM", "odd", **keys, **more)) for more in ({}, {"rm_dup_inter": keep})
+    )
+    found = []
+    for data in (plain, cleaned):
+        frame = data.inter_feat
+        pairs = zip(data.field2id_token["user_id"][frame["user_id"]], data.field2id_token["item_id"][frame["item_id"]])
+        found.append(sorted(zip(frame["timestamp"], pairs), key=lambda event: event[0]))
+    expected, twice = [event for _, event in found[0]], ("u0", f"i{events[3][1]}")
+    at = [n for n, event in enumerate(expected) if event == twice]
+    assert len(at) == 2
+    del expected[at[1] if keep == "first" else at[0]]
+    assert [event for _, event in found[1]] == expected
+
+
+@pytest.mark.parametrize("suffix", ["inter", "item"])
+def test_a_byte_order_mark_is_named_with_the_remedy(tmp_path, semantic_cache, suffix):
+    folder = write_atomic(tmp_path, "marked", [[0, 1, 2, 3, 4]] * 8, TITLES)
+    path = folder / "marked" / f"marked.{suffix}"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    keys = {"data_path": str(folder), "semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd"}
+    keys |= {"state": "ERROR", "compare_with": [], "show_progress": False}
+    with pytest.raises(
+        DataError, match=f"marked.{suffix}, line 1: begins with a byte order mark.*--encoding=utf-8-sig"
+    ):
+        recbole_eimf.run("TextKNN", "marked", **keys)
+    assert recbole_eimf.run("TextKNN", "marked", **keys, encoding="utf-8-sig").test
 
 
 @pytest.mark.parametrize("keys", [{}, {"user_inter_num_interval": "[12,inf)"}, {"filter_inter_by_user_or_item": False}])

@@ -10,6 +10,7 @@ import pytest
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import assembly
 from tests.conftest import write_atomic
+from tests.data.test_ties import write
 
 
 def parts_of(make_config, **keys):
@@ -39,6 +40,19 @@ def test_a_split_is_the_same_after_saving_and_loading(make_config, tmp_path, nam
             assert np.array_equal(getattr(old.spans, field), getattr(new.spans, field))
     with pytest.raises(ConfigError, match="holds another split"):
         parts_of(make_config, save_split=str(path), split_seed=4)
+
+
+def test_a_split_holds_those_too_who_can_be_asked_nothing_where_times_stay_together(make_config, tmp_path):
+    """Whoever bought everything at one time is held out of nothing there, and in the file all the same."""
+    baskets = {f"u{u}": [(i % 10, 1 if u < 10 else i) for i in range(u, u + 4)] for u in range(30)}
+    keys = {"dataset": "baskets", "data_path": str(write(tmp_path, baskets)), "protocol": "user_split"}
+    path = tmp_path / "split.csv"
+    config = make_config("Popularity", **keys, ties="together", save_split=str(path))
+    made = assembly.datasets(config)[1]
+    assert len(path.read_text().splitlines()) == 31
+    again = assembly.datasets(make_config("Popularity", **keys, ties="together", split_file=str(path)))[1]
+    assert [tokens(part) for part in made] == [tokens(part) for part in again]
+    assembly.datasets(make_config("Popularity", **keys, ties="source", save_split=str(path)))  # the same one
 
 
 def test_any_programs_split_is_followed(make_config, tmp_path):

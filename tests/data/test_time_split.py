@@ -130,7 +130,8 @@ def test_spans_agree_with_loops(target, together):
 def test_an_event_weighs_half_of_one_a_half_life_later():
     days = np.array([0.0, 3.0, 10.0, 17.0]) * DAY + 1.3e9
     assert time_split.recency_weights(days, 7.0) == pytest.approx([0.5 ** (17 / 7), 0.25, 0.5, 1.0])
-    assert time_split.recency_weights(days * 1000, 7.0) == pytest.approx([0.5 ** (17 / 7), 0.25, 0.5, 1.0])
+    for ticks in (1e3, 1e6, 1e9):
+        assert time_split.recency_weights(days * ticks, 7.0) == pytest.approx([0.5 ** (17 / 7), 0.25, 0.5, 1.0])
     assert len(time_split.recency_weights(days[:0], 7.0)) == 0
 
 
@@ -142,6 +143,22 @@ def test_dates_are_of_utc_wherever_one_is(monkeypatch):
         found = [time_split.borders(np.array([1.0e9, 1.4e9]), (), two) for two in dates]
     time.tzset()
     assert found == 2 * [(1394150400.0, 1399939200.0)]
+
+
+@pytest.mark.parametrize("ticks", [1, 10**3, 10**6, 10**9])
+def test_dates_are_found_in_times_of_any_unit(ticks):
+    time = (np.arange(100) * DAY + 1_500_000_000) * ticks
+    low, high = time_split.borders(time, (), ("2017-08-01", "2017-09-01"))
+    assert (low, high) == (1_501_545_600 * ticks, 1_504_224_000 * ticks)
+    shown = time_split.shown_borders((low, high), time)
+    assert [each[:10] for each in shown] == ["2017-08-01", "2017-09-01"]
+
+
+def test_what_was_counted_ages_ago_weighs_something_still():
+    """In a float32, which counts are kept in, too."""
+    weight = time_split.recency_weights(np.array([0.0, 400.0, 1000.0]) * DAY + 1.3e9, 1.0)
+    assert (weight.astype(np.float32) > 0).all()
+    assert weight[2] == 1
 
 
 def test_dates_stand_in_for_quantiles():

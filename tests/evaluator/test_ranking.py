@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.evaluator.collector import ranked_items
 from tests.evaluator import slow
 
@@ -70,6 +71,83 @@ def test_among_drawn_items_equal_scores_stand_in_the_users_own_order(make_bench)
                 expected.setdefault(name, []).append(value)
     for name, values in expected.items():
         assert found[name] == pytest.approx(np.mean(values), abs=2e-6), name
+
+
+def drawn_args(mode):
+    return {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": mode}
+
+
+#: rows of several targets; several rows of one user; some of both, repeats among them
+SEVERAL = [
+    ("wide", {"protocol": "user_split"}),
+    ("timed", {"protocol": "user_split", "mask_history": True, "split_ratios": [0.5, 0.2, 0.3]}),
+    ("wide", {"protocol": "leave_one_out", "mask_history": True}),
+    ("timed", {"protocol": "global_time"}),
+    ("timed", {"protocol": "global_time", "time_target": "all", "mask_history": True}),
+    ("timed", {"protocol": "leave_one_out", "ties": "together"}),
+]
+
+
+@pytest.fixture
+def timed(tmp_path):
+    """``timed``: 40 users and 30 items over 60 days, several items a day, and the same one again now and then."""
+    rng = np.random.default_rng(5)
+    rows = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user in range(40):
+        days = np.sort(rng.integers(0, 60, rng.integers(6, 15))) * 86400 + 1_500_000_000
+        rows += [f"u{user}\ti{item}\t{day}" for item, day in zip(rng.integers(0, 30, len(days)), days)]
+    (tmp_path / "timed").mkdir()
+    (tmp_path / "timed" / "timed.inter").write_text("\n".join(rows) + "\n")
+    return {"data_path": str(tmp_path), "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+
+
+@pytest.mark.parametrize("mode", ["uni4", "pop4"])
+@pytest.mark.parametrize(("dataset", "keys"), SEVERAL)
+def test_among_drawn_items_each_row_has_all_its_targets_and_nothing_that_counts_against_them(
+    make_bench, timed, dataset, keys, mode
+):
+    keys = {**keys, **(timed if dataset == "timed" else {})}
+    bench = make_bench(dataset, eval_args=drawn_args(mode), eval_batch_size=30, **keys)
+    rows = list(bench.users())
+    assert len(rows) > 8
+    several = len(rows) > len({user for user, _, _ in rows}) or any(len(targets) > 1 for *_, targets in rows)
+    assert several or keys["protocol"] == "leave_one_out"
+    seen = 0
+    for made, place, row, target in bench.loader:
+        users, items, labels = (made[field].tolist() for field in ("user_id", "item_id", "label"))
+        for n in range(int(row[-1]) + 1):
+            user, history, targets = rows[seen + n]
+            own = [i for i, p in enumerate(place.tolist()) if p == n]
+            asked = [int(t) for t, r in zip(target, row) if r == n]
+            assert {users[i] for i in own} == {user}
+            assert set(asked) == targets
+            assert [items[i] for i in own if labels[i]] == asked
+            drawn = [items[i] for i in own if not labels[i]]
+            assert len(drawn) == 4 * len(asked)
+            assert not {0, *targets} & {*drawn}
+            assert not keys.get("mask_history") or not history & {*drawn}
+        seen += int(row[-1]) + 1
+    assert seen == len(rows)
+
+
+@pytest.mark.parametrize(("dataset", "keys"), SEVERAL)
+def test_among_drawn_items_metrics_are_those_of_the_ranks(make_bench, timed, dataset, keys):
+    """Per row, by which slices and tests over users are made; a target that was had before is missed where masked."""
+    keys = {**keys, **(timed if dataset == "timed" else {})}
+    bench = make_bench(dataset, eval_args=drawn_args("uni4"), eval_batch_size=30, **keys)
+    found, ranks = bench.evaluate(np.random.default_rng(3).integers(0, 9, bench.shape).astype(np.float32))
+    for name, value in found.items():
+        assert value == pytest.approx(ranks.mean(name), abs=2e-6), name
+    assert len(ranks.user) == len(list(bench.users()))
+    possible = [len(t - (h if keys.get("mask_history") else set())) / len(t) for _, h, t in bench.users()]
+    assert found["recall@20"] == pytest.approx(np.mean(possible), abs=2e-6)
+    assert keys.get("mask_history") is None or dataset == "wide" or np.mean(possible) < 1
+
+
+def test_nothing_left_to_draw_is_an_error_and_no_endless_draw(make_bench):
+    bench = make_bench("planted", protocol="user_split", mask_history=True, eval_args=drawn_args("uni4"))
+    with pytest.raises(DataError, match="none is left to draw for user u.*mode: full.*mask_history=False"):
+        list(bench.loader)
 
 
 def test_ndcg_hits_reads_the_ordered_list_not_a_set(make_bench):

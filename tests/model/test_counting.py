@@ -10,11 +10,13 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+import recbole_eimf
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.data.protocol import Spans
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.baselines.counting import HALF_LIVES
-from recbole_eimf.model.bought_together import interaction_weights
-from tests.conftest import write_atomic
+from recbole_eimf.model.bought_together import bought_together, interaction_weights
+from tests.conftest import TITLES, write_atomic
 from tests.data.test_ties import write
 from tests.data.test_time_split import EVENTS
 
@@ -156,6 +158,37 @@ def test_only_what_counts_alone_chooses_a_half_life(make_config):
         said = f"recency_half_life=chosen: {model} does not choose it; Popularity, Markov, DecayedItemKNN do"
         with pytest.raises(ConfigError, match=said):
             make_config(model, recency_half_life="chosen")
+
+
+@pytest.mark.parametrize("shrink", [0.0, 1.0])
+def test_counts_of_long_ago_make_likenesses_and_no_infinities(shrink):
+    """Cosines of two items of one basket, 600 half-lives old, beside one of today's."""
+    spans = Spans(*(np.array(each) for each in ([1, 2], [0, 2], [2, 4], [2, 4])))
+    data = SimpleNamespace(flat=torch.tensor([1, 2, 3, 4]), item_num=5, spans=spans)
+    old = 0.5**600
+    found = bought_together(data, np.array([old, old, 1.0, 1.0]), shrink, 10).toarray()
+    assert found[3, 4] == pytest.approx(1 / (1 + shrink))
+    assert found[1, 2] == pytest.approx(old / (old + shrink))
+
+
+@pytest.mark.parametrize("model", ["ItemKNNText", "Popularity"])
+def test_weights_that_nobody_can_choose_are_an_error_before_any_work(make_config, tmp_path, semantic_cache, model):
+    """Sequences of three: the last is the test's, the second a history, and validation has nobody."""
+    folder = write_atomic(tmp_path, "short", [[u % 7, (u + 1) % 7, (u + 3) % 7] for u in range(20)], TITLES)
+    keys = {"data_path": str(folder), "state": "ERROR", "compare_with": [], "show_progress": False}
+    keys |= {"text_encoder": "tfidf-svd", "semantic_cache": str(semantic_cache)} if model == "ItemKNNText" else {}
+    said = "model=ItemKNNText: validation chooses"
+    if model == "Popularity":
+        keys |= {"recency_half_life": "chosen"}
+        rows = (folder / "short" / "short.inter").read_text().splitlines()
+        parts = [row.split("\t") for row in rows[1:]]
+        dated = [
+            "\t".join([user, item, f"{1.5e9 + 86400 * n}", order]) for n, (user, item, _, order) in enumerate(parts)
+        ]
+        (folder / "short" / "short.inter").write_text("\n".join([rows[0], *dated]) + "\n")
+        said = "recency_half_life=chosen: validation chooses"
+    with pytest.raises(ConfigError, match=said):
+        recbole_eimf.run(model, "short", **keys)
 
 
 def test_recency_without_times_is_refused():

@@ -115,6 +115,21 @@ def test_interest_aware_loss_weights_have_mean_one(beta):
     assert loss.interest_aware_loss(positive, negative, beta).item() == pytest.approx(total / P, abs=1e-9)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.7])
+def test_a_row_without_negatives_costs_nothing_and_has_no_gradient(beta):
+    positive, negative = doubles(P).requires_grad_(), doubles(P, M)
+    negative[2] = -math.inf
+    negative.requires_grad_()
+    found = loss.interest_aware_loss(positive, negative, beta)
+    others = [p for p in range(P) if p != 2]
+    rest = loss.interest_aware_loss(positive[others], negative[others], beta)
+    assert found.item() == pytest.approx(rest.item() * (P - 1) / P, abs=1e-9)
+    found.backward()
+    assert torch.isfinite(positive.grad).all()
+    assert torch.isfinite(negative.grad[others]).all()
+    assert not positive.grad[2]
+
+
 def test_interest_aware_loss_without_hardness_is_the_sampled_softmax():
     positive, negative = doubles(P), doubles(P, M)
     plain = torch.nn.functional.cross_entropy(torch.cat([positive[:, None], negative], 1), torch.zeros(P).long())

@@ -58,6 +58,24 @@ def test_every_item_drawn_as_often_as_expected_gives_the_full_loss(batch, beta):
     assert plain.item() == pytest.approx((got + (labelled - positive).mean()).item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_a_row_whose_only_draw_is_its_target_has_no_negatives(batch, beta):
+    """Its loss is that of the target alone, nothing; no gradient is a NaN."""
+    states, vectors, target, _ = batch
+    states = states[:2].clone().requires_grad_()
+    target = torch.tensor([3, 4])
+    items = torch.tensor([3])
+    positive = loss.target_score(states, vectors, target)
+    drawn = Drawn(items, torch.zeros(1, dtype=torch.float64))
+    got = sampled_softmax_loss(states, positive, positive, target, drawn, vectors[items], N - 2, beta)
+    one = math.exp(float(states[1] @ vectors[3]) + (math.log(N - 2) if beta else 0))
+    assert got.item() == pytest.approx(math.log(1 + one / math.exp(float(positive[1]))) / 2, abs=1e-9)
+    got.backward()
+    assert torch.isfinite(states.grad).all()
+    assert not states.grad[0].any()
+    assert states.grad[1].any()
+
+
 @pytest.mark.parametrize("counts", [None, COUNTS])
 def test_the_estimated_sum_is_right_on_average(batch, counts):
     """exp(loss) of one row whose target scores 0 is 1 plus the estimated sum over the others."""

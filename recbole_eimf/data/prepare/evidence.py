@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from recbole_eimf.core.dates import UNIX_UNITS
 from recbole_eimf.data import ties
 from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.data.prepare.interaction_log import Kept, distinct
-
-#: Unix times of 1973 to 5138 by their size: (from, unit, units a second)
-_UNITS = (
-    (1e17, "nanoseconds", 10**9),
-    (1e14, "microseconds", 10**6),
-    (1e11, "milliseconds", 1000),
-    (1e8, "seconds", 1),
-)
 
 
 def remarks(kept: Kept, timed: bool) -> list[str]:
@@ -59,7 +52,7 @@ def remarks(kept: Kept, timed: bool) -> list[str]:
 
 def _unit(time: float) -> tuple[str, int] | None:
     """(name, units a second) of a Unix time; None where it is too small for one."""
-    return next(((unit, second) for least, unit, second in _UNITS if time >= least), None)
+    return next(((unit, second) for least, unit, second in UNIX_UNITS if time >= least), None)
 
 
 def _times(time: np.ndarray) -> list[str]:

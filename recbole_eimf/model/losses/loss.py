@@ -75,8 +75,12 @@ def interest_aware_loss(
     if not beta:  # beta * -inf would be nan
         mass = torch.logsumexp(negative, -1)
     else:
-        count = (negative > -torch.inf).sum(-1).clamp(min=1).to(positive.dtype)
-        mass = torch.logsumexp((1 + beta) * negative, -1) - torch.logsumexp(beta * negative, -1) + count.log()
+        there = negative > -torch.inf
+        alone = ~there.any(-1)
+        count = there.sum(-1).clamp(min=1).to(positive.dtype)
+        kept = negative.masked_fill(alone[:, None], 0.0)  # of a row without negatives both sums would be -inf
+        mass = torch.logsumexp((1 + beta) * kept, -1) - torch.logsumexp(beta * kept, -1) + count.log()
+        mass = mass.masked_fill(alone, -torch.inf)
     return mean_of(torch.logaddexp(positive, mass) - (positive if labelled is None else labelled), counts)
 
 

@@ -83,11 +83,13 @@ def sampled_softmax_loss(
     scores = states @ vectors.T
     if bias is not None:
         scores = scores + bias
-    scores = scores.masked_fill(drawn.items == target[:, None], -torch.inf)
+    absent = drawn.items == target[:, None]
+    alone = absent.all(-1)  # nothing but the target was drawn: the row has no negatives
+    scores = scores.masked_fill(absent & ~alone[:, None], -torch.inf)
     if beta:
         # weights of mean one over all negatives: their sum, too, is estimated
         hard = torch.logsumexp((1 + beta) * scores - drawn.log_rate, -1)
         mass = hard - torch.logsumexp(beta * scores - drawn.log_rate, -1) + math.log(others)
     else:
         mass = torch.logsumexp(scores - drawn.log_rate, -1)
-    return (torch.logaddexp(positive, mass) - labelled).mean()
+    return (torch.logaddexp(positive, mass.masked_fill(alone, -torch.inf)) - labelled).mean()
