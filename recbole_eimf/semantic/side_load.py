@@ -134,6 +134,12 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
     item_text, match_text = placed(real), None
     has_text = torch.zeros(len(tokens), dtype=torch.bool)
     has_text[ids] = True
+    seen = _seen(config, train)
+    if seen is not None and not (has_text & seen).any():
+        raise DataError(
+            f"protocol=global_time: of the {len(ids)} items with text none is known to training, so that nothing can "
+            f"be learned of it. Give training's items text, or choose a model that reads none."
+        )
     if interests and pipeline.settings.interest_match == "profile":
         match_text = placed(_vectors(pipeline, knowledge, "profile")[1])
     report: dict[str, Any] = {
@@ -153,7 +159,7 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
             graph = among(has_text.numpy())
     if not interests:
         report["seconds"] = {k: round(v, 2) for k, v in pipeline.seconds.items()}
-        loaded = SideInformation(item_text, has_text, None, None, None, report, _seen(config, train))
+        loaded = SideInformation(item_text, has_text, None, None, None, report, seen)
         return replace(loaded, next_items=graph, next_among=among, next_text=next_text)
     found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]), again=False)
     loaded = _with_interests(config, train, pipeline, found, item_text, has_text, report)

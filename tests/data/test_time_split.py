@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.data import time_split
 from recbole_eimf.data.loader import loader_class
 from recbole_eimf.data.ties import moments
@@ -143,6 +143,23 @@ def test_dates_are_of_utc_wherever_one_is(monkeypatch):
         found = [time_split.borders(np.array([1.0e9, 1.4e9]), (), two) for two in dates]
     time.tzset()
     assert found == 2 * [(1394150400.0, 1399939200.0)]
+
+
+def test_text_of_later_items_alone_is_an_error_and_no_nan(parts, tmp_path):
+    """tfidf-svd, which is fitted on what training knows, says so itself."""
+    folder = write(tmp_path / "x", EVENTS)
+    items = folder / "baskets" / "baskets.item"
+    _, (train, _, _) = parts("Popularity")
+    later = [t for t, n in zip(train.field2id_token["item_id"], train.item_counts()) if not n and t != "[PAD]"]
+    assert later
+    for encoder in ("minilm", "tfidf-svd"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tests.data.test_time_split.write", lambda *_: folder)
+            titles = "".join(f"{token}\tsome thing\n" for token in later)
+            items.write_text("item_id:token\ttitle:token_seq\n" + titles)
+            said = "with text none is known to training" if encoder == "minilm" else "tfidf-svd"
+            with pytest.raises(DataError if encoder == "minilm" else UserError, match=said):
+                parts("TextKNN", text_encoder=encoder)
 
 
 @pytest.mark.parametrize("ticks", [1, 10**3, 10**6, 10**9])

@@ -101,6 +101,14 @@ def test_a_malformed_reply_is_kept_raw_and_the_run_goes_on(tmp_path, raw, first)
     assert records[0]["usage"] is None or raw in NO_COMPLETION.values()
 
 
+@pytest.mark.parametrize("error", ['"overloaded"', '{"message": "overloaded"}'])
+def test_an_error_with_status_200_is_waited_for_whatever_its_form(tmp_path, error, monkeypatch):
+    monkeypatch.setattr("recbole_eimf.semantic.llm.endpoint.BACKOFF_SECONDS", 0.01)
+    with LLMServer(once(raw=f'{{"error": {error}}}')) as server:
+        assert fetch(server, tmp_path)["u0"].status == "ok"
+        assert len(server.asked) == 2
+
+
 def test_a_malformed_reply_is_asked_for_once_more(tmp_path):
     with LLMServer(once(raw=UNREADABLE["not UTF-8"])) as server:
         assert fetch(server, tmp_path)["u0"].status == "ok"

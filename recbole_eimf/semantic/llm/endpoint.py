@@ -326,8 +326,9 @@ class Endpoint:
             if isinstance(body.get("choices"), list) and (body["choices"] or not body.get("error")):
                 self.known_to_chat = True
                 return Completion(content, body)
-            if isinstance(body.get("error"), dict):  # some gateways send an error with status 200
-                code = body["error"].get("code")
+            error = body.get("error")
+            if error and isinstance(error, dict | str):  # some gateways send an error with status 200
+                code = error.get("code") if isinstance(error, dict) else None
                 text = self.key.scrub(_server_message(body) or "")[:500]
                 status = code if isinstance(code, int) and 400 <= code < 600 else None
                 return _Problem(f"error in the reply: {text}", status, str(code) if isinstance(code, str | int) else "")
