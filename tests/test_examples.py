@@ -82,17 +82,15 @@ def broken(clusters):
     [
         ("examples.first_words:first_word", ConfigError, "Did you mean 'first_words'"),
         ("examples.nowhere:source", ConfigError, "cannot import examples.nowhere"),
-        (
-            "tests.semantic.no_module:source",
-            ConfigError,
-            "importing tests.semantic.no_module raised NameError: .*nothing",
-        ),
+        ("no_such_name:source", ConfigError, "importing no_such_name raised NameError: .*nothing"),
         ("tests.test_examples:broken", InterestSourceError, "RuntimeError: no lexicon"),
         ("tests.test_examples:stranger", InterestSourceError, "the first is 'nobody'"),
         ("tests.test_examples:silent", InterestSourceError, "holds an interest"),
         ("keyword", ConfigError, "interest_source='keyword'"),
     ],
 )
-def test_a_source_that_cannot_deliver_is_named(planted, semantic_cache, name, error, words):
+def test_a_source_that_cannot_deliver_is_named(planted, semantic_cache, name, error, words, tmp_path, monkeypatch):
+    (tmp_path / "no_such_name.py").write_text("nothing\n")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(error, match=words):
         run(planted, semantic_cache, interest_source=name)

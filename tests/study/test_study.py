@@ -39,8 +39,10 @@ BENCHMARKS = [file for file in FILES if "title:" in file.read_text()]  # the oth
 
 
 @pytest.mark.parametrize("file", BENCHMARKS, ids=lambda file: file.stem)
-def test_the_studies_behind_the_committed_tables_can_be_made_again(file, keys):
+def test_the_studies_behind_the_committed_tables_can_be_made_again(file, keys, planted_knowledge):
     found = study.read_study(file)
+    if "--knowledge_file" in file.read_text():
+        keys = {**keys, "knowledge_source": "file", "knowledge_file": str(planted_knowledge)}
     shared = {**found.keys, **{key: value for key, value in keys.items() if key not in found.varied()}}
     made = runs.plan(complete(found.rows, found.floors), "planted", (2020,), shared, Path("runs"))
     assert {run.row.name for run in made} > {row.name for row in found.rows}  # the floors too

@@ -1,3 +1,0 @@
-"""A module that fails while it is imported."""
-
-raise NameError("nothing of that name")
