@@ -15,14 +15,14 @@ from recbole_eimf.model.backbones.backbone import Backbone
 class LastAndMean(Backbone):
     """[B, L] items -> [B, 2, d]: the last item through one layer, the mean of all items through another.
 
-    Keys: ``hidden_size`` d, ``hidden_dropout_prob``.
+    Keys: ``hidden_size`` d, ``hidden_dropout_prob``; None where nobody sets them.
     """
 
     view = "prefix"  # a training row for every item of a sequence, with what came before it
 
     def __init__(self, config, dataset, make_table) -> None:
         super().__init__(config)
-        dimension = config["hidden_size"]
+        dimension = config["hidden_size"] or 64
         self.item_embedding = make_table(dimension, 0)  # the model owns text and scores; the backbone asks for a table
         self.dropout = nn.Dropout(config["hidden_dropout_prob"] or 0.0)
         self.of_last = nn.Linear(dimension, dimension)

@@ -79,7 +79,7 @@ def test_dates_of_a_file_are_text(tmp_path):
     ("epochs: 1\n# more\nepochs: 2\n", 3, "epochs", 1),
     ("rows:\n  - {name: a, model: SASRec}\n  - name: b\n    keys:\n      gamma: 1\n      gamma: 1\n", 6, "gamma", 5),
     ("grid: {gamma: [1], gamma: [2]}\n", 1, "gamma", 1),
-    ("2020: a\n2020: b\n", 2, "2020", 1),
+    ("\"2020\": a\n\"2020\": b\n", 2, "2020", 1),
 ])  # fmt: skip
 def test_a_key_twice_in_a_file_is_an_error(tmp_path, text, line, key, first):
     path = tmp_path / "a.yaml"

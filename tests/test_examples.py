@@ -19,6 +19,12 @@ def run(planted, semantic_cache, model="EIMF", **keys):
     return recbole_eimf.run(model, "planted", **{**QUICK, **paths, **keys})
 
 
+def test_a_backbone_of_ones_own_needs_no_key_of_its_own(planted, semantic_cache, monkeypatch):
+    """The command of docs/extend.md gives none."""
+    monkeypatch.delitem(QUICK, "hidden_size")
+    assert run(planted, semantic_cache, backbone="examples.last_and_mean:LastAndMean").parameters > 10 * 64
+
+
 @pytest.mark.parametrize("model", ["IBIM", "EIMF"])
 def test_a_backbone_of_ones_own_learns_the_planted_cycles(planted, semantic_cache, model):
     fast = {"learning_rate": 0.02, "train_batch_size": 64}

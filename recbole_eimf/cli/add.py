@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from pathlib import Path
 
 from recbole_eimf.cli.export import Parser
 from recbole_eimf.cli.usage import usage_shown
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     model_folder.check_place(given.out)
     model = Recommender.load(given.model)
     added = model.add_items(titles, profiles)
-    if not added:
+    if not added and Path(given.out).resolve() == Path(given.model).resolve():
         print(f"all {len(titles):,} items are known already; nothing is written.")
         return 0
     model.save(given.out)

@@ -47,10 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
     parser = table_parser("compare")
-    parser.add_option("models", default="")
+    parser.add_option("models")
     parser.add_option("models_file")
     options, shared = parse_table_options(parser, arguments)
-    rows = parse_models(options.models) + (read_rows(options.models_file) if options.models_file else [])
+    rows = parse_models(options.models or "") + (read_rows(options.models_file) if options.models_file else [])
     command, wanted = command_text("compare", arguments), {"metrics": options.metrics, "title": options.title}
     experiment = experiment_of(rows, options.dataset, shared, command, seeds=options.seeds or 5, **wanted)
     if not options.out:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.explain import explained
-from recbole_eimf.config.yaml_file import parse_command_line
+from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import plugin
 
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(names) != 1:
         raise ConfigError(f"explain: name one key, not {len(names)}, for example: explain gamma --model=PAD.")
     values = parse_command_line([word for word in arguments if word.startswith("--")])
-    files = str(values.pop("config_files", None) or "").split()
-    print(explained(names[0], str(values.pop("model", "EIMF")), values.pop("dataset", None), files, values))
+    files = named_files(values.pop("config_files", None))
+    model, dataset = model_and_dataset(values.pop("model", None), values.pop("dataset", None), files)
+    print(explained(names[0], model, dataset, files, values))
     return 0

@@ -7,8 +7,10 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_eimf.config.config import check_keys
-from recbole_eimf.config.yaml_file import parse_command_line, read_yaml
+from recbole_eimf.cli.export import EMPTY
+from recbole_eimf.config.config import check_keys, may_be_secret
+from recbole_eimf.config.same import known_keys
+from recbole_eimf.config.yaml_file import named_files, parse_command_line, read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.study.compare import Effort, check_shared
@@ -28,6 +30,14 @@ class OptionsParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise ConfigError(f"{message}. See python -m recbole_eimf {self.prog} --help.")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """argparse's. Raises ConfigError for an option of no value: a variable of the shell that is not set, mostly."""
+        found, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(found).items():
+            if value == "" or (isinstance(value, list) and "" in value):
+                raise ConfigError(f"--{name}=: {EMPTY}")
+        return found, rest
 
     def add_option(self, name: str, **how: Any) -> None:
         """Add ``--name``, with underscores and with dashes."""
@@ -56,7 +66,7 @@ def parse_table_options(parser: argparse.ArgumentParser, arguments: Sequence[str
     options, rest = parser.parse_known_args(arguments)
     shared: dict[str, Any] = {}
     said_in: dict[str, str] = {}
-    for path in (path for text in options.config_files for path in text.split()):
+    for path in (path for text in options.config_files for path in named_files(text)):
         values = read_yaml(path)
         shared.update(values)
         said_in.update(dict.fromkeys(values, path))
@@ -82,4 +92,11 @@ def effort_of(options: argparse.Namespace) -> Effort:
 
 def command_text(name: str, arguments: Sequence[str]) -> str:
     """The command to print, so that it can be given again."""
-    return f"python -m recbole_eimf {name} {shlex.join(arguments)}"
+    return f"python -m recbole_eimf {name} {shlex.join(map(_unsecret, arguments))}"
+
+
+def _unsecret(argument: str) -> str:
+    """An argument as it may be written into a table: a key of somebody's own model may hold a password."""
+    key, sign, value = argument.partition("=")
+    known = key.removeprefix("--").replace("-", "_") in known_keys()
+    return f"{key}=***" if sign and not known and may_be_secret(key, value) else argument

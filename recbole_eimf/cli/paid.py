@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.config.yaml_file import parse_command_line
+from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
 from recbole_eimf.semantic.llm.client import Estimate, answered_users, estimate
@@ -38,12 +38,13 @@ def what_and_where(values: dict[str, Any], parent: str, ending: str = "") -> tup
     Raises:
         UserError: no data set, or a folder that nothing can be written to: before anything is paid for.
     """
-    if not values.get("dataset"):
+    files = named_files(values.pop("config_files", None))
+    dataset = model_and_dataset(None, values.pop("dataset", None), files)[1]
+    if not dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
-    dataset, files = str(values.pop("dataset")), values.pop("config_files", None)
     folder = Path(values.get("output_dir") or Path(parent) / f"{dataset}{ending}")
     check_writable(folder, "output_dir", make=False)
-    return dataset, str(files).split() if files else None, folder
+    return dataset, files or None, folder
 
 
 def agreed_to(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_eimf.cli.usage import usage_shown
-from recbole_eimf.config.yaml_file import parse_command_line
+from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
 
@@ -25,14 +25,14 @@ def main(arguments: Sequence[str]) -> int:
     if (code := usage_shown(arguments, _usage)) is not None:
         return code
     values = parse_command_line(arguments)
-    if not values.get("dataset"):
+    files = named_files(values.pop("config_files", None))
+    model, dataset = model_and_dataset(values.pop("model", None), values.pop("dataset", None), files)
+    if not dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
     from recbole_eimf.experiment.result import summary
     from recbole_eimf.experiment.run import run
 
-    files = values.pop("config_files", None)
-    model, dataset = str(values.pop("model", "EIMF")), str(values.pop("dataset"))
-    result = run(model, dataset, str(files).split() if files else None, **values)
+    result = run(model, dataset, files or None, **values)
     first = distributed.is_first()
     distributed.leave()
     if not first:

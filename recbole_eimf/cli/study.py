@@ -38,12 +38,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = table_parser("study")
     parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
     for name in ("only", "over"):
-        parser.add_option(name, default="")
+        parser.add_option(name)
     options, given = parse_table_options(parser, arguments)
     effort, command = effort_of(options), command_text("study", arguments)
     own = {"seeds": options.seeds, "metrics": options.metrics, "title": options.title,
-           "only": _words(options.only)}  # fmt: skip
-    studies = [read_study(find_study(name), _words(options.over.strip("[]"))) for name in options.studies]
+           "only": _words(options.only or "")}  # fmt: skip
+    studies = [read_study(find_study(name), _words((options.over or "").strip("[]"))) for name in options.studies]
     if any(study.protocols for study in studies):
         return _arena(studies, options, given, command, effort, own)
     made = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from recbole_eimf.cli.options import OptionsParser
 from recbole_eimf.cli.usage import usage_shown
-from recbole_eimf.config.yaml_file import parse_command_line
+from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.search.tune import Effort, search
 
@@ -50,21 +50,19 @@ def main(arguments: Sequence[str]) -> int:
         if name in values:
             raise ConfigError(f"--{name}={values[name]}: tune has no such option or key. Write {instead}.")
     effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
-    if not options.dataset:
+    files = named_files(options.config_files)
+    model, dataset = model_and_dataset(options.model, options.dataset, files)
+    if not dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
-    files = (options.config_files or "").split()
-    found = search(
-        options.model, options.dataset, options.out, effort, options.space, files, options.begin_with, **values
-    )
+    found = search(model, dataset, options.out, effort, options.space, files, options.begin_with, **values)
     print(found.summary())
     return 0
 
 
 def _parser() -> OptionsParser:
     parser = OptionsParser("tune")
-    for name in ("dataset", "out", "space", "begin_with", "ray_address", "config_files"):
+    for name in ("model", "dataset", "out", "space", "begin_with", "ray_address", "config_files"):
         parser.add_option(name)
-    parser.add_option("model", default="EIMF")
     for name, kind in (("samples", int), ("max_epochs", int), ("grace", int), ("cpus", int),
                        ("cpus_per_trial", float), ("gpus_per_trial", float)):  # fmt: skip
         parser.add_option(name, type=kind, default=getattr(Effort, name))

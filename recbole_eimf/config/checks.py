@@ -42,7 +42,8 @@ def check_values(given: dict[str, Any], internal: dict[str, Any], final: dict[st
     for name, known in checked_recbole_keys().items():
         if name in given:
             value = known.check(given[name])
-            if isinstance(value, tuple) and isinstance(given[name], str):  # metrics=Recall: RecBole would take letters
+            # metrics=Recall, of which RecBole would take letters; topk=5,10
+            if isinstance(value, tuple) and not isinstance(given[name], list):
                 given[name] = final[name] = list(value)
             elif known.is_text:
                 given[name] = final[name] = value
@@ -334,6 +335,9 @@ def check_columns(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
         ConfigError: naming key, column, file and the columns there are.
     """
     _check_column_lists(given, final)
+    if final["USER_ID_FIELD"] == final["ITEM_ID_FIELD"]:
+        name = final["USER_ID_FIELD"]
+        raise ConfigError(f"USER_ID_FIELD={name}, ITEM_ID_FIELD={name}: one column cannot be both. Name another.")
     path = data_folder(final["dataset"], final["data_path"]) / f"{final['dataset']}.inter"
     if not path.is_file() or not {"load_col", *_COLUMNS, *_BY_COLUMN} & {*given}:
         return

@@ -17,6 +17,10 @@ def explained(key: str, model: str, dataset: str | None, files: list[str], words
     Raises:
         ConfigError: a key that is neither in the catalogue nor set by anything.
     """
+    if key in ("model", "dataset"):
+        said = {"model": model, "dataset": dataset}[key]
+        return f"{key} = {said!r}\n  of the command: --{key}=NAME, or {key}: NAME in one of --config_files"
+    key = "recipe" if key == "esim" else key
     # without a data set no file of a data set's counts; the name is looked up, nothing is loaded
     config = EIMFConfig(model, str(dataset or "no-data-set"), files, dict(words))
     layers = every_layer(config, files, words)

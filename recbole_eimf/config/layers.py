@@ -38,7 +38,8 @@ class Layer:
         """``properties/model/PAD.yaml, line 7``, or the name."""
         if self.path is None:
             return self.name
-        return f"{self.name} ({self.path}, line {line_of(self.path, key)})"
+        line = line_of(self.path, key) or (line_of(self.path, "esim") if key == "recipe" else 0)  # its old name
+        return f"{self.name} ({self.path}, line {line})"
 
 
 def merged(layers: list[Layer]) -> dict[str, Any]:
@@ -215,8 +216,8 @@ def recbole_layers(model_class: type, model: str, dataset: str) -> list[Layer]:
 
 def user_layers(files: list[str], words: Mapping[str, Any]) -> list[Layer]:
     """Configuration files, the later ones stronger, and what was given as ``--key=value``."""
-    own = [Layer("your file", read_yaml(path), Path(path)) for path in files]
-    return [*own, Layer("the command line", words)]
+    own = [Layer("your file", today(read_yaml(path)), Path(path)) for path in files]
+    return [*own, Layer("the command line", today(words))]
 
 
 def every_layer(config, files: list[str], words: Mapping[str, Any]) -> list[Layer]:

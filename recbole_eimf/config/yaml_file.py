@@ -22,6 +22,10 @@ class _TwiceError(yaml.MarkedYAMLError):
     """A mapping has a key twice; YAML's own loaders take the last value without a word."""
 
 
+class _NotTextError(yaml.MarkedYAMLError):
+    """A key is no text: YAML reads ``no``, ``on`` and ``5`` as other things, and no key of ours is one."""
+
+
 class _SafeLoader(yaml.SafeLoader):
     """YAML without code, where ``1e-4`` is a number, a date stays text, and so does a model called ``4.10``; a key that
     stands twice in a mapping is an error."""
@@ -39,6 +43,9 @@ class _SafeLoader(yaml.SafeLoader):
         for name, _ in node.value:
             if not isinstance(name, yaml.ScalarNode) or name.tag == f"{_TAG}merge":  # `<<` may take over several
                 continue
+            if name.tag != f"{_TAG}str":
+                kind = name.tag.rpartition(":")[2]
+                raise _NotTextError(problem=f"key {name.value!r} is read as {kind}", problem_mark=name.start_mark)
             first = seen.setdefault((name.tag, name.value), name)
             if first is not name:
                 before = f"first in line {first.start_mark.line + 1}"
@@ -47,13 +54,20 @@ class _SafeLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """What a mapping holds; values of keys that are text as they stand there, in lists (of a grid) too."""
-        for name, value in node.value:
-            if not (isinstance(name, yaml.ScalarNode) and name.value in text_keys()):
-                continue
-            for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                if each.tag in (f"{_TAG}int", f"{_TAG}float"):
-                    each.tag = f"{_TAG}str"
+        for place, (name, value) in enumerate(node.value):
+            if isinstance(name, yaml.ScalarNode) and name.value in text_keys():
+                node.value[place] = name, _as_text(value)
         return super().construct_mapping(node, deep)
+
+
+def _as_text(node: yaml.Node) -> yaml.Node:
+    """A node, or a list of them, in which numbers are the text they were written as; not the node itself, which may
+    have an anchor and stand for a number elsewhere."""
+    if isinstance(node, yaml.SequenceNode):
+        return yaml.SequenceNode(node.tag, [_as_text(each) for each in node.value], node.start_mark, node.end_mark)
+    if node.tag in (f"{_TAG}int", f"{_TAG}float"):
+        return yaml.ScalarNode(f"{_TAG}str", node.value, node.start_mark, node.end_mark)
+    return node
 
 
 _SafeLoader.add_implicit_resolver(
@@ -75,7 +89,7 @@ def parse_value(text: str) -> Any:
         return None
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # TypeError: {{}}, {[1]: 2}
         try:
             return yaml.load(text, Loader=_SafeLoader)  # noqa: S506 (a SafeLoader)
         except _TwiceError as error:
@@ -146,6 +160,9 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         raise ConfigError(f"{path}, line {line}: not UTF-8 text. Save the file as UTF-8.") from error
     except _TwiceError as error:
         raise ConfigError(f"{path}, line {error.problem_mark.line + 1}: {error.problem}. Keep one.") from error
+    except _NotTextError as error:
+        line = error.problem_mark.line + 1
+        raise ConfigError(f"{path}, line {line}: {error.problem}, and no key is that. Mend it, or quote it.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -166,6 +183,25 @@ def read_shipped(path: Path) -> dict[str, Any]:
     """As :func:`read_yaml`, of a file of a package, which a process parses once unless it is edited: a table makes
     many configurations, and each reads a dozen files."""
     return copy.deepcopy(_shipped(path, path.stat().st_mtime_ns))
+
+
+def named_files(value: Any) -> list[str]:
+    """The paths that ``config_files`` names: a list, one path, or several with blanks between.
+
+    >>> named_files("a.yaml b.yaml"), named_files(["a b.yaml"]), named_files(None)
+    (['a.yaml', 'b.yaml'], ['a b.yaml'], [])
+    """
+    if isinstance(value, list | tuple):
+        return [str(path) for path in value]
+    text = "" if value is None else str(value)
+    return [text] if Path(text).is_file() else text.split()
+
+
+def model_and_dataset(model: Any, dataset: Any, files: Iterable[str | Path]) -> tuple[str, str | None]:
+    """(model, data set) of a command: those that were typed, else those of its files; EIMF where nobody names one."""
+    said = read_files(files)
+    model, dataset = model or said.get("model") or "EIMF", dataset or said.get("dataset")
+    return str(model), None if dataset is None else str(dataset)
 
 
 def read_files(files: Iterable[str | Path] | None) -> dict[str, Any]:

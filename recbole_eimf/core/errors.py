@@ -45,8 +45,18 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     >>> suggestion("zzz", ["preference"])
     ''
     """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    spelt = {each.lower(): each for each in map(str, known)}
+    close = difflib.get_close_matches(str(word).lower(), spelt, n=1, cutoff=0.7)
+    return f" Did you mean '{spelt[close[0]]}'?" if close else ""
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "item"), counted(2000, "user")
+    ('1 item', '2,000 users')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def in_order(word: str, known: Iterable[str]) -> list[str]:

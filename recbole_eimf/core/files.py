@@ -13,6 +13,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import struct
 import tempfile
@@ -86,6 +87,19 @@ def _replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def finite(value: Any) -> Any:
+    """The same with None in place of numbers that JSON has no words for, NaN and the infinities.
+
+    >>> finite({"a": [1.5, float("inf")], "b": "x"})
+    {'a': [1.5, None], 'b': 'x'}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -207,8 +207,8 @@ class LazySequenceDataset(AtomicDataset):
         days = (until[1] - until[0]) / (time_split.DAY * time_split.ticks_per_second(self.times))
         aged = f"; the test begins {days:.0f} days after it (refit=True trains again on these)"
         getLogger().info(
-            f"global_time: training up to {until[0]:.0f}{'' if config['refit'] else aged}, validation up to "
-            f"{until[1]:.0f}, {chosen}"
+            f"global_time: training up to {self.borders[0]}{'' if config['refit'] else aged}, validation up to "
+            f"{self.borders[1]}, {chosen}"
         )
         split = time_split.global_time(self.offsets, self.times, until, chosen, moment)
         validates = not config["inference_only"] and 0 < (config["eval_step"] or 0) <= (config["epochs"] or 0)

@@ -40,6 +40,6 @@ def decide(config, train) -> str | None:
     if not chosen and share < FEW_REPEATS:
         return (
             f"mask_history=False: {said}, yet such items are ranked beside the new ones, whose places they take. "
-            f"Give --mask_history=auto (or True) to rank new items alone."
+            f"Give --mask_history=True to rank new items alone."
         )
     return None

@@ -190,7 +190,7 @@ def _result(config, model, trainer, valid, test, train) -> RunResult:
     history = [epoch for epoch in history if epoch["epoch"] >= 0]  # -1 is an evaluation before any training
     seconds = sum(epoch["train_seconds"] for epoch in history)
     backbone = contract_of(config.model_class).backbone_name(config)
-    side = getattr(train, "side", None)
+    side, prior = getattr(train, "side", None), getattr(model, "prior", None)
     return RunResult(
         model=config["model"],
         backbone=backbone,
@@ -209,6 +209,7 @@ def _result(config, model, trainer, valid, test, train) -> RunResult:
         config=_plain(config.final_config_dict),
         chosen=contract_of(config.model_class).chosen(config, getattr(trainer, "best_epoch", -1)),
         borders=getattr(train, "borders", None),  # loaders that an earlier version pickled have none
+        prior=None if prior is None else {part: prior.weight_of(part) for part in prior.parts},
     )
 
 

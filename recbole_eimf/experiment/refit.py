@@ -16,7 +16,7 @@ from recbole.utils import init_seed
 from torch import nn
 
 from recbole_eimf.core import distributed
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError, counted
 from recbole_eimf.core.run_folder import STATE_FILE
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.loader import SequenceTrainDataLoader, loader_class
@@ -144,7 +144,8 @@ def on_all_before_the_test(
     before = train.before_test
     epochs = chosen.best_epoch + 1
     added = len(before.flat) - len(train.flat)
-    getLogger().info(f"refit: {epochs} epochs again on all before the test, {added:,} interactions more")
+    again = counted(epochs, "epoch")
+    getLogger().info(f"refit: {again} again on all before the test, {counted(added, 'interaction')} more")
     folder = Path(config["output_dir"]) / FOLDER if config["output_dir"] else None
     phases = phase_epochs(getattr(chosen, "earlier", ()), config["valid_metric"], chosen.valid_metric_bigger)
     net, trainer, _ = train_again(config, before, epochs, folder, bool(config["resume"]), phases)

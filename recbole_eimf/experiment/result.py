@@ -10,6 +10,7 @@ import pandas as pd
 from recbole_eimf.config.maker import IN_WORDS, made_by
 from recbole_eimf.config.models import MODELS, short_name
 from recbole_eimf.config.placebo import was_placebo
+from recbole_eimf.core.errors import counted
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data import time_split
 from recbole_eimf.evaluator.direction import less_is_better
@@ -28,7 +29,8 @@ class RunResult:
     (``interactions_added``), and ``train_seconds``; ``valid`` and the other numbers are then of the first training.
     ``tested``: how many ``users`` and ``targets`` the test asks for, where a model's lists are at hand. ``borders``:
     of ``protocol=global_time`` the dates (UTC) where training ends and after which the test begins. ``chosen``: what
-    validation chose in place of a key's ``chosen`` (``recency_half_life``), by the key.
+    validation chose in place of a key's ``chosen`` (``recency_half_life``), by the key. ``prior``: of ``score_prior``
+    what each part weighs (with ``prior_weights=by_frequency`` a list, for each class of training frequency).
     """
 
     model: str
@@ -53,6 +55,7 @@ class RunResult:
     tested: dict[str, int] | None = None
     borders: list[str] | None = None
     chosen: dict[str, Any] | None = None
+    prior: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunResult:
@@ -141,12 +144,29 @@ def summary(result: RunResult) -> str:
             f"interests: {side['source']} ({used}), {side['training_users_with_interests']} of "
             f"{side['training_users']} training users covered"
         )
+    lines += _added(result)
     if result.protocol == "global_time":
         lines.append(time_split.told(result.config, bool(result.config.get("refit")), result.borders))
     lines += [f"{key}={value}: chosen on validation" for key, value in (result.chosen or {}).items()]
     if result.refit:
         lines.append(
-            f"trained again for {result.refit['epochs']} epochs on all before the test: "
+            f"trained again for {counted(result.refit['epochs'], 'epoch')} on all before the test: "
             f"{result.refit['interactions_added']:,} interactions more"
         )
     return "\n".join([*lines, "", table([result, *result.compared])])
+
+
+def _added(result: RunResult) -> list[str]:
+    """Of a score prior what it weighs, and whose words on items a run read: without them its name says too little."""
+    lines = []
+    if result.prior is not None:
+        parts = {part: w if isinstance(w, list) else [w] for part, w in result.prior.items()}
+        weighs = {part: " / ".join(f"{w:.3g}" for w in ws) for part, ws in parts.items() if any(ws)}
+        said = ", ".join(f"{part} {w}" for part, w in weighs.items()) or "nothing, validation is better without"
+        lines.append(f"score prior added to its scores: {said}")
+    known = (result.side_load or {}).get("knowledge")
+    if known:
+        lines.append(
+            f"knowledge of items: {known['source']}, of {known['items_known']:,} of {known['items_with_text']:,} items"
+        )
+    return lines

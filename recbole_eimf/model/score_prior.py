@@ -68,6 +68,10 @@ class ScorePrior(nn.Module):
         """What one part counts, on the scale of the model's scores: of all items, or [buckets]."""
         self.weight[PARTS.index(part)] = weight
 
+    def weight_of(self, part: str) -> float | list[float]:
+        """What one part counts; a list, where items of each frequency have their own."""
+        return self.weight[PARTS.index(part)].tolist()
+
     def part(self, name: str, sequence: Tensor, length: Tensor) -> Tensor:
         """One part, weighing one: [B, L] right-padded items, [B] -> [B, N]."""
         if name == "similar":

@@ -74,6 +74,16 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
     else:
         lines.append("- New items cannot be added: no map from text to item vectors was kept.")
     side = config["evaluation"]["side_load"]
+    if prior := config.get("prior"):
+        lines.append(
+            f"- A prior is added to the network's scores, with weights that validation chose "
+            f"(`score_prior={prior['kind']}`): without it the figures above are not these."
+        )
+    if known := (side or {}).get("knowledge"):
+        lines.append(
+            f"- What a language model says of items had a part in it (source: {known['source']}, "
+            f"{known['items_known']:,} items). No model is asked when it serves."
+        )
     if side and "source" in side:
         made = {
             "llm": "by an LLM",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +46,7 @@ class Effort:
 
     def __post_init__(self) -> None:
         for name, least in (("parallel", 0), ("cpus_per_run", 1), ("gpus_per_run", 0), ("tune_first", 0)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
+            if getattr(self, name) is not None and not least <= getattr(self, name) < math.inf:
                 raise ConfigError(f"--{name}={getattr(self, name)}: at least {least}.")
 
     @property
@@ -186,7 +187,7 @@ def parse_seeds(text: str | int | Sequence[int]) -> tuple[int, ...]:
     Raises:
         ConfigError: neither, or a seed twice.
     """
-    value = parse_value(str(text)) if isinstance(text, str | int) else list(text)
+    value = list(text) if isinstance(text, list | tuple) else parse_value(str(text))
     if isinstance(value, str | tuple):
         value = [parse_value(part) for part in str(text).strip("()").split(",") if part.strip()]
     if type(value) is int and value >= FIRST_SEED:  # a seed, not a number of them
@@ -206,7 +207,8 @@ def metric_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
     """
     names = text.split(",") if isinstance(text, str) else text or ()
     lower = [str(name).strip().lower() for name in names]
-    return tuple("hit@" + name.removeprefix("hr@") if name.startswith("hr@") else name for name in lower)
+    known = ("hit@" + name.removeprefix("hr@") if name.startswith("hr@") else name for name in lower)
+    return tuple(dict.fromkeys(known))  # one that is named twice would be tested, and corrected for, twice
 
 
 # ---------------------------------------------------------------------- carrying it out

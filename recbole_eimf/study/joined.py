@@ -59,7 +59,7 @@ def _parts_of(file: Path) -> list[Part]:
     contents = several if isinstance(several, list) else [content]
     page = file.parent / "index.html"
     for one in contents:
-        if not isinstance(one, dict) or not {"dataset", "protocol", "views", "rows"} <= one.keys():
+        if not isinstance(one, dict) or not {"dataset", "protocol", "views", "rows"} <= one.keys() or not one["views"]:
             raise DataError(f"{file}: no table of compare or study. What they write is named results.json.")
     return [Part(one, str(file), page if page.is_file() and len(contents) == 1 else None) for one in contents]
 

@@ -218,7 +218,9 @@ def row_of(entry: Any, where: str, model: str | None = None) -> Row:
     backbone = {"backbone": entry["backbone"]} if "backbone" in entry else {}
     row = parse_model(str(chosen))
     against = row.against if "against" not in entry else tuple(map(str, _listed(entry["against"])))
-    name = str(entry.get("name", row.name))
+    if isinstance(entry.get("name"), list | dict):
+        raise ConfigError(f"{where}, row {label!r}: its name is not text.")
+    name = " ".join(str(entry.get("name", row.name)).split())  # it is a cell of tables of lines
     return Row(name, row.model, {**row.keys, **backbone, **keys}, against, entry.get("x"))
 
 

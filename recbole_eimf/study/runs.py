@@ -347,6 +347,7 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
         kept = ("row", "model", "dataset", "given", "settings", "runs_at_once", "trials")
         told = {name: job[name] for name in kept} | {"made_with": made_with()}
         write_json(folder / "run.json", told)
+        (folder / ERROR_FILE).unlink(missing_ok=True)  # of an earlier try: this one goes on where it is stopped
         before = trained_seconds(folder) if same else 0.0  # of sessions that were killed
         begin = time.monotonic()
         # what a failed run of other settings has left is not gone on with

@@ -252,13 +252,22 @@ def read_study(path: Path, over: Sequence[str] = ()) -> Study:
 
 def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A study's file over that of its ``base``: rows and keys are added, the rest is taken in its place."""
-    content, where = read_yaml(path), str(path)
+    content, where = {key: value for key, value in read_yaml(path).items() if value is not None}, str(path)
     for key in content:
         if key not in _KEYS:
             raise ConfigError(f"{where}: unknown key {key!r}.{suggestion(key, _KEYS)} Known: {', '.join(_KEYS)}.")
     for key in ("keys", "grid", "columns"):
         if not isinstance(content.get(key) or {}, dict):
             raise ConfigError(f"{where}: {key}={content[key]!r} is not a mapping.")
+    for name, found in (content.get("columns") or {}).items():
+        if not isinstance(found, str):
+            raise ConfigError(f"{where}: columns: {name}={found!r}; a path in result.json such as side_load.exemplars.")
+    for key in ("axis", "title", "model"):
+        if not isinstance(content.get(key, ""), str | int | float):
+            raise ConfigError(f"{where}: {key}={content[key]!r} is not text.")
+    for key, kinds in (("seeds", int | str | list), ("metrics", str | list)):
+        if key in content and not isinstance(content[key], kinds):
+            raise ConfigError(f"{where}: {key}={content[key]!r} is not a list.")
     if "base" not in content:
         return content
     base = find_study(str(content["base"]))
@@ -280,6 +289,9 @@ def over_backbones(entries: list[Any], backbones: list[Any], where: str) -> list
         ConfigError: an entry over a backbone that the study has not.
     """
     found: list[Any] = list(backbones)
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(entry.get("name"), list | dict):
+            raise ConfigError(f"{where}, row {entry['name']!r}: its name is not text.")
     over = {e["name"]: e["over"] for e in entries if isinstance(e, dict) and e.get("over") and "name" in e}
     for entry in entries:
         if not isinstance(entry, dict) or not entry.get("over"):

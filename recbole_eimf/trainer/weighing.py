@@ -10,7 +10,7 @@ from recbole_eimf.core import distributed
 from recbole_eimf.core.files import read_json, write_json
 from recbole_eimf.core.run_folder import PRIOR_FILE
 from recbole_eimf.data.loader import RankingEvalDataLoader, SampledEvalDataLoader
-from recbole_eimf.model.score_prior import PARTS, WEIGHTS, ScorePrior
+from recbole_eimf.model.score_prior import WEIGHTS, ScorePrior
 from recbole_eimf.trainer.prior_fit import evidence, fit
 from recbole_eimf.trainer.trainer import InterestTrainer
 
@@ -97,7 +97,9 @@ def _fitted(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict
     if (found[metric] > alone[metric]) != trainer.valid_metric_bigger:
         prior.weight.zero_()
         found = alone
-    trainer.logger.info(f"score prior: weights {prior.weight.tolist()} ({', '.join(PARTS)}), {metric} {found[metric]}")
+    weighs = (torch.tensor(prior.weight_of(part)).flatten().tolist() for part in prior.parts)
+    said = ", ".join(f"{part} {' / '.join(f'{w:.3g}' for w in each)}" for part, each in zip(prior.parts, weighs))
+    trainer.logger.info(f"score prior: {said}; valid {metric} {_shown(metric, found[metric])}")
     return found
 
 
@@ -117,5 +119,10 @@ def _tried(trainer: InterestTrainer, prior: ScorePrior, valid_data, best: dict[s
             if worse == _ENOUGH:
                 break
         prior.set_weight(part, chosen)
-        trainer.logger.info(f"score prior: {part} weighs {chosen}, {metric} {best[metric]}")
+        trainer.logger.info(f"score prior: {part} weighs {chosen}; valid {metric} {_shown(metric, best[metric])}")
     return dict(best)
+
+
+def _shown(metric: str, value: float) -> str:
+    """As the lines of epochs show it."""
+    return f"{100 * value:.2f} %" if "@" in metric else f"{value:.4g}"

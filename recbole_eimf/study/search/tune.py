@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,10 +54,10 @@ class Effort:
     def __post_init__(self) -> None:
         for key, least in (("samples", 1), ("max_epochs", 1), ("grace", 1), ("cpus_per_trial", 0.1), ("cpus", 1)):
             value = getattr(self, key)
-            if value is not None and value < least:
+            if value is not None and not least <= value < math.inf:
                 raise ConfigError(f"--{key.replace('_', '-')}={value}: at least {least} is needed.")
-        if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
-            raise ConfigError(f"--gpus-per-trial={self.gpus_per_trial}: must not be negative.")
+        if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < math.inf:
+            raise ConfigError(f"--gpus-per-trial={self.gpus_per_trial}: a number that is not negative is needed.")
         if self.ray_address and self.cpus:
             raise ConfigError(f"--cpus={self.cpus}: limits this machine, but the trials run on {self.ray_address}.")
 

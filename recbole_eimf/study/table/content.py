@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,7 +162,7 @@ def tests(summary: Summary, view: View) -> Grid:
 
 def _interval(c: Comparison) -> str:
     low, high = (100 * end for end in c.test.confidence_interval)
-    return f"{low:+.2f} to {high:+.2f}"
+    return f"{low:+.2f} to {high:+.2f}" if math.isfinite(high - low) else EMPTY  # of one user there is none
 
 
 def _difference(c: Comparison | None) -> Entry:
