@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from recbole_eimf.__main__ import main
 from recbole_eimf.cli.options import parse_table_options, table_parser
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig, parse_command_line, parse_value, read_yaml
@@ -86,6 +87,79 @@ def test_a_key_twice_in_a_file_is_an_error(tmp_path, text, line, key, first):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=f"a.yaml, line {line}: key '{key}' is given twice, first in line {first}"):
         read_yaml(path)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("epochs: 1\nno: 5\n", "line 2: key 'no' is read as bool"),
+    ("keys:\n  5: 1\n", "line 2: key '5' is read as int"),
+    ("rows: [{model: Pop, 1.5: 4}]\n", "line 1: key '1.5' is read as float"),
+])  # fmt: skip
+def test_a_key_that_is_no_text_is_an_error(tmp_path, text, said):
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"a.yaml, {said}, and no key is that"):
+        read_yaml(tmp_path / "a.yaml")
+    assert parse_value("{no: 5}") == "{no: 5}", "a value that is typed is text then, and its key says what it wants"
+
+
+def test_an_anchor_means_a_number_where_one_is_meant(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: &s 7\noutput_dir: *s\ngrid: {llm_model: [*s]}\n", encoding="utf-8")
+    assert read_yaml(tmp_path / "a.yaml") == {"seed": 7, "output_dir": "7", "grid": {"llm_model": ["7"]}}
+
+
+@pytest.mark.parametrize("text", ["{{}}", "{[1]: 2}"])
+def test_a_template_that_was_not_filled_in_is_text(text):
+    assert parse_value(text) == text
+    with pytest.raises(ConfigError, match="epochs="):
+        EIMFConfig("IBIM", "ml-100k", None, {"epochs": text})
+
+
+@pytest.mark.parametrize("given", ["5,10", (5, 10), [5, 10]])
+def test_lists_need_no_brackets(given):
+    assert EIMFConfig("IBIM", "ml-100k", None, {"topk": given, "valid_metric": "NDCG@10"})["topk"] == [5, 10]
+
+
+def test_one_column_is_not_user_and_item():
+    with pytest.raises(ConfigError, match="USER_ID_FIELD=user_id, ITEM_ID_FIELD=user_id: one column"):
+        EIMFConfig("IBIM", "ml-100k", None, {"ITEM_ID_FIELD": "user_id"})
+
+
+def test_model_and_data_set_may_stand_in_a_file_and_are_weaker_there(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "a b.yaml"  # one path, though it has a blank
+    file.write_text("model: PAD\ndataset: ml-100k\ngamma: 0.7\n", encoding="utf-8")
+    seen = []
+
+    def run(model, dataset, files, **values):
+        seen.append((model, dataset, files))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("recbole_eimf.experiment.run.run", run)
+    for words in ([], ["--model=IBIM"], ["--dataset=other"]):
+        assert main(["run", f"--config_files={file}", *words]) == 2
+    assert main(["run", f"--config_files={[str(file)]}"]) == 2
+    files = [str(file)]
+    assert seen == [
+        ("PAD", "ml-100k", files),
+        ("IBIM", "ml-100k", files),
+        ("PAD", "other", files),
+        ("PAD", "ml-100k", files),
+    ]
+    capsys.readouterr()
+    assert main(["explain", "gamma", f"--config_files={file}"]) == 0
+    assert "gamma = 0.7" in capsys.readouterr().out
+    assert main(["explain", "model", f"--config_files={file}"]) == 0
+    assert "model = 'PAD'" in capsys.readouterr().out
+    assert main(["explain", "recipe", "--esim=paper"]) == 0
+    assert "recipe = 'paper'" in (shown := capsys.readouterr().out)
+    assert "set by the command line: 'paper'" in shown
+    for command in ("interests", "knowledge", "tune"):
+        assert main([command, "--config_files=none.yaml"]) == 2
+        assert "none.yaml: no such configuration file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["eimf", "sasrec"])
+def test_another_case_is_a_near_miss(model):
+    with pytest.raises(ConfigError, match=f"Did you mean '{dict(eimf='EIMF', sasrec='SASRec')[model]}'"):
+        EIMFConfig(model, "ml-100k", None, {})
 
 
 def test_a_key_twice_in_a_value_is_an_error_and_one_over_a_merge_is_none(tmp_path):

@@ -11,6 +11,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data import protocol
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.score_prior import PARTS, WEIGHTS
+from recbole_eimf.serving.export import export
 from tests.model.test_counting import rows
 
 SEQUENCES = [[1, 5, 2], [3]]
@@ -92,6 +93,13 @@ def test_the_prior_is_weighed_on_validation_saved_and_loaded(prior_keys, tmp_pat
     assert set(weights.values()) <= set(WEIGHTS)
     assert weights["next"] > 0, "in the planted data an item is followed by the next of its cycle"
     assert recbole_eimf.evaluate(tmp_path / "out") == pytest.approx(found.test)
+    assert found.prior == {part: weights[part] for part in ("similar", "next")}
+    assert "score prior added to its scores: " in str(found)
+    assert f"next {weights['next']:.3g}" in str(found)
+    assert "knowledge of items: file, of 9 of 10 items" in str(found)
+    card = (export(tmp_path / "out", tmp_path / "model") / "README.md").read_text()
+    assert "A prior is added to the network's scores, with weights that validation chose (`score_prior=both`)" in card
+    assert "What a language model says of items had a part in it (source: file, 9 items)" in card
     batch = rows(SEQUENCES)
     net.eval()
     scores = net.full_sort_predict(batch)

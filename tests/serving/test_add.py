@@ -41,6 +41,9 @@ def test_items_of_a_file_are_in_the_new_folder_and_all_else_stays(folder, capsys
     # in place, and once more: there is nothing to write
     assert main(["add", "--model", "grown", "--items", "new.csv", "--out", "grown"]) == 0
     assert "all 3 items are known already" in capsys.readouterr().out
+    assert main(["add", "--model", "grown", "--items", "new.csv", "--out", "another"]) == 0  # which is then served
+    assert "0 items added, 3 known already" in capsys.readouterr().out
+    assert len(Recommender.load(folder / "another")) == len(grown)
 
 
 @pytest.mark.parametrize(

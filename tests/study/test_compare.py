@@ -434,6 +434,25 @@ def test_a_failed_run_is_begun_again_with_what_mends_it(keys):
     assert json.loads((folder / "result.json").read_text())["test"] == whole.test
 
 
+def test_a_failed_run_that_is_made_again_and_stopped_is_one_that_was_stopped(keys, monkeypatch):
+    """Of the old failure nothing is left to begin it anew for: it is gone on with, or other settings are refused."""
+
+    def stopped(model, dataset, output_dir, **more):
+        (Path(output_dir) / "last.safetensors").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole_eimf.experiment.run.run", stopped)
+    run = planned("SASRec", {**keys, "train_batch_size": 32}, (2020,))[-1]
+    run = replace(run, folder=run.folder.resolve())
+    run.folder.mkdir(parents=True)
+    (run.folder / "error.txt").write_text("RuntimeError: out of memory\n")
+    with pytest.raises(KeyboardInterrupt):
+        list(runs.execute_all([run], runs.Workers(0)))
+    assert not (run.folder / "error.txt").exists()
+    with pytest.raises(ConfigError, match="train_batch_size was 32, is 16"):
+        planned("SASRec", {**keys, "train_batch_size": 16}, (2020,))
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_tuning_first_searches_the_same_for_every_row(keys, monkeypatch):
     from recbole_eimf.study.search import tune

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recbole_eimf.core.files import finite
 from recbole_eimf.evaluator.significance import PairedTest
 from recbole_eimf.study import compare
 from recbole_eimf.study.report import report
@@ -423,3 +424,10 @@ def test_both_ways_to_treat_history_are_two_tables(made):
     text = table.markdown(summary)
     assert "history not masked (mask_history=False)" in text
     assert "history masked (mask_history=True)" in text
+
+
+def test_of_one_user_there_is_no_interval_and_json_stays_json():
+    """An infinite one is no word of JSON, and none for people."""
+    assert finite({"a": [float("nan"), 1.0], "b": (float("inf"), None)}) == {"a": [None, 1.0], "b": [None, None]}
+    alone = PairedTest(0.1, 1.0, (-float("inf"), float("inf")), 1)
+    assert content._interval(Comparison("a", "b", "ndcg@10", 10.0, 1.0, alone)) == content.EMPTY
