@@ -405,3 +405,14 @@ def test_a_column_that_is_not_loaded_cannot_be_filtered_by(given):
 def test_the_number_of_a_process_is_not_the_users_to_give():
     with pytest.raises(ConfigError, match="local_rank=0: the program sets it"):
         EIMFConfig("Popularity", "ml-100k", None, {"local_rank": 0, "state": "ERROR"})
+
+
+@pytest.mark.parametrize(("model", "keys", "said"), [
+    ("IBIM", {"backbone": "BERT4Rec", "training_view": "prefix"}, "training_view=prefix: BERT4Rec guesses"),
+    ("EIMF", {"backbone": "BERT4Rec", "training_view": "random_cut"}, "training_view=random_cut: BERT4Rec guesses"),
+    ("IBIM", {"diversity_lambda": 0.1, "eval_args": {"mode": "uni100"}},
+     r"diversity_lambda=0.1: re-ranks the best of all.*uni100"),
+])  # fmt: skip
+def test_what_a_form_would_silently_leave_out_is_refused(model, keys, said):
+    with pytest.raises(ConfigError, match=said):
+        EIMFConfig(model, "ml-100k", None, keys)

@@ -12,8 +12,9 @@ USAGE = """usage: python -m recbole_eimf export --run OUT --out MODEL [--index a
          [--text auto|yes|no] [--no-histories] [--model package.module:Class]
 
 Writes the model of a run (its output_dir) as a folder that is served without RecBole and holds no pickle: config.json,
-safetensors, parquet, README.md (the model card). From any of our models, the counting floors, and RecBole's SASRec,
-GRU4Rec, BERT4Rec. An older model folder of that name is replaced once the new one is whole.
+safetensors, parquet, README.md (the model card). From any of our models but floors that read text, the counting floors
+among them, and RecBole's SASRec, GRU4Rec, BERT4Rec. An older model folder of that name is replaced once the new one is
+whole.
 
   --index         how one user's items are searched: auto (all products, below 20,000 items; flat from there on), flat
                   (exact, with a proof for each answer), hnsw (a graph: faster from a million items on, and not exact)

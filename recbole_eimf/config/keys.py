@@ -443,7 +443,8 @@ class PADSettings:
     )  # fmt: skip
     projection_layers: int = key(1, "of mlp and gelu: layers after the first", least=1, affects="text expert")
     unseen_ids: Literal["learned", "none", "text"] = key(
-        "learned", "id vectors of items never seen in training: they count, do not, or text experts stand in for all",
+        "learned", "id vectors of candidates never seen in training: they count, do not, or text experts (where there "
+        "are any) stand in for all; in histories they count",
         affects="text expert",
     )  # fmt: skip
     unseen_offset: float = key(0.0, "of items never seen in training: subtracted from their scores when ranking")

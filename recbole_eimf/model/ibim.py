@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 
 import torch
@@ -110,6 +111,13 @@ class IBIM(WeighsTargets, SequenceModel):
             ConfigError: naming the key.
         """
         check_training_view(config, cls.network_name(config))
+        mode = (config["eval_args"] or {}).get("mode") or "full"
+        drawn = [each for each in (mode.values() if isinstance(mode, Mapping) else [mode]) if each != "full"]
+        if config["diversity_lambda"] and drawn:
+            raise ConfigError(
+                f"diversity_lambda={config['diversity_lambda']}: re-ranks the best of all items, and eval_args draws "
+                f"some ({drawn[0]}). Add \"--eval_args={{'mode': 'full'}}\"."
+            )
         if config["loss"] in ("bce", "gbce") and not config["inference_only"]:  # a saved model has had its training
             raise ConfigError(
                 f"loss={config['loss']}: {config['model']} is trained by a softmax over items. Add --loss=ce (beside "

@@ -234,11 +234,11 @@ def _barred(catalogue: Catalogue, only: Iterable[str] | None, without: Iterable[
     return barred
 
 
-def checked_tokens(name: str, given: Iterable[str]) -> Iterable[str]:
-    """``given``, if it is no single text, whose letters would be taken for items. Raises ConfigError."""
-    if isinstance(given, str):
+def checked_tokens(name: str, given: Iterable[str]) -> list[str]:
+    """``given`` as a list, if it is no single text, whose letters would be taken for items. Raises ConfigError."""
+    if isinstance(given, str | bytes | Mapping) or not hasattr(given, "__iter__"):
         raise ConfigError(f"{name}={given!r}: a list of item tokens is needed; write [{given!r}].")
-    return given
+    return list(given)
 
 
 def similarities(parts: Parts, rows: Tensor) -> Tensor:
@@ -271,3 +271,6 @@ def check_histories(histories: Any, users: Sequence[str] | None) -> None:
         )
     if users is not None and len(users) != len(histories):
         raise ConfigError(f"users: {len(users)} for {len(histories)} histories; give one for each.")
+    for user in () if users is None else users:
+        if isinstance(user, int | float | bytes | np.number):  # another user's order of equal scores
+            raise ConfigError(f"users: {user!r} is no text; a token is text, as str(...) makes it.")

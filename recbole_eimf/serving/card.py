@@ -82,7 +82,7 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
     if known := (side or {}).get("knowledge"):
         lines.append(
             f"- What a language model says of items had a part in it (source: {known['source']}, "
-            f"{known['items_known']:,} items). No model is asked when it serves."
+            f"{known.get('items_known', 0):,} items). No model is asked when it serves."
         )
     if side and "source" in side:
         made = {

@@ -50,7 +50,10 @@ class Catalogue:
             DataError: an item is a number: none would be known.
         """
         history = list(history)
-        found = list(map(self.row_of.get, history))
+        try:
+            found = list(map(self.row_of.get, history))
+        except TypeError as error:  # lists in a list
+            raise DataError(f"{history!r:.80}: a history is a list of item tokens, which are text.") from error
         known = [row for row in found if row is not None]
         if len(known) < len(found):
             odd = next((item for item in history if not isinstance(item, str | None)), "")

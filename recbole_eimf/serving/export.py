@@ -185,7 +185,8 @@ def check_served(run: Run) -> None:
     if not products:
         raise ConfigError(
             f"model={name}: its scores are no inner products of a state with item vectors that are known here. Served "
-            f"are our models (and subclasses that score alike) and RecBole's {', '.join(OWN_MODELS)}."
+            f"are our models but for floors that read text (and subclasses that score alike) and RecBole's "
+            f"{', '.join(OWN_MODELS)}."
         )
 
 

@@ -52,8 +52,15 @@ class Histories:
         user, history = (_column(path, names, wanted) for wanted in (USER_COLUMNS, HISTORY_COLUMNS))
         found, kind = cls(path, user, history, separator), schema.field(history).type
         # a column without rows may be of no kind: what is wrong with the file is that it has none
-        if path.suffix == ".parquet" and not (_is_text(kind) or _is_list(kind)) and len(found):
-            raise DataError(f"{path}: column {history!r} is {kind}; a list of item tokens, or text, is needed.")
+        if path.suffix == ".parquet" and len(found):
+            if not (_is_text(kind) or (_is_list(kind) and _is_token(kind.value_type))):
+                raise DataError(
+                    f"{path}: column {history!r} is {kind}; a list of item tokens (text or whole numbers), or text, is "
+                    f"needed."
+                )
+            kind = schema.field(user).type
+            if not _is_token(kind):
+                raise DataError(f"{path}: column {user!r} is {kind}; text or whole numbers are needed.")
         return found
 
     def __len__(self) -> int:
@@ -135,12 +142,21 @@ def split_history(text: str | None, separator: str = ",") -> list[str]:
 
 def _column(path: Path, names: list[str], wanted: tuple[str, ...]) -> str:
     for name in wanted:
+        if names.count(name) > 1:
+            raise DataError(f"{path}: column {name!r} stands there twice. Leave one.")
         if name in names:
             return name
     raise DataError(
         f"{path}: no column {wanted[0]!r}.{suggestion(wanted[0], names)} It has {', '.join(names)}; a file of "
         f"histories has {' and '.join((USER_COLUMNS[0], HISTORY_COLUMNS[0]))}."
     )
+
+
+def _is_token(kind: pa.DataType) -> bool:
+    """Whether values are ids as they are written; floats (of a column that had gaps) and bytes are not."""
+    if pa.types.is_dictionary(kind):
+        return _is_token(kind.value_type)
+    return _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -28,6 +28,24 @@ _NEEDED = (
 )  # fmt: skip
 
 
+def _count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+#: what values that answers are made with have to be; another one would change them, or fail long after
+_KINDS = {
+    "name": lambda value: isinstance(value, str),
+    "evaluation.mask_history": lambda value: isinstance(value, bool),
+    "evaluation.eval_batch_size": _count,
+    "evaluation.eval_chunk_items": lambda value: value is None or type(value) is int,
+    "diversity.weight": lambda value: type(value) in (int, float),
+    "diversity.count": _count,
+    "encoder.score": lambda value: value in ("dot", "cosine"),
+    "encoder.keys.MAX_ITEM_LIST_LENGTH": _count,
+    "keys.MAX_ITEM_LIST_LENGTH": _count,
+}
+
+
 def read(folder: Path, verify: bool) -> tuple[Parts, dict[str, Any], Users | None]:
     """What a model folder holds: see :meth:`Recommender.load`."""
     config = model_folder.read_config(folder, verify)
@@ -70,6 +88,11 @@ def _index_of(folder: Path, config: Mapping[str, Any]) -> str:
 def _check_keys(file: Path, config: Mapping[str, Any]) -> None:
     """Check that all is there of which answers make use, long after a model has been loaded."""
     needed = [*_NEEDED]
+    encoder = config.get("encoder")
+    if encoder is None:
+        needed += ["keys.MAX_ITEM_LIST_LENGTH"]
+    elif isinstance(encoder, Mapping):
+        needed += ["encoder.score", "encoder.keys.MAX_ITEM_LIST_LENGTH"]
     if config.get("diversity"):
         needed += ["diversity.weight", "diversity.count"]
     if config.get("text"):
@@ -80,6 +103,8 @@ def _check_keys(file: Path, config: Mapping[str, Any]) -> None:
             if not isinstance(found, Mapping) or key not in found:
                 raise DataError(f"{file}: lacks {name!r}. Put it back, or export the model again.")
             found = found[key]
+        if name in _KINDS and not _KINDS[name](found):
+            raise DataError(f"{file}: {name} is {found!r}, which it cannot be. Put it back, or export the model again.")
 
 
 def _one(column):
@@ -98,7 +123,10 @@ def _scored_by_products(folder: Path, config: dict[str, Any], catalogue: Catalog
     spec = EncoderSpec(**{**config["encoder"], **lists})
     encoder = build_encoder(spec, len(catalogue), model_folder.read_tensors(folder / "encoder.safetensors"))
     items = model_folder.read_tensors(folder / "items.safetensors")
-    _check_items(folder, items, len(catalogue), encoder)
+    try:
+        _check_items(folder, items, len(catalogue), encoder)
+    except RuntimeError as error:  # torch's: parameters that fit, of a network that does not run
+        raise DataError(f"{folder}: its encoder cannot be asked ({error}). Export the model again.") from error
     text = None
     if "text.safetensors" in config["files"]:
         text = TitleMap.of_tensors(model_folder.read_tensors(folder / "text.safetensors"))

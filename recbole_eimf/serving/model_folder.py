@@ -66,8 +66,18 @@ def check_place(path: str | os.PathLike) -> None:
 
 def _what_else(path: Path) -> str | None:
     """What lies where a model folder is to be written, and what to do; None where one may be written."""
-    if not os.path.lexists(path) or is_model_folder(path) or (path.is_dir() and not any(path.iterdir())):
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return None
+    if is_model_folder(path):
+        files = _said_by(path).get("files")
+        known = {CONFIG, *files} if isinstance(files, dict) else {CONFIG}
+        strange = sorted({entry.name for entry in path.iterdir()} - known)
+        if not strange or not isinstance(files, dict):
+            return None
+        return (
+            f"holds {strange[0]!r} beside the model that is there, which would be lost with it. Move that, or name "
+            f"another folder."
+        )
     if not path.is_dir():
         kind = "a file" if path.exists() else "a link that leads nowhere"
         return f"{kind} is there already, and a model is a folder. Name a folder that does not exist yet."
@@ -180,11 +190,16 @@ def is_model_folder(path: str | os.PathLike) -> bool:
 
 def _format_of(path: str | os.PathLike) -> Any:
     """What the ``config.json`` in a folder says that it is of; None where it says nothing."""
+    return _said_by(path).get("format")
+
+
+def _said_by(path: str | os.PathLike) -> dict[str, Any]:
+    """What the ``config.json`` in a folder holds; nothing where it cannot be read."""
     try:
         found = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    return found.get("format") if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_config(path: str | os.PathLike, verify: bool = True) -> dict[str, Any]:

@@ -172,7 +172,8 @@ class Recommender:
         """
         parts = self._parts
         k = min(checked_k(k), len(parts.catalogue) - 2)
-        rows = torch.tensor([parts.catalogue.row(item) for item in checked_tokens("items", items)], dtype=torch.long)
+        items = checked_tokens("items", items)
+        rows = torch.tensor([parts.catalogue.row(item) for item in items], dtype=torch.long)
         scores = similarities(parts, rows)
         scores[:, 0] = -torch.inf
         scores[torch.arange(len(rows)), rows] = -torch.inf

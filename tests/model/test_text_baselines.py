@@ -46,6 +46,24 @@ def symmetric(first, second, tau, same=lambda k, j: False):
     return (contrast(first, second, tau, same) + contrast(second, first, tau, same)) / 2
 
 
+def test_rows_of_which_no_text_says_anything_are_no_pairs(built):
+    """Their mean text is nothing, to which no state has a cosine."""
+    net, train = built("CTRL")
+    (phase,) = net.phases(train)
+    stage, batch = phase.model.eval(), train.rows(np.arange(12))
+    for row in (0, 5):
+        real = batch["item_id_list"][row] > 0
+        batch["item_id_list"][row][real] = 7
+    stage.item_has_text[7] = False
+    told = stage.item_has_text[batch["item_id_list"]].any(1)
+    assert told.tolist() == [row not in (0, 5) for row in range(12)]
+    _, of_rows = stage.calculate_loss(batch)
+    _, of_told = stage.calculate_loss(batch[told])
+    assert of_rows.item() == pytest.approx(of_told.item(), abs=1e-5)
+    stage.item_has_text[:] = False
+    assert stage.calculate_loss(batch)[1].item() == 0
+
+
 def test_ctrls_first_stage_contrasts_both_sides_of_items_and_of_rows(built):
     net, train = built("CTRL", tau=0.2)
     (phase,) = net.phases(train)

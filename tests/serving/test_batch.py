@@ -262,3 +262,24 @@ def test_an_empty_history_is_answered_by_popularity(toy, capsys):
         said = capsys.readouterr().out
         assert "what follows is what is bought most" in said
         assert "B5" in said
+
+
+@pytest.mark.parametrize(("history", "user", "said"), [
+    (pa.array([[1.0, 2.0]]), pa.array(["a"]), "column 'history' is list<.*double>"),
+    (pa.array([[b"B1"]]), pa.array(["a"]), "column 'history' is list<.*binary>"),
+    (pa.array([["B1"]]), pa.array([7.0]), "column 'user' is double; text or whole numbers"),
+])  # fmt: skip
+def test_tokens_of_a_file_are_text_or_whole_numbers(tmp_path, history, user, said):
+    """A column with gaps becomes one of floats, whose '50.0' no model knows: everybody would get what is popular."""
+    parquet.write_table(pa.table({"user": user, "history": history}), tmp_path / "h.parquet")
+    with pytest.raises(DataError, match=said):
+        Histories.open(tmp_path / "h.parquet")
+    whole = pa.table({"user": pa.array([7]), "history": pa.array([[1, 2]])})
+    parquet.write_table(whole, tmp_path / "h.parquet")
+    assert list(Histories.open(tmp_path / "h.parquet").pieces(5)) == [(["7"], [["1", "2"]])]
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path):
+    (tmp_path / "h.csv").write_text("user,history,history\n7,50,1\n")
+    with pytest.raises(DataError, match="column 'history' stands there twice"):
+        Histories.open(tmp_path / "h.csv")

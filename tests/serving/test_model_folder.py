@@ -207,6 +207,32 @@ def test_an_encoder_that_does_not_fit_its_parameters(folder):
             Recommender.load(folder)
 
 
+def test_what_lies_beside_a_model_is_not_lost_with_it(folder):
+    """A batch's output, a repository: an older model is replaced, and nothing else."""
+    model = Recommender.load(folder)
+    model.save(folder)
+    (folder / "recs.parquet").write_text("")
+    with pytest.raises(DataError, match="holds 'recs.parquet' beside the model that is there.*Move that"):
+        model.save(folder)
+    assert (folder / "recs.parquet").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("name", 5), ("evaluation.mask_history", "False"), ("evaluation.eval_batch_size", 0), ("encoder.score", "cos"),
+    ("encoder.keys.MAX_ITEM_LIST_LENGTH", "50"),
+])  # fmt: skip
+def test_a_value_that_answers_are_made_with_is_of_its_kind(folder, key, value):
+    config = json.loads((folder / "config.json").read_text())
+    *above, last = key.split(".")
+    place = config
+    for name in above:
+        place = place[name]
+    place[last] = value
+    change_config(folder, **config)
+    with pytest.raises(DataError, match=f"config.json: {key} is {value!r}"):
+        Recommender.load(folder)
+
+
 def test_a_kill_while_writing_leaves_the_old_folder(folder):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
 

@@ -182,3 +182,17 @@ def test_threads_may_ask_at_once(exported):
     for thread in threads:
         thread.join()
     assert [found[n] for n in range(40)] == expected
+
+
+def test_tokens_that_are_no_text_are_an_error_wherever_they_stand(sasrec):
+    with pytest.raises(ConfigError, match="users: 7 is no text"):
+        sasrec.recommend([["i1"]], users=[7])
+    with pytest.raises(DataError, match="a history is a list of item tokens"):
+        sasrec.recommend([[["i1"]]])
+    for items in (5, "i1", {"i1": 1}):
+        with pytest.raises(ConfigError, match="items=.*a list of item tokens is needed"):
+            sasrec.similar_items(items)
+    with pytest.raises(ConfigError, match="only=5: a list"):
+        sasrec.recommend([["i1"]], only=5)
+    assert set(sasrec.similar_items({"i1", "i2"}, 3)["item"]) == {"i1", "i2"}
+    assert sasrec.similar_items((i for i in ["i1", "i2"]), 3).equals(sasrec.similar_items(["i1", "i2"], 3))

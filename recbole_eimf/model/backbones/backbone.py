@@ -168,3 +168,8 @@ def check_training_view(config, name: str) -> None:
             f"training_view=sequence: {short_name(name)} has one state a history, and would learn the last target of "
             f"each alone. Leave it out ({own}), or take prefix."
         )
+    if config["training_view"] in ("prefix", "random_cut") and name == "BERT4Rec" and not config["inference_only"]:
+        raise ConfigError(
+            f"training_view={config['training_view']}: BERT4Rec guesses items that are hidden in its row, and would "
+            f"never see the one that follows. Leave it out ({own})."
+        )

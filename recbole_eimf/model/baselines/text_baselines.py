@@ -121,13 +121,17 @@ class ContrastiveStage(TowerModel):
         text = (self.item_text[sequence] * real).sum(1) / real.sum(1).clamp(min=1)
         states = tower.states(sequence, length)
         same = _equal_rows(host_side(interaction)[self.ITEM_SEQ], sequence.device)
-        return of_items, self._contrast(states, self.projection(text), same)
+        told = real.any(1)[:, 0]  # of the other rows no text says anything
+        return of_items, self._contrast(states, self.projection(text), same, None if told.all() else told)
 
-    def _contrast(self, first: Tensor, second: Tensor, same: Tensor | None = None) -> Tensor:
-        if not len(first):  # a batch of items none of which has text
-            return first.sum() + second.sum()
+    def _contrast(
+        self, first: Tensor, second: Tensor, same: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
+        if not len(first) or (counts is not None and not counts.any()):  # a batch of items none of which has text
+            return (first.sum() + second.sum()) * 0
         tau = self.wanted.tau
-        return (info_nce(first, second, tau, same) + info_nce(second, first, tau, same)) / 2
+        pairs = ((first, second), (second, first))
+        return sum(info_nce(one, other, tau, same, counts=counts) for one, other in pairs) / 2
 
 
 def _equal_rows(sequence: Tensor, device: torch.device | str = "cpu") -> Tensor:
