@@ -396,6 +396,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           known(_SEARCHED, "ndcg@10", of="{}, all"),
           known(_SEARCHED, "ndcg@10", of=("{}, all", "{}, similar+together")),
           *(known(_SEARCHED, "ndcg@10", part, ("{}, all", "{}, all/shuffled")) for part in ("all", _RARE))]),
+        (_KNOWN, "An expert of PAD's", 0, ["PAD", "next", "next placebo"],
+         [*together("office_pad_next", "hit@10", "ndcg@10", masked=(True,)),
+          gain("office_pad_next", "ndcg@10", "PAD", True), gain("office_pad_next", "ndcg@10", "next placebo", True),
+          *(share("office_pad_next", seen, "ndcg@10") for seen in ("1-5", "6-20", ">20"))]),
         (_KNOWN, "How much data", 0, ["10 %", "25 %", "50 %", None],
          [known(_CURVE, "ndcg@10", of=of) for of in ("{}", "{}+similar", *against)]
          + [known(_CURVE, "ndcg@10", part, against) for part in ("all", _RARE)]),
