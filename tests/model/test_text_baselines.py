@@ -54,7 +54,7 @@ def test_rows_of_which_no_text_says_anything_are_no_pairs(built):
     for row in (0, 5):
         real = batch["item_id_list"][row] > 0
         batch["item_id_list"][row][real] = 7
-    stage.item_has_text[7] = False
+    stage.item_has_text[7], stage.all_told = False, False
     told = stage.item_has_text[batch["item_id_list"]].any(1)
     assert told.tolist() == [row not in (0, 5) for row in range(12)]
     _, of_rows = stage.calculate_loss(batch)

@@ -107,6 +107,7 @@ class ContrastiveStage(TowerModel):
         self.register_buffer("item_text", model.text, persistent=False)
         self.register_buffer("item_has_text", model.has_text, persistent=False)
         self.has_text = model.has_text
+        self.all_told = bool(model.has_text[1:].all())
         self.projection = nn.Linear(model.text.shape[1], self.towers[0].table.embedding.embedding_dim, bias=False)
 
     def calculate_loss(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
@@ -121,14 +122,14 @@ class ContrastiveStage(TowerModel):
         text = (self.item_text[sequence] * real).sum(1) / real.sum(1).clamp(min=1)
         states = tower.states(sequence, length)
         same = _equal_rows(host_side(interaction)[self.ITEM_SEQ], sequence.device)
-        told = real.any(1)[:, 0]  # of the other rows no text says anything
-        return of_items, self._contrast(states, self.projection(text), same, None if told.all() else told)
+        told = None if self.all_told else real.any(1)[:, 0]  # of the other rows no text says anything
+        return of_items, self._contrast(states, self.projection(text), same, told)
 
     def _contrast(
         self, first: Tensor, second: Tensor, same: Tensor | None = None, counts: Tensor | None = None
     ) -> Tensor:
-        if not len(first) or (counts is not None and not counts.any()):  # a batch of items none of which has text
-            return (first.sum() + second.sum()) * 0
+        if not len(first):  # a batch of items none of which has text
+            return first.sum() + second.sum()
         tau = self.wanted.tau
         pairs = ((first, second), (second, first))
         return sum(info_nce(one, other, tau, same, counts=counts) for one, other in pairs) / 2
