@@ -135,6 +135,9 @@ class SampledEvalDataLoader(NegSampleEvalDataLoader):
         self.set_batch_size(int(candidates[self.step - 1]) if len(candidates) else self.step)
 
     def collate_fn(self, index):
+        """Rows [b] of the view -> (pairs of a row and a candidate [n], each pair's row in the batch [n], and of every
+        target its row and item [t]), as RecBole's trainer takes them; ``pairs.missed``: (row, item) of the targets that
+        a mask leaves out."""
         index, dataset = np.asarray(index), self._dataset
         rows = self.transform(dataset, dataset.rows(index))
         row, target = dataset.targets(index)

@@ -209,7 +209,7 @@ def _result(config, model, trainer, valid, test, train) -> RunResult:
         config=_plain(config.final_config_dict),
         chosen=contract_of(config.model_class).chosen(config, getattr(trainer, "best_epoch", -1)),
         borders=getattr(train, "borders", None),  # loaders that an earlier version pickled have none
-        prior=None if prior is None else {part: prior.weight_of(part) for part in prior.parts},
+        prior=None if prior is None else prior.weights(),
     )
 
 

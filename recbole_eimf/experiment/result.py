@@ -14,6 +14,7 @@ from recbole_eimf.core.errors import counted
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data import time_split
 from recbole_eimf.evaluator.direction import less_is_better
+from recbole_eimf.model.score_prior import weights_text
 
 
 @dataclass
@@ -160,10 +161,7 @@ def _added(result: RunResult) -> list[str]:
     """Of a score prior what it weighs, and whose words on items a run read: without them its name says too little."""
     lines = []
     if result.prior is not None:
-        parts = {part: w if isinstance(w, list) else [w] for part, w in result.prior.items()}
-        weighs = {part: " / ".join(f"{w:.3g}" for w in ws) for part, ws in parts.items() if any(ws)}
-        said = ", ".join(f"{part} {w}" for part, w in weighs.items()) or "nothing, validation is better without"
-        lines.append(f"score prior added to its scores: {said}")
+        lines.append(f"score prior added to its scores: {weights_text(result.prior)}")
     known = (result.side_load or {}).get("knowledge")
     if known:
         lines.append(

@@ -14,6 +14,7 @@ model's own, mixed by a gate that knows the candidate's frequency as PAD's (eq. 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -71,6 +72,10 @@ class ScorePrior(nn.Module):
     def weight_of(self, part: str) -> float | list[float]:
         """What one part counts; a list, where items of each frequency have their own."""
         return self.weight[PARTS.index(part)].tolist()
+
+    def weights(self) -> dict[str, float | list[float]]:
+        """:meth:`weight_of` of every part that there is."""
+        return {part: self.weight_of(part) for part in self.parts}
 
     def part(self, name: str, sequence: Tensor, length: Tensor) -> Tensor:
         """One part, weighing one: [B, L] right-padded items, [B] -> [B, N]."""
@@ -166,6 +171,17 @@ class ScorePrior(nn.Module):
 
     def __getstate__(self):
         return {**self.__dict__, "_graphs": {}}
+
+
+def weights_text(weights: Mapping[str, float | list[float]]) -> str:
+    """What each part weighs (:meth:`ScorePrior.weight_of`), for people; parts that weigh nothing are left out.
+
+    >>> weights_text({"similar": 4.6072, "next": 0.0, "together": [0.0, 9.40473]})
+    'similar 4.61, together 0 / 9.4'
+    """
+    of_part = {part: weight if isinstance(weight, list) else [weight] for part, weight in weights.items()}
+    said = (f"{part} {' / '.join(f'{w:.3g}' for w in each)}" for part, each in of_part.items() if any(each))
+    return ", ".join(said) or "nothing, validation is better without"
 
 
 def rows_to_one(graph: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -70,9 +70,10 @@ def _what_else(path: Path) -> str | None:
         return None
     if is_model_folder(path):
         files = _said_by(path).get("files")
-        known = {CONFIG, *files} if isinstance(files, dict) else {CONFIG}
-        strange = sorted({entry.name for entry in path.iterdir()} - known)
-        if not strange or not isinstance(files, dict):
+        if not isinstance(files, dict):  # damaged: it does not say what it is made of
+            return None
+        strange = sorted({entry.name for entry in path.iterdir()} - {CONFIG, *files})
+        if not strange:
             return None
         return (
             f"holds {strange[0]!r} beside the model that is there, which would be lost with it. Move that, or name "

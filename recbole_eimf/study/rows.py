@@ -218,10 +218,15 @@ def row_of(entry: Any, where: str, model: str | None = None) -> Row:
     backbone = {"backbone": entry["backbone"]} if "backbone" in entry else {}
     row = parse_model(str(chosen))
     against = row.against if "against" not in entry else tuple(map(str, _listed(entry["against"])))
-    if isinstance(entry.get("name"), list | dict):
-        raise ConfigError(f"{where}, row {label!r}: its name is not text.")
+    check_name(entry, where)
     name = " ".join(str(entry.get("name", row.name)).split())  # it is a cell of tables of lines
     return Row(name, row.model, {**row.keys, **backbone, **keys}, against, entry.get("x"))
+
+
+def check_name(entry: Any, where: str) -> None:
+    """Raise ConfigError where an entry's ``name`` is a list or a mapping."""
+    if isinstance(entry, dict) and isinstance(entry.get("name"), list | dict):
+        raise ConfigError(f"{where}, row {entry['name']!r}: its name is not text.")
 
 
 def as_list(value: Any, key: str, where: str) -> list[Any]:

@@ -42,7 +42,7 @@ from recbole_eimf.study.compare import (
     metric_names,
     parse_seeds,
 )
-from recbole_eimf.study.rows import FRAMED, Row, as_list, complete, floors, row_of
+from recbole_eimf.study.rows import FRAMED, Row, as_list, check_name, complete, floors, row_of
 from recbole_eimf.study.table.summary import Experiment
 
 _KEYS = (
@@ -290,8 +290,7 @@ def over_backbones(entries: list[Any], backbones: list[Any], where: str) -> list
     """
     found: list[Any] = list(backbones)
     for entry in entries:
-        if isinstance(entry, dict) and isinstance(entry.get("name"), list | dict):
-            raise ConfigError(f"{where}, row {entry['name']!r}: its name is not text.")
+        check_name(entry, where)  # before it is a key here
     over = {e["name"]: e["over"] for e in entries if isinstance(e, dict) and e.get("over") and "name" in e}
     for entry in entries:
         if not isinstance(entry, dict) or not entry.get("over"):

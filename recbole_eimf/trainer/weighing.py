@@ -10,7 +10,7 @@ from recbole_eimf.core import distributed
 from recbole_eimf.core.files import read_json, write_json
 from recbole_eimf.core.run_folder import PRIOR_FILE
 from recbole_eimf.data.loader import RankingEvalDataLoader, SampledEvalDataLoader
-from recbole_eimf.model.score_prior import WEIGHTS, ScorePrior
+from recbole_eimf.model.score_prior import WEIGHTS, ScorePrior, weights_text
 from recbole_eimf.trainer.prior_fit import evidence, fit
 from recbole_eimf.trainer.trainer import InterestTrainer
 
@@ -97,8 +97,7 @@ def _fitted(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict
     if (found[metric] > alone[metric]) != trainer.valid_metric_bigger:
         prior.weight.zero_()
         found = alone
-    weighs = (torch.tensor(prior.weight_of(part)).flatten().tolist() for part in prior.parts)
-    said = ", ".join(f"{part} {' / '.join(f'{w:.3g}' for w in each)}" for part, each in zip(prior.parts, weighs))
+    said = weights_text(prior.weights())
     trainer.logger.info(f"score prior: {said}; valid {metric} {_shown(metric, found[metric])}")
     return found
 

@@ -91,6 +91,8 @@ class Backbone(nn.Module):
     view: str = "prefix"
     #: whether PAD's towers can be built over it: K = 1, and every tower takes its states at the same places
     fits_towers: bool = False
+    #: whether a row's own target is learned; False: only what is hidden within the row is
+    sees_what_follows: bool = True
     #: whether it has an encoder that ``torch_compile`` compiles
     has_transformer: bool = False
     item_bias: Tensor | None = None
@@ -168,8 +170,9 @@ def check_training_view(config, name: str) -> None:
             f"training_view=sequence: {short_name(name)} has one state a history, and would learn the last target of "
             f"each alone. Leave it out ({own}), or take prefix."
         )
-    if config["training_view"] in ("prefix", "random_cut") and name == "BERT4Rec" and not config["inference_only"]:
+    one_target = config["training_view"] in ("prefix", "random_cut")
+    if one_target and not backbone_class(name).sees_what_follows and not config["inference_only"]:
         raise ConfigError(
-            f"training_view={config['training_view']}: BERT4Rec guesses items that are hidden in its row, and would "
-            f"never see the one that follows. Leave it out ({own})."
+            f"training_view={config['training_view']}: {short_name(name)} guesses items that are hidden in its row, "
+            f"and would never see the one that follows. Leave it out ({own})."
         )

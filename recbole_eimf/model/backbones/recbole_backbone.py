@@ -73,6 +73,7 @@ class RecBoleBERT4Rec(Backbone):
     """
 
     view = "sequence"
+    sees_what_follows = False
     has_transformer = True
 
     def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module] | None = None) -> None:

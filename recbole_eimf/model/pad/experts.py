@@ -30,8 +30,10 @@ from recbole_eimf.model.selection import shared_rows
 #: what a tower is made of: ids; projected text; both, trained together; both, the ids pre-trained and aligned to text;
 #: what an LLM says is bought next, against text
 KINDS = ("id", "text", "hybrid", "aligned", "next")
+#: those whose candidates are text alone
+OF_TEXT = ("text", "next")
 #: the form of a kind's table, where ``fusion`` does not say it
-FORMS = {"id": "none", "text": "text", "next": "text"}
+FORMS = {"id": "none", **dict.fromkeys(OF_TEXT, "text")}
 
 
 def parse_experts(text: str) -> tuple[str, ...]:

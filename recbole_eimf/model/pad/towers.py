@@ -20,7 +20,15 @@ from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.negatives import NegativeSampler, known_items, sampled_softmax_loss
-from recbole_eimf.model.pad.experts import FORMS, ExpertTable, FrequencyGate, Tower, check_backbone, frequency_buckets
+from recbole_eimf.model.pad.experts import (
+    FORMS,
+    OF_TEXT,
+    ExpertTable,
+    FrequencyGate,
+    Tower,
+    check_backbone,
+    frequency_buckets,
+)
 from recbole_eimf.model.phase import Phase
 from recbole_eimf.model.products import scored_by_products
 from recbole_eimf.model.score_prior import prior_of, reads_next, reads_text
@@ -199,7 +207,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         by_frequency = self.wanted.gate == "frequency"
         start = self.wanted.gate_start or (0.0, 0.0, 0.0)
         end = (by_frequency and self.wanted.gate_end) or start
-        place = [{"id": 0, "text": 1, "next": 1}.get(tower.kind, 2) for tower in self.towers]
+        place = [0 if tower.kind == "id" else 1 if tower.kind in OF_TEXT else 2 for tower in self.towers]
         buckets = self.wanted.gate_buckets if by_frequency else 1
         bucket = torch.from_numpy(frequency_buckets(dataset.item_counts(), buckets))
         logits = [[float(one[index]) for index in place] for one in (start, end)]
@@ -283,7 +291,7 @@ class TowerModel(WeighsTargets, SequenceModel):
         if self.seen is None or self.wanted.unseen_ids == "learned":
             return None
         by_text = self.wanted.unseen_ids == "text"
-        able = [tower.kind in ("text", "next") if by_text else tower.kind != "id" for tower in self.towers]
+        able = [tower.kind in OF_TEXT if by_text else tower.kind != "id" for tower in self.towers]
         return torch.tensor(able) if any(able) else None
 
     def scored_vectors(self) -> Tensor:
