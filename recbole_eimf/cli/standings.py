@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(metrics) != 1:
         raise ConfigError(f"--metrics={given.metrics}: rows are ranked by one metric, such as NDCG@10.")
     out = Path(given.out)
-    check_writable(out, "out")
+    check_writable(out, "out", make=False)
     joined = join(read_parts([Path(path) for path in given.tables]))
     found = write_joined(joined, out, given.title, metrics[0], command_text("standings", arguments))
     print(as_text(found))

@@ -48,7 +48,7 @@ class MachineKeys:
     single_spec: bool = key(OF_MODEL, "set by the program: whether it works alone", **_MACHINE)
     device: Any = key(OF_MODEL, "set by the program: torch's device", **_MACHINE)
     state: str = key(OF_MODEL, "lowest level of log lines that are shown", form=_words(_LEVELS), **_MACHINE)
-    show_progress: bool = key(OF_MODEL, "progress bars", **_MACHINE)
+    show_progress: bool = key(OF_MODEL, "progress bars; a line a minute where the output is kept in a file", **_MACHINE)
     log_wandb: bool = key(OF_MODEL, "log to Weights & Biases", **_MACHINE)
     wandb_project: str = key(OF_MODEL, "project of Weights & Biases", **_MACHINE)
     data_path: str = key(OF_MODEL, "folder that holds a folder of atomic files for each data set", **_PATH)

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.core import distributed
+from recbole_eimf.core.bars import moves, without_colour
 from recbole_eimf.core.disk import writing
 from recbole_eimf.core.run_folder import LOG_FILE
 from recbole_eimf.core.version import __version__
@@ -40,6 +41,11 @@ class ForPeople(logging.Filter):
 
 class Screen(logging.StreamHandler):
     """Lines above a progress bar that moves, not through it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, in colour where that can be seen."""
+        line = super().format(record)
+        return line if moves(self.stream) else without_colour(line)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""

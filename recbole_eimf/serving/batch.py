@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
-from tqdm import tqdm
 
+from recbole_eimf.core.bars import bar
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, fingerprint, write_json
@@ -134,9 +134,9 @@ def recommend_file(
             say(line)
         left = [number for number in range(pieces) if not job.part(number).is_file()]
         done = min((pieces - len(left)) * job.piece, rows)
-        with tqdm(total=rows, initial=done, unit="user", desc="recommending", disable=not show_progress) as bar:
+        with bar(total=rows, initial=done, unit="user", desc="recommending", disable=not show_progress) as shown:
             for number in (spread or make_pieces)(job, left):
-                bar.update(min(job.piece, rows - number * job.piece))
+                shown.update(min(job.piece, rows - number * job.piece))
         answered = _join(job, pieces)
     shutil.rmtree(job.parts)
     return answered

@@ -238,8 +238,9 @@ def agree(
     """
     require("matplotlib")
     out = Path(out)
-    check_writable(out, "--out")
+    check_writable(out, "--out", make=False)
     found = compare(*_both((str(first), str(second)), model, backbone), pairs, buckets, seed)
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "agreement.json", found)
     draw_tau(found, out / "agreement_tau.png")
     draw_distances(found, out / "agreement_distances.png")

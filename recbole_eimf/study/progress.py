@@ -19,11 +19,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from recbole_eimf.core.bars import EVERY, bar, moves
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.study.runs import Run, histories_of
 
 _NEARLY = 0.98  # what takes longer than expected is nearly done, not done
-_ON_TERMINAL, _IN_FILE = 2.0, 60.0  # seconds between two looks; in a file each is a line
+_ON_TERMINAL, _IN_FILE = 2.0, EVERY  # seconds between two looks; in a file each is a line
 
 
 @dataclass(frozen=True)
@@ -231,25 +232,30 @@ def moving(
 ) -> Iterator[Moving]:
     """A bar over the readings that ``look`` finds every few seconds, with ``words`` beside it."""
     stop = threading.Event()
-    form = what + ": {percentage:3.0f}% |{bar:20}| {elapsed}, {desc}"
-    with tqdm(total=1.0, bar_format=form, file=sys.stderr) as bar:  # a run in this process puts a file in its place
+    file = sys.stderr  # a run in this process puts a file in its place
+    form = what + ": {percentage:.0f}%, {elapsed}, {desc}"
+    if moves(file):
+        form = what + ": {percentage:3.0f}% |{bar:20}| {elapsed}, {desc}"
+    with bar(total=1.0, bar_format=form, file=file) as shown_bar:
 
         def refresh() -> None:
             with contextlib.suppress(UserError, OSError):  # a folder that someone removes: the run itself will say so
                 readings = look()
                 found = estimate(readings, max(at_once, sum(one.state == "running" for one in readings)))
-                bar.n = found.share if found.share == 1 else min(found.share, 0.99)
-                bar.set_description_str(words(readings, found))
+                shown_bar.n = found.share if found.share == 1 else min(found.share, 0.99)
+                shown_bar.set_description_str(words(readings, found), refresh=moves(file))
+                if not moves(file):
+                    shown_bar.say()
 
         def watch() -> None:
-            while not stop.wait(_ON_TERMINAL if sys.__stderr__ and sys.__stderr__.isatty() else _IN_FILE):
+            while not stop.wait(_ON_TERMINAL if moves(file) else _IN_FILE):
                 refresh()
 
         watcher = threading.Thread(target=watch, daemon=True)
         refresh()
         watcher.start()
         try:
-            yield Moving(bar, refresh)
+            yield Moving(shown_bar, refresh)
         finally:
             stop.set()
             watcher.join()

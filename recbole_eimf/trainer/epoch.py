@@ -10,8 +10,8 @@ import torch
 from recbole.utils import get_gpu_usage, set_color
 from torch import Tensor
 from torch.nn.utils.clip_grad import clip_grad_norm_
-from tqdm.auto import tqdm
 
+from recbole_eimf.core.bars import bar
 from recbole_eimf.core.errors import UserError
 
 #: steps after which a GPU is asked for their losses; a processor's are there at once
@@ -92,8 +92,8 @@ def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[
     found = EpochLosses(trainer.device)
     scaler = scaler_of(trainer)
     title = set_color(f"Train {epoch:>5}", "pink")
-    bar = tqdm(batches, total=len(batches), ncols=100, desc=title, leave=False) if shown else batches
-    for batch in bar:
+    shown_bar = bar(batches, total=len(batches), ncols=100, desc=title, leave=False) if shown else batches
+    for batch in shown_bar:
         batch = batch.to(trainer.device)
         trainer.optimizer.zero_grad()
         with torch.autocast(device_type=trainer.device.type, enabled=trainer.enable_amp):
@@ -107,5 +107,5 @@ def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[
         scaler.step(trainer.optimizer)
         scaler.update()
         if shown and trainer.gpu_available:
-            bar.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(trainer.device), "yellow"))
+            shown_bar.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(trainer.device), "yellow"))
     return found.total()

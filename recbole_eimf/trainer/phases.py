@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from recbole.utils import init_seed
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm.std import tqdm
 
 from recbole_eimf.config.same import NOT_OF_EXPERTS, ONLY_OF_TEXT_EXPERTS
 from recbole_eimf.core import distributed
+from recbole_eimf.core.bars import bar
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.locks import made_once
@@ -64,7 +65,7 @@ class _BarTrainer(InterestTrainer):
         if show_progress:
             if self._bar is None:
                 batches = len(train_data)
-                self._bar = tqdm(total=self.epochs * batches, initial=epoch_idx * batches, desc=self.phase)
+                self._bar = bar(total=self.epochs * batches, initial=epoch_idx * batches, desc=self.phase)
             step = self._counted(step)
         losses = super()._train_epoch(train_data, epoch_idx, step, False)
         self._epoch["phase"] = self.phase

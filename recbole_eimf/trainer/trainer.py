@@ -17,11 +17,11 @@ from recbole.trainer import Trainer
 from recbole.utils import init_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
+from recbole_eimf.core.bars import bar
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.run_folder import HISTORY_FILE, STATE_FILE
@@ -119,7 +119,7 @@ class InterestTrainer(KeepsBestModel):
         self._parallel: DistributedDataParallel | None = None
         self._epoch: dict[str, Any] = {}  # the last of ``history``
         self._validates = True
-        self._evaluated = tqdm(disable=True)  # batches of the evaluation that is going on
+        self._evaluated = bar(disable=True)  # batches of the evaluation that is going on
         self._kept = Kept()
 
     # ------------------------------------------------------------------ RecBole's steps, measured
@@ -177,7 +177,7 @@ class InterestTrainer(KeepsBestModel):
     def _valid_epoch(self, valid_data, show_progress=False):
         begin = time.perf_counter()
         shown = show_progress and distributed.is_first()
-        with tqdm(total=len(valid_data), ncols=100, desc="Evaluate", leave=False, disable=not shown) as self._evaluated:
+        with bar(total=len(valid_data), ncols=100, desc="Evaluate", leave=False, disable=not shown) as self._evaluated:
             score, result = super()._valid_epoch(valid_data)
         self._epoch |= {"valid_seconds": time.perf_counter() - begin, "valid": {k: float(v) for k, v in result.items()}}
         return score, result

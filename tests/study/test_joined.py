@@ -171,6 +171,7 @@ def test_what_is_no_table_is_one_line(given, said, tmp_path, monkeypatch, capsys
     Path("good.json").write_text(json.dumps(of_backbone("SASRec", [3.0], [4.0])))
     assert command_line(["standings", *given]) == 2
     assert said in capsys.readouterr().err
+    assert not Path("standings").exists(), "nothing was made"
 
 
 def test_the_published_tables_of_office_join():

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
+from recbole_eimf.core.bars import bar
 from recbole_eimf.core.errors import DataError, suggestion
 
 if TYPE_CHECKING:
@@ -145,14 +144,14 @@ def text_lines(path: Path, encoding: str, newline: str = "\n") -> Iterator[str]:
     try:
         with (
             open(path, "rb") as raw,
-            tqdm(total=size, desc=path.name, unit="B", unit_scale=True, leave=False, disable=None) as bar,
+            bar(total=size, desc=path.name, unit="B", unit_scale=True, leave=False) as shown,
         ):
             binary = gzip.GzipFile(fileobj=raw) if zipped else raw
             for number, line in enumerate(io.TextIOWrapper(binary, encoding=codec, newline=newline), 1):
                 if number % _LINES_PER_UPDATE == 0:
-                    bar.update(raw.tell() - bar.n)
+                    shown.update(raw.tell() - shown.n)
                 yield line
-            bar.update(size - bar.n)
+            shown.update(size - shown.n)
     except UnicodeDecodeError as error:
         line, byte = _undecodable(path, encoding, zipped)
         where = f", line {line}" if line else ""

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 from scipy import sparse
-from tqdm.auto import tqdm
 
+from recbole_eimf.core.bars import bar
 from recbole_eimf.semantic.clustering.neighbours import Graph
 
 _NOISE = 1e-5
@@ -197,7 +197,7 @@ def propagate(
     reference, unchanged, iteration = messages.exemplar.copy(), 0, 0
     counts: list[int] = []
     abandoned = False
-    bar = tqdm(total=max_iter, desc="affinity propagation", disable=not progress, leave=False)
+    rounds = bar(total=max_iter, desc="affinity propagation", disable=not progress, leave=False)
     with ThreadPoolExecutor(min(len(messages.slabs), faiss.omp_get_max_threads())) as pool:
         while iteration < max_iter:
             iteration += 1
@@ -206,14 +206,14 @@ def propagate(
             unchanged += 1
             if np.count_nonzero(messages.exemplar != reference) > graph.size // _SETTLED:
                 reference, unchanged = messages.exemplar.copy(), 0
-            bar.update()
+            rounds.update()
             counts.append(np.count_nonzero(messages.exemplar))
             if unchanged >= convergence_iter and counts[-1]:
                 break
             if wanted is not None and _settles_outside(counts, *wanted):
                 abandoned = True
                 break
-    bar.close()
+    rounds.close()
     exemplar = messages.exemplar
     converged = unchanged >= convergence_iter and bool(exemplar.any())
     both = messages.responsible, messages.available

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from recbole_eimf.core.bars import bar
 from recbole_eimf.core.disk import check_writable, writing
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.semantic.encoders.text_encoder import TextEncoder
@@ -57,16 +57,16 @@ class EmbeddingCache:
             step *= getattr(encoder, "processes", 1)
             if missing:
                 check_writable(self.path.parent, "semantic_cache")
-            with tqdm(
+            with bar(
                 total=len(missing), desc="encoding texts", unit="text", disable=not (progress and missing)
-            ) as bar:
+            ) as shown:
                 for begin in range(0, len(missing), step):
                     part = missing[begin : begin + step]
                     vectors = np.ascontiguousarray(encoder.encode([distinct[i] for i in part]), dtype="<f4")
                     self._insert(connection, [keys[i] for i in part], vectors)
                     for i, vector in zip(part, vectors):
                         rows[i] = vector
-                    bar.update(len(part))
+                    shown.update(len(part))
         if len({len(row) for row in rows}) != 1 or not all(np.isfinite(row).all() for row in rows):
             raise self._damaged("vectors of different lengths, or numbers that are not finite")
         known = np.stack(rows).astype(np.float32, copy=False)

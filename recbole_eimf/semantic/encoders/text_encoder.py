@@ -22,9 +22,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from recbole_eimf.config.parts import check_part, of_key
+from recbole_eimf.core.bars import bar
 from recbole_eimf.core.errors import ConfigError, DataError, UserError, suggestion
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class TextEncoder(ABC):
 def with_progress(batches: Sequence[np.ndarray], progress: bool) -> Iterator[np.ndarray]:
     """Yield batches of text numbers, with a progress bar over texts if asked."""
     texts = sum(map(len, batches))
-    with tqdm(total=texts, desc="encoding texts", unit="text", disable=not progress, leave=False) as bar:
+    with bar(total=texts, desc="encoding texts", unit="text", disable=not progress, leave=False) as shown:
         for batch in batches:
             yield batch
-            bar.update(len(batch))
+            shown.update(len(batch))

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from recbole_eimf.core.bars import bar
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import append_jsonl, encodable
 from recbole_eimf.semantic.journal import (
@@ -263,7 +262,7 @@ class _Run:
         self.records: asyncio.Queue[tuple[dict, asyncio.Future] | None] = asyncio.Queue()
         self.writer: asyncio.Task | None = None
         self.workers: list[asyncio.Task] = []
-        self.bar = tqdm(total=self.total, unit="prompt", desc=what, disable=not progress, dynamic_ncols=True)
+        self.bar = bar(total=self.total, unit="prompt", desc=what, disable=not progress, dynamic_ncols=True)
 
     async def main(self) -> None:
         self.writer = asyncio.create_task(self._write_journal())
