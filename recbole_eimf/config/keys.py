@@ -182,12 +182,24 @@ class ItemSettings:
     score: Literal["dot", "cosine"] = key("dot", "how a state and an item vector make a score", affects="expert")
     score_scale: float = key(14.0, "multiplies cosine scores", above=0, affects="expert")
     num_negatives: int = key(
-        0, "drawn negatives: of a sampled softmax, for the whole batch (0: the full softmax), or for each target (bce)",
+        0, "drawn negatives: of a sampled softmax (0: the full softmax), or of bce and gbce",
         least=0, affects="expert",
     )  # fmt: skip
     negative_sampling: Literal["uniform", "popularity"] = key(
         "uniform",
-        "how negatives of a sampled softmax are drawn (log-Q corrected)",
+        "how negatives of a sampled softmax are drawn",
+        affects="expert",
+        switch=("num_negatives",),
+    )
+    negatives_for: Literal["batch", "target"] = key(
+        "batch",
+        "negatives of a sampled softmax: one draw for a batch, or one for each target",
+        affects="expert",
+        switch=("num_negatives",),
+    )
+    negative_correction: bool = key(
+        True,
+        "log-Q correction of a sampled softmax: it estimates the one over the catalogue",
         affects="expert",
         switch=("num_negatives",),
     )

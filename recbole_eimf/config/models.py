@@ -97,7 +97,7 @@ BACKBONES = {card.name: card for card in (
                  "ComiRecSA, routing regularised; hard negatives by remi_beta, 0 here (Xie et al. 2023)"),
     BackboneCard("DNN", f"{_MULTI}DNNBackbone", "the mean of the items (Covington et al. 2016)"),
     BackboneCard("LiGR", "recbole_eimf.model.backbones.ligr:LiGRBackbone",
-                 "gated self-attention; with num_negatives eSASRec (Tikhonovich et al. 2025)"),
+                 "gated self-attention; with recipe=esasrec eSASRec (Tikhonovich et al. 2025)"),
     *(BackboneCard(f"Dual{name}", f"{_DUAL}{name}", f"{name} over two views of items (LLM-ESR's)", over=name)
       for name in ("SASRec", "GRU4Rec")),
 )}  # fmt: skip

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from recbole.data.interaction import Interaction
@@ -24,7 +24,7 @@ from recbole_eimf.model.item_graph import heaviest, vector_mixture
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import first_rows, hard_readout, target_attention, unit_rows
 from recbole_eimf.model.losses import loss
-from recbole_eimf.model.losses.negatives import NegativeSampler, known_items, sampled_softmax_loss
+from recbole_eimf.model.losses.negatives import NegativeSampler, drawn_scores, known_items, sampled_softmax_loss
 from recbole_eimf.model.losses.soft_label import NextLabels
 from recbole_eimf.model.products import scored_by_products
 from recbole_eimf.model.score_prior import prior_of, reads_next, reads_text
@@ -160,14 +160,17 @@ class IBIM(WeighsTargets, SequenceModel):
             return None
         by_popularity = self.item_settings.negative_sampling == "popularity"
         items = torch.arange(1, self.n_items) if self.competing is None else self.competing
-        return NegativeSampler(items, dataset.item_counts() if by_popularity else None)
+        wanted = self.item_settings
+        counts = dataset.item_counts() if by_popularity else None
+        return NegativeSampler(items, counts, wanted.negatives_for == "target", wanted.negative_correction)
 
     # ------------------------------------------------------------------ training
     @property
     def looks_up(self) -> bool:
         """Whether a training step reads a few items' vectors alone, by id: then their gradient can be sparse."""
         alone = self.item_settings.item_text == "none" and self._mixture is None
-        return self.negatives is not None and alone and self.next_labels is None
+        few = self.negatives is not None and not self.negatives.for_each
+        return few and alone and self.next_labels is None
 
     def calculate_loss(self, interaction: Interaction) -> Tensor | tuple[Tensor, ...]:
         """The recommendation loss (eq. 13-14) plus the backbone's own penalty."""
@@ -228,19 +231,11 @@ class IBIM(WeighsTargets, SequenceModel):
         beta, count = self.backbone.hard_negative_beta, self.item_settings.num_negatives
         bias, competing = self.backbone.item_bias, self.competing
         if count:
-            drawn = self.negatives.draw(count)
-            drawn_bias = None if bias is None else bias[drawn.items]
-            return sampled_softmax_loss(
-                readout,
-                positive,
-                labelled,
-                target,
-                drawn,
-                vectors[drawn.items],
-                (self.n_items - 1 if competing is None else len(competing)) - 1,
-                beta or 0.0,
-                drawn_bias,
-            )
+            drawn = self.negatives.draw(count, len(target))
+            of = partial(_rows, vectors)
+            scores = drawn_scores(readout, drawn.items, of, self.n_items)
+            scores = scores if bias is None else scores + bias[drawn.items]
+            return sampled_softmax_loss(positive, labelled, target, drawn, scores, beta or 0.0)
         if competing is not None:  # behind a row of padding, as in the whole table
             vectors = F.pad(vectors[competing], (0, 0, 1, 0))
             bias = None if bias is None else F.pad(bias[competing], (1, 0))
@@ -304,6 +299,10 @@ class IBIM(WeighsTargets, SequenceModel):
         return {"id": self.backbone.item_embedding.weight[: self.n_items]}
 
 
+def _rows(vectors: Tensor | LookedUpVectors, items: Tensor | None = None) -> Tensor:
+    return vectors if items is None else vectors[items]
+
+
 class LookedUpVectors:
     """The scored vectors of a model as a table that is only ever read by item ids: ``vectors[items]``."""
 
@@ -345,7 +344,7 @@ class DNN(IBIM):
 
 
 class LiGR(IBIM):
-    """LiGR layers (Borisyuk et al. 2025); with ``num_negatives`` eSASRec (Tikhonovich et al. 2025)."""
+    """LiGR layers (Borisyuk et al. 2025); with ``recipe=esasrec`` eSASRec (Tikhonovich et al. 2025)."""
 
     fixed_backbone = "LiGR"
 

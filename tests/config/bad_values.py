@@ -111,6 +111,8 @@ _OURS = {
     "score_scale": number(0, -1),
     "num_negatives": whole(0),
     "negative_sampling": word(),
+    "negatives_for": word(),
+    "negative_correction": flag(),
     "logits_dtype": word(),
     "readout": word(),
     "readout_temperature": number(0, -1),

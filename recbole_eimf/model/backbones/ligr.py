@@ -1,7 +1,7 @@
 """LiGR layers (Borisyuk et al. 2025, "From Features to Transformers"): what eSASRec is made of.
 
-eSASRec (Tikhonovich et al., RecSys 2025) is SASRec's training with these layers and a sampled softmax:
-``--backbone=LiGR --num_negatives=256``.
+eSASRec (Tikhonovich et al., RecSys 2025) is SASRec's training with these layers and a softmax over items drawn for each
+target: ``--model=LiGR --recipe=esasrec``.
 """
 
 from __future__ import annotations

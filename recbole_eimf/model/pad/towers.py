@@ -19,7 +19,7 @@ from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
-from recbole_eimf.model.losses.negatives import NegativeSampler, known_items, sampled_softmax_loss
+from recbole_eimf.model.losses.negatives import NegativeSampler, drawn_scores, known_items, sampled_softmax_loss
 from recbole_eimf.model.pad.experts import (
     FORMS,
     OF_TEXT,
@@ -190,18 +190,20 @@ class TowerModel(WeighsTargets, SequenceModel):
         return torch.from_numpy(dataset.item_counts() > 0)
 
     def _make_sampler(self, dataset) -> NegativeSampler | None:
-        if self.item_settings.negative_sampling == "uniform":
-            return NegativeSampler(self.competing)
-        if self.wanted.loss != "ce":
+        wanted = self.item_settings
+        by_popularity = wanted.negative_sampling == "popularity"
+        if by_popularity and self.wanted.loss != "ce":
             raise ConfigError(
                 f"negative_sampling=popularity: corrected under loss=ce only; loss={self.wanted.loss} draws uniformly."
             )
-        return NegativeSampler(self.competing, dataset.item_counts())
+        counts = dataset.item_counts() if by_popularity else None
+        return NegativeSampler(self.competing, counts, wanted.negatives_for == "target", wanted.negative_correction)
 
     @property
     def _looks_up(self) -> bool:
         """Whether the loss asks for the vectors of drawn items only."""
-        return self.wanted.loss != "ce" or self.item_settings.num_negatives > 0
+        wanted = self.item_settings
+        return self.wanted.loss != "ce" or (wanted.num_negatives > 0 and wanted.negatives_for == "batch")
 
     def _new_gate(self, dataset) -> FrequencyGate:
         by_frequency = self.wanted.gate == "frequency"
@@ -237,9 +239,9 @@ class TowerModel(WeighsTargets, SequenceModel):
     def score_loss(self, states: Tensor, target: Tensor, user: Tensor, vectors_of) -> Tensor:
         """The loss of states [P, D] whose scores are products with ``vectors_of(items)`` (``vectors_of()``: of all).
 
-        ``ce`` is a softmax over the competing items (``candidates``), or over ``num_negatives`` of them drawn for the
-        whole batch; ``bce`` and ``gbce`` draw ``num_negatives`` (at least one) for each target, outside the user's
-        history.
+        ``ce`` is a softmax over the competing items (``candidates``), or over ``num_negatives`` of them
+        (``negatives_for``: drawn for the batch, or for each target); ``bce`` and ``gbce`` draw ``num_negatives`` (at
+        least one) for each target, outside the user's history.
         """
         count = self.item_settings.num_negatives
         if self.wanted.loss == "ce" and not count:
@@ -250,9 +252,9 @@ class TowerModel(WeighsTargets, SequenceModel):
             return loss.full_softmax_loss(states, competing, positive, dtype=self.logits_dtype)
         positive = (states * vectors_of(target)).sum(-1)
         if self.wanted.loss == "ce":
-            drawn = self.sampler.draw(count)
-            others = len(self.competing) - 1
-            return sampled_softmax_loss(states, positive, positive, target, drawn, vectors_of(drawn.items), others)
+            drawn = self.sampler.draw(count, len(target))
+            scores = drawn_scores(states, drawn.items, vectors_of, self.n_items)
+            return sampled_softmax_loss(positive, positive, target, drawn, scores)
         drawn = self.negatives(user, max(count, 1))
         negative = torch.einsum("pd,pkd->pk", states, vectors_of(drawn))
         gbce = self.wanted.loss == "gbce"
