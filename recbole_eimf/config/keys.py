@@ -554,8 +554,9 @@ class RunSettings:
     torch_compile: bool = key(False, "compile transformer encoders; slower on processors")
     skip_test: bool = key(False, "do not look at the test part: what a search does")
     slice_bounds: tuple[int, ...] = key(
-        (1, 5, 20), "slices of the targets by training frequency: 0, 1-5, 6-20, >20", least=1, affects="machine"
-    )
+        (1, 5, 20), "slices of the targets by training frequency and by the length of histories: 0, 1-5, 6-20, >20",
+        least=1, affects="machine",
+    )  # fmt: skip
 
 
 #: every part, in the order that `keys` shows

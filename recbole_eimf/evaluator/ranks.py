@@ -14,7 +14,7 @@ from recbole_eimf.core.arrays import contained, distinct
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint, read_tensors, write_tensors
 from recbole_eimf.core.run_folder import RANKS_FILE
-from recbole_eimf.evaluator.slices import Range, frequency_slices, inside
+from recbole_eimf.evaluator.slices import Range, fixed_ranges, frequency_slices, inside
 
 METRICS = ("recall", "hit", "ndcg", "ndcg_hits", "mrr")
 
@@ -30,7 +30,8 @@ class Ranks:
     in the same order, so their values may be paired. ``slices`` are ranges of training frequency; ``mark_names``
     are further ones, whose targets ``marked`` tells: ``tied`` and ``untied``, whether a target has the time of the
     history's last item (without times all may), ``new_user``, whether training does not know its user,
-    ``repeat``, whether its user had the item before, and, where training lacks some targets, ``seen``: all others.
+    ``repeat``, whether its user had the item before, where training lacks some targets ``seen``: all others, and by
+    the events that its user had before it ``history_1-5``, ``history_6-20``, ``history_>20``.
     """
 
     user: np.ndarray  # int64 [R], RecBole ids
@@ -144,7 +145,8 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
     Args:
         items: ranked items of every test user, int [R, depth]; 0 is no item.
         test, train: the parts (:class:`recbole_eimf.data.dataset.LazySequenceDataset`).
-        bounds: of fixed slices, see :func:`recbole_eimf.evaluator.slices.frequency_slices`.
+        bounds: of fixed slices of frequencies and of histories' lengths, see
+            :func:`recbole_eimf.evaluator.slices.frequency_slices`.
     """
     every = np.arange(len(items))
     row, item = (array.numpy() for array in test.targets(every))
@@ -157,9 +159,13 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
     hits = np.zeros(items.shape, dtype=np.uint8)
     hits[row[rank >= 0], rank[rank >= 0]] = 1
     counts = train.item_counts()
-    marks = {"tied": tied, "untied": ~tied, "new_user": new, "repeat": _repeated(test, row, item)}
+    of, had = (part.numpy() for part in test.history(every))
+    repeated = contained(row * test.item_num + item, of * test.item_num + had)
+    marks = {"tied": tied, "untied": ~tied, "new_user": new, "repeat": repeated}
     if not counts[item].all():  # models that know items by id alone can only be compared on the others
         marks["seen"] = counts[item] > 0
+    length = np.bincount(of, minlength=len(items))[row]
+    marks |= {f"history_{name}": inside(length, limits) for name, limits in fixed_ranges(bounds).items()}
     return Ranks(
         user=test.spans.user,
         hits=hits,
@@ -173,12 +179,6 @@ def collected_ranks(items: np.ndarray, test, train, bounds: Sequence[int] = ()) 
         marked=np.stack([*marks.values()], axis=1).astype(np.uint8),
         mark_names=tuple(marks),
     )
-
-
-def _repeated(test, row: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """Which targets (row, item) stand in their row's history, bool [T]."""
-    had = [part.numpy() for part in test.history(np.arange(len(test.spans)))]
-    return contained(row * test.item_num + item, had[0] * test.item_num + had[1])
 
 
 def _identity(test, row: np.ndarray, item: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Slices of the test targets by how often training saw them."""
+"""Slices of the test targets by how often training saw them, and by how much their users had before."""
 
 from __future__ import annotations
 
@@ -35,12 +35,21 @@ def frequency_slices(counts: np.ndarray, bounds: Sequence[int] = ()) -> dict[str
     first, second = (int(frequency[tercile <= t].max(initial=0)) for t in (0, 1))
     slices: dict[str, Range] = {"unseen": (0, 0), "cold": (1, first), "median": (first + 1, second)}
     slices["warm"] = (second + 1, None)
-    if bounds:
-        ends = [bounds[0] - 1, *bounds[1:]]
-        begins = [0, bounds[0], *(end + 1 for end in bounds[1:-1])]
-        slices |= {str(a) if a == b else f"{a}-{b}": (a, b) for a, b in zip(begins, ends)}
-        slices[f">{ends[-1]}"] = (ends[-1] + 1, None)
-    return slices
+    return slices | fixed_ranges(bounds)
+
+
+def fixed_ranges(bounds: Sequence[int]) -> dict[str, Range]:
+    """Ranges by their names.
+
+    >>> fixed_ranges([1, 5, 20])
+    {'0': (0, 0), '1-5': (1, 5), '6-20': (6, 20), '>20': (21, None)}
+    """
+    if not bounds:
+        return {}
+    ends = [bounds[0] - 1, *bounds[1:]]
+    begins = [0, bounds[0], *(end + 1 for end in bounds[1:-1])]
+    named = {str(a) if a == b else f"{a}-{b}": (a, b) for a, b in zip(begins, ends)}
+    return {**named, f">{ends[-1]}": (ends[-1] + 1, None)}
 
 
 def inside(counts: np.ndarray, limits: Range) -> np.ndarray:

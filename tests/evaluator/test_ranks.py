@@ -136,6 +136,14 @@ def test_a_target_that_is_asked_for_twice_is_one_with_marks_of_its_own():
         "repeat": [False, True, False],  # another row's history is not this one's
         "seen": [False, True, True],
     }
+    bounded = collected_ranks(np.array([[5, 1], [2, 4]]), part, train, [1, 2, 4]).marks
+    assert {name: marked.tolist() for name, marked in bounded.items() if name.startswith("history_")} == {
+        "history_0": [False] * 3, "history_1-2": [True] * 3, "history_3-4": [False] * 3, "history_>4": [False] * 3,
+    }  # fmt: skip
+    part.history = lambda rows: (torch.tensor([1, 1, 1]), torch.tensor([3, 5, 3]))
+    bounded = collected_ranks(np.array([[5, 1], [2, 4]]), part, train, [1, 2]).marks
+    assert bounded["history_0"].tolist() == [True, True, False], "nothing came before"
+    assert bounded["history_>2"].tolist() == [False, False, True], "an item that was there twice is two events"
     # who was asked for what is a matter of names, which another filter numbers differently
     part.spans = dataclasses.replace(part.spans, user=np.array([2, 1]))
     names |= {"user": np.array(["[PAD]", "b", "a"]), "item": names["item"][[0, 1, 2, 8, 4, 9, 6, 7, 3, 5]]}
