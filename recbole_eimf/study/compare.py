@@ -18,7 +18,7 @@ from recbole_eimf.core.parts import require
 from recbole_eimf.study import progress, runs
 from recbole_eimf.study.jobs import check_cluster, gpus_of_a_job, make_text_once
 from recbole_eimf.study.report import report
-from recbole_eimf.study.rows import Row, complete, parse_models
+from recbole_eimf.study.rows import Row, complete, over_their_own, parse_models
 from recbole_eimf.study.runs import RESERVED, Run, Workers
 from recbole_eimf.study.search.space import AllFixedError, Space, shipped_space
 from recbole_eimf.study.table import table
@@ -161,7 +161,7 @@ def experiment_of(
     return Experiment(
         title or f"{', '.join(names) if len(names) <= 6 else f'{len(names)} models'} on {dataset}",
         dataset,
-        complete(rows, protocol=keys.get("protocol")),
+        complete(over_their_own(rows, keys), protocol=keys.get("protocol")),
         parse_seeds(seeds),
         keys,
         command,

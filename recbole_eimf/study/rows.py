@@ -25,6 +25,7 @@ from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import CHOSEN, contract_of
+from recbole_eimf.config.layers import merged, our_layers
 from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, known_model_names, load_model_class
 from recbole_eimf.config.placebo import PLACEBOS, is_placebo, own_placebo
 from recbole_eimf.config.yaml_file import read_yaml
@@ -160,6 +161,27 @@ def _framed(text: str, frame: str, inner: str) -> Row:
         raise ConfigError(f"models: {text}: {frame} is a backbone itself. Write {frame}, or EIMF[{frame}].")
     backbone_class(inner)
     return Row(text, frame, {"backbone": inner}, _measured_against(inner) if frame == "EIMF" else (inner,))
+
+
+def over_their_own(rows: Iterable[Row], shared: Mapping[str, Any]) -> list[Row]:
+    """Rows with a framework's bare name (``PAD``) measured against the backbone that it has, as ``PAD[SASRec]`` is."""
+    rows = list(rows)
+    there = {row.name for row in rows}
+    bare = [row.name == row.model and row.model in MODELS and not row.against for row in rows]
+    own = [[name for name in _of_bare(row, shared) if name in there] if is_bare else row.against
+           for row, is_bare in zip(rows, bare)]  # fmt: skip
+    return [replace(row, against=tuple(against)) for row, against in zip(rows, own)]
+
+
+def _of_bare(row: Row, shared: Mapping[str, Any]) -> tuple[str, ...]:
+    model_class = load_model_class(row.model)
+    contract = contract_of(model_class)
+    if row.model == "IBIM" or contract.fixed_backbone or contract.counting:
+        return ()
+    backbone = {**merged(our_layers(model_class, row.model, "", {})), **shared, **row.keys}.get("backbone")
+    if not isinstance(backbone, str):
+        return ()
+    return _measured_against(backbone) if row.model == "EIMF" else (backbone,)
 
 
 def _measured_against(backbone: str) -> tuple[str, ...]:

@@ -171,9 +171,9 @@ def standings(tables: Sequence[Mapping[str, Any]], metric: str, among: Collectio
     named = [name for name in named if among is None or name in among]
     left_out = {}
     for name in named:
-        lacking = [title_of(table) for table, found in zip(tables, values) if name not in found]
-        if lacking:
-            left_out[name] = f"no figure yet in {'; '.join(lacking)}"
+        if lacking := [table for table, found in zip(tables, values) if name not in found]:
+            there = {title_of(table): found[name] for table, found in zip(tables, values) if name in found}
+            left_out[name] = _lacks(name, lacking, there)
     counting = {row["name"] for table in tables for row in table["rows"] if counts(row)}
     for table, found in zip(tables, values):
         trained = [name for name in named if name not in left_out and name not in counting]
@@ -233,6 +233,19 @@ def _without_common_seed(found: Mapping[str, Mapping[str, float]], trained: Sequ
 def _at_seed(seeds: Mapping[str, float], seed: str) -> float:
     """A row's figure for a seed; a counting row has one for all."""
     return seeds[seed] if seed in seeds else statistics.mean(seeds.values())
+
+
+def _lacks(name: str, tables: Sequence[Mapping[str, Any]], there: Mapping[str, Mapping[str, float]]) -> str:
+    """Why a row is not ranked, and its figures ``there``, in the other tables.
+
+    A floor that forgets, say, stands only in tables of one time for all.
+    """
+    never = [title_of(table) for table in tables if name not in {row["name"] for row in table["rows"]}]
+    waiting = [title_of(table) for table in tables if title_of(table) not in never]
+    parts = [("no such row in", never), ("no figure yet in", waiting)]
+    reasons = [f"{what} {'; '.join(titles)}" for what, titles in parts if titles]
+    figures = [f"{statistics.mean(seeds.values()):.2f} in {title}" for title, seeds in there.items()]
+    return ", ".join([*reasons, *figures])
 
 
 def _standing(name, rank, ranks, tables, values, metric) -> Standing:

@@ -125,7 +125,7 @@ def test_ranks_are_means_over_seeds_then_over_tables():
     assert by_name["SASRec"].ranks == (1.5, 3.0)
     assert by_name["Popularity"].ranks == (3.0, 1.0)  # one run, which counts for every seed
     assert [row.name for row in found.rows] == ["EIMF[SASRec]", "Popularity", "SASRec"]
-    assert found.left_out == {"late": "no figure yet in a, leave_one_out"}
+    assert found.left_out == {"late": "no such row in a, leave_one_out, 9.00 in b, leave_one_out"}
     assert by_name["EIMF[SASRec]"].figures[0] == pytest.approx((3.0, 2**0.5))
     assert by_name["Popularity"].floor
     assert not by_name["SASRec"].floor

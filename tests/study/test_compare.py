@@ -17,7 +17,7 @@ from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.cli import compare as compare_command
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.study import compare, runs
-from recbole_eimf.study.rows import complete, parse_model, parse_models, read_rows
+from recbole_eimf.study.rows import complete, over_their_own, parse_model, parse_models, read_rows
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.trial import Job, Trial
 from recbole_eimf.trainer.trainer import InterestTrainer
@@ -54,6 +54,18 @@ def test_what_names_mean():
     assert [row.name for row in complete(parse_models("Markov, SASRec"))] == [
         "Popularity", "DecayedItemKNN", "Markov", "SASRec",
     ]  # fmt: skip
+
+
+def test_a_framework_s_bare_name_is_measured_against_the_backbone_that_it_has():
+    rows = parse_models("SASRec,GRU4Rec,PAD,EIMF,placebo[SASRec],MoRec,MIND,TextKNN,DecayedItemKNN")
+
+    def against(**shared):
+        return {row.name: row.against for row in complete(over_their_own(rows, shared)) if row.against}
+
+    placebo = {"placebo[SASRec]": ("SASRec",)}
+    over = {name: ("SASRec",) for name in ("PAD", "MoRec")}
+    assert against() == {**over, **placebo, "EIMF": ("SASRec", "placebo[SASRec]")}
+    assert against(backbone="GRU4Rec") == {**placebo, **{name: ("GRU4Rec",) for name in ("PAD", "MoRec", "EIMF")}}
 
 
 def test_names_are_read_before_anything_else_has_made_recbole_ready(monkeypatch):
