@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.cli.export import EMPTY
-from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch, write_left
+from recbole_eimf.cli.paid import agreed_to, export_options, parsed, what_and_where, write_batch, write_left
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.maker import is_marked
@@ -53,11 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
     words = list(arguments)
-    out, licence = _take_option(words, "export"), _take_option(words, "licence")
-    if out:
-        export.check_folder(Path(out))
-    elif licence:
-        raise ConfigError(f"--licence={licence}: of the replies that --export=DIR writes; give that too.")
+    out, licence = export_options(words)
     values, flags = parsed(words)
     pipeline, folder, seed = _prepared(values, out, dry="--dry-run" in flags)
     source = pipeline.settings.interest_source
@@ -138,22 +133,3 @@ def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
     if failed and found.source == "openai":
         print(f"the raw replies are in {pipeline.journal}; the same command asks for the failed ones again")
     return 3 if failed and found.llm_used else 0
-
-
-def _take_option(arguments: list[str], name: str) -> str | None:
-    """Take ``--name VALUE`` or ``--name=VALUE`` out of the arguments; None where it is not there, ConfigError where it
-    has no value."""
-    for at, argument in enumerate(arguments):
-        if argument == f"--{name}":
-            if at + 1 == len(arguments) or arguments[at + 1].startswith("--"):
-                raise ConfigError(f"--{name} is given without a value.")
-            del arguments[at]
-            value = arguments.pop(at)
-        elif argument.startswith(f"--{name}="):
-            value = arguments.pop(at).partition("=")[2]
-        else:
-            continue
-        if not value:
-            raise ConfigError(f"--{name}='': {EMPTY}")
-        return value
-    return None

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.cli.paid import agreed_to, parsed, what_and_where, write_batch, write_left
+from recbole_eimf.cli.paid import agreed_to, export_options, parsed, what_and_where, write_batch, write_left
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.keys import SemanticSettings
-from recbole_eimf.config.maker import is_marked
 from recbole_eimf.core.disk import check_not_read
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.core.files import atomic_path, write_json
+from recbole_eimf.core.files import write_json
+from recbole_eimf.semantic import knowledge_export
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
+from recbole_eimf.semantic.knowledge_export import ITEMS
 from recbole_eimf.semantic.llm.item_reply import parse_item
 from recbole_eimf.semantic.needs import check_knowledge_file, check_knowledge_source, check_path, source_of_knowledge
 
 USAGE = """usage: python -m recbole_eimf knowledge --dataset=NAME [--data_path=DIR]
          --knowledge_source=openai|batch|file|shuffled [--key=value ...] [--dry-run | --yes]
+         [--export=DIR [--licence=TEXT]]
 
 Asks about each item of the catalogue: its kind, use, buyer and occasion, and what its buyers buy next. Writes
 OUT/items.jsonl and OUT/report.json (--output_dir=OUT, default knowledge/NAME), which training side-loads with
@@ -30,14 +31,14 @@ OpenAI Batch API that the journal does not answer (several files where one would
 with --batch_file=FILE or a folder of files; file checks replies made elsewhere; shuffled writes their placebo: to each
 item what is known of another one that is about as popular (default OUT: knowledge/NAME-shuffled).
 
+--export=DIR also writes the replies as data for others: with a card, the prompt, the model and a fingerprint of the
+titles, which --knowledge_file=DIR checks when it loads the folder.
+
 keys (all take --key=value): llm_model, llm_model_alias (what answers call it, if otherwise), llm_base_url,
 llm_api_key_env (the NAME of the variable that holds the key), llm_api_key_file, llm_concurrency, llm_check_first,
 llm_price_in, llm_price_out (USD per million tokens),
 knowledge_prompt_file, knowledge_file, shuffled_knowledge, batch_file, protocol, semantic_cache
 """
-
-
-_ITEMS = "items.jsonl"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,8 +49,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
-    values, flags = parsed(arguments)
-    stage, popularity, seed, folder = _prepared(values, dry="--dry-run" in flags)
+    words = list(arguments)
+    out, licence = export_options(words)
+    values, flags = parsed(words)
+    stage, popularity, seed, folder = _prepared(values, out, dry="--dry-run" in flags)
     introduction = f"{len(stage.item_text)} items with text. The prompt of one item:"
     if _writes_requests(stage.settings):
         wanted = stage.llm_settings()
@@ -61,14 +64,19 @@ def main(arguments: Sequence[str]) -> int:
     elif "--dry-run" in flags:
         print(f"knowledge_source={stage.settings.knowledge_source}: no paid calls; {len(stage.item_text)} items.")
         return 0
-    return _written(stage.run(popularity, seed, agreed=True), stage, folder)
+    found = stage.run(popularity, seed, agreed=True)
+    code = _written(found, stage, folder)
+    if out:
+        knowledge_export.write_export(Path(out), found, stage, licence)
+        print(f"exported: {out} (see {out}/README.md); load it with --knowledge_source=file --knowledge_file={out}")
+    return code
 
 
 def _writes_requests(settings: SemanticSettings) -> bool:
     return source_of_knowledge(settings) == "batch" and not settings.batch_file
 
 
-def _prepared(values: dict[str, Any], dry: bool) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
+def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
     from recbole_eimf.experiment.interests import knowledge_stage
 
     placebo = "-shuffled" if values.get("knowledge_source") == "shuffled" else ""
@@ -79,7 +87,8 @@ def _prepared(values: dict[str, Any], dry: bool) -> tuple[KnowledgeStage, dict[s
     def check(settings: SemanticSettings) -> None:
         check_path("knowledge_prompt_file", settings.knowledge_prompt_file)  # what is asked is shown and written, too
         check_knowledge_file(settings)
-        check_not_read([folder / _ITEMS], {"knowledge_file": settings.knowledge_file}, f"output_dir={folder}")
+        for key, place in {"output_dir": folder, **({"--export": Path(out)} if out else {})}.items():
+            check_not_read([place / ITEMS], {"knowledge_file": settings.knowledge_file}, f"{key}={place}")
         if not dry and not _writes_requests(settings):
             check_knowledge_source(settings, dataset)
 
@@ -88,22 +97,14 @@ def _prepared(values: dict[str, Any], dry: bool) -> tuple[KnowledgeStage, dict[s
 
 
 def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
-    folder.mkdir(parents=True, exist_ok=True)
-    records = (
-        {"item_id": item, "profile": known.profile, "next": list(known.next), "source": found.source}
-        | ({"prompt_sha256": found.digests[item]} if found.digests.get(item) and not is_marked(found.source) else {})
-        for item, known in found.items.items()
-    )
-    with atomic_path(folder / _ITEMS) as temporary:
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        temporary.write_text(lines, encoding="utf-8")
+    knowledge_export.write_items(folder, found)
     write_json(folder / "report.json", {"source": found.source, **found.report})
     missing = found.report["items_with_text"] - len(found.items)
     print(
         f"{len(found.items)} of {found.report['items_with_text']} items are known, "
         f"{found.report['next_phrases']} phrases of what is bought next"
         + (f"; {missing} items without" if missing else "")
-        + f"\nwritten: {folder}/{_ITEMS}, report.json"
+        + f"\nwritten: {folder}/{ITEMS}, report.json"
     )
     if found.source == "batch":
         write_left(stage.requests(), stage.llm_settings(), folder, found.items.keys())

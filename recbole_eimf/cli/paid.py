@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_eimf.cli.export import EMPTY
 from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.semantic.export import check_folder
 from recbole_eimf.semantic.llm.client import Estimate, answered_users, estimate
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
@@ -27,6 +29,35 @@ def parsed(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     if not isinstance(agreed, bool):  # paid calls are made of what this says
         raise ConfigError(f"--yes={agreed}: True or False is needed. Write --yes to agree, or leave it out.")
     return values, flags | ({"--yes"} if agreed else set())
+
+
+def export_options(arguments: list[str]) -> tuple[str | None, str | None]:
+    """Take ``--export`` and ``--licence`` out of the arguments. Raises UserError where nothing can be written there."""
+    out, licence = _take_option(arguments, "export"), _take_option(arguments, "licence")
+    if out:
+        check_folder(Path(out))
+    elif licence:
+        raise ConfigError(f"--licence={licence}: of the replies that --export=DIR writes; give that too.")
+    return out, licence
+
+
+def _take_option(arguments: list[str], name: str) -> str | None:
+    """Take ``--name VALUE`` or ``--name=VALUE`` out of the arguments; None where it is not there, ConfigError where it
+    has no value."""
+    for at, argument in enumerate(arguments):
+        if argument == f"--{name}":
+            if at + 1 == len(arguments) or arguments[at + 1].startswith("--"):
+                raise ConfigError(f"--{name} is given without a value.")
+            del arguments[at]
+            value = arguments.pop(at)
+        elif argument.startswith(f"--{name}="):
+            value = arguments.pop(at).partition("=")[2]
+        else:
+            continue
+        if not value:
+            raise ConfigError(f"--{name}='': {EMPTY}")
+        return value
+    return None
 
 
 def what_and_where(values: dict[str, Any], parent: str, ending: str = "") -> tuple[str, list[str] | None, Path]:

@@ -355,7 +355,9 @@ class TextSettings:
     )
     shuffled_knowledge: Literal["file", "openai", "batch"] = key("file", "what the placebo of items shuffles")
     knowledge_file: str | None = key(
-        None, "JSONL of item_id with response, or kind, profile, next; for knowledge_source=file", affects="content"
+        None,
+        "JSONL of item_id with response, or kind, profile, next, or an export; for knowledge_source=file",
+        affects="content",
     )
     knowledge_prompt_file: str | None = key(None, "a prompt of your own about an item", affects="content")
     next_neighbours: int = key(20, "items nearest to a phrase of what is bought next", least=1)

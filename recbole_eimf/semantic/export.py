@@ -28,7 +28,7 @@ from recbole_eimf.core.files import atomic_path, file_digest, write_json
 
 REPLIES, ASSIGNMENT, META, CARD = "interests.jsonl", "assignment.csv.gz", "meta.json", "README.md"
 _FILES = (REPLIES, ASSIGNMENT)
-_NO_LICENCE = (
+NO_LICENCE = (
     "None named by whoever made this. The terms of the model's provider and of the data set decide what may be done "
     "with the replies; read both before passing them on."
 )
@@ -132,7 +132,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         "interests": found.report["interests"],
         "unchecked": _unchecked(found),
         "files": {name: file_digest(folder / name) for name in _FILES},
-        "licence": licence or _NO_LICENCE,
+        "licence": licence or NO_LICENCE,
         "recbole_eimf": metadata.version("recbole_eimf"),
     }
     with atomic_path(folder / CARD) as temporary:

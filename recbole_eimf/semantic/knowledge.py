@@ -24,6 +24,7 @@ from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.core.files import read_jsonl
 from recbole_eimf.data.item_text import text_of
+from recbole_eimf.semantic import knowledge_export
 from recbole_eimf.semantic.journal import journal_of
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
@@ -57,6 +58,7 @@ class KnowledgeStage:
 
     def __init__(self, item_text: Mapping[str, str], settings: SemanticSettings, name: str) -> None:
         self.item_text, self.settings, self.name = item_text, settings, name
+        self.read_meta: dict[str, Any] | None = None  # of the export that was read
 
     @property
     def journal(self) -> Path:
@@ -72,9 +74,14 @@ class KnowledgeStage:
         """The question about each item, in the order of tokens."""
         return self._requests
 
+    @property
+    def template(self) -> str:
+        """The prompt, with a place for the item."""
+        return load_template(self.settings.knowledge_prompt_file, "knowledge.txt", ITEM)
+
     @cached_property
     def _requests(self) -> list[PromptRequest]:
-        template = load_template(self.settings.knowledge_prompt_file, "knowledge.txt", ITEM)
+        template = self.template
         return [item_prompt(item, self.item_text[item], template) for item in sorted(self.item_text)]
 
     def llm_settings(self) -> OpenAISettings:
@@ -135,7 +142,12 @@ class KnowledgeStage:
     def _replies(self, agreed: bool, again: bool) -> dict[str, Reply]:
         s = self.settings
         if self.source == "file":
-            return read_knowledge(Path(s.knowledge_file), s.max_interests)
+            path = Path(s.knowledge_file)
+            if not path.is_dir():
+                return read_knowledge(path, s.max_interests)
+            file, self.read_meta = knowledge_export.opened(path)
+            replies = read_knowledge(file, s.max_interests)
+            return knowledge_export.of_these_titles(replies, self.read_meta, self.item_text, path)
         if self.source == "batch":
             return batch.answers(self.requests(), self.llm_settings(), Path(s.batch_file), self.journal, parse_item)
         return endpoint.ask(

@@ -19,7 +19,7 @@ from recbole_eimf.config.parts import part_of
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
 from recbole_eimf.core.parts import require
 from recbole_eimf.data.item_text import check_item_text
-from recbole_eimf.semantic import export
+from recbole_eimf.semantic import export, knowledge_export
 from recbole_eimf.semantic.encoders.build import check_encoder
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 from recbole_eimf.semantic.journal import journal_of, read_journal
@@ -234,8 +234,11 @@ def check_knowledge_source(
             f"knowledge_source={settings.knowledge_source}: {needs} is not set. Give --{needs}=FILE, the file of "
             f"replies."
         )
-    for key in ("knowledge_prompt_file", *(["knowledge_file"] if source == "file" else [])):
-        check_path(key, getattr(settings, key))
+    check_path("knowledge_prompt_file", settings.knowledge_prompt_file)
+    if source == "file" and Path(settings.knowledge_file).is_dir():
+        knowledge_export.opened(Path(settings.knowledge_file))
+    elif source == "file":
+        check_path("knowledge_file", settings.knowledge_file)
     if source == "batch":
         batch.answer_files(Path(settings.batch_file))
     if source == "openai":

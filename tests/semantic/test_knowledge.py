@@ -342,7 +342,9 @@ def arguments(planted, tmp_path, monkeypatch):
     ]
 
 
-def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys):
+def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("recbole_eimf.core.bars.moves", lambda file: True)  # as on a terminal
+
     def answer(asked, n):
         return Answer(content="N/A" if f"[{TITLES[3]} (" in asked.prompt and n < 2 else GOOD)
 
@@ -486,6 +488,99 @@ def test_a_batch_about_items_asks_what_the_journal_does_not_answer(arguments, tm
     answer = {"custom_id": json.loads(request)["custom_id"], "response": {"status_code": 200, "body": body}}
     assert main([*batch, f"--batch_file={write(tmp_path / 'answers.jsonl', answer)}"]) == 0
     assert "10 of 10 items are known" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- replies as data
+def exported(arguments, folder, *more):
+    with LLMServer(lambda asked, n: Answer(content=GOOD)) as server:
+        paid = [*arguments, "--knowledge_source=openai", f"--llm_base_url={server.url}", "--llm_model=qwen-x", "--yes"]
+        assert main([*paid, f"--export={folder}", *more]) == 0
+    return json.loads((folder / "meta.json").read_text())
+
+
+def test_an_export_holds_what_others_need_and_loads(arguments, planted, tmp_path, capsys):
+    folder = tmp_path / "export"
+    meta = exported(arguments, folder, "--licence=CC BY 4.0")
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "items.jsonl", "meta.json"]
+    assert (meta["dataset"], meta["model"], meta["items"], meta["licence"]) == ("planted", "qwen-x", 10, "CC BY 4.0")
+    assert "{item}" in meta["prompt"]
+    assert meta["unchecked"] == 0
+    card = (folder / "README.md").read_text()
+    for part in ("qwen-x", meta["titles"], "CC BY 4.0", "{item}", "--knowledge_file=export", "10 of 10 items"):
+        assert part in card
+    assert "sk-secret" not in "".join(path.read_text() for path in folder.iterdir())
+    capsys.readouterr()
+
+    load = [*arguments[:-3], f"--output_dir={tmp_path / 'loaded'}", "--knowledge_source=file"]
+    assert main([*load, f"--knowledge_file={folder}", f"--export={tmp_path / 'again'}"]) == 0
+    report = json.loads((tmp_path / "loaded" / "report.json").read_text())
+    assert (report["items_known"], report["replies_to_another_prompt"]) == (10, 0)
+    again = json.loads((tmp_path / "again" / "meta.json").read_text())
+    same = ("model", "prompt", "licence", "titles", "unchecked", "files")
+    assert {key: again[key] for key in same} == {key: meta[key] for key in same} | {"files": again["files"]}
+    assert again["source"] == "file"
+    keys = {"data_path": str(planted), "state": "ERROR", "show_progress": False, "compare_with": [], "topk": [1, 5]}
+    keys |= {"valid_metric": "NDCG@5", "text_encoder": "tfidf-svd", "semantic_cache": str(tmp_path / "cache")}
+    found = recbole_eimf.run("NextKNN", "planted", None, **keys, knowledge_source="file", knowledge_file=str(folder))
+    assert found.side_load["knowledge"]["items_known"] == 10
+
+
+def test_replies_to_another_title_are_left_out_and_to_none_of_these_refused(arguments, planted, tmp_path, caplog):
+    """Ids of two catalogues may be the same numbers."""
+    folder = tmp_path / "export"
+    exported(arguments, folder)
+    titles = dict.fromkeys((f"i{n}" for n in range(10)), "")
+    titles |= {f"i{n}": TITLES[n] for n in range(10)}
+    settings = SemanticSettings(knowledge_source="file", knowledge_file=str(folder), semantic_cache=str(tmp_path))
+    other = {**titles, "i3": "Another thing", "i11": "A new thing"}
+    found = KnowledgeStage(other, settings, "other").run({})
+    assert sorted(found.items) == sorted(set(titles) - {"i3"})
+    assert "1 of 10 replies about items of this catalogue answer for another title" in caplog.text
+    with pytest.raises(DataError, match="made from other titles, of planted .*of 10 ids that are in both none has"):
+        KnowledgeStage({item: f"{title} 2" for item, title in titles.items()}, settings, "other").run({})
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "prompt": None}))
+    with pytest.raises(DataError, match="made from other titles.*knowledge_file=.*items.jsonl"):
+        KnowledgeStage(other, settings, "other").run({})
+    assert len(KnowledgeStage(titles, settings, "other").run({}).items) == 10
+
+
+def test_a_folder_that_is_no_export_or_has_changed_is_refused_before_any_work(arguments, tmp_path, capsys):
+    folder = tmp_path / "export"
+    meta = exported(arguments, folder)
+
+    def said(path=folder):
+        keys = ["--knowledge_source=file", f"--knowledge_file={path}", f"--output_dir={tmp_path / 'loaded'}"]
+        assert main([*arguments[:-3], *keys]) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    capsys.readouterr()
+    of_no_export = said(tmp_path / "out")
+    assert "not an export of `python -m recbole_eimf knowledge --export`" in of_no_export
+    assert f"Name the JSONL file of replies itself, {tmp_path}/out/items.jsonl" in of_no_export
+    (folder / "meta.json").write_text(json.dumps({**meta, "kind": None}))
+    assert f"an export of users' interests, not of knowledge of items. Give it as --interest_file={folder}" in said()
+    (folder / "meta.json").write_text(json.dumps(meta))
+    lines = (folder / "items.jsonl").read_text()
+    (folder / "items.jsonl").write_text(lines.replace("ink", "oil"))
+    assert "not the file that was exported" in said()
+    (folder / "items.jsonl").unlink()
+    assert "items.jsonl is not there" in said()
+    (folder / "items.jsonl").write_text(lines)
+    over = [*arguments[:-3], "--knowledge_source=file", f"--knowledge_file={folder}", f"--export={folder}"]
+    assert main([*over, f"--output_dir={tmp_path / 'loaded'}"]) == 2
+    assert "would be written over knowledge_file" in " ".join(capsys.readouterr().err.split())
+    assert main([*arguments, "--knowledge_source=openai", "--licence=mine"]) == 2
+    assert "--licence=mine: of the replies that --export=DIR writes" in capsys.readouterr().err
+
+
+def test_an_exported_placebo_stays_one(arguments, planted_knowledge, tmp_path):
+    keys = ["--knowledge_source=shuffled", f"--knowledge_file={planted_knowledge}", f"--export={tmp_path / 'placebo'}"]
+    assert main([*arguments, *keys]) == 0
+    assert "**a placebo**" in (tmp_path / "placebo" / "README.md").read_text()
+    load = ["--knowledge_source=file", f"--knowledge_file={tmp_path / 'placebo'}"]
+    assert main([*arguments[:-3], f"--output_dir={tmp_path / 'read'}", *load]) == 0
+    assert json.loads((tmp_path / "read" / "report.json").read_text())["source"] == "shuffled file"
 
 
 def test_the_real_replies_of_office_are_read_whole():

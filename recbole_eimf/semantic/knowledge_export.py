@@ -1,0 +1,176 @@
+"""What an LLM knows of items, as data: a folder that others can load.
+
+``items.jsonl`` (``item_id``, ``profile``, ``next``, ``source``, ``prompt_sha256``), ``meta.json`` (data set, model,
+prompt, licence, digests) and a card, ``README.md``. ``knowledge_file=FOLDER`` loads it. A prompt holds a title and an
+id: it knows nothing of any user, so that the replies serve every split, and are about whatever has these titles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from importlib import metadata
+from logging import getLogger
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recbole_eimf.config.maker import is_marked
+from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.files import atomic_path, file_digest, write_json
+from recbole_eimf.semantic.export import CARD, META, NO_LICENCE, check_folder
+from recbole_eimf.semantic.llm.item_reply import item_prompt
+from recbole_eimf.semantic.llm.reply import Reply
+
+if TYPE_CHECKING:
+    from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
+
+ITEMS = "items.jsonl"
+_KIND = "knowledge of items"
+
+
+def write_items(folder: Path, found: Knowledge) -> None:
+    """Write ``items.jsonl`` as the file source reads it; a placebo's lines answer no prompt of their item."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = (
+        {"item_id": item, "profile": known.profile, "next": list(known.next), "source": found.source}
+        | ({"prompt_sha256": found.digests[item]} if found.digests.get(item) and not is_marked(found.source) else {})
+        for item, known in found.items.items()
+    )
+    with atomic_path(folder / ITEMS) as temporary:
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        temporary.write_text(lines, encoding="utf-8")
+
+
+def titles_digest(item_text: Mapping[str, str]) -> str:
+    """A digest (16 hex characters) of a catalogue's items and their texts, in any order."""
+    digest = hashlib.sha256()
+    for item, text in sorted(item_text.items()):
+        digest.update(json.dumps([item, text]).encode())
+    return digest.hexdigest()[:16]
+
+
+def write_export(folder: Path, found: Knowledge, stage: KnowledgeStage, licence: str | None) -> None:
+    """Write a whole export; ``meta.json`` comes last, so that half an export is none.
+
+    Args:
+        folder: where to; new, empty, or an earlier export. licence: a note on what others may do with the replies.
+    """
+    check_folder(folder)
+    write_items(folder, found)
+    asked = stage.source in ("openai", "batch")
+    of = stage.read_meta or {}  # what is exported anew was made by whoever made it
+    told = found.report["replies_unchecked"] < found.report["items_known"]
+    todays = asked or (told and not found.report["replies_to_another_prompt"])
+    prompt = of.get("prompt") or (stage.template if todays else None)
+    meta = {
+        "format": 1,
+        "kind": _KIND,
+        "dataset": stage.name,
+        "titles": titles_digest(stage.item_text),
+        "source": found.source,
+        "model": of.get("model") or (stage.llm_settings().model if asked else None),
+        "prompt": prompt,
+        "prompt_sha256": prompt and hashlib.sha256(prompt.encode()).hexdigest(),
+        "items": len(found.items),
+        "items_with_text": found.report["items_with_text"],
+        "next_phrases": found.report["next_phrases"],
+        "unchecked": sum(not found.digests.get(item) for item in found.items),
+        "files": {ITEMS: file_digest(folder / ITEMS)},
+        "licence": licence or of.get("licence") or NO_LICENCE,
+        "recbole_eimf": metadata.version("recbole_eimf"),
+    }
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(_card(meta, folder), encoding="utf-8")
+    write_json(folder / META, meta)
+
+
+def opened(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file of replies of an export, and what the export says of itself.
+
+    Raises:
+        DataError: the folder is none, or one of interests, or its file is not the one that was exported.
+    """
+    said = f"knowledge_file={folder}"
+    try:
+        meta = json.loads((folder / META).read_bytes())
+        kind, digest = meta.get("kind"), meta["files"].get(ITEMS)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{said}: a folder without a readable {META} ({type(error).__name__}): not an export of `python -m "
+            f"recbole_eimf knowledge --export`. Name the JSONL file of replies itself, {folder / ITEMS}."
+        ) from error
+    if kind != _KIND:
+        raise DataError(f"{said}: an export of users' interests, not of {_KIND}. Give it as --interest_file={folder}.")
+    if not (folder / ITEMS).is_file():
+        raise DataError(f"{said}: {ITEMS} is not there, of what {META} says was exported. Copy it too.")
+    if digest != file_digest(folder / ITEMS):
+        raise DataError(
+            f"{folder / ITEMS}: not the file that was exported: its digest differs from {META}'s. Get the folder anew, "
+            f"or export it again; to use the file as it is, name it: knowledge_file={folder / ITEMS}."
+        )
+    return folder / ITEMS, meta
+
+
+def of_these_titles(
+    replies: Mapping[str, Reply], meta: Mapping[str, Any], item_text: Mapping[str, str], folder: Path
+) -> dict[str, Reply]:
+    """Those replies of an export whose prompt the titles at hand give: ids alone may be of another catalogue.
+
+    Raises:
+        DataError: they are of other titles, all of them or, without prompts to compare, as a whole.
+    """
+    if meta.get("titles") == titles_digest(item_text):
+        return dict(replies)
+    template = meta.get("prompt")
+    there = {item: reply for item, reply in replies.items() if item in item_text}
+    tellable = template and any(reply.prompt_sha256 for reply in there.values())
+    kept = {
+        item: reply
+        for item, reply in there.items()
+        if tellable and reply.prompt_sha256 == item_prompt(item, item_text[item], template).sha256
+    }
+    if not kept:
+        raise DataError(
+            f"knowledge_file={folder}: made from other titles, of {meta.get('dataset')} (fingerprint "
+            f"{meta.get('titles')}, here {titles_digest(item_text)})"
+            + (f": of {len(there)} ids that are in both none has the same title" if tellable else "")
+            + f". Take the same data set and text_fields; to use the file without this check, name it: "
+            f"knowledge_file={folder / ITEMS}."
+        )
+    if len(kept) < len(there):
+        getLogger().warning(
+            f"knowledge_file={folder}: {len(there) - len(kept)} of {len(there)} replies about items of this catalogue "
+            f"answer for another title, or nobody knows for which. They are not used."
+        )
+    return kept
+
+
+def _card(meta: Mapping[str, Any], folder: Path) -> str:
+    said = f"by {meta['model']}" if meta["model"] else "by a model that is not recorded"
+    if is_marked(meta["source"]):
+        said += ", given to other items of like popularity: **a placebo**"
+    prompt = f"\nThe prompt:\n\n```text\n{meta['prompt']}\n```\n" if meta["prompt"] else ""
+    command = f"python -m recbole_eimf run --model=NextKNN {shlex.quote('--dataset=' + str(meta['dataset']))} \\\n    "
+    command += f"--knowledge_source=file {shlex.quote(f'--knowledge_file={folder.resolve().name}')}"
+    return f"""# What an LLM says of the items of {meta["dataset"]}
+
+{meta["items"]} of {meta["items_with_text"]} items, {meta["next_phrases"]} phrases of what is bought next.
+
+- made {said} (source `{meta["source"]}`), with recbole_eimf {meta["recbole_eimf"]}
+- a prompt holds an item's title and id, and nothing of any user
+- titles: fingerprint `{meta["titles"]}`; where it differs on loading, replies to another title are left out
+- licence: {meta["licence"]}
+
+| file | what |
+|---|---|
+| `{ITEMS}` | `item_id`, `profile` (kind, use, buyer, occasion), `next` (what is bought next), `prompt_sha256` |
+| `{META}` | all of the above for programs |
+
+Beside this folder:
+
+```bash
+{command}
+```
+{prompt}"""
