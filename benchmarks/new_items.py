@@ -13,6 +13,8 @@ one; how many neighbours an item has and how they are weighed was chosen by its 
 LLM's words on every item, and with its words on another item (placebo), in the same models, and tests each against the
 titles alone, paired over the users of all seeds.
 
+With ``--item_text=codes`` (VQ-Rec) the items are also placed by their own codes, as the paper has it.
+
 A seed draws the hidden items and trains the model. Runs are kept under ``--work`` and used again; rows are added to
 ``--out``, in place of those of the same data set, model and seed.
 """
@@ -28,14 +30,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 
 import recbole_eimf
 from recbole_eimf import Recommender
 from recbole_eimf.config.config import parse_command_line
+from recbole_eimf.config.keys import our_keys
 from recbole_eimf.core.files import write_json
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.evaluator.significance import paired_test
 from recbole_eimf.model import placing
+from recbole_eimf.model.text_codes import product_codes
 from recbole_eimf.semantic.knowledge import ItemKnowledge, Knowledge, item_texts, read_knowledge, shuffled
 from recbole_eimf.serving.export import export
 from recbole_eimf.serving.new_items import with_rows
@@ -125,6 +130,32 @@ def with_items(model: Recommender, titles: dict[str, str], neighbours: int | Non
     return grown
 
 
+def placed_by_codes(model: Recommender, run: Path, titles: dict[str, str], text: dict[str, str]) -> Recommender:
+    """A copy of the model with the items placed by their own codes: pieces and centroids are those of the training.
+
+    Raises:
+        SystemExit: the codes found here are not those that the model was trained with.
+    """
+    parts, given = model._parts, json.loads((run / "config.json").read_text(encoding="utf-8"))["given"]
+    weight = load_file(run / "model.safetensors")["backbone.net.item_embedding.code_embedding.weight"]
+    pieces, centroids = (int(given.get(key, our_keys()[key].default)) for key in ("code_pieces", "code_centroids"))
+    known = [item for item in parts.catalogue.tokens.to_pylist() if item in text]
+    wanted = [text[item] for item in [*known, *titles]]
+    protocol = model.config["evaluation"]["protocol"]
+    vectors = torch.from_numpy(encoded(model.config["text"]["encoder"], wanted, parts.catalogue, protocol))
+    there = torch.ones(len(vectors), dtype=torch.bool)
+    codes = product_codes(vectors, there, pieces, centroids, fitted=torch.arange(len(vectors)) < len(known))
+    made = weight[codes + centroids * torch.arange(pieces)].sum(1) / pieces**0.5
+    table = parts.encoder.state_dict()[parts.encoder.tables()[0]]
+    if not torch.allclose(made[: len(known)], table[[parts.catalogue.row_of[item] for item in known]], atol=1e-4):
+        raise SystemExit(f"{run}: was trained with other codes than those found here")
+    kept = placing.Neighbours.place
+    placing.Neighbours.place = lambda near, table: made[len(known) :]
+    grown = with_items(model, titles)
+    placing.Neighbours.place = kept
+    return grown
+
+
 def words_on_items(file: Path, text: dict[str, str], counts: dict[str, int], seed: int) -> dict[str, dict[str, str]]:
     """Item texts: titles with an LLM's words, and with its words on another item as popular."""
     replies = {item: reply for item, reply in read_knowledge(file).items() if item in text and reply.status == "ok"}
@@ -141,7 +172,8 @@ def placed_by(model: Recommender, texts: dict[str, str], hidden: set[str]) -> Re
     kept = [item for item in known if item in texts]
     new = sorted(hidden)
     wanted = [texts[item] for item in [*kept, *new]]
-    vectors = torch.from_numpy(encoded(model.config["text"]["encoder"], wanted, parts.catalogue))
+    protocol = model.config["evaluation"]["protocol"]
+    vectors = torch.from_numpy(encoded(model.config["text"]["encoder"], wanted, parts.catalogue, protocol))
     table = torch.zeros_like(parts.text.text)
     table[[parts.catalogue.row_of[item] for item in kept]] = vectors[: len(kept)].half()
     parts = replace(parts, text=replace(parts.text, text=table))
@@ -217,6 +249,7 @@ def main() -> None:
             model = trained(model_name, seed, {"dataset": name, **keys}, folder)
             prior = model.config.get("prior")
             label = f"{model.config['name']} + {prior['kind']}" if prior else model.config["name"]
+            label += f", item_text={keys['item_text']}" if "item_text" in keys else ""
             row = {"dataset": name, "model": label, "seed": seed, "hidden_items": len(hidden)}
             rows = [old for old in rows if any(old[key] != value for key, value in row.items())]
             row |= {"users": {kind: len(found[0]) for kind, found in test.items()}}
@@ -225,6 +258,11 @@ def main() -> None:
                 "keys": {key: value for key, value in keys.items() if key != "semantic_cache"},
             }
             row |= measured(model, test, valid, titles, given.grid)
+            if keys.get("item_text") == "codes":
+                grown = placed_by_codes(model, folder / model_name, titles, text)
+                row["added by own codes"] = {
+                    kind: round(100 * float(hits(grown, users).mean()), 2) for kind, users in test.items()
+                }
             rows.append(row)
             print(json.dumps(row), flush=True)
             if given.knowledge:
