@@ -27,7 +27,9 @@ import yaml
 from recbole_eimf.config.yaml_file import parse_command_line
 
 FIRST_SEED = 2020
-METRICS, SLICES = ("hit@10", "ndcg@10", "ndcg@50", "recall@50"), {"all": None, "seen <= 5 times": ("0", "1-5")}
+METRICS = ("hit@10", "ndcg@10", "ndcg@50", "recall@50")
+SLICES = {"all": None, "seen <= 5 times": ("0", "1-5"), "history of 1-5": ("history_1-5",),
+          "history of 6-20": ("history_6-20",), "history of > 20": ("history_>20",)}  # fmt: skip
 
 
 def run_all(out: Path, plan: dict[str, Any], only: str | None) -> None:
@@ -132,6 +134,8 @@ def table(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
             entry[f"weights ({', '.join(weights[0])})"] = [list(each.values()) for each in weights]
         placebo = f"{name}/shuffled"
         for label, slices in SLICES.items():
+            if slices and not {*slices} <= {*runs[0].slices, *runs[0].mark_names}:
+                continue  # made before there were such slices
             for metric in METRICS:
                 each = [per_user(ranks, metric, slices) for ranks in runs]
                 values = joined(each)

@@ -299,7 +299,8 @@ def test_another_papers_form_is_not_built_on_eimfs():
     """LLM-ESR derives from IBIM too, and its recipe=paper is another paper's."""
     other = EIMFConfig("LLMESR", "ml-100k", None, {"recipe": "paper"})
     plain = EIMFConfig("LLMESR", "ml-100k", None, {})
-    for key in ("score", "learner", "readout"):
+    assert (other["score"], other["learner"], other["n_heads"]) == ("dot", "adam", 1), "its own"
+    for key in ("readout", "gamma", "interest_num"):
         assert other[key] == plain[key], key
 
 

@@ -100,6 +100,18 @@ def test_clusters_and_interests_are_those_before_validation(keys, make_config):
     assert before.side.fitted.tolist() == [bool(n) for n in before.item_counts()]
 
 
+def test_an_item_that_came_between_validation_and_test_is_known_when_it_is_trained_again(keys, make_config, tmp_path):
+    between = int((T_VAL + T_TEST) / 2)
+    events = EVENTS | {"late": [(0, int(T_VAL) - 5), (9, between), (1, between + 1)]}
+    events = {u: [(8 if i == 9 and t <= T_VAL else i, t) for i, t in each] for u, each in events.items()}
+    given = {**keys, "data_path": str(write(tmp_path / "between", events)), "time_dates": [str(T_VAL), str(T_TEST)]}
+    config = make_config("IBIM", **given, dataset="baskets", refit=True, item_text="add")
+    train, _, _ = assembly.datasets(config)[1]
+    new = train.field2token_id["item_id"]["i9"]
+    assert not train.side.fitted[new]
+    assert train.before_test.side.fitted[new]
+
+
 @pytest.mark.parametrize(("model", "more"), [
     ("EIMF", {"epochs": 1, "interest_source": "keywords"}), ("Markov", {}), ("ItemKNNText", {}),
     ("SMEM", {"epochs": 1, "n_layers": 1, "phase_cache": False}),

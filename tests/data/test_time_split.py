@@ -476,3 +476,61 @@ def test_replies_made_before_the_border_load_under_it(shared, make_config, tmp_p
     loaded = pipeline_of(config, train).side_loaded
     usable, counts = loaded.usable, loaded.counts
     assert (len(usable), counts["replies_of_this_history"], counts["replies_of_another_history"]) == (485, 485, 0)
+
+
+@pytest.mark.parametrize("keys", [{}, {"backbone": "BERT4Rec"}, {"num_negatives": 4, "negative_correction": False}])
+def test_where_text_is_read_items_of_the_future_do_not_compete(make_config, tmp_path, monkeypatch, keys):
+    """The loss over the items that training knows, which are not the first ones; their biases too, and draws."""
+    late = {f"u{n}": [(0, 1), (2, 2), (4, 3), (6, 4), (n % 4 * 2, 5)] for n in range(8)}
+    events = {"v": [(0, 1), (1, 80), (3, 90), (5, 95), (7, 99)]} | late  # ids go by the first event of a file
+    folder = write(tmp_path / "gaps", events)
+    given = {"dataset": "baskets", "data_path": str(folder), "protocol": "global_time", "time_dates": ["50", "85"]}
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "text_encoder": "tfidf-svd", "item_text": "add"}
+    config = make_config("IBIM", **{**given, **still, "backbone": "SASRec", **keys})
+    torch.manual_seed(0)
+    train, _, _ = assembly.datasets(config)[1]
+    net = config.model_class(config, train).train()
+    known = train.item_counts().nonzero()[0]
+    assert len(known) < net.n_items - 2
+    assert known.max() > len(known), "there is a gap"
+    if net.negatives is not None:
+        assert net.negatives.candidates.tolist() == known.tolist()
+        assert net.negatives.draw(4, 1).others == 4
+        net.negatives.corrected = True
+        assert net.negatives.draw(4, 1).others == len(known) - 1
+        return
+    batch = train.rows(np.arange(4))
+    bias = net.backbone.item_bias
+    if bias is not None:
+        with torch.no_grad():
+            bias.copy_(torch.linspace(-1, 1, len(bias)))
+    torch.manual_seed(1)
+    states, vectors, readout = net._forward(batch)
+    positive = (readout * vectors[states.target]).sum(1)
+    scores = readout @ vectors[known].T
+    if bias is not None:
+        positive, scores = positive + bias[states.target], scores + bias[known]
+    wanted = (scores.exp().sum(1).log() - positive).mean()
+    got = net._softmax_loss(readout, states.target, vectors, positive, positive)
+    assert got.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_shuffled_histories_are_those_of_their_seed(parts):
+    one, same, two = (named(parts(shuffled_history=True, ties_seed=seed)[1][0]) for seed in (1, 1, 2))
+    assert one == same != two
+    assert [(user, sorted(items)) for user, items, _ in one] == [(user, sorted(items)) for user, items, _ in two]
+
+
+def test_a_share_of_the_users_stays_a_share_when_they_are_trained_again(parts):
+    """Those who were drawn, and the same share of those who came later."""
+    between = int((T_VAL + T_TEST) / 2)
+    events = EVENTS | {f"late{n}": [(n, between), (n + 1, between + 1)] for n in range(7)}
+    given = {"events": events, "time_dates": [str(T_VAL), str(T_TEST)], "refit": True}
+    drawn, whole = parts(train_share=0.5, **given)[1][0], parts(**given)[1][0]
+    before, all_before = ({*part.before_test.spans.user.tolist()} for part in (drawn, whole))
+    first, all_first = ({*part.spans.user.tolist()} for part in (drawn, whole))
+    assert len(first) == round(0.5 * len(all_first))
+    assert before & all_first == first, "the very same"
+    later = all_before - all_first
+    assert later
+    assert len(before & later) == round(0.5 * len(later)) > 0

@@ -124,7 +124,7 @@ def test_a_target_that_is_asked_for_twice_is_one_with_marks_of_its_own():
         history=lambda rows: (torch.tensor([1, 0]), torch.tensor([3, 5])),
         item_num=10, uid_field="user", iid_field="item", field2id_token=names,
     )  # fmt: skip
-    train = SimpleNamespace(item_counts=lambda: np.array([0, 1, 1, 0, 2, 3, 0, 0, 0, 0]))
+    train = SimpleNamespace(item_counts=lambda: np.array([0, 1, 1, 0, 1, 3, 0, 0, 0, 0]))
     ranks = collected_ranks(np.array([[5, 1], [2, 4]]), part, train)
     assert list(zip(ranks.target_row, ranks.target_item)) == [(0, 3), (0, 5), (1, 4)]
     assert (ranks.target_rank.tolist(), ranks.targets.tolist()) == ([-1, 0, 1], [2, 1])
@@ -152,6 +152,24 @@ def test_a_target_that_is_asked_for_twice_is_one_with_marks_of_its_own():
     assert collected_ranks(np.array([[5, 1], [2, 4]]), part, train).identity == ranks.identity
     names["user"] = names["user"][[0, 2, 1]]
     assert collected_ranks(np.array([[5, 1], [2, 4]]), part, train).identity != ranks.identity
+
+
+def test_the_same_targets_at_other_rows_of_a_user_are_asked_otherwise():
+    """Under time_target=successive the order of equal times decides which row asks for what."""
+    names = {"user": np.array(["[PAD]", "a"]), "item": np.array([f"i{n}" for n in range(10)])}
+
+    def identity(first, second):
+        part = SimpleNamespace(
+            spans=Spans(np.array([1, 1]), *(np.zeros(2, dtype=np.int64) for _ in range(3))),
+            targets=lambda rows: (torch.tensor([0, 1]), torch.tensor([first, second])),
+            tied_targets=lambda rows: np.array([False, False]), of_new_users=lambda rows, train: np.array([False] * 2),
+            history=lambda rows: (torch.tensor([1]), torch.tensor([3])),
+            item_num=10, uid_field="user", iid_field="item", field2id_token=names,
+        )  # fmt: skip
+        train = SimpleNamespace(item_counts=lambda: np.ones(10, dtype=np.int64))
+        return collected_ranks(np.array([[5, 1], [2, 4]]), part, train).identity
+
+    assert identity(5, 4) == identity(5, 4) != identity(4, 5)
 
 
 @pytest.mark.parametrize("keys", [{"protocol": "user_split"}, {}])

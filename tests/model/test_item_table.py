@@ -112,6 +112,14 @@ def test_principal_components_are_those_of_the_items_with_text(text):
     assert made[has_text][:, D:].std().item() == pytest.approx(0.02, rel=0.3)
 
 
+def test_components_have_their_deviation_however_many_are_kept(text):
+    vectors, has_text = text
+    for dimension in (2, 4):
+        assert principal_components(vectors, has_text, dimension, 0.02)[has_text].std().item() == pytest.approx(
+            0.02, rel=1e-3
+        )
+
+
 def test_items_that_are_not_fitted_on_are_projected_as_the_others_say(text):
     vectors, has_text = text
     fitted = has_text.clone()

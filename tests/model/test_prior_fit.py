@@ -386,3 +386,21 @@ def test_a_prior_is_weighed_without_a_validation_of_epochs(prior_keys, tmp_path)
     held = json.loads((tmp_path / "out" / "prior.json").read_text())
     assert max(np.ravel(held["weights"])) > 0
     assert held["valid"]["ndcg@5"] > 0
+
+
+def test_weights_are_fitted_to_scores_not_to_picks_by_category(make_config, planted_knowledge):
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "interest_num": 2}
+    keys |= {"category_field": "title"}
+    found = []
+    for diversity in (0.0, 0.05):
+        config = make_config("IBIM", score_prior="both", backbone="ComiRecSA", diversity_lambda=diversity, **keys)
+        train, valid, _ = assembly.loaders(config)
+        torch.manual_seed(0)
+        net = config.model_class(config, train._dataset)
+        net.prior.weight.zero_()
+        before = net.diversity
+        assert (before is not None) == bool(diversity)
+        trainer = type("Trained", (), {"model": net, "device": torch.device("cpu")})
+        found.append(evidence(trainer, net.prior, valid).of_items)
+        assert net.diversity is before
+    assert torch.equal(*found)

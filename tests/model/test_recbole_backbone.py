@@ -54,3 +54,8 @@ def test_bert4rec_hides_what_it_asks_for_and_nothing_else(make_config):
         windows = [whole[i : i + length] for i in range(len(whole) - length + 1)]
         assert filled.tolist() in windows
     assert 0.3 < hidden.sum() / (shown != 0).sum() < 0.5
+    last = (shown != 0).sum(1) - 1
+    others = hidden.clone()
+    others[torch.arange(60), last] = False
+    drawn = others.any(1)  # the last item is hidden of itself only where the draw hid nothing
+    assert 0.1 < hidden[torch.arange(60), last][drawn].double().mean() < 0.7

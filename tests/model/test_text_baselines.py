@@ -217,3 +217,10 @@ def test_makes_text_expert_is_trained_as_morec_first(built):
     got, expected = (m.train().calculate_loss(batch).item() for m in (phase.model, morec))
     assert got == pytest.approx(expected, rel=1e-5)
     assert [p.name for p in built("MAKE", pretrain="all")[0].phases(train)] == ["pretrain-id", "pretrain-text"]
+
+
+def test_first_stages_have_the_keys_of_their_names(built):
+    rates = {"pretrain_learning_rate": 0.1, "pretrain_epochs": 3, "align_learning_rate": 0.2, "align_epochs": 5}
+    for model, wanted in (("CTRL", {"learning_rate": 0.2, "epochs": 5}), ("MAKE", {"learning_rate": 0.1, "epochs": 3})):
+        net, train = built(model, **rates)
+        assert [phase.keys for phase in net.phases(train)] == [wanted]

@@ -505,3 +505,9 @@ def test_real_titles_sparse_agrees_with_dense():
     sparse = cluster_users(vectors, settings(preference=-3.0, method="sparse", neighbours=128))
     assert len(sparse.exemplars) == pytest.approx(len(dense.exemplars), rel=0.01, abs=1)
     assert sparse.net_similarity == pytest.approx(dense.net_similarity, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["dense", "sparse"])
+def test_a_ratio_is_of_the_users_not_of_different_ones(method):
+    points = np.repeat(cloud(40), 3, axis=0)
+    assert abs(len(cluster_users(points, settings(exemplar_ratio=0.1, method=method)).exemplars) - 12) <= 2

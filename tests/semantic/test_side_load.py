@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import assembly
+from recbole_eimf.semantic import side_load
 from recbole_eimf.semantic.corpus import Corpus
 from recbole_eimf.semantic.side_load import corpus_of, load_side_information, pipeline_of, popularity_of
 from tests.conftest import TITLES, planted_sequences, write_atomic
@@ -102,3 +104,9 @@ def test_a_source_that_cannot_deliver_stops_before_text_is_encoded(make_config, 
     with pytest.raises(DataError, match="gone.jsonl"):
         assembly.loaders(make_config("EIMF", **keys))
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_follows_an_item_is_the_mean_of_its_phrases_at_a_text_s_length():
+    phrases = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    found = side_load._means([[], [0, 1], [1]], phrases)
+    assert torch.allclose(found, torch.tensor([[0.0, 0.0], [0.5**0.5, 0.5**0.5], [0.0, 1.0]]))

@@ -11,10 +11,11 @@ import pytest
 import torch
 from scipy import sparse
 
+import recbole_eimf
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.model.placing import NEIGHBOURS, TEMPERATURE, Neighbours
 from recbole_eimf.model.score_prior import PARTS
-from recbole_eimf.serving.export import write_run
+from recbole_eimf.serving.export import export, write_run
 from recbole_eimf.serving.index import FlatIndex
 from recbole_eimf.serving.new_items import _scored, with_rows
 from recbole_eimf.serving.recommender import Recommender
@@ -250,3 +251,19 @@ def test_items_are_placed_by_the_text_that_the_run_reads(made_run, planted, plan
     assert float(found.text[-1] @ wanted) > 0.999
     with pytest.raises(ConfigError, match="placed by their titles alone"):
         plain.add_items({"new": "a comb"}, {"new": "for hair"})
+
+
+def test_a_tower_counts_for_a_new_item_what_it_counts_for_the_rarest(planted, semantic_cache, tmp_path):
+    keys = {"data_path": str(planted), "semantic_cache": str(semantic_cache), "text_encoder": "tfidf-svd", "epochs": 1,
+            "topk": [1, 5], "valid_metric": "NDCG@5", "state": "ERROR", "show_progress": False, "compare_with": [],
+            "hidden_size": 16, "inner_size": 32, "MAX_ITEM_LIST_LENGTH": 8, "phase_cache": False}  # fmt: skip
+    apart = {"gate_start": [2.0, -2.0, 0.0], "gate_end": [-2.0, 2.0, 0.0]}  # hot, cold
+    recbole_eimf.run("PAD", "planted", output_dir=str(tmp_path / "out"), **keys, **apart)
+    model = recbole_eimf.Recommender.load(export(tmp_path / "out", tmp_path / "model"))
+    _, net, (train, _, _) = recbole_eimf.load(tmp_path / "out")
+    counts = train._dataset.item_counts()
+    seen = np.flatnonzero(counts)
+    weight = net.gate().detach()
+    rarest = weight[seen[counts[seen].argmin()]]
+    assert not torch.allclose(rarest, weight[counts.argmax()], atol=1e-3)
+    assert torch.allclose(model._parts.text.shares, rarest, atol=1e-6)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 import recbole_eimf
 from recbole_eimf.experiment import refit
-from recbole_eimf.serving.export import export
+from recbole_eimf.serving.export import export, read_run
 from recbole_eimf.serving.recommender import Recommender
+from recbole_eimf.serving.refit import refitted
 from recbole_eimf.study.explore.explore import Question, explore
 from recbole_eimf.trainer.phases import EarlierPhaseTrainer
 from tests.data.test_ties import write
@@ -140,3 +142,12 @@ def test_a_run_with_shuffled_ties_is_trained_again_on_everything(trained, tmp_pa
     again = Recommender.load(export(tmp_path / "out", tmp_path / "again", refit=True))
     assert again.catalogue.counts.sum() == sum(map(len, EVENTS.values()))
     assert ("no sentences are kept" in caplog.text) == (model == "EIMF")
+
+
+def test_the_weights_of_a_prior_are_those_that_validation_chose(trained, tmp_path):
+    trained("IBIM", epochs=1, score_prior="similar+together")
+    folder = tmp_path / "out"
+    found = read_run(folder)
+    with torch.no_grad():
+        found.net.prior.weight.copy_(torch.tensor([1.5, 0.0, 0.0, 2.5]))
+    assert refitted(found).net.prior.weight.tolist() == [1.5, 0.0, 0.0, 2.5]

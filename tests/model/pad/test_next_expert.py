@@ -83,6 +83,38 @@ def test_both_projections_are_trained_and_a_step_makes_both_tables_anew(with_nex
     assert tower.targets.weight is not first
 
 
+def test_in_training_too_candidates_are_titles(with_next):
+    """The loss by hand, over the whole catalogue: histories of replies against candidates of titles."""
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "fusion_dropout": 0.0}
+    net, train = with_next(score="dot", loss="ce", **still)
+    net.train()
+    tower, side, batch = net.towers[3], train._dataset.side, batch_of(train, 6)
+    assert tower.targets is tower.own_targets is not tower.table
+    states, target, row, _ = net._training_states(batch)
+    got = net.score_loss(states, target, batch["user_id"][row], net.item_vectors)
+    titles = TextTransform(side.item_text, side.fitted, net.item_settings)(side.item_text)
+    of_titles = tower.own_targets.projection(titles) * side.item_has_text[:, None]
+    each = [*(other.vectors() for other in net.towers[:3]), of_titles]
+    vectors = torch.cat([weight[:, None] * rows for weight, rows in zip(net.gate().T, each)], 1)
+    loss = 0.0
+    for state, item in zip(states, target):
+        scores = [float(state @ vectors[i]) for i in range(1, net.n_items)]
+        loss += np.log(np.sum(np.exp(scores))) - scores[item - 1]
+    assert got.item() == pytest.approx(loss / len(target), rel=1e-5)
+
+
+def test_an_item_of_which_nothing_is_said_is_no_vector_of_biases(with_next):
+    net, train = with_next(text_projection="gelu")
+    tower = net.towers[3]
+    with torch.no_grad():
+        for name, value in tower.table.projection.named_parameters():
+            if name.endswith("bias"):
+                value.fill_(0.1)
+    said = (train._dataset.side.next_text != 0).any(1)
+    assert (~said[1:]).sum() == 1
+    assert (tower.table.weight[: net.n_items] != 0).any(1).tolist() == said.tolist()
+
+
 def test_its_gate_starts_as_that_of_the_text_expert(with_next):
     net, _ = with_next(gate_start=[1.0, 0.0, -4.0])
     assert net.gate.logit[:, 1].tolist() == [1.0, 0.0, -4.0, 0.0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_eimf.config.config import read_yaml
+from recbole_eimf.config.config import EIMFConfig, read_yaml
 from recbole_eimf.config.keys import ItemSettings, PADSettings
 from recbole_eimf.config.layers import merged, properties_folder, recipe_layers
 from recbole_eimf.core.errors import ConfigError
@@ -329,6 +329,20 @@ def test_a_recipe_lies_over_the_models_keys_and_under_the_users(make_config):
     assert make_config("PAD", recipe="published", loss="gbce")["loss"] == "gbce"
     assert make_config("MoRec", recipe="published")["loss"] == "bce"
     assert make_config("PAD", recipe="strong")["pretrain"] == "all"
+
+
+def test_the_published_form_is_whole(make_config):
+    """Paper and released code, as docs/pad.md says where each line comes from."""
+    wanted = {
+        "loss": "bce", "num_negatives": 1, "bce_reduction": "sum", "score": "dot", "item_init": "xavier",
+        "kernel": "gaussian", "mmd_estimator": "unbiased", "mmd_width": 2, "text_projection": "gelu",
+        "projection_layers": 4, "n_layers": 5, "n_heads": 2, "MAX_ITEM_LIST_LENGTH": 20, "pretrain": "id",
+        "gate_start": (1.0, 0.0, -4.0), "gate_end": (0.0, 1.0, -5.0), "gate_total": 1.0, "unseen_ids": "learned",
+        "learner": "adamw", "weight_decay": 0.1, "mask_history": True, "valid_metric": "Hit@10",
+    }  # fmt: skip
+    published = EIMFConfig("PAD", "ml-100k", None, {"recipe": "published"})
+    assert {key: tuple(v) if isinstance(v := published[key], list) else v for key in wanted} == wanted
+    assert published["finetune_learning_rate"] == pytest.approx(10 * published["learning_rate"])
 
 
 def test_the_summed_recipe_is_the_published_one_but_for_how_experts_are_trained(built):
