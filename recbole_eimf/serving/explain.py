@@ -153,7 +153,7 @@ def honesty(parts: Parts, histories: Sequence[Sequence[int]], found: Ranked, see
     better = (ranks[0] < ranks[1]).double() + 0.5 * (ranks[0] == ranks[1]).double()
     pairs = torch.bincount(user)
     shares = (torch.bincount(user, better) / pairs)[pairs > 0].numpy()
-    error = float(shares.std() / math.sqrt(len(shares)))
+    error = float(shares.std(ddof=1) / math.sqrt(len(shares))) if len(shares) > 1 else 0.0
     return {"better": float(shares.mean()), "error": error, "pairs": len(user), "users": len(shares)}
 
 

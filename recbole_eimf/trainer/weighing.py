@@ -94,7 +94,8 @@ def _fitted(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict
         distributed.copy_from_first(trainer.model)
     metric = trainer.valid_metric.lower()
     found = trainer.evaluate(valid_data, load_best_model=False)
-    if (found[metric] > alone[metric]) != trainer.valid_metric_bigger:
+    sign = 1 if trainer.valid_metric_bigger else -1
+    if sign * found[metric] < sign * alone[metric]:
         prior.weight.zero_()
         found = alone
     said = weights_text(prior.weights())

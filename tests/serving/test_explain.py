@@ -168,7 +168,7 @@ def test_honesty_is_what_loops_over_pairs_and_titles_find(words):
         shares += [np.mean([(a < b) + (a == b) / 2 for a, b in ranks])] if ranks else []
     assert (found["pairs"], found["users"]) == (pairs, len(shares)) == (pairs, 11)
     assert found["better"] == pytest.approx(np.mean(shares))
-    assert found["error"] == pytest.approx(np.std(shares) / 11**0.5)
+    assert found["error"] == pytest.approx(np.std(shares, ddof=1) / 11**0.5)
 
 
 def test_the_text_of_a_history_is_of_unit_length_or_nothing():
