@@ -418,6 +418,11 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
         (_KNOWN, "How much data", 0, ["10 %", "25 %", "50 %", None],
          [known(_CURVE, "ndcg@10", of=of) for of in ("{}", "{}+similar", *against)]
          + [known(_CURVE, "ndcg@10", part, against) for part in ("all", _RARE)]),
+        (_KNOWN, "Short and long", 0,
+         ["SASRec", "similar, learned", learned, f"{learned}/shuffled", (learned, f"{learned}/shuffled"),
+          "similar+together, learned", "all, learned", "all, learned/shuffled",
+          ("all, learned", "all, learned/shuffled")],
+         [known("office_knowledge_history", "ndcg@10", f"history of {of}") for of in ("1-5", "6-20", "> 20")]),
         (_KNOWN, "EIMF's interests beside", 0, ["EIMF", "EIMF placebo", "EIMF text alone", None, None],
          [known(_METHODS, "ndcg@10", part) for part in ("all", _RARE)]
          + [known(_METHODS, *one, before[0]) for one in (four[0], four[1], four[3])]),
