@@ -304,6 +304,27 @@ def test_another_papers_form_is_not_built_on_eimfs():
         assert other[key] == plain[key], key
 
 
+_LEAVE_ONE_OUT = {"protocol": "leave_one_out", "mask_history": False, "valid_metric": "NDCG@10"}
+
+
+@pytest.mark.parametrize(("model", "recipe", "wanted"), [
+    ("LiGR", "esasrec", {"num_negatives": 256, "negatives_for": "target", "negative_correction": False, "score": "dot",
+                         "learner": "adam", "learning_rate": 0.001, "train_batch_size": 128}),
+    ("IBIM", "alphafuse", {"item_text": "null_space", "num_negatives": 64, "negatives_for": "target",
+                           "negative_correction": False, "score": "cosine", "score_scale": 14.2857,
+                           "protocol": "user_split", "mask_history": False, "valid_metric": "NDCG@20"}),
+    ("IBIM", "unisrec", {"item_text": "add", "text_adaptor": "moe", "num_negatives": 0, **_LEAVE_ONE_OUT}),
+    ("IBIM", "whitenrec", {"item_text": "add", "text_adaptor": "mlp", "text_whitening": "full", "score": "dot",
+                           **_LEAVE_ONE_OUT}),
+    ("IBIM", "vqrec", {"item_text": "codes", "code_pieces": 32, "code_centroids": 256, **_LEAVE_ONE_OUT}),
+    ("LLMESR", "paper", {"score": "dot", "n_heads": 1, "similar_users": 10, "similar_weight": 0.1,
+                         "MAX_ITEM_LIST_LENGTH": 200, **_LEAVE_ONE_OUT, "mask_history": True}),
+])  # fmt: skip
+def test_another_methods_recipe_is_what_its_authors_do(model, recipe, wanted):
+    config = EIMFConfig(model, "ml-1m", None, {"recipe": recipe, "data_path": "nowhere"})
+    assert {key: config[key] for key in wanted} == wanted
+
+
 def test_a_share_of_exemplars_of_the_users_takes_the_place_of_the_papers_preference():
     config = EIMFConfig("EIMF", "ml-100k", None, {"recipe": "paper", "exemplar_ratio": 0.05})
     assert (config["preference"], config["exemplar_ratio"]) == (None, 0.05)
