@@ -307,6 +307,12 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
         (_ORDER, "Beauty, `leave_one_out`, with networks", 1, None,
          [*together(_BOTH_ORDERS, "hit@10", "ndcg@10", "ndcg@50", "recall@50", masked=hidden),
           *(share(_BOTH_ORDERS, part, "ndcg@10") for part in ("tied", "untied"))]),
+        *((_ORDER, "Beauty, `leave_one_out`, with networks", 2, rows,
+           [*together(file, "hit@10", "ndcg@10", "ndcg@50", "recall@50", masked=hidden),
+            *(share(file, part, "ndcg@10") for part in ("tied", "untied", "1-5", ">20"))])
+          for file, rows in (
+              ("beauty_leave_one_out_backbones", ["GRU4Rec", "REMI", *[None] * 3]),
+              ("beauty_leave_one_out_pad", [None, None, "SASRec", "Hybrid add[SASRec]", "PAD[SASRec]"]))),
         (_ORDER, "Beauty, `global_time`: how old", 0,
          ["Popularity", "Popularity, 7 days", "Markov", "Markov, 30 days", "DecayedItemKNN", "DecayedItemKNN, 30 days",
           None, None],
