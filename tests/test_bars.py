@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from recbole_eimf.core.bars import bar
+from recbole_eimf.core.bars import bar, moves
 from recbole_eimf.experiment.run_log import Screen
 from recbole_eimf.study import progress
 from recbole_eimf.study.progress import Reading
@@ -49,6 +51,55 @@ def test_what_is_said_beside_a_bar_makes_no_more_lines(clock):
             shown.update()
             shown.set_postfix_str(f"epoch {step // 10}")
     assert file.getvalue() == "pretrain: 60%, 60 of 100, 01:00, 00:40 left, epoch 5\n"
+
+
+def test_a_note_at_every_batch_leaves_the_count_right(clock):
+    """A GPU's memory is set beside the bar after each."""
+    file = io.StringIO()
+    shown = bar(range(1000), desc="Train 3", file=file)
+    for step in shown:
+        clock(0.5)
+        shown.set_postfix_str(f"{step} GB")
+    found = [line.split(", ")[:2] for line in file.getvalue().splitlines()]
+    assert found == [[f"Train 3: {12 * n}%", f"{120 * n} of 1000"] for n in range(1, 9)]
+
+
+class Tee:
+    """What programs put in the place of stderr."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_stream_that_cannot_say_what_it_is_is_a_file(clock):
+    file = Tee()
+    for _ in bar(range(4), desc="Train 3", file=file):
+        clock(40)
+    assert file.text.splitlines() == [
+        "Train 3: 50%, 2 of 4, 01:20, 01:20 left",
+        "Train 3: 100%, 4 of 4, 02:40, 00:00 left",
+    ]
+    closed = io.StringIO()
+    closed.close()
+    assert not moves(closed)
+
+
+def test_a_notebook_gets_a_bar_that_moves_in_tables_too(monkeypatch, capsys):
+    """A kernel's stream is no terminal."""
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    look = lambda: [Reading("SASRec/7", "SASRec", True, "done", seconds=3.0)]  # noqa: E731
+    with progress.moving(look, progress.in_words, 1, "runs") as shown:
+        shown.refresh()
+    assert "\rruns: 100% |" in capsys.readouterr().err
+    shell = None
+    assert not moves(io.StringIO())
 
 
 def test_short_work_says_nothing_in_a_file(clock):
@@ -95,7 +146,7 @@ def test_a_table_in_a_file_says_each_run_that_ends(monkeypatch, capsys):
         shown.refresh()
     said = capsys.readouterr().err
     assert said.splitlines() == [
-        "runs: 0%, 00:00, 0 of 1 runs, about 1 min left",
-        "runs: 0%, 00:00, 0 of 1 runs, about 1 min left; SASRec/7",
-        "runs: 100%, 00:00, 1 of 1 runs, all made",
+        "runs:   0% 00:00, 0 of 1 runs, about 1 min left",
+        "runs:   0% 00:00, 0 of 1 runs, about 1 min left; SASRec/7",
+        "runs: 100% 00:00, 1 of 1 runs, all made",
     ]

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.cli.paid import agreed_to, export_options, parsed, what_and_where, write_batch, write_left
+from recbole_eimf.cli.paid import (
+    agreed_to,
+    check_export,
+    export_options,
+    parsed,
+    what_and_where,
+    write_batch,
+    write_left,
+)
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.maker import is_marked
@@ -52,13 +60,15 @@ def main(arguments: Sequence[str]) -> int:
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
     words = list(arguments)
-    out, licence = export_options(words)
+    out, licence = export_options(words, export.KIND)
     values, flags = parsed(words)
     pipeline, folder, seed = _prepared(values, out, dry="--dry-run" in flags)
     source = pipeline.settings.interest_source
     if "--dry-run" not in flags and not _writes_requests(pipeline.settings):
         pipeline.check_source()  # what is in the files, too
     if _writes_requests(pipeline.settings):
+        if out:
+            print(f"--export={out} waits for the answers: give it again beside --batch_file.")
         requests = pipeline.requests(pipeline.clusters[0])
         return write_batch(_said(pipeline), requests, pipeline.llm_settings(), folder, pipeline.journal, flags)
     if source == "openai":
@@ -95,6 +105,7 @@ def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Pipel
         check_unread_files(settings)
         export.check_not_over(folder, settings, "output_dir")
         if out:
+            check_export(out, folder)
             export.check_not_over(Path(out), settings, "--export")
         if not dry and not _writes_requests(settings):
             check_interest_source(settings, dataset)

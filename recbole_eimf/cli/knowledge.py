@@ -6,13 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.cli.paid import agreed_to, export_options, parsed, what_and_where, write_batch, write_left
+from recbole_eimf.cli.paid import (
+    agreed_to,
+    check_export,
+    export_options,
+    parsed,
+    what_and_where,
+    write_batch,
+    write_left,
+)
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.disk import check_not_read
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import knowledge_export
+from recbole_eimf.semantic.export import KNOWLEDGE
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
 from recbole_eimf.semantic.knowledge_export import ITEMS
 from recbole_eimf.semantic.llm.item_reply import parse_item
@@ -50,11 +59,13 @@ def main(arguments: Sequence[str]) -> int:
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
     words = list(arguments)
-    out, licence = export_options(words)
+    out, licence = export_options(words, KNOWLEDGE)
     values, flags = parsed(words)
     stage, popularity, seed, folder = _prepared(values, out, dry="--dry-run" in flags)
     introduction = f"{len(stage.item_text)} items with text. The prompt of one item:"
     if _writes_requests(stage.settings):
+        if out:
+            print(f"--export={out} waits for the answers: give it again beside --batch_file.")
         wanted = stage.llm_settings()
         return write_batch(introduction, stage.requests(), wanted, folder, stage.journal, flags, parse_item)
     if stage.source == "openai":
@@ -87,6 +98,8 @@ def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Knowl
     def check(settings: SemanticSettings) -> None:
         check_path("knowledge_prompt_file", settings.knowledge_prompt_file)  # what is asked is shown and written, too
         check_knowledge_file(settings)
+        if out:
+            check_export(out, folder)
         for key, place in {"output_dir": folder, **({"--export": Path(out)} if out else {})}.items():
             check_not_read([place / ITEMS], {"knowledge_file": settings.knowledge_file}, f"{key}={place}")
         if not dry and not _writes_requests(settings):
@@ -97,7 +110,7 @@ def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Knowl
 
 
 def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
-    knowledge_export.write_items(folder, found)
+    knowledge_export.write_items(folder, found, stage.item_text)
     write_json(folder / "report.json", {"source": found.source, **found.report})
     missing = found.report["items_with_text"] - len(found.items)
     print(

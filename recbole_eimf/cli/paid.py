@@ -31,14 +31,23 @@ def parsed(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     return values, flags | ({"--yes"} if agreed else set())
 
 
-def export_options(arguments: list[str]) -> tuple[str | None, str | None]:
-    """Take ``--export`` and ``--licence`` out of the arguments. Raises UserError where nothing can be written there."""
+def export_options(arguments: list[str], kind: str) -> tuple[str | None, str | None]:
+    """Take ``--export`` and ``--licence`` out of the arguments; kind: of the export. Raises UserError where nothing can
+    be written there."""
     out, licence = _take_option(arguments, "export"), _take_option(arguments, "licence")
     if out:
-        check_folder(Path(out))
+        check_folder(Path(out), kind)
     elif licence:
         raise ConfigError(f"--licence={licence}: of the replies that --export=DIR writes; give that too.")
     return out, licence
+
+
+def check_export(out: str, folder: Path) -> None:
+    """Raise ConfigError where an export would mix with what the command itself writes: before anything is paid for."""
+    if Path(out).absolute().resolve() == folder.absolute().resolve():
+        raise ConfigError(
+            f"--export={out}: is output_dir, where the command writes its own files. Name another folder."
+        )
 
 
 def _take_option(arguments: list[str], name: str) -> str | None:

@@ -103,6 +103,8 @@ _DIGESTS: dict[tuple[str, int, int], str] = {}
 def digest(path: Path) -> str | None:
     """Sixteen hex digits of a file's SHA-256, of a folder's files together, or None where there is neither."""
     if path.is_dir():  # an export of replies
+        if (path / "items.jsonl").is_file():  # of an LLM's words on items: its card and licence change no figure
+            return digest(path / "items.jsonl")
         parts = [f"{file.name} {digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     if not path.is_file():

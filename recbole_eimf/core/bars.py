@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as plain_tqdm
 
 EVERY = 60.0  #: seconds between two lines in a file
-_IN_NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def moves(file: TextIO | None) -> bool:
-    """Whether a line written to ``file`` can be written over: not where someone keeps the output in a file."""
-    return bool(file is not None and file.isatty())
+    """Whether a line written to ``file`` can be written over: on a terminal and in a notebook, not where someone keeps
+    the output in a file. What a host program put in the place of a stream may not say."""
+    try:
+        return file is not None and (bool(file.isatty()) or _in_notebook())
+    except (AttributeError, ValueError):  # no method, or closed
+        return False
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 def without_colour(text: str) -> str:
@@ -31,8 +39,7 @@ def without_colour(text: str) -> str:
 
 def bar(iterable: Iterable | None = None, **options: Any) -> plain_tqdm:
     """A bar of tqdm, with its ``options``; :class:`Lines` where the output is kept in a file."""
-    kind = tqdm if _IN_NOTEBOOK or moves(options.get("file", sys.stderr)) else Lines
-    return kind(iterable, **options)
+    return (tqdm if moves(options.get("file", sys.stderr)) else Lines)(iterable, **options)
 
 
 class Lines(plain_tqdm):
@@ -44,8 +51,8 @@ class Lines(plain_tqdm):
 
     def __init__(self, iterable: Iterable | None = None, **options: Any) -> None:
         form = "{desc}: {percentage:.0f}%, {n_fmt} of {total_fmt}, {elapsed}, {remaining} left{postfix}"
-        own = {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY, "miniters": 1, "leave": False}
-        super().__init__(iterable, **{"bar_format": form, **options, **own, "ncols": None, "dynamic_ncols": False})
+        own = {"delay": EVERY, "leave": False, "ncols": None, "dynamic_ncols": False}
+        super().__init__(iterable, **{"bar_format": form, **options, **own})
 
     @staticmethod
     def status_printer(file: TextIO):
@@ -58,17 +65,31 @@ class Lines(plain_tqdm):
 
         return write
 
-    def refresh(self, nolock: bool = False, lock_args: tuple | None = None) -> None:
-        """A line, if the last one is a minute old."""
-        now = self._time()
-        if now - self.last_print_t >= EVERY:
-            self.last_print_t = now
-            super().refresh(nolock=nolock, lock_args=lock_args)
+    def __iter__(self) -> Iterator:
+        try:
+            for one in self.iterable:
+                yield one
+                self.update()
+        finally:
+            self.close()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count, and say a line if the last one is a minute old."""
+        if self.disable:
+            return None
+        self.n += n
+        if self._time() - self.last_print_t < EVERY:
+            return False
+        self.say()
+        return True
 
     def say(self) -> None:
         """A line now."""
         self.last_print_t = self._time()
         self.display(pos=0)
+
+    def refresh(self, nolock: bool = False, lock_args: tuple | None = None) -> None:
+        """Nothing: what is said beside the count waits for the next line."""
 
     def clear(self, nolock: bool = False) -> None:
         """Nothing: lines stay."""

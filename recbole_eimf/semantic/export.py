@@ -26,6 +26,7 @@ from recbole_eimf.core.disk import check_not_read, check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, write_json
 
+KIND, KNOWLEDGE = "users' interests", "knowledge of items"
 REPLIES, ASSIGNMENT, META, CARD = "interests.jsonl", "assignment.csv.gz", "meta.json", "README.md"
 _FILES = (REPLIES, ASSIGNMENT)
 NO_LICENCE = (
@@ -90,11 +91,23 @@ def _maker(found: Any, user: str) -> str:
     return marked(made) if is_marked(found.source) else made
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ConfigError if an export would mix with something else that is in the folder."""
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / META).is_file())):
-        raise ConfigError(f"--export={folder}: holds something else than an export. Name a new or an empty folder.")
+def check_folder(folder: Path, kind: str = KIND) -> None:
+    """Raise ConfigError if an export would mix with something else that is in the folder, an export of another kind
+    included."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and kind_of(folder) != kind)):
+        raise ConfigError(
+            f"--export={folder}: holds something else than an export of {kind}. Name a new or an empty folder."
+        )
     check_writable(folder, "--export", make=False)
+
+
+def kind_of(folder: Path) -> str | None:
+    """What a folder is an export of, None where it is none; earlier versions wrote no kind but this one."""
+    try:
+        meta = json.loads((folder / META).read_bytes())
+        return str(meta.get("kind", KIND))
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return None
 
 
 def check_not_over(folder: Path, settings: SemanticSettings, key: str) -> None:
@@ -116,6 +129,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
     exemplars = write_replies(folder, found)
     meta = {
         "format": 1,
+        "kind": KIND,
         "dataset": origin.dataset,
         "protocol": origin.protocol,
         "training_data": origin.data,
@@ -150,7 +164,11 @@ def _unchecked(found: Any) -> int:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What an export says of itself. Raises DataError where the folder is none."""
+    """What an export says of itself. Raises DataError where the folder is none, or one of something else."""
+    if kind_of(folder) == KNOWLEDGE:
+        raise DataError(
+            f"interest_file={folder}: an export of {KNOWLEDGE}, not of {KIND}. Give it as --knowledge_file={folder}."
+        )
     try:
         meta = json.loads((folder / META).read_bytes())
         meta["protocol"], meta["training_data"]

@@ -156,7 +156,7 @@ class KnowledgeStage:
 
 
 #: columns of a line that are no part of what was said; ``source`` is what the command writes beside it
-_NOT_SAID = ("item_id", "response", "prompt_sha256", "source")
+_NOT_SAID = ("item_id", "response", "prompt_sha256", knowledge_export.TITLE, "source")
 
 
 def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:

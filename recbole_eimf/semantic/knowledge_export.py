@@ -18,29 +18,32 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_eimf.config.maker import is_marked
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.core.files import atomic_path, file_digest, write_json
-from recbole_eimf.semantic.export import CARD, META, NO_LICENCE, check_folder
-from recbole_eimf.semantic.llm.item_reply import item_prompt
+from recbole_eimf.core.files import atomic_path, file_digest, read_jsonl, write_json
+from recbole_eimf.semantic.export import CARD, KIND, KNOWLEDGE, META, NO_LICENCE, check_folder, kind_of
 from recbole_eimf.semantic.llm.reply import Reply
 
 if TYPE_CHECKING:
     from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
 
-ITEMS = "items.jsonl"
-_KIND = "knowledge of items"
+ITEMS, TITLE = "items.jsonl", "title_sha256"
 
 
-def write_items(folder: Path, found: Knowledge) -> None:
+def write_items(folder: Path, found: Knowledge, item_text: Mapping[str, str]) -> None:
     """Write ``items.jsonl`` as the file source reads it; a placebo's lines answer no prompt of their item."""
     folder.mkdir(parents=True, exist_ok=True)
     records = (
         {"item_id": item, "profile": known.profile, "next": list(known.next), "source": found.source}
+        | {TITLE: _digest(item_text[item])}
         | ({"prompt_sha256": found.digests[item]} if found.digests.get(item) and not is_marked(found.source) else {})
         for item, known in found.items.items()
     )
     with atomic_path(folder / ITEMS) as temporary:
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         temporary.write_text(lines, encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def titles_digest(item_text: Mapping[str, str]) -> str:
@@ -57,8 +60,8 @@ def write_export(folder: Path, found: Knowledge, stage: KnowledgeStage, licence:
     Args:
         folder: where to; new, empty, or an earlier export. licence: a note on what others may do with the replies.
     """
-    check_folder(folder)
-    write_items(folder, found)
+    check_folder(folder, KNOWLEDGE)
+    write_items(folder, found, stage.item_text)
     asked = stage.source in ("openai", "batch")
     of = stage.read_meta or {}  # what is exported anew was made by whoever made it
     told = found.report["replies_unchecked"] < found.report["items_known"]
@@ -66,11 +69,12 @@ def write_export(folder: Path, found: Knowledge, stage: KnowledgeStage, licence:
     prompt = of.get("prompt") or (stage.template if todays else None)
     meta = {
         "format": 1,
-        "kind": _KIND,
+        "kind": KNOWLEDGE,
         "dataset": stage.name,
         "titles": titles_digest(stage.item_text),
         "source": found.source,
-        "model": of.get("model") or (stage.llm_settings().model if asked else None),
+        # a batch's answers may be of any model, which a file of them need not name
+        "model": of.get("model") or (stage.llm_settings().model if stage.source == "openai" else None),
         "prompt": prompt,
         "prompt_sha256": prompt and hashlib.sha256(prompt.encode()).hexdigest(),
         "items": len(found.items),
@@ -93,16 +97,16 @@ def opened(folder: Path) -> tuple[Path, dict[str, Any]]:
         DataError: the folder is none, or one of interests, or its file is not the one that was exported.
     """
     said = f"knowledge_file={folder}"
+    if kind_of(folder) == KIND:
+        raise DataError(f"{said}: an export of {KIND}, not of {KNOWLEDGE}. Give it as --interest_file={folder}.")
     try:
         meta = json.loads((folder / META).read_bytes())
-        kind, digest = meta.get("kind"), meta["files"].get(ITEMS)
+        digest = meta["files"].get(ITEMS)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{said}: a folder without a readable {META} ({type(error).__name__}): not an export of `python -m "
             f"recbole_eimf knowledge --export`. Name the JSONL file of replies itself, {folder / ITEMS}."
         ) from error
-    if kind != _KIND:
-        raise DataError(f"{said}: an export of users' interests, not of {_KIND}. Give it as --interest_file={folder}.")
     if not (folder / ITEMS).is_file():
         raise DataError(f"{said}: {ITEMS} is not there, of what {META} says was exported. Copy it too.")
     if digest != file_digest(folder / ITEMS):
@@ -116,33 +120,26 @@ def opened(folder: Path) -> tuple[Path, dict[str, Any]]:
 def of_these_titles(
     replies: Mapping[str, Reply], meta: Mapping[str, Any], item_text: Mapping[str, str], folder: Path
 ) -> dict[str, Reply]:
-    """Those replies of an export whose prompt the titles at hand give: ids alone may be of another catalogue.
+    """Those replies of an export that are about a title at hand: ids alone may be of another catalogue.
 
     Raises:
-        DataError: they are of other titles, all of them or, without prompts to compare, as a whole.
+        DataError: all of them are about other titles.
     """
     if meta.get("titles") == titles_digest(item_text):
         return dict(replies)
-    template = meta.get("prompt")
+    of = {record["item_id"]: record.get(TITLE) for _, record in read_jsonl(folder / ITEMS, half_last_line=False)}
     there = {item: reply for item, reply in replies.items() if item in item_text}
-    tellable = template and any(reply.prompt_sha256 for reply in there.values())
-    kept = {
-        item: reply
-        for item, reply in there.items()
-        if tellable and reply.prompt_sha256 == item_prompt(item, item_text[item], template).sha256
-    }
+    kept = {item: reply for item, reply in there.items() if of.get(item) == _digest(item_text[item])}
     if not kept:
         raise DataError(
-            f"knowledge_file={folder}: made from other titles, of {meta.get('dataset')} (fingerprint "
-            f"{meta.get('titles')}, here {titles_digest(item_text)})"
-            + (f": of {len(there)} ids that are in both none has the same title" if tellable else "")
-            + f". Take the same data set and text_fields; to use the file without this check, name it: "
-            f"knowledge_file={folder / ITEMS}."
+            f"knowledge_file={folder}: made from other titles, of {meta.get('dataset')}: of {len(there)} ids that are "
+            f"in both none has the same title. Take the same data set and text_fields; to use the file without this "
+            f"check, name it: knowledge_file={folder / ITEMS}."
         )
     if len(kept) < len(there):
         getLogger().warning(
             f"knowledge_file={folder}: {len(there) - len(kept)} of {len(there)} replies about items of this catalogue "
-            f"answer for another title, or nobody knows for which. They are not used."
+            f"are about another title. They are not used."
         )
     return kept
 
@@ -165,7 +162,7 @@ def _card(meta: Mapping[str, Any], folder: Path) -> str:
 
 | file | what |
 |---|---|
-| `{ITEMS}` | `item_id`, `profile` (kind, use, buyer, occasion), `next` (what is bought next), `prompt_sha256` |
+| `{ITEMS}` | `item_id`, `profile` (kind, use, buyer), `next` (what is bought next), `{TITLE}`, `prompt_sha256` |
 | `{META}` | all of the above for programs |
 
 Beside this folder:

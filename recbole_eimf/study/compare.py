@@ -386,8 +386,10 @@ def _masks(experiment: Experiment, planned: Sequence[Run]) -> tuple[bool, ...]:
         ConfigError: rows have different ones, or one that only the data would decide.
     """
     if _both_masks(experiment.shared):
+        _check_protocols(planned)
         first = _trained_with(experiment.shared)["mask_history"]
         return first, not first
+    _check_protocols(planned)
     values = {run.row.name: run.settings["mask_history"] for run in planned}
     first_row = next(iter(values))
     for name, value in values.items():
@@ -399,6 +401,19 @@ def _masks(experiment: Experiment, planned: Sequence[Run]) -> tuple[bool, ...]:
                 f"or keys of its own: {_SAME_CANDIDATES}"
             )
     return (bool(values[first_row]),)
+
+
+def _check_protocols(planned: Sequence[Run]) -> None:
+    """Raise ConfigError where a recipe, or a row's own keys, would ask other users than the other rows."""
+    values = {run.row.name: run.settings["protocol"] for run in planned}
+    first_row = next(iter(values))
+    for name, value in values.items():
+        if value != values[first_row]:
+            raise ConfigError(
+                f"protocol is {value} in row {name!r} and {values[first_row]} in row {first_row!r}, by its recipe or "
+                f"keys of its own: rows of one table answer for the same users. Write --protocol={value} or "
+                f"--protocol={values[first_row]}, for all of them."
+            )
 
 
 def _make(plan: Plan, missing: list[Run]) -> None:

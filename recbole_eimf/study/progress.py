@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recbole_eimf.core.bars import EVERY, bar, moves
+from recbole_eimf.core.bars import EVERY, Lines, bar, moves
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.study.runs import Run, histories_of
 
@@ -233,9 +233,8 @@ def moving(
     """A bar over the readings that ``look`` finds every few seconds, with ``words`` beside it."""
     stop = threading.Event()
     file = sys.stderr  # a run in this process puts a file in its place
-    form = what + ": {percentage:.0f}%, {elapsed}, {desc}"
-    if moves(file):
-        form = what + ": {percentage:3.0f}% |{bar:20}| {elapsed}, {desc}"
+    drawn = "|{bar:20}| " if moves(file) else ""
+    form = what + ": {percentage:3.0f}% " + drawn + "{elapsed}, {desc}"
     with bar(total=1.0, bar_format=form, file=file) as shown_bar:
 
         def refresh() -> None:
@@ -243,8 +242,8 @@ def moving(
                 readings = look()
                 found = estimate(readings, max(at_once, sum(one.state == "running" for one in readings)))
                 shown_bar.n = found.share if found.share == 1 else min(found.share, 0.99)
-                shown_bar.set_description_str(words(readings, found), refresh=moves(file))
-                if not moves(file):
+                shown_bar.set_description_str(words(readings, found))
+                if isinstance(shown_bar, Lines):
                     shown_bar.say()
 
         def watch() -> None:

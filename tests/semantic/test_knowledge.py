@@ -535,13 +535,11 @@ def test_replies_to_another_title_are_left_out_and_to_none_of_these_refused(argu
     other = {**titles, "i3": "Another thing", "i11": "A new thing"}
     found = KnowledgeStage(other, settings, "other").run({})
     assert sorted(found.items) == sorted(set(titles) - {"i3"})
-    assert "1 of 10 replies about items of this catalogue answer for another title" in caplog.text
-    with pytest.raises(DataError, match="made from other titles, of planted .*of 10 ids that are in both none has"):
+    assert "1 of 10 replies about items of this catalogue are about another title" in caplog.text
+    with pytest.raises(DataError, match="made from other titles, of planted: of 10 ids that are in both none has"):
         KnowledgeStage({item: f"{title} 2" for item, title in titles.items()}, settings, "other").run({})
-    meta = json.loads((folder / "meta.json").read_text())
-    (folder / "meta.json").write_text(json.dumps({**meta, "prompt": None}))
-    with pytest.raises(DataError, match="made from other titles.*knowledge_file=.*items.jsonl"):
-        KnowledgeStage(other, settings, "other").run({})
+    fewer = {item: title for item, title in titles.items() if item != "i0"}
+    assert len(KnowledgeStage(fewer, settings, "other").run({}).items) == 9, "a filter changes no title"
     assert len(KnowledgeStage(titles, settings, "other").run({}).items) == 10
 
 
@@ -558,7 +556,7 @@ def test_a_folder_that_is_no_export_or_has_changed_is_refused_before_any_work(ar
     of_no_export = said(tmp_path / "out")
     assert "not an export of `python -m recbole_eimf knowledge --export`" in of_no_export
     assert f"Name the JSONL file of replies itself, {tmp_path}/out/items.jsonl" in of_no_export
-    (folder / "meta.json").write_text(json.dumps({**meta, "kind": None}))
+    (folder / "meta.json").write_text(json.dumps({**meta, "kind": "users' interests"}))
     assert f"an export of users' interests, not of knowledge of items. Give it as --interest_file={folder}" in said()
     (folder / "meta.json").write_text(json.dumps(meta))
     lines = (folder / "items.jsonl").read_text()
@@ -570,14 +568,41 @@ def test_a_folder_that_is_no_export_or_has_changed_is_refused_before_any_work(ar
     over = [*arguments[:-3], "--knowledge_source=file", f"--knowledge_file={folder}", f"--export={folder}"]
     assert main([*over, f"--output_dir={tmp_path / 'loaded'}"]) == 2
     assert "would be written over knowledge_file" in " ".join(capsys.readouterr().err.split())
+    same = [*arguments, "--knowledge_source=openai", "--yes", f"--export={tmp_path / 'out'}"]
+    (tmp_path / "out" / "items.jsonl").unlink()
+    (tmp_path / "out" / "report.json").unlink()
+    assert main(same) == 2
+    assert "is output_dir, where the command writes its own files" in " ".join(capsys.readouterr().err.split())
     assert main([*arguments, "--knowledge_source=openai", "--licence=mine"]) == 2
     assert "--licence=mine: of the replies that --export=DIR writes" in capsys.readouterr().err
+
+
+def test_exports_of_two_kinds_do_not_take_each_others_folder(arguments, tmp_path, capsys):
+    folder = tmp_path / "interests"
+    words = [one for one in arguments if not one.startswith(("--llm_price", "--output_dir"))][1:]
+    words += ["--text_encoder=tfidf-svd", "--exemplar_ratio=0.1", f"--output_dir={tmp_path / 'out2'}"]
+    assert main(["interests", *words, "--interest_source=keywords", f"--export={folder}"]) == 0
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    assert main([*arguments, "--knowledge_source=openai", "--yes", f"--export={folder}"]) == 2
+    assert "holds something else than an export of knowledge of items" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    known = tmp_path / "known"
+    exported(arguments, known)
+    capsys.readouterr()
+    read = ["interests", *words, "--interest_source=file", f"--interest_file={known}"]
+    assert main(read) == 2
+    assert f"an export of knowledge of items, not of users' interests. Give it as --knowledge_file={known}" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_an_exported_placebo_stays_one(arguments, planted_knowledge, tmp_path):
     keys = ["--knowledge_source=shuffled", f"--knowledge_file={planted_knowledge}", f"--export={tmp_path / 'placebo'}"]
     assert main([*arguments, *keys]) == 0
     assert "**a placebo**" in (tmp_path / "placebo" / "README.md").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "placebo" / "items.jsonl").read_text().splitlines()]
+    assert all("prompt_sha256" not in line and line["title_sha256"] for line in lines)
     load = ["--knowledge_source=file", f"--knowledge_file={tmp_path / 'placebo'}"]
     assert main([*arguments[:-3], f"--output_dir={tmp_path / 'read'}", *load]) == 0
     assert json.loads((tmp_path / "read" / "report.json").read_text())["source"] == "shuffled file"

@@ -56,6 +56,15 @@ def test_what_names_mean():
     ]  # fmt: skip
 
 
+def test_a_recipes_protocol_does_not_mix_users_in_one_table(keys, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mixed = arguments(keys, "--models=SASRec,Markov", "--recipe=alphafuse", "--seeds=1")
+    assert command_line(["compare", *mixed]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "protocol is" in said
+    assert "rows of one table answer for the same users. Write --protocol=" in said
+
+
 def test_a_framework_s_bare_name_is_measured_against_the_backbone_that_it_has():
     rows = parse_models("SASRec,GRU4Rec,PAD,EIMF,placebo[SASRec],MoRec,MIND,TextKNN,DecayedItemKNN")
 
