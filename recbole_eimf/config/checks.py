@@ -211,6 +211,7 @@ def _check_topk_and_valid_metric(final: Mapping[str, Any], metrics: list[str], k
         raise ConfigError(
             f"valid_metric={text}: its k must be one of topk={list(topk)}. "
             f"Write {name}@{topk[0]}, or add {k or 'the k'} to topk."
+            + (f" (recipe={final['recipe']} may have it: `explain valid_metric` says.)" if final.get("recipe") else "")
         )
 
 
