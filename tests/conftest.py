@@ -168,6 +168,12 @@ def planted_knowledge(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def on_terminal(monkeypatch):
+    """Bars as on a terminal; in a file long work writes lines."""
+    monkeypatch.setattr("recbole_eimf.core.bars.moves", lambda file: True)
+
+
+@pytest.fixture
 def make_config(planted, semantic_cache, planted_knowledge):
     """``make_config(model, dataset="planted", **keys)``: a configuration over small data, quiet and quick."""
     from recbole_eimf.config.config import EIMFConfig

@@ -33,7 +33,7 @@ MISSING = [
     ("IBIM", {"score_prior": "next", "knowledge_source": "file", "knowledge_file": "no.jsonl"},
      "knowledge_file=no.jsonl: no such file"),
     ("IBIM", {"score_prior": "next", "knowledge_source": "file", "knowledge_file": "{ROOT}"},
-     "knowledge_file=.*: a folder, where a file is needed"),
+     "knowledge_file=.*: a folder without a readable meta.json.*Name the JSONL file"),
     ("PAD", {"semantic_cache": "{FILE}"}, "semantic_cache=.*replies.jsonl: a file, where a folder is needed"),
     ("PAD", {"semantic_cache": "{FILE}/deeper"}, "semantic_cache=.*deeper: .*replies.jsonl is a file, where a folder"),
     ("NextKNN", {}, "knowledge_source=none: model=NextKNN reads"),

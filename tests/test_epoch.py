@@ -83,7 +83,7 @@ def test_gradients_have_one_scaler_for_all_epochs(make_config, monkeypatch, tmp_
     assert again.grad_scaler.get_scale() == scale
 
 
-def test_an_epoch_with_a_bar_is_the_same(make_config, capsys):
+def test_an_epoch_with_a_bar_is_the_same(make_config, capsys, on_terminal):
     config = make_config("IBIM", train_batch_size=40, use_gpu=False)
     train, _, _ = assembly.loaders(config)
     trainer = assembly.trainer(config, config.model_class(config, train._dataset))

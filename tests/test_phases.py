@@ -291,7 +291,7 @@ def test_a_broken_shared_expert_is_named(keys, tmp_path):
         recbole_eimf.run("SMEM", "planted", **keys)
 
 
-def test_every_phase_leaves_a_checkpoint_and_shows_a_bar(keys, tmp_path, capsys):
+def test_every_phase_leaves_a_checkpoint_and_shows_a_bar(keys, tmp_path, capsys, on_terminal):
     out = tmp_path / "out"
     recbole_eimf.run("PAD", "planted", output_dir=str(out), **{**keys, "show_progress": True})
     for name in ("pretrain-id", "align-aligned"):

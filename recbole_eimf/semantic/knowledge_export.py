@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from logging import getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recbole_eimf.config.maker import is_marked
 from recbole_eimf.core.errors import DataError
@@ -22,13 +22,10 @@ from recbole_eimf.core.files import atomic_path, file_digest, read_jsonl, write_
 from recbole_eimf.semantic.export import CARD, KIND, KNOWLEDGE, META, NO_LICENCE, check_folder, kind_of
 from recbole_eimf.semantic.llm.reply import Reply
 
-if TYPE_CHECKING:
-    from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
-
 ITEMS, TITLE = "items.jsonl", "title_sha256"
 
 
-def write_items(folder: Path, found: Knowledge, item_text: Mapping[str, str]) -> None:
+def write_items(folder: Path, found: Any, item_text: Mapping[str, str]) -> None:
     """Write ``items.jsonl`` as the file source reads it; a placebo's lines answer no prompt of their item."""
     folder.mkdir(parents=True, exist_ok=True)
     records = (
@@ -54,11 +51,12 @@ def titles_digest(item_text: Mapping[str, str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_export(folder: Path, found: Knowledge, stage: KnowledgeStage, licence: str | None) -> None:
+def write_export(folder: Path, found: Any, stage: Any, licence: str | None) -> None:
     """Write a whole export; ``meta.json`` comes last, so that half an export is none.
 
     Args:
         folder: where to; new, empty, or an earlier export. licence: a note on what others may do with the replies.
+        found, stage: :class:`~recbole_eimf.semantic.knowledge.Knowledge` and the ``KnowledgeStage`` that it is of.
     """
     check_folder(folder, KNOWLEDGE)
     write_items(folder, found, stage.item_text)

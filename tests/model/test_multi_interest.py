@@ -130,7 +130,7 @@ def test_remis_loss_of_a_batch(built, beta, drawn):
     torch.manual_seed(3)
     negatives, each = list(range(1, net.n_items)), 1.0
     if drawn:
-        negatives, each = net.negatives.draw(drawn).items.tolist(), (net.n_items - 1) / drawn
+        negatives, each = net.negatives.draw(drawn, 1).items.tolist(), (net.n_items - 1) / drawn
     with torch.no_grad():
         interests, attention = net.backbone._extract(ROWS)
         penalty = float(routing_penalty(attention, ROWS != 0))
@@ -197,7 +197,7 @@ def test_drawn_negatives_have_their_biases(built):
         torch.manual_seed(3)
         got = net._softmax_loss(states, target, vectors, positive, positive).item()
         torch.manual_seed(3)
-        items = net.negatives.draw(5).items
+        items = net.negatives.draw(5, 1).items
         total = 0.0
         for state, own, p in zip(states, target.tolist(), positive.tolist()):
             others = [float(state @ vectors[i] + net.item_bias[i]) for i in items.tolist() if i != own]

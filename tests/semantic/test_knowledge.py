@@ -342,9 +342,7 @@ def arguments(planted, tmp_path, monkeypatch):
     ]
 
 
-def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("recbole_eimf.core.bars.moves", lambda file: True)  # as on a terminal
-
+def test_dry_run_asks_nobody_and_calls_are_paid_once(arguments, tmp_path, capsys, on_terminal):
     def answer(asked, n):
         return Answer(content="N/A" if f"[{TITLES[3]} (" in asked.prompt and n < 2 else GOOD)
 

@@ -126,7 +126,7 @@ def chain(error):
 
 
 @pytest.mark.parametrize("status", [200, 401, 400, 404, 500])
-def test_the_key_is_nowhere(tmp_path, caplog, capfd, monkeypatch, status):
+def test_the_key_is_nowhere(tmp_path, caplog, capfd, monkeypatch, on_terminal, status):
     """Not even if the endpoint echoes it, at the most talkative log level, in the URL, or in an exception's chain."""
     caplog.set_level(logging.DEBUG)
     echo = f"you sent {KEY}"
