@@ -1,8 +1,9 @@
 """What an LLM knows of items, as data: a folder that others can load.
 
-``items.jsonl`` (``item_id``, ``profile``, ``next``, ``source``, ``prompt_sha256``), ``meta.json`` (data set, model,
-prompt, licence, digests) and a card, ``README.md``. ``knowledge_file=FOLDER`` loads it. A prompt holds a title and an
-id: it knows nothing of any user, so that the replies serve every split, and are about whatever has these titles.
+``items.jsonl`` (``item_id``, ``profile``, ``next``, ``source``, ``title_sha256``, ``prompt_sha256``), ``meta.json``
+(data set, model, prompt, licence, digests) and a card, ``README.md``. ``knowledge_file=FOLDER`` loads it. A prompt
+holds a title and an id: it knows nothing of any user, so that the replies serve every split, and are about whatever has
+these titles.
 """
 
 from __future__ import annotations
