@@ -6,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 
+from recbole_eimf.cli.usage import usage_shown, written_usage
 from recbole_eimf.core import parts
 from recbole_eimf.core.disk import refusal
 from recbole_eimf.core.errors import UserError, suggestion
@@ -53,7 +54,11 @@ COMMANDS = ("run", "keys", "explain", "prepare", "interests", "knowledge", "tune
 def _guarded(command: str, arguments: list[str]) -> int:
     """Run a command; a user's error or a disk's refusal is a message and exit code 2, an interruption 130."""
     try:
-        code = import_module(f"recbole_eimf.cli.{command}").main(arguments)
+        asked = {"-h", "--help"} & {*arguments}
+        if asked and (usage := written_usage(command)) is not None:
+            code = usage_shown(arguments, usage)
+        else:
+            code = import_module(f"recbole_eimf.cli.{command}").main(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `... | head` has read enough; what stdout still holds has nowhere to go

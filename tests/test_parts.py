@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from recbole_eimf.__main__ import COMMANDS, main, run_command
+from recbole_eimf.cli.usage import written_usage
 from recbole_eimf.core import parts
 from recbole_eimf.core.errors import UserError
 from tests.conftest import REPOSITORY
@@ -106,6 +107,17 @@ def test_a_command_without_arguments_is_an_error_that_shows_its_usage(capsys):
         shown = capsys.readouterr()
         assert not shown.out
         assert "usage" in shown.err
+
+
+def test_help_does_not_wait_for_torch_and_recbole(run_without):
+    """Blocked, they cannot be imported: what a command is for shows at once, and where nothing is installed."""
+    named = [name for name in COMMANDS if written_usage(name) is not None]
+    assert {*COMMANDS} - {*named} == {"run", "prepare", "study"}  # these make theirs of what there is
+    program = (
+        f"import recbole_eimf.__main__ as at\nfor name in {named}:\n    assert at.main([name, '--help']) == 0, name"
+    )
+    shown = run_without({"torch", "recbole", "numpy", "pandas"}, program)
+    assert [line.split()[4] for line in shown.splitlines() if line.startswith("usage: ")] == named
 
 
 @pytest.mark.parametrize(
