@@ -17,7 +17,8 @@ among them, and RecBole's SASRec, GRU4Rec, BERT4Rec. An older model folder of th
 whole.
 
   --index         how one user's items are searched: auto (all products, below 20,000 items; flat from there on), flat
-                  (exact, with a proof for each answer), hnsw (a graph: faster from a million items on, and not exact)
+                  (exact, with a proof for each answer), hnsw (a graph: faster from a million items on, and not exact;
+                  not over a score prior)
   --onnx          write encoder.onnx too (extra [onnx])
   --refit         train again first, on everything, for the epochs that were best: what one deploys
   --text          auto keeps what placing new items by title needs where the run read text; yes encodes the titles

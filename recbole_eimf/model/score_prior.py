@@ -24,7 +24,14 @@ from torch import Tensor, nn
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.model.bought_together import bought_together, interaction_weights
-from recbole_eimf.model.history_scores import history_scores, text_mean, text_scores, unit_text
+from recbole_eimf.model.history_scores import (
+    counted_for_one,
+    history_scores,
+    text_mean,
+    text_query,
+    text_scores,
+    unit_text,
+)
 from recbole_eimf.model.placing import Neighbours
 
 #: on the scale of logits; validation goes through them for one part of the prior, then for the other
@@ -90,6 +97,29 @@ class ScorePrior(nn.Module):
             if weight.any():
                 of_items = weight[self.bucket] if len(self.bucket) else weight
                 found = found + of_items * self.part(name, sequence, length)
+        return found
+
+    @property
+    def weighs_text(self) -> bool:
+        """Whether like text adds anything."""
+        return bool(self.weight[PARTS.index("similar")].any())
+
+    def weighed_text(self, items: Tensor) -> Tensor:
+        """What like text adds, as vectors: int64 [R] -> [R, d_t], whose products with :meth:`text_query` it is."""
+        weight = self.weight[PARTS.index("similar")]
+        return self.text[items] * (weight[self.bucket[items]][:, None] if len(self.bucket) else weight)
+
+    def text_query(self, sequence: Tensor, length: Tensor) -> Tensor:
+        """[B, L] right-padded items, [B] -> [B, d_t]."""
+        return text_query(sequence, length, self.text, self.decay)
+
+    def counted(self, sequence: Tensor) -> Tensor:
+        """What all parts but like text add for one user: the latest items, int64 [L] -> float32 [N]."""
+        found = torch.zeros(self.n_items)
+        for name, weight in zip(PARTS, self.weight):
+            if name != "similar" and weight.any():
+                part = counted_for_one(sequence, self._matrix(name), self.decay)
+                found += part * (weight[self.bucket] if len(self.bucket) else weight)
         return found
 
     def of_steps(self, name: str, sequence: Tensor, items: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from recbole_eimf.serving import index as search
 from recbole_eimf.serving.catalogue import Catalogue, Users, place_in_ties
 from recbole_eimf.serving.many import CoarseTable
 from recbole_eimf.serving.parts import Parts, padded
+from recbole_eimf.serving.prior_index import PriorIndex
 
 #: requests of up to this many users go through the index one by one; more are cheaper as one product
 FEW_USERS = 4
@@ -118,6 +119,8 @@ def _scored(parts: Parts, config: Mapping[str, Any], asked: _Asked, k: int) -> t
         if parts.category is not None:
             return (*_diverse(parts, config["diversity"], asked, interests, k), True)
         if parts.prior is not None:
+            if len(asked.rows) <= FEW_USERS and parts.index is not None and asked.barred is None:
+                return _through_index(parts, asked, interests, k)
             return (*_ranked(_with_prior(parts, asked, interests), asked, k), True)
         chunk = config["evaluation"]["eval_chunk_items"]
         many = parts.index.many if isinstance(parts.index, search.FlatIndex) else None
@@ -214,10 +217,21 @@ def _through_index(parts: Parts, asked: _Asked, interests: Tensor, k: int) -> tu
     for user, (history, own) in enumerate(zip(asked.rows, interests)):
         barred = torch.tensor(history) if asked.exclude_seen else None
         place = int(asked.places[user])
-        best = search.search_with_proof(parts.index, own, k, parts.vectors, parts.bias, barred, place)
+        if isinstance(parts.index, PriorIndex):
+            best = parts.index.best(own, torch.tensor(history[-parts.max_length :]), k, barred, place)
+            best = best or _every_item(parts, asked, user, interests, k)
+        else:
+            best = search.search_with_proof(parts.index, own, k, parts.vectors, parts.bias, barred, place)
         rows[user, : len(best.rows)], scores[user, : len(best.rows)] = best.rows.numpy(), best.scores.numpy()
         proved &= best.proved
     return rows, scores, proved
+
+
+def _every_item(parts: Parts, asked: _Asked, user: int, interests: Tensor, k: int) -> search.Best:
+    """Brute force for one user of the block, under a prior."""
+    alone = _Asked([asked.rows[user]], asked.places[[user]], asked.exclude_seen, None)
+    (rows,), (scores,) = _ranked(_with_prior(parts, alone, interests[[user]]), alone, k)
+    return search.Best(torch.from_numpy(rows), torch.from_numpy(scores), True)
 
 
 def _barred(catalogue: Catalogue, only: Iterable[str] | None, without: Iterable[str] | None) -> Tensor | None:

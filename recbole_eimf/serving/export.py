@@ -133,8 +133,9 @@ def export(
         ``out``.
 
     Raises:
-        DataError: no finished run, or ``out`` is something else. ConfigError: a model that cannot be served, or that
-            has no encoder for ``onnx``. MissingPartError: ``onnx`` without its packages.
+        DataError: no finished run, or ``out`` is something else. ConfigError: a model that cannot be served, that has
+            no encoder for ``onnx``, or a score prior, of which no graph knows. MissingPartError: ``onnx`` without its
+            packages.
     """
     check_kind(index)
     if text not in ("auto", "yes", "no"):
@@ -147,6 +148,7 @@ def export(
     _check_backbone(output_dir)
     run = read_run(output_dir, **({} if model is None else {"model": model}))
     check_served(run)
+    check_index(run, index)
     if refit:
         from recbole_eimf.serving.refit import refitted
 
@@ -187,6 +189,15 @@ def check_served(run: Run) -> None:
             f"model={name}: its scores are no inner products of a state with item vectors that are known here. Served "
             f"are our models but for floors that read text (and subclasses that score alike) and RecBole's "
             f"{', '.join(OWN_MODELS)}."
+        )
+
+
+def check_index(run: Run, index: str) -> None:
+    """Raise ConfigError for a graph over a model with a score prior."""
+    if index == "hnsw" and getattr(run.net, "prior", None) is not None:
+        raise ConfigError(
+            f"index=hnsw: the run has score_prior={run.config['score_prior']}, and the items that its lists and counts "
+            f"lift may stand anywhere in a graph. Use --index=flat, which proves its answers."
         )
 
 

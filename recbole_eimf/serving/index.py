@@ -89,22 +89,47 @@ def search_with_proof(
         interests: [K, d]; k: at least 1; vectors: [N, d], row 0 is padding; bias: [N] or None.
         barred: rows that are no candidates, int64; user: whose order settles equal scores.
     """
-    items = len(vectors)
+    # in double precision, for sums in single precision tell equal vectors apart by where they stand
+    asked = interests.double()
+
+    def exact(rows: Tensor) -> Tensor:
+        return score_rows(asked, vectors[rows].double(), None if bias is None else bias[rows]).float()
+
+    off = float(rounding(interests.norm(dim=1).max(), index.longest, interests.shape[1]))
+    found = proved(lambda: index.query(interests), exact, len(vectors), k, off, barred, user)
+    if found is None:
+        return every_item(interests, k, vectors, bias, barred, user)
+    return found._replace(proved=index.certain)
+
+
+def proved(
+    query: Callable[[], Query],
+    exact: Callable[[Tensor], Tensor],
+    items: int,
+    k: int,
+    off: float,
+    barred: Tensor | None,
+    user: int,
+) -> Best | None:
+    """The k best items of one user, if no other can be among them; None where nearly all items would be looked at.
+
+    Args:
+        query: makes the question; exact: scores of rows [C] -> float32 [C]; items: N; off: by how much sums in another
+            order differ; the others as in :func:`search_with_proof`.
+    """
     barred = torch.empty(0, dtype=torch.long) if barred is None else barred.unique()
     depth, reaching = k + len(barred) + _SLACK, torch.inf
-    off = float(rounding(interests.norm(dim=1).max(), index.longest, interests.shape[1]))
-    query = index.query(interests) if depth < items // 2 else None
+    asked = query() if depth < items // 2 else None
     while depth < items // 2:
-        found = query.top(depth, reaching)
+        found = asked.top(depth, reaching)
         rows = found.rows[~torch.isin(found.rows, barred)] if len(barred) else found.rows
-        # in double precision, for sums in single precision tell equal vectors apart by where they stand
-        scores = score_rows(interests.double(), vectors[rows].double(), None if bias is None else bias[rows]).float()
+        scores = exact(rows)
         if len(rows) >= k:
             reaching = float(scores.topk(k).values[-1]) - off
             if reaching > found.ceiling:
-                return Best(*_ordered(rows, scores, k, user, items), index.certain)
+                return Best(*_ordered(rows, scores, k, user, items), True)
         depth *= 2
-    return every_item(interests, k, vectors, bias, barred, user)
+    return None
 
 
 def every_item(
@@ -139,12 +164,12 @@ class FlatIndex:
     """All products, in a coarse type where the processor is quicker at that, with a bound on what that costs.
 
     Args:
-        vectors: float32 [N, d], row 0 is padding; bias: [N] or None.
+        vectors: float32 [N, d], row 0 is padding; bias: [N] or None; for_many: whether many users at once ask it too.
     """
 
     certain = True
 
-    def __init__(self, vectors: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, vectors: Tensor, bias: Tensor | None = None, for_many: bool = True) -> None:
         self.bias = bias
         self.longest = _longest(vectors)
         coarse = vectors.to(torch.bfloat16)
@@ -152,7 +177,7 @@ class FlatIndex:
         self.vectors = coarse if self.coarse else vectors
         #: for any number of users at once, where there is a coarse table without a bias
         self.many: CoarseTable | None = None
-        if self.coarse and bias is None:
+        if self.coarse and bias is None and for_many:
             self.many = CoarseTable(coarse, vectors, self.error)
             self.vectors = self.many.coarse[: len(vectors)]  # the same memory
         #: how far a coarse vector is from its own
@@ -160,8 +185,8 @@ class FlatIndex:
         #: for one user, where the processor is quickest at whole numbers
         self.eight_bits = EightBits(vectors, self.longest) if _whole_numbers(self.vectors) else None
 
-    def query(self, interests: Tensor) -> FlatQuery:
-        """See :class:`Index`."""
+    def query(self, interests: Tensor, added: Tensor | None = None) -> FlatQuery:
+        """See :class:`Index`; ``added``: float32 [N], what items get beside their products and bias."""
         if self.eight_bits is not None:
             scores, error = self.eight_bits.scores(interests)
         else:
@@ -170,6 +195,9 @@ class FlatIndex:
             error = float(self.error(interests))
         if self.bias is not None:
             scores = scores + self.bias
+            error += float(scores.abs().max()) * torch.finfo(torch.float32).eps
+        if added is not None:
+            scores = scores + added
             error += float(scores.abs().max()) * torch.finfo(torch.float32).eps
         scores[0] = -torch.inf
         return FlatQuery(scores, error)

@@ -16,6 +16,7 @@ from recbole_eimf.model.layer import unit_rows
 from recbole_eimf.serving.encoder import EncoderSpec, build_encoder
 from recbole_eimf.serving.index import FlatIndex, HNSWIndex, Index
 from recbole_eimf.serving.parts import Parts
+from recbole_eimf.serving.prior_index import PriorIndex
 from recbole_eimf.serving.title_map import encoded
 
 
@@ -88,7 +89,9 @@ def _scored(spec: EncoderSpec, made: list[Tensor], shares: Tensor) -> Tensor:
     return torch.nn.functional.pad(joined, (0, 1)) if spec.append_one else joined
 
 
-def _index(old: Index | None, grown: Parts, items: int) -> Index | None:
+def _index(old: Index | PriorIndex | None, grown: Parts, items: int) -> Index | None:
     if isinstance(old, HNSWIndex):
         return old.extended(grown.vectors, grown.bias, items)
+    if isinstance(old, PriorIndex):
+        return PriorIndex(grown.prior, grown.vectors, grown.bias)
     return None if old is None else FlatIndex(grown.vectors, grown.bias)

@@ -15,6 +15,7 @@ from recbole_eimf.serving import index as search
 from recbole_eimf.serving.catalogue import Catalogue
 from recbole_eimf.serving.counts import Counts
 from recbole_eimf.serving.encoder import Encoder
+from recbole_eimf.serving.prior_index import PriorIndex
 from recbole_eimf.serving.sentences import Sentences
 from recbole_eimf.serving.title_map import TitleMap
 
@@ -34,7 +35,7 @@ class Parts:
     vectors: Tensor | None = None
     bias: Tensor | None = None
     counts: Counts | None = None
-    index: search.Index | None = None
+    index: search.Index | PriorIndex | None = None
     category: Tensor | None = None
     text: TitleMap | None = None
     sentences: Sentences | None = None
@@ -71,8 +72,10 @@ def with_index(parts: Parts, kind: str, folder: Path | None = None) -> Parts:
     items = len(parts.catalogue)
     if kind == "none" or (kind == "auto" and items < search.FEWEST_ITEMS):
         return parts
-    if parts.encoder is None or parts.prior is not None:  # what a prior adds to scores no index knows
+    if parts.encoder is None:
         return parts
+    if parts.prior is not None:  # of a graph too, in a folder of before: export refuses it now
+        return replace(parts, index=PriorIndex(parts.prior, parts.vectors, parts.bias))
     if kind == "hnsw":
         file = None if folder is None else folder / "index.faiss"
         biased = parts.bias is not None
