@@ -37,7 +37,7 @@ MISSING = [
     ("PAD", {"semantic_cache": "{FILE}"}, "semantic_cache=.*replies.jsonl: a file, where a folder is needed"),
     ("PAD", {"semantic_cache": "{FILE}/deeper"}, "semantic_cache=.*deeper: .*replies.jsonl is a file, where a folder"),
     ("NextKNN", {}, "knowledge_source=none: model=NextKNN reads"),
-    ("PAD", {"text_encoder": "minilmm"}, "text encoder 'minilmm': .*cannot be loaded here.*Did you mean 'minilm'"),
+    ("PAD", {"text_encoder": "minilmm"}, "text_encoder=minilmm: no encoder of ours .*Did you mean 'minilm'"),
     ("IBIM", {"item_text": "add", "text_encoder": "llm2vec:{ROOT}"}, "text encoder 'llm2vec:.*cannot be loaded here"),
     ("EIMF", {"text_encoder": "tfidf-svd", "encoder_processes": 2}, "encoder_processes=2: tfidf-svd runs in one proc"),
     ("PAD", {"text_fields": "[titel]"}, "planted.item, line 1: no column 'titel'.*Did you mean 'title'"),

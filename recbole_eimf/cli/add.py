@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_eimf.cli.export import Parser
+from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import read_csv, unpacked

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recbole_eimf.cli.export import EMPTY
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.yaml_file import parse_command_line
-from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.core.errors import EMPTY, ConfigError, suggestion
 from recbole_eimf.core.parts import require
 from recbole_eimf.study.agreement import agree, text_table
 

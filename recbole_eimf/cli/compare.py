@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recbole_eimf.cli.options import command_text, effort_of, parse_table_options, table_parser
 from recbole_eimf.cli.usage import usage_shown
+from recbole_eimf.config.yaml_file import values_placed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.compare import Compared, carry_out, experiment_of
 from recbole_eimf.study.rows import parse_models, read_rows
@@ -52,10 +53,12 @@ def main(arguments: Sequence[str]) -> int:
     options, shared = parse_table_options(parser, arguments)
     rows = parse_models(options.models or "") + (read_rows(options.models_file) if options.models_file else [])
     command, wanted = command_text("compare", arguments), {"metrics": options.metrics, "title": options.title}
-    experiment = experiment_of(rows, options.dataset, shared, command, seeds=options.seeds or 5, **wanted)
     if not options.out:
         raise ConfigError("--out is missing: the folder for runs and tables, for example --out=results/office.")
-    return shown(carry_out(experiment, Path(options.out), effort_of(options)))
+    with values_placed(options.said_in):
+        experiment = experiment_of(rows, options.dataset, shared, command, seeds=options.seeds or 5, **wanted)
+        found = carry_out(experiment, Path(options.out), effort_of(options))
+    return shown(found)
 
 
 def shown(found: Compared) -> int:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_eimf.cli.options import OptionsParser
+from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     from recbole_eimf.study.explore.page import write
     from recbole_eimf.study.explore.words import as_text
 
-    parser = OptionsParser("explore")
+    parser = Parser("explore")
     parser.add_option("run", required=True)
     parser.add_option("against", action="append", default=[])
     parser.add_option("out", default="explore.html")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
-from recbole_eimf.core.errors import ConfigError
 
 USAGE = """usage: python -m recbole_eimf export --run OUT --out MODEL [--index auto|flat|hnsw|none] [--onnx] [--refit]
          [--text auto|yes|no] [--no-histories] [--model package.module:Class]
@@ -26,34 +25,6 @@ whole.
   --no-histories  leave out users' histories (`recommend --user` needs them)
   --model         the class of a model of your own, which is imported; serving needs it no more
 """
-
-
-#: said of an empty value
-EMPTY = "no value (a variable of the shell that is not set?). Give one, or leave the option out."
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are the user's: no usage on stderr, exit code by the caller."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog=prog, add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message}. See python -m recbole_eimf {self.prog} --help.")
-
-    def given(self, arguments: Sequence[str], may_be_empty: Sequence[str] = ()) -> argparse.Namespace:
-        """Read the command line.
-
-        Raises:
-            ConfigError: what argparse complains of, or an empty value, which is no other than no value to most of what
-                reads it; ``may_be_empty`` names the options that have a use for one.
-        """
-        found = self.parse_args(list(arguments))
-        for action in self._actions:
-            if getattr(found, action.dest) == "" and action.dest not in may_be_empty:
-                name = action.option_strings[0] if action.option_strings else action.dest.upper()
-                raise ConfigError(f"{name}='': {EMPTY}")
-        return found
 
 
 def main(arguments: Sequence[str]) -> int:

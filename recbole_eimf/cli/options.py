@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_eimf.cli.export import EMPTY
-from recbole_eimf.config.config import check_keys, may_be_secret
+from recbole_eimf.cli.parser import Parser
+from recbole_eimf.config.config import check_keys, may_be_secret, recbole_keys
 from recbole_eimf.config.same import known_keys
 from recbole_eimf.config.yaml_file import named_files, parse_command_line, read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -16,37 +16,9 @@ from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.study.compare import Effort, check_shared
 
 
-class OptionsParser(argparse.ArgumentParser):
-    """argparse whose complaints are errors of ours, and whose options have both spellings.
-
-    >>> parser = OptionsParser("tune")
-    >>> parser.add_option("max_epochs", type=int)
-    >>> [vars(parser.parse_args([f"{name}=3"])) for name in ("--max-epochs", "--max_epochs")]
-    [{'max_epochs': 3}, {'max_epochs': 3}]
-    """
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog=prog, add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message}. See python -m recbole_eimf {self.prog} --help.")
-
-    def parse_known_args(self, args=None, namespace=None):
-        """argparse's. Raises ConfigError for an option of no value: a variable of the shell that is not set, mostly."""
-        found, rest = super().parse_known_args(args, namespace)
-        for name, value in vars(found).items():
-            if value == "" or (isinstance(value, list) and "" in value):
-                raise ConfigError(f"--{name}=: {EMPTY}")
-        return found, rest
-
-    def add_option(self, name: str, **how: Any) -> None:
-        """Add ``--name``, with underscores and with dashes."""
-        self.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), **how)
-
-
-def table_parser(prog: str) -> OptionsParser:
+def table_parser(prog: str) -> Parser:
     """The options that ``compare`` and ``study`` share; every other argument is a key."""
-    parser = OptionsParser(prog)
+    parser = Parser(prog, others=True)
     for name in ("dataset", "out", "seeds", "metrics", "title", "protocol"):
         parser.add_option(name)
     parser.add_option("config_files", nargs="+", default=[])
@@ -57,7 +29,8 @@ def table_parser(prog: str) -> OptionsParser:
 
 
 def parse_table_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict]:
-    """(options, the keys of all rows): configuration files first, the command line stronger.
+    """(options, the keys of all rows): configuration files first, the command line stronger. ``options.said_in``: key
+    -> the file that decides it.
 
     Raises:
         ConfigError: an argument that is neither an option nor ``--key=value``, a key that a table sets itself, no data
@@ -70,7 +43,10 @@ def parse_table_options(parser: argparse.ArgumentParser, arguments: Sequence[str
         values = read_yaml(path)
         shared.update(values)
         said_in.update(dict.fromkeys(values, path))
-    shared.update(parse_command_line(rest))
+    check_spelling(parser, rest)
+    typed = parse_command_line(rest)
+    shared.update(typed)
+    options.said_in = {key: path for key, path in said_in.items() if key not in typed}
     if not shared.get("allow_unknown_keys"):
         check_keys({key: shared[key] for key in said_in}, said_in=said_in)
     options.dataset = str(options.dataset or shared.pop("dataset", "") or "")
@@ -81,8 +57,20 @@ def parse_table_options(parser: argparse.ArgumentParser, arguments: Sequence[str
             near = suggestion(options.protocol, PROTOCOLS)
             raise ConfigError(f"--protocol={options.protocol}: allowed are {', '.join(PROTOCOLS)}.{near}")
         shared["protocol"] = options.protocol
+        options.said_in.pop("protocol", None)
     check_shared(shared)
     return options, shared
+
+
+def check_spelling(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
+    """Look at what is no option: as a key nobody would know it, where an option was meant. Raises ConfigError."""
+    if any(argument.startswith("--allow_unknown_keys=") for argument in rest):
+        return
+    for argument in rest:
+        name = argument.partition("=")[0]
+        near = suggestion(name, parser._option_string_actions)
+        if name.startswith("--") and near and name.removeprefix("--") not in recbole_keys() | {*known_keys()}:
+            parser.error(f"{name}: no such option, and no key.{near}")
 
 
 def effort_of(options: argparse.Namespace) -> Effort:

@@ -6,10 +6,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.cli.export import EMPTY
 from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line
 from recbole_eimf.core.disk import check_writable
-from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.core.errors import EMPTY, ConfigError, InterestSourceError
 from recbole_eimf.semantic.export import check_folder
 from recbole_eimf.semantic.llm.client import Estimate, answered_users, estimate
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
@@ -23,12 +22,16 @@ _FLAGS = ("--yes", "--dry-run", "-h", "--help")
 
 def parsed(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """(keys, flags such as ``--yes``); a key ``yes`` is a flag too. Raises ConfigError for anything else."""
-    flags = {argument for argument in arguments if argument in _FLAGS}
-    values = parse_command_line([argument for argument in arguments if argument not in flags])
-    agreed = values.pop("yes", False)
-    if not isinstance(agreed, bool):  # paid calls are made of what this says
-        raise ConfigError(f"--yes={agreed}: True or False is needed. Write --yes to agree, or leave it out.")
-    return values, flags | ({"--yes"} if agreed else set())
+    typed = ["--dry-run" + argument.removeprefix("--dry_run") if argument.startswith("--dry_run") else argument
+             for argument in arguments]  # fmt: skip
+    flags = {argument for argument in typed if argument in _FLAGS}
+    values = parse_command_line([argument for argument in typed if argument not in flags])
+    for name, does in (("yes", "agree"), ("dry-run", "see the price alone")):
+        agreed = values.pop(name, False)
+        if not isinstance(agreed, bool):  # paid calls are made of what this says
+            raise ConfigError(f"--{name}={agreed}: True or False is needed. Write --{name} to {does}, or leave it out.")
+        flags |= {f"--{name}"} if agreed else set()
+    return values, flags
 
 
 def export_options(arguments: list[str], kind: str) -> tuple[str | None, str | None]:
@@ -64,7 +67,9 @@ def _take_option(arguments: list[str], name: str) -> str | None:
         else:
             continue
         if not value:
-            raise ConfigError(f"--{name}='': {EMPTY}")
+            raise ConfigError(f"--{name}=: {EMPTY}")
+        if (other := _take_option(arguments, name)) not in (None, value):
+            raise ConfigError(f"--{name} is given twice: {value!r} and {other!r}. Keep one.")
         return value
     return None
 

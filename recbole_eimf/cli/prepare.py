@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.prepare.amazon import amazon_source
@@ -17,19 +19,12 @@ from recbole_eimf.data.prepare.write import prepare
 _KEPT = "of a user-item pair all (keep, the default), one of each time (distinct), the first or the last"
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line, without the page of usage before it."""
-
-    def error(self, message: str) -> None:
-        raise ConfigError(f"{message}. See {self.prog} --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m recbole_eimf prepare", description="Raw data -> RecBole's atomic files.")
+    parser = Parser("python -m recbole_eimf prepare", add_help=True, description="Raw data -> RecBole's atomic files.")
     sources = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
 
     def add(name: str, help_text: str, k_core: int, broken: str, encoding: str | None) -> argparse.ArgumentParser:
-        sub = sources.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+        sub = sources.add_parser(name, help=help_text, description=help_text, add_help=True)
         sub.add_argument("--out", required=True, metavar="DIR", help="the files go to DIR/NAME/NAME.inter and .item")
         sub.add_argument("--name", required=True, metavar="NAME", help="the data set's name in RecBole")
         sub.add_argument("--k-core", type=int, default=k_core, metavar="K", help="default %(default)s; 0 is off")
@@ -71,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _source(options: argparse.Namespace) -> RawSource:
+    _check_their_file(options)
     if options.source == "csv":
         text = None if options.text_columns is None else options.text_columns.split(",")
         if options.no_time and options.time_column:
@@ -102,11 +98,26 @@ def _source(options: argparse.Namespace) -> RawSource:
     return amazon_source(release, options.reviews, options.meta, text_fields=text, encoding=options.encoding)
 
 
+def _check_their_file(options: argparse.Namespace) -> None:
+    """Refuse what is said of a file of items where there is none. Raises ConfigError."""
+    file = "items" if options.source == "csv" else "meta"
+    if getattr(options, file, file) is not None:  # given, or of a source whose files are whole
+        return
+    for name in ("items_item_column", "title_column", "text_columns"):
+        if (said := getattr(options, name, None)) is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}={said}: of the file of items, and there is none. Add --{file} FILE, or "
+                f"leave it out."
+            )
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command with the arguments after ``prepare``; returns the exit code. Raises UserError."""
     parser = _parser()
     if not argv:
         return usage_shown(argv, parser.format_help())
+    if argv[0].startswith("--") and not {"-h", "--help"} & {*argv}:
+        raise ConfigError(f"{argv[0]}: what the data are comes first: prepare csv {shlex.join(argv[:2])} ...")
     options = parser.parse_args(argv)
     filters = Filters(
         options.k_core, options.min_user, options.min_item, options.duplicates, options.min_rating, options.max_history

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_eimf.cli.export import Parser
+from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.serving.batch import Job, check_out, recommend_file, unknown_candidates
@@ -48,11 +48,17 @@ def main(arguments: Sequence[str]) -> int:
     given = _parsed(arguments)
     if given.histories:  # before a run is loaded and exported
         Histories.open(given.histories, given.separator)
+    typed = given.only
     given.only, given.without = _tokens("only", given.only), _tokens("without", given.without)
-    if given.histories:
-        return _file(given)
-    with _model(given) as folder:
-        return _one(given, folder)
+    try:
+        if given.histories:
+            return _file(given)
+        with _model(given) as folder:
+            return _one(given, folder)
+    except DataError as error:
+        if not str(error).startswith("only: "):
+            raise
+        raise DataError(f"--only={typed}: {str(error).removeprefix('only: ')}") from error
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:

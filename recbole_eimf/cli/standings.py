@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from recbole_eimf.cli.options import OptionsParser, command_text
+from recbole_eimf.cli.options import command_text
+from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
-    parser = OptionsParser("standings")
+    parser = Parser("standings")
     parser.add_argument("tables", nargs="+", metavar="TABLE")
     for name, default in (("out", "standings"), ("metrics", "NDCG@10"), ("title", "Who stands where")):
         parser.add_option(name, default=default)

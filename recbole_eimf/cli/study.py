@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_eimf.cli.compare import shown
 from recbole_eimf.cli.options import command_text, effort_of, parse_table_options, table_parser
 from recbole_eimf.cli.usage import usage_shown
+from recbole_eimf.config.yaml_file import values_placed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.arena import run_arena
 from recbole_eimf.study.compare import carry_out, check
@@ -36,10 +39,16 @@ def main(arguments: Sequence[str]) -> int:
     if (code := usage_shown(arguments, usage)) is not None:
         return code
     parser = table_parser("study")
-    parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
+    parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml, which stands before all options")
     for name in ("only", "over"):
         parser.add_option(name)
     options, given = parse_table_options(parser, arguments)
+    with values_placed(options.said_in):
+        return _made(options, given, arguments)
+
+
+def _made(options: argparse.Namespace, given: dict[str, Any], arguments: Sequence[str]) -> int:
+    """The studies that the options name; the exit code."""
     effort, command = effort_of(options), command_text("study", arguments)
     own = {"seeds": options.seeds, "metrics": options.metrics, "title": options.title,
            "only": _words(options.only or "")}  # fmt: skip

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recbole_eimf.cli.options import OptionsParser
+from recbole_eimf.cli.options import check_spelling
+from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
-from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line
+from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line, read_yaml, values_placed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.search.tune import Effort, search
 
@@ -44,23 +45,27 @@ def main(arguments: Sequence[str]) -> int:
     """
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
-    options, rest = _parser().parse_known_args(list(arguments))
+    parser = _parser()
+    options, rest = parser.parse_known_args(list(arguments))
     values = parse_command_line(rest)
     for name, instead in _INSTEAD.items():
         if name in values:
             raise ConfigError(f"--{name}={values[name]}: tune has no such option or key. Write {instead}.")
+    check_spelling(parser, rest)
     effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
     files = named_files(options.config_files)
     model, dataset = model_and_dataset(options.model, options.dataset, files)
     if not dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")
-    found = search(model, dataset, options.out, effort, options.space, files, options.begin_with, **values)
+    said_in = {key: path for path in files for key in read_yaml(path) if key not in values}
+    with values_placed(said_in):
+        found = search(model, dataset, options.out, effort, options.space, files, options.begin_with, **values)
     print(found.summary())
     return 0
 
 
-def _parser() -> OptionsParser:
-    parser = OptionsParser("tune")
+def _parser() -> Parser:
+    parser = Parser("tune", others=True)
     for name in ("model", "dataset", "out", "space", "begin_with", "ray_address", "config_files"):
         parser.add_option(name)
     for name, kind in (("samples", int), ("max_epochs", int), ("grace", int), ("cpus", int),

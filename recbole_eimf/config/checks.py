@@ -23,7 +23,7 @@ from recbole_eimf.core.files import first_line
 BUNDLED = "ml-100k"
 _EXAMPLE = (Path(recbole.__file__).parent / "dataset_example" / BUNDLED).absolute()
 
-_COLUMNS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "ORDER_FIELD", "TIME_FIELD")
+_COLUMNS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "ORDER_FIELD", "TIME_FIELD", "RATING_FIELD")
 #: RecBole's keys that name columns of any file; what is not loaded would be a traceback
 _BY_COLUMN = ("val_interval", "normalize_field", "threshold")
 _MODES = "full, uniN (N drawn uniformly, such as uni100) or popN (by popularity)"

@@ -24,7 +24,14 @@ from recbole_eimf.config.models import known_model_names, load_model_class
 from recbole_eimf.config.reading import check_read
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
-from recbole_eimf.config.yaml_file import line_of, parse_command_line, parse_value, read_yaml, value_of
+from recbole_eimf.config.yaml_file import (
+    line_of,
+    parse_command_line,
+    parse_value,
+    read_yaml,
+    value_of,
+    values_placed,
+)
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import LONGEST_NAME
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -91,12 +98,12 @@ def check_keys(
     for key in given:
         if key in known:
             continue
-        if key in ELSEWHERE:
-            raise ConfigError(
-                f"{key}={given[key]!r}: no key of a run. {ELSEWHERE[key][0].upper()}{ELSEWHERE[key][1:]}."
-            )
         path = (said_in or {}).get(key)
         place = f"{path}, line {line_of(Path(path), key)}: " if path else ""
+        if key in ELSEWHERE:
+            raise ConfigError(
+                f"{place}{key}={given[key]!r}: no key of a run. {ELSEWHERE[key][0].upper()}{ELSEWHERE[key][1:]}."
+            )
         raise ConfigError(
             f"{place}unknown key '{key}' ({_shown(key, given[key])}).{suggestion(key, known)} "
             f"If your own model reads it, add --allow_unknown_keys=True."
@@ -279,4 +286,6 @@ class EIMFConfig(Config):
         if not ours:
             values |= stock_defaults(model_class, stock_values, values, given)
         self.internal_config_dict.update(values)
-        check_configuration(self)
+        typed = self.variable_config_dict
+        with values_placed({key: path for key, path in self.said_in.items() if key not in typed}):
+            check_configuration(self)

@@ -67,11 +67,15 @@ class Range:
         )
 
     def __str__(self) -> str:
-        low = f"at least {self.least:g}" if self.least is not None else ""
-        low = f"above {self.above:g}" if self.above is not None else low
-        high = f"at most {self.most:g}" if self.most is not None else ""
-        high = f"below {self.below:g}" if self.below is not None else high
+        low = f"at least {_number(self.least)}" if self.least is not None else ""
+        low = f"above {_number(self.above)}" if self.above is not None else low
+        high = f"at most {_number(self.most)}" if self.most is not None else ""
+        high = f"below {_number(self.below)}" if self.below is not None else high
         return " and ".join(filter(None, (low, high)))
+
+
+def _number(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 @dataclass(frozen=True)

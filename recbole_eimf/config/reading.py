@@ -20,7 +20,7 @@ from recbole_eimf.config.contract import is_ours
 from recbole_eimf.config.key import OF_MODEL, keys_of
 from recbole_eimf.config.models import BACKBONES, MODELS
 from recbole_eimf.config.placebo import is_placebo
-from recbole_eimf.config.same import INDIFFERENT
+from recbole_eimf.config.same import CONTENT, INDIFFERENT
 from recbole_eimf.config.yaml_file import read_shipped
 from recbole_eimf.core.errors import ConfigError
 
@@ -125,6 +125,16 @@ def switched_off(model_class: type, given: Mapping[str, Any], final: Mapping[str
         if not on and not (towers and switch == "item_text"):
             found[name] = f"{switch}={'|'.join(values)}" if values else switch
     return found
+
+
+def unasked(unread: Collection[str], given: Mapping[str, Any]) -> list[str]:
+    """The keys of text and of an LLM among ``given`` that ask for something and that a model does not read as it is
+    configured (``unread``): somebody who names replies beside a backbone alone believes that they took part."""
+    parts = [part for part in keys.ALL_SETTINGS if part.__name__ in _WHERE_ASKED]
+    own = {each.name for part in parts for each in keys_of(part)} & {*unread}
+    return [
+        name for name in given if name in own and (_is_wish(name, given[name]) or (name in CONTENT and given[name]))
+    ]
 
 
 @cache

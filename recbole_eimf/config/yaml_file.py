@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import yaml
 
 from recbole_eimf.config.recbole_keys import text_keys
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.errors import EMPTY, ConfigError
 
 _TAG = "tag:yaml.org,2002:"
+#: keys that have a use for an empty value
+_MAY_BE_EMPTY = ("gpu_id",)
 
 
 class _TwiceError(yaml.MarkedYAMLError):
@@ -139,6 +142,8 @@ def parse_command_line(arguments: Iterable[str]) -> dict[str, Any]:
             apart = argument.startswith("--") and not sign and following and not following.startswith("--")
             form = f"{argument}={following}" if apart else "--key=value"
             raise ConfigError(f"argument {argument!r}: write {form}, without spaces around '='.")
+        if not text.strip() and key not in _MAY_BE_EMPTY:
+            raise ConfigError(f"--{key}=: {EMPTY}")
         if texts.get(key, text) != text:
             raise ConfigError(f"--{key} is given twice: {texts[key]!r} and {text!r}. Keep one.")
         texts[key] = text
@@ -214,3 +219,20 @@ def line_of(path: Path, key: str) -> int:
     node = yaml.compose(path.read_bytes().decode("utf-8-sig"), Loader=_SafeLoader)
     lines = [name.start_mark.line + 1 for name, _ in node.value if name.value == key] if node else []
     return lines[-1] if lines else 0
+
+
+@contextlib.contextmanager
+def values_placed(said_in: Mapping[str, str | Path]) -> Iterator[None]:
+    """Inside, a ConfigError of a key's value says in which file and line it stands.
+
+    Args:
+        said_in: key -> the configuration file that gives it, where nothing stronger does.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        key = error.key or (named[1] if (named := re.match(r"(\w+)=", str(error))) else None)
+        if key not in said_in or str(said_in[key]) in str(error):
+            raise
+        path = said_in[key]
+        raise ConfigError(f"{path}, line {line_of(Path(path), key)}: {error}", key) from error

@@ -37,6 +37,10 @@ class InterestSourceError(UserError):
     """An interest source (LLM endpoint, reply file) that cannot deliver."""
 
 
+#: said of an empty value
+EMPTY = "no value (a variable of the shell that is not set?). Give one, or leave the option out."
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known word, or ``""``.
 

@@ -18,11 +18,13 @@ from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.config.models import load_model_class
 from recbole_eimf.config.placebo import PLACEBOS, SHUFFLED, check_placebo, own_placebo
-from recbole_eimf.config.reading import ignored, switched_off
+from recbole_eimf.config.reading import ignored, switched_off, unasked
+from recbole_eimf.config.same_experiment import unread
 from recbole_eimf.config.yaml_file import read_files
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.folders import check_kind
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.core.run_folder import RESULT_FILE
@@ -105,12 +107,19 @@ def _tell_unread(config: EIMFConfig) -> None:
             f"{name}={given[name]} is not read: {switch}={config[switch]}. Add --{on}, or leave {name} out.",
             file=sys.stderr,
         )
+    for name in unasked(unread(config), given):
+        print(
+            f"{name}={given[name]} is not read: model={config['model']} reads neither text nor an LLM's words as it is "
+            f"configured. Leave it out, or train a model that reads them, such as EIMF.",
+            file=sys.stderr,
+        )
 
 
 def _own_folder(wanted: RunSettings) -> contextlib.AbstractContextManager:
     """``output_dir`` for this run alone: a second one would write between its files."""
     if not (wanted.output_dir and distributed.is_first()):
         return contextlib.nullcontext()
+    check_kind(Path(wanted.output_dir), "run", "output_dir")
     return folder_locked(Path(wanted.output_dir), "output_dir")
 
 

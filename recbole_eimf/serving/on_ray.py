@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator, Sequence
 
 from recbole_eimf.core.environment import environment_kept
-from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.parts import require
+from recbole_eimf.core.ray_start import not_started
 from recbole_eimf.serving.batch import Job, Spread, make_pieces
 from recbole_eimf.serving.recommender import Recommender
 
@@ -45,8 +46,8 @@ def over_ray(workers: int | None = None, address: str | None = None) -> Iterator
                     object_store_memory=80 * 1024**2,
                     **quiet,
                 )
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"ray_address={address}: no Ray cluster answers there ({error}).") from error
+    except Exception as error:  # Ray raises a bare one where a busy machine keeps it waiting
+        raise not_started(address, error, "type the same command again, or leave out --ray") from error
     try:
         yield lambda job, numbers: _spread(ray, workers, job, numbers)
     finally:

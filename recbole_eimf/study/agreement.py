@@ -137,6 +137,8 @@ def compare(first: RunVectors, second: RunVectors, pairs: int, buckets: int, see
 
 def _random_pairs(item_bucket: np.ndarray, limits: tuple[int, int], count: int, rng) -> np.ndarray:
     items = np.flatnonzero((item_bucket >= limits[0]) & (item_bucket <= limits[1]))
+    if not len(items):  # a few bought most have a bucket to themselves, or all are bought as often
+        return np.empty((0, 2), dtype=np.int64)
     pairs = rng.choice(items, (count, 2))
     return pairs[pairs[:, 0] != pairs[:, 1]]
 

@@ -20,6 +20,7 @@ from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.layers import concerning
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, write_json
+from recbole_eimf.core.folders import RESULTS_FILE, check_kind
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data import time_split
 from recbole_eimf.study.compare import Effort, carry_out, check, metric_names
@@ -83,7 +84,9 @@ def run_arena(
             planned.append((experiment_of(study, dataset, keys, command, **own), out / f"{dataset}-{protocol}"))
     if not planned:
         raise ConfigError(f"--dataset={','.join(datasets)}: without times there is no table under {', '.join(wanted)}.")
+    check_kind(out, "table")
     for experiment, folder in planned:
+        check_kind(folder, "table")
         check(experiment, folder, effort)
     metric = (metric_names(metrics) or study.metrics or ("ndcg@10",))[0]
     failed: list[str] = []
@@ -136,7 +139,7 @@ def write(
     Raises:
         DataError: a damaged table, or none with two rows.
     """
-    parts = [part for folder in folders if (folder / "results.json").is_file() for part in read_parts([folder])]
+    parts = [part for folder in folders if (folder / RESULTS_FILE).is_file() for part in read_parts([folder])]
     return write_joined(parts, out, title, metric, command, remarks)
 
 

@@ -13,6 +13,7 @@ from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.yaml_file import parse_value, read_files
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.folders import check_kind
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.study import progress, runs
@@ -230,6 +231,7 @@ def carry_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
     """
     require("matplotlib", *(["ray"] if effort.parallel or effort.tune_first else []))
     out = out.resolve()
+    check_kind(out, "table")
     with folder_locked(out):
         return _carried_out(experiment, out, effort)
 

@@ -22,6 +22,7 @@ from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.core.parts import require
+from recbole_eimf.core.ray_start import not_started
 
 #: a store for jobs of a few kilobytes; 78 MB is the least that Ray takes
 _STORE = 80 * 2**20
@@ -119,7 +120,7 @@ def ray_running(slots: int | None = None, threads: int | None = None, address: s
         address: of a cluster to use in place of this machine.
 
     Raises:
-        ConfigError: no cluster answers at ``address``.
+        ConfigError: no cluster answers at ``address``, or Ray does not start here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     require("ray")
@@ -138,8 +139,9 @@ def ray_running(slots: int | None = None, threads: int | None = None, address: s
             with environment_kept(*limits):
                 os.environ.update(dict.fromkeys(limits, str(threads)))  # the workers of a local Ray inherit it
                 ray.init(num_cpus=slots, include_dashboard=False, object_store_memory=_STORE, **quiet)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"ray_address={address}: no Ray cluster answers there ({error}).") from error
+    except Exception as error:  # Ray raises a bare one where a busy machine keeps it waiting
+        remedy = "type the same command again once it is less busy (compare and study work without, by --parallel=0)"
+        raise not_started(address, error, remedy) from error
     try:
         yield ray
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import read_json
+from recbole_eimf.core.folders import RESULTS_FILE, kind_of, name_of
 from recbole_eimf.study.rows import FRAMED
 from recbole_eimf.study.standings import counts, title_of
 
@@ -39,8 +40,10 @@ def read_parts(paths: Sequence[Path]) -> list[Part]:
     """
     found: list[Part] = []
     for path in paths:
+        if kind_of(path) in ("run", "model", "data", "search"):
+            raise DataError(f"{path}: no table; it is {name_of(path)}. Give folders that compare or study made.")
         if path.is_dir():
-            own = path / "results.json"
+            own = path / RESULTS_FILE
             files = [own] if own.is_file() else sorted(path.glob("*/results.json"))
             if not files:
                 raise DataError(f"{path}: no table in it. A folder that compare or study made holds results.json.")
@@ -110,6 +113,7 @@ def _joined(one: Part, other: Part) -> Part:
     rows = [theirs[name] if not views[0]["rows"].get(name) and views[1]["rows"].get(name) else row
             for name, row in mine.items()]  # fmt: skip
     rows += [row for name, row in theirs.items() if name not in mine]
+    planned = {row["name"]: len(table.get("seeds", ())) for table in (second, first) for row in table["rows"]}
     view = {
         **views[0],
         "rows": {**views[1]["rows"], **{name: found for name, found in views[0]["rows"].items() if found}},
@@ -121,7 +125,7 @@ def _joined(one: Part, other: Part) -> Part:
         "rows": rows,
         "views": [view],
         "finished": sum(len(row["runs"]) for row in rows),
-        "planned": sum(max(len(row["runs"]), 1 if counts(row) else len(first.get("seeds", ()))) for row in rows),
+        "planned": sum(max(len(row["runs"]), 1 if counts(row) else planned[row["name"]]) for row in rows),
         "notes": list(dict.fromkeys([*first.get("notes", ()), *second.get("notes", ())])),
         "made_with": _once([*first.get("made_with", ()), *second.get("made_with", ())]),
     }

@@ -213,10 +213,10 @@ class PhaseTrainer(_BarTrainer):
         self._epoch = {"epoch": -1, "train_seconds": 0.0, "losses": [], "phase": self.phase}
         self.history.append(self._epoch)
         score, result = self._valid_epoch(valid_data)
-        self.logger.info(f"before {self.phase}: {result}")
         if saved:
             self._save_checkpoint(-1, verbose=False)
         self.best_valid_score, self.best_valid_result = score, result
+        self.logger.info(f"{self.phase}: before its first epoch  valid {self.valid_metric} {100 * score:.2f} %")
         self._after_evaluation(-1)
         if callback_fn:
             callback_fn(-1, score)

@@ -109,6 +109,8 @@ def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any
     """
     states = _states(folder)
     if not states and not _is_ours(folder):
+        if config["show_progress"] is not False:  # a table's runs are gone on with, begun or not
+            getLogger().warning(f"resume={config['resume']}: {folder} holds nothing to go on from; the run begins")
         return {}
     if not (folder / CONFIG_FILE).is_file():
         if force:

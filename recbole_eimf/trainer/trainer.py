@@ -267,7 +267,10 @@ class InterestTrainer(KeepsBestModel):
     def _say_epoch(self) -> None:
         """One line for an epoch: its losses, a batch's mean, and how good the model is now and was at its best."""
         done, metric = self._epoch, self.valid_metric
-        parts = [f"epoch {done['epoch']:>3} of {self.epochs}", f"{done['train_seconds']:.1f} s"]
+        if done["epoch"] < 0:  # a phase says so itself
+            return
+        phase = f"{done['phase']}: " if "phase" in done else ""
+        parts = [f"{phase}epoch {done['epoch']:>3} of {self.epochs}", f"{done['train_seconds']:.1f} s"]
         parts += ["loss " + " + ".join(f"{loss:.4g}" for loss in done["losses"])] if done["losses"] else []
         if metric in done.get("valid", {}):
             best = " (best so far)" if self.cur_step == 0 else f", best {100 * float(self.best_valid_score):.2f} %"

@@ -6,7 +6,8 @@ import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
-from recbole_eimf.config.reading import switched_off
+from recbole_eimf.config.reading import switched_off, unasked
+from recbole_eimf.config.same_experiment import unread
 from recbole_eimf.core.errors import ConfigError
 
 QUIET = {"show_progress": False, "state": "ERROR", "compare_with": []}
@@ -117,3 +118,49 @@ def test_a_wrong_key_of_a_file_that_a_run_shares_is_named_with_file_and_line(tmp
     command = ["knowledge", "--dataset=ml-100k", "--knowledge_source=openai", "--dry-run", f"--config_files={file}"]
     assert main(command) == 2
     assert f"{file}, line 3: unknown key 'next_neighbors'" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("lines", "command", "said"),
+    [
+        ("epochs: 2\nprotocol: userSplit\n", "run --model=EIMF", ", line 2: protocol='userSplit': allowed is"),
+        ('# note\nepochs: "2"\n', "run --model=IBIM", ", line 2: epochs='2': allowed is a whole number"),
+        ("title: x\n", "run --model=IBIM", ", line 1: title='x': no key of a run"),
+        ("epochs: 1\nalpha: 0.5\n", "run --model=SASRec", ", line 2: alpha=0.5: model=SASRec is RecBole's class"),
+        ("protocol: userSplit\n", "compare --models=SASRec --parallel=0 --out=out", ", line 1: protocol='userSplit'"),
+        ("protocol: userSplit\n", "study eimf_ablation --parallel=0 --out=out", ", line 1: protocol='userSplit'"),
+        ("\nprotocol: userSplit\n", "tune --model=IBIM --out=out", ", line 2: protocol='userSplit'"),
+    ],
+)
+def test_a_wrong_value_of_a_file_is_named_with_file_and_line(tmp_path, monkeypatch, capsys, lines, command, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(lines)
+    assert main([*command.split(), "--dataset=ml-100k", "--config_files=mine.yaml"]) == 2
+    assert f"error: mine.yaml{said}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_value_that_the_command_line_gives_is_not_blamed_on_a_file(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("protocol: user_split\n")
+    file = f"--config_files={tmp_path / 'mine.yaml'}"
+    for start in (["run", "--model=IBIM"], ["tune", "--model=IBIM"], ["compare", "--models=SASRec", "--out=out"]):
+        assert main([*start, "--dataset=ml-100k", file, "--protocol=userSplit"]) == 2
+        said = capsys.readouterr().err
+        assert "protocol='userSplit'" in said or "protocol=userSplit" in said
+        assert "mine.yaml" not in said
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "found"),
+    [
+        ("IBIM", {"interest_source": "file", "interest_file": "nix.jsonl"}, ["interest_source", "interest_file"]),
+        ("IBIM", {"knowledge_file": "nix.jsonl", "text_encoder": "tfidf-svd"}, ["knowledge_file", "text_encoder"]),
+        ("SASRec", {"interest_source": "openai", "llm_model": "m"}, ["interest_source", "llm_model"]),
+        ("IBIM", {"item_text": "add", "text_encoder": "tfidf-svd", "interest_file": "x"}, ["interest_file"]),
+        ("IBIM", {"semantic_cache": "elsewhere", "text_fields": ("title",)}, []),
+        ("EIMF", {"interest_source": "file", "interest_file": "x", "text_encoder": "tfidf-svd"}, []),
+        ("NextKNN", {"knowledge_source": "file", "knowledge_file": "x"}, []),
+    ],
+)
+def test_text_and_replies_that_a_model_does_not_read_are_told(model, keys, found):
+    config = EIMFConfig(model, "ml-100k", None, {**QUIET, **keys})
+    assert unasked(unread(config), keys) == found

@@ -434,3 +434,21 @@ def test_times_are_read_in_the_forms_that_programs_write(form):
     for wrong in ("2023-13-01", "2023-11-18T25:00Z", "yesterday", "2023-11-18T22:15:48+"):
         with pytest.raises(ValueError, match=r"\S"):
             moment_of(wrong)
+
+
+@pytest.mark.parametrize("option", ["--title-column=name", "--items-item-column=id", "--text-columns=brand"])
+def test_what_is_said_of_a_file_of_items_that_is_not_given_is_an_error(tmp_path, option):
+    path = write(tmp_path / "i.csv", "user_id,item_id,timestamp\nu1,b1,1\n")
+    with pytest.raises(ConfigError, match=f"{option}: of the file of items, and there is none. Add --items FILE"):
+        main(["csv", "--interactions", str(path), "--name=x", f"--out={tmp_path / 'out'}", option])
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_with_white_space_around_them_are_kept_and_shown(tmp_path, capsys):
+    path = write(tmp_path / "i.csv", "user_id,item_id,timestamp\nu1, b1,1\nu1 ,b2,2\nu 1,b3,3\n")
+    assert main(["csv", "--interactions", str(path), "--name=x", f"--out={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert "ids with white space around them, which is kept as part of the id" in said
+    assert "line 2: ' b1'" in said
+    assert "line 3: 'u1 '" in said
+    assert "line 4" not in said

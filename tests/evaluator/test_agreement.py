@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from scipy.stats import kendalltau
 
 import recbole_eimf
 from recbole_eimf.__main__ import main
+from recbole_eimf.model.pad.experts import frequency_buckets
 from recbole_eimf.study import agreement
 from recbole_eimf.study.agreement import RunVectors
 
@@ -39,6 +44,11 @@ def test_tau_of_each_bucket_is_eq_13(rng):
     assert got[2] is None
 
 
+def test_two_pairs_have_a_tau_and_a_single_one_has_none():
+    found = agreement.tau_by_bucket(np.array([1.0, 2.0, 3.0]), np.array([5.0, 4.0, 9.0]), np.array([1, 1, 2]), 2)
+    assert found == [-1.0, None]
+
+
 def test_pairs_are_every_behaviour_before_its_target_once():
     histories = [np.array([1, 2, 3, 1]), np.array([2, 3]), np.array([4])]
     expected = set()
@@ -49,6 +59,13 @@ def test_pairs_are_every_behaviour_before_its_target_once():
     assert {tuple(pair) for pair in got.tolist()} == {pair for pair in expected if pair[0] != pair[1]}
     assert len(got) == len(set(map(tuple, got.tolist())))
     assert [1, 1] not in agreement.behaviour_target_pairs(histories, 3).tolist(), "an item is at no distance to itself"
+
+
+def test_at_most_so_many_pairs_of_every_bucket_are_drawn(rng):
+    bucket = rng.permutation(np.repeat([1, 2, 3], [30, 3, 10]))
+    drawn = agreement.sample_by_bucket(np.zeros((43, 2)), bucket, 7, rng)
+    assert np.bincount(bucket[drawn]).tolist() == [0, 7, 3, 7]
+    assert drawn.tolist() == sorted(set(drawn.tolist()))
 
 
 def test_near_and_far_tell_related_vectors_from_unrelated_ones(rng):
@@ -80,6 +97,58 @@ def test_the_less_a_model_moved_the_more_it_agrees(rng):
     assert all(a > b for a, b in zip(row["tau"], far["tau"][0]["tau"]))
     assert min(row["tau"]) > 0.8
     assert max(near["pairs"]) <= 500
+
+
+def test_a_pair_is_in_the_bucket_of_its_target(rng):
+    first, second = runs(rng, 0.5)
+    pairs = agreement.behaviour_target_pairs(first.histories, 5)
+    bucket = frequency_buckets(first.counts, 3)[pairs[:, 1]]
+    found = agreement.compare(first, second, len(pairs), 3, 0)
+    assert found["pairs"] == np.bincount(bucket)[1:].tolist()
+    by_ids, by_others = (agreement.distances(v, pairs) for run in (first, second) for v in run.vectors.values())
+    for number, tau in enumerate(found["tau"][0]["tau"], start=1):
+        inside = bucket == number
+        assert tau == pytest.approx(kendalltau(by_ids[inside], by_others[inside]).statistic)
+    assert agreement.compare(first, second, 20, 3, 0)["pairs"] == [20, 20, 20]
+
+
+def test_vectors_are_compared_with_those_of_their_side(rng):
+    first, second = (replace(run, vectors={**run.vectors, "text": rng.normal(size=(40, 4))}) for run in runs(rng, 0.5))
+    found = agreement.compare(first, second, 20, 3, 0)["tau"]
+    assert [(row["first"], row["second"], row["side"]) for row in found] == [
+        ("id", "aligned.id", "ids"), ("text", "text", "text")
+    ]  # fmt: skip
+
+
+def test_near_and_far_go_by_a_run_s_own_ids_else_by_those_of_the_first(rng):
+    first, second = runs(rng, 9.0)  # whose ids have nothing in common
+    without = replace(second, vectors={"text": first.vectors["id"] * 2})
+    for other, name in ((second, "aligned.id"), (without, "text")):
+        found = agreement.compare(first, other, 500, 3, 0)["near_and_far"]
+        assert [found[part][1][name]["overlap"] for part in ("warm", "cold")] == [0, 0]
+
+
+@pytest.mark.parametrize(("buckets", "warm", "cold"), [(3, (1, 1), (3, 3)), (4, (1, 2), (3, 4)), (10, (1, 4), (7, 10))])
+def test_the_warm_and_the_cold_third_are_of_the_buckets_at_either_end(rng, monkeypatch, buckets, warm, cold):
+    asked = []
+    monkeypatch.setattr(agreement, "_random_pairs", lambda _, limits, *__: asked.append(limits) or np.array([[1, 2]]))
+    agreement.compare(*runs(rng, 0.5), 20, buckets, 0)
+    assert list(dict.fromkeys(asked)) == [warm, cold]
+
+
+def test_where_no_item_is_warm_or_cold_there_are_no_pairs_of_them(rng):
+    first, second = runs(rng, 0.5)
+    alike = first.counts.copy()
+    alike[1:] = 5  # all items are bought as often: one bucket holds them
+    first, second = (dataclasses.replace(run, counts=alike) for run in (first, second))
+    found = agreement.compare(first, second, 20, 10, 0)["near_and_far"]
+    assert {name: [len(of_run) for of_run in both] for name, both in found.items() if not any(map(len, both))}
+
+
+def test_vectors_of_a_model_that_scores_by_cosine_have_no_length():
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    assert agreement._plain(vectors, unit=True) == pytest.approx(np.array([[0.6, 0.8], [0.0, 1.0]]))
+    assert agreement._plain(vectors, unit=False).tolist() == vectors.tolist()
 
 
 def test_runs_on_other_items_are_refused(rng):

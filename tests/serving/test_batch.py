@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -103,6 +104,26 @@ def test_no_run_is_exported_where_ray_is_missing(runs, monkeypatch, capsys):
     assert runs == []
 
 
+def test_a_command_with_other_histories_options_or_another_model_is_another(toy, monkeypatch):
+    toy("model")
+    Path("h.csv").write_text(ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_join", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            answered("h.csv")
+    for other in ({"k": 3}, {"exclude_seen": False}, {"only": ("B1",)}, {"without": ("B1",)}, {"explain": True}):
+        with pytest.raises(DataError, match="pieces of another command"):
+            answered("h.csv", **other)
+    Path("h.csv").write_text(ROWS + "d,B1\n")
+    with pytest.raises(DataError, match="pieces of another command"):
+        answered("h.csv")
+    Path("h.csv").write_text(ROWS)
+    shutil.rmtree("model")
+    toy("model", (5, 4, 3, 2, 1))
+    with pytest.raises(DataError, match="pieces of another command"):
+        answered("h.csv")
+
+
 # ---------------------------------------------------------------------- rows and lines
 @pytest.mark.parametrize(
     "text",
@@ -148,6 +169,39 @@ def test_a_file_without_a_row_is_no_file_of_histories(runs, capsys, name):
     assert runs == []  # found before a run is exported
     assert not Path("r.parquet").exists()
     assert not Path("r.parquet.parts").exists()
+
+
+def test_a_row_without_a_user_is_named_by_its_place_in_the_file(tmp_path, monkeypatch):
+    (tmp_path / "h.csv").write_text("user,history\n" + "a,B1\n" * 4 + ",B1\n")
+    for first in (0, 2):
+        with pytest.raises(DataError, match="h.csv, row 5: no user"):
+            list(Histories.open(tmp_path / "h.csv").pieces(2, first))
+    read = pa.table({"user": ["a", "a", "a", None], "history": ["B1"] * 4}).to_batches(max_chunksize=3)
+    monkeypatch.setattr(Histories, "_batches", lambda *_: iter(read))
+    with pytest.raises(DataError, match="h.csv, row 4: no user"):
+        list(Histories.open(tmp_path / "h.csv").pieces(4))
+
+
+def test_a_gap_is_no_item_and_text_that_looks_like_a_gap_is_one(tmp_path):
+    lists = pa.array([["B1", None, "B2"], None], pa.list_(pa.string()))
+    parquet.write_table(pa.table({"user": ["a", "b"], "history": lists}), tmp_path / "h.parquet")
+    assert list(Histories.open(tmp_path / "h.parquet").pieces(5)) == [(["a", "b"], [["B1", "B2"], []])]
+    (tmp_path / "h.csv").write_text('user,history\nNA,"null, B1"\nNULL,nan\n')
+    assert list(Histories.open(tmp_path / "h.csv").pieces(5)) == [(["NA", "NULL"], [["null", "B1"], ["nan"]])]
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize(
+    "options", [{"k": 1}, {"exclude_seen": True}, {"exclude_seen": False}, {"only": ("B2", "B5")}, {"without": ("B5",)}]
+)
+def test_a_file_is_answered_as_its_users_are(toy, options, explain):
+    model = Recommender.load(toy("model"))
+    Path("h.csv").write_text(ROWS)
+    options = {"k": 3, "exclude_seen": False, **options}
+    found = answered("h.csv", piece=2, explain=explain, **options)
+    expected = model.recommend([["B1"], ["B2"], ["B5"]], users=["a", "b", "c"], **options)
+    told = ["user", "rank", "item"]
+    assert found[told].values.tolist() == expected[told].values.tolist()
 
 
 # ---------------------------------------------------------------------- what is written
@@ -246,7 +300,7 @@ def test_a_byte_order_mark_is_no_part_of_an_item(toy, capsys):
 def test_an_empty_value_is_no_value(toy, capsys, arguments):
     toy("model")
     assert main(arguments) == 2
-    assert "='': no value (a variable of the shell that is not set?)" in capsys.readouterr().err
+    assert "=: no value (a variable of the shell that is not set?)" in capsys.readouterr().err
 
 
 def test_no_rows_have_no_names(toy):

@@ -265,6 +265,8 @@ def test_a_graph_finds_nearly_all_and_claims_no_proof(tmp_path):
     assert right >= 195
     with pytest.raises(DataError, match="an index of 2999 items of 9 numbers over 2999 of 8"):
         HNSWIndex.read(tmp_path / "index.faiss", vectors, biased=False)
+    with pytest.raises(DataError, match="an index of 2999 items of 9 numbers over 2998 of 9"):
+        HNSWIndex.read(tmp_path / "index.faiss", vectors[:-1], biased=True)
 
 
 def test_a_graph_grows_and_the_old_one_stays():

@@ -147,6 +147,11 @@ def test_a_history_bars_its_own_user_s_items_alone():
     assert found.rows[:, 0].tolist() == [1, 6]
 
 
+def test_an_item_of_a_history_beyond_all_candidates_is_nobody_else_s():
+    history = torch.tensor([0, 1]), torch.tensor([8, 4])
+    assert many._stand_in(torch.tensor([[1, 2], [3, 4]]), history).tolist() == [[False, False], [False, True]]
+
+
 def test_blocks_do_not_change_answers(monkeypatch):
     vectors = table("random")
     interests = torch.randn(USERS, 2, 8)
@@ -175,6 +180,21 @@ def test_half_a_rounding_apart_is_not_sure():
         assert not asked(vectors, torch.ones(1, 1, 8)).sure.item()
     vectors[other, 0] = vectors[best, 0] - 0.01
     assert asked(vectors, torch.ones(1, 1, 8)).sure.item()
+
+
+@pytest.mark.parametrize(("apart", "sure"), [(0.25, False), (1.0, True)])
+def test_what_a_sum_may_be_off_by_goes_with_its_item(apart, sure):
+    """The second one's sum may be off by half, as 2^20 is added and taken off; by coarse scores it is the first."""
+    vectors = torch.zeros(ITEMS, 4)
+    vectors[100] = torch.tensor([2.0**20, -(2.0**20), 131_672.0, 0.0])
+    vectors[101, :2] = torch.tensor([131_272.0, 401.0])
+    vectors[102, :2] = torch.tensor([131_272.0, 400.0 - apart])
+    vectors[103:106, 0] = torch.tensor([90_000.0, 80_000.0, 70_000.0])
+    coarse_scores = vectors.to(torch.bfloat16).float().sum(1).to(torch.bfloat16)
+    assert coarse_scores[100] > coarse_scores[101] == coarse_scores[102]
+    found = asked(vectors, torch.ones(1, 1, 4))
+    assert found.rows.tolist() == [[101, 100, 102, 103, 104]]
+    assert found.sure.item() is sure
 
 
 def served(index_of, vectors, histories, **options):

@@ -95,6 +95,13 @@ def test_where_all_tables_agree_the_p_value_is_that_of_every_order_counted(table
     assert friedman(np.tile([1.0, 2.0, 3.0], (2, 1))) == pytest.approx(1 / 6)
 
 
+def test_where_one_table_has_ties_the_p_value_is_the_share_of_orders_that_agree_as_much():
+    tables = [(1.5, 1.5, 3.0), (1.0, 2.0, 3.0), (1.0, 2.0, 3.0)]
+    drawn = itertools.product(*({*itertools.permutations(table)} for table in tables))
+    apart = np.array([np.square(np.sum(ranks, axis=0) - 6).sum() for ranks in drawn])
+    assert friedman(np.array(tables)) == pytest.approx((apart > apart.max() - 1e-9).mean())
+
+
 def test_friedmans_test_corrects_for_ties_and_ranks_means_over_seeds_anew():
     values = np.random.default_rng(1).integers(0, 3, (9, 4)).astype(float)
     ranks = np.stack([rankdata(-row) for row in values])
@@ -173,6 +180,9 @@ def test_rows_that_share_no_seed_are_not_ranked():
     assert [row.name for row in found.rows] == ["A", "B", "Popularity"]
     assert found.left_out == {"C": "shares no seed with the other rows in a, leave_one_out: has 2020"}
     assert found.seeds == [1, 1]
+    evenly = of_seeds("a", {"A": {10: 3.0}, "B": {9: 2.0}, "C": {9: 4.0, 10: 1.0}})
+    found = standings([evenly], "ndcg@10")
+    assert ([row.name for row in found.rows], list(found.left_out)) == (["C", "B"], ["A"]), "the smallest seed of two"
     apart = of_seeds("a", {"A": {2021: 3.0}, "B": {2020: 2.0}})
     with pytest.raises(DataError, match="fewer than two rows"):
         standings([apart], "ndcg@10")

@@ -43,6 +43,7 @@ def test_parts_of_one_data_set_and_protocol_become_one_table():
     names = [row["name"] for row in whole.content["rows"]]
     assert names == ["Popularity", "SASRec", "EIMF[SASRec]", "REMI", "EIMF[REMI]"]
     assert set(whole.content["views"][0]["rows"]) == set(names)
+    assert set(whole.content["views"][0]["tested"]) == set(names)
     assert len(whole.content["views"][0]["comparisons"]) == 2
     assert (whole.content["finished"], whole.content["planned"], whole.page) == (9, 9, None)
     found = standings([whole.content], "ndcg@10")
@@ -92,9 +93,36 @@ def test_a_row_that_one_part_finished_is_taken_from_it():
         assert [row.name for row in found.rows] == ["EIMF[SASRec]", "SASRec", "Popularity"]
         assert [row.seconds for row in found.rows] == [2.5, 2.5, 2.0]
         assert joined.content["finished"] == 5
+    empty = copy.deepcopy(begun)
+    empty["views"][0]["rows"]["SASRec"] = {}
+    (joined,) = join(parts(empty, whole))
+    assert joined.content["views"][0]["rows"] == whole["views"][0]["rows"], "figures that are not there hide none"
+    slower = copy.deepcopy(whole)
+    slower["rows"][1]["runs"][0]["train_seconds"] = 99.0
+    (joined,) = join(parts(whole, slower))
+    assert joined.content["rows"] == whole["rows"], "where both have a row, the first one's stands"
     fewer = of_backbone("SASRec", [3.0], [4.0])
     with pytest.raises(DataError, match=r"SASRec\]?: part0 and part1 have it for the seeds 0, 1 and 0\. "):
         join(parts(whole, fewer))
+
+
+def test_what_two_parts_tested_is_kept_once_for_each_pair_and_metric():
+    def told(row, other, metric, adjusted):
+        return {"row": row, "other": other, "metric": metric, "relative": 1.0, "adjusted": adjusted}
+
+    one, other = (of_backbone("SASRec", [3.0], [4.0]) for _ in range(2))
+    mine = [told("EIMF[SASRec]", "SASRec", "ndcg@10", 0.01), told("EIMF[SASRec]", "SASRec", "hit@10", 0.02)]
+    theirs = [told("EIMF[SASRec]", "SASRec", "ndcg@10", 0.03), told("EIMF[SASRec]", "Popularity", "ndcg@10", 0.04)]
+    one["views"][0]["comparisons"], other["views"][0]["comparisons"] = mine, theirs
+    (whole,) = join(parts(one, other))
+    assert whole.content["views"][0]["comparisons"] == [*mine, theirs[1]]
+
+
+def test_a_planned_row_is_planned_for_every_seed_and_one_that_only_counts_for_one():
+    begun = without(without(of_backbone("SASRec", [3.0, 3.2], [4.0, 4.1]), "EIMF[SASRec]"), "Popularity")
+    begun["seeds"] = [2020, 2021]
+    (joined,) = join(parts(begun, copy.deepcopy(begun)))
+    assert (joined.content["finished"], joined.content["planned"]) == (2, 2 + 2 + 1)
 
 
 def test_methods_are_ranked_whatever_they_stand_over():
@@ -124,6 +152,17 @@ def test_a_backbone_without_a_row_over_it_ranks_no_method():
     made = table("a", figures)
     assert [block["protocol"] for block in by_method([made])] == ["leave_one_out, over SASRec"]
     assert [row["name"] for row in by_method([made])[0]["rows"]] == ["Popularity", "backbone", "EIMF[backbone]"]
+
+
+def test_a_row_without_figures_over_a_backbone_ranks_no_method():
+    assert by_method([without(of_backbone("SASRec", [3.0], [4.0]), "EIMF[SASRec]")]) == []
+
+
+def test_a_test_against_what_stands_over_another_backbone_is_left_out():
+    made = of_backbone("SASRec", [3.0], [4.0])
+    made["views"][0]["comparisons"].append({"row": "EIMF[SASRec]", "other": "REMI", "metric": "ndcg@10"})
+    (alone,) = by_method([made])
+    assert [(one["row"], one["other"]) for one in alone["views"][0]["comparisons"]] == [("EIMF[backbone]", "backbone")]
 
 
 def test_the_command_joins_folders_and_files(tmp_path, capsys):
@@ -160,7 +199,7 @@ def test_the_command_joins_folders_and_files(tmp_path, capsys):
         (["other.json"], "error: other.json: no table"),
         (["good.json", "--metrics=ndcg@10,hit@10"], "--metrics=ndcg@10,hit@10: rows are ranked by one metric"),
         (["good.json", "--metrics=ndcg@7"], "fewer than two rows with ndcg@7"),
-        (["good.json", "--form=1"], "--form=1"),
+        (["good.json", "--form=1"], "--form: no such option"),
     ],
 )
 def test_what_is_no_table_is_one_line(given, said, tmp_path, monkeypatch, capsys):

@@ -3,9 +3,11 @@
 import pytest
 
 from recbole_eimf.__main__ import main
-from recbole_eimf.cli.options import command_text, table_parser
+from recbole_eimf.cli.options import check_spelling, command_text, table_parser
+from recbole_eimf.cli.paid import parsed
 from recbole_eimf.cli.tune import _parser
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.serving.on_ray import over_ray
 from recbole_eimf.study import compare, jobs, study
 from recbole_eimf.study.search import tune
 
@@ -83,3 +85,80 @@ def test_what_a_study_leaves_blank_is_not_given(tmp_path):
     found = study.read_study(tmp_path / "a.yaml")
     assert (found.seeds, found.metrics, len(found.rows)) == (5, (), 2)
     assert "a b" in [row.name for row in study.read_study(tmp_path / "b.yaml").rows], "a name is one line"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("prepare csv --interactions a.csv --interactions b.csv --name y --out z",
+         "--interactions is given twice: a.csv and b.csv. Give all after one --interactions."),
+        ("recommend --model m --history A --k 3 --k 4", "--k is given twice: 3 and 4. Keep one."),
+        ("compare --models=A --models B --dataset=ml-100k", "--models is given twice: 'A' and 'B'. Keep one."),
+        ("export --run x --run=y --out z", "--run is given twice: 'x' and 'y'. Keep one."),
+        ("interests --dataset=d --export=a --export b", "--export is given twice: 'a' and 'b'. Keep one."),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_given_twice_is_an_error(command, said, capsys):
+    """The last one would count, and a file or half of the events be missing, unsaid."""
+    assert main(command.split()) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_same_twice_is_no_contradiction():
+    assert _parser().parse_args(["--samples=3", "--samples", "3"]).samples == 3
+    assert _parser().parse_args(["--samples=3"]) == _parser().parse_args(["--samples=3"])
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("prepare csv --interactions a.csv --nme y --out z", "--nme: no such option. Did you mean '--name'? See python "
+         "-m recbole_eimf prepare csv --help."),
+        ("export --rnu x", "--rnu: no such option. Did you mean '--run'?"),
+        ("standings a --uot=x", "--uot: no such option. Did you mean '--out'?"),
+        ("tune --dataset=ml-100k --sample=2", "--sample: no such option, and no key. Did you mean '--samples'?"),
+        ("compare --dataset=ml-100k --models=SASRec --paralel=2", "--paralel: no such option, and no key. Did you mean "
+         "'--parallel'?"),
+        ("study --dataset=ml-100k --config_files a.yaml eimf_ablation", "NAME|FILE.yaml, which stands before all opt"),
+        ("prepare --out da csv", "--out: what the data are comes first: prepare csv --out da ..."),
+        ("prepare csv --interactions= --name y --out z", "--interactions=: no value"),
+        ("prepare csv --interactions a.csv --name y --out=", "--out=: no value"),
+        ("run --model= --dataset=ml-100k", "--model=: no value"),
+        ("run --model=EIMF --dataset=ml-100k --recipe=", "--recipe=: no value"),
+        ("interests --dataset=ml-100k --dry-run=maybe", "--dry-run=maybe: True or False is needed."),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_misspelt_misplaced_or_empty_is_named(command, said, capsys):
+    assert main(command.split()) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_key_of_a_model_of_ones_own_may_look_like_an_option():
+    parser = table_parser("compare")
+    check_spelling(parser, ["--sees=3", "--allow_unknown_keys=True"])
+    with pytest.raises(ConfigError, match="Did you mean '--seeds'"):
+        check_spelling(parser, ["--sees=3"])
+
+
+@pytest.mark.parametrize("word", ["--dry-run", "--dry_run", "--dry-run=True", "--dry_run=True"])
+def test_a_dry_run_may_be_spelt_in_any_way(word):
+    assert parsed(["--dataset=d", word]) == ({"dataset": "d"}, {"--dry-run"})
+    assert parsed(["--dry-run=False", "--yes=True"]) == ({}, {"--yes"})
+
+
+@pytest.mark.parametrize("error", [Exception("The node timed out.\nmore"), ValueError(), RuntimeError("busy")])
+def test_a_ray_that_does_not_come_up_is_a_line_with_a_remedy(monkeypatch, error):
+    ray = pytest.importorskip("ray")
+
+    def never(**_):
+        raise error
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", never)
+    for running in (jobs.ray_running(1, 1), over_ray(1)):
+        said = str(error).splitlines()[0] if str(error) else "ValueError"
+        with (
+            pytest.raises(ConfigError, match=rf"^Ray did not start on this machine \({said}\): type the same"),
+            running,
+        ):
+            pass

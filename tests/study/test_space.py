@@ -14,7 +14,7 @@ from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.same_experiment import unread
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.study.search import tune
-from recbole_eimf.study.search.space import Dimension, draw_settings, fitted, read_space, shipped_space
+from recbole_eimf.study.search.space import Dimension, draw_settings, fitted, identity, read_space, shipped_space
 
 BACKBONES = sorted(path.stem for path in (properties_folder() / "backbone").glob("*.yaml"))
 
@@ -30,6 +30,7 @@ def written(folder, text, name="space.yaml"):
         ("learning_rate: 0.1", "no range"),
         ("learning_rate: {unifrom: [1, 2]}", "Did you mean 'uniform'"),
         ("learning_rate: {log: [0, 2]}", "above 0"),
+        ("reg_weight: {log: [0, 2]}", "log: [0, 2] needs bounds above 0"),
         ("learning_rate: {uniform: [2, 1]}", "lower and a higher number"),
         ("learning_rate: {uniform: [1, 2, 3]}", "lower and a higher number"),
         ("learning_rate: {uniform: [a, b]}", "lower and a higher number"),
@@ -65,6 +66,8 @@ def test_draws_keep_to_their_range_and_law():
     assert np.mean(log < 10**-3.5) == pytest.approx(0.25, abs=0.04)
     even = np.array([Dimension("uniform", (0.0, 4.0)).draw(generator) for _ in range(4000)])
     assert np.mean(even < 1) == pytest.approx(0.25, abs=0.04)
+    narrow = [Dimension("uniform", (0.123451, 0.123459)).draw(generator) for _ in range(50)]
+    assert 0.123451 <= min(narrow) <= max(narrow) <= 0.123459, "four digits are not enough for these bounds"
     whole = [Dimension("int", (1, 3)).draw(generator) for _ in range(300)]
     assert set(whole) == {1, 2, 3}
     assert {Dimension("choice", ("a", None)).draw(generator) for _ in range(50)} == {"a", None}
@@ -80,6 +83,11 @@ def test_more_samples_keep_the_earlier_ones_and_no_two_are_alike():
     small = {"n_layers": Dimension("int", (1, 3))}
     drawn = draw_settings(small, 20, 0, {"n_layers": 2})
     assert sorted(d["n_layers"] for d in drawn) == [1, 2, 3]
+
+
+def test_settings_are_the_same_in_whatever_order_they_stand():
+    assert identity({"n_layers": 1, "beta": 0.5}) == identity({"beta": 0.5, "n_layers": 1})
+    assert identity({"n_layers": 1, "beta": 0.5}) != identity({"beta": 1, "n_layers": 0.5})
 
 
 def test_what_another_search_found_takes_the_place_of_one_draw():
@@ -130,6 +138,8 @@ def test_recboles_hyper_files_are_read(tmp_path):
     assert space["n_layers"] == Dimension("choice", (1, 2))
     assert space["hidden_dropout_prob"] == Dimension("uniform", (0, 0.5))
     assert space["attn_dropout_prob"] == Dimension("choice", (0.0, 0.25, 0.5))
+    tenths = read_space(written(tmp_path, "hidden_dropout_prob quniform 0,0.3,0.1\n", "tenths.hyper"))
+    assert tenths["hidden_dropout_prob"].values == (0.0, 0.1, 0.2, 0.3), "0.3 / 0.1 is below 3 in floating point"
     with pytest.raises(ConfigError, match="line 4: key 'n_layers' is given twice"):
         read_space(written(tmp_path, lines + "n_layers choice [3]\n", "twice.hyper"))
     with pytest.raises(ConfigError, match="line 1.*its bounds are natural logarithms"):

@@ -254,6 +254,43 @@ def test_a_trial_is_judged_with_the_score_prior_that_its_run_ends_with(tmp_path)
     assert (stopped.score, stopped.status) == (0.3, "stopped")
 
 
+@pytest.mark.parametrize(("bigger", "best", "curve"), [(True, 2, [0.3, 0.3, 0.4]), (False, 1, [0.3, 0.2, 0.2])])
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_trial_s_curve_is_of_its_best_score_so_far(tmp_path, bigger, best, curve, failed):
+    """Epoch 3 was not scored on validation, and what a failed trial left of an earlier try is no result."""
+    job = Job("IBIM", "data", {}, [{"n_layers": 1}], "ndcg@5", bigger, str(tmp_path))
+    scores = [0.3, 0.2, 0.4]
+    told = [{"epoch": epoch, "train_seconds": 1.0, "valid": {"ndcg@5": score}} for epoch, score in enumerate(scores)]
+    job.folder(0).mkdir(parents=True)
+    (job.folder(0) / "history.json").write_text(json.dumps([*told, {"epoch": 3, "train_seconds": 1.0}]))
+    if failed:
+        (job.folder(0) / "result.json").write_text(json.dumps({"valid": {"ndcg@5": 0.9}, "epochs": 1}))
+    trial = close_trial(job, 0, failed)
+    assert trial.status == ("failed" if failed else "stopped")
+    assert (trial.score, trial.best_epoch, trial.epochs) == (scores[best], best, 4)
+    assert trial.curve == [[epoch, score] for epoch, score in enumerate(curve, start=1)]
+
+
+def test_of_equal_scores_the_earlier_trial_is_the_best():
+    """The first one is the configuration as it stands."""
+    for bigger in (True, False):
+        job = Job("EIMF", "d", {}, [], "ndcg@5", bigger, "nowhere")
+        trials = [Trial(n, "finished", {"gamma": n}, score=0.5) for n in range(3)]
+        assert SearchOutcome(job, {}, {}, trials).best.number == 0
+
+
+def test_a_search_trains_as_long_as_it_is_told_and_never_looks_at_the_test_part(keys, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(tune, "_made", lambda found, epochs, grace, effort: (found.job.given, epochs, grace))
+    wanted = [(None, None, 4, 1), (20, None, 20, 5), (90, None, 90, 10), (20, 7, 20, 7)]
+    for number, (limit, asked, epochs, grace) in enumerate(wanted):
+        effort = tune.Effort(max_epochs=limit, grace=asked)
+        given, *found = tune.search("IBIM", "planted", f"out{number}", effort, **keys)
+        assert (found, given["epochs"], given["skip_test"]) == ([epochs, grace], epochs, True)
+    with pytest.raises(ConfigError, match="grace=9: epochs that every trial has, and a trial has 4 at most"):
+        tune.search("IBIM", "planted", "out", tune.Effort(grace=9), **keys)
+
+
 def test_keys_that_share_a_sum_keep_it_in_what_a_search_begins_with():
     space = {"alpha": Dimension("uniform", (0.0, 0.5)), "beta": Dimension("rest", (0.5, "alpha"))}
     first = {"alpha": 0.4, "beta": 0.1}
@@ -268,16 +305,17 @@ def test_asha_is_as_strict_after_a_stop_as_before():
 
     from ray.tune.schedulers import ASHAScheduler
 
-    def decision(replayed):
-        scheduler = ASHAScheduler("epoch", "score", "max", max_t=9, grace_period=1, stop_last_trials=False)
+    def decision(replayed, grace=1):
+        scheduler = ASHAScheduler("epoch", "score", "max", max_t=9, grace_period=grace, stop_last_trials=False)
         tune._replay(scheduler, replayed)
         weak = SimpleNamespace(trial_id="weak")
         scheduler.on_trial_add(None, weak)
-        return scheduler.on_trial_result(None, weak, {"epoch": 1, "score": 0.1})
+        return scheduler.on_trial_result(None, weak, {"epoch": grace, "score": 0.1})
 
     assert decision([]) == "CONTINUE"
     assert decision([Trial(0, "finished", {}, curve=[[1, 0.5], [2, 0.6]])]) == "STOP"
     assert decision([Trial(0, "finished", {}, curve=[[1, 0.05], [2, 0.6]])]) == "CONTINUE"
+    assert decision([Trial(0, "stopped", {}, curve=[[1, 0.5]])], grace=2) == "CONTINUE", "it never came to that rung"
 
 
 @pytest.mark.parametrize(

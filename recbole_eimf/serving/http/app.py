@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.files import TwiceError, json_of
 from recbole_eimf.core.version import __version__
 from recbole_eimf.serving.http import answers, schema
-from recbole_eimf.serving.http.answers import FieldError
+from recbole_eimf.serving.http.answers import FieldError, QueryError
 from recbole_eimf.serving.http.board import Board
 from recbole_eimf.serving.http.capacity import Capacity, OverCapacityError
 from recbole_eimf.serving.http.door import Door
@@ -131,16 +131,28 @@ def _add_questions(app: FastAPI, service: Service, capacity: Capacity, metrics: 
 
     @app.get("/items", response_model=schema.FoundAnswer, responses=_422 | _503)
     async def find_items(
+        request: Request,
         q: Annotated[str, Query(max_length=200, description="words of a title, or a token")] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> Response:
         """Items whose title has all of these words, those bought most first."""
+        _check_query(request, ("q", "limit"))
 
         def found() -> dict[str, Any]:
             served = service.now
             return {"model": served.about, "items": served.find(q, limit)}
 
         return JSONResponse(await capacity.run(found))
+
+
+def _check_query(request: Request, known: Sequence[str]) -> None:
+    """Refuse what an address asks beyond what is read, and what it says twice. Raises QueryError."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for place, name in enumerate(names):
+        if name not in known:
+            raise QueryError(f"no such parameter; there are {', '.join(known)}", name)
+        if name in names[:place]:
+            raise QueryError("is given twice", name)
 
 
 # ---------------------------------------------------------------------- changes
@@ -229,7 +241,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(FieldError)
     async def wrong(request: Request, error: FieldError) -> Response:
-        return _problems([(("body", *error.where), str(error))])
+        return _problems([((error.part, *error.where), str(error))])
 
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> Response:

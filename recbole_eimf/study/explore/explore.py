@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
+from recbole_eimf.core.folders import ITEMS_FILE
 from recbole_eimf.core.run_folder import RESULT_FILE
 from recbole_eimf.core.version import __version__
 from recbole_eimf.evaluator.ranks import Ranks, read_ranks
@@ -114,7 +115,7 @@ def explore(
 # ---------------------------------------------------------------------- what can be explored
 def _checked(folder: Path) -> dict[str, Any]:
     """``result.json`` of a run that was trained with interests."""
-    if (folder / "items.parquet").is_file():
+    if (folder / ITEMS_FILE).is_file():
         raise DataError(
             f"{folder}: a model folder (of export). explore reads the run it was made from: its output_dir."
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from recbole_eimf.core.files import atomic_path, write_json
+from recbole_eimf.core.folders import RESULTS_FILE
 from recbole_eimf.core.version import __version__
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.plot import plot_search
@@ -23,7 +24,7 @@ def write_found(found: SearchOutcome) -> None:
     head = {"model": found.job.model, "dataset": found.job.dataset, "metric": found.job.metric, "version": __version__}
     ranges = {key: {dimension.kind: list(dimension.values)} for key, dimension in found.space.items()}
     body = {"space": ranges, "best": found.require_best().number, "trials": [asdict(t) for t in found.trials]}
-    write_json(out / "results.json", {**head, **body})
+    write_json(out / RESULTS_FILE, {**head, **body})
     plot_search(found, out / "search.png")
 
 

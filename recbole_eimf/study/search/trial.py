@@ -16,6 +16,7 @@ from typing import Any
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import free_name, write_json
+from recbole_eimf.core.folders import SEARCH_FILE
 from recbole_eimf.core.run_folder import (
     CONFIG_FILE,
     ERROR_FILE,
@@ -29,7 +30,6 @@ from recbole_eimf.study.jobs import on_lent_gpus
 from recbole_eimf.study.runs import read_of_run, trained_seconds
 from recbole_eimf.study.search.space import identity
 
-SEARCH_FILE = "search.json"
 _SETTINGS_FILE = "settings.json"
 _TRIAL_FILE = "trial.json"
 _STATE_FILES = (STATE_FILE, MODEL_FILE, CONFIG_FILE, PTH_FILE, "best.safetensors")
@@ -197,6 +197,5 @@ def _curve(history: list[dict[str, Any]], job: Job) -> list[list[float]]:
 
 def _reason(folder: Path) -> str:
     path = folder / ERROR_FILE
-    if not path.is_file():
-        return "the worker's process ended; was it out of memory?"
-    return path.read_text(encoding="utf-8").strip().splitlines()[-1]
+    said = path.read_text(encoding="utf-8").strip().splitlines() if path.is_file() else []
+    return said[-1] if said else "the worker's process ended; was it out of memory, or the disk full?"

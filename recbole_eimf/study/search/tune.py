@@ -27,6 +27,7 @@ from recbole_eimf.config.yaml_file import read_files, read_yaml
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import read_json, write_json
+from recbole_eimf.core.folders import SEARCH_FILE, check_kind
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.needs import check_needs
@@ -34,7 +35,7 @@ from recbole_eimf.study.jobs import absolute_paths, gpus_of_a_job, make_text_onc
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.result import write_found
 from recbole_eimf.study.search.space import Space, draw_settings, fitted, read_space, shipped_space
-from recbole_eimf.study.search.trial import SEARCH_FILE, Job, Trial, read_trial, run_trial, set_other_trial_aside
+from recbole_eimf.study.search.trial import Job, Trial, read_trial, run_trial, set_other_trial_aside
 
 _REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes on
 
@@ -159,8 +160,14 @@ def search(
         drawn = draw_settings(space, effort.samples, base["seed"], first, second)
         epochs = effort.max_epochs or int(base["epochs"])
         out = Path(out or Path("results") / "tune" / f"{_name(base)}-{dataset}").absolute()
+        check_kind(out, "search")
         job = _job(model, dataset, given, base, drawn, epochs, out)
-        grace = min(effort.grace or min(10, max(1, epochs // 4)), epochs)
+        grace = effort.grace or min(10, max(1, epochs // 4), epochs)
+        if grace > epochs:
+            raise ConfigError(
+                f"grace={grace}: epochs that every trial has, and a trial has {epochs} at most. Give fewer, or more "
+                f"--max_epochs."
+            )
     with folder_locked(out):
         _claim(job, space, base, {"max_epochs": epochs, "grace": grace})
         return _made(SearchOutcome(job, space, given, []), epochs, grace, effort)
@@ -221,8 +228,10 @@ def _space(space_file: str | Path | None, base: EIMFConfig, fixed: Mapping[str, 
         print("not searched, because the exemplars are those of interest_file or a share of the users: preference")
         settled["preference"] = base["preference"]
     left = fitted(space, settled, base)
+    if not space:
+        raise ConfigError(f"{space_file}: nothing in it to search. Write lines such as learning_rate: [0.001, 0.003].")
     if not left:
-        raise ConfigError(f"{', '.join(space) or space_file}: nothing is left to search; all of it is given as --key.")
+        raise ConfigError(f"{', '.join(space)}: nothing is left to search; all of it is given as --key.")
     if dropped := [key for key in space if key in fixed]:
         print(f"not searched, because given: {', '.join(dropped)}")
     return left

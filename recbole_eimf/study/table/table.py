@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.core.files import atomic_path, finite, write_json
+from recbole_eimf.core.folders import RESULTS_FILE
 from recbole_eimf.core.version import __version__
 from recbole_eimf.evaluator.ranks import Asked
 from recbole_eimf.study.report.template import render
@@ -29,7 +30,7 @@ def write(summary: Summary, folder: Path) -> None:
     for name, make in forms.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text(make(summary), encoding="utf-8")
-    write_json(folder / "results.json", finite(machine(summary)))
+    write_json(folder / RESULTS_FILE, finite(machine(summary)))
 
 
 def markdown(summary: Summary) -> str:

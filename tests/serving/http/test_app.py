@@ -134,6 +134,14 @@ def test_items_are_found_by_words_of_their_title_most_bought_first(client, first
     }  # fmt: skip
     assert asked.get("/items", params={"q": "nothing at all"}).json()["items"] == []
     names = {"ist": "İstanbul number 5", "odos": "ΟΔΟΣ number 6"}
+    for query, field, said in (
+        ("query=hand", "query", "no such parameter; there are q, limit"),
+        ("q=hand&k=2", "k", "no such parameter"),
+        ("q=hand&q=foot", "q", "is given twice"),
+    ):
+        wrong = asked.get(f"/items?{query}")
+        assert (wrong.status_code, wrong.json()["detail"][0]["loc"]) == (422, ["query", field])
+        assert said in wrong.json()["detail"][0]["msg"]
     asked.post("/items", json={"items": names})
     for token, title in names.items():  # as it is written, whatever small letters are made of it
         assert asked.get("/items", params={"q": title}).json()["items"] == [{"item": token, "title": title}]
