@@ -54,8 +54,7 @@ def test_commands_refuse_the_folder_of_something_else_and_leave_it(tmp_path, mon
     commands = {
         "output_dir=model: is a model folder": ["run", "--model=Popularity", *small, "--output_dir=model"],
         "output_dir=data: is the folder of a data set": ["run", "--model=Popularity", *small, "--output_dir=data"],
-        "output_dir=table: is the folder of a table": [
-            "run", "--model=Pop", *small, "--output_dir=table"],
+        "output_dir=table: is the folder of a table": ["run", "--model=Pop", *small, "--output_dir=table"],
         "/run: is the output_dir of a run": ["compare", "--models=SASRec", *small[:3], "--parallel=0", "--out=run"],
         "/model: is a model folder": ["tune", "--model=IBIM", *small, "--out=model"],
         "run: no table; it is the output_dir of a run": ["standings", "run"],

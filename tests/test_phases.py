@@ -400,3 +400,24 @@ def test_without_a_last_phase_what_nothing_trains_is_refused(keys, model, told):
     with pytest.raises(ConfigError, match=f"fine_tune=False.*{told}"):
         EIMFConfig(model, "planted", None, {**keys, "fine_tune": False})
     EIMFConfig("MAKE", "planted", None, {**keys, "fine_tune": False, "pretrain": "all"})
+
+
+def test_lines_of_epochs_name_their_phase_and_no_epoch_before_the_first(keys, tmp_path, caplog):
+    config = {**keys, "phase_cache": False, "state": "INFO", "align_epochs": 1, "epochs": 1}
+    recbole_eimf.run("PAD", "planted", output_dir=str(tmp_path / "out"), **config)
+    lines = [record.getMessage() for record in caplog.records]
+    for phase in ("pretrain-id", "align-aligned", "finetune"):
+        assert any(line.startswith(f"{phase}: epoch   0 of 1  ") for line in lines), phase
+    assert sum(line.startswith("finetune: before its first epoch  valid ndcg@5 ") for line in lines) == 1
+    assert not any("epoch  -1" in line or "OrderedDict" in line for line in lines)
+
+
+def test_who_resumes_where_there_is_nothing_is_told_but_for_the_runs_of_a_table(keys, tmp_path, caplog):
+    """The name of the folder was mistyped, mostly."""
+    small = {key: value for key, value in keys.items() if key not in ("align_epochs", "pretrain", "epochs")}
+    for number, shown in enumerate((True, False)):
+        caplog.clear()
+        config = {**small, "state": "WARNING", "show_progress": shown, "epochs": 1}
+        recbole_eimf.run("IBIM", "planted", output_dir=str(tmp_path / f"{number}"), resume=True, **config)
+        said = [record.getMessage() for record in caplog.records]
+        assert any("holds nothing to go on from; the run begins" in line for line in said) == shown

@@ -63,6 +63,7 @@ _RECBOLE = {
     "ITEM_ID_FIELD": ["nothing", "3"],
     "TIME_FIELD": ["no_time"],
     "ORDER_FIELD": ["foo", "[order]"],
+    "RATING_FIELD": ["foo"],
     "load_col": ["abc", "{'inter': abc}", "[user_id]", "{'inter': [user_id, item_id, nothing]}", "{item: None}",
                  "{inter: None}", "{inter: [user_id, item_id, timestamp], item: None}", "{item: [item_id]}"],
     "unload_col": ["{inter: None}", "{inter: [timestamp]}"],

@@ -125,6 +125,17 @@ def test_a_planned_row_is_planned_for_every_seed_and_one_that_only_counts_for_on
     assert (joined.content["finished"], joined.content["planned"]) == (2, 2 + 2 + 1)
 
 
+def test_a_row_that_one_part_alone_plans_is_planned_for_that_parts_seeds():
+    short, long = of_backbone("SASRec", [3.0], [4.0]), of_backbone("REMI", [3.0], [4.0])
+    long = without(long, "EIMF[REMI]")
+    short["seeds"], long["seeds"] = [2020], [2020, 2021, 2022]
+    (joined,) = join(parts(short, long))
+    assert [row["name"] for row in joined.content["rows"]] == [
+        "Popularity", "SASRec", "EIMF[SASRec]", "REMI", "EIMF[REMI]"
+    ]  # fmt: skip
+    assert joined.content["planned"] == 1 + 1 + 1 + 3 + 3
+
+
 def test_methods_are_ranked_whatever_they_stand_over():
     """Over SASRec EIMF is first and its text form second, over REMI the other way: both rank 1.5, the backbone 3."""
     over_sasrec = of_backbone("SASRec", [3.0], [5.0])

@@ -23,7 +23,7 @@ from recbole_eimf.study.search import tune
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.plot import importance, plot_search
 from recbole_eimf.study.search.space import Dimension, draw_settings
-from recbole_eimf.study.search.trial import Job, Trial, close_trial, run_trial
+from recbole_eimf.study.search.trial import Job, Trial, _reason, close_trial, run_trial
 from tests.conftest import REPOSITORY
 from tests.forked import Forked, command_line
 from tests.study.held import EPOCHS
@@ -504,3 +504,13 @@ def display_estimate(shown):
     from recbole_eimf.study.progress import estimate
 
     return estimate(shown._look())
+
+
+@pytest.mark.parametrize(
+    ("said", "told"), [("Traceback\nOSError: x\n", "OSError: x"), ("", "was it out of memory, or the")]
+)
+def test_what_stopped_a_trial_is_told_even_where_the_disk_took_no_word_of_it(tmp_path, said, told):
+    (tmp_path / "error.txt").write_text(said)
+    assert told in _reason(tmp_path)
+    (tmp_path / "error.txt").unlink()
+    assert "was it out of memory" in _reason(tmp_path)
