@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from recbole_eimf.model.score_prior import PARTS, ScorePrior
 from recbole_eimf.serving import index as search
 from recbole_eimf.serving.eight_bits import EightBits
 from recbole_eimf.serving.export import check_index
+from recbole_eimf.serving.new_items import _index
 from recbole_eimf.serving.prior_index import PriorIndex
 
 ITEMS, WIDTH, TEXT = 2000, 8, 6
@@ -186,3 +189,21 @@ def test_a_graph_over_a_prior_is_refused(made_run):
         check_index(run, "hnsw")
     check_index(run, "flat")
     check_index(made_run("IBIM", backbone="GRU4Rec"), "hnsw")
+
+
+def test_items_that_are_added_are_found_through_the_index_too():
+    prior, vectors = made_prior(WEIGHTS["all"]), torch.randn(ITEMS, WIDTH, generator=torch.Generator().manual_seed(0))
+    vectors[-1] *= 10
+    old = PriorIndex(prior, vectors[:-100])
+    grown = _index(old, SimpleNamespace(prior=prior, vectors=vectors, bias=None), ITEMS - 100)
+    assert isinstance(grown, PriorIndex)
+    interests = vectors[[ITEMS - 1]] * 100
+    assert grown.best(interests, HISTORY[:3], 1).rows.tolist() == [ITEMS - 1]
+
+
+def test_what_places_an_item_the_same_whatever_else_is_added():
+    alone = {
+        kind: ScorePrior(kind, DECAY, None, 5).places_each_alone for kind in ("similar", "together", "next", "all")
+    }
+    assert alone == {"similar": True, "together": False, "next": False, "all": False}
+    assert not ScorePrior("similar+together", DECAY, None, 5).places_each_alone
