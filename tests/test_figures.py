@@ -199,7 +199,7 @@ _PAD_SLICES = ("unseen", "1-5", "6-20", ">20")
 _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_form", "arena_office"
 _BOTH_ORDERS = "arena_beauty_leave_one_out"
 _GRU, _PROFILES, _RELEASED = "arena_office_gru4rec", "arena_office_profiles", "arena_office_esasrec"
-_AND_TUNED = "arena_office_tuned_more"
+_AND_TUNED, _TEXTS = "arena_office_tuned_more", "arena_office_tuned_morec"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
@@ -367,6 +367,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           gain(_TUNED, "ndcg@10", "SASRec", True, corrected_only=True),
           gain(_TUNED, "ndcg@10", "ids plus text[SASRec]", True, corrected_only=True),
           searched(_TUNED, "start"), searched(_TUNED, "score")]),
+        ("docs/results/arena.md", "With a search", 1, ["SASRec", "MoRec[SASRec]"],
+         [None, *together(_TEXTS, "ndcg@10", "hit@10", masked=hidden), share(_TEXTS, "1-5", "ndcg@10"),
+          *(gain(_TEXTS, metric, "SASRec", True, corrected_only=True) for metric in ("ndcg@10", "hit@10")),
+          searched(_TEXTS, "start"), searched(_TEXTS, "score")]),
         ("docs/results/arena.md", "Over a multi-interest", 0, None,
          [*together(_REMI, "ndcg@10", "hit@10", masked=hidden), share(_REMI, "1-5", "ndcg@10"),
           gain(_REMI, "ndcg@10", "REMI", True, corrected_only=True),
