@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recbole_eimf.cli.parser import Parser
-from recbole_eimf.config.config import check_keys, may_be_secret, recbole_keys
+from recbole_eimf.config.config import ELSEWHERE, check_keys, may_be_secret, recbole_keys
 from recbole_eimf.config.same import known_keys
 from recbole_eimf.config.yaml_file import named_files, parse_command_line, read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
@@ -43,9 +43,10 @@ def parse_table_options(parser: argparse.ArgumentParser, arguments: Sequence[str
         values = read_yaml(path)
         shared.update(values)
         said_in.update(dict.fromkeys(values, path))
-    check_spelling(parser, rest)
     typed = parse_command_line(rest)
     shared.update(typed)
+    if not shared.get("allow_unknown_keys"):
+        check_spelling(parser, rest)
     options.said_in = {key: path for key, path in said_in.items() if key not in typed}
     if not shared.get("allow_unknown_keys"):
         check_keys({key: shared[key] for key in said_in}, said_in=said_in)
@@ -64,12 +65,11 @@ def parse_table_options(parser: argparse.ArgumentParser, arguments: Sequence[str
 
 def check_spelling(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
     """Look at what is no option: as a key nobody would know it, where an option was meant. Raises ConfigError."""
-    if any(argument.startswith("--allow_unknown_keys=") for argument in rest):
-        return
     for argument in rest:
         name = argument.partition("=")[0]
         near = suggestion(name, parser._option_string_actions)
-        if name.startswith("--") and near and name.removeprefix("--") not in recbole_keys() | {*known_keys()}:
+        known = recbole_keys() | {*known_keys(), *ELSEWHERE}
+        if name.startswith("--") and near and name.removeprefix("--") not in known:
             parser.error(f"{name}: no such option, and no key.{near}")
 
 

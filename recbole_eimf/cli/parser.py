@@ -58,8 +58,15 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}{'' if message[-1] in '.?' else '.'} See {command} --help.")
 
     def add_option(self, name: str, **how: Any) -> None:
-        """Add ``--name``, with underscores and with dashes."""
-        self.add_argument(*dict.fromkeys((f"--{name.replace('-', '_')}", f"--{name.replace('_', '-')}")), **how)
+        """Add ``--name``."""
+        self.add_argument(f"--{name}", **how)
+
+    def add_argument(self, *names: str, **how: Any) -> argparse.Action:
+        """argparse's; an option ``--name`` with underscores and with dashes."""
+        both = [
+            f"--{name[2:].replace(*pair)}" if name.startswith("--") else name for name in names for pair in ("-_", "_-")
+        ]
+        return super().add_argument(*dict.fromkeys(both), **how)
 
     def parse_known_args(self, args=None, namespace=None):
         """argparse's.
@@ -86,7 +93,8 @@ class Parser(argparse.ArgumentParser):
             if argument == "--":
                 return
             name = argument.partition("=")[0]
-            if name.startswith("--") and name not in self._option_string_actions:
+            # to argparse what has a blank is no option, but a value
+            if name.startswith("--") and " " not in name and name not in self._option_string_actions:
                 self.error(f"{name}: no such option.{suggestion(name, self._option_string_actions)}")
 
     def given(self, arguments: Sequence[str], may_be_empty: Sequence[str] = ()) -> argparse.Namespace:

@@ -39,10 +39,18 @@ def main(arguments: Sequence[str]) -> int:
     if (code := usage_shown(arguments, usage)) is not None:
         return code
     parser = table_parser("study")
-    parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml, which stands before all options")
+    parser.add_argument("studies", nargs="+", metavar="NAME|FILE.yaml")
     for name in ("only", "over"):
         parser.add_option(name)
-    options, given = parse_table_options(parser, arguments)
+    try:
+        options, given = parse_table_options(parser, arguments)
+    except ConfigError as error:
+        if "required: NAME|FILE.yaml" not in str(error):
+            raise
+        raise ConfigError(
+            "no study is named. It stands before the options: study NAME|FILE.yaml --dataset=... (--config_files takes "
+            "all words that follow it)."
+        ) from error
     with values_placed(options.said_in):
         return _made(options, given, arguments)
 

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from recbole_eimf.cli.options import check_spelling
 from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
-from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line, read_yaml, values_placed
+from recbole_eimf.config.yaml_file import (
+    model_and_dataset,
+    named_files,
+    parse_command_line,
+    read_files,
+    read_yaml,
+    values_placed,
+)
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.search.tune import Effort, search
 
@@ -51,9 +58,10 @@ def main(arguments: Sequence[str]) -> int:
     for name, instead in _INSTEAD.items():
         if name in values:
             raise ConfigError(f"--{name}={values[name]}: tune has no such option or key. Write {instead}.")
-    check_spelling(parser, rest)
     effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
     files = named_files(options.config_files)
+    if not {**read_files(files), **values}.get("allow_unknown_keys"):
+        check_spelling(parser, rest)
     model, dataset = model_and_dataset(options.model, options.dataset, files)
     if not dataset:
         raise ConfigError("--dataset is missing, for example --dataset=ml-100k (ships with RecBole).")

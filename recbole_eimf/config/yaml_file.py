@@ -143,7 +143,8 @@ def parse_command_line(arguments: Iterable[str]) -> dict[str, Any]:
             form = f"{argument}={following}" if apart else "--key=value"
             raise ConfigError(f"argument {argument!r}: write {form}, without spaces around '='.")
         if not text.strip() and key not in _MAY_BE_EMPTY:
-            raise ConfigError(f"--{key}=: {EMPTY}")
+            blank = f'{text!r}: white space alone. Write it in quotes of its own: --{key}="{text!r}".'
+            raise ConfigError(f"--{key}={blank if text else f': {EMPTY}'}")
         if texts.get(key, text) != text:
             raise ConfigError(f"--{key} is given twice: {texts[key]!r} and {text!r}. Keep one.")
         texts[key] = text

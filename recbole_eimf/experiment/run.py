@@ -109,8 +109,8 @@ def _tell_unread(config: EIMFConfig) -> None:
         )
     for name in unasked(unread(config), given):
         print(
-            f"{name}={given[name]} is not read: model={config['model']} reads neither text nor an LLM's words as it is "
-            f"configured. Leave it out, or train a model that reads them, such as EIMF.",
+            f"{name}={given[name]} is not read: model={config['model']}, as it is configured, has no use for it. Leave "
+            f"it out, or train a model that has (EIMF reads an LLM's words on users).",
             file=sys.stderr,
         )
 

@@ -110,10 +110,13 @@ def _joined(one: Part, other: Part) -> Part:
         if all(figures) and figures[0] != figures[1]:
             raise DataError(f"{name}: {one.source} and {other.source} {_why_not_alike(mine[name], theirs[name])}")
     # a row that one part has planned and the other finished is the other's
-    rows = [theirs[name] if not views[0]["rows"].get(name) and views[1]["rows"].get(name) else row
-            for name, row in mine.items()]  # fmt: skip
+    of_other = {name for name in mine if not views[0]["rows"].get(name) and views[1]["rows"].get(name)}
+    rows = [theirs[name] if name in of_other else row for name, row in mine.items()]
     rows += [row for name, row in theirs.items() if name not in mine]
-    planned = {row["name"]: len(table.get("seeds", ())) for table in (second, first) for row in table["rows"]}
+    planned = {
+        row["name"]: _planned(second if row["name"] in of_other or row["name"] not in mine else first, row)
+        for row in rows
+    }
     view = {
         **views[0],
         "rows": {**views[1]["rows"], **{name: found for name, found in views[0]["rows"].items() if found}},
@@ -125,11 +128,18 @@ def _joined(one: Part, other: Part) -> Part:
         "rows": rows,
         "views": [view],
         "finished": sum(len(row["runs"]) for row in rows),
-        "planned": sum(max(len(row["runs"]), 1 if counts(row) else planned[row["name"]]) for row in rows),
+        "planned": sum(planned.values()),
+        "planned_runs": planned,
         "notes": list(dict.fromkeys([*first.get("notes", ()), *second.get("notes", ())])),
         "made_with": _once([*first.get("made_with", ()), *second.get("made_with", ())]),
     }
     return Part(whole, f"{one.source} with {other.source}")  # no page shows them together but this one
+
+
+def _planned(table: Mapping[str, Any], row: Mapping[str, Any]) -> int:
+    """How many runs of a row its table has planned; one that is joined already says so."""
+    wanted = 1 if counts(row) else len(table.get("seeds", ()))
+    return max(len(row["runs"]), table.get("planned_runs", {}).get(row["name"], wanted))
 
 
 def _why_not_alike(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

@@ -134,6 +134,19 @@ def test_a_row_that_one_part_alone_plans_is_planned_for_that_parts_seeds():
         "Popularity", "SASRec", "EIMF[SASRec]", "REMI", "EIMF[REMI]"
     ]  # fmt: skip
     assert joined.content["planned"] == 1 + 1 + 1 + 3 + 3
+    third = without(of_backbone("GRU4Rec", [3.0], [4.0]), "EIMF[GRU4Rec]")
+    third["seeds"] = [2020]
+    (whole,) = join(parts(short, long, third))
+    assert whole.content["planned"] == joined.content["planned"] + 1 + 1, "what the second part planned stays"
+
+
+def test_a_row_that_one_part_planned_and_the_other_finished_is_planned_as_the_other_did():
+    begun, made = without(of_backbone("SASRec", [3.0], [4.0]), "EIMF[SASRec]"), of_backbone("SASRec", [3.0], [4.0])
+    begun["seeds"], made["seeds"] = [2020, 2021, 2022, 2023, 2024], [2020]
+    (joined,) = join(parts(begun, made))
+    assert {row["name"]: joined.content["planned_runs"][row["name"]] for row in joined.content["rows"]} == {
+        "Popularity": 1, "SASRec": 5, "EIMF[SASRec]": 1
+    }  # fmt: skip
 
 
 def test_methods_are_ranked_whatever_they_stand_over():

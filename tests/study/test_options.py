@@ -3,9 +3,12 @@
 import pytest
 
 from recbole_eimf.__main__ import main
-from recbole_eimf.cli.options import check_spelling, command_text, table_parser
+from recbole_eimf.cli.options import check_spelling, command_text, parse_table_options, table_parser
 from recbole_eimf.cli.paid import parsed
 from recbole_eimf.cli.tune import _parser
+from recbole_eimf.config.config import ELSEWHERE, recbole_keys
+from recbole_eimf.config.same import known_keys
+from recbole_eimf.config.yaml_file import parse_command_line
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.serving.on_ray import over_ray
 from recbole_eimf.study import compare, jobs, study
@@ -119,7 +122,7 @@ def test_the_same_twice_is_no_contradiction():
         ("tune --dataset=ml-100k --sample=2", "--sample: no such option, and no key. Did you mean '--samples'?"),
         ("compare --dataset=ml-100k --models=SASRec --paralel=2", "--paralel: no such option, and no key. Did you mean "
          "'--parallel'?"),
-        ("study --dataset=ml-100k --config_files a.yaml eimf_ablation", "NAME|FILE.yaml, which stands before all opt"),
+        ("study --dataset=ml-100k --config_files a.yaml eimf_ablation", "no study is named. It stands before"),
         ("prepare --out da csv", "--out: what the data are comes first: prepare csv --out da ..."),
         ("prepare csv --interactions= --name y --out z", "--interactions=: no value"),
         ("prepare csv --interactions a.csv --name y --out=", "--out=: no value"),
@@ -133,11 +136,58 @@ def test_an_option_that_is_misspelt_misplaced_or_empty_is_named(command, said, c
     assert said in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_key_of_a_model_of_ones_own_may_look_like_an_option():
+def test_a_key_of_a_model_of_ones_own_may_look_like_an_option(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("allow_unknown_keys: True\ntitled: 3\n")
+    start = ["--dataset=ml-100k", "--models=SASRec"]
+    _, keys = parse_table_options(_with_models(), [*start, f"--config_files={file}", "--titled=4"])
+    assert keys == {"allow_unknown_keys": True, "titled": 4}
+    _, keys = parse_table_options(_with_models(), [*start, "--titled=4", "--allow_unknown_keys=True"])
+    assert keys["titled"] == 4
+    with pytest.raises(ConfigError, match="--titled: no such option, and no key. Did you mean '--title'"):
+        parse_table_options(_with_models(), [*start, "--titled=4"])
+
+
+def _with_models():
     parser = table_parser("compare")
-    check_spelling(parser, ["--sees=3", "--allow_unknown_keys=True"])
-    with pytest.raises(ConfigError, match="Did you mean '--seeds'"):
-        check_spelling(parser, ["--sees=3"])
+    parser.add_option("models")
+    return parser
+
+
+@pytest.mark.parametrize("parser", [_parser(), table_parser("compare")])
+def test_no_key_is_taken_for_a_misspelt_option(parser):
+    check_spelling(parser, [f"--{key}=1" for key in {*recbole_keys(), *known_keys(), *ELSEWHERE}])
+
+
+def test_prepares_options_have_both_spellings_and_a_title_may_begin_with_dashes(capsys):
+    assert (
+        main(
+            [
+                "prepare",
+                "csv",
+                "--interactions",
+                "nix.csv",
+                "--k_core",
+                "5",
+                "--min-user=3",
+                "--out",
+                "d",
+                "--name",
+                "n",
+            ]
+        )
+        == 2
+    )
+    assert "nix.csv: no such file" in capsys.readouterr().err
+    assert main(["standings", "--title", "--- best", "nix"]) == 2
+    assert "nix: not there" in capsys.readouterr().err
+
+
+def test_white_space_alone_is_no_unset_variable(capsys):
+    assert main(["run", "--dataset=ml-100k", "--seq_separator= "]) == 2
+    said = """--seq_separator=' ': white space alone. Write it in quotes of its own: --seq_separator="' '"."""
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert parse_command_line(["--seq_separator=' '"]) == {"seq_separator": " "}
 
 
 @pytest.mark.parametrize("word", ["--dry-run", "--dry_run", "--dry-run=True", "--dry_run=True"])
