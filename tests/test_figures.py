@@ -200,7 +200,7 @@ _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_for
 _BOTH_ORDERS = "arena_beauty_leave_one_out"
 _GRU, _PROFILES, _RELEASED = "arena_office_gru4rec", "arena_office_profiles", "arena_office_esasrec"
 _AND_TUNED, _TEXTS = "arena_office_tuned_more", "arena_office_tuned_morec"
-_PAD_LATER = "beauty_global_time_pad"
+_PAD_LATER, _HIDDEN = "beauty_global_time_pad", "arena_office_tuned_bert4rec"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
@@ -368,7 +368,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           gain(_TUNED, "ndcg@10", "SASRec", True, corrected_only=True),
           gain(_TUNED, "ndcg@10", "ids plus text[SASRec]", True, corrected_only=True),
           searched(_TUNED, "start"), searched(_TUNED, "score")]),
-        ("docs/results/arena.md", "With a search", 1, ["SASRec", "MoRec[SASRec]"],
+        ("docs/results/arena.md", "With a search", 1, [None, None, "LLM2BERT4Rec"],
+         [None, *together(_HIDDEN, "ndcg@10", "hit@10", masked=hidden), share(_HIDDEN, "1-5", "ndcg@10"), None, None,
+          searched(_HIDDEN, "start"), searched(_HIDDEN, "score")]),
+        ("docs/results/arena.md", "With a search", 1, ["SASRec", "MoRec[SASRec]", None],
          [None, *together(_TEXTS, "ndcg@10", "hit@10", masked=hidden), share(_TEXTS, "1-5", "ndcg@10"),
           *(gain(_TEXTS, metric, "SASRec", True, corrected_only=True) for metric in ("ndcg@10", "hit@10")),
           searched(_TEXTS, "start"), searched(_TEXTS, "score")]),

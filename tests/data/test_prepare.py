@@ -110,7 +110,7 @@ def test_column_options(tmp_path):
 
 
 @pytest.mark.parametrize(("more", "words"), [
-    (["--k-core", "x"], "argument --k_core/--k-core: invalid int value: 'x'. See python -m recbole_eimf prepare csv --help."),
+    (["--k-core", "x"], "argument --k_core/--k-core: invalid int value: 'x'. See python -m recbole_eimf prepare csv"),
     (["--no-time", "--time-column", "when"], "--no-time, --time-column=when"),
 ])  # fmt: skip
 def test_wrong_options_are_one_line(tmp_path, capsys, more, words):
