@@ -65,11 +65,12 @@ def parse_table_options(parser: argparse.ArgumentParser, arguments: Sequence[str
 
 def check_spelling(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
     """Look at what is no option: as a key nobody would know it, where an option was meant. Raises ConfigError."""
+    known = recbole_keys() | {*known_keys(), *ELSEWHERE}
     for argument in rest:
         name = argument.partition("=")[0]
-        near = suggestion(name, parser._option_string_actions)
-        known = recbole_keys() | {*known_keys(), *ELSEWHERE}
-        if name.startswith("--") and near and name.removeprefix("--") not in known:
+        if not name.startswith("--") or name.removeprefix("--") in known:
+            continue
+        if near := suggestion(name, parser._option_string_actions):
             parser.error(f"{name}: no such option, and no key.{near}")
 
 
