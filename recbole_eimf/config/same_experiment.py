@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from recbole.utils.argument_list import training_arguments
+
 from recbole_eimf.config import keys
 from recbole_eimf.config.contract import contract_of
-from recbole_eimf.config.reading import EVERY_RUN, keys_beyond, parts_read
+from recbole_eimf.config.models import BACKBONES
+from recbole_eimf.config.reading import EVERY_RUN, keys_beyond, parts_read, recbole_defaults
 from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, renamed
 from recbole_eimf.core.files import file_digest
 
@@ -44,7 +48,8 @@ def deciding_settings(config) -> dict[str, Any]:
 
 
 def unread(config) -> frozenset[str]:
-    """The keys of ours that the model of a configuration does not read, today's and those of earlier versions.
+    """The keys of ours that the model of a configuration does not read, today's and those of earlier versions; of a
+    model that only counts, those of a network too.
 
     An upgrade that changes them, or other replies for the rows beside it, leave its figures what they are. A model of
     somebody's own may read any; one of RecBole's reads those that its source names.
@@ -60,7 +65,15 @@ def unread(config) -> frozenset[str]:
         read.add("TextSettings")
     if need == "interests" or follows or config["item_text_source"] != "title":  # the last two ask an LLM about items
         read.add("SemanticSettings")
-    return keys_beyond(model_class, frozenset(read))
+    beyond = keys_beyond(model_class, frozenset(read))
+    return beyond | _of_networks() if asked.counting else beyond
+
+
+@cache
+def _of_networks() -> frozenset[str]:
+    """RecBole's keys of a network's size and training; ``eval_step`` also says whether anything is validated."""
+    sizes = {key for backbone in BACKBONES for key in recbole_defaults(backbone)}
+    return frozenset({*training_arguments, *sizes} - {"eval_step"})
 
 
 def differing_settings(

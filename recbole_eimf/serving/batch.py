@@ -110,7 +110,8 @@ def recommend_file(
 
     Args:
         spread: makes pieces elsewhere (:mod:`recbole_eimf.serving.on_ray`); None makes them here.
-        say: told, before the first user is answered, of ``only`` and ``without`` that name unknown items.
+        say: told, before the first user is answered, of users who stand in several rows, and of ``only`` and
+            ``without`` that name unknown items.
 
     Raises:
         UserError: files that are not there, broken or without a row, an output that cannot be written or is the input,
@@ -130,6 +131,8 @@ def recommend_file(
             _export(job, job.run)
         model_folder.read_config(job.model, verify=False)  # who answers verifies it
         _same_command(job)
+        if repeated := source.repeated():
+            say(f"--histories={repeated}")
         for line in unknown_candidates(job.only, job.without, _items(Path(job.model)) if job.lists else ()):
             say(line)
         left = [number for number in range(pieces) if not job.part(number).is_file()]

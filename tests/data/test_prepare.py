@@ -296,6 +296,38 @@ def test_a_file_that_is_read_is_not_written_over(tmp_path):
     assert (place / "self.inter").read_text().startswith("user_id,item_id")
 
 
+def test_a_data_set_that_prepare_did_not_make_is_not_written_over(tmp_path):
+    place = tmp_path / "out" / "own"
+    place.mkdir(parents=True)
+    (place / "own.inter").write_text("user_id:token\titem_id:token\n")
+    file = write(tmp_path / "i.csv", HEADER + "u,a,1\n")
+    with pytest.raises(DataError, match=r"own\.inter: is there already and was not made by `prepare`.*move it away"):
+        prepare_csv(file, tmp_path / "out", "own")
+    assert (place / "own.inter").read_text() == "user_id:token\titem_id:token\n"
+    (place / "prepare.json").write_text("{")
+    with pytest.raises(DataError, match=r"prepare\.json: damaged .*or move the data set away"):
+        prepare_csv(file, tmp_path / "out", "own")
+
+
+def test_what_replaces_another_data_set_says_in_what_it_differs(tmp_path):
+    file = write(tmp_path / "i.csv", HEADER + "u,a,1\nu,b,2\nv,a,3\n")
+    other = write(tmp_path / "j.csv", HEADER + "u,a,1\nu,b,2\n")
+
+    def replaced(path, **filters):
+        report = prepare_csv(path, tmp_path / "out", "d", filters=Filters(**filters))
+        assert "replaced" not in (tmp_path / "out" / "d" / "prepare.json").read_text()
+        found = [line for line in report.remarks if line.startswith("replaced")]
+        return found[0] if found else None
+
+    start = "replaced: the folder held another data set of that name "
+    assert replaced(file) is None
+    assert replaced(file) is None
+    assert replaced(file, min_user=2) == start + "(min_user was None, is 2)"
+    assert replaced(other, min_user=2) == start + "(files was ['i.csv'], is ['j.csv'])"
+    other.write_text(HEADER + "u,a,1\nu,b,2\nu,c,3\n")
+    assert replaced(other, min_user=2) == start + "(kept: interactions was 2, is 3; kept: items was 2, is 3)"
+
+
 def test_columns_and_names_that_clash(tmp_path):
     text = HEADER + "u,a,1\n"
     with pytest.raises(DataError, match="two columns would be written as 'brand'"):

@@ -182,6 +182,24 @@ def test_a_row_without_a_user_is_named_by_its_place_in_the_file(tmp_path, monkey
         list(Histories.open(tmp_path / "h.csv").pieces(4))
 
 
+@pytest.mark.parametrize("name", ["h.csv", "h.parquet"])
+def test_users_in_several_rows_are_told_of_and_answered_row_by_row(toy, name):
+    toy("model")
+    table = pd.DataFrame({"user": list("abcbdab"), "history": ["B1"] * 7})
+    table.to_csv("h.csv", index=False)
+    table.to_parquet("h.parquet")
+    said = []
+    recommend_file(Job("model", name, "r.parquet", k=1, piece=2), show_progress=False, say=said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"--histories={name}: 2 users stand in more than one row ('b' in rows 2 and 4)")
+    assert pd.read_parquet("r.parquet")["user"].tolist() == list("abcbdab")
+    assert "1 user stands" not in said[0]
+    table[:4].to_csv("h.csv", index=False)
+    assert ": 1 user stands in more than one row" in Histories.open("h.csv").repeated()
+    table[:3].to_csv("h.csv", index=False)
+    assert Histories.open("h.csv").repeated() is None
+
+
 def test_a_gap_is_no_item_and_text_that_looks_like_a_gap_is_one(tmp_path):
     lists = pa.array([["B1", None, "B2"], None], pa.list_(pa.string()))
     parquet.write_table(pa.table({"user": ["a", "b"], "history": lists}), tmp_path / "h.parquet")

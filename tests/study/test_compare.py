@@ -231,6 +231,8 @@ _OLD = {"mmd_bandwidth": 1.0, "text_projection_layers": 2}  # PAD's keys of an e
         ("SASRec", {"score_scale": 3.0, "backbone": "GRU4Rec"}, ["backbone", "score_scale"]),
         ("TextKNN", {"interest_file": "other", "llm_model": "other", **_OLD}, []),
         ("TextKNN", {"text_encoder": "other", "knn_decay": 0.9}, ["knn_decay", "text_encoder"]),
+        ("Markov", {"epochs": 9, "learning_rate": 0.5, "hidden_size": 9, "loss_type": "BPR"}, []),  # has no network
+        ("Markov", {"eval_step": 0, "recency_half_life": 30}, ["eval_step", "recency_half_life"]),
         ("EIMF[SASRec]", {"interest_file": "other", **_OLD}, ["interest_file"]),
         ("text[SASRec]", {"interest_file": "other", "gate_buckets": 3, "gamma": 0.7}, ["gamma"]),
         ("PAD", {"gate_buckets": 3, "interest_file": "other", "mmd_bandwidth": 1.0}, ["gate_buckets", "mmd_bandwidth"]),

@@ -17,14 +17,15 @@ import contextlib
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from recbole_eimf.core.disk import LONGEST_NAME, check_writable
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.core.files import atomic_path
+from recbole_eimf.core.files import atomic_path, read_json
 from recbole_eimf.data.prepare import evidence
 from recbole_eimf.data.prepare.amazon import amazon_source
 from recbole_eimf.data.prepare.interaction_log import (
@@ -48,6 +49,7 @@ from recbole_eimf.data.prepare.sources import (
 
 # RecBole reads with Python's csv module, which refuses fields above 131,072 characters.
 MAX_TEXT = 100_000
+_NOTE = "prepare.json"
 _ROWS_PER_WRITE = 100_000
 _BAD_CHARACTERS = re.compile("[\x00-\x1f\x7f\ud800-\udfff\\s]+")
 
@@ -71,9 +73,10 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
     """Write ``out/name/name.inter``, ``name.item`` (if the source has items) and ``prepare.json``.
 
     All of them appear whole or not at all. Returns the report. Raises DataError (see ``raw_files``,
-    ``interaction_log``).
+    ``interaction_log``), also where a data set that ``prepare`` did not make would be lost.
     """
     folder = _output_folder(out, name, source)
+    earlier = _earlier(folder, name)
     check_writable(folder, "--out", make=False)
     log = InteractionLog(source.timed)
     report.add("interactions read", 0)
@@ -93,6 +96,7 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
     report.add("kept: items", len(kept_items))
     report.add("kept: users with equal times", _users_with_ties(kept))
     report.remarks += evidence.remarks(kept, source.timed)
+    record = _record(source, name, filters, report)
     existed = folder.exists()
     try:
         with contextlib.ExitStack() as files:
@@ -101,15 +105,48 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
             if source.items:
                 item = files.enter_context(atomic_path(folder / f"{name}.item"))
                 _write_items(item, source, {kept.item_tokens[code] for code in kept_items}, report)
-            record = files.enter_context(atomic_path(folder / "prepare.json"))
-            text = json.dumps(_record(source, name, filters, report), indent=2, ensure_ascii=False, default=str)
-            record.write_text(text + "\n", encoding="utf-8", errors="replace")
+            note = files.enter_context(atomic_path(folder / _NOTE))
+            text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
+            note.write_text(text + "\n", encoding="utf-8", errors="replace")
     except OSError as error:
         raise DataError(f"{folder}: can not be written ({error}). Choose another --out.") from error
     finally:
         if not existed and folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
+    if earlier is not None and (differs := _otherwise(earlier, json.loads(text))):
+        # told, but not written down: the same command gives the same files, whatever was there before
+        report.remarks.append(f"replaced: the folder held another data set of that name ({differs})")
     return report
+
+
+def _earlier(folder: Path, name: str) -> dict[str, Any] | None:
+    """The record of what an earlier command has made in the folder; None where there is nothing.
+
+    Raises:
+        DataError: it holds a data set of another origin.
+    """
+    if not (folder / f"{name}.inter").is_file():
+        return None
+    note = read_json(folder / _NOTE, "Choose another --out or --name, or move the data set away.")
+    if not isinstance(note, dict):
+        raise DataError(
+            f"{folder / name}.inter: is there already and was not made by `prepare`, and would be lost. Choose another "
+            f"--out or --name, or move it away."
+        )
+    return note
+
+
+def _otherwise(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """In what two records differ, in words: what was read, with which options, or what was kept of it."""
+    pairs = {key: (old.get(key), new[key]) for key in ("source", "files")}
+    before = old.get("options") or {}
+    pairs |= {key: (before.get(key), value) for key, value in new["options"].items()}
+    counted = old.get("counts") or {}
+    kept = {key: (counted.get(key), count) for key, count in new["counts"].items() if key.startswith("kept")}
+    for found in (pairs, kept):  # other counts follow from other options
+        if differ := [f"{key} was {was}, is {now}" for key, (was, now) in found.items() if was != now]:
+            return "; ".join(differ)
+    return ""
 
 
 def _output_folder(out: PathLike, name: str, source: RawSource) -> Path:
