@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from recbole_eimf.core.bars import EVERY, Lines, bar, moves
 from recbole_eimf.core.errors import UserError
+from recbole_eimf.experiment.refit import FOLDER as REFIT
+from recbole_eimf.experiment.refit import phase_epochs
 from recbole_eimf.study.runs import Run, histories_of
 
 _NEARLY = 0.98  # what takes longer than expected is nearly done, not done
@@ -32,8 +34,9 @@ class Reading:
     """What is known of a run. ``state``: ``waiting``, ``running``, ``done`` or ``failed``.
 
     ``epochs`` are those done and the part of the present one; of a run that goes on they are at most ``limit`` (None:
-    unknown, as of a model that is trained in phases). ``pace``: seconds of an epoch; ``seconds``: of the whole run,
-    once it is done.
+    unknown, as of a model that is trained in phases). With ``refit`` that is the limit of the first training, ``again``
+    that of the second, and once the second has begun ``total`` is what both have. ``pace``: seconds of an epoch;
+    ``seconds``: of the whole run, once it is done.
     """
 
     label: str
@@ -44,6 +47,8 @@ class Reading:
     limit: int | None = None
     pace: float | None = None
     seconds: float | None = None
+    again: int = 0
+    total: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ def _expected(one: Reading, readings: Sequence[Reading]) -> tuple[float | None, 
     """(seconds of a whole run, how well they are known); None where only other rows could tell."""
     if one.state == "done":
         return one.seconds, "about"
+    if one.total and one.pace and not one.counting:
+        return one.pace * one.total, "about"
     alike = [o for o in readings if (o.counting if one.counting else o.row == one.row)]
     took = [(o.seconds, o.epochs) for o in alike if o.state == "done" and o.seconds is not None]
     if took:
@@ -109,10 +116,11 @@ def _expected(one: Reading, readings: Sequence[Reading]) -> tuple[float | None, 
     if one.counting or phased or not paces:
         return None, "about"
     pace = statistics.mean(paces)
+    most = one.limit + one.again
     stopped = [o.epochs for o in readings if o.state == "done" and o.epochs and not o.counting]
     if stopped:  # early, most of them; one patience makes rows alike
-        return pace * min(max(statistics.mean(stopped), one.epochs + 1), one.limit), "about"
-    return pace * one.limit, "at most"
+        return pace * min(max(statistics.mean(stopped), one.epochs + 1), most), "about"
+    return pace * most, "at most"
 
 
 # ---------------------------------------------------------------------- what the runs' folders say
@@ -123,14 +131,29 @@ def read(run: Run, failed: bool, now: float) -> Reading:
         DataError: a file in it is damaged.
     """
     known = {"label": run.label, "row": run.row.name, "counting": run.row.counting}
-    limit = run.settings.get("epochs")
+    limit, refits = run.settings.get("epochs"), bool(run.settings.get("refit"))
     if run.finished:
         result, seconds = run.result(), run.notes().get("seconds")
         seconds = result["train_seconds"] if seconds is None else seconds
-        return Reading(**known, state="done", epochs=result["epochs"], seconds=seconds)
+        epochs = result["epochs"] + (result.get("refit") or {}).get("epochs", 0)
+        return Reading(**known, state="done", epochs=epochs, seconds=seconds)
     if failed or not run.running:
-        return Reading(**known, state="failed" if failed else "waiting", limit=limit)
-    return going(run.folder, limit, now, **known)
+        again = limit if refits and limit else 0
+        return Reading(**known, state="failed" if failed else "waiting", limit=limit, again=again)
+    found = going(run.folder, limit, now, **known)
+    if not refits or found.limit is None:
+        return found
+    return replace(found, again=found.limit, total=_with_refit(run))
+
+
+def _with_refit(run: Run) -> int | None:
+    """How many epochs both trainings of a run have, by its folder; None before the second one has begun."""
+    histories, settings = run.histories(), run.settings
+    if REFIT not in histories:
+        return None
+    first = [{**epoch, "phase": ""} for epoch in histories.get("", [])]
+    best = phase_epochs(first, settings["valid_metric"], settings.get("valid_metric_bigger", True))
+    return len(first) + best[""] if first else None
 
 
 def going(folder: Path, limit: int | None, now: float, **known: Any) -> Reading:
@@ -152,9 +175,9 @@ def going(folder: Path, limit: int | None, now: float, **known: Any) -> Reading:
 
 
 def limit_of(histories: Collection[str], limit: int | None) -> int | None:
-    """The epochs that a model may have, by the names of the histories in its folder; None for one that is trained in
-    phases: they have names, and epochs each."""
-    return None if any(histories) else limit
+    """The epochs that a model may have in its first training, by the names of the histories in its folder; None for one
+    that is trained in phases: they have names, and epochs each."""
+    return None if {*histories} - {"", REFIT} else limit
 
 
 def in_words(readings: Sequence[Reading], found: Estimate, what: str = "runs", said: str = "") -> str:
@@ -174,7 +197,8 @@ def _running(one: Reading) -> str:
     if one.counting:
         return one.label
     epoch = int(one.epochs) + 1
-    # a second training (refit) has epochs of its own beyond the limit of the first
+    if one.total:
+        return f"{one.label} epoch {min(epoch, one.total)} of {one.total}, trained again"
     return f"{one.label} epoch {epoch}" + (f" of at most {one.limit}" if one.limit and epoch <= one.limit else "")
 
 

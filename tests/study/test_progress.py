@@ -102,8 +102,33 @@ def test_a_run_moves_within_an_epoch(run, tmp_path):
     assert found.left == pytest.approx(193.5 * 4)
     words = progress.in_words(read[1:2], found)
     assert words == "0 of 1 runs, at most 13 min left; SASRec/7 epoch 7 of at most 200"
-    again = Reading("SASRec/7", "SASRec", False, "running", epochs=12.5, limit=12, pace=1.0)  # refit
-    assert progress.in_words([again], estimate([again])).endswith("left; SASRec/7 epoch 13")
+
+
+def test_a_second_training_has_as_many_epochs_as_the_first_one_chose(tmp_path):
+    """With refit a run is not half done when validation has stopped it, nor is the rest unknown."""
+    settings = {"epochs": 20, "refit": True, "valid_metric": "NDCG@10", "valid_metric_bigger": True}
+    run = Run(parse_model("SASRec"), "planted", 7, tmp_path, {}, settings)
+    waits = progress.read(run, False, 0.0)
+    (tmp_path / "running").touch()
+    plant(tmp_path, 5, at=1000.0)
+    history = json.loads((tmp_path / "history.json").read_text())
+    for epoch, score in zip(history, (0.1, 0.2, 0.4, 0.3, 0.3)):
+        epoch["valid"] = {"ndcg@10": score}
+    (tmp_path / "history.json").write_text(json.dumps(history))
+    os.utime(tmp_path / "history.json", (1000.0, 1000.0))
+    first = progress.read(run, False, 1000.0)
+    assert (waits.again, first.limit, first.again, first.total) == (20, 20, 20, None)
+    assert (estimate([first]).how, estimate([first]).left) == ("at most", pytest.approx((40 - 5) * 4.0))
+    assert progress.in_words([first], estimate([first])).endswith("SASRec/7 epoch 6 of at most 20")
+
+    plant(tmp_path / "refit", 2, at=1010.0)
+    second = progress.read(run, False, 1010.0)
+    assert (second.epochs, second.total) == (7.0, 5 + 3)
+    assert (estimate([second]).how, estimate([second]).left) == ("about", pytest.approx(1 * 4.0))
+    assert progress.in_words([second], estimate([second])).endswith("SASRec/7 epoch 8 of 8, trained again")
+
+    (tmp_path / "result.json").write_text('{"train_seconds": 5.0, "epochs": 5, "refit": {"epochs": 3}}')
+    assert progress.read(run, False, 0.0).epochs == 8
 
 
 def test_the_epochs_of_every_phase_count(tmp_path):
