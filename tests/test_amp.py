@@ -9,6 +9,8 @@ import torch
 
 import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.model.losses.loss import info_nce
+from recbole_eimf.model.losses.mmd import mmd
 from recbole_eimf.model.losses.partition import mean_hard_partition, mean_log_partition
 from recbole_eimf.trainer.state import read_state
 
@@ -32,6 +34,36 @@ def test_the_partition_sum_is_as_exact_under_autocast_as_without(kind):
     states, vectors = torch.randn(7, 16), torch.randn(50, 16)
     for own, other in zip(*(partition_and_gradients(kind, states, vectors, amp) for amp in (False, True))):
         assert torch.equal(own, other)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "linear", "cosine"])
+def test_the_distance_of_two_samples_is_as_exact_under_autocast_as_without(kernel):
+    """Aligned samples differ by less than a bfloat16 can tell: the alignment would end where it is needed most."""
+    torch.manual_seed(0)
+    first = 3 + torch.randn(40, 16)
+    second = (first + 0.01 * torch.randn(40, 16)).bfloat16()
+    found = []
+    for amp in (False, True):
+        left = first.clone().requires_grad_()
+        with torch.autocast("cpu", enabled=amp):
+            distance = mmd(left, second if amp else second.float(), kernel)
+        distance.backward()
+        found.append((distance.detach(), left.grad))
+    (whole, gradient), (narrow, narrow_gradient) = found
+    assert narrow.dtype == torch.float32
+    assert torch.equal(whole, narrow)
+    assert torch.equal(gradient, narrow_gradient)
+    assert gradient.any()
+
+
+def test_the_contrast_of_rows_that_share_something_is_as_exact_under_autocast_as_without():
+    torch.manual_seed(0)
+    first, second = torch.randn(9, 16), torch.randn(9, 16)
+    same = torch.eye(9, dtype=torch.bool)
+    same[0, 3] = True
+    with torch.autocast("cpu"):
+        narrow = info_nce(first, second, 0.1, same)
+    assert torch.equal(narrow, info_nce(first, second, 0.1, same))
 
 
 def test_float16_without_a_scaler_is_refused(planted):

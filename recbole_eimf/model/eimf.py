@@ -24,7 +24,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.views import host_side
 from recbole_eimf.model.backbones.backbone import TrainingStates
 from recbole_eimf.model.ibim import IBIM
-from recbole_eimf.model.layer import MaskedSelfAttention, target_attention, unit_rows
+from recbole_eimf.model.layer import MaskedSelfAttention, scored_items, scored_states, target_attention
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.soft_label import SoftLabels
 from recbole_eimf.model.selection import distinct, shared_rows
@@ -229,9 +229,8 @@ class EIMF(IBIM):
         With ``semantic_negatives``, or ``num_negatives``, the sum over items is estimated from that many drawn ones
         (log-Q corrected).
         """
-        states, count = explicit, self.semantic_negatives
-        if self.eimf.semantic_score == "cosine":
-            states = self.item_settings.score_scale * unit_rows(explicit)
+        states = scored_states(explicit, self.eimf.semantic_score, self.item_settings.score_scale)
+        count = self.semantic_negatives
         if count:
             competing = self.esim.items_with_text
             drawn = competing[torch.randint(len(competing), (count,), device=competing.device)]
@@ -244,8 +243,7 @@ class EIMF(IBIM):
         return loss.full_softmax_loss(states, vectors, positive, self.esim.absent, self.logits_dtype, known)
 
     def _text_vectors(self, items: Tensor | slice) -> Tensor:
-        vectors = self.esim.matched(items)
-        return unit_rows(vectors) if self.eimf.semantic_score == "cosine" else vectors
+        return scored_items(self.esim.matched(items), self.eimf.semantic_score)
 
     def _item_alignment(self, interaction: Interaction, target: Tensor) -> Tensor:
         """The second pair of eq. 12: text and id vectors of the targets, or of all items of the batch."""

@@ -32,9 +32,10 @@ def counted_for_one(sequence: Tensor, graph: sparse.csr_matrix, decay: float) ->
 def ties_broken(scores: Tensor, popularity: Tensor, decays: bool) -> Tensor:
     """What was counted, with popularity where nothing tells items apart: float32 [B, N].
 
-    Where pairs count whole a share of a ten-thousandth is added. Where they lose weight with age
-    (``recency_half_life``) no fixed share is below all of them: popularity then orders only what was never counted,
-    below the least of its row.
+    A share of a ten-thousandth is added: less than what tells whole counts apart; of cosines, which are continuous, two
+    nearer than that may change places (on Office and Beauty, ``leave_one_out``, at most 0.013 points of NDCG@10 in a
+    hundred). Where pairs lose weight with age (``recency_half_life``) no fixed share is below all of them: popularity
+    then orders only what was never counted, below the least of its row.
 
     Args:
         scores: counts or cosines [B, N], 0 where none is; popularity: [N]; decays: whether counts lose weight with age.

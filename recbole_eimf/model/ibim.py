@@ -22,7 +22,7 @@ from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_graph import heaviest, vector_mixture
 from recbole_eimf.model.item_table import ItemTable, TextTransform
-from recbole_eimf.model.layer import first_rows, hard_readout, target_attention, unit_rows
+from recbole_eimf.model.layer import first_rows, hard_readout, scored_items, scored_states, target_attention
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.negatives import NegativeSampler, drawn_scores, known_items, sampled_softmax_loss
 from recbole_eimf.model.losses.soft_label import NextLabels
@@ -250,12 +250,10 @@ class IBIM(WeighsTargets, SequenceModel):
         return self._scored(first_rows(self.backbone.item_embedding.weight, self.n_items))
 
     def _scored(self, vectors: Tensor) -> Tensor:
-        return unit_rows(vectors) if self.item_settings.score == "cosine" else vectors
+        return scored_items(vectors, self.item_settings.score)
 
     def _scored_states(self, states: Tensor) -> Tensor:
-        if self.item_settings.score == "cosine":
-            return unit_rows(states) * self.item_settings.score_scale
-        return states
+        return scored_states(states, self.item_settings.score, self.item_settings.score_scale)
 
     def interests(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """[B, L], [B] -> [B, K, d]: a user's interests, ready for an inner-product index over ``scored_vectors``."""
@@ -290,9 +288,7 @@ class IBIM(WeighsTargets, SequenceModel):
         scores = scores if bias is None else scores + bias[items]
         if self.prior is None:
             return scores
-        return scores + self.prior(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]).gather(
-            1, items[:, None]
-        ).squeeze(1)
+        return scores + self.prior.of_items(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], items)
 
     def embeddings(self) -> dict[str, Tensor]:
         """The ids' vectors [N, d], as ``id``."""

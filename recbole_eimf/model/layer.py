@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,26 @@ def unit_rows(vectors: Tensor) -> Tensor:
     float16 it is zero.
     """
     return _UnitRows.apply(vectors)
+
+
+@contextlib.contextmanager
+def full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors in float32 at least, and within the block no mixed precision (``enable_amp``)."""
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        yield tuple(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
+
+
+def scored_items(vectors: Tensor, score: str) -> Tensor:
+    """Item vectors [..., d] as they are scored with: at length one where ``score`` is ``cosine``."""
+    return unit_rows(vectors) if score == "cosine" else vectors
+
+
+def scored_states(states: Tensor, score: str, scale: float) -> Tensor:
+    """States [..., d] whose products with :func:`scored_items` are scores: ``scale`` times the cosine, or the product.
+
+    The key ``score`` says which, ``score_scale`` is ``scale``.
+    """
+    return scale * unit_rows(states) if score == "cosine" else states
 
 
 def first_rows(table: Tensor, count: int) -> Tensor:

@@ -99,6 +99,10 @@ class ScorePrior(nn.Module):
                 found = found + of_items * self.part(name, sequence, length)
         return found
 
+    def of_items(self, sequence: Tensor, length: Tensor, items: Tensor) -> Tensor:
+        """What one item a row gets, [B, L], [B], int64 [B] -> [B]."""
+        return self(sequence, length).gather(1, items[:, None]).squeeze(1)
+
     @property
     def weighs_text(self) -> bool:
         """Whether like text adds anything."""

@@ -17,7 +17,7 @@ from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.model.backbones.backbone import Backbone, backbone_class
 from recbole_eimf.model.item_table import ItemTable
-from recbole_eimf.model.layer import encoded_by_length, unit_rows
+from recbole_eimf.model.layer import encoded_by_length, scored_states
 from recbole_eimf.serving.networks import NETWORKS
 
 #: networks of RecBole's own models (not ours over them) that are served
@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         return (F.pad(joined, (0, 1), value=1.0) if self.spec.append_one else joined)[:, None]
 
     def _scored(self, states: Tensor) -> Tensor:
-        return unit_rows(states) * self.spec.score_scale if self.spec.score == "cosine" else states
+        return scored_states(states, self.spec.score, self.spec.score_scale)
 
     def tables(self) -> list[str]:
         """The names of the tables of histories' items in :meth:`state_dict`, one a tower."""

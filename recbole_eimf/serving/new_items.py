@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import text_of
-from recbole_eimf.model.layer import unit_rows
+from recbole_eimf.model.layer import scored_items
 from recbole_eimf.serving.encoder import EncoderSpec, build_encoder
 from recbole_eimf.serving.index import FlatIndex, HNSWIndex, Index
 from recbole_eimf.serving.parts import Parts
@@ -84,7 +84,7 @@ def with_rows(parts: Parts, vectors: Tensor, tokens: list[str], titles: list[str
 
 def _scored(spec: EncoderSpec, made: list[Tensor], shares: Tensor) -> Tensor:
     """Rows of the towers' tables to scored vectors, side by side."""
-    each = [unit_rows(rows) if spec.score == "cosine" else rows for rows in made]
+    each = [scored_items(rows, spec.score) for rows in made]
     joined = torch.cat([rows * share for rows, share in zip(each, shares)], 1)
     return torch.nn.functional.pad(joined, (0, 1)) if spec.append_one else joined
 

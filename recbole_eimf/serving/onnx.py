@@ -39,7 +39,7 @@ class _Graph(nn.Module):
         return nn.functional.pad(joined, (0, 1), value=1.0) if spec.append_one else joined
 
     def _scored(self, states: Tensor) -> Tensor:
-        spec = self.encoder.spec
+        spec = self.encoder.spec  # as scored_states, whose own gradient no exporter can trace
         return nn.functional.normalize(states, dim=-1) * spec.score_scale if spec.score == "cosine" else states
 
 

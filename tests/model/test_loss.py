@@ -130,6 +130,19 @@ def test_a_row_without_negatives_costs_nothing_and_has_no_gradient(beta):
     assert not positive.grad[2]
 
 
+def test_where_no_item_competes_the_hard_partition_sum_is_the_target_alone():
+    states, candidates = doubles(P, D).requires_grad_(), doubles(2, D).requires_grad_()
+    positive = doubles(P).requires_grad_()
+    absent = torch.tensor([0.0, -math.inf], dtype=torch.float64)
+    rows = torch.zeros(P, dtype=torch.long)  # the target is the first, and the second is left out
+    found = partition.mean_hard_partition(states, candidates, positive, rows, 0.7, absent, torch.float64)
+    assert found.item() == pytest.approx(positive.mean().item(), abs=1e-12)
+    found.backward()
+    assert positive.grad.tolist() == pytest.approx([1 / P] * P)
+    assert not states.grad.any()
+    assert not candidates.grad.any()
+
+
 def test_interest_aware_loss_without_hardness_is_the_sampled_softmax():
     positive, negative = doubles(P), doubles(P, M)
     plain = torch.nn.functional.cross_entropy(torch.cat([positive[:, None], negative], 1), torch.zeros(P).long())

@@ -1,4 +1,10 @@
-"""Binary losses with drawn negatives: BCE as SASRec and PAD publish it, and gBCE (Petrov and Macdonald 2023)."""
+"""Binary losses with drawn negatives: BCE, with one negative as SASRec and PAD publish it, and gBCE (Petrov and
+Macdonald 2023).
+
+**Decisions.** With several negatives, and in gBCE, scores have an offset (:func:`binary_loss`) that the published
+losses lack. ``bce_reduction=sum`` adds the negatives of a target up, where PAD's released code has their mean: with
+one they are the same.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +89,10 @@ def gbce_power(negatives: int, n_items: int, calibration: float) -> float:
 
     >>> gbce_power(10, 101, 0.0), round(gbce_power(10, 101, 1.0), 9)
     (1.0, 0.101010101)
+    >>> gbce_power(1, 2, 0.5)  # of one item, nothing is left to draw from
+    1.0
     """
-    rate = min(negatives / (n_items - 2), 1.0)  # the padding row and the target are no candidates
+    rate = min(negatives / max(n_items - 2, 1), 1.0)  # the padding row and the target are no candidates
     return rate * (calibration * (1 - 1 / rate) + 1 / rate)
 
 

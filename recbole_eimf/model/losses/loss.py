@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_eimf.model.layer import shortest, unit_rows
+from recbole_eimf.model.layer import full_precision, shortest, unit_rows
 from recbole_eimf.model.losses.partition import mean_hard_partition, mean_log_partition
 from recbole_eimf.model.selection import mean_of
 
@@ -110,7 +110,8 @@ def info_nce(
     if counts is not None:
         same = same | ~counts
     off_diagonal = ~torch.eye(len(first), dtype=torch.bool, device=first.device)
-    logits = (first @ second.T).masked_fill(same & off_diagonal, -torch.inf)
+    with full_precision(first, second) as (first, second):
+        logits = (first @ second.T).masked_fill(same & off_diagonal, -torch.inf)
     own = torch.arange(len(first), device=first.device)
     return mean_of(F.cross_entropy(logits, own, reduction="none"), counts)
 

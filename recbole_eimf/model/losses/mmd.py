@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_eimf.model.layer import shortest
+from recbole_eimf.model.layer import full_precision, shortest
 
 #: bandwidths of the five Gaussian (Laplacian) kernels, in units of the mean squared (plain) distance
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
@@ -69,7 +69,8 @@ def mmd(first: Tensor, second: Tensor, kernel: str = "gaussian", unbiased: bool 
     n, m = len(first), len(second)
     if min(n, m) < (2 if unbiased else 1):
         return first.sum() * 0 + second.sum() * 0
-    matrix = kernel_matrix(torch.cat([first, second]), kernel, width)
+    with full_precision(first, second) as (first, second):  # what is left of a distance is small beside its parts
+        matrix = kernel_matrix(torch.cat([first, second]), kernel, width)
     within_first, within_second, between = matrix[:n, :n], matrix[n:, n:], matrix[:n, n:]
     if unbiased:
         own_first = (within_first.sum() - within_first.diagonal().sum()) / (n * (n - 1))

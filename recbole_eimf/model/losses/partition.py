@@ -131,13 +131,16 @@ def _hard_softmax_(scores: Tensor, positive: Tensor, beta: float) -> tuple[Tenso
     With A and B the sums of e^((1 + beta) n) and e^(beta n): log mass = log A - log B + log(count), whose derivative
     by a score is (1 + beta) e^((1 + beta) n) / A - beta e^(beta n) / B, and the whole's is sigmoid(log mass - p) that.
     """
-    count = (scores > -torch.inf).sum(1, keepdim=True).clamp(min=1).to(positive.dtype)
+    count = (scores > -torch.inf).sum(1, keepdim=True).to(positive.dtype)
     top = scores.amax(1, keepdim=True)
+    alone = count == 0  # without a negative the mass is zero, and nothing has a gradient
+    top = top.masked_fill(alone, 0)
     scores.sub_(top)
     flat = (beta * scores).exp_()
     hard = scores.exp_().mul_(flat)
     a = hard.sum(1, keepdim=True, dtype=positive.dtype)
     b = flat.sum(1, keepdim=True, dtype=positive.dtype)
+    a, b = a.masked_fill(alone, 1), b.masked_fill(alone, 1)
     mass = (a.log() - b.log() + top + count.log())[:, 0]
     # the row's scale is taken out: what is left times sigmoid(log mass - p) is the gradient
     torch.sub(hard.mul_(((1 + beta) / a).to(hard.dtype)), flat.mul_((beta / b).to(flat.dtype)), out=scores)

@@ -24,7 +24,7 @@ from recbole_eimf.config.models import TOWER_BACKBONES
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.model.backbones.backbone import TrainingStates, backbone_class
 from recbole_eimf.model.item_table import ItemTable
-from recbole_eimf.model.layer import first_rows, unit_rows
+from recbole_eimf.model.layer import first_rows, scored_items, scored_states
 from recbole_eimf.model.selection import shared_rows
 
 #: what a tower is made of: ids; projected text; both, trained together; both, the ids pre-trained and aligned to text;
@@ -161,11 +161,6 @@ class ExpertTable(ItemTable):
         distinct, place = shared_rows(ids, self.rows)
         return F.embedding(place, self._fold(distinct))
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
-        training, self.training = self.training, False  # the folded table is the one that serves: no dropout
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        self.training = training
-
 
 def text_projection(source: int, dimension: int, wanted: PADSettings) -> nn.Sequential:
     """Layers from text of ``source`` numbers to ``dimension``.
@@ -233,10 +228,10 @@ class Tower(nn.Module):
         """Scored vectors of items [...] -> [..., d], or of the catalogue [N, d]."""
         table = self.targets
         found = first_rows(table.weight, table.n_items) if items is None else table(items)
-        return unit_rows(found) if self.settings.score == "cosine" else found
+        return scored_items(found, self.settings.score)
 
     def _scored_states(self, states: Tensor) -> Tensor:
-        return unit_rows(states) * self.settings.score_scale if self.settings.score == "cosine" else states
+        return scored_states(states, self.settings.score, self.settings.score_scale)
 
     def start_from(self, other: Tower) -> None:
         """Copy another tower's encoder and id vectors; what only this one has stays as it is."""
@@ -266,7 +261,10 @@ def frequency_buckets(counts: np.ndarray, buckets: int) -> np.ndarray:
 
 
 class FrequencyGate(nn.Module):
-    """Weights of the experts by the candidate item's bucket (eq. 11): sigmoids, normalised over the experts.
+    """Weights of the experts by the candidate item's bucket: sigmoids, normalised over the experts.
+
+    This is the gate of PAD's released code. The paper's (section 3.3, eq. 11) reads the experts' embeddings beside the
+    bucket; here, as there, every bucket has a logit for each expert and nothing else.
 
     Args:
         bucket: int64 [N], the bucket of every item, 0 to ``buckets``; it is saved with a checkpoint.

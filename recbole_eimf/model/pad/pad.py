@@ -6,7 +6,8 @@ trained together, mixed by a gate that knows the candidate's frequency.
 
 **Decisions** where the paper is silent: the alignment loss of a batch sees each of its items once, items that have text
 only, and at most ``mmd_items`` of them; a phase without a loss that ranks (``alignment=non_anchored``) keeps its last
-epoch; the state before the last phase takes part in choosing the best epoch.
+epoch; the state before the last phase takes part in choosing the best epoch. The gate is that of the released code,
+which knows an item's frequency bucket and not, as section 3.3 has it, the experts' embeddings too.
 """
 
 from __future__ import annotations

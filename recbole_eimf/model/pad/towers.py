@@ -333,11 +333,11 @@ class TowerModel(WeighsTargets, SequenceModel):
     def predict(self, interaction: Interaction) -> Tensor:
         """[B]: the score of the row's ``item_id``."""
         states = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])[:, 0]
-        scores = (states * self.scored_vectors()[interaction[self.ITEM_ID]]).sum(-1)
+        items = interaction[self.ITEM_ID]
+        scores = (states * self.scored_vectors()[items]).sum(-1)
         if self.prior is None:
             return scores
-        prior = self.prior(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return scores + prior.gather(1, interaction[self.ITEM_ID][:, None]).squeeze(1)
+        return scores + self.prior.of_items(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], items)
 
     def embeddings(self) -> dict[str, Tensor]:
         """Item vectors [N, d] by name, for :mod:`recbole_eimf.study.agreement`: each tower's, the ids and projected

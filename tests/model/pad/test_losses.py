@@ -195,6 +195,16 @@ def test_a_score_prior_is_added_to_the_experts_scores(built):
     assert torch.allclose(net.predict(batch), scores[torch.arange(4), batch["item_id"]], atol=1e-5)
 
 
+def test_to_save_a_tower_does_not_end_the_dropout_of_its_projection(built):
+    net, _ = built("Hybrid")
+    net.train()
+    net.state_dict()
+    assert [name for name, part in net.named_modules() if not part.training] == []
+    net.eval()
+    net.state_dict()
+    assert [name for name, part in net.named_modules() if part.training] == []
+
+
 def test_products_of_the_loss_have_the_precision_of_the_key(built):
     losses = []
     for dtype in ("float32", "bfloat16"):
