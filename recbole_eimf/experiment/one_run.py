@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_seed, set_color
 
@@ -56,72 +57,109 @@ def _trained(
     changes: Mapping[str, tuple[Any, Any]],
     callback: Callable[[int, float], None] | None,
 ) -> RunResult:
-    logger = getLogger()
     with distributed.first_alone():
         train_data, valid_data, test_data = assembly.loaders(config)
     train = train_data._dataset
+    model, trainer = _assembled(config, train, valid_data._dataset)
+    if wanted.resume:
+        _resume(trainer, train_data, changes)
+    saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
+    valid = _fit(config, model, trainer, (train_data, valid_data), saved, callback)
+    if wanted.skip_test:
+        result = _result(config, model, trainer, valid, {}, train)
+    else:
+        result = _tested(config, model, trainer, valid, train, test_data, saved)
+    _note_metrics(trainer, result)
+    if not wanted.skip_test:
+        for name, found in (("best valid ", result.valid), ("test result", result.test)):
+            getLogger().info(set_color(name, "yellow") + f": {found}", extra=run_log.DETAIL)
+    return result
 
+
+def _assembled(
+    config: EIMFConfig, train: LazySequenceDataset, valid: LazySequenceDataset
+) -> tuple[AbstractRecommender, InterestTrainer]:
+    """A new model and its trainer, once it is known that what validation has to choose can be chosen.
+
+    Raises:
+        ConfigError: keys that need users in validation, or a kind of model that they do not fit.
+    """
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = assembly.model(config, train).to(config["device"])
-    logger.info(model, extra=run_log.DETAIL)
+    getLogger().info(model, extra=run_log.DETAIL)
     unseen.check(config, model)
-    prior = getattr(model, "prior", None)
-    if prior is not None and not len(valid_data._dataset):
+    if getattr(model, "prior", None) is not None and not len(valid):
         raise ConfigError(f"score_prior={config['score_prior']}: validation weighs it, and no user is in that part.")
     if config["place_unseen"] and getattr(model, "counting", False):
         unseen.place(model, train)  # its weights are chosen with them
     trainer = assembly.trainer(config, model)
-    if isinstance(trainer, WeighingTrainer) and not len(valid_data._dataset):
+    if isinstance(trainer, WeighingTrainer) and not len(valid):
         said = f"recency_half_life={CHOSEN}" if config["recency_half_life"] == CHOSEN else f"model={config['model']}"
         raise ConfigError(
             f"{said}: validation chooses what it weighs, and no user is in that part. Use data with longer sequences, "
             f"another protocol or borders, or a model that weighs nothing."
         )
     if type(model).full_sort_predict is AbstractRecommender.full_sort_predict:
-        pairs = len(valid_data._dataset) * train.item_num
-        logger.warning(
-            f"{config['model']} scores one item of one user at a time: {pairs:,} pairs an evaluation, minutes "
-            f"per million on a CPU. --eval_step=5 evaluates less often."
+        getLogger().warning(
+            f"{config['model']} scores one item of one user at a time: {len(valid) * train.item_num:,} pairs an "
+            f"evaluation, minutes per million on a CPU. --eval_step=5 evaluates less often."
         )
     if config["refit"]:
         refit.check(config, "refit=True", trainer)
-    if wanted.resume:
-        _resume(trainer, train_data, changes)
-    saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
+    return model, trainer
+
+
+def _fit(
+    config: EIMFConfig,
+    model: AbstractRecommender,
+    trainer: InterestTrainer,
+    parts: tuple[AbstractDataLoader, AbstractDataLoader],
+    saved: bool,
+    callback: Callable[[int, float], None] | None,
+) -> Mapping[str, float]:
+    """Train, and choose by validation what is chosen after training; the validation metrics of what was best."""
+    train_data, valid_data = parts
     shown = config["show_progress"]
     try:
         _, valid = trainer.fit(train_data, valid_data, saved=saved, show_progress=shown, callback_fn=callback)
     except KeyboardInterrupt:
         done = [*getattr(trainer, "earlier", []), *trainer.history]
-        if wanted.output_dir and done and distributed.is_first():
+        if config["output_dir"] and done and distributed.is_first():
             phase = f" of {done[-1]['phase']}" if "phase" in done[-1] else ""
-            logger.warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
+            getLogger().warning(f"interrupted after epoch {done[-1]['epoch']}{phase}; go on with --resume=True")
         raise
     if config["place_unseen"]:
-        _place_unseen(trainer, train, saved)
+        _place_unseen(trainer, train_data._dataset, saved)
+    prior = getattr(model, "prior", None)
     if prior is not None:
         valid = choose_prior(trainer, prior, valid_data)
-    if wanted.skip_test:
-        result = _result(config, model, trainer, valid or {}, {}, train)
-        _note_metrics(trainer, result)
-        return result
+    return valid or {}
+
+
+def _tested(
+    config: EIMFConfig,
+    model: AbstractRecommender,
+    trainer: InterestTrainer,
+    valid: Mapping[str, float],
+    train: LazySequenceDataset,
+    test_data: AbstractDataLoader,
+    saved: bool,
+) -> RunResult:
+    """The result of the best epoch on the test part, with ``refit`` of a model trained again before that."""
     tested, known, again = trainer, train, None
     if config["refit"]:
         model, tested, again = refit.on_all_before_the_test(config, trainer, train)
         known = train.before_test
     best = saved and tested is trainer  # which its folder holds; a model that was trained again is at hand
     test = tested.evaluate(test_data, load_best_model=best, show_progress=False)
-    result = _result(config, model, trainer, valid or {}, test, train)
+    result = _result(config, model, trainer, valid, test, train)
     result.refit = again
     ranks = ranks_of(tested, test_data._dataset, known)
     if ranks is not None:
         result.slices = ranks.by_slice(sorted(config["topk"]))
         result.tested = {"users": len({*ranks.user.tolist()}), "targets": len(ranks.target_row)}
-        if wanted.output_dir and distributed.is_first():
-            ranks.write(wanted.output_dir)
-    _note_metrics(trainer, result)
-    logger.info(set_color("best valid ", "yellow") + f": {result.valid}", extra=run_log.DETAIL)
-    logger.info(set_color("test result", "yellow") + f": {result.test}", extra=run_log.DETAIL)
+        if config["output_dir"] and distributed.is_first():
+            ranks.write(config["output_dir"])
     return result
 
 
