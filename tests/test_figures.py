@@ -204,7 +204,7 @@ _PAD_LATER, _HIDDEN = "beauty_global_time_pad", "arena_office_tuned_bert4rec"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
-_CURVE, _SEARCHED = "office_knowledge_curve", "office_knowledge_searched"
+_CURVE, _SEARCHED, _SPLIT = "office_knowledge_curve", "office_knowledge_searched", "office_knowledge_searched_folds"
 _BOTH_WAYS = "similar+next+previous"
 #: tables of the same users as another
 _BESIDE = {"beauty_user_split": ["beauty_floors_user_split_source"], _SHUFFLED: [_PRIOR]}
@@ -429,6 +429,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           known(_SEARCHED, "ndcg@10", of="{}, all"),
           known(_SEARCHED, "ndcg@10", of=("{}, all", "{}, similar+together")),
           *(known(_SEARCHED, "ndcg@10", part, ("{}, all", "{}, all/shuffled")) for part in ("all", _RARE))]),
+        (_KNOWN, "A searched SASRec", 0,
+         ["SASRec", "SASRec, similar+together", "SASRec, all", "SASRec, all/shuffled",
+          ("SASRec, all", "SASRec, all/shuffled"), ("SASRec, all", "SASRec, similar+together")],
+         [known(_SPLIT, *one) for one in (four[0], ("hit@10", "all"), *four[1:])]),
         (_KNOWN, "An expert of PAD's", 0, ["PAD", "next", "next placebo"],
          [*together("office_pad_next", "hit@10", "ndcg@10", masked=(True,)),
           gain("office_pad_next", "ndcg@10", "PAD", True), gain("office_pad_next", "ndcg@10", "next placebo", True),
