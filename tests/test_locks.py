@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from recbole_eimf.cli import compare as compare_command
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core import locks
+from recbole_eimf.core.errors import ConfigError, DiskError
 from recbole_eimf.core.locks import folder_locked, made_once
 from recbole_eimf.semantic.journal import exclusive
 from recbole_eimf.study.search import tune
@@ -145,3 +148,32 @@ def test_a_journal_that_cannot_be_written_is_not_held(tmp_path):
     """A system without locks lets everyone through; a call must not be paid for whose reply has no place."""
     with pytest.raises(OSError), exclusive(tmp_path):
         pytest.fail("a folder was taken for a journal")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_a_file_system_has_no_locks_everyone_is_let_through(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(locks.FileLock, "acquire", refused(number))
+    with exclusive(tmp_path / "j.jsonl"), made_once(tmp_path / "expert", pytest.fail), folder_locked(tmp_path / "out"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EACCES, "cannot be written .*Name a folder that you may write to"),
+        (errno.ENOSPC, "cannot be written .*Make room"),
+        (errno.EMFILE, "cannot be locked .*Try again, or name a folder on another disk"),
+    ],
+)
+def test_a_lock_that_cannot_be_had_is_an_error_not_a_lock(tmp_path, monkeypatch, number, told):
+    """Else two runs would fill one journal, and both would pay."""
+    monkeypatch.setattr(locks.FileLock, "acquire", refused(number))
+    with pytest.raises(DiskError, match=f"{tmp_path}/j.jsonl.lock: {told}"), exclusive(tmp_path / "j.jsonl"):
+        pytest.fail("held without a lock")
+
+
+def refused(number: int):
+    def acquire(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return acquire

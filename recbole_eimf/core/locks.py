@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import re
@@ -12,8 +13,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from recbole_eimf.core.disk import check_writable
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.disk import check_writable, refusal
+from recbole_eimf.core.errors import ConfigError, DiskError
+
+#: what the system answers where a file system has no locks, as a network's may
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -46,6 +50,9 @@ def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
     Args:
         say: told, once, whom this process waits for.
+
+    Raises:
+        DiskError: the lock cannot be had, for another reason than that.
     """
     if path.is_file():
         yield
@@ -64,10 +71,13 @@ def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(file: Path, say: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
-    """Hold ``file`` as a lock; whoever comes later waits.
+    """Hold ``file`` as a lock; whoever comes later waits, unless its file system has no locks.
 
     Args:
         say: told, once, which process this one waits for.
+
+    Raises:
+        DiskError: the lock cannot be had, for another reason than that.
     """
     with contextlib.ExitStack() as held:
         if not _taken(held, file, wait=False):
@@ -94,18 +104,28 @@ def if_nobody_has(file: Path) -> Iterator[bool]:
 
 def _taken(held: contextlib.ExitStack, file: Path, wait: bool) -> bool:
     """Lock a file for as long as ``held`` is open, and note beside it who has it; False where another process does."""
-    lock = FileLock(file)
+    lock, note = FileLock(file), _note(file)
     try:
         lock.acquire(blocking=wait)
+        held.callback(lock.release)
+        note.write_text(f"{os.getpid()}\n", encoding="utf-8")
     except Timeout:
         return False
-    except (NotImplementedError, OSError):  # a network's file system may have no locks
+    except NotImplementedError:
         return True
-    held.callback(lock.release)
-    note = _note(file)
-    note.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return True
+        raise refusal(error, file) or _not_locked(file, error) from error
     held.callback(note.unlink, missing_ok=True)  # before the lock goes: the next holder's note is not ours
     return True
+
+
+def _not_locked(file: Path, error: OSError) -> DiskError:
+    return DiskError(
+        f"{file}: cannot be locked ({error.strerror or error}), so other processes could not be kept from what it "
+        f"guards. Try again, or name a folder on another disk."
+    )
 
 
 def _clear_halves(folder: Path, start: str) -> None:

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from recbole_eimf.core.errors import DiskError
 from recbole_eimf.core.locks import alone, if_nobody_has
 
 #: the folder of the locks, and the service's own lock, which is there first
@@ -48,8 +49,11 @@ def _own_folder(held: contextlib.ExitStack, place: Path, name: str) -> Path:
         folder = Path(tempfile.mkdtemp(dir=place, prefix=f".{name}.", suffix=".served"))
         lock = folder / _LOCKS / _SERVICE
         lock.parent.mkdir()
-        with contextlib.suppress(FileNotFoundError):
+        try:
             held.enter_context(alone(lock))
+        except DiskError:
+            if folder.is_dir():
+                raise
         if folder.is_dir():  # another service may have come between the file and its lock, and removed the folder
             return folder
 

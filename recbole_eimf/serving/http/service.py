@@ -275,7 +275,8 @@ class Service:
         }
 
     def _tidy(self) -> None:
-        with contextlib.suppress(OSError), self._board.changing():  # of a disk that is full: the next change tidies too
+        # of a disk that is full: the next change tidies too
+        with contextlib.suppress(OSError, DiskError), self._board.changing():
             state = self._board.read()
             if not self._board.behind(state.generation):
                 self._board.forget(but=state.version)

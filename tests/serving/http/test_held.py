@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from recbole_eimf.core.errors import DiskError
 from recbole_eimf.serving.http import held
 from recbole_eimf.serving.http.held import shared_folder, worker_of
 
@@ -107,7 +108,7 @@ def test_a_folder_that_goes_before_it_is_locked_is_made_again(model, monkeypatch
         made.append(file.parents[1])
         if len(made) == 1:  # another service has looked between the file and its lock
             shutil.rmtree(file.parents[1])
-            raise FileNotFoundError
+            raise DiskError(f"{file}: is gone")
         with real(file):
             yield
 
