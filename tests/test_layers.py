@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-from recbole_eimf.core import run_folder
+from recbole_eimf.core import folders, run_folder
 from tests.conftest import REPOSITORY
 
 #: ground floor first; rooms of one line are neighbours
@@ -66,18 +66,26 @@ def test_nothing_imports_upwards():
     assert up == []
 
 
-def test_files_of_a_run_are_named_in_one_place():
-    """But for config.json, which folders of other kinds have too."""
-    names = {name for key, name in vars(run_folder).items() if key.endswith("_FILE")} - {run_folder.CONFIG_FILE}
-    written = [
-        f"{path.relative_to(PACKAGE)} (line {node.lineno}): {node.value}"
+#: files of other kinds are called so too: the folder of any encoder has a config.json
+NOT_OURS_ALONE = {"config.json"}
+#: modules that still write a name out
+NOT_YET = {("serving/batch.py", "run.json"), ("study/search/trial.py", "best.safetensors"),
+           ("trainer/phases.py", "best.safetensors"), ("trainer/phases.py", "last.safetensors")}  # fmt: skip
+
+
+def test_files_of_a_folder_are_named_in_one_place():
+    """A literal that is such a name, or a path or pattern that ends in one; messages may name files."""
+    homes = (run_folder, folders)
+    names = {name for home in homes for key, name in vars(home).items() if key.endswith("_FILE")} - NOT_OURS_ALONE
+    written = {
+        (path.relative_to(PACKAGE).as_posix(), node.value.rpartition("/")[2])
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path != PACKAGE / "core" / "run_folder.py"
+        if path.relative_to(PACKAGE).as_posix() not in ("core/run_folder.py", "core/folders.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant) and node.value in names
-    ]
-    assert "result.json" in names
-    assert written == []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.rpartition("/")[2] in names
+    }
+    assert {"result.json", "results.json", "history.json", "interests.jsonl"} <= names
+    assert written <= NOT_YET
 
 
 def test_there_is_no_circle():

@@ -20,10 +20,10 @@ from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.core.disk import check_not_read
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
+from recbole_eimf.core.folders import KNOWLEDGE_FILE
 from recbole_eimf.semantic import knowledge_export
 from recbole_eimf.semantic.export import KNOWLEDGE
 from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
-from recbole_eimf.semantic.knowledge_export import ITEMS
 from recbole_eimf.semantic.llm.item_reply import parse_item
 from recbole_eimf.semantic.needs import check_knowledge_file, check_knowledge_source, check_path, source_of_knowledge
 
@@ -101,7 +101,7 @@ def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Knowl
         if out:
             check_export(out, folder)
         for key, place in {"output_dir": folder, **({"--export": Path(out)} if out else {})}.items():
-            check_not_read([place / ITEMS], {"knowledge_file": settings.knowledge_file}, f"{key}={place}")
+            check_not_read([place / KNOWLEDGE_FILE], {"knowledge_file": settings.knowledge_file}, f"{key}={place}")
         if not dry and not _writes_requests(settings):
             check_knowledge_source(settings, dataset)
 
@@ -117,7 +117,7 @@ def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
         f"{len(found.items)} of {found.report['items_with_text']} items are known, "
         f"{found.report['next_phrases']} phrases of what is bought next"
         + (f"; {missing} items without" if missing else "")
-        + f"\nwritten: {folder}/{ITEMS}, report.json"
+        + f"\nwritten: {folder}/{KNOWLEDGE_FILE}, report.json"
     )
     if found.source == "batch":
         write_left(stage.requests(), stage.llm_settings(), folder, found.items.keys())

@@ -8,6 +8,7 @@ from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line
 from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.run_folder import RESULT_FILE
 
 
 def _usage() -> str:
@@ -38,6 +39,6 @@ def main(arguments: Sequence[str]) -> int:
     if not first:
         return 0  # torchrun started several processes: the first one speaks
     if values.get("output_dir"):
-        print(f"written: {values['output_dir']}/result.json")
+        print(f"written: {values['output_dir']}/{RESULT_FILE}")
     print("\n" + summary(result))
     return 0

@@ -21,6 +21,7 @@ from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.config.reading import EVERY_RUN, keys_beyond, parts_read, recbole_defaults
 from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, renamed
 from recbole_eimf.core.files import file_digest
+from recbole_eimf.core.folders import KNOWLEDGE_FILE
 
 __all__ = ["CONTENT", "INDIFFERENT", "PATHS", "content_digests", "deciding_settings", "differing_settings", "digest",
            "in_words", "plain_settings", "unread"]  # fmt: skip
@@ -116,8 +117,8 @@ _DIGESTS: dict[tuple[str, int, int], str] = {}
 def digest(path: Path) -> str | None:
     """Sixteen hex digits of a file's SHA-256, of a folder's files together, or None where there is neither."""
     if path.is_dir():  # an export of replies
-        if (path / "items.jsonl").is_file():  # of an LLM's words on items: its card and licence change no figure
-            return digest(path / "items.jsonl")
+        if (path / KNOWLEDGE_FILE).is_file():  # of an LLM's words on items: its card and licence change no figure
+            return digest(path / KNOWLEDGE_FILE)
         parts = [f"{file.name} {digest(file)}" for file in sorted(path.iterdir()) if file.is_file()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     if not path.is_file():

@@ -7,8 +7,10 @@ from pathlib import Path
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.run_folder import CONFIG_FILE, MODEL_FILE, RESULT_FILE, STATE_FILE
 
-#: of a table and of a search; of a search; of an exported model; of an export of replies
-RESULTS_FILE, SEARCH_FILE, ITEMS_FILE, META_FILE = "results.json", "search.json", "items.parquet", "meta.json"
+#: of a table and of a search; of a search; of an exported model; of a data set
+RESULTS_FILE, SEARCH_FILE, ITEMS_FILE, PREPARE_FILE = "results.json", "search.json", "items.parquet", "prepare.json"
+#: of an export of replies: what it is; what `interests` writes; what `knowledge` writes
+META_FILE, REPLIES_FILE, KNOWLEDGE_FILE = "meta.json", "interests.jsonl", "items.jsonl"
 _NAMES = {
     "run": "the output_dir of a run",
     "table": "the folder of a table",
@@ -30,7 +32,7 @@ def kind_of(folder: Path) -> str | None:
         return None
     if has(CONFIG_FILE) and has(ITEMS_FILE):
         return "model"
-    if any(folder.glob("*.inter")) or has("prepare.json"):
+    if any(folder.glob("*.inter")) or has(PREPARE_FILE):
         return "data"
     if has(RESULT_FILE) or (has(CONFIG_FILE) and (has(MODEL_FILE) or has(STATE_FILE))):
         return "run"
@@ -38,7 +40,7 @@ def kind_of(folder: Path) -> str | None:
         return "search"
     if has(RESULTS_FILE):
         return "table"
-    return "replies" if has(META_FILE) and (has("items.jsonl") or has("interests.jsonl")) else None
+    return "replies" if has(META_FILE) and (has(KNOWLEDGE_FILE) or has(REPLIES_FILE)) else None
 
 
 def name_of(folder: Path) -> str:

@@ -8,8 +8,8 @@ RESULT_FILE, HISTORY_FILE, RANKS_FILE, PRIOR_FILE = (
 )  # fmt: skip
 #: the model and what is known of it; RecBole's own file of it
 MODEL_FILE, CONFIG_FILE, PTH_FILE = "model.safetensors", "config.json", "model.pth"
-#: from where training goes on, while it is not over
-STATE_FILE = "last.safetensors"
+#: from where training goes on, while it is not over; the best epoch of a phase before the last
+STATE_FILE, BEST_FILE = "last.safetensors", "best.safetensors"
 LOG_FILE = "run.log"
-#: of a table or a search: what stopped the run
-ERROR_FILE = "error.txt"
+#: of a table: with what and how the run was made, its test metrics under another mask; of a search too: what stopped it
+NOTES_FILE, METRICS_FILE, ERROR_FILE = "run.json", "metrics.json", "error.txt"

@@ -25,10 +25,11 @@ from recbole_eimf.config.training_data import TrainingKeys, as_words, in_words
 from recbole_eimf.core.disk import check_not_read, check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, write_json
+from recbole_eimf.core.folders import META_FILE, REPLIES_FILE
 
 KIND, KNOWLEDGE = "users' interests", "knowledge of items"
-REPLIES, ASSIGNMENT, META, CARD = "interests.jsonl", "assignment.csv.gz", "meta.json", "README.md"
-_FILES = (REPLIES, ASSIGNMENT)
+ASSIGNMENT, CARD = "assignment.csv.gz", "README.md"
+_FILES = (REPLIES_FILE, ASSIGNMENT)
 NO_LICENCE = (
     "None named by whoever made this. The terms of the model's provider and of the data set decide what may be done "
     "with the replies; read both before passing them on."
@@ -72,7 +73,7 @@ def write_replies(folder: Path, found: Any) -> int:
         for user, texts, digest in zip(found.exemplars, found.texts, found.digests)
         if texts
     ]
-    with atomic_path(folder / REPLIES) as temporary:
+    with atomic_path(folder / REPLIES_FILE) as temporary:
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         temporary.write_text(lines, encoding="utf-8")
     table = io.StringIO()
@@ -104,7 +105,7 @@ def check_folder(folder: Path, kind: str = KIND) -> None:
 def kind_of(folder: Path) -> str | None:
     """What a folder is an export of, None where it is none; earlier versions wrote no kind but this one."""
     try:
-        meta = json.loads((folder / META).read_bytes())
+        meta = json.loads((folder / META_FILE).read_bytes())
         return str(meta.get("kind", KIND))
     except (OSError, ValueError, RecursionError, AttributeError):
         return None
@@ -151,7 +152,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
     }
     with atomic_path(folder / CARD) as temporary:
         temporary.write_text(_card(meta, _command(folder, origin)), encoding="utf-8")
-    write_json(folder / META, meta)
+    write_json(folder / META_FILE, meta)
 
 
 def _unchecked(found: Any) -> int:
@@ -170,12 +171,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"interest_file={folder}: an export of {KNOWLEDGE}, not of {KIND}. Give it as --knowledge_file={folder}."
         )
     try:
-        meta = json.loads((folder / META).read_bytes())
+        meta = json.loads((folder / META_FILE).read_bytes())
         meta["protocol"], meta["training_data"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise DataError(
-            f"interest_file={folder}: a folder without a readable {META} ({type(error).__name__}): not an export of "
-            f"`python -m recbole_eimf interests --export`. Name the JSONL file of replies itself."
+            f"interest_file={folder}: a folder without a readable {META_FILE} ({type(error).__name__}): not an export "
+            f"of `python -m recbole_eimf interests --export`. Name the JSONL file of replies itself."
         ) from error
     return meta
 
@@ -222,8 +223,8 @@ def opened(
         raise DataError(
             f"interest_file={folder}: made from other training data of {meta.get('dataset')} (fingerprint "
             f"{fingerprint}, here {data}){_why(meta, made_from or TrainingKeys())} To name the file itself, "
-            f"interest_file={folder / REPLIES}, gives up this check: what of its replies has no prompt_sha256 is used "
-            f"even where it knows items that are held out here, and the result counts it as unchecked."
+            f"interest_file={folder / REPLIES_FILE}, gives up this check: what of its replies has no prompt_sha256 is "
+            f"used even where it knows items that are held out here, and the result counts it as unchecked."
         )
     maker = made_by(meta)
     if fingerprint != data and maker != "llm":
@@ -239,11 +240,11 @@ def opened(
             f"times, and some of these items are held out here. Leave interest_file out: with {again}. Or take "
             f"ties=source."
         )
-    wanted = [REPLIES] if settings.assignment_file else [REPLIES, ASSIGNMENT]
+    wanted = [REPLIES_FILE] if settings.assignment_file else [REPLIES_FILE, ASSIGNMENT]
     _check_files(folder, wanted, meta.get("files"))
     files = replace(
         settings,
-        interest_file=str(folder / REPLIES),
+        interest_file=str(folder / REPLIES_FILE),
         assignment_file=settings.assignment_file or str(folder / ASSIGNMENT),
     )
     return Opened(files, fingerprint == data and _proves(meta))
@@ -277,14 +278,14 @@ def _check_files(folder: Path, names: Sequence[str], digests: Any) -> None:
         path = folder / name
         if not path.is_file():
             raise DataError(
-                f"interest_file={folder}: {name} is not there, of what {META} says was exported. Copy it too."
+                f"interest_file={folder}: {name} is not there, of what {META_FILE} says was exported. Copy it too."
             )
         if isinstance(digests, Mapping) and digests.get(name) != file_digest(path):
-            key = "interest_file" if name == REPLIES else "assignment_file"
+            key = "interest_file" if name == REPLIES_FILE else "assignment_file"
             raise DataError(
-                f"{path}: not the file that was exported: its digest differs from {META}'s, so that nobody can say "
-                f"from what data it was made. Get the folder anew, or export it again; to use the file as it is, name "
-                f"it: {key}={path}."
+                f"{path}: not the file that was exported: its digest differs from {META_FILE}'s, so that nobody can "
+                f"say from what data it was made. Get the folder anew, or export it again; to use the file as it is, "
+                f"name it: {key}={path}."
             )
 
 
@@ -326,9 +327,9 @@ def _card(meta: dict[str, Any], command: str) -> str:
 
 | file | what |
 |---|---|
-| `{REPLIES}` | `user_id` of the exemplar, `response` (its interests as JSON){digest} |
+| `{REPLIES_FILE}` | `user_id` of the exemplar, `response` (its interests as JSON){digest} |
 | `{ASSIGNMENT}` | `user_id`, `exemplar_user_id` |
-| `{META}` | all of the above for programs{", with the prompt's template" if asked else ""} |
+| `{META_FILE}` | all of the above for programs{", with the prompt's template" if asked else ""} |
 
 Beside this folder:
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from recbole_eimf.config.maker import is_marked, unmarked, whose
 from recbole_eimf.core.errors import InterestSourceError
+from recbole_eimf.core.folders import REPLIES_FILE
 from recbole_eimf.semantic import export, journal
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 
@@ -57,6 +58,6 @@ def as_files(pipeline: Pipeline, source: str) -> Iterator[dict[str, Any]]:
         yield {
             "yes": False,
             **({"interest_source": "shuffled", "shuffled_source": "file"} if placebo else {"interest_source": "file"}),
-            "interest_file": str(Path(name) / export.REPLIES),
+            "interest_file": str(Path(name) / REPLIES_FILE),
             "assignment_file": str(Path(name) / export.ASSIGNMENT),
         }

@@ -20,10 +20,11 @@ from typing import Any
 from recbole_eimf.config.maker import is_marked
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path, file_digest, read_jsonl, write_json
-from recbole_eimf.semantic.export import CARD, KIND, KNOWLEDGE, META, NO_LICENCE, check_folder, kind_of
+from recbole_eimf.core.folders import KNOWLEDGE_FILE, META_FILE
+from recbole_eimf.semantic.export import CARD, KIND, KNOWLEDGE, NO_LICENCE, check_folder, kind_of
 from recbole_eimf.semantic.llm.reply import Reply
 
-ITEMS, TITLE = "items.jsonl", "title_sha256"
+TITLE = "title_sha256"
 
 
 def write_items(folder: Path, found: Any, item_text: Mapping[str, str]) -> None:
@@ -35,7 +36,7 @@ def write_items(folder: Path, found: Any, item_text: Mapping[str, str]) -> None:
         | ({"prompt_sha256": found.digests[item]} if found.digests.get(item) and not is_marked(found.source) else {})
         for item, known in found.items.items()
     )
-    with atomic_path(folder / ITEMS) as temporary:
+    with atomic_path(folder / KNOWLEDGE_FILE) as temporary:
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         temporary.write_text(lines, encoding="utf-8")
 
@@ -80,13 +81,13 @@ def write_export(folder: Path, found: Any, stage: Any, licence: str | None) -> N
         "items_with_text": found.report["items_with_text"],
         "next_phrases": found.report["next_phrases"],
         "unchecked": sum(not found.digests.get(item) for item in found.items),
-        "files": {ITEMS: file_digest(folder / ITEMS)},
+        "files": {KNOWLEDGE_FILE: file_digest(folder / KNOWLEDGE_FILE)},
         "licence": licence or of.get("licence") or NO_LICENCE,
         "recbole_eimf": metadata.version("recbole_eimf"),
     }
     with atomic_path(folder / CARD) as temporary:
         temporary.write_text(_card(meta, folder), encoding="utf-8")
-    write_json(folder / META, meta)
+    write_json(folder / META_FILE, meta)
 
 
 def opened(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -98,22 +99,23 @@ def opened(folder: Path) -> tuple[Path, dict[str, Any]]:
     said = f"knowledge_file={folder}"
     if kind_of(folder) == KIND:
         raise DataError(f"{said}: an export of {KIND}, not of {KNOWLEDGE}. Give it as --interest_file={folder}.")
+    path = folder / KNOWLEDGE_FILE
     try:
-        meta = json.loads((folder / META).read_bytes())
-        digest = meta["files"].get(ITEMS)
+        meta = json.loads((folder / META_FILE).read_bytes())
+        digest = meta["files"].get(KNOWLEDGE_FILE)
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{said}: a folder without a readable {META} ({type(error).__name__}): not an export of `python -m "
-            f"recbole_eimf knowledge --export`. Name the JSONL file of replies itself, {folder / ITEMS}."
+            f"{said}: a folder without a readable {META_FILE} ({type(error).__name__}): not an export of `python -m "
+            f"recbole_eimf knowledge --export`. Name the JSONL file of replies itself, {path}."
         ) from error
-    if not (folder / ITEMS).is_file():
-        raise DataError(f"{said}: {ITEMS} is not there, of what {META} says was exported. Copy it too.")
-    if digest != file_digest(folder / ITEMS):
+    if not path.is_file():
+        raise DataError(f"{said}: {KNOWLEDGE_FILE} is not there, of what {META_FILE} says was exported. Copy it too.")
+    if digest != file_digest(path):
         raise DataError(
-            f"{folder / ITEMS}: not the file that was exported: its digest differs from {META}'s. Get the folder anew, "
-            f"or export it again; to use the file as it is, name it: knowledge_file={folder / ITEMS}."
+            f"{path}: not the file that was exported: its digest differs from {META_FILE}'s. Get the folder anew, or "
+            f"export it again; to use the file as it is, name it: knowledge_file={path}."
         )
-    return folder / ITEMS, meta
+    return path, meta
 
 
 def of_these_titles(
@@ -126,14 +128,16 @@ def of_these_titles(
     """
     if meta.get("titles") == titles_digest(item_text):
         return dict(replies)
-    of = {record["item_id"]: record.get(TITLE) for _, record in read_jsonl(folder / ITEMS, half_last_line=False)}
+    of = {
+        record["item_id"]: record.get(TITLE) for _, record in read_jsonl(folder / KNOWLEDGE_FILE, half_last_line=False)
+    }
     there = {item: reply for item, reply in replies.items() if item in item_text}
     kept = {item: reply for item, reply in there.items() if of.get(item) == _digest(item_text[item])}
     if not kept:
         raise DataError(
             f"knowledge_file={folder}: made from other titles, of {meta.get('dataset')}: of {len(there)} ids that are "
             f"in both none has the same title. Take the same data set and text_fields; to use the file without this "
-            f"check, name it: knowledge_file={folder / ITEMS}."
+            f"check, name it: knowledge_file={folder / KNOWLEDGE_FILE}."
         )
     if len(kept) < len(there):
         getLogger().warning(
@@ -150,6 +154,7 @@ def _card(meta: Mapping[str, Any], folder: Path) -> str:
     prompt = f"\nThe prompt:\n\n```text\n{meta['prompt']}\n```\n" if meta["prompt"] else ""
     command = f"python -m recbole_eimf run --model=NextKNN {shlex.quote('--dataset=' + str(meta['dataset']))} \\\n    "
     command += f"--knowledge_source=file {shlex.quote(f'--knowledge_file={folder.resolve().name}')}"
+    columns = f"`item_id`, `profile` (kind, use, buyer), `next` (what is bought next), `{TITLE}`, `prompt_sha256`"
     return f"""# What an LLM says of the items of {meta["dataset"]}
 
 {meta["items"]} of {meta["items_with_text"]} items, {meta["next_phrases"]} phrases of what is bought next.
@@ -161,8 +166,8 @@ def _card(meta: Mapping[str, Any], folder: Path) -> str:
 
 | file | what |
 |---|---|
-| `{ITEMS}` | `item_id`, `profile` (kind, use, buyer), `next` (what is bought next), `{TITLE}`, `prompt_sha256` |
-| `{META}` | all of the above for programs |
+| `{KNOWLEDGE_FILE}` | {columns} |
+| `{META_FILE}` | all of the above for programs |
 
 Beside this folder:
 

@@ -30,13 +30,13 @@ from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import TwiceError, file_digest, json_of
 from recbole_eimf.core.folders import ITEMS_FILE
-from recbole_eimf.core.run_folder import RESULT_FILE
+from recbole_eimf.core.run_folder import CONFIG_FILE, RESULT_FILE
 from recbole_eimf.core.version import __version__
 
 FORMAT = "recbole_eimf served model"
 #: readers know this version and those before it
 VERSION = 1
-CONFIG, ITEMS = "config.json", ITEMS_FILE
+CONFIG, ITEMS = CONFIG_FILE, ITEMS_FILE
 #: what the ``config.json`` of a run's output_dir calls itself
 _FORMAT_OF_A_RUN = "recbole_eimf model"
 #: how a folder ends that holds an older model while the new one takes its place; seconds that this never lasts

@@ -15,6 +15,7 @@ import numpy as np
 
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.core.files import read_json
+from recbole_eimf.core.run_folder import HISTORY_FILE
 from recbole_eimf.data.protocol import Spans
 from recbole_eimf.experiment import refit
 from recbole_eimf.experiment.load import load
@@ -57,7 +58,7 @@ def _paid_for(run):
 
 def _phases(run) -> dict[str, int]:
     """How many epochs of each phase before the last were best."""
-    histories = sorted(Path(run.folder).glob("*/history.json"))
+    histories = sorted(Path(run.folder).glob(f"*/{HISTORY_FILE}"))
     epochs = [epoch for path in histories for epoch in read_json(path, "Train the model again.")]
     metric = run.config["valid_metric"]
     bigger = bool(run.config["valid_metric_bigger"])

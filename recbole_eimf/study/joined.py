@@ -44,7 +44,7 @@ def read_parts(paths: Sequence[Path]) -> list[Part]:
             raise DataError(f"{path}: no table; it is {name_of(path)}. Give folders that compare or study made.")
         if path.is_dir():
             own = path / RESULTS_FILE
-            files = [own] if own.is_file() else sorted(path.glob("*/results.json"))
+            files = [own] if own.is_file() else sorted(path.glob(f"*/{RESULTS_FILE}"))
             if not files:
                 raise DataError(f"{path}: no table in it. A folder that compare or study made holds results.json.")
         elif path.is_file():

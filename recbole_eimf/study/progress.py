@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from recbole_eimf.core.bars import EVERY, Lines, bar, moves
 from recbole_eimf.core.errors import UserError
+from recbole_eimf.core.run_folder import HISTORY_FILE
 from recbole_eimf.experiment.refit import FOLDER as REFIT
 from recbole_eimf.experiment.refit import phase_epochs
 from recbole_eimf.study.runs import Run, histories_of
@@ -163,7 +164,7 @@ def going(folder: Path, limit: int | None, now: float, **known: Any) -> Reading:
     if not epochs:
         return Reading(**known, state="running", limit=limit)
     pace = statistics.mean(epoch["train_seconds"] + epoch.get("valid_seconds", 0.0) for epoch in epochs)
-    since = now - max(path.stat().st_mtime for path in folder.glob("**/history.json"))
+    since = now - max(path.stat().st_mtime for path in folder.glob(f"**/{HISTORY_FILE}"))
     present = min(max(since, 0.0) / pace, _NEARLY) if pace else 0.0
     return Reading(
         **known,

@@ -29,7 +29,14 @@ from recbole_eimf.config.reading import ignored
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 from recbole_eimf.core.files import fingerprint, free_name, read_json, write_json
-from recbole_eimf.core.run_folder import ERROR_FILE, RESULT_FILE, STATE_FILE
+from recbole_eimf.core.run_folder import (
+    ERROR_FILE,
+    HISTORY_FILE,
+    METRICS_FILE,
+    NOTES_FILE,
+    RESULT_FILE,
+    STATE_FILE,
+)
 from recbole_eimf.core.version import made_with
 from recbole_eimf.semantic.needs import check_needs
 from recbole_eimf.study.jobs import absolute_paths, on_lent_gpus, ray_running
@@ -75,12 +82,12 @@ class Run:
     @property
     def finished(self) -> bool:
         return (self.folder / RESULT_FILE).is_file() and (
-            not self.other_mask or (self.folder / OTHER_MASK / "metrics.json").is_file()
+            not self.other_mask or (self.folder / OTHER_MASK / METRICS_FILE).is_file()
         )
 
     def notes(self) -> dict[str, Any]:
         """``run.json``: with what and how the run was made; empty before it began."""
-        return read_of_run(self.folder / "run.json") or {}
+        return read_of_run(self.folder / NOTES_FILE) or {}
 
     def error(self) -> str | None:
         """The first line of what stopped it, or None."""
@@ -100,7 +107,7 @@ class Run:
 def histories_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """:meth:`Run.histories` of a folder that a model is trained in."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder.glob("**/history.json"), key=lambda path: (path.stat().st_mtime_ns, path)):
+    for path in sorted(folder.glob(f"**/{HISTORY_FILE}"), key=lambda path: (path.stat().st_mtime_ns, path)):
         history = read_of_run(path)
         if history:
             phase = path.parent.relative_to(folder).as_posix()
@@ -275,12 +282,12 @@ def _check_folder(run: Run, searched: Collection[str]) -> bool:
     Raises:
         ConfigError: it holds a run, finished or not, that was made with other settings.
     """
-    before = read_of_run(run.folder / "run.json")
+    before = read_of_run(run.folder / NOTES_FILE)
     begun = (run.folder / RESULT_FILE).is_file() or (run.folder / STATE_FILE).is_file()
     if not begun or (run.folder / ERROR_FILE).is_file() and not (run.folder / RESULT_FILE).is_file():
         return False
     if before is None:
-        raise ConfigError(f"{run.folder}: holds a run without run.json, so of unknown settings. Use another --out.")
+        raise ConfigError(f"{run.folder}: holds a run without {NOTES_FILE}, so of unknown settings. Use another --out.")
     differ = differing_settings(before["settings"], run.settings, run.unread)
     if not differ:
         return False
@@ -341,26 +348,26 @@ def _train(job: Mapping[str, Any], folder: Path) -> None:
     torch.set_num_threads(job["threads"])
     given = {**job["given"], "num_threads": job["threads"]}
     if not (folder / RESULT_FILE).is_file():
-        stored = read_of_run(folder / "run.json")
+        stored = read_of_run(folder / NOTES_FILE)
         same = stored is not None and not differing_settings(stored["settings"], job["settings"], job["unread"])
-        (folder / OTHER_MASK / "metrics.json").unlink(missing_ok=True)  # of another model than the one to come
+        (folder / OTHER_MASK / METRICS_FILE).unlink(missing_ok=True)  # of another model than the one to come
         kept = ("row", "model", "dataset", "given", "settings", "runs_at_once", "trials")
         told = {name: job[name] for name in kept} | {"made_with": made_with()}
-        write_json(folder / "run.json", told)
+        write_json(folder / NOTES_FILE, told)
         (folder / ERROR_FILE).unlink(missing_ok=True)  # of an earlier try: this one goes on where it is stopped
         before = trained_seconds(folder) if same else 0.0  # of sessions that were killed
         begin = time.monotonic()
         # what a failed run of other settings has left is not gone on with
         run(job["model"], job["dataset"], **{**given, "output_dir": str(folder), "resume": same, "overwrite": not same})
         told["seconds"] = round(before + time.monotonic() - begin, 3)
-        write_json(folder / "run.json", told | {"machine": _machine()})
+        write_json(folder / NOTES_FILE, told | {"machine": _machine()})
     if job["other_mask"]:
         chosen = read_of_run(folder / RESULT_FILE)["mask_history"]
         target = folder / OTHER_MASK
         trusted = job["model"] if ":" in job["model"] else None  # the user named it
         device = {key: given[key] for key in ("gpu_id", "use_gpu") if key in given}
         found = evaluate(folder, target, trusted, mask_history=not chosen, state="ERROR", **device)
-        write_json(target / "metrics.json", found)
+        write_json(target / METRICS_FILE, found)
 
 
 def trained_seconds(folder: Path) -> float:

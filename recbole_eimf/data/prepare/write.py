@@ -26,6 +26,7 @@ import numpy as np
 from recbole_eimf.core.disk import LONGEST_NAME, check_writable
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path, read_json
+from recbole_eimf.core.folders import PREPARE_FILE
 from recbole_eimf.data.prepare import evidence
 from recbole_eimf.data.prepare.amazon import amazon_source
 from recbole_eimf.data.prepare.interaction_log import (
@@ -49,7 +50,6 @@ from recbole_eimf.data.prepare.sources import (
 
 # RecBole reads with Python's csv module, which refuses fields above 131,072 characters.
 MAX_TEXT = 100_000
-_NOTE = "prepare.json"
 _ROWS_PER_WRITE = 100_000
 _BAD_CHARACTERS = re.compile("[\x00-\x1f\x7f\ud800-\udfff\\s]+")
 
@@ -105,7 +105,7 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
             if source.items:
                 item = files.enter_context(atomic_path(folder / f"{name}.item"))
                 _write_items(item, source, {kept.item_tokens[code] for code in kept_items}, report)
-            note = files.enter_context(atomic_path(folder / _NOTE))
+            note = files.enter_context(atomic_path(folder / PREPARE_FILE))
             text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
             note.write_text(text + "\n", encoding="utf-8", errors="replace")
     except OSError as error:
@@ -127,7 +127,7 @@ def _earlier(folder: Path, name: str) -> dict[str, Any] | None:
     """
     if not (folder / f"{name}.inter").is_file():
         return None
-    note = read_json(folder / _NOTE, "Choose another --out or --name, or move the data set away.")
+    note = read_json(folder / PREPARE_FILE, "Choose another --out or --name, or move the data set away.")
     if not isinstance(note, dict):
         raise DataError(
             f"{folder / name}.inter: is there already and was not made by `prepare`, and would be lost. Choose another "

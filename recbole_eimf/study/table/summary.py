@@ -14,7 +14,7 @@ import numpy as np
 from recbole_eimf.config.placebo import read_shuffled
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
 from recbole_eimf.core.files import fingerprint
-from recbole_eimf.core.run_folder import RANKS_FILE
+from recbole_eimf.core.run_folder import METRICS_FILE, RANKS_FILE
 from recbole_eimf.evaluator.direction import less_is_better
 from recbole_eimf.evaluator.ranks import Asked, Ranks, asked_of, check_same_users, read_ranks
 from recbole_eimf.evaluator.significance import LEVEL, PairedTest, flips_for, holm, paired_test
@@ -288,7 +288,7 @@ def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: boo
         tests: dict[int, dict[str, float]] = {}
         for run, result in line.done:
             folder = run.folder if bool(result["mask_history"]) == mask else run.folder / OTHER_MASK
-            test = result["test"] if folder == run.folder else read_of_run(folder / "metrics.json")
+            test = result["test"] if folder == run.folder else read_of_run(folder / METRICS_FILE)
             if test:
                 tests[run.seed] = {metric: 100 * value for metric, value in test.items()}
                 folders.setdefault(line.row.name, []).append(folder)
