@@ -15,6 +15,7 @@ from recbole_eimf.config.contract import CHOSEN, contract_of
 from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.models import BACKBONES, FLOORS, load_backbone_class, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
+from recbole_eimf.config.rules import check_exemplars, check_split_ratios, check_window_stride
 from recbole_eimf.config.stock_needs import lacks_encoder
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.core.files import first_line
@@ -162,8 +163,9 @@ def check_together(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     _check_clipping(given)
     _check_float16(final)
     _check_dimensions(given, final)
-    _check_window(final)
-    _check_split(given, final)
+    check_window_stride(final.get("window_stride"), final["MAX_ITEM_LIST_LENGTH"])
+    check_split_ratios(_as_list(final["split_ratios"]))
+    check_exemplars(given.get("preference"), given.get("exemplar_ratio"))
     _check_bounds(final)
 
 
@@ -289,23 +291,6 @@ def _check_dimensions(given: Mapping[str, Any], final: Mapping[str, Any]) -> Non
     size, heads = final.get("hidden_size"), final.get("n_heads")
     if type(size) is int and type(heads) is int and size % heads and {"hidden_size", "n_heads"} & {*given}:
         raise ConfigError(f"n_heads={heads}: must divide hidden_size={size}.")
-
-
-def _check_window(final: Mapping[str, Any]) -> None:
-    stride, length = final.get("window_stride"), final["MAX_ITEM_LIST_LENGTH"]
-    if stride is not None and not 1 <= stride <= length:
-        raise ConfigError(f"window_stride={stride}: 1 to MAX_ITEM_LIST_LENGTH={length}.")
-
-
-def _check_split(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
-    ratios = _as_list(final["split_ratios"])
-    if len(ratios) != 3 or abs(sum(ratios) - 1) > 1e-6:
-        raise ConfigError(f"split_ratios={ratios}: three shares that sum to 1, for example [0.8,0.1,0.1].")
-    if "preference" in given and given["preference"] is not None and given.get("exemplar_ratio") is not None:
-        raise ConfigError(
-            f"preference={given['preference']}, exemplar_ratio={given['exemplar_ratio']}: both say how many exemplars "
-            f"there are. Give one."
-        )
 
 
 def _check_bounds(final: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import our_keys
+from recbole_eimf.config.rules import check_window_stride
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data import history_mask, protocol, ties, time_split, views
 from recbole_eimf.data.atomic_dataset import AtomicDataset
@@ -286,8 +287,7 @@ class LazySequenceDataset(AtomicDataset):
             visits = self.config["visits_per_epoch"] or 1
             min_history = self.config["min_history"] or 4
             length, stride = self.max_item_list_len, self.config["window_stride"]
-            if stride is not None and not 1 <= stride <= length:
-                raise ConfigError(f"window_stride={stride}: 1 to MAX_ITEM_LIST_LENGTH={length}.")
+            check_window_stride(stride, length)
             self.view = views.training_view(view, self.flat, spans, length, min_history, visits, stride)
         self.view_name = view or "evaluation"
         if view is None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recbole_eimf.config.rules import check_split_ratios
 from recbole_eimf.core.errors import ConfigError
 
 PROTOCOLS = ("leave_one_out", "user_split", "global_time")
@@ -127,10 +128,7 @@ def user_split(offsets: np.ndarray, seed: int, ratios: tuple[float, float, float
     Raises:
         ConfigError: the ratios do not sum to 1, or a part would be empty.
     """
-    if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
-        raise ConfigError(
-            f"split_ratios={list(ratios)}: three shares >= 0 that sum to 1 are needed, e.g. [0.8,0.1,0.1]."
-        )
+    check_split_ratios(ratios)
     users = np.flatnonzero(np.diff(offsets) >= 2)  # one item gives neither a training target nor an input with a target
     shuffled = np.random.default_rng(seed).permutation(users)
     n_train, n_valid = int(len(users) * ratios[0]), int(len(users) * ratios[1])

@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 
 from recbole_eimf.config.parts import check_part, of_key
+from recbole_eimf.config.rules import check_exemplars
 from recbole_eimf.core.errors import ConfigError, UserError, suggestion
 from recbole_eimf.semantic.clustering.neighbours import Graph, neighbour_graph
 from recbole_eimf.semantic.clustering.sparse_affinity import propagate
@@ -68,11 +69,7 @@ class ClusterSettings:
                     f"{name}: {value!r} is not one of {', '.join(allowed)}.{suggestion(str(value), allowed)}"
                 )
         check_part(self)
-        if self.preference is not None and self.exemplar_ratio is not None:
-            raise ConfigError(
-                f"preference={self.preference!r} and exemplar_ratio={self.exemplar_ratio!r} both say how "
-                "many exemplars there are. Set one of them to None."
-            )
+        check_exemplars(self.preference, self.exemplar_ratio)
         for key in ("max_iter", "convergence_iter", "memory_limit_mb"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)!r}: must be at least 1.")
