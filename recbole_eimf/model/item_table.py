@@ -20,6 +20,25 @@ from recbole_eimf.model.text_adaptor import text_adaptor
 from recbole_eimf.model.text_codes import product_codes
 
 
+def principal_directions(products: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The directions in which rows vary most, those of the largest variance first.
+
+    Eigenvectors have no sign of their own: the largest entry of each is made positive, so that every machine gets the
+    same vectors.
+
+    Args:
+        products: [d, d], of centred rows X: X'X, or a multiple of it.
+        count: how many, at most d.
+
+    Returns:
+        eigenvalues [count]; directions [d, count], unit columns.
+    """
+    values, directions = torch.linalg.eigh(products)
+    order = values.argsort(descending=True)[:count]
+    values, directions = values[order], directions[:, order]
+    return values, directions * torch.sign(directions.gather(0, directions.abs().argmax(0, keepdim=True)))
+
+
 class TextTransform:
     """Centring, whitening and dimension reduction of text vectors, fitted on the items that have text.
 
@@ -39,11 +58,7 @@ class TextTransform:
         known = text[has_text].double()
         self.mean = known.mean(0) if self.kind != "none" else torch.zeros(text.shape[1], dtype=torch.float64)
         centred = known - self.mean
-        values, vectors = torch.linalg.eigh(centred.T @ centred / max(len(known), 1))
-        order = values.argsort(descending=True)[:dimension]
-        values, vectors = values[order], vectors[:, order]
-        # eigenvectors have no sign of their own: fix it, so that every machine gets the same vectors
-        vectors = vectors * torch.sign(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)))
+        values, vectors = principal_directions(centred.T @ centred / max(len(known), 1), dimension)
         power = {"none": 0.0, "center": 0.0, "half": -0.25, "full": -0.5}[self.kind]
         floor = max(float(values.max()) * 1e-6, 1e-30)  # where all texts are alike nothing varies: zeros, not 0 / 0
         self.map = vectors * values.clamp(min=floor).pow(power)
@@ -79,10 +94,8 @@ def principal_components(
         return vectors
     mean = known.mean(0)
     centred = known - mean
-    values, directions = torch.linalg.eigh(centred.T @ centred)
     keep = min(dimension, text.shape[1])
-    directions = directions[:, values.argsort(descending=True)[:keep]]
-    directions = directions * torch.sign(directions.gather(0, directions.abs().argmax(0, keepdim=True)))
+    _, directions = principal_directions(centred.T @ centred, keep)
     spread = (centred @ directions).std()
     if not spread > 0:  # all texts are alike: they fill no dimension
         return vectors
@@ -105,10 +118,7 @@ def standardised_components(text: Tensor, has_text: Tensor, dimension: int, fitt
     known = text[has_text if fitted is None else fitted].double()
     mean = known.mean(0)
     centred = known - mean
-    values, directions = torch.linalg.eigh(centred.T @ centred / max(len(known), 1))
-    order = values.argsort(descending=True)[:dimension]
-    values, directions = values[order], directions[:, order]
-    directions = directions * torch.sign(directions.gather(0, directions.abs().argmax(0, keepdim=True)))
+    values, directions = principal_directions(centred.T @ centred / max(len(known), 1), dimension)
     varies = values > values.max() * 1e-9
     made = (
         (text[has_text].double() - mean)

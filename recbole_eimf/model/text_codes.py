@@ -63,6 +63,7 @@ def product_codes(
     if not len(known):
         return codes
     centred = known - known.mean(0)
+    # numpy's, which published codes were made with, and without item_table's signs: k-means sees distances alone
     variance, directions = np.linalg.eigh(centred.T @ centred / len(known))
     rotated = centred @ directions
     every = (text[has_text].double().numpy() - known.mean(0)) @ directions
