@@ -19,8 +19,9 @@ from recbole.config import Config
 from recbole_eimf.config import checks
 from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.keys import our_keys
-from recbole_eimf.config.layers import merged, our_layers, today
+from recbole_eimf.config.layers import merged, our_layers
 from recbole_eimf.config.models import known_model_names, load_model_class
+from recbole_eimf.config.old_names import OLD_NAMES, today
 from recbole_eimf.config.reading import check_read
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.config.stock_needs import check_settings, stock_class, stock_defaults
@@ -94,7 +95,7 @@ def check_keys(
     Args:
         said_in: key -> the file that gives it.
     """
-    known = recbole_keys() | {*our_keys(), "esim"} | set(also_known)
+    known = recbole_keys() | {*our_keys(), *OLD_NAMES} | set(also_known)
     for key in given:
         if key in known:
             continue
@@ -206,7 +207,7 @@ class EIMFConfig(Config):
         super()._merge_external_config_dict()
         if not self.external_config_dict.get("allow_unknown_keys"):
             check_keys(self.external_config_dict, said_in=self.said_in)
-        if "esim" in self.external_config_dict:
+        if OLD_NAMES.keys() & self.external_config_dict:
             getLogger().warning(
                 "esim is called recipe now; --recipe=paper is the paper's whole form, of which --esim=paper once was "
                 "half"

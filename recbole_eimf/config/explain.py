@@ -7,6 +7,7 @@ from typing import Any
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.key import AFFECTS
 from recbole_eimf.config.layers import every_layer, setters
+from recbole_eimf.config.old_names import OLD_NAMES
 from recbole_eimf.config.same import known_keys
 from recbole_eimf.core.errors import ConfigError, suggestion
 
@@ -20,7 +21,7 @@ def explained(key: str, model: str, dataset: str | None, files: list[str], words
     if key in ("model", "dataset"):
         said = {"model": model, "dataset": dataset}[key]
         return f"{key} = {said!r}\n  of the command: --{key}=NAME, or {key}: NAME in one of --config_files"
-    key = "recipe" if key == "esim" else key
+    key = OLD_NAMES.get(key, key)
     # without a data set no file of a data set's counts; the name is looked up, nothing is loaded
     config = EIMFConfig(model, str(dataset or "no-data-set"), files, dict(words))
     layers = every_layer(config, files, words)

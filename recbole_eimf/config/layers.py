@@ -18,6 +18,7 @@ from recbole.utils import ModelType
 from recbole_eimf.config import keys
 from recbole_eimf.config.contract import contract_of, is_ours
 from recbole_eimf.config.models import backbone_lineage, load_model_class
+from recbole_eimf.config.old_names import old_name, today
 from recbole_eimf.config.reading import ignored, recbole_defaults
 from recbole_eimf.config.yaml_file import line_of, read_shipped, read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError, suggestion
@@ -38,7 +39,7 @@ class Layer:
         """``properties/model/PAD.yaml, line 7``, or the name."""
         if self.path is None:
             return self.name
-        line = line_of(self.path, key) or (line_of(self.path, "esim") if key == "recipe" else 0)  # its old name
+        line = line_of(self.path, key) or line_of(self.path, old_name(key) or key)
         return f"{self.name} ({self.path}, line {line})"
 
 
@@ -184,23 +185,6 @@ def concerning(model: str | type, shared: Mapping[str, Any]) -> dict[str, Any]:
     for name in ignored(model_class, left):
         del left[name]
     return left
-
-
-def today(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The user's keys under today's names: ``esim`` is ``recipe``.
-
-    Raises:
-        ConfigError: both are given and differ.
-    """
-    if "esim" not in given:
-        return dict(given)
-    now = {key: value for key, value in given.items() if key != "esim"}
-    form = given["esim"]
-    if now.get("recipe") not in (None, form):
-        raise ConfigError(f"esim={form}, recipe={now['recipe']}: esim is recipe's old name. Give recipe alone.")
-    if form is not None:
-        now["recipe"] = form
-    return now
 
 
 # ---------------------------------------------------------------------- RecBole's, and the user's

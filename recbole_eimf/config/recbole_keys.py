@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from recbole_eimf.config.key import OF_MODEL, Form, Key, key, keys_of
 from recbole_eimf.config.keys import our_keys
+from recbole_eimf.config.old_names import OLD_NAMES
 
 _BOUND = r"\s*(\d+|inf)\s*"
 _INTERVAL = Form("an interval such as [5,inf)", rf"(?:[\[(]{_BOUND},{_BOUND}[\])];?)+")
@@ -175,4 +176,4 @@ def checked_recbole_keys() -> dict[str, Key]:
 def text_keys() -> frozenset[str]:
     """Every key whose value is text, ours and RecBole's, and the names of what is trained on what."""
     known = {**checked_recbole_keys(), **our_keys()}
-    return frozenset({name for name, each in known.items() if each.is_text} | {"model", "dataset", "esim"})
+    return frozenset({name for name, each in known.items() if each.is_text} | {"model", "dataset", *OLD_NAMES})

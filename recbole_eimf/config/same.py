@@ -7,9 +7,6 @@ count: a model of somebody's may read them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from recbole_eimf.config.key import Key
 from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
@@ -35,15 +32,3 @@ INDIFFERENT = _affecting("path", "output", "content", "machine")
 #: keys that a pre-trained expert does not depend on; an expert without text depends on less
 NOT_OF_EXPERTS = INDIFFERENT | _affecting("figures")
 ONLY_OF_TEXT_EXPERTS = _affecting("text expert")
-
-
-def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that an earlier version wrote, under today's names: ``esim`` is ``recipe``.
-
-    >>> renamed({"esim": "paper"}), renamed({"esim": "strong", "recipe": "published"})
-    ({'recipe': 'paper'}, {'recipe': 'published'})
-    """
-    now = {key: value for key, value in values.items() if key != "esim"}
-    if "esim" in values and values.get("recipe") is None and values.get("model", "EIMF") == "EIMF":
-        now["recipe"] = values["esim"]
-    return now

@@ -18,8 +18,9 @@ from recbole.utils.argument_list import training_arguments
 from recbole_eimf.config import keys
 from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.models import BACKBONES
+from recbole_eimf.config.old_names import today_of_written
 from recbole_eimf.config.reading import EVERY_RUN, keys_beyond, parts_read, recbole_defaults
-from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS, renamed
+from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS
 from recbole_eimf.core.files import file_digest
 from recbole_eimf.core.folders import KNOWLEDGE_FILE
 
@@ -91,7 +92,7 @@ def differing_settings(
     {'epochs': (5, 6)}
     """
     default = keys.defaults()
-    old, new = renamed(old), renamed(new)
+    old, new = today_of_written(old), today_of_written(new)
     counted = sorted({*old, *new} - INDIFFERENT.difference(CONTENT) - set(free))
     pairs = {key: (old.get(key, default.get(key)), new.get(key, default.get(key))) for key in counted}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

@@ -161,7 +161,7 @@ def _trust_own_checkpoints() -> None:
 def _load_plugin_yaml_for_our_models() -> None:
     """RecBole's Config reads YAML from its own package only; ours is applied after it, before the user's."""
     from recbole_eimf.config.config import EIMFConfig, check_configuration, plugin_defaults
-    from recbole_eimf.config.layers import today
+    from recbole_eimf.config.old_names import today
 
     def make(original: Any) -> Any:
         def load(self, model, model_class, dataset):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_eimf.config.config import EIMFConfig, check_keys
 from recbole_eimf.config.contract import contract_of
+from recbole_eimf.config.old_names import today
 from recbole_eimf.config.yaml_file import parse_value, read_files
 from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import ConfigError, DataError
@@ -256,7 +257,7 @@ def _planned(experiment: Experiment, out: Path, effort: Effort) -> Plan:
     planned = _runs(experiment, out, effort)  # names and keys are right before a search begins
     masks = _masks(experiment, planned)
     if by_recipe := runs.takers(experiment.rows, shared):
-        print(f"recipe={runs.today(shared)['recipe']}: {', '.join(by_recipe)}; other rows train as they are")
+        print(f"recipe={today(shared)['recipe']}: {', '.join(by_recipe)}; other rows train as they are")
     if effort.tune_first:
         summarise(experiment, planned, masks)  # a metric that nobody computes is told before hours of search
         unfinished = (run for run in planned if not run.finished)

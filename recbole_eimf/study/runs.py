@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.config.config import EIMFConfig
-from recbole_eimf.config.layers import concerning, recipes_of, today
+from recbole_eimf.config.layers import concerning, recipes_of
 from recbole_eimf.config.models import load_model_class
+from recbole_eimf.config.old_names import today
 from recbole_eimf.config.placebo import SHUFFLED, check_draw, check_placebo, idle
 from recbole_eimf.config.reading import ignored
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
