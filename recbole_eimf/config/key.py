@@ -110,7 +110,6 @@ class Key:
     range: Range
     form: Form | None = None
     secret: bool = False
-    ours: bool = True
     protocol: str | None = None
     training: bool = False
     switch: tuple[str, ...] = ()
@@ -178,12 +177,12 @@ def key(
 
 
 @cache
-def keys_of(part: type, ours: bool = True) -> tuple[Key, ...]:
+def keys_of(part: type) -> tuple[Key, ...]:
     """The keys of one part of the catalogue."""
     hints = typing.get_type_hints(part)
     section = (part.__doc__ or part.__name__).strip().split("\n")[0].rstrip(".")
     return tuple(
-        Key(field.name, hints[field.name], field.default, section=section, ours=ours, **field.metadata)
+        Key(field.name, hints[field.name], field.default, section=section, **field.metadata)
         for field in dataclasses.fields(part)
     )
 

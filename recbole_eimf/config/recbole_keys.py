@@ -169,7 +169,7 @@ RECBOLE_PARTS = (TrainingKeys, EvaluationKeys, DataKeys, RecBoleNetworkKeys, Mac
 @cache
 def checked_recbole_keys() -> dict[str, Key]:
     """RecBole's keys that the catalogue knows, by name."""
-    return {each.name: each for part in RECBOLE_PARTS for each in keys_of(part, ours=False)}
+    return {each.name: each for part in RECBOLE_PARTS for each in keys_of(part)}
 
 
 @cache

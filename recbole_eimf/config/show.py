@@ -1,4 +1,4 @@
-"""The catalogues in words: ``keys [word]``, ``run --help``, docs/keys.md, a schema for editors, the table of models."""
+"""The catalogues in words: ``keys [word]``, ``run --help``, docs/keys.md, a schema for editors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def found(words: Sequence[str]) -> list[Key]:
 def in_order() -> list[Key]:
     """Every key of the catalogue, once, section by section."""
     every = [each for part in ALL_SETTINGS for each in keys_of(part)]
-    every += [each for part in RECBOLE_PARTS for each in keys_of(part, ours=False)]
+    every += [each for part in RECBOLE_PARTS for each in keys_of(part)]
     found: dict[str, Key] = {}
     for each in every:
         found.setdefault(each.name, each)
@@ -109,22 +109,6 @@ def markdown() -> str:
             ]
         cells = (f"`{each.name}`", f"`{default_of(each)}`", each.allowed, each.help, each.affects)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def models_table() -> str:
-    """README's table of models."""
-    lines = ["| `--model=` | what it is | `--backbone=` |", "|---|---|---|"]
-    for card in MODELS.values():
-        chosen = () if card.fixed_backbone else card.backbones
-        every = tuple(name for name, card in BACKBONES.items() if card.over is None)
-        over = "any" if chosen == every else ", ".join(f"`{name}`" for name in chosen)
-        what = f"counting floor: {card.help}" if card.floor else card.help
-        lines.append(f"| `{card.name}` | {what} | {over} |")
-    lines += [
-        "| `SASRec`, `GRU4Rec`, `BERT4Rec`, `SINE`, `Pop`, ... | RecBole's own, as they are, on lazy sequences | |",
-        "| `package.module:Class` | yours: subclass ours, or any RecBole sequential model | |",
-    ]
     return "\n".join(lines)
 
 

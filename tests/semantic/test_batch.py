@@ -8,7 +8,7 @@ from recbole_eimf.semantic.journal import read_journal
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.sources import batch, endpoint
-from recbole_eimf.semantic.sources.batch import fetch_file, read_batch, write_batch
+from recbole_eimf.semantic.sources.batch import fetch_file, write_batch
 
 GOOD = '{"1": "Nail art", "2": "Hair care"}'
 
@@ -20,6 +20,11 @@ def lines(path, *records):
 
 def requests(*users):
     return [PromptRequest(user, f"JSON prompt of {user}") for user in users]
+
+
+def read_batch(asked, path):
+    """Answers with a journal beside them, which is empty at first."""
+    return batch.answers(asked, OpenAISettings("m"), path, path.with_name("journal.jsonl"))
 
 
 # --- file -------------------------------------------------------------------------------------------------------------

@@ -68,11 +68,14 @@ def test_messages_on_a_full_graph_equal_the_loops(weighted):
     points = cloud(14).astype(np.float64)
     weight = np.arange(1, 15) % 4 + 1.0 if weighted else np.ones(14)
     graph = neighbour_graph(points, 13)
-    result = propagate(graph, weight, -2.0, damping=0.7, max_iter=25, convergence_iter=99, noise=0.0, dtype=np.float64)
+    result = propagate(
+        graph, weight, -2.0, damping=0.7, max_iter=25, convergence_iter=99, noise=0.0, dtype=np.float64,
+        keep_messages=True,
+    )  # fmt: skip
     responsible, available = slow_messages(points, weight, -2.0, 0.7, 25)
     # the graph's distances are float32
-    np.testing.assert_allclose(result.responsibility.reshape(14, 14), responsible, atol=1e-4)
-    np.testing.assert_allclose(result.availability.reshape(14, 14), available, atol=1e-4)
+    for found, expected in zip(result.messages, (responsible, available), strict=True):
+        np.testing.assert_allclose(found.reshape(14, 14), expected, atol=1e-4)
     np.testing.assert_array_equal(result.exemplar, np.diag(responsible + available) > 0)
     np.testing.assert_array_equal(result.choice, np.argmax(responsible + available, axis=1))
 
@@ -80,11 +83,12 @@ def test_messages_on_a_full_graph_equal_the_loops(weighted):
 def test_ties_are_handled_like_the_loops():
     points = np.array([[0.0], [1.0], [2.0], [3.0], [10.0], [11.0]])
     result = propagate(
-        neighbour_graph(points, 5), np.ones(6), -1.0, damping=0.5, max_iter=7, convergence_iter=99, noise=0.0
-    )
+        neighbour_graph(points, 5), np.ones(6), -1.0, damping=0.5, max_iter=7, convergence_iter=99, noise=0.0,
+        keep_messages=True,
+    )  # fmt: skip
     responsible, available = slow_messages(points, np.ones(6), -1.0, 0.5, 7)
-    np.testing.assert_allclose(result.responsibility.reshape(6, 6), responsible, atol=1e-4)
-    np.testing.assert_allclose(result.availability.reshape(6, 6), available, atol=1e-4)
+    for found, expected in zip(result.messages, (responsible, available), strict=True):
+        np.testing.assert_allclose(found.reshape(6, 6), expected, atol=1e-4)
 
 
 def test_graph_is_symmetric_and_holds_the_nearest():
@@ -135,7 +139,7 @@ def test_messages_do_not_depend_on_blocks_and_threads(monkeypatch):
     weight = np.arange(300) % 3 + 1.0
 
     def run():
-        return propagate(graph, weight, -3.0, damping=0.8, max_iter=30, convergence_iter=99)
+        return propagate(graph, weight, -3.0, damping=0.8, max_iter=30, convergence_iter=99, keep_messages=True)
 
     whole = run()
     monkeypatch.setattr(sparse_affinity, "_BLOCK_EDGES", 100)
@@ -145,10 +149,9 @@ def test_messages_do_not_depend_on_blocks_and_threads(monkeypatch):
     monkeypatch.setattr(sparse_affinity, "_SLABS", 1)
     one_slab = run()
     for other in (blocks, threads):
-        np.testing.assert_array_equal(other.responsibility, whole.responsibility)
-        np.testing.assert_array_equal(other.availability, whole.availability)
+        np.testing.assert_array_equal(other.messages, whole.messages)
         np.testing.assert_array_equal(other.choice, whole.choice)
-    np.testing.assert_allclose(one_slab.availability, whole.availability, atol=1e-4)  # sums in another order
+    np.testing.assert_allclose(one_slab.messages[1], whole.messages[1], atol=1e-4)  # sums in another order
 
 
 def test_among_very_many_points_a_few_may_swing(monkeypatch):

@@ -35,17 +35,16 @@ class Propagation:
     """Where the messages settled.
 
     ``exemplar`` bool [n], r(k,k) + a(k,k) > 0; ``choice`` int64 [n], the point that maximises a(i,k) + r(i,k)
-    (Algorithm 1, line 10); ``responsibility`` and ``availability`` [E], the messages themselves. ``abandoned``: stopped
-    because the number of exemplars settles where nobody wants it.
+    (Algorithm 1, line 10). ``abandoned``: stopped because the number of exemplars settles where nobody wants it.
+    ``messages``: r(i,k) and a(i,k) [E], where they were asked for.
     """
 
     exemplar: np.ndarray
     choice: np.ndarray
     converged: bool
     iterations: int
-    responsibility: np.ndarray
-    availability: np.ndarray
     abandoned: bool = False
+    messages: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +174,7 @@ def propagate(
     dtype: type = np.float32,
     wanted: tuple[float, float] | None = None,
     progress: bool = False,
+    keep_messages: bool = False,
 ) -> Propagation:
     """Exchange messages until the exemplars stay the same for ``convergence_iter`` rounds.
 
@@ -191,7 +191,8 @@ def propagate(
     Exemplars count as the same while no more than one point in ten thousand differs from the first of these rounds:
     among hundreds of thousands some pair always swings. Outside ``wanted`` (fewest, most exemplars) a number of
     exemplars that has stayed within a hundredth for 20 rounds ends the exchange: the last rounds, most of them, only
-    decide which of two neighbours it is. Runs on as many threads as faiss (``OMP_NUM_THREADS``).
+    decide which of two neighbours it is. Runs on as many threads as faiss
+    (``OMP_NUM_THREADS``). ``keep_messages`` returns the messages too, two arrays of all edges.
     """
     messages = _Messages(graph, _similarity(graph, weight, preference, noise, seed, dtype), damping)
     reference, unchanged, iteration = messages.exemplar.copy(), 0, 0
@@ -216,8 +217,8 @@ def propagate(
     rounds.close()
     exemplar = messages.exemplar
     converged = unchanged >= convergence_iter and bool(exemplar.any())
-    both = messages.responsible, messages.available
-    return Propagation(exemplar, messages.choice(), converged, iteration, *both, abandoned)
+    both = (messages.responsible, messages.available) if keep_messages else None
+    return Propagation(exemplar, messages.choice(), converged, iteration, abandoned, both)
 
 
 def _settles_outside(counts: list[int], fewest: float, most: float) -> bool:

@@ -77,7 +77,7 @@ def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interes
 def write_batch(
     requests: Sequence[PromptRequest], settings: OpenAISettings, path: Path, done: Collection[str] = ()
 ) -> list[Path]:
-    """Write the requests as input files for OpenAI's Batch API, each atomically; ``read_batch`` reads what comes back.
+    """Write the requests as input files for OpenAI's Batch API, each atomically; ``answers`` reads what comes back.
 
     One file where the API's limits allow it, ``path`` itself; else ``NAME-1.jsonl``, ``NAME-2.jsonl``, ... Files that
     an earlier call of the same name left are removed: whoever uploads all of them would pay twice.
@@ -139,10 +139,19 @@ def answers(
     journal: Path,
     parse: Parser = parse_interests,
 ) -> dict[str, Reply]:
-    """What batches have answered (see :func:`read_batch`) and, where that is nothing of use, the endpoint's journal: of
-    what stands there ``write_batch`` had nothing to ask.
+    """What batches have answered and, where that is nothing of use, the endpoint's journal: of what stands there
+    ``write_batch`` had nothing to ask. By user id.
 
-    Answers of use are written into the journal: they are paid for, and the endpoint need not be asked for them again.
+    Lines and files of answers may come in any order. A request that failed in the batch is failed with the API's
+    reason, unless another line answers it; one without any line is absent. Lines that answer none of ``requests``
+    (another user, or a prompt that has changed since) are left out and counted in a warning. Answers of use are written
+    into the journal: they are paid for, and the endpoint need not be asked for them again.
+
+    Args:
+        path: an output or error file of the Batch API, or a folder of them; journal: the endpoint's.
+
+    Raises:
+        DataError: naming file and line: not JSON, or no line of a batch output.
     """
     found = _answered(requests, path, settings.max_interests, parse)
     _remember(requests, found, settings, path, journal, parse)
@@ -239,24 +248,10 @@ def answer_files(path: Path) -> list[Path]:
     return [path]
 
 
-def read_batch(
-    requests: Sequence[PromptRequest], path: Path, max_interests: int = 20, parse: Parser = parse_interests
-) -> dict[str, Reply]:
-    """Read output and error files of the Batch API, one or a folder of them, into Replies, by user id.
-
-    Lines and files may come in any order. A request that failed in the batch is failed with the API's reason, unless
-    another line answers it; one without any line is absent. Lines that answer none of ``requests`` (another user, or a
-    prompt that has changed since) are left out and counted in a warning.
-
-    Raises DataError naming file and line: not JSON, or no line of a batch output.
-    """
-    return {user: reply for user, (reply, _) in _answered(requests, path, max_interests, parse).items()}
-
-
 def _answered(
     requests: Sequence[PromptRequest], path: Path, max_interests: int, parse: Parser
 ) -> dict[str, tuple[Reply, Mapping[str, Any]]]:
-    """What :func:`read_batch` reads, each reply with the completion that it stands in."""
+    """What batches have answered, each reply with the completion that it stands in."""
     by_id = {_earlier_id(request): request for request in requests}
     by_id |= dict(zip(_custom_ids(requests), requests, strict=True))
     found: dict[str, tuple[Reply, Mapping[str, Any]]] = {}
