@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from datetime import datetime, timezone
 
+#: Unix seconds of 1973: what is smaller may count something else
+LEAST_UNIX = 1e8
 #: Unix times of 1973 to 5138 by their size: (from, unit, units a second)
 UNIX_UNITS = (
     (1e17, "nanoseconds", 10**9),
     (1e14, "microseconds", 10**6),
     (1e11, "milliseconds", 1000),
-    (1e8, "seconds", 1),
+    (LEAST_UNIX, "seconds", 1),
 )
 _EXTENDED = re.compile(
     r"(?P<day>\d{4}-\d{2}-\d{2})[T ](?P<clock>\d{2}:\d{2}(:\d{2})?)([.,](?P<fraction>\d+))?\s?"

@@ -1,6 +1,6 @@
 """Which interactions train a model and which ones test it.
 
-Three protocols (``--protocol``), both on sequences that are sorted by (user, order):
+Three protocols (``--protocol``), all on sequences that are sorted by (user, order):
 
 ``leave_one_out``
     RecBole's and PAD's: the last item of every user is the test target, the one before it the validation target. Users

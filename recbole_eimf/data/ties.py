@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 
 from recbole_eimf.core.arrays import distinct
+from recbole_eimf.core.dates import LEAST_UNIX
 from recbole_eimf.data.protocol import Spans
 
 #: of the pairs of equal time: where more ascend by item id, the order is the ids' (of an order by chance half do)
 SUSPICIOUS = 0.6
-_UNIX = 1e8  # Unix seconds of 1973: what is as large counts no events
 _ONE, _TWO = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # of the splitmix64 generator
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # its increment
 
@@ -50,7 +50,7 @@ def _may_count(user: np.ndarray, time: np.ndarray) -> bool:
     """Whether values may be a count of a user's events, or of all, of which filters left some: whole numbers, none
     twice for a user, and too small for Unix times."""
     tied = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
-    return not tied.any() and time.max() < _UNIX and bool((time == np.floor(time)).all())
+    return not tied.any() and time.max() < LEAST_UNIX and bool((time == np.floor(time)).all())
 
 
 def moments(user: np.ndarray, time: np.ndarray) -> np.ndarray:

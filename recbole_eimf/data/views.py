@@ -136,7 +136,8 @@ class RandomCutView(View):
     """A user's sequence, cut before a random item at every visit (REMI and ComiRec draw k >= 4).
 
     Users with ``min_history`` items or fewer are cut before their last item, so that nobody is left out. ``visits``
-    is how often an epoch visits each user.
+    is how often an epoch visits each user. ``size`` is of the whole history, for the cut is drawn later: rows that
+    share a batch are of like length before they are cut.
     """
 
     def __init__(self, flat: torch.Tensor, spans: Spans, max_length: int, min_history: int, visits: int) -> None:
