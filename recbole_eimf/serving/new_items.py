@@ -45,7 +45,7 @@ def extended(
         return parts, []
     words = {str(token): profile for token, profile in (profiles or {}).items()}
     texts = [text_of(title, words.get(token, ""), source) for token, title in new.items()]
-    vectors = encoded(config["text"]["encoder"], texts, parts.catalogue, config["evaluation"]["protocol"])
+    vectors = encoded(config["text"]["encoder"], texts, parts.text, parts.catalogue, config["evaluation"]["protocol"])
     for token, vector in zip(new, vectors):
         if not np.any(vector):
             raise DataError(f"item {token!r}: the text encoder knows no word of {new[token]!r}, so it has no place.")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from scipy import sparse
@@ -15,6 +16,10 @@ import recbole_eimf
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.model.placing import NEIGHBOURS, TEMPERATURE, Neighbours
 from recbole_eimf.model.score_prior import PARTS
+from recbole_eimf.semantic.encoders.build import build_encoder
+from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
+from recbole_eimf.serving import title_map
+from recbole_eimf.serving.catalogue import Catalogue
 from recbole_eimf.serving.export import export, write_run
 from recbole_eimf.serving.index import FlatIndex
 from recbole_eimf.serving.new_items import _scored, with_rows
@@ -31,6 +36,24 @@ def with_titles(made_run, tmp_path, semantic_cache):
         return Recommender.load(write_run(run, tmp_path / "model", **options))
 
     return make
+
+
+def test_an_encoder_is_fitted_once_for_a_map_and_those_that_grow_from_it(monkeypatch):
+    titles = ["", *(f"thing number {n} of word{n}" for n in range(12))]
+    catalogue = Catalogue(pa.array(list(map(str, range(13)))), pa.array(titles), np.ones(13, dtype=np.int64))
+    identity = build_encoder(EncoderSettings(name="tfidf-svd"), titles).identity
+    wanted = {"name": "tfidf-svd", "max_length": 256, "pooling": "mean", "identity": identity, "fitted_on": 13}
+    built, build = [], title_map._built
+    monkeypatch.setattr(title_map, "_built", lambda *asked: built.append(asked) or build(*asked))
+    place = TitleMap(torch.zeros(13, 4).half(), torch.ones(13, dtype=torch.bool), torch.ones(1))
+    first = title_map.encoded(wanted, ["thing of word3"], place, catalogue, "leave_one_out")
+    grown = place.extended(torch.from_numpy(first)[:, :4])
+    more = catalogue.extended(["new"], ["of another kind"])
+    np.testing.assert_array_equal(title_map.encoded(wanted, ["thing of word3"], grown, more, "leave_one_out"), first)
+    assert len(built) == 1
+    other = TitleMap(place.text, place.trained, place.shares)
+    title_map.encoded(wanted, ["thing"], other, catalogue, "leave_one_out")
+    assert len(built) == 2, "another model's map is its own"
 
 
 def test_a_row_is_the_weighed_mean_of_the_nearest_as_long_as_they_are():
