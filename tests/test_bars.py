@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from recbole_eimf.core.bars import bar, moves
+from recbole_eimf.core.bars import Lines, bar, moves
 from recbole_eimf.experiment.run_log import Screen
 from recbole_eimf.study import progress
 from recbole_eimf.study.progress import Reading
@@ -41,6 +41,26 @@ def test_a_file_gets_a_line_a_minute(clock):
         "Train 3: 60%, 6 of 10, 02:00, 01:20 left",
         "Train 3: 90%, 9 of 10, 03:00, 00:20 left",
     ]
+
+
+def test_a_step_may_be_many_at_once(clock):
+    file = io.StringIO()
+    with bar(total=100, desc="read", file=file) as shown:
+        for _ in range(4):
+            clock(31)
+            shown.update(25)
+    assert file.getvalue().splitlines() == [
+        "read: 50%, 50 of 100, 01:02, 01:02 left",
+        "read: 100%, 100 of 100, 02:04, 00:00 left",
+    ]
+
+
+@pytest.mark.parametrize(("terminal", "lines"), [("stderr", False), ("stdout", True)])
+def test_a_bar_goes_to_stderr_and_looks_as_that_needs(monkeypatch, terminal, lines):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Terminal() if name == terminal else io.StringIO())
+    with bar(total=1) as shown:
+        assert isinstance(shown, Lines) == lines
 
 
 def test_what_is_said_beside_a_bar_makes_no_more_lines(clock):

@@ -123,6 +123,52 @@ def test_random_cuts_stay_inside_and_reach_every_target_from_min_history_on(span
     assert expected <= seen
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4, 7])
+def test_windows_go_back_from_the_end_until_one_begins_where_the_user_does(stride):
+    sizes = [0, 1, 2, 5, 8, 9, 10, 15, 23]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    whole = protocol.Spans(np.arange(len(sizes)), offsets[:-1], offsets[1:], offsets[1:])
+    view = views.SequenceView(torch.arange(sum(sizes)), whole, 7, stride)
+    wanted = []
+    for user, size in enumerate(sizes):
+        last, begin = size - 1, None
+        while last > 0 and begin != 0:
+            begin = max(last - 7, 0)
+            wanted.append((user, offsets[user] + begin, offsets[user] + last))
+            last -= stride
+    assert list(zip(*view.rows(np.arange(len(view)), np.random.default_rng(0)))) == wanted
+
+
+def test_every_visit_of_a_user_is_a_row_and_who_has_one_item_alone_has_none(spans):
+    _, split = spans
+    flat = torch.arange(1, sum(SIZES) + 1)
+    many = [row for row, size in enumerate(split.train.middle - split.train.start) if size > 1]
+    assert len(many) < len(split.train)
+    for visits in (1, 3):
+        view = views.training_view("random_cut", flat, split.train, 5, visits=visits)
+        span, start, end = view.rows(np.arange(len(view)), np.random.default_rng(0))
+        assert sorted(span.tolist()) == sorted(visits * many)
+        assert (end > start).all()
+
+
+def test_a_row_that_is_cut_at_random_has_the_size_of_its_longest_history(spans):
+    _, split = spans
+    view = views.training_view("random_cut", torch.arange(1, sum(SIZES) + 1), split.train, 5)
+    rng = np.random.default_rng(0)
+    longest = np.zeros(len(view), dtype=int)
+    for _ in range(100):
+        _, start, end = view.rows(np.arange(len(view)), rng)
+        longest = np.maximum(longest, end - start)
+    assert view.size.tolist() == longest.tolist()
+
+
+def test_a_row_that_is_evaluated_has_the_size_of_its_history_and_not_of_what_is_asked_for():
+    asked = protocol.Spans(np.arange(3), np.array([0, 3, 13]), np.array([2, 7, 30]), np.array([3, 13, 40]))
+    view = views.EvaluationView(torch.arange(40), asked, 5)
+    _, start, end = view.rows(np.arange(3), np.random.default_rng(0))
+    assert view.size.tolist() == (end - start).tolist() == [2, 4, 5]
+
+
 def test_gather_rows_pads_on_the_right():
     flat = torch.tensor([5, 6, 7, 8])
     got = views.gather_rows(flat, np.array([0, 2, 3]), np.array([3, 4, 3]), None)

@@ -171,6 +171,13 @@ def test_dates_are_found_in_times_of_any_unit(ticks):
     assert [each[:10] for each in shown] == ["2017-08-01", "2017-09-01"]
 
 
+def test_the_least_time_of_a_unit_is_of_that_unit():
+    """1973-03-03 in milliseconds, and the year 5138 in seconds, are the same number."""
+    assert [time_split.ticks_per_second(np.full(3, least)) for least in (1e8, 1e11, 1e14, 1e17)] == [1, 1e3, 1e6, 1e9]
+    below = [time_split.ticks_per_second(np.full(3, np.nextafter(least, 0))) for least in (1e8, 1e11, 1e14, 1e17)]
+    assert below == [1, 1, 1e3, 1e6]
+
+
 def test_what_was_counted_ages_ago_weighs_something_still():
     """In a float32, which counts are kept in, too."""
     weight = time_split.recency_weights(np.array([0.0, 400.0, 1000.0]) * DAY + 1.3e9, 1.0)

@@ -14,7 +14,7 @@ from scipy import sparse
 
 import recbole_eimf
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.model.placing import NEIGHBOURS, TEMPERATURE, Neighbours
+from recbole_eimf.model.placing import NEIGHBOURS, TEMPERATURE, Neighbours, neighbours
 from recbole_eimf.model.score_prior import PARTS
 from recbole_eimf.semantic.encoders.build import build_encoder
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
@@ -79,6 +79,15 @@ def test_a_row_is_the_weighed_mean_of_the_nearest_as_long_as_they_are():
     assert found.rows[0].tolist() == near
     assert np.allclose(found.place(torch.from_numpy(table).float())[0].numpy(), row, atol=1e-4)
     assert float(found.mean(torch.from_numpy(bias))) == pytest.approx(sum(w * bias[j] for w, j in zip(weight, near)))
+
+
+def test_a_text_is_rounded_as_those_of_the_catalogue_are():
+    """Else an item with the text of a known one would be nearer to others than that is."""
+    text = torch.nn.functional.normalize(torch.randn(50, 6, generator=torch.Generator().manual_seed(2)), dim=1)
+    exact, rounded = (neighbours(each, text.half(), torch.arange(50) > 0) for each in (text, text.half().float()))
+    assert torch.equal(exact.rows, rounded.rows)
+    assert torch.equal(exact.weight, rounded.weight)
+    assert exact.rows[1:, 0].tolist() == list(range(1, 50))
 
 
 def test_in_a_graph_rows_and_columns_are_such_means_and_none_is_above_all_others_of_its_column():
