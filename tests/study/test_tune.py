@@ -271,6 +271,20 @@ def test_a_trial_s_curve_is_of_its_best_score_so_far(tmp_path, bigger, best, cur
     assert trial.curve == [[epoch, score] for epoch, score in enumerate(curve, start=1)]
 
 
+@pytest.mark.parametrize("bigger", [True, False])
+def test_of_equal_epochs_a_trial_names_the_last_as_its_checkpoint_does(tmp_path, bigger):
+    job = Job("IBIM", "data", {}, [{"n_layers": 1}], "ndcg@5", bigger, str(tmp_path))
+    scores = (0.3, 0.3, 0.2 if bigger else 0.4)
+    told = [
+        {"epoch": epoch, "train_seconds": 1.0, "valid": {"ndcg@5": score, "hit@5": epoch / 10}}
+        for epoch, score in enumerate(scores, start=-1)
+    ]
+    job.folder(0).mkdir(parents=True)
+    (job.folder(0) / "history.json").write_text(json.dumps(told))
+    trial = close_trial(job, 0, failed=False)
+    assert (trial.best_epoch, trial.valid, trial.epochs) == (0, {"ndcg@5": 0.3, "hit@5": 0.0}, 2)
+
+
 def test_of_equal_scores_the_earlier_trial_is_the_best():
     """The first one is the configuration as it stands."""
     for bigger in (True, False):

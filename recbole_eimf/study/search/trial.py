@@ -145,7 +145,9 @@ def close_trial(job: Job, number: int, failed: bool) -> Trial:
         trial.status, trial.error = "failed", _reason(folder)
     evaluated = _evaluated(history)
     if evaluated:
-        best = max(evaluated, key=lambda entry: entry["valid"][job.metric] * (1 if job.bigger else -1))
+        sign = 1 if job.bigger else -1
+        # of equals the last, whose model is the one that is kept
+        best = max(evaluated, key=lambda entry: (sign * entry["valid"][job.metric], entry["epoch"]))
         trial.valid, trial.best_epoch, trial.epochs = best["valid"], best["epoch"], history[-1]["epoch"] + 1
     if result.is_file() and not failed:
         trial.status = "finished"
