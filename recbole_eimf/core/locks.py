@@ -43,6 +43,21 @@ def folder_locked(folder: Path, key: str = "--out") -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def folder_until_done(folder: Path, key: str = "--out") -> Iterator[None]:
+    """:func:`folder_locked` for a folder that goes once the work in it is done: before another command may begin there.
+
+    An error leaves it as it is.
+    """
+    with folder_locked(folder, key):
+        yield
+        shutil.rmtree(folder, ignore_errors=True)  # but for the lock, where a file that is open cannot go
+    with contextlib.suppress(OSError):  # the folder is gone, or another command's
+        if os.name == "nt":  # elsewhere a name could be taken from a lock that is held
+            (folder / "lock").unlink()
+        folder.rmdir()
+
+
+@contextlib.contextmanager
 def made_once(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Be the only process that makes a file: one that comes later waits, and then finds it.
 

@@ -7,7 +7,6 @@ whole; a second start of the same command makes the pieces that are missing. At 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from logging import getLogger
@@ -21,7 +20,7 @@ from recbole_eimf.core.bars import bar
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, fingerprint, write_json
-from recbole_eimf.core.locks import folder_locked
+from recbole_eimf.core.locks import folder_until_done
 from recbole_eimf.core.run_folder import RESULT_FILE
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.histories import Histories
@@ -126,7 +125,7 @@ def recommend_file(
             f"has a row for each user."
         )
     pieces = -(-rows // job.piece)
-    with folder_locked(job.parts):
+    with folder_until_done(job.parts):
         if job.run is not None:
             _export(job, job.run)
         model_folder.read_config(job.model, verify=False)  # who answers verifies it
@@ -140,9 +139,7 @@ def recommend_file(
         with bar(total=rows, initial=done, unit="user", desc="recommending", disable=not show_progress) as shown:
             for number in (spread or make_pieces)(job, left):
                 shown.update(min(job.piece, rows - number * job.piece))
-        answered = _join(job, pieces)
-    shutil.rmtree(job.parts)
-    return answered
+        return _join(job, pieces)
 
 
 def check_out(out: str | Path, kinds: Sequence[str] = ("parquet",), histories: str | None = None) -> None:

@@ -94,6 +94,24 @@ def test_two_commands_do_not_export_into_one_folder(runs, capsys):
     assert runs == []
 
 
+def test_nobody_begins_in_the_folder_of_pieces_while_it_is_deleted(toy, monkeypatch):
+    toy("model")
+    Path("h.csv").write_text(ROWS)
+    real, refused = shutil.rmtree, []
+
+    def deleted(folder, **options):
+        monkeypatch.setattr(shutil, "rmtree", real)
+        with pytest.raises(ConfigError, match="another command works in this folder"):
+            answered("h.csv")
+        refused.append(folder)
+        real(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", deleted)
+    assert answered("h.csv")["user"].nunique() == 3
+    assert refused == [Path("r.parquet.parts")]
+    assert not Path("r.parquet.parts").exists()
+
+
 def test_no_run_is_exported_where_ray_is_missing(runs, monkeypatch, capsys):
     from recbole_eimf.core import parts
 
