@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 import recbole_eimf
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly, one_run
-from recbole_eimf.experiment.refit import FOLDER
+from recbole_eimf.experiment.refit import FOLDER, train_again
 from recbole_eimf.model.baselines.counting import HALF_LIVES
 from recbole_eimf.serving.export import export
 from recbole_eimf.trainer.trainer import InterestTrainer
@@ -82,6 +82,28 @@ def test_a_stop_while_it_trains_again_loses_nothing(keys, tmp_path, monkeypatch)
     assert found.test == whole.test
     mine, other = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(np.array_equal(mine[name], other[name]) for name in mine)
+
+
+@pytest.mark.parametrize("earlier", [(3, 1), (2, 2)])
+def test_a_model_of_phases_that_was_trained_longer_than_is_chosen_now_is_begun_again(
+    keys, make_config, tmp_path, earlier
+):
+    config = make_config("PAD", **keys, dataset="baskets", refit=True, pretrain="id")
+    before = assembly.datasets(config)[1][0].before_test
+
+    def trained(last, first, folder=None, resume=False):
+        of_phases = {"pretrain-id": first, "align-aligned": 1}
+        net, trainer, _ = train_again(config, before, last, folder, resume, of_phases)
+        return net.state_dict(), trainer.history
+
+    weights, _ = trained(2, 1)
+    trained(*earlier, tmp_path / "refit")
+    found, history = trained(2, 1, tmp_path / "refit", resume=True)
+    assert [epoch["epoch"] for epoch in history] == [0, 1]
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
+    _, again = trained(2, 1, tmp_path / "refit", resume=True)
+    seconds, seconds_again = ([epoch["train_seconds"] for epoch in epochs] for epochs in (history, again))
+    assert seconds == seconds_again, "what was trained for as long as is chosen was trained anew"
 
 
 def test_clusters_and_interests_are_those_before_validation(keys, make_config):

@@ -23,6 +23,7 @@ from recbole_eimf.data.loader import SequenceTrainDataLoader, loader_class
 from recbole_eimf.experiment import assembly, unseen
 from recbole_eimf.trainer.phases import PhaseTrainer
 from recbole_eimf.trainer.saving import KeepsBestModel
+from recbole_eimf.trainer.state import read_values
 from recbole_eimf.trainer.trainer import InterestTrainer
 from recbole_eimf.trainer.weighing import WeighingTrainer
 
@@ -93,11 +94,19 @@ def train_again(
         epochs: as many as were best; of a model whose weight validation chooses, which of its weights that is; of a
             model of several phases those of the last, 0 where it was best before it.
         of_phases: the epochs of each phase before, see :func:`phase_epochs`.
-        folder: where a state is kept at every epoch's end, None: nowhere; resume: go on from it.
+        folder: where a state is kept at every epoch's end, None: nowhere; resume: go on from it, unless it has been
+            trained for longer.
 
     Returns:
         (model after its last epoch, its trainer, its training batches).
     """
+    if resume and folder is not None and _trained_longer(Path(folder), epochs, of_phases or {}):
+        distributed.wait_for_all()  # all have read it
+        if distributed.is_first():
+            for path in (Path(folder) / STATE_FILE, *Path(folder).glob(f"*/{STATE_FILE}")):
+                path.unlink(missing_ok=True)
+        distributed.wait_for_all()
+        resume = False
     config = copy.copy(config)
     place = None if folder is None else str(folder)
     config.final_config_dict = {
@@ -113,15 +122,26 @@ def train_again(
     if isinstance(trainer, WeighingTrainer):
         net.set_weight(net.weights[epochs - 1])
         trainer.epochs = 0
-    elif resume and trainer.resume(batches) and trainer.start_epoch > trainer.epochs:
-        # of an earlier choice, which trained longer: what it learned since cannot be taken back
-        distributed.wait_for_all()  # all have read it
-        if distributed.is_first():
-            (Path(folder) / STATE_FILE).unlink()
-        distributed.wait_for_all()
-        return train_again(config, train, epochs, folder)
+    elif resume:
+        trainer.resume(batches)
     trainer.fit(batches, None, saved=False, show_progress=bool(config["show_progress"]))
     return net, trainer, batches
+
+
+def _trained_longer(folder: Path, epochs: int, of_phases: Mapping[str, int]) -> bool:
+    """Whether a state is of an earlier choice, which trained longer: what it learned since cannot be taken back."""
+    wanted = {folder: epochs, **{folder / phase: number for phase, number in of_phases.items()}}
+    return any(_epochs_had(place / STATE_FILE) > number for place, number in wanted.items())
+
+
+def _epochs_had(state: Path) -> int:
+    if not state.is_file():
+        return 0
+    try:
+        history = read_values(state)["history"]
+    except Exception:  # damaged: reading it whole says so
+        return 0
+    return history[-1]["epoch"] + 1 if history else 0
 
 
 def weigh_alike(net: nn.Module, chosen: nn.Module) -> None:
