@@ -65,7 +65,7 @@ def behaviour_target_pairs(histories: Sequence[np.ndarray], max_length: int) -> 
             break
         pairs = np.concatenate([np.stack([history[:-gap], history[gap:]], 1) for history in longer])
         found.append(np.unique(pairs, axis=0))
-    pairs = np.unique(np.concatenate(found), axis=0)
+    pairs = np.unique(np.concatenate([np.empty((0, 2), np.int64), *found]), axis=0)
     return pairs[pairs[:, 0] != pairs[:, 1]].astype(np.int64)
 
 
@@ -110,13 +110,18 @@ def compare(first: RunVectors, second: RunVectors, pairs: int, buckets: int, see
     """Everything ``agreement.json`` holds.
 
     Raises:
-        DataError: the runs have other items.
+        DataError: the runs have other items, or no history has two.
     """
     if not np.array_equal(first.tokens, second.tokens):
         raise DataError(f"{first.name} and {second.name} do not have the same items. Use runs on the same data.")
     rng = np.random.default_rng(seed)
     item_bucket = frequency_buckets(first.counts, buckets)
     drawn = behaviour_target_pairs(first.histories, first.max_length)
+    if not len(drawn):
+        raise DataError(
+            f"{first.name}: no training history has two different items, so there is no pair whose distances could be "
+            f"compared. Use runs on data with longer histories."
+        )
     drawn = drawn[sample_by_bucket(drawn, item_bucket[drawn[:, 1]], pairs, rng)]
     bucket = item_bucket[drawn[:, 1]]
     of = [{name: distances(v, drawn) for name, v in run.vectors.items()} for run in (first, second)]

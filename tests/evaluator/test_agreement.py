@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 
 import recbole_eimf
 from recbole_eimf.__main__ import main
+from recbole_eimf.core.errors import DataError
 from recbole_eimf.model.pad.experts import frequency_buckets
 from recbole_eimf.study import agreement
 from recbole_eimf.study.agreement import RunVectors
@@ -88,6 +89,14 @@ def runs(rng, noise):
     return [
         RunVectors(n, v, tokens, histories, counts, 5) for n, v in (("a", {"id": ids}), ("b", {"aligned.id": other}))
     ]
+
+
+@pytest.mark.parametrize("histories", [[[3], [5]], [[3, 3], [5]]])
+def test_histories_without_two_items_are_an_error_that_says_so(rng, histories):
+    first, second = runs(rng, 0.5)
+    first = replace(first, histories=[np.array(history) for history in histories])
+    with pytest.raises(DataError, match="^a: no training history has two different items"):
+        agreement.compare(first, second, 500, 3, 0)
 
 
 def test_the_less_a_model_moved_the_more_it_agrees(rng):
