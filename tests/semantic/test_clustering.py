@@ -380,6 +380,17 @@ def test_exemplar_ratio_that_no_preference_gives():
 # when it does not work out ------------------------------------------------------------------------------------------
 
 
+def test_a_search_in_which_nobody_is_an_exemplar_ends_with_the_remedy(monkeypatch):
+    def none(solver, preference, *_):
+        nobody = np.empty(0, np.int64)
+        return cluster_solver.Solution(preference, nobody, None, -np.inf, 0.0, False, 9, "dense", None)
+
+    monkeypatch.setattr(cluster_solver.Solver, "attempt", none)
+    monkeypatch.setattr(cluster_solver.Solver, "solve", none)
+    with pytest.raises(UserError, match="exemplar_ratio: no preference near .* settles with about 6 exemplars"):
+        cluster_users(cloud(60), ClusterSettings(exemplar_ratio=0.1, method="dense"))
+
+
 def test_messages_that_do_not_settle_are_an_error_with_the_remedy():
     points = cloud(100)
     for method in ("dense", "sparse"):

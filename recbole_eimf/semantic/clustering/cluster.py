@@ -107,18 +107,18 @@ def _search(solver: Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) ->
         preference = -math.exp(guess)
         solution = solver.attempt(preference, wanted, tolerance)
         count = len(solution.exemplars)
-        off = math.log(max(count, 0.5) / wanted)
+        off = _off(count, wanted)
         stalled = before is not None and abs(off - before[1]) < _STALLED * abs(guess - before[0])
         if solution.labels is None and off > 0 and stalled:
             solution = solver.attempt(preference)  # to its end: does a narrow graph hold the count up?
             count = len(solution.exemplars)
-            off = math.log(count / wanted)
+            off = _off(count, wanted)
         if solver.complaint(solution) is not None and (
             abs(off) < 0.25 or (solver.narrow(solution) and off > 0) or count == 0
         ):
             solution = solver.solve(preference, solution)
             count = len(solution.exemplars)
-            off = math.log(count / wanted)
+            off = _off(count, wanted)
         trusted = solver.complaint(solution) is None or solver.settings.on_nonconvergence == "accept"
         logger.info("preference %.4g leaves %d exemplars of %d users, %d wanted", preference, count, n, wanted)
         if trusted and (best is None or abs(off) < abs(best[0])):
@@ -145,6 +145,11 @@ def _search(solver: Solver, wanted: int, tolerance: float = _RATIO_TOLERANCE) ->
         f"{len(closest.exemplars)} at preference {closest.preference:.6g}."
     )
     return closest
+
+
+def _off(count: int, wanted: int) -> float:
+    """How far a number of exemplars is from the one wanted, above 0 for too many; of none, as far as half a one."""
+    return math.log(max(count, 0.5) / wanted)
 
 
 def _state(solver: Solver) -> tuple[str, int]:
