@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from unittest import mock
 
@@ -491,6 +492,21 @@ def test_a_second_ctrl_c_drops_what_is_under_way(tmp_path):
         _, err = process.communicate(timeout=60)
         assert "KeyboardInterrupt" in err
         assert len(journal(tmp_path)) == 20
+
+
+def test_an_outcome_that_comes_just_as_a_slice_of_the_wait_ends_is_no_timeout():
+    class Late(Future):
+        def result(self, timeout=None):
+            if not self.done():
+                self.set_result(None)
+                raise TimeoutError
+            return super().result(timeout)
+
+    assert client._wait(Late()) is None
+    own = Future()
+    own.set_exception(TimeoutError("of the endpoint"))
+    with pytest.raises(TimeoutError, match="of the endpoint"):
+        client._wait(own)
 
 
 def test_two_runs_at_once_pay_once(tmp_path):

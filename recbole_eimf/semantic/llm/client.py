@@ -471,8 +471,8 @@ def _wait(outcome: Future) -> None:
         try:
             return outcome.result(timeout=1)  # in slices: a wait without end cannot be interrupted on Windows
         except FutureTimeoutError:
-            if outcome.done():
-                raise
+            if outcome.done():  # with a TimeoutError of its own, or just after this slice has ended
+                return outcome.result()
 
 
 def _tell(run: _Run, what: Callable[[], Any]) -> None:
