@@ -502,7 +502,7 @@ class PADSettings:
     tau: float = key(0.1, "temperature of the contrast (EIMF's, PAD's kernel=infonce, CTRL's)", above=0)
     sufficiency_weight: float = key(0.5, "DisCo: weight of its sufficiency loss", least=0)
     disentanglement_weight: float = key(0.1, "DisCo: weight of its disentanglement loss", least=0)
-    chunks: int = key(4, "DisCo: chunks of an item vector; divides hidden_size", least=2)
+    chunks: int = key(4, "DisCo: chunks of an item vector; divides its dimension", least=2)
     pretrain: Literal["id", "all"] = key("id", "which experts are trained alone first")
     fine_tune: bool = key(True, "the last phase: all experts together")
     pretrain_learning_rate: float | None = key(None, "learning rate of phase 1; None is learning_rate", above=0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.pad.pad import batch_items
 
@@ -168,6 +169,17 @@ def test_discos_losses(built, score):
             squares += [cosine(a, b) ** 2 for i, a in enumerate(chunks) for j, b in enumerate(chunks) if i != j]
         assert disentanglement == pytest.approx(0.3 * sum(squares) / len(squares), rel=1e-4)
         assert disentanglement > 0
+
+
+@pytest.mark.parametrize("backbone", ["GRU4Rec", "Caser"])
+def test_discos_chunks_divide_the_dimension_of_items_whatever_that_of_states(make_config, backbone):
+    def checked(**sizes):
+        config = make_config("DisCo", backbone=backbone, **sizes)
+        config.model_class.check_configuration(config)
+
+    checked(hidden_size=100, embedding_size=64, chunks=8)
+    with pytest.raises(ConfigError, match=r"chunks=64: .*\(embedding_size=96\)"):
+        checked(hidden_size=128, embedding_size=96, chunks=64)
 
 
 def test_disco_turns_chunks_away_from_each_other(built):

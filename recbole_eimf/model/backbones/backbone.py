@@ -95,6 +95,8 @@ class Backbone(nn.Module):
     sees_what_follows: bool = True
     #: whether it has an encoder that ``torch_compile`` compiles
     has_transformer: bool = False
+    #: the key of d, the dimension of its items
+    dimension_key: str = "hidden_size"
     item_bias: Tensor | None = None
     #: beta of REMI's interest-aware hard negatives; None trains with the plain softmax
     hard_negative_beta: float | None = None

@@ -59,6 +59,8 @@ class RecBoleSASRec(RecBoleCausal):
 class RecBoleGRU4Rec(RecBoleCausal):
     """RecBole's GRU4Rec (Tan et al. 2016)."""
 
+    dimension_key = "embedding_size"
+
     def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module] | None = None) -> None:
         if network is None:
             from recbole.model.sequential_recommender.gru4rec import GRU4Rec as network
@@ -140,6 +142,7 @@ class RecBoleCaser(Backbone):
 
     view = "random_cut"
     fits_towers = True
+    dimension_key = "embedding_size"
 
     def __init__(self, config, dataset, make_table: TableFactory, network: type[nn.Module] | None = None) -> None:
         super().__init__(config)

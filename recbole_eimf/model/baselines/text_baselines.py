@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.views import host_side
+from recbole_eimf.model.backbones.backbone import backbone_class
 from recbole_eimf.model.layer import unit_rows
 from recbole_eimf.model.losses.loss import info_nce
 from recbole_eimf.model.pad.pad import batch_items
@@ -156,10 +157,10 @@ class DisCo(TowerModel):
         """Refuse chunks that do not divide the dimension of items. Raises ConfigError."""
         super().check_configuration(config)
         chunks = cls.read_settings(config).chunks
-        # Caser and GRU4Rec of RecBole call it embedding_size, and have no hidden_size or another
-        dimension = config["hidden_size"] if config["hidden_size"] else config["embedding_size"]
-        if dimension % chunks:
-            raise ConfigError(f"chunks={chunks}: a divisor of the dimension {dimension}, at least 2.")
+        key = backbone_class(cls.backbone_name(config)).dimension_key
+        dimension = config[key]
+        if dimension and dimension % chunks:
+            raise ConfigError(f"chunks={chunks}: a divisor of the dimension of items ({key}={dimension}), at least 2.")
 
     @classmethod
     def expert_kinds(cls, config) -> tuple[str, ...]:
