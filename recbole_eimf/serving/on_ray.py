@@ -7,14 +7,10 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 
-from recbole_eimf.core.environment import environment_kept
 from recbole_eimf.core.errors import UserError
-from recbole_eimf.core.parts import require
-from recbole_eimf.core.ray_start import not_started
+from recbole_eimf.core.ray_start import start_ray
 from recbole_eimf.serving.batch import Job, Spread, make_pieces
 from recbole_eimf.serving.recommender import Recommender
-
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @contextlib.contextmanager
@@ -27,27 +23,8 @@ def over_ray(workers: int | None = None, address: str | None = None) -> Iterator
     Raises:
         ConfigError: no cluster answers at ``address``.
     """
-    require("ray")
-    import ray
-
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            with environment_kept(*_THREADS):
-                os.environ.update(dict.fromkeys(_THREADS, "1"))  # the workers inherit it
-                slots = (workers or os.cpu_count() or 1) + 1  # Ray Data keeps one to read its numbers with
-                # a piece is a number: the store holds next to nothing, and 78 MB is the least that Ray takes
-                ray.init(
-                    address="local",  # not the cluster of RAY_ADDRESS, which nobody named here
-                    num_cpus=slots,
-                    include_dashboard=False,
-                    object_store_memory=80 * 1024**2,
-                    **quiet,
-                )
-    except Exception as error:  # Ray raises a bare one where a busy machine keeps it waiting
-        raise not_started(address, error, "type the same command again, or leave out --ray") from error
+    slots = (workers or os.cpu_count() or 1) + 1  # Ray Data keeps one to read its numbers with
+    ray = start_ray(address, slots, 1, "type the same command again, or leave out --ray")
     try:
         yield lambda job, numbers: _spread(ray, workers, job, numbers)
     finally:

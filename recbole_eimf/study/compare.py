@@ -17,8 +17,9 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.folders import check_kind
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
+from recbole_eimf.core.ray_start import check_cluster
 from recbole_eimf.study import progress, runs
-from recbole_eimf.study.jobs import check_cluster, gpus_of_a_job, make_text_once
+from recbole_eimf.study.jobs import gpus_of_a_job, make_text_once
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, over_their_own, parse_models
 from recbole_eimf.study.runs import RESERVED, Run, Workers

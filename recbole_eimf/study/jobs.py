@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,14 +16,10 @@ from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.keys import SemanticSettings
 from recbole_eimf.config.same import TRAINING
 from recbole_eimf.config.same_experiment import PATHS
-from recbole_eimf.core.environment import environment_kept
-from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.files import fingerprint
 from recbole_eimf.core.parts import require
-from recbole_eimf.core.ray_start import not_started
-
-#: a store for jobs of a few kilobytes; 78 MB is the least that Ray takes
-_STORE = 80 * 2**20
+from recbole_eimf.core.ray_start import start_ray
 
 
 # ---------------------------------------------------------------------- before the jobs
@@ -83,17 +77,6 @@ def _quietly(work: Any, config: EIMFConfig) -> None:
 
 
 # ---------------------------------------------------------------------- Ray
-def check_cluster(address: str) -> None:
-    """Raise ConfigError if nothing listens at a cluster's ``host:port``: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdecimal():
-        return  # auto
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        raise ConfigError(f"ray_address={address}: no Ray cluster answers there ({error}).") from error
-
-
 def gpus_of_a_job(wanted: float | None) -> float:
     """GPUs that a job takes: those ``wanted``, by default one where this machine has any."""
     if wanted is not None:
@@ -122,26 +105,14 @@ def ray_running(slots: int | None = None, threads: int | None = None, address: s
     Raises:
         ConfigError: no cluster answers at ``address``, or Ray does not start here.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     require("ray")
     import ray
 
     if ray.is_initialized():
         yield ray
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads else ()
-    try:
-        if address:
-            check_cluster(address)
-            ray.init(address=address, **quiet)
-        else:
-            with environment_kept(*limits):
-                os.environ.update(dict.fromkeys(limits, str(threads)))  # the workers of a local Ray inherit it
-                ray.init(num_cpus=slots, include_dashboard=False, object_store_memory=_STORE, **quiet)
-    except Exception as error:  # Ray raises a bare one where a busy machine keeps it waiting
-        remedy = "type the same command again once it is less busy (compare and study work without, by --parallel=0)"
-        raise not_started(address, error, remedy) from error
+    remedy = "type the same command again once it is less busy (compare and study work without, by --parallel=0)"
+    start_ray(address, slots, threads, remedy)
     try:
         yield ray
     finally:

@@ -1,5 +1,7 @@
 """tune, compare and study take every option in both spellings, and say in one line what they do not know."""
 
+import os
+
 import pytest
 
 from recbole_eimf.__main__ import main
@@ -194,6 +196,22 @@ def test_white_space_alone_is_no_unset_variable(capsys):
 def test_a_dry_run_may_be_spelt_in_any_way(word):
     assert parsed(["--dataset=d", word]) == ({"dataset": "d"}, {"--dry-run"})
     assert parsed(["--dry-run=False", "--yes=True"]) == ({}, {"--yes"})
+
+
+def test_ray_on_this_machine_is_not_the_cluster_of_the_environment(monkeypatch):
+    """Ray would join it, and refuse to say how many processors it has."""
+    ray, given = pytest.importorskip("ray"), []
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "init", lambda **keys: given.append({**keys, "threads": os.environ["OMP_NUM_THREADS"]}))
+    for running in (jobs.ray_running(2, 3), over_ray(1)):
+        with running:
+            pass
+    assert [(keys["address"], keys["num_cpus"], keys["threads"]) for keys in given] == [
+        ("local", 2, "3"),
+        ("local", 2, "1"),
+    ]
 
 
 @pytest.mark.parametrize("error", [Exception("The node timed out.\nmore"), ValueError(), RuntimeError("busy")])
