@@ -29,7 +29,7 @@ from torch import Tensor
 
 from recbole_eimf.core import errors
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.core.files import write_json
+from recbole_eimf.core.files import read_json, write_json
 
 #: RecBole's keys for processes, which say nothing to a run itself
 KEYS = ("nproc", "world_size", "group_offset", "ip", "port")
@@ -234,7 +234,7 @@ def spawn(processes: Processes, work: Callable[..., None], arguments: tuple, fol
         start(_enter, (processes, work, arguments, folder), nprocs=processes.nproc, join=True)
     except ProcessException as error:
         for path in folder.glob(f"*-{_ERROR_FILE}"):
-            found = _read_json(path)
+            found = read_json(path)
             raise getattr(errors, found["kind"])(found["message"]) from None
         raise RuntimeError(f"one of {processes.nproc} processes failed: {error}") from error
 
@@ -253,9 +253,3 @@ def _enter(local_rank: int, processes: Processes, work: Callable[..., None], arg
     except errors.UserError as error:
         write_json(folder / f"{local_rank}-{_ERROR_FILE}", {"kind": type(error).__name__, "message": str(error)})
         raise
-
-
-def _read_json(path: Path) -> Any:
-    import json
-
-    return json.loads(path.read_text(encoding="utf-8"))
