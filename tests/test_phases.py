@@ -308,6 +308,9 @@ def test_every_phase_leaves_a_checkpoint_and_shows_a_bar(keys, tmp_path, capsys,
 def test_without_validation_the_last_epoch_is_kept_and_no_figure_is_anothers(keys, tmp_path):
     found = recbole_eimf.run("PAD", "planted", eval_step=0, output_dir=str(tmp_path / "out"), **keys)
     assert (found.valid, found.best_epoch) == ({}, 1)
+    histories = [json.loads(file.read_text()) for file in sorted((tmp_path / "out").glob("**/history.json"))]
+    assert len(histories) > 1
+    assert all(epoch["phase"] for history in histories for epoch in history)  # the last one too
 
 
 @pytest.mark.parametrize(("model", "phase"), [("IBIM", None), ("PAD", "pretrain-id"), ("PAD", "finetune")])

@@ -223,7 +223,7 @@ def _export(job: Job, run: str) -> None:
 
     read_result(run)
     origin = {"run": str(Path(run).resolve()), "result": file_digest(Path(run) / RESULT_FILE)}
-    note, model = job.parts / "run.json", Path(job.model)
+    note, model = job.parts / "exported_from.json", Path(job.model)
     whole = model_folder.is_model_folder(model)  # it gets its name when it is
     if (whole or job.note.is_file()) and not note.is_file():
         raise DataError(

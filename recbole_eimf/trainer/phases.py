@@ -29,13 +29,12 @@ from recbole_eimf.core.bars import bar
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import fingerprint, write_json
 from recbole_eimf.core.locks import made_once
-from recbole_eimf.core.run_folder import HISTORY_FILE
+from recbole_eimf.core.run_folder import BEST_FILE, HISTORY_FILE, STATE_FILE
 from recbole_eimf.core.version import __version__
 from recbole_eimf.model.phase import Phase
 from recbole_eimf.trainer.state import read_state, write_state
 from recbole_eimf.trainer.trainer import InterestTrainer
 
-BEST_FILE = "best.safetensors"
 #: keys that cannot change what a phase learns: names, and the text itself is looked at
 _INDIFFERENT = {"model", "dataset", "MODEL_TYPE"} | NOT_OF_EXPERTS
 
@@ -57,7 +56,6 @@ def seed_phase(config, train_data, name: str) -> None:
 class _BarTrainer(InterestTrainer):
     """One progress bar for a whole phase, in place of RecBole's one for every epoch."""
 
-    phase = ""
     _bar: tqdm | None = None
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
@@ -67,9 +65,7 @@ class _BarTrainer(InterestTrainer):
                 batches = len(train_data)
                 self._bar = bar(total=self.epochs * batches, initial=epoch_idx * batches, desc=self.phase)
             step = self._counted(step)
-        losses = super()._train_epoch(train_data, epoch_idx, step, False)
-        self._epoch["phase"] = self.phase
-        return losses
+        return super()._train_epoch(train_data, epoch_idx, step, False)
 
     def _counted(self, step: Callable) -> Callable:
         def counted(batch):
@@ -159,7 +155,7 @@ class PhaseTrainer(_BarTrainer):
     def resume(self, train_data) -> bool:
         """Remember to go on: in which phase, :meth:`fit` finds out."""
         self._wants_resume = True
-        return self.folder is not None and any(self.folder.glob("**/last.safetensors"))
+        return self.folder is not None and any(self.folder.glob(f"**/{STATE_FILE}"))
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """All phases; the returned score and result are the last one's."""

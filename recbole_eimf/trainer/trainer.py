@@ -100,6 +100,8 @@ class InterestTrainer(KeepsBestModel):
     and every evaluation all hold the same model and figures. Process 0 writes the files, and they all read them.
     """
 
+    #: what the epochs of a model that is trained in phases belong to
+    phase: str = ""
     #: attributes that a resumed run goes on with
     kept: tuple[str, ...] = ("cur_step", "best_valid_score", "best_valid_result", "best_epoch", "history", "finished")
 
@@ -143,6 +145,7 @@ class InterestTrainer(KeepsBestModel):
             "epoch": epoch_idx,
             "train_seconds": time.perf_counter() - begin,
             "losses": [part / batches for part in parts],
+            **({"phase": self.phase} if self.phase else {}),
         }
         self.history.append(self._epoch)
         self._kept.after_epoch()

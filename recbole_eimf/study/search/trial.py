@@ -18,6 +18,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import free_name, write_json
 from recbole_eimf.core.folders import SEARCH_FILE
 from recbole_eimf.core.run_folder import (
+    BEST_FILE,
     CONFIG_FILE,
     ERROR_FILE,
     HISTORY_FILE,
@@ -32,7 +33,7 @@ from recbole_eimf.study.search.space import identity
 
 _SETTINGS_FILE = "settings.json"
 _TRIAL_FILE = "trial.json"
-_STATE_FILES = (STATE_FILE, MODEL_FILE, CONFIG_FILE, PTH_FILE, "best.safetensors")
+_STATE_FILES = (STATE_FILE, MODEL_FILE, CONFIG_FILE, PTH_FILE, BEST_FILE)
 
 
 @dataclass(frozen=True)
