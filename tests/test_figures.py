@@ -200,7 +200,7 @@ _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_for
 _BOTH_ORDERS = "arena_beauty_leave_one_out"
 _GRU, _PROFILES, _RELEASED = "arena_office_gru4rec", "arena_office_profiles", "arena_office_esasrec"
 _AND_TUNED, _TEXTS = "arena_office_tuned_more", "arena_office_tuned_morec"
-_PAD_LATER, _HIDDEN = "beauty_global_time_pad", "arena_office_tuned_bert4rec"
+_HIDDEN = "arena_office_tuned_bert4rec"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
@@ -388,10 +388,13 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           *(share(_LATER, part, "ndcg@10") for part in ("seen", "unseen")),
           gain(_LATER, "ndcg@10", "SASRec", True, corrected_only=True),
           gain(_LATER, "ndcg@10", "ids plus text[SASRec]", True, corrected_only=True)]),
-        ("docs/results/arena.md", "Beauty, in time", 1, ["SASRec", "PAD[SASRec]"],
-         [*together(_PAD_LATER, "ndcg@10", "hit@10", "ndcg@50", "recall@50", masked=hidden),
-          *(share(_PAD_LATER, part, "ndcg@10") for part in ("seen", "unseen")),
-          gain(_PAD_LATER, "ndcg@10", "SASRec", True, corrected_only=True)]),
+        *(("docs/results/arena.md", "Beauty, in time", number, rows,
+           [*together(file, "ndcg@10", "hit@10", "ndcg@50", "recall@50", masked=hidden),
+            *(share(file, part, "ndcg@10") for part in ("seen", "unseen")),
+            gain(file, "ndcg@10", "SASRec", True, corrected_only=True)])
+          for number, file, rows in (
+              (1, "beauty_global_time_text", ["SASRec", "EIMF text alone[SASRec]", "EIMF[SASRec]"]),
+              (2, "beauty_global_time_pad", ["SASRec", "PAD[SASRec]"]))),
         (_PAD, "PAD and its baselines, Prime", 0, well, _pad("prime_pantry_pad_well_trained")),
         (_PAD, "PAD and its baselines, Prime", 1,
          ["SASRec", "three SASRec", "SMEM", "PAD", "Hybrid add, d 256", "PAD strong"],
