@@ -432,9 +432,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           known(_SEARCHED, "ndcg@10", of="{}, all"),
           known(_SEARCHED, "ndcg@10", of=("{}, all", "{}, similar+together")),
           *(known(_SEARCHED, "ndcg@10", part, ("{}, all", "{}, all/shuffled")) for part in ("all", _RARE))]),
-        (_KNOWN, "A searched SASRec", 0,
-         ["SASRec", "SASRec, similar+together", "SASRec, all", "SASRec, all/shuffled",
-          ("SASRec, all", "SASRec, all/shuffled"), ("SASRec, all", "SASRec, similar+together")],
+        (_KNOWN, "Searched networks, `user_split`", 0,
+         [row for one in ("SASRec", "CTRL")
+          for row in (one, f"{one}, similar+together", f"{one}, all", f"{one}, all/shuffled",
+                      (f"{one}, all", f"{one}, all/shuffled"), (f"{one}, all", f"{one}, similar+together"))],
          [known(_SPLIT, *one) for one in (four[0], ("hit@10", "all"), *four[1:])]),
         (_KNOWN, "An expert of PAD's", 0, ["PAD", "next", "next placebo"],
          [*together("office_pad_next", "hit@10", "ndcg@10", masked=(True,)),
