@@ -296,6 +296,27 @@ def test_a_file_that_is_read_is_not_written_over(tmp_path):
     assert (place / "self.inter").read_text().startswith("user_id,item_id")
 
 
+@pytest.mark.parametrize(
+    ("broken", "left"),
+    [
+        ('u,"a,2\n', 6),  # never closed
+        ('u,"a,2\nu,b,3\nu,c"d,4\n', 8),  # closed by another stray one
+        ('u,"a,2\nu,b,3\nu,c"\n', 7),  # closed as a field that has lines in it, in a record of too few
+    ],
+)
+def test_a_stray_quote_takes_no_other_line_with_it(tmp_path, broken, left):
+    """Left out with skip, one line was all that a report counted, and the rest of the file was gone."""
+    after = "".join(f"v,x{number},{number}\n" for number in range(5))
+    file = write(tmp_path / "i.csv", HEADER + "u,z,1\n" + broken + after)
+    report = prepare_csv(file, tmp_path / "out", "d", on_broken_line="skip")
+    written = (tmp_path / "out" / "d" / "d.inter").read_text()
+    assert [line for line in written.splitlines() if line.startswith("v")][-1].startswith("v\tx4\t")
+    assert written.count("\nv\t") == 5
+    assert report.counts["interactions read"] == left
+    with pytest.raises(DataError, match=r"i\.csv, line 3: .*a quote that opens in this line runs on to line \d+"):
+        prepare_csv(file, tmp_path / "out2", "d")
+
+
 def test_a_data_set_that_prepare_did_not_make_is_not_written_over(tmp_path):
     place = tmp_path / "out" / "own"
     place.mkdir(parents=True)

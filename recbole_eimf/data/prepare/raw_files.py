@@ -11,6 +11,7 @@ import gzip
 import io
 import os
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,29 +206,61 @@ def csv_header(path: Path, encoding: str, delimiter: str) -> list[str]:
     return header
 
 
+class _Lines:
+    """The lines of a file for a csv reader, which may be given back: ``number`` have been read, ``record`` holds those
+    of the present record."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines, self._back = lines, deque[str]()
+        self.number, self.record = 0, list[str]()
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._back.popleft() if self._back else next(self._lines)
+        self.number += 1
+        self.record.append(line)
+        return line
+
+    def give_back_all_but_one(self) -> None:
+        """The first line of the record is read, no other."""
+        self._back.extendleft(reversed(self.record[1:]))
+        self.number -= len(self.record) - 1
+
+
 def csv_rows(path: Path, encoding: str, delimiter: str, header: Sequence[str], report: Report) -> Iterator[tuple]:
-    """Yield (line number, list of fields) of each record below the header, as many fields as the header has."""
+    """Yield (line number, list of fields) of each record below the header, as many fields as the header has.
+
+    A quoted field may run over several lines. Where such a record is broken only its first line is: a stray quote
+    would take with it whatever comes before the next one, or before the end of the file.
+    """
     limit = csv.field_size_limit(CSV_FIELD_LIMIT)
-    reader = csv.reader(text_lines(path, encoding, newline=""), delimiter=delimiter, strict=True)
+    lines = _Lines(text_lines(path, encoding, newline=""))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     width = len(header)
     try:
         next(reader)
         while True:
-            # a quoted field may run over several lines: the place is where the record starts
-            line = reader.line_num + 1
+            lines.record.clear()
+            line, fault = lines.number + 1, None  # the place is where the record starts
             try:
                 row = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                report.broken(path, line, f"not csv ({error})")
+                row, fault = [], f"not csv ({error})"
+            if row and len(row) != width:
+                fault = f"{len(row)} fields where the header has {width}: {shorten(delimiter.join(row))}"
+            if fault is None:
+                if row:
+                    yield line, row
                 continue
-            if len(row) == width:
-                yield line, row
-            elif row:
-                report.broken(
-                    path, line, f"{len(row)} fields where the header has {width}: {shorten(delimiter.join(row))}"
-                )
+            if len(lines.record) > 1:
+                fault += f"; a quote that opens in this line runs on to line {lines.number:,}"
+            report.broken(path, line, fault)
+            lines.give_back_all_but_one()
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
     finally:
         csv.field_size_limit(limit)
 
