@@ -18,7 +18,7 @@ import pyarrow.parquet as parquet
 
 from recbole_eimf.core.bars import bar
 from recbole_eimf.core.disk import check_writable
-from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError, DataError, counted
 from recbole_eimf.core.files import atomic_path, file_digest, fingerprint, write_json
 from recbole_eimf.core.locks import folder_until_done
 from recbole_eimf.core.run_folder import RESULT_FILE
@@ -26,6 +26,8 @@ from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.histories import Histories
 from recbole_eimf.serving.recommender import Recommender
 
+#: users whose items are looked at before anybody is answered
+_LOOKED_AT = 1000
 #: users of a piece: what a stop may cost, and what is in memory
 USERS_OF_A_PIECE = 10_000
 #: the columns of recommendations with reasons, as :meth:`Recommender.recommend` names them
@@ -124,15 +126,16 @@ def recommend_file(
             f"--histories={job.histories}: has a header and no row, so there is nobody to answer. A file of histories "
             f"has a row for each user."
         )
+    repeated = source.repeated()  # reads every user: what is wrong there is found before anything is begun
     pieces = -(-rows // job.piece)
     with folder_until_done(job.parts):
         if job.run is not None:
             _export(job, job.run)
         model_folder.read_config(job.model, verify=False)  # who answers verifies it
         _same_command(job)
-        if repeated := source.repeated():
-            say(f"--histories={repeated}")
-        for line in unknown_candidates(job.only, job.without, _items(Path(job.model)) if job.lists else ()):
+        known = _items(Path(job.model))
+        told = (repeated and f"--histories={repeated}", _strange(source, known))
+        for line in (*filter(None, told), *unknown_candidates(job.only, job.without, known)):
             say(line)
         left = [number for number in range(pieces) if not job.part(number).is_file()]
         done = min((pieces - len(left)) * job.piece, rows)
@@ -176,6 +179,19 @@ def unknown_candidates(
                 f"--{option}: the model does not know {len(strange):,} of the {len(tokens or ()):,} items, which are "
                 f"passed over; the first is {strange[0]!r}"
             )
+
+
+def _strange(source: Histories, known: Container[str]) -> str | None:
+    """What to say where the model knows no item of the first users: they may have been read otherwise than meant."""
+    _, histories = next(source.pieces(_LOOKED_AT, 0, 1))
+    tokens = [token for history in histories for token in history]
+    if not tokens or any(token in known for token in tokens):
+        return None
+    return (
+        f"--histories={source.path}: the model knows none of the first {counted(len(tokens), 'item')}; the first is "
+        f"{tokens[0]!r}. They should be the model's item ids, with {source.separator!r} (--separator) between them "
+        f"where a history is text."
+    )
 
 
 def _items(model: Path) -> frozenset[str]:
@@ -253,7 +269,8 @@ def _same_command(job: Job) -> None:
     if job.note.is_file():
         if json.loads(job.note.read_text(encoding="utf-8"))["identity"] == identity:
             return
-        raise _of_another(job)
+        if any(job.parts.glob("*.parquet")):  # else that command made nothing
+            raise _of_another(job)
     write_json(job.note, {"identity": identity, "command": _shown(job)})
 
 

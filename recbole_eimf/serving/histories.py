@@ -1,9 +1,10 @@
-"""Files of histories, read a piece at a time: CSV or parquet, a row per user."""
+"""Files of histories, read a piece at a time: CSV or parquet, a row per user; or those of a model folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ import pyarrow.parquet as parquet
 from pandas.util import hash_array
 
 from recbole_eimf.core.errors import DataError, suggestion
+from recbole_eimf.core.folders import ITEMS_FILE
 
 USER_COLUMNS = ("user", "user_id")
 HISTORY_COLUMNS = ("history", "item_id_list")
+#: the user of the first row of a model folder's file
+PADDING = "[PAD]"
 #: of every look at a CSV file, so that all see the same rows
 _PARSED = csv.ParseOptions(newlines_in_values=True)
 
@@ -25,7 +29,8 @@ class Histories:
     """A file of histories.
 
     Columns: ``user`` (or ``user_id``), and ``history`` (or ``item_id_list``), oldest item first: a list of tokens
-    (parquet), or text with ``separator`` between tokens. Further columns are passed over.
+    (parquet), or text with ``separator`` between tokens. Further columns are passed over. ``own``: it is the
+    ``users.parquet`` of a model folder, in which items are rows of the ``items.parquet`` beside it.
 
     Raises:
         DataError: no such file, another kind of file, or missing columns; names file and column.
@@ -35,6 +40,7 @@ class Histories:
     user: str
     history: str
     separator: str = ","
+    own: bool = False
 
     @classmethod
     def open(cls, path: str | Path, separator: str = ",") -> Histories:
@@ -63,7 +69,27 @@ class Histories:
             kind = schema.field(user).type
             if not _is_token(kind):
                 raise DataError(f"{path}: column {user!r} is {kind}; text or whole numbers are needed.")
-        return found
+        return found._if_own()
+
+    def _if_own(self) -> Histories:
+        if self.path.suffix != ".parquet" or not len(self):
+            return self
+        user, history = next(self._batches(1, self.user, self.history))
+        numbers = _is_list(history.type) and pa.types.is_integer(history.type.value_type)
+        if not numbers or str(user[0]) != PADDING:
+            return self
+        if not self.path.with_name(ITEMS_FILE).is_file():
+            raise DataError(
+                f"{self.path}: is of a model folder, where a history has numbers of items, not their ids, and no "
+                f"{ITEMS_FILE} is beside it to tell which. Name it where it was: MODEL/{self.path.name}."
+            )
+        return replace(self, own=True)
+
+    @cached_property
+    def _tokens_of_rows(self) -> list[str]:
+        with _readable(self.path.with_name(ITEMS_FILE)):
+            table = parquet.read_table(self.path.with_name(ITEMS_FILE), columns=["item"])
+        return table["item"].to_pylist()
 
     def __len__(self) -> int:
         """How many rows there are. Of CSV, whatever reads the rows counts them: lines may be blank, end in ``\\r`` or
@@ -73,7 +99,7 @@ class Histories:
             DataError: CSV that cannot be read to its end.
         """
         if self.path.suffix == ".parquet":
-            return parquet.read_metadata(self.path).num_rows
+            return parquet.read_metadata(self.path).num_rows - self.own  # its first row is padding
         with _readable(self.path):
             return sum(map(len, self._csv(self.user)))
 
@@ -142,9 +168,11 @@ class Histories:
     def _batches(self, size: int, *columns: str) -> Iterator[pa.RecordBatch]:
         with _readable(self.path):
             if self.path.suffix == ".parquet":
+                padding = int(self.own)
                 with parquet.ParquetFile(self.path) as file:
                     for batch in file.iter_batches(batch_size=size, columns=list(columns)):
-                        yield batch.select(list(columns))
+                        yield batch.select(list(columns)).slice(padding)
+                        padding = 0
                 return
             yield from self._csv(*columns)
 
@@ -159,10 +187,15 @@ class Histories:
         found = column.to_pylist()
         for place, user in enumerate(found):
             if user is None or user == "":
-                raise DataError(f"{self.path}, row {row + place + 1}: no {self.user}.")
+                raise DataError(
+                    f"{self.path}, row {row + place + 1}: no {self.user}. Every row below the header needs one."
+                )
         return [str(user) for user in found]
 
     def _histories(self, column: pa.Array) -> list[list[str]]:
+        if self.own:
+            tokens = self._tokens_of_rows
+            return [[tokens[item] for item in row] for row in column.to_pylist()]
         if _is_list(column.type):
             return [[str(item) for item in row or () if item is not None] for row in column.to_pylist()]
         return [split_history(text, self.separator) for text in column.to_pylist()]
@@ -214,4 +247,11 @@ class _readable:
 
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, pa.ArrowException | OSError | UnicodeDecodeError):
-            raise DataError(f"{self.path}: cannot be read ({error}). Mend the file.") from error
+            quoted = "CSV parse error: Expected" in str(error) or "CSV parse error: Row" in str(error)
+            remedy = (
+                'Columns stand between commas, so a history of several items needs quotes around it ("B1,B2"), or '
+                "another character between the items, which --separator names."
+                if quoted
+                else "Mend the file."
+            )
+            raise DataError(f"{self.path}: cannot be read ({error}). {remedy}") from error

@@ -218,6 +218,56 @@ def test_users_in_several_rows_are_told_of_and_answered_row_by_row(toy, name):
     assert Histories.open("h.csv").repeated() is None
 
 
+def test_everybody_a_model_knows_is_answered_from_its_own_file_of_users(toy):
+    """Its histories are numbers of items, which would be read as ids: with ids that are numbers, those of others."""
+    model = toy("model")
+    assert len(Histories.open(model / "users.parquet")) == 2
+    found = answered(str(model / "users.parquet"), k=3, exclude_seen=True, piece=1)
+    known = Recommender.load(model)
+    for user in ("u1", "nothing yet"):
+        history = known.catalogue.tokens_of(known.users.history(user))
+        alone = known.recommend([history], 3, users=[user], exclude_seen=True)
+        assert found[found["user"] == user]["item"].tolist() == alone["item"].tolist()
+    assert set(found["user"]) == {"u1", "nothing yet"}
+    assert not {"B1", "B2"} & set(found[found["user"] == "u1"]["item"])
+    shutil.copy(model / "users.parquet", "copy.parquet")
+    with pytest.raises(DataError, match="copy.parquet: is of a model folder.*no items.parquet is beside it"):
+        Histories.open("copy.parquet")
+
+
+@pytest.mark.parametrize("history", ["B1 B2", "[B1, B2]"])
+def test_histories_of_which_the_model_knows_no_item_are_told_of(toy, history):
+    toy("model")
+    pd.DataFrame({"user": ["a", "b"], "history": [history] * 2}).to_csv("h.csv", index=False)
+    said = []
+    recommend_file(Job("model", "h.csv", "r.parquet", k=1), show_progress=False, say=said.append)
+    assert len(said) == 1
+    assert said[0].startswith("--histories=h.csv: the model knows none of the first ")
+    assert f"the first is {history.split(',')[0]!r}" in said[0]
+    assert "',' (--separator)" in said[0]
+    pd.DataFrame({"user": ["a", "b"], "history": [history, "B1"]}).to_csv("h.csv", index=False)
+    recommend_file(Job("model", "h.csv", "r.parquet", k=1), show_progress=False, say=said.append)
+    assert len(said) == 1
+
+
+def test_a_file_that_is_mended_needs_no_folder_removed(toy):
+    toy("model")
+    Path("h.csv").write_text("user,history\na,B1\n,B2\n")
+    with pytest.raises(DataError, match="h.csv, row 2: no user. Every row below the header needs one"):
+        answered("h.csv")
+    assert not Path("r.parquet.parts").exists()
+    Path("h.csv").write_text(ROWS)
+    Path("r.parquet.parts").mkdir()
+    Path("r.parquet.parts/command.json").write_text('{"identity": "of another command, which made nothing"}')
+    assert set(answered("h.csv")["user"]) == set("abc")
+
+
+def test_a_history_without_quotes_is_told_how_to_be_written(tmp_path):
+    (tmp_path / "h.csv").write_text("user,history\na,B1,B2\n")
+    with pytest.raises(DataError, match=r"h\.csv: cannot be read .*needs quotes around it .*or another character"):
+        len(Histories.open(tmp_path / "h.csv"))
+
+
 def test_a_gap_is_no_item_and_text_that_looks_like_a_gap_is_one(tmp_path):
     lists = pa.array([["B1", None, "B2"], None], pa.list_(pa.string()))
     parquet.write_table(pa.table({"user": ["a", "b"], "history": lists}), tmp_path / "h.parquet")
