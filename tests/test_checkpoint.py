@@ -127,6 +127,18 @@ def test_other_data_are_refused(trained, tmp_path):
         recbole_eimf.evaluate(trained[1], data_path=str(tmp_path / "swapped"))
 
 
+def test_a_run_whose_data_lie_below_another_working_folder_says_where_to_go(keys, tmp_path, monkeypatch):
+    made = tmp_path / "made"
+    shutil.copytree(keys["data_path"], made / "data")
+    monkeypatch.chdir(made)
+    recbole_eimf.run("Popularity", "planted", output_dir="out", **{**keys, "data_path": "data"})
+    assert recbole_eimf.evaluate("out")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="was trained on data/planted/planted.inter.*Give the command in the folder"):
+        recbole_eimf.evaluate("made/out")
+    assert recbole_eimf.evaluate("made/out", data_path="made/data")
+
+
 def test_other_users_are_welcome_where_they_have_no_vectors(keys, trained, tmp_path):
     with open(keys["data_path"] + "/planted/planted.inter", encoding="utf-8") as file:
         text = file.read()

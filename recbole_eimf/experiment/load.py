@@ -9,7 +9,7 @@ import torch
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import assembly, plugin, refit, unseen
 from recbole_eimf.experiment.one_run import ranks_of
 from recbole_eimf.trainer import checkpoint as saved_model
@@ -100,6 +100,8 @@ def load(
     stored.pop("llm_base_url", None)  # nobody is asked; older runs may hold one that is refused today
     _check_backbone_is_named(stored.get("backbone"), overrides, folder)
     config = EIMFConfig(model_class, description["dataset"], [stored], given)
+    if "data_path" not in overrides:
+        _check_data_are_there(config, folder)
     loaders = assembly.loaders(config)
     if loaders[0]._dataset.before_test is not None:  # what the saved model was trained on in the end
         train = loaders[0]._dataset
@@ -109,6 +111,16 @@ def load(
     net = assembly.model(config, loaders[0]._dataset).to(config["device"])
     saved_model.read_weights(net, folder)
     return config, net, loaders
+
+
+def _check_data_are_there(config: EIMFConfig, folder: Path) -> None:
+    """A path that the run was given below its working folder means nothing elsewhere."""
+    file = Path(config["data_path"]) / f"{config['dataset']}.inter"
+    if not file.is_absolute() and not file.parent.exists():
+        raise DataError(
+            f"{folder}: was trained on {file}, and there is no such file below {Path.cwd()}. Give the command in the "
+            f"folder where the run was made (in Python: data_path=...)."
+        )
 
 
 def _check_backbone_is_named(stored: Any, overrides: dict[str, Any], folder: Path) -> None:
