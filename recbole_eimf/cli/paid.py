@@ -142,7 +142,7 @@ def write_batch(
     """
     done = answered_users(requests, wanted, journal, parse)
     print(f"{introduction}\n\n{requests[0].prompt}")
-    print(f"\nmodel {wanted.model} in the OpenAI Batch API: {estimate(requests, wanted, done)}")
+    print(f"\nmodel {wanted.model} in the OpenAI Batch API: {estimate(requests, wanted, done, most=1)}")
     if "--dry-run" in flags:
         return 0
     if len(done) == len(requests):

@@ -175,13 +175,34 @@ def test_retry_after_as_a_date():
     assert endpoint._retry_after({}) is None
 
 
-def test_a_wait_of_hours_is_not_waited_for(tmp_path):
-    answer = lambda asked, n: Answer(status=429, headers={"Retry-After": "7200"}) if "0" in asked.prompt else Answer()  # noqa: E731
-    with LLMServer(answer) as server:
-        replies = fetch(server, tmp_path, 3)
-    assert "asks to wait 7200 s" in replies["u0"].error
-    assert [replies[user].status for user in ("u1", "u2")] == ["ok", "ok"]
-    assert len(server.asked) == 3
+def test_a_wait_of_hours_ends_the_run_at_once_and_replies_under_way_are_kept(tmp_path):
+    told = threading.Event()
+
+    def answer(asked, n):
+        if asked.prompt == "prompt 1":
+            told.set()
+            return Answer(status=429, headers={"Retry-After": "7201"}, error={"message": "The day is over."})
+        if asked.prompt == "prompt 2":
+            told.wait(30)
+            return Answer(delay=0.5)
+        return Answer()
+
+    with LLMServer(answer) as server, pytest.raises(InterestSourceError) as caught:
+        fetch(server, tmp_path, 20, concurrency=2)
+    assert "HTTP 429: The day is over. (asks to wait 7201 s" in str(caught.value)
+    assert "Run the same command again in 121 minutes" in str(caught.value)
+    assert server.prompts() == ["prompt 0", "prompt 1", "prompt 2"]
+    assert [(record["user_id"], record["status"]) for record in journal(tmp_path)] == [("u0", "ok"), ("u2", "ok")]
+
+
+def test_what_an_endpoint_says_ends_with_one_full_stop(tmp_path):
+    for answer, ends in (
+        ({"status": 401, "error": {"message": "No such key."}}, "No such key. Check the key"),
+        ({"raw": b"<html>"}, "does llm_base_url end in /v1? The endpoint"),
+    ):
+        with LLMServer(always(**answer)) as server, pytest.raises(InterestSourceError) as caught:
+            fetch(server, tmp_path)
+        assert ends in str(caught.value)
 
 
 def test_back_off_grows_and_is_jittered(tmp_path, monkeypatch, waits):

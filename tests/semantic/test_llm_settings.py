@@ -22,7 +22,9 @@ pytestmark = pytest.mark.usefixtures("quick_endpoint")
 def test_estimate_counts_only_what_is_not_journalled(tmp_path):
     priced = OpenAISettings("m", max_tokens=50, price_in=2.0, price_out=10.0)
     asked = [PromptRequest(user, "x" * 400) for user in "abcd"] + [PromptRequest("e", "茶" * 4)]
-    assert estimate(asked, priced, {"a", "b", "zzz"}) == Estimate(3, 2, 203, 150, (203 * 2 + 150 * 10) / 1e6)
+    assert estimate(asked, priced, {"a", "b", "zzz"}) == Estimate(
+        3, 2, 203, 150, (203 * 2 + 150 * 10) / 1e6, 6, ((203 + 203 + 150 + 3 * 40) * 2 + 300 * 10) / 1e6
+    )
     assert estimate(asked, OpenAISettings("m", price_in=2.0), ()).cost is None
     with LLMServer() as server:
         fetch(server, tmp_path, 2)
@@ -36,7 +38,7 @@ def test_the_estimate_is_logged_before_the_first_call(tmp_path, caplog):
     with LLMServer(lambda asked, n: seen.append(caplog.text) or Answer()) as server:
         fetch(server, tmp_path, 3, price_in=1.0, price_out=1.0)
     assert "3 calls (0 answered by the journal)" in seen[0]
-    assert "less than $0.01" in seen[0]
+    assert "less than $0.01; up to 6 calls and less than $0.01 where replies cannot be read" in seen[0]
     assert "3 ok, 0 failed, 30 prompt and 15 completion tokens" in caplog.text
     assert "HTTP Request" not in caplog.text
 

@@ -57,6 +57,10 @@ STOP_GRACE_SECONDS = 10.0
 COMPLETION_TOKENS_PER_CALL = 100
 # Characters of a bad reply that go back to the model with the complaint: they are paid for a second time.
 MOST_COMPLAINED_OF = 4000
+#: calls for one prompt at most: a reply that cannot be read is asked for once more
+MOST_CALLS = 2
+# What a complaint takes beside the reply that it is about.
+COMPLAINT_TOKENS = 40
 
 
 def _dollars(cost: float) -> str:
@@ -70,34 +74,49 @@ def _dollars(cost: float) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take, before the first call; ``cost`` in USD, None without both prices."""
+    """What a run will take, before the first call; ``cost`` in USD, None without both prices. ``most_calls``,
+    ``most_cost``: where every reply has to be asked for once more."""
 
     calls: int
     cached: int
     prompt_tokens: int
     completion_tokens: int
     cost: float | None
+    most_calls: int
+    most_cost: float | None
 
     def __str__(self) -> str:
         cost = "price unknown (set llm_price_in and llm_price_out)" if self.cost is None else _dollars(self.cost)
-        return (
+        said = (
             f"{self.calls} calls ({self.cached} answered by the journal), about {self.prompt_tokens:,} prompt and "
             f"{self.completion_tokens:,} completion tokens, {cost}"
         )
+        if self.most_calls == self.calls:
+            return said
+        most = "" if self.most_cost is None else f" and {_dollars(self.most_cost)}"
+        return f"{said}; up to {self.most_calls} calls{most} where replies cannot be read and are asked for once more"
 
 
-def estimate(requests: Sequence[PromptRequest], settings: OpenAISettings, done: Collection[str]) -> Estimate:
+def estimate(
+    requests: Sequence[PromptRequest], settings: OpenAISettings, done: Collection[str], most: int = MOST_CALLS
+) -> Estimate:
     """Estimate calls, tokens and cost of the requests whose user is not in ``done`` (see ``answered_users``).
 
     No tokenizer is asked: a prompt's tokens are its UTF-8 bytes / 4, which is the usual characters / 4 for English and
     closer to the truth for other scripts; a completion is taken as 100 tokens (measured on real replies), or
-    ``max_tokens`` if that is less. Retries and unparsable replies asked again are not foreseen.
+    ``max_tokens`` if that is less. ``most``: calls for one prompt at most, which the estimate names beside the one that
+    is expected (1 where nothing is asked again, as in a batch); the prompt and the reply are then sent with a
+    complaint. Retries of calls that got no answer are not foreseen.
     """
     asked = [request for request in requests if request.user_id not in done]
     prompt_tokens = sum((len(request.prompt.encode()) + 3) // 4 for request in asked)
     completion_tokens = len(asked) * min(COMPLETION_TOKENS_PER_CALL, settings.max_tokens)
     cost = _cost(settings, prompt_tokens, completion_tokens)
-    return Estimate(len(asked), len(requests) - len(asked), prompt_tokens, completion_tokens, cost)
+    again = (most - 1) * (prompt_tokens + completion_tokens + COMPLAINT_TOKENS * len(asked))
+    most_cost = _cost(settings, prompt_tokens + again, most * completion_tokens)
+    return Estimate(
+        len(asked), len(requests) - len(asked), prompt_tokens, completion_tokens, cost, most * len(asked), most_cost
+    )
 
 
 def answered_users(
@@ -201,18 +220,28 @@ def say_made_otherwise(
         )  # fmt: skip
 
 
+#: what is asked for -> (what of it a reply of use holds, the key of the prompt's file)
+_HELD = {
+    "interests": ("an interest", "prompt_file"),
+    "knowledge": ("knowledge of an item", "knowledge_prompt_file"),
+}
+
+
 def _ask_to_go_on(run: _Run, ask: Callable[[str], bool | None]) -> None:
     """Raise InterestSourceError unless somebody wants to pay for more replies from an endpoint of no use so far."""
     trial, last = run.trial, next(reply for reply in reversed(run.replies.values()) if reply.error)
+    prompts = sum(reply.failure != NO_ANSWER for reply in run.replies.values())
+    to = f" (to {prompts} prompts, some asked twice)" if prompts < trial.limit else ""
+    held, template = _HELD.get(run.what, _HELD["interests"])
     problem = (
-        f"not one of the first {trial.limit} replies holds an interest ({counted(trial.failures)}); "
+        f"not one of the first {trial.limit} replies{to} holds {held} ({counted(trial.failures)}); "
         f"{last.user_id}, for one: {last.error}"
     )
     answer = ask(f"{run.settings.model} at {run.endpoint.base_url}: {problem}\nGo on and pay for the other prompts?")
     if not answer:
         raise run.endpoint.error(
             f"stopped, because {problem}",
-            f"The raw replies are in {run.journal}. Try another llm_model, llm_base_url or prompt_file, or "
+            f"The raw replies are in {run.journal}. Try another llm_model, llm_base_url or {template}, or "
             f"--llm_structured=off. To go on all the same: --llm_check_first=0.",
         )
 
@@ -249,7 +278,7 @@ class _Run:
         others_answered: bool = False,
         what: str = "interests",
     ):
-        self.parse = parse
+        self.parse, self.what = parse, what
         self.settings, self.key, self.journal, self.past = settings, read_key(settings), journal, past
         self.endpoint = Endpoint(settings, self.key, answered_before=any(one.ok for one in past.values()))
         self.total, self.queue = len(pending), iter(pending)
@@ -343,7 +372,7 @@ class _Run:
     async def _answer(self, request: PromptRequest) -> None:
         """Ask one prompt, and once more, with the parser's complaint, if the reply holds no interests."""
         messages = [{"role": "user", "content": request.prompt}]
-        for last in (False, True):
+        for number in range(1, MOST_CALLS + 1):
             await self.trial.turn()
             if self.stopping.is_set():
                 return
@@ -364,7 +393,7 @@ class _Run:
             self.trial.over(error and error.kind)
             if self.trial.failed:
                 self.stopping.set()
-            if error is None or last or error.final or self.stopping.is_set():
+            if error is None or number == MOST_CALLS or error.final or self.stopping.is_set():
                 break
             if completion.body is not None:
                 messages = _with_complaint(request.prompt, self._text(completion), str(error))

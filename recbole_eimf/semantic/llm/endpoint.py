@@ -253,7 +253,8 @@ class Endpoint:
         """Return one chat completion, or, with a problem, what an endpoint of chat completions sent in its place.
 
         Raises GaveUpError when the retries are used up or the endpoint rejects this one prompt, StoppedError instead of
-        a retry while stopping, InterestSourceError for whatever would fail every other prompt too.
+        a retry while stopping, InterestSourceError for whatever would fail every other prompt too: a wait that is
+        longer than anybody waits is one of these.
         """
         retries = 0
         while True:
@@ -273,7 +274,14 @@ class Endpoint:
             self.settled.set()
             if about_prompt:
                 raise GaveUpError(f"The endpoint rejects this prompt: {outcome.text}", endpoint_down=False)
-            if retries >= self.settings.max_retries or (outcome.retry_after or 0) > LONGEST_RETRY_AFTER_SECONDS:
+            if (outcome.retry_after or 0) > LONGEST_RETRY_AFTER_SECONDS:  # of every other prompt too
+                self.stopping.set()
+                raise self.error(
+                    f"{outcome.text} (asks to wait {outcome.retry_after:.0f} s, too long to be waited for)",
+                    f"Run the same command again in {outcome.retry_after / 60 + 0.49:,.0f} minutes: what has arrived "
+                    f"is kept and not paid for again.",
+                )
+            if retries >= self.settings.max_retries:
                 wait = f", asks to wait {outcome.retry_after:.0f} s" if outcome.retry_after else ""
                 raise GaveUpError(f"{outcome.text} ({retries + 1} tries{wait})", True, outcome.unreachable)
             await self._back_off(retries, outcome)
@@ -406,7 +414,8 @@ class Endpoint:
         return self.error(problem.text, remedy)
 
     def error(self, text: str, remedy: str) -> InterestSourceError:
-        return InterestSourceError(f"endpoint {self.base_url}, model {self.settings.model}: {text}. {remedy}")
+        said = text if text.endswith(("?", "!")) else f"{text.rstrip('.')}."  # an endpoint's words may end a sentence
+        return InterestSourceError(f"endpoint {self.base_url}, model {self.settings.model}: {said} {remedy}")
 
 
 def _server_message(body: Any) -> str | None:
