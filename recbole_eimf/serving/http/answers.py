@@ -52,6 +52,9 @@ def recommended(served: Served, asked: RecommendRequest) -> dict[str, Any]:
         for rows, scores, empty, unknown in zip(found.rows, found.scores, found.empty, found.unknown)
     ]
     answer = {"model": served.about, "results": results, "proved": bool(found.proved)}
+    known = model.catalogue.row_of
+    if strange := sum(token not in known for token in (*(asked.only or ()), *(asked.without or ()))):
+        answer["unknown_candidates"] = strange
     if asked.explain:
         frame = model.reasons(histories, found)
         why = iter(frame.to_dict("records"))

@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from recbole_eimf.core.errors import UserError
+from recbole_eimf.core.errors import UserError, suggestion
 from recbole_eimf.core.files import TwiceError, json_of
 from recbole_eimf.core.version import __version__
 from recbole_eimf.serving.http import answers, schema
@@ -34,6 +34,14 @@ PAGE = Path(__file__).parent / "page"
 _FILES = {"/": "index.html", "/docs": "docs.html", **{f"/page/{name}": name for name in (
     "page.css", "page.js", "docs.js", "icon.svg")}}  # fmt: skip
 _PATHS = frozenset((*_FILES, "/recommend", "/similar", "/items", "/reload", "/health", "/metrics", "/openapi.json"))
+
+#: address -> the fields that its body may have
+_FIELDS = {
+    "/recommend": tuple(schema.RecommendRequest.model_fields),
+    "/similar": tuple(schema.SimilarRequest.model_fields),
+    "/items": tuple(schema.ItemsRequest.model_fields),
+    "/reload": tuple(schema.ReloadRequest.model_fields),
+}
 
 _422 = {422: {"model": schema.Problems, "description": "a field is wrong; says which and why"}}
 _503 = {503: {"model": schema.Refusal, "description": "over capacity: ask again after Retry-After seconds"}}
@@ -231,7 +239,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         # without the input: it may be long, and no text that can be sent
-        return _problems([(problem["loc"], _said_of(problem)) for problem in error.errors()[:20]])
+        fields = _FIELDS.get(request.url.path, ())
+        return _problems([(problem["loc"], _said_of(problem, fields)) for problem in error.errors()[:20]])
 
     @app.exception_handler(HTTPException)
     async def unreadable(request: Request, error: HTTPException) -> Response:
@@ -265,7 +274,10 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse({"detail": error.detail}, error.status)
 
 
-def _said_of(problem: Mapping[str, Any]) -> str:
+def _said_of(problem: Mapping[str, Any], fields: Sequence[str]) -> str:
+    if problem["type"] == "extra_forbidden":
+        near = suggestion(str(problem["loc"][-1])[:100], fields)
+        return f"no such field; there are {', '.join(fields)}" + (near and f".{near}")
     if problem["type"] == "json_invalid":
         return f"not JSON ({problem['ctx']['error']} at character {problem['loc'][-1]})"
     return problem["msg"]

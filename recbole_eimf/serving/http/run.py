@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -107,6 +108,11 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     except UnicodeError as error:  # of a name with an empty or a long part
         raise ConfigError(f"--host={host}: no name of a host ({error}). Mend it, for example 127.0.0.1.") from error
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"--host={host}: no name or address of this machine ({error.strerror or error}). Give another --host, "
+                f"for example 127.0.0.1, or 0.0.0.0 for all that it has."
+            ) from error
         raise ConfigError(
             f"--host={host} --port={port}: cannot be listened on ({error.strerror or error}). Another service may be "
             f"there: give another --port, or 0 for any that is free."

@@ -135,6 +135,9 @@ class RecommendAnswer(BaseModel):
     model: About
     results: list[Result]
     proved: bool = Field(description="whether the lists are certain to be those of brute force")
+    unknown_candidates: int | None = Field(
+        None, description="items of only and without that the model does not know; they are passed over"
+    )
     llm_used: bool | None = Field(
         None, description="with explain: whether an LLM is known to have written the sentences"
     )

@@ -199,6 +199,36 @@ def test_a_wrong_field_is_named(client):
         assert len(answer.content) < 2000
 
 
+def test_a_field_that_does_not_exist_is_answered_with_those_that_do(client):
+    asked = client()
+    for address, body, said in (
+        (
+            "recommend",
+            {"histroy": HISTORY},
+            "no such field; there are history, histories, user, users, k, exclude_seen,",
+        ),
+        ("similar", {"items": ["i1"], "limit": 3}, "no such field; there are items, k"),
+        ("items", {"items": {"n": "a"}, "titles": {}}, "no such field; there are items, profiles"),
+    ):
+        (problem,) = asked.post(f"/{address}", json=body).json()["detail"]
+        assert problem["loc"][0] == "body"
+        assert problem["msg"].startswith(said)
+        assert problem["msg"].endswith(". Did you mean 'history'?") == (address == "recommend")
+
+
+def test_candidates_that_the_model_does_not_know_are_counted(client):
+    asked = client()
+    for options, unknown in (
+        ({"only": ["i1", "i2", "x"]}, 1),
+        ({"only": ["i1", "x", "y"], "without": ["z"]}, 3),
+        ({"without": ["i8"]}, None),
+        ({}, None),
+    ):
+        answer = asked.post("/recommend", json={"history": HISTORY, **options}).json()
+        assert answer.get("unknown_candidates") == unknown
+        assert ("unknown_candidates" in answer) == bool(unknown)
+
+
 def test_bodies_of_which_all_is_wrong_are_told_a_little_at_once(client):
     """All half a million faults of one body, listed, kept a worker from everything else for six seconds."""
     asked = client()

@@ -237,6 +237,21 @@ def test_an_answer_does_not_wait_for_an_acknowledgement():
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+def test_a_host_that_is_not_this_machine_is_no_matter_of_the_port(monkeypatch):
+    said = "--host=192.0.2.1: no name or .* Give another --host"  # an address for documentation, which no machine has
+    with pytest.raises(ConfigError, match=said), _listening("192.0.2.1", 0):
+        pass
+
+    def unknown(*given, **more):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    said = r"--host=nosuch.invalid: .*\(Name or service not known\)"
+    with pytest.raises(ConfigError, match=said) as caught, _listening("nosuch.invalid", 0):
+        pass
+    assert "--port" not in str(caught.value)
+
+
 @pytest.mark.parametrize("host", ["127.0.0..1", ".localhost", "x" * 64 + ".de"])
 def test_a_mistyped_host_is_named(host):
     with pytest.raises(ConfigError, match=f"--host={re.escape(host)}: no name of a host"), _listening(host, 0):
