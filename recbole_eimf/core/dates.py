@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, timezone
 
+import numpy as np
+
 #: Unix seconds of 1973: what is smaller may count something else
 LEAST_UNIX = 1e8
 #: Unix times of 1973 to 5138 by their size: (from, unit, units a second)
@@ -16,7 +18,7 @@ UNIX_UNITS = (
 )
 _EXTENDED = re.compile(
     r"(?P<day>\d{4}-\d{2}-\d{2})[T ](?P<clock>\d{2}:\d{2}(:\d{2})?)([.,](?P<fraction>\d+))?\s?"
-    r"(?P<zone>[Zz]|[+-]\d{2}(:?\d{2})?)?"
+    r"(?P<zone>[Zz]|(?i:UTC|GMT)|[+-]\d{2}(:?\d{2})?)?"
 )
 
 
@@ -25,15 +27,37 @@ def moment_of(text: str) -> datetime:
 
     >>> moment_of("2023-11-18T22:15:48.5Z").isoformat(), moment_of("2014-03-07").isoformat()
     ('2023-11-18T22:15:48.500000+00:00', '2014-03-07T00:00:00+00:00')
+    >>> moment_of("2023-11-18 22:15:48 UTC").isoformat()  # as databases export it
+    '2023-11-18T22:15:48+00:00'
 
     Raises:
         ValueError: it is none.
     """
     text = text.strip()
     if found := _EXTENDED.fullmatch(text):
-        zone = (found["zone"] or "").upper().replace("Z", "+00:00").replace(":", "")
+        zone = (found["zone"] or "").upper().replace(":", "")
+        zone = "+0000" if zone in ("Z", "UTC", "GMT") else zone
         sign, hours, minutes = zone[:1], zone[1:3], zone[3:] or "00"
         fraction = f".{found['fraction'][:6]:0<6}" if found["fraction"] else ""
         text = f"{found['day']}T{found['clock']}{fraction}" + (f"{sign}{hours}:{minutes}" if zone else "")
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def seconds_of_days(numbers: np.ndarray) -> np.ndarray | None:
+    """Unix seconds of numbers [n] that are all days of 1900 to 2100 without hyphens (ISO 8601's basic form); None where
+    one is not.
+
+    >>> seconds_of_days(np.array([19700102, 20240229])), seconds_of_days(np.array([20240229, 20230229]))
+    (array([     86400, 1709164800]), None)
+    """
+    if numbers.dtype.kind != "i" or not len(numbers) or numbers.min() < 19000101 or numbers.max() > 21001231:
+        return None
+    month, day = numbers // 100 % 100, numbers % 100
+    if month.min() < 1 or month.max() > 12 or day.min() < 1:
+        return None
+    months = (numbers // 10000 * 12 + month - 1 - 1970 * 12).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (day - 1)
+    if (days.astype("datetime64[M]") != months).any():  # the 30th of February
+        return None
+    return days.astype("datetime64[s]").astype(np.int64)

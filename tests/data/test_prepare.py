@@ -450,6 +450,9 @@ def test_copies_are_told_and_left_out(tmp_path):
         ((1700000000, 1710000000), "times: 2023-11-14 to 2024-03-09, read as Unix seconds"),
         (("2023-11-14", "2024-03-09T10:00:00"), "times: 2023-11-14 to 2024-03-09, read as Unix seconds"),
         ((1700000000123, 1710000000123), "times: 2023-11-14 to 2024-03-09, read as Unix milliseconds"),
+        ((20231114, 20240309), "times: 2023-11-14 to 2024-03-09, read as Unix seconds"),
+        ((20231114, 20240230), "times: 2.02311e+07 to 2.02402e+07"),  # no day of February
+        (("2023-11-14 22:15:48 UTC", "2024-03-09 10:00:00 GMT"), "times: 2023-11-14 to 2024-03-09, read as Unix"),
         ((3, 12), "times: 3 to 12"),
         ((1700000000, 1710000000123), "WARNING: 1 of 2 times are no Unix milliseconds as the latest (1710000000123)"),
         ((-1, 1710000000), "WARNING: 1 of 2 times are no Unix seconds as the latest (1710000000)"),
@@ -458,6 +461,16 @@ def test_copies_are_told_and_left_out(tmp_path):
 def test_times_are_told_as_dates_and_other_units_warned_of(tmp_path, times, said):
     report = run_csv(tmp_path, HEADER + f"u,a,{times[0]}\nu,b,{times[1]}\n")
     assert report.remarks[0].startswith(said)
+
+
+def test_days_without_hyphens_are_days_where_all_are(tmp_path):
+    report = run_csv(tmp_path, HEADER + "u,b,20240101\nu,a,20231231\n")
+    assert pairs(tmp_path / "out") == {"u": ["a", "b"]}
+    assert report.remarks[-1].startswith("days: every time has the form 20231118")
+    written = next((tmp_path / "out").rglob("*.inter")).read_text()
+    assert "1703980800" in written
+    assert "1704067200" in written
+    assert not any(said.startswith("days") for said in run_csv(tmp_path, HEADER + "u,b,20240101\nu,a,7\n").remarks)
 
 
 def test_min_rating_and_max_history(tmp_path):

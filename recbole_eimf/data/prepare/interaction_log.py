@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from recbole_eimf.core.dates import moment_of
+from recbole_eimf.core.dates import moment_of, seconds_of_days
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.data.prepare.raw_files import Report, shorten
 
@@ -152,6 +152,15 @@ class InteractionLog:
         self.time.append(time)
         self.rating.append(stars)
         return ""
+
+    def read_days(self) -> bool:
+        """Whether all times were days written as numbers (20231118), and now are Unix seconds: one such number alone
+        could count something else, so that this is known when all rows are there."""
+        seconds = seconds_of_days(self.time.numpy()) if self.timed else None
+        if seconds is None:
+            return False
+        self.time.values = array("q", seconds.tobytes())
+        return True
 
 
 @dataclass(frozen=True)

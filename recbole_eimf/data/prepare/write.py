@@ -88,6 +88,7 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
         faults = "".join(f" {place}." for place in report.places.get(report.broken_kind, []))
         raise DataError(f"{source.files[0]}: no interaction in it.{faults} Is it the right file for {source.kind}?")
     report.counts["interactions read"] = len(log.user)
+    as_days = log.read_days()
     kept = apply_filters(log, filters, report)
     del log
     kept_items = np.unique(kept.item)
@@ -96,6 +97,10 @@ def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, repor
     report.add("kept: items", len(kept_items))
     report.add("kept: users with equal times", _users_with_ties(kept))
     report.remarks += evidence.remarks(kept, source.timed)
+    if as_days:
+        report.remarks.append(
+            "days: every time has the form 20231118, so all are read as days, written as Unix seconds"
+        )
     record = _record(source, name, filters, report)
     existed = folder.exists()
     try:
