@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.core.errors import ConfigError, near_module, suggestion
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def load_class(key: str, path: str) -> type:
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:  # an empty or relative name is a ValueError
-        raise ConfigError(f"{key}={path}: cannot import {module_name} ({error}).") from error
+        near = near_module(error) if isinstance(error, ImportError) else ""
+        raise ConfigError(f"{key}={path}: cannot import {module_name} ({error}).{near}") from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         near = suggestion(class_name, vars(module))

@@ -7,6 +7,8 @@ line prints them without a traceback; as exceptions they are ordinary ``ValueErr
 from __future__ import annotations
 
 import difflib
+import pkgutil
+import sys
 from collections.abc import Iterable
 
 
@@ -52,6 +54,20 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     spelt = {each.lower(): each for each in map(str, known)}
     close = difflib.get_close_matches(str(word).lower(), spelt, n=1, cutoff=0.7)
     return f" Did you mean '{spelt[close[0]]}'?" if close else ""
+
+
+def near_module(error: ImportError) -> str:
+    """The :func:`suggestion` of a module in the package of the one that is missing, or ``""``.
+
+    >>> near_module(ModuleNotFoundError(name="recbole_eimf.core.erors"))
+    " Did you mean 'recbole_eimf.core.errors'?"
+    """
+    package, _, missing = (error.name or "").rpartition(".")
+    folders = getattr(sys.modules.get(package), "__path__", None)
+    if not isinstance(error, ModuleNotFoundError) or folders is None:
+        return ""
+    near = suggestion(missing, (module.name for module in pkgutil.iter_modules(folders)))
+    return near.replace("'", f"'{package}.", 1)
 
 
 def counted(number: int, thing: str) -> str:

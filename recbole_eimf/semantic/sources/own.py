@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from recbole_eimf.core.errors import ConfigError, InterestSourceError, suggestion
+from recbole_eimf.core.errors import ConfigError, InterestSourceError, near_module, suggestion
 from recbole_eimf.semantic.llm.reply import Reply
 
 
@@ -38,7 +38,7 @@ def own_source(path: str, key: str = "interest_source") -> Source:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"{key}={path}: cannot import {module_name} ({error}).") from error
+        raise ConfigError(f"{key}={path}: cannot import {module_name} ({error}).{near_module(error)}") from error
     except Exception as error:  # whatever it raises, the user wants to know whose error it is
         raise ConfigError(f"{key}={path}: importing {module_name} raised {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
