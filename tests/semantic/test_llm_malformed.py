@@ -201,7 +201,9 @@ def test_a_long_bad_reply_is_not_sent_back_whole(tmp_path):
 @pytest.mark.parametrize("concurrency", [1, 64])
 def test_an_endpoint_of_no_use_is_not_paid_on(tmp_path, answer, kind, concurrency):
     with LLMServer(always(**answer)) as server:
-        with pytest.raises(InterestSourceError, match="not one of the first 20 replies (.* )?holds an interest") as error:
+        with pytest.raises(
+            InterestSourceError, match="not one of the first 20 replies (.* )?holds an interest"
+        ) as error:
             fetch(server, tmp_path, 200, concurrency=concurrency, ask=lambda question: None)
         assert len(server.asked) == len(journal(tmp_path)) == 20
     for part in (kind, server.url, "model m", "journal.jsonl", "--llm_check_first=0"):
@@ -213,10 +215,12 @@ def test_a_trial_counts_prompts_beside_replies_and_speaks_of_what_was_asked_for(
         ("interests", "(to 10 prompts, some asked twice) holds an interest", " prompt_file"),
         ("knowledge", "(to 10 prompts, some asked twice) holds knowledge of an item", " knowledge_prompt_file"),
     ]
+    nobody = lambda question: None  # noqa: E731
     for what, holds, key in stopped:
-        with LLMServer(always(content=REFUSAL)) as server, pytest.raises(InterestSourceError) as error:
-            wanted, nobody = settings(server, concurrency=1), lambda question: None
-            fetch_openai(requests(15), wanted, tmp_path / f"{what}.jsonl", progress=False, ask=nobody, what=what)
+        with LLMServer(always(content=REFUSAL)) as server:
+            wanted, path = settings(server, concurrency=1), tmp_path / f"{what}.jsonl"
+            with pytest.raises(InterestSourceError) as error:
+                fetch_openai(requests(15), wanted, path, progress=False, ask=nobody, what=what)
         assert f"not one of the first 20 replies {holds}" in str(error.value)
         assert key in str(error.value)
         assert ".. " not in str(error.value)
