@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.cli.paid import (
-    KEYS_OF_AN_LLM,
     agreed_to,
     check_export,
     export_options,
@@ -26,7 +25,7 @@ from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.needs import check_interest_source, check_path, check_unread_files
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 
-USAGE = f"""usage: python -m recbole_eimf interests --dataset=NAME [--data_path=DIR]
+USAGE = """usage: python -m recbole_eimf interests --dataset=NAME [--data_path=DIR]
          --interest_source=openai|file|batch|keywords [--key=value ...] [--dry-run | --yes]
          [--export=DIR [--licence=TEXT]]
 
@@ -43,7 +42,9 @@ large), and reads the answers with --batch_file=FILE or a folder of files.
 --export=DIR also writes the replies as data for others: with a card, the prompt, the model, the protocol and a
 fingerprint of the training data, which --interest_file=DIR checks when it loads the folder.
 
-keys (all take --key=value): {KEYS_OF_AN_LLM}
+keys (all take --key=value): llm_model, llm_model_alias (what answers call it, if otherwise), llm_base_url,
+llm_api_key_env (the NAME of the variable that holds the key), llm_api_key_file, llm_concurrency, llm_check_first,
+llm_price_in, llm_price_out (USD per million tokens),
 exemplar_ratio, preference, clustering, text_encoder, protocol, split_seed, prompt_file, prompt_items, max_interests,
 batch_file, semantic_cache; model and recipe: of the run that the interests are for (default EIMF; its recipe=paper has
 other clusters)

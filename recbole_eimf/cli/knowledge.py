@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.cli.paid import (
-    KEYS_OF_AN_LLM,
     agreed_to,
     check_export,
     export_options,
@@ -28,7 +27,7 @@ from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
 from recbole_eimf.semantic.llm.item_reply import parse_item
 from recbole_eimf.semantic.needs import check_knowledge_file, check_knowledge_source, check_path, source_of_knowledge
 
-USAGE = f"""usage: python -m recbole_eimf knowledge --dataset=NAME [--data_path=DIR]
+USAGE = """usage: python -m recbole_eimf knowledge --dataset=NAME [--data_path=DIR]
          --knowledge_source=openai|batch|file|shuffled [--key=value ...] [--dry-run | --yes]
          [--export=DIR [--licence=TEXT]]
 
@@ -44,7 +43,9 @@ item what is known of another one that is about as popular (default OUT: knowled
 --export=DIR also writes the replies as data for others: with a card, the prompt, the model and a fingerprint of the
 titles, which --knowledge_file=DIR checks when it loads the folder.
 
-keys (all take --key=value): {KEYS_OF_AN_LLM}
+keys (all take --key=value): llm_model, llm_model_alias (what answers call it, if otherwise), llm_base_url,
+llm_api_key_env (the NAME of the variable that holds the key), llm_api_key_file, llm_concurrency, llm_check_first,
+llm_price_in, llm_price_out (USD per million tokens),
 knowledge_prompt_file, knowledge_file, shuffled_knowledge, batch_file, protocol, semantic_cache
 """
 

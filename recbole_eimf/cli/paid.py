@@ -17,10 +17,6 @@ from recbole_eimf.semantic.llm.reply import Parser, parse_interests
 from recbole_eimf.semantic.sources import batch, endpoint
 from recbole_eimf.semantic.trial import ask_terminal
 
-#: of both commands' help: how an LLM is asked
-KEYS_OF_AN_LLM = """llm_model, llm_model_alias (what answers call it, if otherwise), llm_base_url,
-llm_api_key_env (the NAME of the variable that holds the key), llm_api_key_file, llm_concurrency, llm_check_first,
-llm_price_in, llm_price_out (USD per million tokens),"""
 _FLAGS = ("--yes", "--dry-run", "-h", "--help")
 
 
