@@ -328,7 +328,7 @@ def test_a_kill_before_the_last_model_is_written_loses_no_epoch(keys, tmp_path, 
     whole = recbole_eimf.run(model, "planted", output_dir=str(tmp_path / "whole"), **keys)
 
     def killed(self, epoch, verbose=True, **more):
-        if getattr(self, "phase", None) == phase and epoch == 1:
+        if (self.phase or None) == phase and epoch == 1:
             raise KeyboardInterrupt
         return originals[type(self)](self, epoch, verbose, **more)
 

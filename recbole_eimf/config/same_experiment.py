@@ -73,9 +73,9 @@ def unread(config) -> frozenset[str]:
 
 @cache
 def _of_networks() -> frozenset[str]:
-    """RecBole's keys of a network's size and training; ``eval_step`` also says whether anything is validated."""
+    """RecBole's keys of a network's size and training, but for those that a loader or validation looks at too."""
     sizes = {key for backbone in BACKBONES for key in recbole_defaults(backbone)}
-    return frozenset({*training_arguments, *sizes} - {"eval_step"})
+    return frozenset({*training_arguments, *sizes} - {"eval_step", "transform"})
 
 
 def differing_settings(

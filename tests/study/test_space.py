@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from recbole.utils.argument_list import training_arguments
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.key import keys_of
@@ -208,7 +209,7 @@ def test_every_key_of_a_shipped_space_is_read(model, backbone, make_config, monk
     from recbole_eimf.experiment import assembly
 
     config = make_config(model, **({"backbone": backbone} if backbone else {}))
-    not_read = unread(config)
+    not_read = unread(config) - {*training_arguments}  # loaders ask for those of a model that only counts, too
     asked = {"train_batch_size", "learning_rate", "weight_decay"}  # RecBole's loaders and trainer
     original = type(config).__getitem__
 
