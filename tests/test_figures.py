@@ -337,6 +337,12 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
         (_ORDER, "ml-100k", 0, None, ("ml100k_global_time", True)),
         (_ORDER, "Office: histories", 0, [*_FLOORS, "SASRec", "shuffled_history[SASRec]"],
          ("office_shuffled_history", True)),
+        *((_ORDER, "Beauty: histories", 0, rows,
+           [*(mean(file, metric, True) for metric in ("ndcg@10", "hit@10", "ndcg@50", "recall@50")),
+            *(share(file, part, "ndcg@10") for part in ("tied", "untied"))])
+          for file, rows in (
+              ("beauty_shuffled_history", [*_FLOORS, "shuffled_history[SASRec]", None]),
+              (_BOTH_ORDERS, [None] * 4 + ["SASRec"]))),
         ("docs/results/arena.md", "The arena", 0, None,
          [None, *together(_ARENA, "ndcg@10", "hit@10", masked=hidden), share(_ARENA, "1-5", "ndcg@10"),
           gain(_ARENA, "ndcg@10", "SASRec", True, corrected_only=True),
