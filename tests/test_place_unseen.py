@@ -116,6 +116,22 @@ def test_what_is_counted_of_the_neighbours_counts_for_what_is_placed(make_config
     assert np.array_equal(net.prior._matrix("together").toarray(), found)
 
 
+@pytest.mark.parametrize("model", ["DecayedItemKNN", "Markov"])
+def test_what_is_counted_anew_for_a_half_life_is_placed_anew(make_config, keys, model):
+    found = []
+    for half_life in ("chosen", 30.0):
+        config = make_config(model, **keys, dataset="baskets", place_unseen=True, recency_half_life=half_life)
+        train = assembly.loaders(config)[0]._dataset
+        net = assembly.model(config, train)
+        bare = net._matrix().toarray()
+        unseen.place(net, train)
+        if half_life == "chosen":
+            net.set_weight(30.0)
+        found.append(net._matrix().toarray())
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    assert (found[1] != bare).any()  # something is placed
+
+
 @pytest.mark.parametrize("model", ["DecayedItemKNN", "ItemKNNText", "Markov"])
 def test_counting_models_count_what_their_neighbours_have(keys, make_config, tmp_path, model):
     plain = recbole_eimf.run(model, "baskets", **keys, output_dir=str(tmp_path / "plain"))

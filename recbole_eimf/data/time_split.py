@@ -117,7 +117,11 @@ def shown_borders(until: tuple[float, float], time: np.ndarray) -> list[str]:
 
 
 def days_between(borders: Sequence[str]) -> int | None:
-    """Days from the first of two borders to the second, of :func:`shown_borders`; None where they are no dates."""
+    """Days from the first of two borders to the second, of :func:`shown_borders`; None where they are no dates.
+
+    >>> days_between(("2014-03-07", "2014-03-10")), days_between(("17", "20"))
+    (3, None)
+    """
     try:
         first, second = (datetime.fromisoformat(border) for border in borders)
     except ValueError:

@@ -130,6 +130,17 @@ def test_a_row_without_negatives_costs_nothing_and_has_no_gradient(beta):
     assert not positive.grad[2]
 
 
+def test_a_mean_over_some_rows_is_that_of_these_rows_alone():
+    states, candidates = doubles(P, D).requires_grad_(), doubles(N, D)
+    counts = torch.tensor([row % 3 != 1 for row in range(P)])
+    some = partition.mean_log_partition(states, candidates, dtype=torch.float64, counts=counts)
+    (mine,) = torch.autograd.grad(some, states)
+    alone = partition.mean_log_partition(states[counts], candidates, dtype=torch.float64)
+    (theirs,) = torch.autograd.grad(alone, states)
+    assert some.item() == pytest.approx(alone.item(), abs=1e-12)
+    assert torch.allclose(mine, theirs, atol=1e-12)
+
+
 def test_where_no_item_competes_the_hard_partition_sum_is_the_target_alone():
     states, candidates = doubles(P, D).requires_grad_(), doubles(2, D).requires_grad_()
     positive = doubles(P).requires_grad_()
