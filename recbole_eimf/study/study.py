@@ -23,7 +23,7 @@ A study is::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,8 @@ def chosen(study: Study, only: Sequence[str]) -> list[Row]:
     """The rows of a study that ``only`` names, in the study's order; all where it names none.
 
     A name is a row's (``EIMF[SASRec]``), what stands before its bracket (``EIMF``), or what stands in it (``[SASRec]``,
-    the backbone's own row too). What rows are measured against is kept where it is among them.
+    the backbone's own row too). A name with a comma may come in two or more words, as a list typed on the command line
+    has it. What rows are measured against is kept where it is among them.
 
     Raises:
         ConfigError: a name that is no row's.
@@ -163,7 +164,7 @@ def chosen(study: Study, only: Sequence[str]) -> list[Row]:
     if not only:
         return study.rows
     found: list[Row] = []
-    for word in only:
+    for word in _joined(only, {name for row in study.rows for name in _names(row.name)}):
         named = [row for row in study.rows if word in _names(row.name)]
         if not named:
             known = list(dict.fromkeys(name for row in study.rows for name in _names(row.name)))
@@ -178,6 +179,19 @@ def chosen(study: Study, only: Sequence[str]) -> list[Row]:
         for row in study.rows
         if row in found
     ]
+
+
+def _joined(words: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The words, with those put together again that are a name with commas in it: the longest that begins there."""
+    parts = {tuple(part.strip() for part in name.split(",")): name for name in names}
+    longest = max(map(len, parts), default=1)
+    joined: list[str] = []
+    at = 0
+    while at < len(words):
+        size = next((size for size in range(longest, 1, -1) if tuple(words[at : at + size]) in parts), 1)
+        joined.append(parts[tuple(words[at : at + size])] if size > 1 else words[at])
+        at += size
+    return joined
 
 
 def _names(row: str) -> tuple[str, ...]:

@@ -164,3 +164,22 @@ def test_a_study_is_found_by_its_name():
     assert study.find_study("eimf_ablation").is_file()
     with pytest.raises(ConfigError, match="Did you mean 'eimf_ablation'"):
         study.find_study("eimf_ablatoin")
+
+
+def test_a_row_with_a_comma_in_its_name_can_be_asked_for(tmp_path):
+    """`--only=SASRec,PAD, ten times as fast` splits at every comma, also at those inside a name."""
+    rows = "[{name: SASRec}, {name: PAD}, {name: 'PAD, ten times as fast'}, {name: 'a, b, c'}]"
+    file = tmp_path / "own.yaml"
+    file.write_text(f"model: PAD\nkeys: {{backbone: SASRec}}\nrows: {rows}\n")
+    read = study.read_study(file)
+
+    def named(*only):
+        return [row.name for row in study.chosen(read, only)]
+
+    assert named("SASRec", "PAD") == ["SASRec", "PAD"]
+    assert named("PAD", "ten times as fast", "SASRec") == ["SASRec", "PAD, ten times as fast"]
+    assert named("PAD", "PAD", "ten times as fast") == ["PAD", "PAD, ten times as fast"]
+    assert named("a", "b", "c", "PAD") == ["PAD", "a, b, c"]
+    assert named("a, b, c") == ["a, b, c"]
+    with pytest.raises(ConfigError, match="--only=b: no row of own"):
+        named("PAD", "b", "c")
