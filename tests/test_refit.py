@@ -84,10 +84,11 @@ def test_a_stop_while_it_trains_again_loses_nothing(keys, tmp_path, monkeypatch)
     assert all(np.array_equal(mine[name], other[name]) for name in mine)
 
 
-@pytest.mark.parametrize("earlier", [(3, 1), (2, 2)])
-def test_a_model_of_phases_that_was_trained_longer_than_is_chosen_now_is_begun_again(
+@pytest.mark.parametrize("earlier", [(3, 2), (2, 3), (2, 1)])
+def test_a_model_of_phases_is_begun_again_where_another_choice_cannot_be_gone_on_from(
     keys, make_config, tmp_path, earlier
 ):
+    """Some phase was trained longer than is chosen now, or an earlier one less, on which the last was built."""
     config = make_config("PAD", **keys, dataset="baskets", refit=True, pretrain="id")
     before = assembly.datasets(config)[1][0].before_test
 
@@ -96,12 +97,12 @@ def test_a_model_of_phases_that_was_trained_longer_than_is_chosen_now_is_begun_a
         net, trainer, _ = train_again(config, before, last, folder, resume, of_phases)
         return net.state_dict(), trainer.history
 
-    weights, _ = trained(2, 1)
+    weights, _ = trained(2, 2)
     trained(*earlier, tmp_path / "refit")
-    found, history = trained(2, 1, tmp_path / "refit", resume=True)
+    found, history = trained(2, 2, tmp_path / "refit", resume=True)
     assert [epoch["epoch"] for epoch in history] == [0, 1]
     assert all(torch.equal(found[name], value) for name, value in weights.items())
-    _, again = trained(2, 1, tmp_path / "refit", resume=True)
+    _, again = trained(2, 2, tmp_path / "refit", resume=True)
     seconds, seconds_again = ([epoch["train_seconds"] for epoch in epochs] for epochs in (history, again))
     assert seconds == seconds_again, "what was trained for as long as is chosen was trained anew"
 

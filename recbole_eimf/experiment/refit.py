@@ -94,13 +94,13 @@ def train_again(
         epochs: as many as were best; of a model whose weight validation chooses, which of its weights that is; of a
             model of several phases those of the last, 0 where it was best before it.
         of_phases: the epochs of each phase before, see :func:`phase_epochs`.
-        folder: where a state is kept at every epoch's end, None: nowhere; resume: go on from it, unless it has been
-            trained for longer.
+        folder: where a state is kept at every epoch's end, None: nowhere; resume: go on from it, unless it is of
+            another choice of epochs that this one cannot go on from.
 
     Returns:
         (model after its last epoch, its trainer, its training batches).
     """
-    if resume and folder is not None and _trained_longer(Path(folder), epochs, of_phases or {}):
+    if resume and folder is not None and _of_another_choice(Path(folder), epochs, of_phases or {}):
         distributed.wait_for_all()  # all have read it
         if distributed.is_first():
             for path in (Path(folder) / STATE_FILE, *Path(folder).glob(f"*/{STATE_FILE}")):
@@ -128,10 +128,15 @@ def train_again(
     return net, trainer, batches
 
 
-def _trained_longer(folder: Path, epochs: int, of_phases: Mapping[str, int]) -> bool:
-    """Whether a state is of an earlier choice, which trained longer: what it learned since cannot be taken back."""
-    wanted = {folder: epochs, **{folder / phase: number for phase, number in of_phases.items()}}
-    return any(_epochs_had(place / STATE_FILE) > number for place, number in wanted.items())
+def _of_another_choice(folder: Path, epochs: int, of_phases: Mapping[str, int]) -> bool:
+    """Whether the states kept are of an earlier choice that this one cannot go on from: some phase was trained for
+    longer, which cannot be taken back, or for less although one after it has begun, which built on it."""
+    wanted = [*((folder / phase, number) for phase, number in of_phases.items()), (folder, epochs)]
+    had = [_epochs_had(place / STATE_FILE) for place, _ in wanted]
+    return any(
+        made > number or (made < number and any(had[at + 1 :]))
+        for at, (made, (_, number)) in enumerate(zip(had, wanted, strict=True))
+    )
 
 
 def _epochs_had(state: Path) -> int:
