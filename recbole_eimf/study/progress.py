@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from recbole_eimf.core.bars import EVERY, Lines, bar, moves
 from recbole_eimf.core.errors import UserError
-from recbole_eimf.core.run_folder import HISTORY_FILE
+from recbole_eimf.core.run_folder import HISTORY_FILE, STATE_FILE
 from recbole_eimf.experiment.refit import FOLDER as REFIT
 from recbole_eimf.experiment.refit import phase_epochs
 from recbole_eimf.study.runs import Run, histories_of
@@ -54,8 +54,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Estimate:
-    """``share`` of the work that is done, 0 to 1; seconds ``left`` (None while nothing is known), and how well they are
-    known: ``about``, ``at most`` (runs may stop early) or ``at least`` (nobody knows how many epochs come)."""
+    """``share`` of the work that is done, 0 to 1; seconds ``left`` (None where nothing is known of it), and how surely:
+    ``about``, ``at most`` (runs may stop early) or ``at least`` (nobody knows how many epochs come)."""
 
     share: float
     left: float | None
@@ -70,7 +70,7 @@ def estimate(readings: Sequence[Reading], at_once: int = 1) -> Estimate:
     """
     found = [_expected(one, readings) for one in readings]
     trained = [told for one, told in zip(readings, found) if told[0] is not None and not one.counting]
-    done, rest, hows = 0.0, [], set()
+    done, rest, hows, late = 0.0, [], set(), 0.0
     for one, (seconds, how) in zip(readings, found):
         spent = one.epochs * (one.pace or 0.0)
         if one.state == "failed":
@@ -81,17 +81,21 @@ def estimate(readings: Sequence[Reading], at_once: int = 1) -> Estimate:
         if seconds is None and not one.counting:
             if not trained:
                 return Estimate(0.0, None)
-            seconds = max(statistics.mean(others for others, _ in trained), spent / _NEARLY)
+            seconds = statistics.mean(others for others, _ in trained)
             how = "at least" if spent else _together({known for _, known in trained})
+            if spent > _NEARLY * seconds:  # longer than all that is known: nobody can say how long it goes on
+                done, late = done + spent, late + spent
+                hows.add(how)
+                continue
         seconds = seconds or 0.0
         spent = min(spent, _NEARLY * seconds)
         done += spent
         rest.append(seconds - spent)
         if not one.counting:
             hows.add(how)
-    work = done + sum(rest)
+    work = done + sum(rest) + late  # what is late is taken to be half done
     left = max(sum(rest) / max(at_once, 1), max(rest, default=0.0))
-    return Estimate(done / work if work else float(not rest), left, _together(hows))
+    return Estimate(done / work if work else float(not rest), left if left or not late else None, _together(hows))
 
 
 def _together(hows: set[str]) -> str:
@@ -159,7 +163,8 @@ def _with_refit(run: Run) -> int | None:
 
 def going(folder: Path, limit: int | None, now: float, **known: Any) -> Reading:
     """Look at the folder that a model is being trained in; ``known``: label, row and counting of the reading."""
-    histories = histories_of(folder)
+    of_all = histories_of(folder)
+    histories = {phase: history for phase, history in of_all.items() if not phase or not _taken(folder / phase)}
     epochs = [epoch for history in histories.values() for epoch in history if epoch["epoch"] >= 0]
     if not epochs:
         return Reading(**known, state="running", limit=limit)
@@ -170,9 +175,14 @@ def going(folder: Path, limit: int | None, now: float, **known: Any) -> Reading:
         **known,
         state="running",
         epochs=len(epochs) + present,
-        limit=limit_of(histories, limit),
+        limit=limit_of(of_all, limit),
         pace=pace,
     )
+
+
+def _taken(phase: Path) -> bool:
+    """Whether a phase was trained by another run and taken over: no time of this one went into it."""
+    return phase.name != REFIT and (phase / HISTORY_FILE).is_file() and not (phase / STATE_FILE).is_file()
 
 
 def limit_of(histories: Collection[str], limit: int | None) -> int | None:

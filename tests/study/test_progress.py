@@ -66,8 +66,19 @@ def test_a_run_that_takes_longer_than_expected_is_nearly_done_and_phases_have_no
     late = estimate([done, running("SASRec", 70, 2.0)])
     assert late.left == pytest.approx(0.02 * 71 * 2)
     assert late.share < 1
-    phased = estimate([done, running("PAD", 100, 2.0, limit=None)])
-    assert (phased.how, phased.left) == ("at least", pytest.approx(200 / 0.98 - 200))
+    phased = estimate([done, running("PAD", 30, 2.0, limit=None)])
+    assert (phased.how, phased.left) == ("at least", pytest.approx(40))
+
+
+def test_nobody_knows_how_long_a_run_goes_on_that_took_longer_than_all_that_is_known():
+    done, late = Reading("SASRec/2020", "SASRec", False, "done", seconds=100.0), running("PAD", 100, 2.0, limit=None)
+    found = estimate([done, late])
+    assert (found.left, found.share) == (None, pytest.approx(300 / 500))  # taken to be half done
+    assert progress.in_words([done, late], found).startswith(
+        "1 of 2 runs, time left: not known yet; PAD/2020 epoch 101"
+    )
+    waits = estimate([done, late, waiting("SASRec", 2021)])  # what is known is not kept back
+    assert (waits.left, waits.how) == (pytest.approx(100), "at least")
 
 
 def test_all_made_and_failed_runs_take_no_time():
@@ -134,11 +145,16 @@ def test_a_second_training_has_as_many_epochs_as_the_first_one_chose(tmp_path):
 def test_the_epochs_of_every_phase_count(tmp_path):
     run = Run(parse_model("PAD"), "planted", 7, tmp_path, {}, {"epochs": 200})
     (tmp_path / "running").touch()
+    plant(tmp_path / "pretrain-id", 50, 5.0, phase="pretrain-id")  # without a state: taken from another run
     plant(tmp_path / "align-aligned", 3, 10.0, phase="align-aligned")
+    (tmp_path / "align-aligned" / "last.safetensors").touch()
     (tmp_path / "history.json").write_text(json.dumps([{"epoch": -1, "train_seconds": 0.0, "phase": "finetune"}]))
     os.utime(tmp_path / "history.json", (20.0, 20.0))
     found = progress.read(run, False, 20.0)
-    assert (found.epochs, found.limit) == (3.0, None)  # the evaluation before fine-tuning is no epoch
+    assert (found.epochs, found.limit) == (
+        3.0,
+        None,
+    )  # neither those of another run nor the evaluation before fine-tuning
 
 
 def test_a_finished_run_says_what_it_took(run, tmp_path):
