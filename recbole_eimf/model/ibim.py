@@ -17,20 +17,20 @@ from torch.nn import functional as F
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import InterestModelSettings, ItemSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class, check_training_view
-from recbole_eimf.model.base import SequenceModel
+from recbole_eimf.model.backbones.backbone import TrainingStates, backbone_class, check_training_view
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_graph import heaviest, vector_mixture
 from recbole_eimf.model.item_table import ItemTable, TextTransform
 from recbole_eimf.model.layer import first_rows, hard_readout, scored_items, scored_states, target_attention
 from recbole_eimf.model.losses import loss
-from recbole_eimf.model.losses.negatives import NegativeSampler, drawn_scores, known_items, sampled_softmax_loss
+from recbole_eimf.model.losses.negatives import drawn_scores, sampled_softmax_loss
 from recbole_eimf.model.losses.soft_label import NextLabels
+from recbole_eimf.model.over_backbone import OverBackbone
 from recbole_eimf.model.products import scored_by_products
 from recbole_eimf.model.score_prior import prior_of, reads_next, reads_text
 
 
-class IBIM(WeighsTargets, SequenceModel):
+class IBIM(OverBackbone):
     """A backbone, an item table, a readout and a softmax over the catalogue.
 
     Args:
@@ -41,21 +41,16 @@ class IBIM(WeighsTargets, SequenceModel):
         ConfigError: unknown backbone, or keys that need text where there is none.
     """
 
-    takes_backbone = True
-
     def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
-        self.item_settings = keys.read(ItemSettings, config)
         self.interest_settings = keys.read(InterestModelSettings, config)
-        self.inference_only = bool(config["inference_only"])
-        self.logits_dtype = getattr(torch, self.item_settings.logits_dtype)
         side = None if self.inference_only else getattr(dataset, "side", None)
         self.transform = None
         self._text = self._has_text = self._fitted = None
         if side is not None:
             self.transform = TextTransform(side.item_text, side.fitted, self.item_settings)
             self._has_text, self._fitted = side.item_has_text, side.fitted
-            self._text = self.transform(side.item_text) * self._has_text[:, None]
+            self._text = self.transform.of_items(side.item_text, self._has_text)
         self._mixture = self.next_labels = None
         if side is not None:
             wanted = self.item_settings
@@ -64,31 +59,18 @@ class IBIM(WeighsTargets, SequenceModel):
                 near = (torch.from_numpy(part) for part in heaviest(side.next_known, wanted.next_label_items))
                 self.next_labels = NextLabels(*near, wanted.next_labels)
         self.backbone = backbone_class(self.network_name(config))(config, dataset, self._make_table)
-        # in time order an item that comes later has no title yet: where titles make the vectors it does not compete
-        limited = side is not None and config["protocol"] == "global_time" and self._titles_make_vectors
-        self.register_buffer("competing", known_items(dataset) if limited else None, persistent=False)  # [C] ids
-        self.negatives = None if self.inference_only else self._make_sampler(dataset)
+        competing = self._competing_items(config, dataset, side is not None and self._titles_make_vectors)
+        self.register_buffer("competing", competing, persistent=False)  # [C] ids
+        self.negatives = None
+        if self.item_settings.num_negatives and not self.inference_only:
+            items = torch.arange(1, self.n_items) if self.competing is None else self.competing
+            self.negatives = self._new_sampler(dataset, items)
         wants_diversity = self.interest_settings.diversity_lambda != 0
         self.diversity = ControllableAggregation(config, dataset) if wants_diversity else None
         self.prior = prior_of(config, dataset, self.n_items)
         self.count_targets(dataset)
 
     # ------------------------------------------------------------------ what configuration and data set ask the class
-    @classmethod
-    def backbone_name(cls, config) -> str:
-        """The backbone of a configuration."""
-        return cls.fixed_backbone or config["backbone"]
-
-    @classmethod
-    def network_name(cls, config) -> str:
-        """The backbone that is built: a form of :meth:`backbone_name`, where a model has one."""
-        return cls.backbone_name(config)
-
-    @classmethod
-    def choose_training_view(cls, config) -> str:
-        """The rows this model trains on, where ``training_view`` does not say."""
-        return backbone_class(cls.network_name(config)).view
-
     @classmethod
     def needs_side_information(cls, config) -> str | None:
         """``"text"`` if keys ask for item text, None otherwise."""
@@ -133,10 +115,6 @@ class IBIM(WeighsTargets, SequenceModel):
     def scores_are_products(self) -> bool:
         return self.diversity is None and self.prior is None
 
-    @property
-    def unit_vectors(self) -> bool:
-        return self.item_settings.score == "cosine"
-
     def _make_table(self, dimension: int, extra_rows: int) -> ItemTable:
         return ItemTable(
             self.n_items,
@@ -154,15 +132,6 @@ class IBIM(WeighsTargets, SequenceModel):
     def _titles_make_vectors(self) -> bool:
         wanted = self.item_settings
         return wanted.item_text != "none" or wanted.item_init == "pca_text" or self._mixture is not None
-
-    def _make_sampler(self, dataset) -> NegativeSampler | None:
-        if not self.item_settings.num_negatives:
-            return None
-        by_popularity = self.item_settings.negative_sampling == "popularity"
-        items = torch.arange(1, self.n_items) if self.competing is None else self.competing
-        wanted = self.item_settings
-        counts = dataset.item_counts() if by_popularity else None
-        return NegativeSampler(items, counts, wanted.negatives_for == "target", wanted.negative_correction)
 
     # ------------------------------------------------------------------ training
     @property

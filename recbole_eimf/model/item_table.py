@@ -73,6 +73,10 @@ class TextTransform:
             return text.float()
         return ((text.double() - self.mean) @ self.map * self.scale).float()
 
+    def of_items(self, text: Tensor, has_text: Tensor) -> Tensor:
+        """[N, d_t], bool [N] -> [N, ...]: as a call; an item without text, which centring would move, stays zero."""
+        return self(text) * has_text[:, None]
+
 
 def principal_components(
     text: Tensor, has_text: Tensor, dimension: int, std: float, generator=None, fitted: Tensor | None = None

@@ -256,8 +256,7 @@ def _encoder(run: Run) -> tuple[EncoderSpec, dict[str, Tensor]]:
         tensors = {name: value for name, value in state.items() if name in known}
         return EncoderSpec(towers, keys_read(towers, True, config), own=True), _copied(tensors)
     backbones = [net.backbone] if isinstance(net, IBIM) else [tower.backbone for tower in net.towers]
-    name = type(net).network_name(config) if isinstance(net, IBIM) else type(net).backbone_name(config)
-    towers = (name,) * len(backbones)
+    towers = (type(net).network_name(config),) * len(backbones)
     targets = {} if isinstance(net, IBIM) else {e: t.own_targets for e, t in enumerate(net.towers) if t.own_targets}
     spec = EncoderSpec(
         towers=towers,

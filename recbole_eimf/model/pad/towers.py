@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import ItemSettings, PADSettings
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.model.backbones.backbone import TrainingStates, WeighsTargets, backbone_class, check_training_view
-from recbole_eimf.model.base import SequenceModel
+from recbole_eimf.model.backbones.backbone import TrainingStates, check_training_view
 from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.binary_loss import HistoryNegatives, binary_loss, gbce_power
 from recbole_eimf.model.losses.negatives import NegativeSampler, drawn_scores, known_items, sampled_softmax_loss
+from recbole_eimf.model.over_backbone import OverBackbone
 from recbole_eimf.model.pad.experts import (
     FORMS,
     OF_TEXT,
@@ -34,7 +34,7 @@ from recbole_eimf.model.products import scored_by_products
 from recbole_eimf.model.score_prior import prior_of, reads_next, reads_text
 
 
-class TowerModel(WeighsTargets, SequenceModel):
+class TowerModel(OverBackbone):
     """Towers whose scores are added, trained by one recommendation loss.
 
     A subclass names its experts (:meth:`expert_kinds`) and, where it is trained in several phases, the ones before the
@@ -49,7 +49,6 @@ class TowerModel(WeighsTargets, SequenceModel):
         ConfigError: experts, backbone or keys that do not fit each other, or text that is not there.
     """
 
-    takes_backbone = True
     in_phases = True
     last_phase = "train"
 
@@ -57,16 +56,13 @@ class TowerModel(WeighsTargets, SequenceModel):
         super().__init__(config, dataset)
         self.config = config
         self.wanted = self.read_settings(config)
-        self.item_settings = keys.read(ItemSettings, config)
-        self.inference_only = bool(config["inference_only"])
-        self.logits_dtype = getattr(torch, self.item_settings.logits_dtype)
         self.text: Tensor | None = None  # [N, d_t], transformed
         self.has_text: Tensor | None = None  # [N]
         self.next_text: Tensor | None = None  # [N, d_t], transformed as text is
         self.has_next: Tensor | None = None  # [N]
         self.fitted: Tensor | None = None  # [N]
         if towers is None:
-            self._take_text(getattr(dataset, "side", None))
+            self._transform_text(getattr(dataset, "side", None))
         made = towers or [self.new_tower(kind, index, dataset) for kind, index in numbered(self.expert_kinds(config))]
         self.towers = nn.ModuleList(made)
         # a part is trained and judged as if it were the whole
@@ -74,13 +70,12 @@ class TowerModel(WeighsTargets, SequenceModel):
         self.register_buffer("instead_of_ids", self._instead_of_ids(), persistent=False)
         gated = towers is None and len(made) > 1 and self.wanted.gate != "none"
         self.gate = self._new_gate(dataset) if gated else None
-        competing = torch.arange(1, self.n_items)
         text = any(tower.kind != "id" for tower in made) or self.item_settings.item_init == "pca_text"
-        # in time order an item that comes later has no title yet, and does not compete with it
-        if self.wanted.candidates == "seen" or (text and config["protocol"] == "global_time"):
-            competing = known_items(dataset)
+        seen_alone = self.wanted.candidates == "seen"
+        competing = known_items(dataset) if seen_alone else self._competing_items(config, dataset, text)
+        competing = torch.arange(1, self.n_items) if competing is None else competing
         self.register_buffer("competing", competing, persistent=False)  # [C] item ids
-        self.sampler = None if self.inference_only else self._make_sampler(dataset)
+        self.sampler = None if self.inference_only else self._new_sampler(dataset, self.competing)
         self.negatives = None
         if self.wanted.loss != "ce" and not self.inference_only:
             self.negatives = HistoryNegatives(*dataset.sequences(), self.n_items, competing)
@@ -103,11 +98,6 @@ class TowerModel(WeighsTargets, SequenceModel):
     def backbone_name(cls, config) -> str:
         """The backbone of a configuration. Raises ConfigError for one that experts cannot be built over."""
         return check_backbone(config["backbone"], config["model"])
-
-    @classmethod
-    def choose_training_view(cls, config) -> str:
-        """The rows this model trains on, where ``training_view`` does not say."""
-        return backbone_class(cls.backbone_name(config)).view
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:
@@ -145,20 +135,16 @@ class TowerModel(WeighsTargets, SequenceModel):
     def scores_are_products(self) -> bool:
         return self.prior is None
 
-    @property
-    def unit_vectors(self) -> bool:
-        return self.item_settings.score == "cosine"
-
     # ------------------------------------------------------------------ parts
-    def _take_text(self, side) -> None:
+    def _transform_text(self, side) -> None:
         if side is None or self.inference_only:
             return
         transform = TextTransform(side.item_text, side.fitted, self.item_settings)
         self.has_text, self.fitted = side.item_has_text, side.fitted
-        self.text = transform(side.item_text) * self.has_text[:, None]
+        self.text = transform.of_items(side.item_text, self.has_text)
         if side.next_text is not None:
             self.has_next = (side.next_text != 0).any(1)
-            self.next_text = transform(side.next_text) * self.has_next[:, None]
+            self.next_text = transform.of_items(side.next_text, self.has_next)
 
     def new_tower(self, kind: str, index: int, dataset) -> Tower:
         """A tower with fresh parameters, drawn from the run's seed and its own name: whatever else a model holds, its
@@ -189,15 +175,12 @@ class TowerModel(WeighsTargets, SequenceModel):
             return None
         return torch.from_numpy(dataset.item_counts() > 0)
 
-    def _make_sampler(self, dataset) -> NegativeSampler | None:
-        wanted = self.item_settings
-        by_popularity = wanted.negative_sampling == "popularity"
-        if by_popularity and self.wanted.loss != "ce":
+    def _new_sampler(self, dataset, candidates: Tensor) -> NegativeSampler:
+        if self.item_settings.negative_sampling == "popularity" and self.wanted.loss != "ce":
             raise ConfigError(
                 f"negative_sampling=popularity: corrected under loss=ce only; loss={self.wanted.loss} draws uniformly."
             )
-        counts = dataset.item_counts() if by_popularity else None
-        return NegativeSampler(self.competing, counts, wanted.negatives_for == "target", wanted.negative_correction)
+        return super()._new_sampler(dataset, candidates)
 
     @property
     def _looks_up(self) -> bool:
