@@ -17,6 +17,7 @@ from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import first_line, undecodable
 from recbole_eimf.data import atomic_check
 from recbole_eimf.data.atomic_file import first_seen, read_plain
+from recbole_eimf.data.prepare.interaction_log import PADDING
 
 
 class AtomicDataset(SequentialDataset):
@@ -120,7 +121,7 @@ class AtomicDataset(SequentialDataset):
             return
         numbers, tokens = zip(*(_factorized(feat[field]) for feat, field, _ in remap_list))
         place, known = pd.factorize(np.concatenate(tokens))
-        names = np.array(["[PAD]", *known])
+        names = np.array([PADDING, *known])
         ends = np.cumsum([len(part) for part in tokens])
         for (feat, field, _), own, end, part in zip(remap_list, numbers, ends, tokens, strict=True):
             if field not in self.field2id_token:

@@ -15,11 +15,10 @@ from pandas.util import hash_array
 
 from recbole_eimf.core.errors import DataError, suggestion
 from recbole_eimf.core.folders import ITEMS_FILE
+from recbole_eimf.data.prepare.interaction_log import PADDING
 
 USER_COLUMNS = ("user", "user_id")
 HISTORY_COLUMNS = ("history", "item_id_list")
-#: the user of the first row of a model folder's file
-PADDING = "[PAD]"
 #: of every look at a CSV file, so that all see the same rows
 _PARSED = csv.ParseOptions(newlines_in_values=True)
 

@@ -18,6 +18,8 @@ MISSING = frozenset(
     ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
     + ["NULL", "NaN", "None", "n/a", "nan", "null"]
 )
+#: RecBole's name for no item and no user, the token of id 0
+PADDING = "[PAD]"
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _INT64 = 1 << 63
 #: what may be kept of one user's interactions with one item
@@ -38,8 +40,8 @@ def token_fault(token: object) -> str:
         return "is empty"
     if token in MISSING:
         return f"{token!r} is read as a missing value by RecBole"
-    if token == "[PAD]":
-        return "'[PAD]' is RecBole's name for no item"
+    if token == PADDING:
+        return f"{token!r} is RecBole's name for no item"
     if token[0] == '"':
         return f"{shorten(token)} starts with a double quote, which RecBole's reader takes for quoting"
     if _CONTROL.search(token):
