@@ -41,7 +41,7 @@ from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.evaluator.significance import paired_test
 from recbole_eimf.model import placing
 from recbole_eimf.model.text_codes import product_codes
-from recbole_eimf.semantic.knowledge import ItemKnowledge, Knowledge, item_texts, read_knowledge, shuffled
+from recbole_eimf.semantic.knowledge import ItemKnowledge, Knowledge, item_texts, read_knowledge, shuffled_knowledge
 from recbole_eimf.serving.export import export
 from recbole_eimf.serving.new_items import with_rows
 from recbole_eimf.serving.title_map import encoded
@@ -162,7 +162,7 @@ def words_on_items(file: Path, text: dict[str, str], counts: dict[str, int], see
     items = {item: ItemKnowledge.of_texts(reply.interests) for item, reply in replies.items()}
     return {
         f"title and {name}": item_texts(text, Knowledge(known, "file", {}, {}), "title+profile")
-        for name, known in (("profile", items), ("profile of another", shuffled(items, counts, seed)))
+        for name, known in (("profile", items), ("profile of another", shuffled_knowledge(items, counts, seed)))
     }
 
 

@@ -10,9 +10,9 @@ from recbole_eimf.cli.paid import (
     agreed_to,
     check_export,
     export_options,
+    offer_batch,
     parsed,
     what_and_where,
-    write_batch,
     write_left,
 )
 from recbole_eimf.cli.usage import usage_shown
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         if out:
             print(f"--export={out} waits for the answers: give it again beside --batch_file.")
         requests = pipeline.requests(pipeline.clusters[0])
-        return write_batch(_said(pipeline), requests, pipeline.llm_settings(), folder, pipeline.journal, flags)
+        return offer_batch(_said(pipeline), requests, pipeline.llm_settings(), folder, pipeline.journal, flags)
     if source == "openai":
         if not _agreed(pipeline, flags):
             return 0 if "--dry-run" in flags else 1

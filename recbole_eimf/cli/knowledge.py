@@ -10,9 +10,9 @@ from recbole_eimf.cli.paid import (
     agreed_to,
     check_export,
     export_options,
+    offer_batch,
     parsed,
     what_and_where,
-    write_batch,
     write_left,
 )
 from recbole_eimf.cli.usage import usage_shown
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         if out:
             print(f"--export={out} waits for the answers: give it again beside --batch_file.")
         wanted = stage.llm_settings()
-        return write_batch(introduction, stage.requests(), wanted, folder, stage.journal, flags, parse_item)
+        return offer_batch(introduction, stage.requests(), wanted, folder, stage.journal, flags, parse_item)
     if stage.source == "openai":
         prompt, wanted = stage.requests()[0].prompt, stage.llm_settings()
         if not agreed_to(introduction, prompt, wanted, stage.estimate(), flags, stage.journal, "knowledge_source"):

@@ -9,7 +9,7 @@ from typing import Any
 from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_command_line
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import EMPTY, ConfigError, InterestSourceError
-from recbole_eimf.semantic.export import check_folder
+from recbole_eimf.semantic.export import check_export_folder
 from recbole_eimf.semantic.llm.client import Estimate, answered_users, estimate
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
@@ -39,7 +39,7 @@ def export_options(arguments: list[str], kind: str) -> tuple[str | None, str | N
     be written there."""
     out, licence = _take_option(arguments, "export"), _take_option(arguments, "licence")
     if out:
-        check_folder(Path(out), kind)
+        check_export_folder(Path(out), kind)
     elif licence:
         raise ConfigError(f"--licence={licence}: of the replies that --export=DIR writes; give that too.")
     return out, licence
@@ -122,7 +122,7 @@ def agreed_to(
     return answer
 
 
-def write_batch(
+def offer_batch(
     introduction: str,
     requests: Sequence[PromptRequest],
     wanted: OpenAISettings,

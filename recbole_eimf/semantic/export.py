@@ -92,17 +92,17 @@ def _maker(found: Any, user: str) -> str:
     return marked(made) if is_marked(found.source) else made
 
 
-def check_folder(folder: Path, kind: str = KIND) -> None:
+def check_export_folder(folder: Path, kind: str = KIND) -> None:
     """Raise ConfigError if an export would mix with something else that is in the folder, an export of another kind
     included."""
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and kind_of(folder) != kind)):
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and export_kind(folder) != kind)):
         raise ConfigError(
             f"--export={folder}: holds something else than an export of {kind}. Name a new or an empty folder."
         )
     check_writable(folder, "--export", make=False)
 
 
-def kind_of(folder: Path) -> str | None:
+def export_kind(folder: Path) -> str | None:
     """What a folder is an export of, None where it is none; earlier versions wrote no kind but this one."""
     try:
         meta = json.loads((folder / META_FILE).read_bytes())
@@ -126,7 +126,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         origin: what the replies were made from.
         licence: a note on what others may do with the replies.
     """
-    check_folder(folder)
+    check_export_folder(folder)
     exemplars = write_replies(folder, found)
     meta = {
         "format": 1,
@@ -166,7 +166,7 @@ def _unchecked(found: Any) -> int:
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """What an export says of itself. Raises DataError where the folder is none, or one of something else."""
-    if kind_of(folder) == KNOWLEDGE:
+    if export_kind(folder) == KNOWLEDGE:
         raise DataError(
             f"interest_file={folder}: an export of {KNOWLEDGE}, not of {KIND}. Give it as --knowledge_file={folder}."
         )
@@ -190,7 +190,7 @@ class Opened:
     proven: bool
 
 
-def opened(
+def open_interests(
     settings: SemanticSettings,
     data: str,
     protocol: str | None,

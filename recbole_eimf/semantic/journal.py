@@ -81,7 +81,7 @@ def record_of(
 
     Args:
         usage: of this call alone (the sum over a prompt's records is what it cost); more: what is known beside, of the
-            settings that it was asked with (:func:`made_with`) and of what was cut.
+            settings that it was asked with (:func:`asked_with`) and of what was cut.
     """
     return {
         "user_id": reply.user_id,
@@ -195,7 +195,7 @@ def reusable(
     return replies
 
 
-def made_with(settings: OpenAISettings) -> dict[str, Any]:
+def asked_with(settings: OpenAISettings) -> dict[str, Any]:
     """What a record says of the settings that its reply was asked with."""
     return {
         "base_url": shown_url(address_of(settings.base_url)),
@@ -210,7 +210,7 @@ def made_otherwise(records: Iterable[Mapping[str, Any]], settings: OpenAISetting
 
     Records of earlier versions, which do not say what they were made with, differ in nothing.
     """
-    today = made_with(settings)
+    today = asked_with(settings)
     others = Counter(
         (key, str(record[name]))
         for record in records

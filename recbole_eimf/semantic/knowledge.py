@@ -129,7 +129,7 @@ class KnowledgeStage:
         }
         source = marked(self.source) if any(is_marked(reply.source) for reply in ok.values()) else self.source
         if self.settings.knowledge_source == "shuffled":
-            items, source = shuffled(items, popularity, seed), marked(source)
+            items, source = shuffled_knowledge(items, popularity, seed), marked(source)
         covered = len(items) / max(len(self.item_text), 1)
         getLogger().info(f"knowledge of items: {len(items)} of {len(self.item_text)} ({covered:.0%}), source {source}")
         if report["replies_to_another_prompt"]:
@@ -145,7 +145,7 @@ class KnowledgeStage:
             path = Path(s.knowledge_file)
             if not path.is_dir():
                 return read_knowledge(path, s.max_interests)
-            file, self.read_meta = knowledge_export.opened(path)
+            file, self.read_meta = knowledge_export.open_knowledge(path)
             replies = read_knowledge(file, s.max_interests)
             return knowledge_export.of_these_titles(replies, self.read_meta, self.item_text, path)
         if self.source == "batch":
@@ -186,7 +186,9 @@ def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:
     return found
 
 
-def shuffled(items: Mapping[str, ItemKnowledge], popularity: Mapping[str, int], seed: int) -> dict[str, ItemKnowledge]:
+def shuffled_knowledge(
+    items: Mapping[str, ItemKnowledge], popularity: Mapping[str, int], seed: int
+) -> dict[str, ItemKnowledge]:
     """Each item's knowledge to another item of the same tenth of the catalogue by popularity."""
     tokens = sorted(items, key=lambda item: (popularity.get(item, 0), item))
     rng = np.random.default_rng(seed)

@@ -21,7 +21,7 @@ from recbole_eimf.config.maker import is_marked
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path, file_digest, read_jsonl, write_json
 from recbole_eimf.core.folders import KNOWLEDGE_FILE, META_FILE
-from recbole_eimf.semantic.export import CARD, KIND, KNOWLEDGE, NO_LICENCE, check_folder, kind_of
+from recbole_eimf.semantic.export import CARD, KIND, KNOWLEDGE, NO_LICENCE, check_export_folder, export_kind
 from recbole_eimf.semantic.llm.reply import Reply
 
 TITLE = "title_sha256"
@@ -60,7 +60,7 @@ def write_export(folder: Path, found: Any, stage: Any, licence: str | None) -> N
         folder: where to; new, empty, or an earlier export. licence: a note on what others may do with the replies.
         found, stage: :class:`~recbole_eimf.semantic.knowledge.Knowledge` and the ``KnowledgeStage`` that it is of.
     """
-    check_folder(folder, KNOWLEDGE)
+    check_export_folder(folder, KNOWLEDGE)
     write_items(folder, found, stage.item_text)
     asked = stage.source in ("openai", "batch")
     of = stage.read_meta or {}  # what is exported anew was made by whoever made it
@@ -90,14 +90,14 @@ def write_export(folder: Path, found: Any, stage: Any, licence: str | None) -> N
     write_json(folder / META_FILE, meta)
 
 
-def opened(folder: Path) -> tuple[Path, dict[str, Any]]:
+def open_knowledge(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The file of replies of an export, and what the export says of itself.
 
     Raises:
         DataError: the folder is none, or one of interests, or its file is not the one that was exported.
     """
     said = f"knowledge_file={folder}"
-    if kind_of(folder) == KIND:
+    if export_kind(folder) == KIND:
         raise DataError(f"{said}: an export of {KIND}, not of {KNOWLEDGE}. Give it as --interest_file={folder}.")
     path = folder / KNOWLEDGE_FILE
     try:

@@ -55,7 +55,7 @@ def check_needs(config) -> None:
     if not need:
         return
     wanted = keys.read(SemanticSettings, config)
-    check_folder("semantic_cache", wanted.semantic_cache)
+    check_no_file_in_the_way("semantic_cache", wanted.semantic_cache)
     check_text(config)
     if need == "interests":
         check_interest_source(wanted, config["dataset"])
@@ -88,7 +88,7 @@ def check_path(key: str, value: str | None) -> None:
         raise DataError(f"{key}={value}: no such file. Mend the path.")
 
 
-def check_folder(key: str, value: str) -> None:
+def check_no_file_in_the_way(key: str, value: str) -> None:
     """Raise DataError where what a key names as a folder is, or lies under, a file."""
     for path in (Path(value), *Path(value).parents):
         if path.exists():
@@ -236,7 +236,7 @@ def check_knowledge_source(
         )
     check_path("knowledge_prompt_file", settings.knowledge_prompt_file)
     if source == "file" and Path(settings.knowledge_file).is_dir():
-        knowledge_export.opened(Path(settings.knowledge_file))
+        knowledge_export.open_knowledge(Path(settings.knowledge_file))
     elif source == "file":
         check_path("knowledge_file", settings.knowledge_file)
     if source == "batch":

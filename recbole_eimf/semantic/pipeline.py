@@ -100,7 +100,7 @@ class Pipeline:
         self.proven = False  # whether an export was made of these very histories
         if settings.interest_file and Path(settings.interest_file).is_dir():
             asked = corpus.asked_histories and export.fingerprint_of(corpus.users, corpus.asked_histories)
-            found = export.opened(settings, self.origin().data, protocol, asked, self.made_from)
+            found = export.open_interests(settings, self.origin().data, protocol, asked, self.made_from)
             self.settings, self.proven = found.settings, found.proven
         # that of an export is checked with it; what another file was made from nobody can tell
         self.unchecked_assignment = bool(settings.assignment_file)

@@ -46,10 +46,10 @@ class Trial:
         self._changed.set()
 
 
-def counted(failures: Counter[str]) -> str:
+def name_failures(failures: Counter[str]) -> str:
     """Name the kinds of failed replies with their numbers.
 
-    >>> counted(Counter(refusal=2, malformed=1))
+    >>> name_failures(Counter(refusal=2, malformed=1))
     '2 refusal, 1 malformed'
     """
     return ", ".join(f"{number} {kind}" for kind, number in failures.most_common())

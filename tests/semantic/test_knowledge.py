@@ -17,7 +17,7 @@ from recbole_eimf.data import history_mask
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic import journal, knowledge
-from recbole_eimf.semantic.knowledge import KnowledgeStage, item_texts, next_graph, read_knowledge, shuffled
+from recbole_eimf.semantic.knowledge import KnowledgeStage, item_texts, next_graph, read_knowledge, shuffled_knowledge
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.item_reply import ItemKnowledge, item_prompt, parse_item
 from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS
@@ -241,13 +241,13 @@ def test_the_placebo_moves_everything_within_its_tenth_of_popularity():
     items = {f"i{n:03}": ItemKnowledge(f"p{n}", ()) for n in range(100)}
     counts = {f"i{n:03}": 37 * n % 100 for n in range(100)}
     of_profile = {f"p{n}": 37 * n % 100 for n in range(100)}
-    found = shuffled(items, counts, 1)
+    found = shuffled_knowledge(items, counts, 1)
     assert {known.profile for known in found.values()} == {known.profile for known in items.values()}
     for item, known in found.items():
         assert known != items[item]
         assert counts[item] // 10 == of_profile[known.profile] // 10
     assert max(abs(counts[item] - of_profile[known.profile]) for item, known in found.items()) > 5, "tenths, not less"
-    assert found != shuffled(items, counts, 2)
+    assert found != shuffled_knowledge(items, counts, 2)
 
 
 def test_the_placebo_of_a_file_is_that_of_the_runs_seed_and_the_training_counts(tmp_path, caplog):
@@ -259,9 +259,13 @@ def test_the_placebo_of_a_file_is_that_of_the_runs_seed_and_the_training_counts(
     real = stage(titles, knowledge_source="file", **keys).run(counts, 5)
     assert not caplog.records, "nothing is known of the prompts"
     placebo = stage(titles, knowledge_source="shuffled", **keys).run(counts, 5)
-    assert placebo.items == shuffled(real.items, counts, 5)
+    assert placebo.items == shuffled_knowledge(real.items, counts, 5)
     assert (placebo.source, placebo.report) == ("shuffled file", real.report)
-    assert placebo.items not in (shuffled(real.items, counts, 0), shuffled(real.items, {}, 5), real.items)
+    assert placebo.items not in (
+        shuffled_knowledge(real.items, counts, 0),
+        shuffled_knowledge(real.items, {}, 5),
+        real.items,
+    )
 
 
 def test_a_run_gives_the_placebo_its_counts_and_its_seed(make_config, monkeypatch):
@@ -275,11 +279,11 @@ def test_a_run_gives_the_placebo_its_counts_and_its_seed(make_config, monkeypatc
 @pytest.mark.parametrize("count", [2, 3, 5, 9])
 def test_of_a_few_items_none_keeps_its_own_whatever_the_order_of_the_replies(count):
     items = {f"i{n}": ItemKnowledge(f"p{n}", ()) for n in range(count)}
-    found = shuffled(items, {}, 0)
+    found = shuffled_knowledge(items, {}, 0)
     assert sorted(found) == sorted(items)
     assert {known.profile for known in found.values()} == {known.profile for known in items.values()}
     assert all(found[item] != items[item] for item in items)
-    assert shuffled(dict(reversed(items.items())), {}, 0) == found
+    assert shuffled_knowledge(dict(reversed(items.items())), {}, 0) == found
 
 
 # ---------------------------------------------------------------------- what is made of them

@@ -23,11 +23,11 @@ from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import append_jsonl, encodable
 from recbole_eimf.semantic.journal import (
     Past,
+    asked_with,
     cut,
     exclusive,
     kept,
     made_otherwise,
-    made_with,
     of_use,
     read_journal,
     record_of,
@@ -46,7 +46,7 @@ from recbole_eimf.semantic.llm.reply import (
     completion_usage,
     parse_interests,
 )
-from recbole_eimf.semantic.trial import NO_ANSWER, Trial, ask_terminal, counted
+from recbole_eimf.semantic.trial import NO_ANSWER, Trial, ask_terminal, name_failures
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def fetch_openai(
 def _say_failed(replies: Sequence[Reply], journal: Path) -> None:
     failed = [reply for reply in replies if reply.failure]
     if failed:
-        kinds = counted(Counter(reply.failure for reply in failed))
+        kinds = name_failures(Counter(reply.failure for reply in failed))
         logger.warning(
             "%s: %d of %d prompts are without a reply of use (%s); %s, for one: %s",
             journal, len(failed), len(replies), kinds, failed[0].user_id, failed[0].error,
@@ -234,7 +234,7 @@ def _ask_to_go_on(run: _Run, ask: Callable[[str], bool | None]) -> None:
     to = f" (to {prompts} prompts, some asked twice)" if prompts < trial.limit else ""
     held, template = _HELD.get(run.what, _HELD["interests"])
     problem = (
-        f"not one of the first {trial.limit} replies{to} holds {held} ({counted(trial.failures)}); "
+        f"not one of the first {trial.limit} replies{to} holds {held} ({name_failures(trial.failures)}); "
         f"{last.user_id}, for one: {last.error}"
     )
     answer = ask(f"{run.settings.model} at {run.endpoint.base_url}: {problem}\nGo on and pay for the other prompts?")
@@ -335,7 +335,7 @@ class _Run:
         cost = _cost(self.settings, **self.tokens)
         return (
             f"{len(self.replies) - failed} ok, {failed} failed"
-            + (f" ({counted(failures)})" if failures else "")
+            + (f" ({name_failures(failures)})" if failures else "")
             + f", {self.tokens['prompt_tokens']:,} prompt and "
             f"{self.tokens['completion_tokens']:,} completion tokens" + ("" if cost is None else f", {_dollars(cost)}")
         )
@@ -438,7 +438,7 @@ class _Run:
         for name, count in (usage or {}).items():
             self.tokens[name] += count
         self.bar.set_postfix_str(f"{sum(self.tokens.values()):,} tokens", refresh=False)
-        record = record_of(reply, self.settings.model, usage, finish_reason, **made_with(self.settings), **size)
+        record = record_of(reply, self.settings.model, usage, finish_reason, **asked_with(self.settings), **size)
         written = asyncio.get_running_loop().create_future()
         self.records.put_nowait((record, written))
         await asyncio.wait({written, self.writer}, return_when=asyncio.FIRST_COMPLETED)

@@ -30,7 +30,7 @@ from recbole_eimf.semantic.llm.reply import (
     parse_interests,
     reply_from_text,
 )
-from recbole_eimf.semantic.trial import counted
+from recbole_eimf.semantic.trial import name_failures
 
 logger = logging.getLogger(__name__)
 
@@ -386,7 +386,7 @@ def maker_of(record: Mapping[str, Any]) -> str:
 def _report(path: Path, replies: Mapping[str, Reply], wanted: int | None) -> None:
     failed = [reply for reply in replies.values() if reply.status == "failed"]
     of = "" if wanted is None else f" for {wanted} users"
-    kinds = counted(Counter(reply.failure for reply in failed))
+    kinds = name_failures(Counter(reply.failure for reply in failed))
     logger.info(
         "%s: %d replies%s, %d of them without interests%s",
         path,
