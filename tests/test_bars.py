@@ -115,7 +115,7 @@ def test_a_notebook_gets_a_bar_that_moves_in_tables_too(monkeypatch, capsys):
     shell = SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     look = lambda: [Reading("SASRec/7", "SASRec", True, "done", seconds=3.0)]  # noqa: E731
-    with progress.moving(look, progress.in_words, 1, "runs") as shown:
+    with progress.moving(look, progress.progress_in_words, 1, "runs") as shown:
         shown.refresh()
     assert "\rruns: 100% |" in capsys.readouterr().err
     shell = None
@@ -161,7 +161,7 @@ def test_a_table_in_a_file_says_each_run_that_ends(monkeypatch, capsys):
     def look():
         return [Reading("SASRec/7", "SASRec", True, next(states), seconds=3.0)]
 
-    with progress.moving(look, progress.in_words, 1, "runs") as shown:
+    with progress.moving(look, progress.progress_in_words, 1, "runs") as shown:
         shown.refresh()
         shown.refresh()
     said = capsys.readouterr().err

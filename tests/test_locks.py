@@ -47,7 +47,7 @@ def test_a_second_command_in_the_same_folder_is_refused_until_the_first_is_gone(
 
 def test_a_search_has_its_folder_to_itself_too(tmp_path, planted):
     with folder_locked(tmp_path / "out"), pytest.raises(ConfigError, match="--out=.*out: another command"):
-        tune.search("IBIM", "planted", tmp_path / "out", tune.Effort(samples=1), data_path=str(planted))
+        tune.search("IBIM", "planted", tmp_path / "out", tune.SearchEffort(samples=1), data_path=str(planted))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["lock"]
 
 

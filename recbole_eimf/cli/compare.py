@@ -58,10 +58,10 @@ def main(arguments: Sequence[str]) -> int:
     with values_placed(options.said_in):
         experiment = experiment_of(rows, options.dataset, shared, command, seeds=options.seeds or 5, **wanted)
         found = carry_out(experiment, Path(options.out), effort_of(options))
-    return shown(found)
+    return print_table(found)
 
 
-def shown(found: Compared) -> int:
+def print_table(found: Compared) -> int:
     """Print a table and where it lies; the exit code: 1 if a run failed."""
     forms = "index.html, results.json, table.md, table.csv, table.tex, comparisons.csv, slices.csv"
     print(f"\n{found}\nwritten: {found.folder}/{forms}")

@@ -43,9 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     """
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
-    from recbole_eimf.study.explore.explore import PLACES, Question, explore
+    from recbole_eimf.study.explore.explore import PLACES, ExploreOptions, explore
     from recbole_eimf.study.explore.page import write
-    from recbole_eimf.study.explore.words import as_text
+    from recbole_eimf.study.explore.words import explored_in_words
 
     parser = Parser("explore")
     parser.add_option("run", required=True)
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         if path.is_dir():
             raise ConfigError(f"{option}={path}: is a folder. Name a file in it.")
         check_writable(path.parent, option.strip("-"), make=False)
-    question = Question(
+    question = ExploreOptions(
         against=tuple(given.against),
         k=given.k,
         points=given.points,
@@ -82,6 +82,6 @@ def main(arguments: Sequence[str]) -> int:
     )
     document = explore(given.run, question, say=lambda text: print(text, file=sys.stderr, flush=True))
     write(document, out, json_out)
-    print(as_text(document))
+    print(explored_in_words(document))
     print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB), {json_out}")
     return 0

@@ -38,19 +38,19 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(list(arguments))
     require("jinja2")
     require("matplotlib")
-    from recbole_eimf.study.arena import as_text, methods_over_backbones, write_joined
+    from recbole_eimf.study.arena import methods_over_backbones, standings_table, write_joined
     from recbole_eimf.study.compare import metric_names
-    from recbole_eimf.study.joined import join, read_parts
+    from recbole_eimf.study.joined import join_parts, read_parts
 
     metrics = metric_names(given.metrics)
     if len(metrics) != 1:
         raise ConfigError(f"--metrics={given.metrics}: rows are ranked by one metric, such as NDCG@10.")
     out = Path(given.out)
     check_writable(out, "out", make=False)
-    joined = join(read_parts([Path(path) for path in given.tables]))
+    joined = join_parts(read_parts([Path(path) for path in given.tables]))
     found = write_joined(joined, out, given.title, metrics[0], command_text("standings", arguments))
-    print(as_text(found))
+    print(standings_table(found))
     if methods := methods_over_backbones([part.content for part in joined], metrics[0]):
-        print(f"\nmethods, whatever they stand over:\n{as_text(methods, costs=False)}")
+        print(f"\nmethods, whatever they stand over:\n{standings_table(methods, costs=False)}")
     print(f"\nwritten: {out}/index.html, arena.json")
     return 0

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_eimf.cli.compare import shown
+from recbole_eimf.cli.compare import print_table
 from recbole_eimf.cli.options import command_text, effort_of, parse_table_options, table_parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.config.yaml_file import values_placed
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.arena import run_arena
 from recbole_eimf.study.compare import carry_out, check
-from recbole_eimf.study.study import Study, default_folder, experiment_of, find_study, read_study, shipped
+from recbole_eimf.study.study import Study, default_folder, experiment_of_study, find_study, read_study, shipped
 
 
 def usage() -> str:
@@ -65,7 +65,7 @@ def _made(options: argparse.Namespace, given: dict[str, Any], arguments: Sequenc
         return _arena(studies, options, given, command, effort, own)
     made = [
         (
-            experiment_of(study, options.dataset, given, command, **own),
+            experiment_of_study(study, options.dataset, given, command, **own),
             _folder(study, studies, options.out, options.dataset),
         )
         for study in studies
@@ -76,7 +76,7 @@ def _made(options: argparse.Namespace, given: dict[str, Any], arguments: Sequenc
     codes = []
     for experiment, out in made:
         print(f"{experiment.title}: {out}")
-        codes.append(shown(carry_out(experiment, out, effort)))
+        codes.append(print_table(carry_out(experiment, out, effort)))
     return max(codes)
 
 

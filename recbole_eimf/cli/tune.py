@@ -16,7 +16,7 @@ from recbole_eimf.config.yaml_file import (
     values_placed,
 )
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.study.search.tune import Effort, search
+from recbole_eimf.study.search.tune import SearchEffort, search
 
 USAGE = """usage: python -m recbole_eimf tune --dataset=NAME [--model=EIMF] [--samples=20] [--out=DIR] [--key=value ...]
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, instead in _INSTEAD.items():
         if name in values:
             raise ConfigError(f"--{name}={values[name]}: tune has no such option or key. Write {instead}.")
-    effort = Effort(**{name: getattr(options, name) for name in Effort.__dataclass_fields__})
+    effort = SearchEffort(**{name: getattr(options, name) for name in SearchEffort.__dataclass_fields__})
     files = named_files(options.config_files)
     if not {**read_files(files), **values}.get("allow_unknown_keys"):
         check_spelling(parser, rest)
@@ -78,5 +78,5 @@ def _parser() -> Parser:
         parser.add_option(name)
     for name, kind in (("samples", int), ("max_epochs", int), ("grace", int), ("cpus", int),
                        ("cpus_per_trial", float), ("gpus_per_trial", float)):  # fmt: skip
-        parser.add_option(name, type=kind, default=getattr(Effort, name))
+        parser.add_option(name, type=kind, default=getattr(SearchEffort, name))
     return parser

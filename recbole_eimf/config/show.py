@@ -26,7 +26,7 @@ def found(words: Sequence[str]) -> list[Key]:
     """
     keys = [
         each
-        for each in in_order()
+        for each in every_key()
         if all(word.lower() in f"{each.name} {each.help} {each.section}".lower() for word in words)
     ]
     if not keys:
@@ -35,7 +35,7 @@ def found(words: Sequence[str]) -> list[Key]:
     return keys
 
 
-def in_order() -> list[Key]:
+def every_key() -> list[Key]:
     """Every key of the catalogue, once, section by section."""
     every = [each for part in ALL_SETTINGS for each in keys_of(part)]
     every += [each for part in RECBOLE_PARTS for each in keys_of(part)]
@@ -79,7 +79,7 @@ def run_help() -> str:
         "usage: python -m recbole_eimf run --model=EIMF --dataset=ml-100k [--config_files=a.yaml] [--key=value ...]\n\n"
         f"models (--model=; RecBole's own by their names, yours as package.module:Class)\n{models}\n\n"
         f"backbones (--backbone=; yours as package.module:Class)\n{backbones}\n\n"
-        f"{listing(in_order())}\n\n"
+        f"{listing(every_key())}\n\n"
         "`python -m recbole_eimf keys WORD` finds keys, `explain KEY --model=... --dataset=...` says what set one."
     )
 
@@ -97,7 +97,7 @@ def markdown() -> str:
         *(f"- *{name}*: {meaning}" for name, meaning in AFFECTS.items()),
     ]
     section = None
-    for each in in_order():
+    for each in every_key():
         if each.section != section:
             section = each.section
             lines += [
@@ -115,7 +115,7 @@ def markdown() -> str:
 # ---------------------------------------------------------------------- editors
 def json_schema() -> dict[str, Any]:
     """A JSON schema of configuration files; keys of RecBole's that the catalogue does not know may be anything."""
-    typed = {each.name: _schema_of(each) for each in in_order()}
+    typed = {each.name: _schema_of(each) for each in every_key()}
     others = {name: {"description": "RecBole's"} for name in sorted(recbole_keys() - set(typed))}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -79,10 +79,10 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def in_order(word: str, known: Iterable[str]) -> list[str]:
+def closest_first(word: str, known: Iterable[str]) -> list[str]:
     """Return the known words, those that are like ``word`` first, the closest at the front.
 
-    >>> in_order("placebo", ["SASRec", "EIMF", "placebo[SASRec]"])
+    >>> closest_first("placebo", ["SASRec", "EIMF", "placebo[SASRec]"])
     ['placebo[SASRec]', 'SASRec', 'EIMF']
     """
     words = list(known)

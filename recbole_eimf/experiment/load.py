@@ -95,7 +95,7 @@ def load(
     model_class = saved_model.model_class_of(description, folder, model)
     unwanted: dict[str, Any] = {"compare_with": [], "output_dir": None, "save_split": None}
     given = {"inference_only": True, **overrides, **unwanted}
-    stored = concerning(model_class, saved_model.keys_of(description))
+    stored = concerning(model_class, saved_model.keys_to_build_with(description))
     stored["place_unseen"] = False  # whom the run has placed stand in its folder where they are
     stored.pop("llm_base_url", None)  # nobody is asked; older runs may hold one that is refused today
     _check_backbone_is_named(stored.get("backbone"), overrides, folder)

@@ -106,7 +106,7 @@ def near_and_far(by_ids: np.ndarray, other: np.ndarray) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- two runs
-def compare(first: RunVectors, second: RunVectors, pairs: int, buckets: int, seed: int) -> dict[str, Any]:
+def compare_vectors(first: RunVectors, second: RunVectors, pairs: int, buckets: int, seed: int) -> dict[str, Any]:
     """Everything ``agreement.json`` holds.
 
     Raises:
@@ -158,7 +158,7 @@ def _spread(run: RunVectors, first: RunVectors, pairs: np.ndarray) -> dict[str, 
     return {name: near_and_far(by_ids, distances(vectors, pairs)) for name, vectors in run.vectors.items()}
 
 
-def read_run(path: str | Path, model: str | None = None, backbone: str | None = None) -> RunVectors:
+def read_vectors(path: str | Path, model: str | None = None, backbone: str | None = None) -> RunVectors:
     """Load a run's item vectors, those made with text too where the model is one of experts.
 
     Args:
@@ -203,7 +203,7 @@ def _both(paths: tuple[str, str], model: str | None, backbone: str | None) -> li
     named = {}
     for path in paths:
         description = checkpoint.read_description(checkpoint.model_folder(path))
-        over = checkpoint.keys_of(description).get("backbone")
+        over = checkpoint.keys_to_build_with(description).get("backbone")
         named[path] = {"model": description["model_import"], "backbone": over}
     for key, own in (("model", model), ("backbone", backbone)):
         if own is not None and all(names[key] != own for names in named.values()):
@@ -212,7 +212,7 @@ def _both(paths: tuple[str, str], model: str | None, backbone: str | None) -> li
                 f"--{key}={own}: {' is not, and '.join(named)} is not {of} that class. Leave it out, or name theirs."
             )
     own = {"model": model, "backbone": backbone}
-    return [read_run(path, **{key: own[key] for key in own if own[key] == named[path][key]}) for path in paths]
+    return [read_vectors(path, **{key: own[key] for key in own if own[key] == named[path][key]}) for path in paths]
 
 
 def _plain(vectors: torch.Tensor, unit: bool) -> np.ndarray:
@@ -246,7 +246,7 @@ def agree(
     require("matplotlib")
     out = Path(out)
     check_writable(out, "--out", make=False)
-    found = compare(*_both((str(first), str(second)), model, backbone), pairs, buckets, seed)
+    found = compare_vectors(*_both((str(first), str(second)), model, backbone), pairs, buckets, seed)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "agreement.json", found)
     draw_tau(found, out / "agreement_tau.png")

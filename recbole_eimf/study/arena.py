@@ -27,8 +27,8 @@ from recbole_eimf.study.compare import Effort, carry_out, check, metric_names
 from recbole_eimf.study.joined import Part, by_method, read_parts
 from recbole_eimf.study.report.template import render
 from recbole_eimf.study.standings import Standings, by_backbone, rows_with, standings, title_of
-from recbole_eimf.study.study import Study, experiment_of
-from recbole_eimf.study.table.content import place
+from recbole_eimf.study.study import Study, experiment_of_study
+from recbole_eimf.study.table.content import k_of
 from recbole_eimf.study.table.notes import BARE_REMI, SHARED, versions_text
 from recbole_eimf.study.table.summary import Experiment, pretty
 
@@ -42,7 +42,7 @@ class Arena:
     failed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return as_text(self.standings)
+        return standings_table(self.standings)
 
 
 def run_arena(
@@ -81,7 +81,7 @@ def run_arena(
                 continue
             keys = {**_read_by(protocol, given), "protocol": protocol}
             own = {"seeds": seeds, "metrics": metrics, "title": title, "only": only}
-            planned.append((experiment_of(study, dataset, keys, command, **own), out / f"{dataset}-{protocol}"))
+            planned.append((experiment_of_study(study, dataset, keys, command, **own), out / f"{dataset}-{protocol}"))
     if not planned:
         raise ConfigError(f"--dataset={','.join(datasets)}: without times there is no table under {', '.join(wanted)}.")
     check_kind(out, "table")
@@ -164,8 +164,8 @@ def write_joined(
         facts=[_facts(table, count) for table, count in zip(tables, found.seeds)],
         links=[_link(part.page, out) for part in there],
         remarks=[*remarks, *_limits(tables)],
-        ks=[place(each) for each in every],
-        first_k=place(metric),
+        ks=[k_of(each) for each in every],
+        first_k=k_of(metric),
         rankings=_drawn(every, tables),
         command=command,
         made=list(dict.fromkeys(versions_text(one) for table in tables for one in table.get("made_with", ()))),
@@ -205,7 +205,7 @@ def _at_every_k(tables: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
     kind = metric.partition("@")[0]
     known = [{name for of_row in table["views"][0]["rows"].values() for name in of_row} for table in tables]
     common = {name for name in set.intersection(*known) if name.startswith(f"{kind}@")} if known else set()
-    return sorted(common | {metric}, key=lambda name: place(name) or 0)
+    return sorted(common | {metric}, key=lambda name: k_of(name) or 0)
 
 
 def _drawn(every: Mapping[str, Standings], tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -216,11 +216,11 @@ def _drawn(every: Mapping[str, Standings], tables: Sequence[Mapping[str, Any]]) 
     unique = Unique()
     return [
         {
-            "k": place(metric),
+            "k": k_of(metric),
             "metric": pretty(metric),
             "found": found,
             "differences": [
-                (name, one, unique(arena_plot.critical_difference(one)))
+                (name, one, unique(arena_plot.critical_difference_diagram(one)))
                 for name, one in by_backbone(found, tables).items()
             ],
             "methods": methods_over_backbones(tables, metric),
@@ -262,7 +262,7 @@ def _facts(table: Mapping[str, Any], seeds: int) -> str:
     )
 
 
-def as_text(found: Standings, costs: bool = True) -> str:
+def standings_table(found: Standings, costs: bool = True) -> str:
     """The standings for a terminal; tables whose names would not fit have numbers. ``costs``: with what a row costs."""
     numbered = sum(map(len, found.tables)) > 80
     named = [str(number) for number, _ in enumerate(found.tables, 1)] if numbered else found.tables

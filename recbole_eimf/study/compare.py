@@ -297,7 +297,7 @@ def _tuned(
     found: dict[str, Searched] = {}
     remarks = [f"Rows have the best settings of a search of their own: {samples} trials each, on validation."]
     cpus = None if workers.ray_address else max(workers.parallel, 1) * workers.cpus
-    effort = tune.Effort(
+    effort = tune.SearchEffort(
         samples, cpus_per_trial=workers.cpus, gpus_per_trial=workers.gpus, cpus=cpus, ray_address=workers.ray_address
     )
     alone: dict[str | None, Mapping[str, Any]] = {}
@@ -422,7 +422,7 @@ def _check_protocols(planned: Sequence[Run]) -> None:
 
 def _make(plan: Plan, missing: list[Run]) -> None:
     print(f"{len(missing)} of {len(plan.runs)} runs to make; stop at any time, the same command goes on")
-    with progress.shown(plan.runs, plan.workers.parallel) as tell:
+    with progress.progress_bar(plan.runs, plan.workers.parallel) as tell:
         for event in runs.execute_all(missing, plan.workers):
             if event is not None:
                 tell(*event)

@@ -57,7 +57,7 @@ def read_parts(paths: Sequence[Path]) -> list[Part]:
 
 
 def _parts_of(file: Path) -> list[Part]:
-    content = read_table(file)
+    content = read_results(file)
     several = content.get("tables")
     contents = several if isinstance(several, list) else [content]
     page = file.parent / "index.html"
@@ -67,7 +67,7 @@ def _parts_of(file: Path) -> list[Part]:
     return [Part(one, str(file), page if page.is_file() and len(contents) == 1 else None) for one in contents]
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_results(path: Path) -> dict[str, Any]:
     """What a file of results holds.
 
     Raises:
@@ -79,7 +79,7 @@ def read_table(path: Path) -> dict[str, Any]:
     return content
 
 
-def join(parts: Sequence[Part]) -> list[Part]:
+def join_parts(parts: Sequence[Part]) -> list[Part]:
     """One part for each data set and protocol, in the order in which they were given.
 
     p values stay those of the parts, each corrected over its own tests.

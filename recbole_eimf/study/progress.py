@@ -53,7 +53,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TimeLeft:
     """``share`` of the work that is done, 0 to 1; seconds ``left`` (None where nothing is known of it), and how surely:
     ``about``, ``at most`` (runs may stop early) or ``at least`` (nobody knows how many epochs come)."""
 
@@ -62,7 +62,7 @@ class Estimate:
     how: str = "about"
 
 
-def estimate(readings: Sequence[Reading], at_once: int = 1) -> Estimate:
+def estimate_time_left(readings: Sequence[Reading], at_once: int = 1) -> TimeLeft:
     """How far the runs are, and what is left.
 
     Args:
@@ -80,7 +80,7 @@ def estimate(readings: Sequence[Reading], at_once: int = 1) -> Estimate:
             continue
         if seconds is None and not one.counting:
             if not trained:
-                return Estimate(0.0, None)
+                return TimeLeft(0.0, None)
             seconds = statistics.mean(others for others, _ in trained)
             how = "at least" if spent else _together({known for _, known in trained})
             if spent > _NEARLY * seconds:  # longer than all that is known: nobody can say how long it goes on
@@ -95,7 +95,7 @@ def estimate(readings: Sequence[Reading], at_once: int = 1) -> Estimate:
             hows.add(how)
     work = done + sum(rest) + late  # what is late is taken to be half done
     left = max(sum(rest) / max(at_once, 1), max(rest, default=0.0))
-    return Estimate(done / work if work else float(not rest), left if left or not late else None, _together(hows))
+    return TimeLeft(done / work if work else float(not rest), left if left or not late else None, _together(hows))
 
 
 def _together(hows: set[str]) -> str:
@@ -191,7 +191,7 @@ def limit_of(histories: Collection[str], limit: int | None) -> int | None:
     return None if {*histories} - {"", REFIT} else limit
 
 
-def in_words(readings: Sequence[Reading], found: Estimate, what: str = "runs", said: str = "") -> str:
+def progress_in_words(readings: Sequence[Reading], found: TimeLeft, what: str = "runs", said: str = "") -> str:
     """``3 of 12 runs, about 20 min left; 1 failed; SASRec/2020 epoch 7 of at most 200``; ``said``: after the time."""
     states = [one.state for one in readings]
     left = "time left: not known yet" if found.left is None else f"{found.how} {duration(found.left)} left"
@@ -229,7 +229,7 @@ def duration(seconds: float) -> str:
 
 # ---------------------------------------------------------------------- on the terminal
 @contextlib.contextmanager
-def shown(runs: Sequence[Run], at_once: int) -> Iterator[Callable[[Run, str | None], None]]:
+def progress_bar(runs: Sequence[Run], at_once: int) -> Iterator[Callable[[Run, str | None], None]]:
     """A bar over all runs that moves while one trains; what is yielded is to be told each that ended, and why not."""
     failed: set[str] = set()
     over: dict[str, Reading] = {}
@@ -239,7 +239,7 @@ def shown(runs: Sequence[Run], at_once: int) -> Iterator[Callable[[Run, str | No
         over.update({one.label: one for one in readings if one.state in ("done", "failed")})
         return readings
 
-    with moving(look, in_words, at_once, "runs") as bar:
+    with moving(look, progress_in_words, at_once, "runs") as bar:
 
         def tell(run: Run, why: str | None) -> None:
             if why is not None:
@@ -263,7 +263,7 @@ class Moving:
 
 @contextlib.contextmanager
 def moving(
-    look: Callable[[], Sequence[Reading]], words: Callable[[Sequence[Reading], Estimate], str], at_once: int, what: str
+    look: Callable[[], Sequence[Reading]], words: Callable[[Sequence[Reading], TimeLeft], str], at_once: int, what: str
 ) -> Iterator[Moving]:
     """A bar over the readings that ``look`` finds every few seconds, with ``words`` beside it."""
     stop = threading.Event()
@@ -275,7 +275,7 @@ def moving(
         def refresh() -> None:
             with contextlib.suppress(UserError, OSError):  # a folder that someone removes: the run itself will say so
                 readings = look()
-                found = estimate(readings, max(at_once, sum(one.state == "running" for one in readings)))
+                found = estimate_time_left(readings, max(at_once, sum(one.state == "running" for one in readings)))
                 shown_bar.n = found.share if found.share == 1 else min(found.share, 0.99)
                 shown_bar.set_description_str(words(readings, found))
                 if isinstance(shown_bar, Lines):

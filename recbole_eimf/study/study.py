@@ -31,7 +31,7 @@ from typing import Any
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.config.yaml_file import read_files, read_yaml
-from recbole_eimf.core.errors import ConfigError, in_order, suggestion
+from recbole_eimf.core.errors import ConfigError, closest_first, suggestion
 from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.study.compare import (
     TABLE_DEFAULTS,
@@ -117,12 +117,14 @@ def run_study(
     given = read_files(config_file_list) | overrides
     check_shared(given)
     read = read_study(find_study(str(name)), over)
-    experiment = experiment_of(read, dataset, given, command, seeds=seeds, metrics=metrics, title=title, only=only)
+    experiment = experiment_of_study(
+        read, dataset, given, command, seeds=seeds, metrics=metrics, title=title, only=only
+    )
     effort = Effort(parallel, cpus_per_run, gpus_per_run, tune_first, ray_address)
     return carry_out(experiment, Path(out or default_folder(read, dataset)), effort)
 
 
-def experiment_of(
+def experiment_of_study(
     study: Study,
     dataset: str,
     given: Mapping[str, Any],
@@ -168,7 +170,7 @@ def chosen(study: Study, only: Sequence[str]) -> list[Row]:
         named = [row for row in study.rows if word in _names(row.name)]
         if not named:
             known = list(dict.fromkeys(name for row in study.rows for name in _names(row.name)))
-            rows = in_order(word, [row.name for row in study.rows])
+            rows = closest_first(word, [row.name for row in study.rows])
             raise ConfigError(
                 f"--only={word}: no row of {study.name}.{suggestion(word, known)} There are: {', '.join(rows)}."
             )

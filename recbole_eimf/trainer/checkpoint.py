@@ -249,7 +249,7 @@ def _recommender(found: Any, name: str) -> type:
     return found
 
 
-def keys_of(description: Mapping[str, Any]) -> dict[str, Any]:
+def keys_to_build_with(description: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration keys that build a saved model again on the data it was trained on."""
     known = recbole_keys() | {*our_keys()}
     values = {k: v for k, v in description["settings"].items() if k not in _DERIVED and k in known}

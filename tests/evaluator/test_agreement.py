@@ -96,11 +96,11 @@ def test_histories_without_two_items_are_an_error_that_says_so(rng, histories):
     first, second = runs(rng, 0.5)
     first = replace(first, histories=[np.array(history) for history in histories])
     with pytest.raises(DataError, match="^a: no training history has two different items"):
-        agreement.compare(first, second, 500, 3, 0)
+        agreement.compare_vectors(first, second, 500, 3, 0)
 
 
 def test_the_less_a_model_moved_the_more_it_agrees(rng):
-    near, far = (agreement.compare(*runs(np.random.default_rng(0), noise), 500, 3, 0) for noise in (0.1, 2.0))
+    near, far = (agreement.compare_vectors(*runs(np.random.default_rng(0), noise), 500, 3, 0) for noise in (0.1, 2.0))
     (row,) = near["tau"]
     assert (row["first"], row["second"], row["side"]) == ("id", "aligned.id", "ids")
     assert all(a > b for a, b in zip(row["tau"], far["tau"][0]["tau"]))
@@ -112,18 +112,18 @@ def test_a_pair_is_in_the_bucket_of_its_target(rng):
     first, second = runs(rng, 0.5)
     pairs = agreement.behaviour_target_pairs(first.histories, 5)
     bucket = frequency_buckets(first.counts, 3)[pairs[:, 1]]
-    found = agreement.compare(first, second, len(pairs), 3, 0)
+    found = agreement.compare_vectors(first, second, len(pairs), 3, 0)
     assert found["pairs"] == np.bincount(bucket)[1:].tolist()
     by_ids, by_others = (agreement.distances(v, pairs) for run in (first, second) for v in run.vectors.values())
     for number, tau in enumerate(found["tau"][0]["tau"], start=1):
         inside = bucket == number
         assert tau == pytest.approx(kendalltau(by_ids[inside], by_others[inside]).statistic)
-    assert agreement.compare(first, second, 20, 3, 0)["pairs"] == [20, 20, 20]
+    assert agreement.compare_vectors(first, second, 20, 3, 0)["pairs"] == [20, 20, 20]
 
 
 def test_vectors_are_compared_with_those_of_their_side(rng):
     first, second = (replace(run, vectors={**run.vectors, "text": rng.normal(size=(40, 4))}) for run in runs(rng, 0.5))
-    found = agreement.compare(first, second, 20, 3, 0)["tau"]
+    found = agreement.compare_vectors(first, second, 20, 3, 0)["tau"]
     assert [(row["first"], row["second"], row["side"]) for row in found] == [
         ("id", "aligned.id", "ids"), ("text", "text", "text")
     ]  # fmt: skip
@@ -133,7 +133,7 @@ def test_near_and_far_go_by_a_run_s_own_ids_else_by_those_of_the_first(rng):
     first, second = runs(rng, 9.0)  # whose ids have nothing in common
     without = replace(second, vectors={"text": first.vectors["id"] * 2})
     for other, name in ((second, "aligned.id"), (without, "text")):
-        found = agreement.compare(first, other, 500, 3, 0)["near_and_far"]
+        found = agreement.compare_vectors(first, other, 500, 3, 0)["near_and_far"]
         assert [found[part][1][name]["overlap"] for part in ("warm", "cold")] == [0, 0]
 
 
@@ -141,7 +141,7 @@ def test_near_and_far_go_by_a_run_s_own_ids_else_by_those_of_the_first(rng):
 def test_the_warm_and_the_cold_third_are_of_the_buckets_at_either_end(rng, monkeypatch, buckets, warm, cold):
     asked = []
     monkeypatch.setattr(agreement, "_random_pairs", lambda _, limits, *__: asked.append(limits) or np.array([[1, 2]]))
-    agreement.compare(*runs(rng, 0.5), 20, buckets, 0)
+    agreement.compare_vectors(*runs(rng, 0.5), 20, buckets, 0)
     assert list(dict.fromkeys(asked)) == [warm, cold]
 
 
@@ -150,7 +150,7 @@ def test_where_no_item_is_warm_or_cold_there_are_no_pairs_of_them(rng):
     alike = first.counts.copy()
     alike[1:] = 5  # all items are bought as often: one bucket holds them
     first, second = (dataclasses.replace(run, counts=alike) for run in (first, second))
-    found = agreement.compare(first, second, 20, 10, 0)["near_and_far"]
+    found = agreement.compare_vectors(first, second, 20, 10, 0)["near_and_far"]
     assert {name: [len(of_run) for of_run in both] for name, both in found.items() if not any(map(len, both))}
 
 
@@ -163,7 +163,9 @@ def test_vectors_of_a_model_that_scores_by_cosine_have_no_length():
 def test_runs_on_other_items_are_refused(rng):
     first, second = runs(rng, 0.1)
     with pytest.raises(agreement.DataError, match="same items"):
-        agreement.compare(first, RunVectors("c", second.vectors, second.tokens[::-1], [], second.counts, 5), 10, 3, 0)
+        agreement.compare_vectors(
+            first, RunVectors("c", second.vectors, second.tokens[::-1], [], second.counts, 5), 10, 3, 0
+        )
 
 
 def test_the_command_reads_two_runs_and_writes_json_and_figures(planted, semantic_cache, tmp_path, capsys):

@@ -12,7 +12,7 @@ from recbole_eimf.experiment import refit
 from recbole_eimf.serving.export import export, read_run
 from recbole_eimf.serving.recommender import Recommender
 from recbole_eimf.serving.refit import refitted
-from recbole_eimf.study.explore.explore import Question, explore
+from recbole_eimf.study.explore.explore import ExploreOptions, explore
 from recbole_eimf.trainer.phases import EarlierPhaseTrainer
 from tests.data.test_ties import write
 from tests.data.test_time_split import EVENTS
@@ -123,7 +123,7 @@ def test_what_was_asked_is_what_is_shown_and_served_after_a_refit(trained, tmp_p
     places = {"data_path": str(write(tmp_path / "data", EVENTS)), "protocol": "global_time", "refit": True}
     keys = {**places, "ties": ties, "exemplar_ratio": 0.3, "interest_source": "keywords", "epochs": 1}
     found = trained("EIMF", dataset="baskets", **keys)
-    shown = explore(tmp_path / "out", Question(chart="pca", honesty=False), say=lambda text: None)
+    shown = explore(tmp_path / "out", ExploreOptions(chart="pca", honesty=False), say=lambda text: None)
     assert shown["interests"]["changed"] is None
     assert shown["run"]["training_users"] == found.side_load["training_users"]
     assert len(shown["clusters"]) == found.side_load["exemplars"]

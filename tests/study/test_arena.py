@@ -301,7 +301,7 @@ def test_the_page_is_made_of_the_tables_files(tmp_path):
     told = json.loads((tmp_path / "arena.json").read_text())
     assert [row["name"] for row in told["rows"]] == [row.name for row in found.rows]
     assert told["difference"] == found.difference
-    assert "EIMF[SASRec]" in arena.as_text(found)
+    assert "EIMF[SASRec]" in arena.standings_table(found)
     (tmp_path / "y" / "results.json").write_text("{")
     with pytest.raises(DataError, match=r"y/results\.json: damaged"):
         arena.write([tmp_path / "y"], tmp_path, "T", "ndcg@10", "c")
@@ -336,7 +336,7 @@ def test_a_page_that_cannot_be_made_does_not_keep_the_later_tables_from_being_ma
         (folder / "results.json").write_text(json.dumps(table(experiment, rows)))
         return arena.Arena(folder, None, () if rows else (f"{experiment}/2020",))
 
-    monkeypatch.setattr(arena, "experiment_of", lambda study, dataset, *_, **__: Titled(dataset))
+    monkeypatch.setattr(arena, "experiment_of_study", lambda study, dataset, *_, **__: Titled(dataset))
     monkeypatch.setattr(arena, "check", lambda *_: None)
     monkeypatch.setattr(arena, "carry_out", carried_out)
     out = tmp_path / "out"

@@ -11,7 +11,7 @@ import pytest
 from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.study import arena
-from recbole_eimf.study.joined import Part, by_method, join, read_parts
+from recbole_eimf.study.joined import Part, by_method, join_parts, read_parts
 from recbole_eimf.study.standings import standings
 from tests.conftest import REPOSITORY
 from tests.study.test_arena import table
@@ -38,7 +38,7 @@ def parts(*tables):
 def test_parts_of_one_data_set_and_protocol_become_one_table():
     one, other = of_backbone("SASRec", [3.0, 3.2], [4.0, 4.1]), of_backbone("REMI", [2.0, 2.1], [2.5, 2.4])
     before = copy.deepcopy((one, other))
-    (whole,) = join(parts(one, other))
+    (whole,) = join_parts(parts(one, other))
     assert (one, other) == before, "what was read stays as it was"
     names = [row["name"] for row in whole.content["rows"]]
     assert names == ["Popularity", "SASRec", "EIMF[SASRec]", "REMI", "EIMF[REMI]"]
@@ -51,7 +51,7 @@ def test_parts_of_one_data_set_and_protocol_become_one_table():
     assert {row.name: row.gains[0].relative for row in found.rows if row.gains[0]} == dict.fromkeys(
         ("EIMF[SASRec]", "EIMF[REMI]"), 12.5
     )
-    apart = join(parts(one, {**other, "protocol": "global_time"}, {**other, "dataset": "b"}))
+    apart = join_parts(parts(one, {**other, "protocol": "global_time"}, {**other, "dataset": "b"}))
     assert [part.content for part in apart] == [one, {**other, "protocol": "global_time"}, {**other, "dataset": "b"}]
 
 
@@ -71,7 +71,7 @@ def test_parts_that_asked_otherwise_are_no_one_table(change, said):
     other = of_backbone("REMI", [2.0], [2.5])
     change(other)
     with pytest.raises(DataError, match=said) as raised:
-        join(parts(of_backbone("SASRec", [3.0], [4.0]), other))
+        join_parts(parts(of_backbone("SASRec", [3.0], [4.0]), other))
     assert "part0" in str(raised.value)
     assert "part1" in str(raised.value)
 
@@ -88,22 +88,22 @@ def test_a_row_that_one_part_finished_is_taken_from_it():
     whole = of_backbone("SASRec", [3.0, 3.2], [4.0, 4.1])
     begun = without(without(whole, "SASRec"), "EIMF[SASRec]")
     for order in ((begun, whole), (whole, begun), (without(begun, "Popularity"), whole)):
-        (joined,) = join(parts(*copy.deepcopy(order)))
+        (joined,) = join_parts(parts(*copy.deepcopy(order)))
         found = standings([joined.content], "ndcg@10")
         assert [row.name for row in found.rows] == ["EIMF[SASRec]", "SASRec", "Popularity"]
         assert [row.seconds for row in found.rows] == [2.5, 2.5, 2.0]
         assert joined.content["finished"] == 5
     empty = copy.deepcopy(begun)
     empty["views"][0]["rows"]["SASRec"] = {}
-    (joined,) = join(parts(empty, whole))
+    (joined,) = join_parts(parts(empty, whole))
     assert joined.content["views"][0]["rows"] == whole["views"][0]["rows"], "figures that are not there hide none"
     slower = copy.deepcopy(whole)
     slower["rows"][1]["runs"][0]["train_seconds"] = 99.0
-    (joined,) = join(parts(whole, slower))
+    (joined,) = join_parts(parts(whole, slower))
     assert joined.content["rows"] == whole["rows"], "where both have a row, the first one's stands"
     fewer = of_backbone("SASRec", [3.0], [4.0])
     with pytest.raises(DataError, match=r"SASRec\]?: part0 and part1 have it for the seeds 0, 1 and 0\. "):
-        join(parts(whole, fewer))
+        join_parts(parts(whole, fewer))
 
 
 def test_what_two_parts_tested_is_kept_once_for_each_pair_and_metric():
@@ -114,14 +114,14 @@ def test_what_two_parts_tested_is_kept_once_for_each_pair_and_metric():
     mine = [told("EIMF[SASRec]", "SASRec", "ndcg@10", 0.01), told("EIMF[SASRec]", "SASRec", "hit@10", 0.02)]
     theirs = [told("EIMF[SASRec]", "SASRec", "ndcg@10", 0.03), told("EIMF[SASRec]", "Popularity", "ndcg@10", 0.04)]
     one["views"][0]["comparisons"], other["views"][0]["comparisons"] = mine, theirs
-    (whole,) = join(parts(one, other))
+    (whole,) = join_parts(parts(one, other))
     assert whole.content["views"][0]["comparisons"] == [*mine, theirs[1]]
 
 
 def test_a_planned_row_is_planned_for_every_seed_and_one_that_only_counts_for_one():
     begun = without(without(of_backbone("SASRec", [3.0, 3.2], [4.0, 4.1]), "EIMF[SASRec]"), "Popularity")
     begun["seeds"] = [2020, 2021]
-    (joined,) = join(parts(begun, copy.deepcopy(begun)))
+    (joined,) = join_parts(parts(begun, copy.deepcopy(begun)))
     assert (joined.content["finished"], joined.content["planned"]) == (2, 2 + 2 + 1)
 
 
@@ -129,21 +129,21 @@ def test_a_row_that_one_part_alone_plans_is_planned_for_that_parts_seeds():
     short, long = of_backbone("SASRec", [3.0], [4.0]), of_backbone("REMI", [3.0], [4.0])
     long = without(long, "EIMF[REMI]")
     short["seeds"], long["seeds"] = [2020], [2020, 2021, 2022]
-    (joined,) = join(parts(short, long))
+    (joined,) = join_parts(parts(short, long))
     assert [row["name"] for row in joined.content["rows"]] == [
         "Popularity", "SASRec", "EIMF[SASRec]", "REMI", "EIMF[REMI]"
     ]  # fmt: skip
     assert joined.content["planned"] == 1 + 1 + 1 + 3 + 3
     third = without(of_backbone("GRU4Rec", [3.0], [4.0]), "EIMF[GRU4Rec]")
     third["seeds"] = [2020]
-    (whole,) = join(parts(short, long, third))
+    (whole,) = join_parts(parts(short, long, third))
     assert whole.content["planned"] == joined.content["planned"] + 1 + 1, "what the second part planned stays"
 
 
 def test_a_row_that_one_part_planned_and_the_other_finished_is_planned_as_the_other_did():
     begun, made = without(of_backbone("SASRec", [3.0], [4.0]), "EIMF[SASRec]"), of_backbone("SASRec", [3.0], [4.0])
     begun["seeds"], made["seeds"] = [2020, 2021, 2022, 2023, 2024], [2020]
-    (joined,) = join(parts(begun, made))
+    (joined,) = join_parts(parts(begun, made))
     assert {row["name"]: joined.content["planned_runs"][row["name"]] for row in joined.content["rows"]} == {
         "Popularity": 1, "SASRec": 5, "EIMF[SASRec]": 1
     }  # fmt: skip
@@ -159,7 +159,7 @@ def test_methods_are_ranked_whatever_they_stand_over():
         made["rows"] += more["rows"]
         made["views"][0]["rows"] |= more["views"][0]["rows"]
     over_remi["rows"][1]["shown"] = "REMI, bare"
-    (whole,) = join(parts(over_sasrec, over_remi))
+    (whole,) = join_parts(parts(over_sasrec, over_remi))
     found = arena.methods_over_backbones([whole.content], "ndcg@10")
     assert found.tables == ["a, leave_one_out, over SASRec", "a, leave_one_out, over REMI, bare"]
     by_name = {row.shown: row for row in found.rows}
@@ -240,7 +240,7 @@ def test_what_is_no_table_is_one_line(given, said, tmp_path, monkeypatch, capsys
 def test_the_published_tables_of_office_join():
     """Three commands made them, one for each backbone."""
     names = ("arena_office", "arena_office_profiles", "arena_office_remi", "arena_office_gru4rec")
-    (whole,) = join(read_parts([REPOSITORY / "benchmarks" / "results" / f"{name}.json" for name in names]))
+    (whole,) = join_parts(read_parts([REPOSITORY / "benchmarks" / "results" / f"{name}.json" for name in names]))
     found = arena.methods_over_backbones([whole.content], "ndcg@10")
     assert len(found.tables) == 3
     page = (REPOSITORY / "docs" / "results" / "arena.md").read_text(encoding="utf-8")

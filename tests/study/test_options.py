@@ -62,7 +62,7 @@ def test_a_metric_that_is_named_twice_is_one():
 @pytest.mark.parametrize(("what", "value"), [("cpus_per_trial", float("nan")), ("gpus_per_trial", float("inf"))])
 def test_effort_is_a_number(what, value):
     with pytest.raises(ConfigError, match=what.replace("_", "-")):
-        tune.Effort(**{what: value})
+        tune.SearchEffort(**{what: value})
     with pytest.raises(ConfigError, match="gpus_per_run"):
         compare.Effort(gpus_per_run=value)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from recbole_eimf.study import progress
-from recbole_eimf.study.progress import Reading, estimate
+from recbole_eimf.study.progress import Reading, estimate_time_left
 from recbole_eimf.study.rows import parse_model
 from recbole_eimf.study.runs import Run
 
@@ -26,9 +26,9 @@ def running(row: str, epochs: float, pace: float, limit: int | None = 100) -> Re
 
 
 def test_floors_of_a_second_say_nothing_about_training():
-    found = estimate([*FLOORS, waiting("SASRec"), waiting("EIMF")])
+    found = estimate_time_left([*FLOORS, waiting("SASRec"), waiting("EIMF")])
     assert (found.left, found.share) == (None, 0.0)
-    found = estimate([*FLOORS, running("SASRec", 10, 6.0), waiting("SASRec", 2021)])
+    found = estimate_time_left([*FLOORS, running("SASRec", 10, 6.0), waiting("SASRec", 2021)])
     assert found.left == pytest.approx(90 * 6.0 + 100 * 6.0)  # 19 minutes, not the 2 s that two more floors would take
     assert found.share == pytest.approx((3 + 60) / (3 + 1200))
     assert found.how == "at most"  # early stopping
@@ -36,56 +36,58 @@ def test_floors_of_a_second_say_nothing_about_training():
 
 def test_finished_runs_of_a_row_count_more_than_the_epochs_it_may_have():
     done = Reading("SASRec/2020", "SASRec", False, "done", seconds=100.0)
-    found = estimate([*FLOORS, done, running("SASRec", 20, 2.0), waiting("EIMF")])
+    found = estimate_time_left([*FLOORS, done, running("SASRec", 20, 2.0), waiting("EIMF")])
     assert found.left == pytest.approx((100 - 40) + 100)  # of EIMF nothing is known but what SASRec takes
     assert found.how == "about"
     slower = running("SASRec", 20, 9.0)  # than the finished one, of which 30 epochs were enough
-    assert estimate([replace(done, epochs=30.0), slower]).left == pytest.approx(10 * 9.0)
-    assert estimate([*FLOORS, done, waiting("SASRec", 2021), waiting("SASRec", 2022)], 2).left == pytest.approx(100)
+    assert estimate_time_left([replace(done, epochs=30.0), slower]).left == pytest.approx(10 * 9.0)
+    assert estimate_time_left(
+        [*FLOORS, done, waiting("SASRec", 2021), waiting("SASRec", 2022)], 2
+    ).left == pytest.approx(100)
     # two workers, but one run is left: it takes its own time
-    assert estimate([*FLOORS, done, waiting("SASRec", 2021)], 2).left == pytest.approx(100)
+    assert estimate_time_left([*FLOORS, done, waiting("SASRec", 2021)], 2).left == pytest.approx(100)
 
 
 def test_rows_of_which_nothing_is_known_are_bounded_as_those_they_are_judged_by():
-    found = estimate([*FLOORS, running("SASRec", 10, 6.0), waiting("EIMF")])
+    found = estimate_time_left([*FLOORS, running("SASRec", 10, 6.0), waiting("EIMF")])
     assert (found.left, found.how) == (pytest.approx(90 * 6.0 + 100 * 6.0), "at most")
     phased = running("PAD", 100, 60.0, limit=None)  # has taken longer than SASRec may, and nobody knows its end
-    assert estimate([running("SASRec", 10, 6.0), phased]).how == "about"
+    assert estimate_time_left([running("SASRec", 10, 6.0), phased]).how == "about"
 
 
 def test_another_row_that_stopped_early_tells_how_many_epochs_to_expect():
     done = Reading("SASRec/2020", "SASRec", False, "done", epochs=20.0, seconds=100.0)
-    found = estimate([*FLOORS, done, running("EIMF", 5, 6.0), waiting("EIMF", 2021)])
+    found = estimate_time_left([*FLOORS, done, running("EIMF", 5, 6.0), waiting("EIMF", 2021)])
     assert (found.left, found.how) == (pytest.approx(15 * 6.0 + 20 * 6.0), "about")  # not 95
-    assert estimate([done, running("EIMF", 30, 6.0)]).left == pytest.approx(6.0)  # past SASRec: one more
-    assert estimate([done, running("EIMF", 5, 6.0, limit=10)]).left == pytest.approx(5 * 6.0)
+    assert estimate_time_left([done, running("EIMF", 30, 6.0)]).left == pytest.approx(6.0)  # past SASRec: one more
+    assert estimate_time_left([done, running("EIMF", 5, 6.0, limit=10)]).left == pytest.approx(5 * 6.0)
 
 
 def test_a_run_that_takes_longer_than_expected_is_nearly_done_and_phases_have_no_limit():
     done = Reading("SASRec/2020", "SASRec", False, "done", seconds=100.0)
-    late = estimate([done, running("SASRec", 70, 2.0)])
+    late = estimate_time_left([done, running("SASRec", 70, 2.0)])
     assert late.left == pytest.approx(0.02 * 71 * 2)
     assert late.share < 1
-    phased = estimate([done, running("PAD", 30, 2.0, limit=None)])
+    phased = estimate_time_left([done, running("PAD", 30, 2.0, limit=None)])
     assert (phased.how, phased.left) == ("at least", pytest.approx(40))
 
 
 def test_nobody_knows_how_long_a_run_goes_on_that_took_longer_than_all_that_is_known():
     done, late = Reading("SASRec/2020", "SASRec", False, "done", seconds=100.0), running("PAD", 100, 2.0, limit=None)
-    found = estimate([done, late])
+    found = estimate_time_left([done, late])
     assert (found.left, found.share) == (None, pytest.approx(300 / 500))  # taken to be half done
     assert progress.in_words([done, late], found).startswith(
         "1 of 2 runs, time left: not known yet; PAD/2020 epoch 101"
     )
-    waits = estimate([done, late, waiting("SASRec", 2021)])  # what is known is not kept back
+    waits = estimate_time_left([done, late, waiting("SASRec", 2021)])  # what is known is not kept back
     assert (waits.left, waits.how) == (pytest.approx(100), "at least")
 
 
 def test_all_made_and_failed_runs_take_no_time():
     failed = Reading("EIMF/2020", "EIMF", False, "failed")
-    found = estimate([*FLOORS, failed])
+    found = estimate_time_left([*FLOORS, failed])
     assert (found.share, found.left) == (1.0, 0.0)
-    assert progress.in_words([*FLOORS, failed], found) == "3 of 4 runs, all made; 1 failed"
+    assert progress.progress_in_words([*FLOORS, failed], found) == "3 of 4 runs, all made; 1 failed"
 
 
 @pytest.fixture
@@ -109,9 +111,9 @@ def test_a_run_moves_within_an_epoch(run, tmp_path):
     read = [progress.read(run, False, now) for now in (1000.0, 1002.0, 1100.0)]
     assert [one.epochs for one in read] == pytest.approx([6.0, 6.5, 6.98])
     assert (read[0].pace, read[0].limit) == (4.0, 200)
-    found = estimate(read[1:2])
+    found = estimate_time_left(read[1:2])
     assert found.left == pytest.approx(193.5 * 4)
-    words = progress.in_words(read[1:2], found)
+    words = progress.progress_in_words(read[1:2], found)
     assert words == "0 of 1 runs, at most 13 min left; SASRec/7 epoch 7 of at most 200"
 
 
@@ -129,14 +131,19 @@ def test_a_second_training_has_as_many_epochs_as_the_first_one_chose(tmp_path):
     os.utime(tmp_path / "history.json", (1000.0, 1000.0))
     first = progress.read(run, False, 1000.0)
     assert (waits.again, first.limit, first.again, first.total) == (20, 20, 20, None)
-    assert (estimate([first]).how, estimate([first]).left) == ("at most", pytest.approx((40 - 5) * 4.0))
-    assert progress.in_words([first], estimate([first])).endswith("SASRec/7 epoch 6 of at most 20")
+    assert (estimate_time_left([first]).how, estimate_time_left([first]).left) == (
+        "at most",
+        pytest.approx((40 - 5) * 4.0),
+    )
+    assert progress.progress_in_words([first], estimate_time_left([first])).endswith("SASRec/7 epoch 6 of at most 20")
 
     plant(tmp_path / "refit", 2, at=1010.0)
     second = progress.read(run, False, 1010.0)
     assert (second.epochs, second.total) == (7.0, 5 + 3)
-    assert (estimate([second]).how, estimate([second]).left) == ("about", pytest.approx(1 * 4.0))
-    assert progress.in_words([second], estimate([second])).endswith("SASRec/7 epoch 8 of 8, trained again")
+    assert (estimate_time_left([second]).how, estimate_time_left([second]).left) == ("about", pytest.approx(1 * 4.0))
+    assert progress.progress_in_words([second], estimate_time_left([second])).endswith(
+        "SASRec/7 epoch 8 of 8, trained again"
+    )
 
     (tmp_path / "result.json").write_text('{"train_seconds": 5.0, "epochs": 5, "refit": {"epochs": 3}}')
     assert progress.read(run, False, 0.0).epochs == 8
@@ -175,7 +182,7 @@ def test_the_bar_moves_while_a_run_lasts(run, tmp_path, monkeypatch, capsys):
         return Reading("a", "a", False, "waiting")
 
     monkeypatch.setattr(progress, "read", read)
-    with progress.shown([run], 0) as tell:
+    with progress.progress_bar([run], 0) as tell:
         assert told.wait(20)
         tell(run, "the disk is full")
     assert "failed: SASRec/7: the disk is full" in capsys.readouterr().out
@@ -183,7 +190,7 @@ def test_the_bar_moves_while_a_run_lasts(run, tmp_path, monkeypatch, capsys):
 
 def test_what_waits_for_a_row_that_is_trained_in_phases_is_not_known_by_the_limit_of_one():
     phased = Reading("PAD/2020", "PAD", False, "running", epochs=30, pace=2.0)
-    assert estimate([phased, waiting("PAD", 2021, limit=10)]).left is None
+    assert estimate_time_left([phased, waiting("PAD", 2021, limit=10)]).left is None
     done = Reading("SASRec/2020", "SASRec", False, "done", epochs=20.0, seconds=100.0)
-    found = estimate([done, phased, waiting("PAD", 2021, limit=10)])
+    found = estimate_time_left([done, phased, waiting("PAD", 2021, limit=10)])
     assert (found.how, found.left) == ("at least", pytest.approx(40 + 100, abs=5))

@@ -157,7 +157,9 @@ def test_what_rows_differ_in_cannot_be_set_but_the_source_of_interests_can():
 def test_no_seed_is_not_the_studys_own():
     for none in (0, []):
         with pytest.raises(ConfigError, match="a number of seeds"):
-            study.experiment_of(study.read_study(study.find_study("eimf_ablation")), "planted", {}, "...", seeds=none)
+            study.experiment_of_study(
+                study.read_study(study.find_study("eimf_ablation")), "planted", {}, "...", seeds=none
+            )
 
 
 def test_a_study_is_found_by_its_name():

@@ -28,7 +28,7 @@ from tests.conftest import REPOSITORY
 from tests.forked import Forked, command_line
 from tests.study.held import EPOCHS
 
-ONE = tune.Effort(samples=6, max_epochs=4, grace=1, cpus_per_trial=1, gpus_per_trial=0)
+ONE = tune.SearchEffort(samples=6, max_epochs=4, grace=1, cpus_per_trial=1, gpus_per_trial=0)
 ALONE = {"compare_with": [], "show_progress": False}
 
 
@@ -298,11 +298,11 @@ def test_a_search_trains_as_long_as_it_is_told_and_never_looks_at_the_test_part(
     monkeypatch.setattr(tune, "_made", lambda found, epochs, grace, effort: (found.job.given, epochs, grace))
     wanted = [(None, None, 4, 1), (20, None, 20, 5), (90, None, 90, 10), (20, 7, 20, 7)]
     for number, (limit, asked, epochs, grace) in enumerate(wanted):
-        effort = tune.Effort(max_epochs=limit, grace=asked)
+        effort = tune.SearchEffort(max_epochs=limit, grace=asked)
         given, *found = tune.search("IBIM", "planted", f"out{number}", effort, **keys)
         assert (found, given["epochs"], given["skip_test"]) == ([epochs, grace], epochs, True)
     with pytest.raises(ConfigError, match="grace=9: epochs that every trial has, and a trial has 4 at most"):
-        tune.search("IBIM", "planted", "out", tune.Effort(grace=9), **keys)
+        tune.search("IBIM", "planted", "out", tune.SearchEffort(grace=9), **keys)
 
 
 def test_keys_that_share_a_sum_keep_it_in_what_a_search_begins_with():
@@ -515,9 +515,9 @@ def test_a_search_tells_how_long_it_takes_by_the_trials_that_are_done(tmp_path, 
 
 
 def display_estimate(shown):
-    from recbole_eimf.study.progress import estimate
+    from recbole_eimf.study.progress import estimate_time_left
 
-    return estimate(shown._look())
+    return estimate_time_left(shown._look())
 
 
 @pytest.mark.parametrize(

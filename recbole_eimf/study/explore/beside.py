@@ -40,7 +40,7 @@ def others(folder: Path, ranks: Ranks, given: Sequence[str]) -> list[tuple[dict[
 def _read(folder: Path, ranks: Ranks, other: Path) -> tuple[dict[str, Any], Ranks]:
     result, theirs = _result(other), read_ranks(other)
     check_same_users(ranks, theirs, (str(folder), str(other)))
-    about = {"name": name_of(result), "folder": str(other), "seed": result["seed"], "test": result["test"]}
+    about = {"name": name_in_tables(result), "folder": str(other), "seed": result["seed"], "test": result["test"]}
     return about, theirs
 
 
@@ -49,11 +49,11 @@ def _result(other: Path) -> Mapping[str, Any]:
     if other.name in _COMPARED and not (other / RESULT_FILE).is_file():
         backbone = other.name == _COMPARED[0]
         for one in read_result(other.parent)["compared"]:
-            if backbone == (one["model"] == "IBIM") and (backbone or name_of(one).endswith("placebo")):
+            if backbone == (one["model"] == "IBIM") and (backbone or name_in_tables(one).endswith("placebo")):
                 return one
     return read_result(other)
 
 
-def name_of(result: Mapping[str, Any]) -> str:
+def name_in_tables(result: Mapping[str, Any]) -> str:
     """A run as tables call it."""
     return RunResult.from_json(dict(result)).name

@@ -21,7 +21,7 @@ from recbole_eimf.semantic.side_load import pipeline_of
 from recbole_eimf.serving.explain import means_more, said_of
 from recbole_eimf.serving.export import Run, honesty_of, read_result, read_run
 from recbole_eimf.study.explore import clusters as described
-from recbole_eimf.study.explore.beside import name_of, others
+from recbole_eimf.study.explore.beside import name_in_tables, others
 from recbole_eimf.study.explore.chart import MAPS, charted
 from recbole_eimf.study.explore.gains import cluster_means, gains
 from recbole_eimf.study.explore.said import Said, clusters_of_test_users, prompts_of, said_in, template_of
@@ -32,7 +32,7 @@ PLACES = ("data_path", "semantic_cache", "interest_file", "assignment_file", "ba
 
 
 @dataclass(frozen=True)
-class Question:
+class ExploreOptions:
     """What to look at.
 
     against: output_dirs of runs on the same users, for example without the LLM; none: the backbone and the placebo
@@ -55,7 +55,7 @@ class Question:
 
 
 def explore(
-    output_dir: str | os.PathLike, question: Question | None = None, say: Callable[[str], None] = print
+    output_dir: str | os.PathLike, question: ExploreOptions | None = None, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Look at the LLM's part of a run.
 
@@ -69,7 +69,7 @@ def explore(
         DataError: no finished run, files that are gone, no values per user, or other users in ``against``.
         ConfigError: a model without interests, a wrong k.
     """
-    question = question or Question()
+    question = question or ExploreOptions()
     if question.chart not in MAPS:
         raise ConfigError(f"--map={question.chart}: allowed are {', '.join(MAPS)}.")
     if question.points < 1:
@@ -79,7 +79,7 @@ def explore(
     ranks = read_ranks(folder)
     beside = others(folder, ranks, question.against)
     k = _place(question.k, result, [ranks, *(other for _, other in beside)])
-    say(f"reading {folder}: {name_of(result)} on {result['dataset']}")
+    say(f"reading {folder}: {name_in_tables(result)} on {result['dataset']}")
     named = {"model": question.model, "backbone": question.backbone}
     run = read_run(folder, **{key: name for key, name in named.items() if name}, **(question.places or {}))
     pipeline = pipeline_of(run.config, run.asked_about)
@@ -128,8 +128,8 @@ def _checked(folder: Path) -> dict[str, Any]:
     if "source" not in (result["side_load"] or {}):
         why = "it learned from item text, without interests" if result["side_load"] else "it reads no text"
         raise ConfigError(
-            f"{folder}: {name_of(result)} has no LLM part to show: {why}. explore shows runs that were trained with "
-            f"interests (--model=EIMF); give this one as what they are compared with: --against {folder}."
+            f"{folder}: {name_in_tables(result)} has no LLM part to show: {why}. explore shows runs that were trained "
+            f"with interests (--model=EIMF); give this one as what they are compared with: --against {folder}."
         )
     return result
 
@@ -150,7 +150,7 @@ def _place(k: int | None, result: Mapping[str, Any], every: Sequence[Ranks]) -> 
 def _about_run(folder: Path, result: dict[str, Any], k: int, training_users: int) -> dict[str, Any]:
     keys = ("model", "backbone", "dataset", "protocol", "mask_history", "seed", "epochs", "best_epoch", "test")
     about = {key: result.get(key) for key in keys}
-    return {"folder": str(folder), "name": name_of(result), "k": k, "training_users": training_users, **about}
+    return {"folder": str(folder), "name": name_in_tables(result), "k": k, "training_users": training_users, **about}
 
 
 def _changed(recorded: Mapping[str, Any], said: Said) -> str | None:
@@ -236,7 +236,7 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else round(float(value), 6) for name, value in values.items()}
 
 
-def _map(pipeline: Pipeline, said: Said, question: Question, say: Callable[[str], None]) -> dict[str, Any]:
+def _map(pipeline: Pipeline, said: Said, question: ExploreOptions, say: Callable[[str], None]) -> dict[str, Any]:
     vectors, known = pipeline.user_vectors
     users = np.flatnonzero(known)
     at = {pipeline.corpus.users[u]: place for place, u in enumerate(users)}
@@ -257,7 +257,7 @@ def _map(pipeline: Pipeline, said: Said, question: Question, say: Callable[[str]
     }
 
 
-def _honesty(run: Run, question: Question, say: Callable[[str], None]) -> dict[str, Any]:
+def _honesty(run: Run, question: ExploreOptions, say: Callable[[str], None]) -> dict[str, Any]:
     """The honesty number, or why there is none."""
     nothing: dict[str, Any] = {"said": None, "means_more": None}
     if not question.honesty:

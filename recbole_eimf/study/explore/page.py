@@ -79,7 +79,7 @@ def _about(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def name_of(cluster: Mapping[str, Any]) -> str:
+def cluster_name(cluster: Mapping[str, Any]) -> str:
     """What a cluster is called: its exemplar's first interest."""
     return cluster["interests"][0]["text"] if cluster["interests"] else f"no interests ({cluster['exemplar']})"
 
@@ -89,7 +89,7 @@ def _compared(document: Mapping[str, Any], place: int) -> dict[str, Any]:
     """What the page says of one run beside: a sentence, a funnel, the clusters that add and take most."""
     clusters, other = document["clusters"], document["against"][place]
     rows = [
-        {"number": c, "name": name_of(one), "users": one["test_users"], **one["against"][place]}
+        {"number": c, "name": cluster_name(one), "users": one["test_users"], **one["against"][place]}
         for c, one in enumerate(clusters)
         if one["test_users"]
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from recbole_eimf.config.maker import IN_WORDS, made_by
 from recbole_eimf.evaluator.significance import LEVEL
 
 
-def as_text(document: Mapping[str, Any]) -> str:
+def explored_in_words(document: Mapping[str, Any]) -> str:
     """What the command line says of it."""
     interests, run, replies = document["interests"], document["run"], document["replies"]
     who = IN_WORDS[made_by(interests)]

@@ -16,7 +16,7 @@ from recbole_eimf.study.standings import Standing, Standings
 _ROW = 0.24  # inches between two names
 
 
-def critical_difference(found: Standings) -> str:
+def critical_difference_diagram(found: Standings) -> str:
     """Demšar's diagram: rows at their mean rank, best at the left; a bar joins those that are not told apart."""
     count = len(found.rows)
     half = math.ceil(count / 2)

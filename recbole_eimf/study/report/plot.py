@@ -37,7 +37,7 @@ class Look(NamedTuple):
     dash: str = "-"
 
 
-class Key(NamedTuple):
+class Swatch(NamedTuple):
     """An entry of a figure's key: a name, and the CSS of the swatch before it."""
 
     name: str
@@ -48,7 +48,7 @@ class Panels(NamedTuple):
     """Figures that share a key: title or metric -> SVG."""
 
     panels: dict[str, str]
-    key: list[Key]
+    key: list[Swatch]
 
 
 def looks(lines: Sequence[Line]) -> dict[str, Look]:
@@ -77,10 +77,10 @@ def _strength(line: Line) -> float:
     return -1.0 if found is None else found
 
 
-def key(summary: Summary, rows: Sequence[str]) -> list[Key]:
+def swatches(summary: Summary, rows: Sequence[str]) -> list[Swatch]:
     """The key of bars."""
     look = looks(summary.lines)
-    return [Key(summary.shown(row), _filled(look[row])) for row in rows]
+    return [Swatch(summary.shown(row), _filled(look[row])) for row in rows]
 
 
 def _filled(look: Look) -> str:
@@ -190,7 +190,7 @@ def curves(summary: Summary) -> Panels | None:
             axis.set_xlabel("epoch")
             axis.xaxis.get_major_locator().set_params(integer=True)
             panels[title] = _svg(figure)
-    return Panels(panels, [Key(name, _drawn(style)) for name, (_, style) in trained.items()])
+    return Panels(panels, [Swatch(name, _drawn(style)) for name, (_, style) in trained.items()])
 
 
 def _drawn(look: Look) -> str:
@@ -237,8 +237,8 @@ def line_over_axis(summary: Summary, view: View, metrics: Sequence[str]) -> Pane
         line for line in summary.lines
         if line.row.x is None and not line.row.floor and line.row.name in view.figures
     ]  # fmt: skip
-    found = [Key("this study", _drawn(Look(_COLOURS[0])))] if beside else []
-    found += [Key(line.shown, _drawn(Look(colour, dash="--"))) for colour, line in zip(_COLOURS[1:], beside)]
+    found = [Swatch("this study", _drawn(Look(_COLOURS[0])))] if beside else []
+    found += [Swatch(line.shown, _drawn(Look(colour, dash="--"))) for colour, line in zip(_COLOURS[1:], beside)]
     return Panels({metric: _over_axis(summary, view, placed, beside, metric) for metric in metrics}, found)
 
 

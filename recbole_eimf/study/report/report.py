@@ -19,7 +19,7 @@ from recbole_eimf.study.table.summary import Summary, View, pretty
 _SIGNS = ("*", "†")
 
 
-class Drawn(NamedTuple):
+class PageFigure(NamedTuple):
     """A figure of the page; ``k`` is that of its metric, None where it shows under every choice."""
 
     title: str
@@ -46,7 +46,7 @@ def page(summary: Summary) -> str:
         title=summary.experiment.title,
         about=_about(summary),
         ks=_places(metrics),
-        first_k=content.place(summary.main) if summary.main in metrics else "",
+        first_k=content.k_of(summary.main) if summary.main in metrics else "",
         views=[_view(summary, view, metrics, unique) for view in summary.views],
         notes=notes.notes(summary, _SIGNS, metrics),
         axis=summary.experiment.axis,
@@ -54,13 +54,13 @@ def page(summary: Summary) -> str:
         untested=metrics != summary.metrics,
         tested_metrics=list(map(pretty, summary.metrics)),
         slices=_slices(summary, metrics, unique),
-        slices_key=plot.key(summary, [line.row.name for line in summary.lines if line.row.name in summary.slices]),
-        curves=[Drawn(title, unique(svg)) for title, svg in drawn.panels.items()] if drawn else [],
+        slices_key=plot.swatches(summary, [line.row.name for line in summary.lines if line.row.name in summary.slices]),
+        curves=[PageFigure(title, unique(svg)) for title, svg in drawn.panels.items()] if drawn else [],
         curves_key=drawn.key if drawn else [],
         coverage=content.coverage(summary),
         searches=content.searches(summary),
         command=summary.experiment.command,
-        versions=list(map(notes.versions_text, notes.versions(summary))),
+        versions=list(map(notes.versions_text, notes.versions_of_runs(summary))),
         settings=_settings(summary),
         version=__version__,
     )
@@ -75,7 +75,7 @@ def page_metrics(summary: Summary) -> list[str]:
 
 
 def _places(metrics: Iterable[str]) -> list[int]:
-    return sorted({k for metric in metrics if (k := content.place(metric)) is not None})
+    return sorted({k for metric in metrics if (k := content.k_of(metric)) is not None})
 
 
 def _about(summary: Summary) -> list[tuple[str, str]]:
@@ -86,7 +86,7 @@ def _about(summary: Summary) -> list[tuple[str, str]]:
         often = [("times asked", f"{asked.rows:,}")] if asked.rows else []
         found += [("test users", f"{asked.users:,}"), *often, ("test targets", f"{asked.targets:,}")]
     found += [("seeds", ", ".join(map(str, experiment.seeds))), ("runs", f"{summary.finished} of {summary.planned}")]
-    made = notes.versions(summary)
+    made = notes.versions_of_runs(summary)
     commits = [one["commit"] for one in made if "commit" in one]
     found.append(("recbole_eimf", ", ".join(dict.fromkeys(one["recbole_eimf"] for one in made))))
     return [*found, ("commit", ", ".join(dict.fromkeys(commits)))] if commits else found
@@ -115,8 +115,8 @@ def _at_every_choice(table: content.Grid, metrics: list[str]) -> content.Grid:
     return content.Grid([column._replace(k=None) for column in table.columns], table.rows)
 
 
-def _of_metrics(panels: Mapping[str, str], unique: Unique) -> list[Drawn]:
-    return [Drawn(f"{pretty(metric)}, %", unique(svg), content.place(metric)) for metric, svg in panels.items()]
+def _of_metrics(panels: Mapping[str, str], unique: Unique) -> list[PageFigure]:
+    return [PageFigure(f"{pretty(metric)}, %", unique(svg), content.k_of(metric)) for metric, svg in panels.items()]
 
 
 def _slices(summary: Summary, metrics: list[str], unique: Unique) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def _slices(summary: Summary, metrics: list[str], unique: Unique) -> list[dict[s
         metric = f"{kind}@{k}"
         svg = plot.slices(summary, metric)
         if svg is not None:
-            drawn = Drawn(f"{pretty(metric)} by kind of target", unique(svg))
+            drawn = PageFigure(f"{pretty(metric)} by kind of target", unique(svg))
             one = {"title": pretty(metric), "k": k, "drawn": drawn, "table": content.slices(summary, metric)}
             found.append(one)
     return found

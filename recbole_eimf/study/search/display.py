@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from recbole_eimf.study.progress import Estimate, Reading, going, in_words, limit_of, moving
+from recbole_eimf.study.progress import Reading, TimeLeft, going, limit_of, moving, progress_in_words
 from recbole_eimf.study.runs import histories_of
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.trial import Job, Trial, close_trial
@@ -88,6 +88,6 @@ class Display(Callback):
                 readings.append(Reading(**known, state="waiting", limit=self.epochs))
         return readings
 
-    def _words(self, readings: Sequence[Reading], found: Estimate) -> str:
+    def _words(self, readings: Sequence[Reading], found: TimeLeft) -> str:
         best = f"best {self.job.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
-        return in_words(readings, found, "trials", best)
+        return progress_in_words(readings, found, "trials", best)

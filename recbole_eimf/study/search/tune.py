@@ -41,7 +41,7 @@ _REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes
 
 
 @dataclass(frozen=True)
-class Effort:
+class SearchEffort:
     """How much is tried, and on what: see ``tune --help``. None: a default that depends on the model or the machine."""
 
     samples: int = 20
@@ -110,7 +110,7 @@ def tune(
         >>> found = recbole_eimf.tune("EIMF", "ml-100k", samples=4, max_epochs=5)  # doctest: +SKIP
         >>> recbole_eimf.run("EIMF", "ml-100k", **found.settings)  # doctest: +SKIP
     """
-    effort = Effort(samples, max_epochs, grace, cpus_per_trial, gpus_per_trial, cpus, ray_address)
+    effort = SearchEffort(samples, max_epochs, grace, cpus_per_trial, gpus_per_trial, cpus, ray_address)
     return search(model, dataset, out, effort, space, config_file_list, begin_with, **overrides)
 
 
@@ -118,7 +118,7 @@ def search(
     model: str,
     dataset: str,
     out: str | Path | None = None,
-    effort: Effort | None = None,
+    effort: SearchEffort | None = None,
     space_file: str | Path | None = None,
     config_file_list: Sequence[str] = (),
     begin_with: str | Path | Mapping[str, Any] | None = None,
@@ -146,7 +146,7 @@ def search(
     from recbole_eimf.experiment import plugin
 
     plugin.adapt_recbole()
-    effort = effort or Effort()
+    effort = effort or SearchEffort()
     given = read_files(config_file_list) | overrides
     with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
         base = _config(model, dataset, given)
@@ -173,7 +173,7 @@ def search(
         return _made(SearchOutcome(job, space, given, []), epochs, grace, effort)
 
 
-def _made(found: SearchOutcome, epochs: int, grace: int, effort: Effort) -> SearchOutcome:
+def _made(found: SearchOutcome, epochs: int, grace: int, effort: SearchEffort) -> SearchOutcome:
     """Run the trials that the folder does not hold yet."""
     job, drawn = found.job, found.job.settings
     for number in range(len(drawn)):
@@ -313,7 +313,9 @@ def _claim(job: Job, space: Space, base: EIMFConfig, schedule: Mapping[str, int]
 
 
 # ---------------------------------------------------------------------- on Ray
-def _run_trials(job: Job, pending: list[int], found: SearchOutcome, epochs: int, grace: int, effort: Effort) -> None:
+def _run_trials(
+    job: Job, pending: list[int], found: SearchOutcome, epochs: int, grace: int, effort: SearchEffort
+) -> None:
     # our folders say all there is to say, and Ctrl-C shall end the search, not Ray's loop alone
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -367,7 +369,7 @@ def _replay(scheduler: Any, trials: list[Trial]) -> None:
 
 
 @contextmanager
-def _ray(effort: Effort, gpus: float) -> Iterator[None]:
+def _ray(effort: SearchEffort, gpus: float) -> Iterator[None]:
     with ray_running(effort.cpus, address=effort.ray_address) as ray:
         if not effort.ray_address:
             _check_resources(ray.cluster_resources(), effort.cpus_per_trial, gpus)

@@ -60,10 +60,10 @@ class Grid:
 # ---------------------------------------------------------------------- the table itself
 def metric_columns(metrics: Sequence[str]) -> list[Column]:
     """A column per metric."""
-    return [Column(pretty(metric), place(metric)) for metric in metrics]
+    return [Column(pretty(metric), k_of(metric)) for metric in metrics]
 
 
-def place(metric: str) -> int | None:
+def k_of(metric: str) -> int | None:
     """The k of ``ndcg@10``."""
     k = metric.partition("@")[2]
     return int(k) if k else None
@@ -292,7 +292,7 @@ def _settings(told: Searched) -> str:
     return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in told.settings.items())
 
 
-def counted(line: Line) -> dict[str, float]:
+def coverage_counts(line: Line) -> dict[str, float]:
     """What :func:`coverage` shows of a row, by the names in ``side_load``: means over seeds."""
     reports = [_flat(r["side_load"]) for r in line.results if r.get("side_load")]
     every = [key for keys, whole in _COVERAGE.values() for key in (*([keys] if isinstance(keys, str) else keys), whole)]

@@ -261,7 +261,7 @@ def _shared(summary: Summary) -> list[str]:
     return reasons
 
 
-def versions(summary: Summary) -> list[dict[str, str]]:
+def versions_of_runs(summary: Summary) -> list[dict[str, str]]:
     """The different sets of versions that the runs were made with, the newest recbole_eimf of a run alone if it says
     no more; this program's where nothing has run."""
     found = []
@@ -279,7 +279,7 @@ def versions_text(one: Mapping[str, str]) -> str:
 
 
 def _about_versions(summary: Summary) -> list[str]:
-    found = versions(summary)
+    found = versions_of_runs(summary)
     if len(found) < 2:
         return []
     return [f"**Runs were made with different versions:** {'; '.join(map(versions_text, found))}."]

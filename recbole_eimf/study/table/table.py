@@ -46,7 +46,7 @@ def markdown(summary: Summary) -> str:
         slices=[(pretty(metric), slices)] if slices else [],
         coverage=content.coverage(summary),
         searches=content.searches(summary),
-        versions="; ".join(map(notes.versions_text, notes.versions(summary))),
+        versions="; ".join(map(notes.versions_text, notes.versions_of_runs(summary))),
         command=summary.experiment.command,
     )
 
@@ -66,7 +66,7 @@ def latex(summary: Summary) -> str:
         slices_title=f"{pretty(metric)} by kind of target{notes.which(summary, summary.views[0])}, %.",
         coverage=content.coverage(summary),
         searches=content.searches(summary),
-        versions="; ".join(map(notes.versions_text, notes.versions(summary))),
+        versions="; ".join(map(notes.versions_text, notes.versions_of_runs(summary))),
         command=summary.experiment.command,
     )
 
@@ -106,7 +106,7 @@ def as_csv(summary: Summary) -> str:
         "seeds",
     ]
     extra = [f"valid_{valid}", "best_epoch", "epochs", "seconds_per_epoch", "parameters", *summary.experiment.columns]
-    reached = {line.row.name: content.counted(line) for line in summary.lines}
+    reached = {line.row.name: content.coverage_counts(line) for line in summary.lines}
     counts = list(dict.fromkeys(name for of_row in reached.values() for name in of_row))
     extra += [*counts, "commit", "error"]
     out = io.StringIO()
@@ -187,7 +187,7 @@ def machine(summary: Summary) -> dict[str, Any]:
         "planned": summary.planned,
         "finished": summary.finished,
         "notes": notes.notes(summary, ("*", "†"), summary.metrics)[1:],
-        "made_with": notes.versions(summary),
+        "made_with": notes.versions_of_runs(summary),
         "views": [_machine_view(view) for view in summary.views],
         "slices": {"unit": "percent", "mask_history": summary.views[0].mask_history, "rows": summary.slices},
         "rows": [_machine_row(summary, line) for line in summary.lines],
