@@ -95,10 +95,10 @@ def _typed(key: str, value: Any) -> str:
     return key.upper() if key in CONTENT and value else value if isinstance(value, str) else repr(value)
 
 
-def in_words(differing: Mapping[str, tuple[Any, Any]]) -> str:
+def training_data_in_words(differing: Mapping[str, tuple[Any, Any]]) -> str:
     """What a message says of :meth:`TrainingKeys.differing`.
 
-    >>> in_words({"ties": ("shuffle", "source"), "split_file": ("0a1b", None)})
+    >>> training_data_in_words({"ties": ("shuffle", "source"), "split_file": ("0a1b", None)})
     'ties=shuffle there, ties=source here; split_file is a file of other content, or there is one on one side alone'
     """
     return "; ".join(

@@ -41,7 +41,7 @@ class SequencesWithGraph(LazySequenceDataset, KGSeqDataset):
 _OWN = {"DIEN": SequencesWithNegatives, "FEARec": StoredRows}
 
 
-def dataset_class(model_class: type) -> type[LazySequenceDataset]:
+def lazy_dataset_class(model_class: type) -> type[LazySequenceDataset]:
     """The data set class of a model, ours or RecBole's."""
     own = getattr(model_class, "dataset_class", None)  # a model of RecBole's may be given one, too
     if own is not None:

@@ -27,7 +27,7 @@ from recbole_eimf.model.ibim import IBIM
 from recbole_eimf.model.layer import MaskedSelfAttention, scored_items, scored_states, target_attention
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.soft_label import SoftLabels
-from recbole_eimf.model.selection import distinct, shared_rows
+from recbole_eimf.model.selection import distinct_values, shared_rows
 
 
 class ExplicitInterests(nn.Module):
@@ -254,7 +254,7 @@ class EIMF(IBIM):
             items = items[self._has_text.to(items.device)[items]].to(target.device, non_blocking=True)
             counts = None
         else:
-            items, first = distinct(target)
+            items, first = distinct_values(target)
             counts = self.esim.item_has_text[items]
             counts = counts if first is None else counts & first
         if not len(items):

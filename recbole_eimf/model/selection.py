@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def distinct(values: Tensor) -> tuple[Tensor, Tensor | None]:
+def distinct_values(values: Tensor) -> tuple[Tensor, Tensor | None]:
     """The distinct ones of values [n], ascending: (values [m], which of them count, bool [m]; None: all do).
 
     On a GPU repetitions stay, m = n, and the first of each value counts.

@@ -30,7 +30,7 @@ class SideLoadedDataset(LazySequenceDataset):
 
 def dataset_class(model_class: type) -> type[LazySequenceDataset]:
     """The data set class of a model: its own, what a model of RecBole's reads beyond items, else the one above."""
-    found = stock_datasets.dataset_class(model_class)
+    found = stock_datasets.lazy_dataset_class(model_class)
     return SideLoadedDataset if found is LazySequenceDataset else found
 
 

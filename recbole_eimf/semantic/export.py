@@ -21,7 +21,7 @@ from typing import Any
 
 from recbole_eimf.config.keys import SemanticSettings, our_keys
 from recbole_eimf.config.maker import is_marked, made_by, marked, unmarked
-from recbole_eimf.config.training_data import TrainingKeys, as_words, in_words
+from recbole_eimf.config.training_data import TrainingKeys, as_words, training_data_in_words
 from recbole_eimf.core.disk import check_not_read, check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import atomic_path, file_digest, write_json
@@ -262,7 +262,7 @@ def _why(meta: Mapping[str, Any], made_from: TrainingKeys) -> str:
             "Take the same data set and filters, or make replies for these data."
         )
     words = " ".join(as_words({key: there for key, (there, _) in differing.items()}))
-    return f": {in_words(differing)}. Run with {words}, or make replies for these data."
+    return f": {training_data_in_words(differing)}. Run with {words}, or make replies for these data."
 
 
 def _proves(meta: Mapping[str, Any]) -> bool:

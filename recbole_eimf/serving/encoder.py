@@ -135,7 +135,7 @@ def _own(name: str, keys: Mapping[str, Any], known: _Catalogue) -> nn.Module:
     return _OwnBERT4Rec(keys, known) if name == "BERT4Rec" else NETWORKS[name](keys, known)
 
 
-def build_encoder(spec: EncoderSpec, items: int, tensors: Mapping[str, Tensor]) -> Encoder:
+def build_history_encoder(spec: EncoderSpec, items: int, tensors: Mapping[str, Tensor]) -> Encoder:
     """An encoder with these parameters (no copies are made), ready to score.
 
     Raises:

@@ -34,8 +34,8 @@ from recbole_eimf.serving.answer import Question, rank
 from recbole_eimf.serving.card import model_card
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.counts import COUNTING_MODELS, Counts
-from recbole_eimf.serving.encoder import OWN_MODELS, EncoderSpec, build_encoder, keys_read
-from recbole_eimf.serving.index import check_kind
+from recbole_eimf.serving.encoder import OWN_MODELS, EncoderSpec, build_history_encoder, keys_read
+from recbole_eimf.serving.index import check_index_kind
 from recbole_eimf.serving.parts import Parts, with_index
 from recbole_eimf.serving.save import write_parts
 
@@ -137,7 +137,7 @@ def export(
             no encoder for ``onnx``, or a score prior, of which no graph knows. MissingPartError: ``onnx`` without its
             packages.
     """
-    check_kind(index)
+    check_index_kind(index)
     if text not in ("auto", "yes", "no"):
         raise ConfigError(f"text={text}: allowed are auto, yes, no.")
     model_folder.check_place(out)
@@ -225,7 +225,7 @@ def _taken_apart(run: Run) -> tuple[Parts, dict[str, Any]]:
         tensors = {key: value.cpu() for key, value in net.state_dict().items() if key in wanted}
         return Parts(catalogue, counts=Counts(name, len(catalogue), keys, tensors)), {**config, "keys": keys}
     spec, tensors = _encoder(run)
-    encoder = build_encoder(spec, len(catalogue), tensors)
+    encoder = build_history_encoder(spec, len(catalogue), tensors)
     with torch.no_grad():
         vectors, bias = _scored(net, len(catalogue))
     category = None

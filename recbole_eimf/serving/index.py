@@ -349,7 +349,7 @@ class HNSWQuery:
         return Candidates(torch.from_numpy(np.unique(rows[filled]) + 1), ceiling)
 
 
-def check_kind(kind: str) -> str:
+def check_index_kind(kind: str) -> str:
     """Return ``kind`` if there is such an index. Raises ConfigError."""
     if kind not in KINDS:
         raise ConfigError(f"index={kind}: allowed are {', '.join(KINDS)}.")

@@ -15,7 +15,7 @@ from recbole_eimf.model.score_prior import ScorePrior
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.catalogue import Catalogue, Users
 from recbole_eimf.serving.counts import Counts
-from recbole_eimf.serving.encoder import Encoder, EncoderSpec, build_encoder
+from recbole_eimf.serving.encoder import Encoder, EncoderSpec, build_history_encoder
 from recbole_eimf.serving.index import KINDS
 from recbole_eimf.serving.parts import Parts, with_index
 from recbole_eimf.serving.sentences import Sentences
@@ -121,7 +121,7 @@ def _catalogue(folder: Path) -> Catalogue:
 def _scored_by_products(folder: Path, config: dict[str, Any], catalogue: Catalogue) -> Parts:
     lists = {key: tuple(value) for key, value in config["encoder"].items() if key in ("towers", "targets")}
     spec = EncoderSpec(**{**config["encoder"], **lists})
-    encoder = build_encoder(spec, len(catalogue), model_folder.read_tensors(folder / "encoder.safetensors"))
+    encoder = build_history_encoder(spec, len(catalogue), model_folder.read_tensors(folder / "encoder.safetensors"))
     items = model_folder.read_tensors(folder / "items.safetensors")
     try:
         _check_items(folder, items, len(catalogue), encoder)

@@ -13,7 +13,7 @@ from torch import Tensor
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import text_of
 from recbole_eimf.model.layer import scored_items
-from recbole_eimf.serving.encoder import EncoderSpec, build_encoder
+from recbole_eimf.serving.encoder import EncoderSpec, build_history_encoder
 from recbole_eimf.serving.index import FlatIndex, HNSWIndex, Index
 from recbole_eimf.serving.parts import Parts
 from recbole_eimf.serving.prior_index import PriorIndex
@@ -70,7 +70,7 @@ def with_rows(parts: Parts, vectors: Tensor, tokens: list[str], titles: list[str
     grown = replace(
         parts,
         catalogue=parts.catalogue.extended(tokens, titles),
-        encoder=build_encoder(spec, items + len(tokens), state),
+        encoder=build_history_encoder(spec, items + len(tokens), state),
         vectors=rows,
         bias=None if parts.bias is None else bias,
         text=parts.text.extended(vectors),

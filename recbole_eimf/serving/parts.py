@@ -68,7 +68,7 @@ def with_index(parts: Parts, kind: str, folder: Path | None = None) -> Parts:
     Raises:
         ConfigError: no such kind. DataError: ``folder`` has no readable ``index.faiss`` and ``kind`` is hnsw.
     """
-    search.check_kind(kind)
+    search.check_index_kind(kind)
     items = len(parts.catalogue)
     if kind == "none" or (kind == "auto" and items < search.FEWEST_ITEMS):
         return parts

@@ -408,7 +408,7 @@ def test_what_a_gpu_computes_under_masks_has_the_same_gradients(built, monkeypat
     assert all(gradient.isfinite().all() for gradient in gradients.values())
     for module in ("eimf", "losses.soft_label"):
         monkeypatch.setattr(f"recbole_eimf.model.{module}.shared_rows", selection._rows_unasked)
-    monkeypatch.setattr("recbole_eimf.model.eimf.distinct", selection._distinct_in_place)
+    monkeypatch.setattr("recbole_eimf.model.eimf.distinct_values", selection._distinct_in_place)
     esim._counted = 0
     masked_losses, masked_gradients = losses_and_gradients(net, batch)
     torch.testing.assert_close(masked_losses, losses)

@@ -12,7 +12,7 @@ from recbole_eimf.model.losses.partition import mean_log_partition
 
 def test_distinct_values_are_the_first_of_their_kind_in_order():
     values = torch.tensor([4, 1, 4, 9, 1, 1])
-    picked, everything = selection.distinct(values)
+    picked, everything = selection.distinct_values(values)
     assert picked.tolist() == [1, 4, 9]
     assert everything is None
     sorted_values, counts = selection._distinct_in_place(values)

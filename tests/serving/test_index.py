@@ -17,7 +17,7 @@ from recbole_eimf.serving.index import (
     FlatQuery,
     HNSWIndex,
     HNSWQuery,
-    check_kind,
+    check_index_kind,
     search_with_proof,
 )
 
@@ -298,4 +298,4 @@ def test_a_graph_s_ceiling_is_the_greatest_of_where_its_interests_stopped():
 
 def test_unknown_kind_of_index():
     with pytest.raises(ConfigError, match="index=flatt"):
-        check_kind("flatt")
+        check_index_kind("flatt")

@@ -7,7 +7,7 @@ import numpy as np
 from recbole_eimf.core.dates import UNIX_UNITS
 from recbole_eimf.data import ties
 from recbole_eimf.data.history_mask import FEW_REPEATS
-from recbole_eimf.data.prepare.interaction_log import Kept, distinct
+from recbole_eimf.data.prepare.interaction_log import Kept, first_of_each
 
 
 def remarks(kept: Kept, timed: bool) -> list[str]:
@@ -73,7 +73,7 @@ def _times(time: np.ndarray) -> list[str]:
 def _copies(kept: Kept) -> list[str]:
     same = (kept.user[1:] == kept.user[:-1]) & (kept.time[1:] == kept.time[:-1])
     tied = np.r_[False, same] | np.r_[same, False]
-    copies = int((~distinct(kept.user[tied], kept.item[tied], kept.time[tied])).sum())
+    copies = int((~first_of_each(kept.user[tied], kept.item[tied], kept.time[tied])).sum())
     if not copies:
         return []
     return [

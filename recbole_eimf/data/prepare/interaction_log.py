@@ -269,7 +269,7 @@ def apply_filters(log: InteractionLog, filters: Filters, report: Report) -> Kept
     if filters.duplicates == "distinct":
         if not log.timed:
             raise DataError("--duplicates distinct: without times nothing tells a copy from a repeat. Leave it out.")
-        narrow(distinct(user[rows], item[rows], time[rows]), "dropped: copies (same user, item and time)", "")
+        narrow(first_of_each(user[rows], item[rows], time[rows]), "dropped: copies (same user, item and time)", "")
     elif filters.duplicates != "keep":
         narrow(
             _one_per_pair(user[rows], item[rows], len(log.items), filters.duplicates),
@@ -311,7 +311,7 @@ def _position(user: np.ndarray) -> np.ndarray:
     return position
 
 
-def distinct(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
+def first_of_each(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Return the mask [n] of the first row of every user, item and time."""
     order = np.lexsort((item, time, user))  # stable: of equal rows the first stays in front
     mask = np.ones(len(user), dtype=bool)

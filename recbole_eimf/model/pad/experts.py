@@ -54,7 +54,7 @@ def parse_experts(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def check_backbone(name: str, model: str) -> str:
+def check_tower_backbone(name: str, model: str) -> str:
     """Return ``name`` if experts can be built over it. Raises ConfigError."""
     if name in TOWER_BACKBONES or (":" in str(name) and backbone_class(name).fits_towers):
         return name

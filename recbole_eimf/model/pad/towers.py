@@ -26,7 +26,7 @@ from recbole_eimf.model.pad.experts import (
     ExpertTable,
     FrequencyGate,
     Tower,
-    check_backbone,
+    check_tower_backbone,
     frequency_buckets,
 )
 from recbole_eimf.model.phase import Phase
@@ -97,7 +97,7 @@ class TowerModel(OverBackbone):
     @classmethod
     def backbone_name(cls, config) -> str:
         """The backbone of a configuration. Raises ConfigError for one that experts cannot be built over."""
-        return check_backbone(config["backbone"], config["model"])
+        return check_tower_backbone(config["backbone"], config["model"])
 
     @classmethod
     def needs_side_information(cls, config) -> str | None:

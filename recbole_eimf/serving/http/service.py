@@ -245,7 +245,7 @@ class Service:
         model = model or loaded(self._board, state)
         batches = state.added[there:]
         if len(batches) > 1 and model.places_each_alone:  # each addition copies every table
-            batches = (merged(batches),)
+            batches = (merged_batches(batches),)
         for items in batches:
             model = with_items(model, items)[0]
         return model
@@ -324,7 +324,7 @@ def with_batches(
     All are added as one, for each addition copies every table; where one batch is refused, halves of them are tried.
     """
     short = slice(None) if reads_profiles(model) else slice(1)
-    items = {token: texts[short] for token, texts in merged(batches).items()}
+    items = {token: texts[short] for token, texts in merged_batches(batches).items()}
     if not items:
         return model, []
     try:
@@ -338,7 +338,7 @@ def with_batches(
     return model, first + second
 
 
-def merged(batches: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
+def merged_batches(batches: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
     """The items of all batches, in their order."""
     return {token: texts for items in batches for token, texts in items.items()}
 
