@@ -22,6 +22,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.semantic import export
 from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.llm.price import estimate_calls
 from recbole_eimf.semantic.needs import check_interest_source, check_path, check_unread_files
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 
@@ -117,7 +118,7 @@ def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Pipel
 def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:
     """Show a prompt and the price; whether to go on."""
     requests, wanted = pipeline.requests(pipeline.clusters[0]), pipeline.llm_settings()
-    estimate = client.estimate(requests, wanted, client.answered_users(requests, wanted, pipeline.journal))
+    estimate = estimate_calls(requests, wanted, client.answered_users(requests, wanted, pipeline.journal))
     return agreed_to(_said(pipeline), requests[0].prompt, wanted, estimate, flags, pipeline.journal)
 
 

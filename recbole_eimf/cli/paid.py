@@ -10,8 +10,9 @@ from recbole_eimf.config.yaml_file import model_and_dataset, named_files, parse_
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import EMPTY, ConfigError, InterestSourceError
 from recbole_eimf.semantic.export import check_export_folder
-from recbole_eimf.semantic.llm.client import Estimate, answered_users, estimate
+from recbole_eimf.semantic.llm.client import answered_users
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
+from recbole_eimf.semantic.llm.price import Estimate, estimate_calls
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import Parser, parse_interests
 from recbole_eimf.semantic.sources import batch, endpoint
@@ -138,7 +139,7 @@ def offer_batch(
     """
     done = answered_users(requests, wanted, journal, parse)
     print(f"{introduction}\n\n{requests[0].prompt}")
-    print(f"\nmodel {wanted.model} in the OpenAI Batch API: {estimate(requests, wanted, done, most=1)}")
+    print(f"\nmodel {wanted.model} in the OpenAI Batch API: {estimate_calls(requests, wanted, done, most=1)}")
     if "--dry-run" in flags:
         return 0
     if len(done) == len(requests):

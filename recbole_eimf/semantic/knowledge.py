@@ -29,6 +29,7 @@ from recbole_eimf.semantic.journal import journal_of
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.item_reply import ITEM, ItemKnowledge, item_prompt, parse_item
+from recbole_eimf.semantic.llm.price import Estimate, estimate_calls
 from recbole_eimf.semantic.llm.prompt import PromptRequest, load_template
 from recbole_eimf.semantic.llm.reply import Reply, reply_from_text
 from recbole_eimf.semantic.needs import check_knowledge_source, check_path, source_of_knowledge
@@ -88,10 +89,10 @@ class KnowledgeStage:
         """The endpoint's settings."""
         return part_of(OpenAISettings, self.settings)
 
-    def estimate(self) -> client.Estimate:
+    def estimate(self) -> Estimate:
         """Calls, tokens and price of what the journal does not answer."""
         requests, wanted = self.requests(), self.llm_settings()
-        return client.estimate(requests, wanted, client.answered_users(requests, wanted, self.journal, parse_item))
+        return estimate_calls(requests, wanted, client.answered_users(requests, wanted, self.journal, parse_item))
 
     def run(self, popularity: Mapping[str, int], seed: int = 0, agreed: bool = False, again: bool = True) -> Knowledge:
         """What is known of the items.

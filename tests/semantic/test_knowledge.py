@@ -190,7 +190,7 @@ def test_a_finished_journal_is_read_once_and_nothing_is_asked(tmp_path, monkeypa
     before = asking.journal.read_bytes()
     prompts = counted(monkeypatch, knowledge, "item_prompt")
     parsed = counted(monkeypatch, knowledge, "parse_item")
-    read, paid = counted(monkeypatch, journal, "read_jsonl"), counted(monkeypatch, client, "_run_in_thread")
+    read, paid = counted(monkeypatch, journal, "read_jsonl"), counted(monkeypatch, client, "run_in_thread")
     found = stage(titles, knowledge_source="openai", semantic_cache=str(tmp_path)).run({}, again=False)
     assert (len(prompts), len(parsed), len(read), len(paid)) == (9, 9, 1, 0)
     assert sorted(found.items) == sorted(titles.keys() - {"i3"})

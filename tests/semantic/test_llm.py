@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 
 from recbole_eimf.core.errors import DataError, InterestSourceError
-from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.llm import calls
 from recbole_eimf.semantic.llm.client import OpenAISettings, fetch_openai
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.sources import endpoint
@@ -371,7 +371,7 @@ def test_models_without_max_tokens_and_temperature(tmp_path):
 
 def ask_all(url: str, path: Path) -> None:
     """What the processes below do, until they are killed."""
-    client.STOP_GRACE_SECONDS = 1000.0  # nothing below may come about by waiting
+    calls.STOP_GRACE_SECONDS = 1000.0  # nothing below may come about by waiting
     logging.basicConfig(level="INFO", stream=sys.stderr)
     requests = [PromptRequest(f"u{i}", f"prompt {i}") for i in range(40)]
     settings = OpenAISettings("m", url, "TEST_LLM_KEY", concurrency=4)
@@ -443,14 +443,14 @@ def test_kill_9_asks_at_most_the_calls_in_flight_again(tmp_path):
 
 def test_no_call_goes_out_before_the_last_reply_is_on_disk(tmp_path, monkeypatch):
     """However slow the disk: what is neither in the journal nor in flight would be paid for twice after a kill."""
-    append, ahead = client.append_jsonl, []
+    append, ahead = calls.append_jsonl, []
 
     def slow(path, records):
         time.sleep(0.05)
         ahead.append(len(server.prompts()) - len(journal(tmp_path)))
         append(path, records)
 
-    monkeypatch.setattr(client, "append_jsonl", slow)
+    monkeypatch.setattr(calls, "append_jsonl", slow)
     with LLMServer() as server:
         fetch(server, tmp_path, 40, concurrency=4)
     assert max(ahead) == 4
@@ -502,11 +502,11 @@ def test_an_outcome_that_comes_just_as_a_slice_of_the_wait_ends_is_no_timeout():
                 raise TimeoutError
             return super().result(timeout)
 
-    assert client._wait(Late()) is None
+    assert calls._wait(Late()) is None
     own = Future()
     own.set_exception(TimeoutError("of the endpoint"))
     with pytest.raises(TimeoutError, match="of the endpoint"):
-        client._wait(own)
+        calls._wait(own)
 
 
 def test_two_runs_at_once_pay_once(tmp_path):
@@ -520,7 +520,7 @@ def test_a_full_disk_stops_the_run_instead_of_losing_replies(tmp_path, monkeypat
     def full(path, records):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(client, "append_jsonl", full)
+    monkeypatch.setattr(calls, "append_jsonl", full)
     with LLMServer() as server:
         with pytest.raises(OSError, match="No space left"):
             fetch(server, tmp_path, 200, concurrency=2)

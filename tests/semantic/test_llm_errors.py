@@ -132,7 +132,7 @@ def test_nobody_asks_while_the_endpoint_wants_to_be_left_alone(tmp_path):
 
 def test_a_wait_that_the_endpoint_asked_for_ends_with_the_run(tmp_path, monkeypatch):
     """Who waits at the gate makes no call once another call has failed for good."""
-    monkeypatch.setattr("recbole_eimf.semantic.llm.client.STOP_GRACE_SECONDS", 1000.0)
+    monkeypatch.setattr("recbole_eimf.semantic.llm.calls.STOP_GRACE_SECONDS", 1000.0)
     told = threading.Event()
 
     def answer(asked, n):

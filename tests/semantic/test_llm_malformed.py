@@ -8,7 +8,7 @@ import pytest
 
 from recbole_eimf.core.errors import DataError, InterestSourceError
 from recbole_eimf.semantic import journal as journal_file
-from recbole_eimf.semantic.llm import client
+from recbole_eimf.semantic.llm import calls
 from recbole_eimf.semantic.llm.client import fetch_openai
 from tests.semantic.llm_calls import KEY, always, fetch, journal, once, requests, settings
 from tests.semantic.llm_server import GOOD, Answer, LLMServer
@@ -145,7 +145,7 @@ def test_a_parser_that_fails_loses_no_reply(tmp_path, monkeypatch):
     def broken(*_):
         raise IndexError("no such thing")
 
-    monkeypatch.setattr(client, "completion_interests", broken)
+    monkeypatch.setattr(calls, "completion_interests", broken)
     with LLMServer() as server:
         assert fetch(server, tmp_path)["u0"].error == "Reading the reply failed (IndexError)."
     assert journal(tmp_path)[0]["response"] == GOOD
@@ -183,7 +183,7 @@ def test_a_refusal_that_was_once_taken_for_an_interest_is_asked_again(tmp_path):
 def test_a_long_bad_reply_is_not_sent_back_whole(tmp_path):
     with LLMServer(once(content="blah " * 50_000)) as server:
         assert fetch(server, tmp_path)["u0"].status == "ok"
-    assert len(server.asked[1].body["messages"][1]["content"]) == client.MOST_COMPLAINED_OF
+    assert len(server.asked[1].body["messages"][1]["content"]) == calls.MOST_COMPLAINED_OF
 
 
 # --- an endpoint of no use --------------------------------------------------------------------------------------------

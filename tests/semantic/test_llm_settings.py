@@ -7,8 +7,9 @@ import pytest
 
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
-from recbole_eimf.semantic.llm.client import Estimate, OpenAISettings, answered_users, estimate, fetch_openai
+from recbole_eimf.semantic.llm.client import OpenAISettings, answered_users, fetch_openai
 from recbole_eimf.semantic.llm.endpoint import Secret, read_key
+from recbole_eimf.semantic.llm.price import Estimate, estimate_calls
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from tests.semantic.llm_calls import KEY, always, fetch, requests, settings
 from tests.semantic.llm_server import Answer, LLMServer
@@ -22,10 +23,10 @@ pytestmark = pytest.mark.usefixtures("quick_endpoint")
 def test_estimate_counts_only_what_is_not_journalled(tmp_path):
     priced = OpenAISettings("m", max_tokens=50, price_in=2.0, price_out=10.0)
     asked = [PromptRequest(user, "x" * 400) for user in "abcd"] + [PromptRequest("e", "茶" * 4)]
-    assert estimate(asked, priced, {"a", "b", "zzz"}) == Estimate(
+    assert estimate_calls(asked, priced, {"a", "b", "zzz"}) == Estimate(
         3, 2, 203, 150, (203 * 2 + 150 * 10) / 1e6, 6, ((203 + 203 + 150 + 3 * 40) * 2 + 300 * 10) / 1e6
     )
-    assert estimate(asked, OpenAISettings("m", price_in=2.0), ()).cost is None
+    assert estimate_calls(asked, OpenAISettings("m", price_in=2.0), ()).cost is None
     with LLMServer() as server:
         fetch(server, tmp_path, 2)
         assert answered_users(requests(3), settings(server), tmp_path / "journal.jsonl") == {"u0", "u1"}

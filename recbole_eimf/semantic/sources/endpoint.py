@@ -11,6 +11,7 @@ from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.journal import kept, of_use, read_journal, useless
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.endpoint import ASKERS, OpenAISettings, read_key
+from recbole_eimf.semantic.llm.price import estimate_calls
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import Parser, Reply, parse_interests
 
@@ -56,7 +57,7 @@ def ask(
     known = kept(requests, wanted.max_interests, past, parse)
     done, settled = of_use(known), {} if again else useless(known)
     left = [request for request in requests if request.user_id not in settled]
-    estimate = client.estimate(left, wanted, done)
+    estimate = estimate_calls(left, wanted, done)
     command, beside = _COMMANDS[source]
     if estimate.calls and not agreed:
         raise InterestSourceError(
