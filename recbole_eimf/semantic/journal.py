@@ -13,7 +13,8 @@ from typing import Any, Literal
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import read_jsonl
 from recbole_eimf.core.locks import alone
-from recbole_eimf.semantic.llm.endpoint import OpenAISettings, address_of, shown_url
+from recbole_eimf.semantic.llm.access import address_of, shown_url
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (
     NO_INTERESTS,

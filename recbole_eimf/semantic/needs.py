@@ -23,7 +23,8 @@ from recbole_eimf.semantic import export, knowledge_export
 from recbole_eimf.semantic.encoders.build import check_encoder
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
 from recbole_eimf.semantic.journal import journal_of, read_journal
-from recbole_eimf.semantic.llm.endpoint import ASKERS, OpenAISettings, check_address, read_key
+from recbole_eimf.semantic.llm.access import ASKERS, check_address, read_key
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.sources import batch, own
 
 #: file -> the only source of interests that reads it

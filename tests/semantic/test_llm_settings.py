@@ -7,8 +7,8 @@ import pytest
 
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
+from recbole_eimf.semantic.llm.access import Secret, read_key
 from recbole_eimf.semantic.llm.client import OpenAISettings, answered_users, fetch_openai
-from recbole_eimf.semantic.llm.endpoint import Secret, read_key
 from recbole_eimf.semantic.llm.price import Estimate, estimate_calls
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from tests.semantic.llm_calls import KEY, always, fetch, requests, settings

@@ -40,7 +40,7 @@ def check_encoder(settings: EncoderSettings) -> None:
     """
     _check_processes(settings)
     if settings.name.startswith("openai:"):
-        from recbole_eimf.semantic.llm.endpoint import check_address
+        from recbole_eimf.semantic.llm.access import check_address
 
         check_address(settings.base_url)
     elif settings.name != "tfidf-svd":

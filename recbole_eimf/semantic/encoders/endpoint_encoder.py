@@ -11,7 +11,7 @@ import numpy as np
 from recbole_eimf.core.errors import UserError
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings, TextEncoder, with_progress
-from recbole_eimf.semantic.llm.endpoint import address_of, addresses_unlogged, check_address, read_key
+from recbole_eimf.semantic.llm.access import address_of, addresses_unlogged, check_address, read_key
 
 _REQUEST_RETRIES = 5
 _REQUEST_TIMEOUT = 60.0

@@ -19,7 +19,8 @@ from typing import Any
 from recbole_eimf.core.bars import bar
 from recbole_eimf.core.files import append_jsonl, encodable
 from recbole_eimf.semantic.journal import Past, asked_with, cut, record_of
-from recbole_eimf.semantic.llm.endpoint import Completion, Endpoint, GaveUpError, OpenAISettings, StoppedError, read_key
+from recbole_eimf.semantic.llm.access import read_key
+from recbole_eimf.semantic.llm.endpoint import Completion, Endpoint, GaveUpError, OpenAISettings, StoppedError
 from recbole_eimf.semantic.llm.price import MOST_CALLS, cost_of, dollars
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import (

@@ -1,7 +1,7 @@
-"""One OpenAI-compatible endpoint: its settings, its key, and a call that survives what passes.
+"""One OpenAI-compatible endpoint: its settings, and a call that survives what passes.
 
 Retries, and what an endpoint turns out not to know, are dealt with here and nowhere else (the client's own retries are
-off). The key is read at the last moment and never enters a message, a log or a file.
+off).
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ import contextlib
 import email.utils
 import json
 import logging
-import os
 import random
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 from recbole_eimf.config.parts import check_part, of_key
-from recbole_eimf.core.errors import ConfigError, InterestSourceError
+from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.files import encodable
 from recbole_eimf.core.parts import require
+from recbole_eimf.semantic.llm.access import Secret, addresses_unlogged, key_place, shown_url
 
 logger = logging.getLogger(__name__)
 
@@ -81,69 +79,6 @@ class OpenAISettings:
 
     def __post_init__(self) -> None:
         check_part(self)
-
-
-class Secret:
-    """A key that does not show itself in a repr, a log or a traceback with local variables."""
-
-    def __init__(self, value: str):
-        self.reveal = lambda: value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def scrub(self, text: str) -> str:
-        """Return ``text`` without the key (endpoints echo it in error messages)."""
-        value = self.reveal()
-        # a placeholder such as "EMPTY" for endpoints without keys is no secret, and may be a common word
-        return text.replace(value, "***") if len(value) >= 8 else text
-
-
-class NamesKey(Protocol):
-    """Settings that say where an API key is: of an LLM, or of an embeddings endpoint."""
-
-    api_key_env: str
-    api_key_file: str | None
-
-
-#: key of a source -> who needs an API key for it, with the way to do without
-ASKERS = {
-    "interest_source": "the LLM (or take interest_source=file or keywords)",
-    "knowledge_source": "the LLM (or take knowledge_source=file)",
-}
-
-
-def read_key(settings: NamesKey, asker: str = ASKERS["interest_source"]) -> Secret:
-    """Read the key of whatever asks an endpoint.
-
-    Args:
-        settings: say where it is; asker: what needs it, for the message.
-
-    Raises:
-        InterestSourceError: naming the variable or file, if there is none or it is malformed.
-    """
-    place = _key_place(settings)
-    if settings.api_key_file:
-        try:
-            value = Path(settings.api_key_file).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InterestSourceError(f"{place}: cannot be read ({type(error).__name__}).") from None
-    else:
-        value = os.environ.get(settings.api_key_env, "")
-    value = value.strip()
-    if not value:
-        raise InterestSourceError(
-            f"{place}: no API key there for {asker}. Set it (to anything, for an endpoint that asks for none)."
-        )
-    if not re.fullmatch(r"[!-~]+", value):  # an HTTP header could not carry it, and the error would print it
-        raise InterestSourceError(f"{place}: the key there holds spaces, line breaks or letters that no key has.")
-    return Secret(value)
-
-
-def _key_place(settings: NamesKey) -> str:
-    if settings.api_key_file:
-        return f"llm_api_key_file={settings.api_key_file}"
-    return f"environment variable {settings.api_key_env}"
 
 
 class GaveUpError(Exception):
@@ -400,7 +335,7 @@ class Endpoint:
         return True
 
     def _fatal(self, problem: _Problem, options: dict[str, Any]) -> InterestSourceError:
-        place = _key_place(self.settings)
+        place = key_place(self.settings)
         if problem.status in (401, 403):
             remedy = f"Check the key in {place}, and that it may use this model."
         elif problem.status == 404:
@@ -440,41 +375,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     return None
-
-
-def addresses_unlogged() -> None:
-    """Keep the HTTP libraries' lines out of our logs: httpx logs every address at INFO, the others do at DEBUG, and an
-    address may hold a password."""
-    for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
-        if logging.getLogger(name).level == logging.NOTSET:
-            logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def address_of(base_url: str | None) -> str:
-    """The address that is asked: the one given, else ``OPENAI_BASE_URL``, else OpenAI's (the openai package's rule)."""
-    return base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-
-
-def check_address(base_url: str | None) -> None:
-    """Raise ConfigError where the address that is asked is none: a port of letters, a bracket that is not closed."""
-    try:
-        parts = urlsplit(address_of(base_url))
-        port, good = parts.port, parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        port, good = None, False
-    if not good or port == 0:
-        said = f"llm_base_url={shown_url(base_url)}" if base_url else "OPENAI_BASE_URL (of the environment)"
-        raise ConfigError(f"{said}: not an address such as https://host:8000/v1. Mend it.")
-
-
-def shown_url(url: str | None) -> str:
-    """Return a URL without user, password and query: those can hold keys.
-
-    >>> shown_url("https://me:pw@host:8000/v1/?key=1")
-    'https://host:8000/v1'
-    """
-    try:
-        parts = urlsplit(url or "")
-    except ValueError:
-        return "(malformed)"
-    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1].lower()}{parts.path.rstrip('/')}"

@@ -10,7 +10,8 @@ from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.parts import require
 from recbole_eimf.semantic.journal import kept, of_use, read_journal, useless
 from recbole_eimf.semantic.llm import client
-from recbole_eimf.semantic.llm.endpoint import ASKERS, OpenAISettings, read_key
+from recbole_eimf.semantic.llm.access import ASKERS, read_key
+from recbole_eimf.semantic.llm.endpoint import OpenAISettings
 from recbole_eimf.semantic.llm.price import estimate_calls
 from recbole_eimf.semantic.llm.prompt import PromptRequest
 from recbole_eimf.semantic.llm.reply import Parser, Reply, parse_interests
