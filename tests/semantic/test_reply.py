@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from recbole_eimf.semantic.llm import reply
+from recbole_eimf.semantic.llm import reply_texts
 from recbole_eimf.semantic.llm.reply import (
     ReplyError,
     completion_interests,
@@ -231,7 +231,7 @@ def test_run_away_replies_are_refused(response):
 def test_run_away_replies_are_not_repaired(monkeypatch, brackets):
     """Repairing takes quadratic time in the number of brackets."""
     asked = []
-    monkeypatch.setattr(reply.json_repair, "loads", lambda text, **keys: asked.append(text) or {"1": "Nail art"})
+    monkeypatch.setattr(reply_texts.json_repair, "loads", lambda text, **keys: asked.append(text) or {"1": "Nail art"})
     assert parse_interests('{"1": ' + brackets * 400) == ["Nail art"]
     with pytest.raises(ReplyError):
         parse_interests('{"1": ' + brackets * 1100)

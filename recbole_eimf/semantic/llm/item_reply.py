@@ -14,7 +14,8 @@ from typing import Any
 
 from recbole_eimf.core.files import encodable
 from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS, PromptRequest
-from recbole_eimf.semantic.llm.reply import ReplyError, json_values, key_words, repaired_values, unquoted
+from recbole_eimf.semantic.llm.reply import ReplyError
+from recbole_eimf.semantic.llm.reply_texts import json_values, key_words, repaired_values, unquoted
 from recbole_eimf.semantic.refusal import is_error_object, refused
 
 ITEM = "{item}"
