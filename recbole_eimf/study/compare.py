@@ -19,10 +19,11 @@ from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.core.ray_start import check_cluster
 from recbole_eimf.study import progress, runs
+from recbole_eimf.study.execute import Workers, execute_all
 from recbole_eimf.study.jobs import gpus_of_a_job, make_text_once
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, over_their_own, parse_models
-from recbole_eimf.study.runs import RESERVED, Run, Workers
+from recbole_eimf.study.runs import RESERVED, Run
 from recbole_eimf.study.search.space import AllFixedError, Space, shipped_space
 from recbole_eimf.study.table import table
 from recbole_eimf.study.table.summary import Experiment, Searched, Summary, summarise
@@ -423,7 +424,7 @@ def _check_protocols(planned: Sequence[Run]) -> None:
 def _make(plan: Plan, missing: list[Run]) -> None:
     print(f"{len(missing)} of {len(plan.runs)} runs to make; stop at any time, the same command goes on")
     with progress.progress_bar(plan.runs, plan.workers.parallel) as tell:
-        for event in runs.execute_all(missing, plan.workers):
+        for event in execute_all(missing, plan.workers):
             if event is not None:
                 tell(*event)
                 _write(plan)

@@ -16,7 +16,7 @@ import recbole_eimf
 from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.cli import compare as compare_command
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
-from recbole_eimf.study import compare, runs
+from recbole_eimf.study import compare, execute, runs
 from recbole_eimf.study.rows import complete, over_their_own, parse_model, parse_models, read_rows
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.trial import Job, Trial
@@ -380,10 +380,10 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_figures(keys, monkeypatch)
 def test_seconds_of_a_run_that_goes_on_count_the_sessions_before(keys, monkeypatch):
     """190 of 200 epochs were made before a kill; other settings begin again."""
     run = planned("SASRec", keys, (2020,))[-1]
-    job = runs._job(run, runs.Workers())
+    job = execute._job(run, execute.Workers())
     kept = {name: job[name] for name in ("row", "model", "dataset", "given", "settings", "runs_at_once")}
     clock, resumed = [1000.0], []
-    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(execute, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     def trained(model, dataset, **given):
         resumed.append(given["resume"])
@@ -397,7 +397,7 @@ def test_seconds_of_a_run_that_goes_on_count_the_sessions_before(keys, monkeypat
         (run.folder / "history.json").write_text(json.dumps(history))
         (run.folder / "run.json").write_text(json.dumps({**kept, "settings": {**kept["settings"], **change}}))
         (run.folder / "result.json").unlink(missing_ok=True)
-        runs._train(job, run.folder)
+        execute._train(job, run.folder)
         assert run.notes()["seconds"] == expected
     assert resumed == [True, False]
 
@@ -471,7 +471,7 @@ def test_a_failed_run_that_is_made_again_and_stopped_is_one_that_was_stopped(key
     run.folder.mkdir(parents=True)
     (run.folder / "error.txt").write_text("RuntimeError: out of memory\n")
     with pytest.raises(KeyboardInterrupt):
-        list(runs.execute_all([run], runs.Workers(0)))
+        list(execute.execute_all([run], execute.Workers(0)))
     assert not (run.folder / "error.txt").exists()
     with pytest.raises(ConfigError, match="train_batch_size was 32, is 16"):
         planned("SASRec", {**keys, "train_batch_size": 16}, (2020,))
@@ -553,7 +553,7 @@ def test_on_ray_every_run_has_a_process_of_its_own_with_its_threads(keys, own_mo
     rows = [parse_model("own_models_of_test:Telling")]
     made = runs.plan(rows, "planted", (2020, 2021), {**keys, "backbone": "SASRec"}, Path("out/runs").resolve())
     # one slot: without a process per run both would be in the same
-    ended = [event for event in runs.execute_all(made, runs.Workers(parallel=1, cpus=2)) if event is not None]
+    ended = [event for event in execute.execute_all(made, execute.Workers(parallel=1, cpus=2)) if event is not None]
     assert {run.label: why for run, why in ended} == {run.label: None for run in made}
     told = [(tmp_path / seed).read_text().split(" ", 2) for seed in ("2020", "2021")]
     assert len({told[0][0], told[1][0], str(os.getpid())}) == 3
