@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_eimf.config.config import EIMFConfig, check_keys
-from recbole_eimf.config.contract import contract_of
 from recbole_eimf.config.old_names import today
 from recbole_eimf.config.yaml_file import parse_value, read_files
 from recbole_eimf.core.environment import environment_kept
-from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.folders import check_kind
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
@@ -24,9 +23,10 @@ from recbole_eimf.study.jobs import gpus_of_a_job, make_text_once
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, over_their_own, parse_models
 from recbole_eimf.study.runs import RESERVED, Run
-from recbole_eimf.study.search.space import AllFixedError, Space, shipped_space
+from recbole_eimf.study.same_question import keys_to_train_with, masks_of, reports_both_masks
 from recbole_eimf.study.table import table
-from recbole_eimf.study.table.summary import Experiment, Searched, Summary, summarise
+from recbole_eimf.study.table.summary import Experiment, Summary, summarise
+from recbole_eimf.study.tune_first import tune_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,7 +223,7 @@ def check(experiment: Experiment, out: Path, effort: Effort) -> None:
         UserError: as :func:`carry_out` would, but for a folder in use.
     """
     with environment_kept("CUDA_VISIBLE_DEVICES"):
-        _masks(experiment, _runs(experiment, out, effort))
+        masks_of(experiment, _runs(experiment, out, effort))
 
 
 def carry_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
@@ -255,19 +255,19 @@ def _planned(experiment: Experiment, out: Path, effort: Effort) -> Plan:
     workers = effort.workers
     if workers.ray_address:
         check_cluster(workers.ray_address)
-    shared = _trained_with(experiment.shared)
+    shared = keys_to_train_with(experiment.shared)
     planned = _runs(experiment, out, effort)  # names and keys are right before a search begins
-    masks = _masks(experiment, planned)
+    masks = masks_of(experiment, planned)
     if by_recipe := runs.takers(experiment.rows, shared):
         print(f"recipe={today(shared)['recipe']}: {', '.join(by_recipe)}; other rows train as they are")
     if effort.tune_first:
         summarise(experiment, planned, masks)  # a metric that nobody computes is told before hours of search
         unfinished = (run for run in planned if not run.finished)
         make_text_once(EIMFConfig(run.row.model, run.dataset, None, dict(run.given)) for run in unfinished)
-        searched, remarks = _tuned(experiment, shared, workers, effort.tune_first, out / "tune")
+        searched, remarks = tune_rows(experiment, shared, workers, effort.tune_first, out / "tune")
         experiment = replace(experiment, remarks=remarks, searched=searched)
         planned = _runs(experiment, out, effort, {name: found.settings for name, found in searched.items()})
-        masks = _masks(experiment, planned)
+        masks = masks_of(experiment, planned)
     return Plan(experiment, planned, masks, workers, out)
 
 
@@ -275,150 +275,18 @@ def _runs(
     experiment: Experiment, out: Path, effort: Effort, tuned: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Run]:
     """The runs of a table; ``tuned``: what the search of ``--tune-first`` found, None before it."""
-    shared = _trained_with(experiment.shared)
-    folder = out.resolve() / "runs"
-    settled = tuned is not None or not effort.tune_first
+    shared = keys_to_train_with(experiment.shared)
     return runs.plan(
-        experiment.rows, experiment.dataset, experiment.seeds, shared, folder, _both_masks(experiment.shared), tuned,
-        settled, effort.tune_first,
-    )  # fmt: skip
-
-
-def _tuned(
-    experiment: Experiment, shared: Mapping[str, Any], workers: Workers, samples: int, folder: Path
-) -> tuple[dict[str, Searched], tuple[str, ...]]:
-    """The same search for every row that has something to search, on validation: (what each found, by name; remarks).
-
-    Backbones are searched first, and what is found for one is a trial of every row over it: who has a well-tuned
-    SASRec asks what a method adds to that one, and a few draws over more keys would not find those settings again.
-    Keys that are given are not searched. A row whose trials all fail goes on as it is: its runs will say why.
-    """
-    from recbole_eimf.study.search import tune
-
-    found: dict[str, Searched] = {}
-    remarks = [f"Rows have the best settings of a search of their own: {samples} trials each, on validation."]
-    cpus = None if workers.ray_address else max(workers.parallel, 1) * workers.cpus
-    effort = tune.SearchEffort(
-        samples, cpus_per_trial=workers.cpus, gpus_per_trial=workers.gpus, cpus=cpus, ray_address=workers.ray_address
+        experiment.rows,
+        experiment.dataset,
+        experiment.seeds,
+        shared,
+        out.resolve() / "runs",
+        both_masks=reports_both_masks(experiment.shared),
+        tuned=tuned,
+        settled=tuned is not None or not effort.tune_first,
+        trials=effort.tune_first,
     )
-    alone: dict[str | None, Mapping[str, Any]] = {}
-    spaces, unsearched = _spaces(experiment, shared)
-    remarks += unsearched
-    for row in sorted(experiment.rows, key=lambda row: not row.backbone_alone):
-        if row.name not in spaces:
-            continue
-        config, given = runs.configured(row, experiment.dataset, shared)
-        given = {key: value for key, value in given.items() if key not in runs.FORCED}
-        backbone = contract_of(config.model_class).backbone_name(config)
-        begin_with = _fitting(row, experiment.dataset, given, alone.get(backbone, {}), spaces[row.name])
-        print(f"search for {row.name}:")
-        try:
-            made = tune.search(
-                row.model,
-                experiment.dataset,
-                folder / runs.folder_name(row.name),
-                effort,
-                begin_with=begin_with,
-                **given,
-            )
-            best = made.require_best()
-            found[row.name] = Searched(
-                len(made.trials), made.job.metric, best.score, made.start, best.number, dict(best.settings)
-            )
-            if row.backbone_alone:
-                alone[backbone] = best.settings
-        except DataError as error:
-            remarks.append(f"**{row.name} is not tuned:** {error}")
-            print(f"{row.name}: {error}")
-    if alone and len(found) > len(alone):
-        remarks.append("What a backbone's search found is the second trial of every row over it.")
-    return found, tuple(remarks)
-
-
-def _fitting(
-    row: Row, dataset: str, given: Mapping[str, Any], found: Mapping[str, Any], space: Space
-) -> dict[str, Any] | None:
-    """What a backbone's search ``found``, as far as a row over it is searched over that; None where it does not fit."""
-    shared = {key: value for key, value in found.items() if key in space and key not in given}
-    try:
-        EIMFConfig(row.model, dataset, None, {**given, **shared})
-    except ConfigError:
-        return None
-    return shared or None
-
-
-def _spaces(experiment: Experiment, shared: Mapping[str, Any]) -> tuple[dict[str, Space], list[str]]:
-    """(What each row is searched over, by name; remarks on rows whose recipe fixes all). What counts may have none.
-
-    Raises:
-        ConfigError: there is no space for a model that is trained.
-    """
-    spaces: dict[str, Space] = {}
-    remarks = []
-    for row in experiment.rows:
-        config, _ = runs.configured(row, experiment.dataset, shared)
-        backbone = contract_of(config.model_class).backbone_name(config)
-        try:
-            spaces[row.name] = shipped_space(config["model"], backbone, config["recipe"])
-        except AllFixedError:
-            remarks.append(f"{row.name} is not searched: recipe={config['recipe']} fixes all that would be.")
-        except ConfigError as error:
-            if not row.counting:
-                raise ConfigError(f"--tune-first: row {row.name!r}: {error}") from error
-    return spaces, remarks
-
-
-_SAME_CANDIDATES = "rows of one table rank the same candidates. Write True, False or both, for all of them."
-
-
-def _both_masks(shared: Mapping[str, Any]) -> bool:
-    return shared.get("mask_history") == "both"
-
-
-def _trained_with(shared: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys to train with: of both values of ``mask_history`` the one that papers of the protocol have."""
-    if shared.get("mask_history") == "auto":
-        raise ConfigError(f"mask_history=auto: {_SAME_CANDIDATES}")
-    if not _both_masks(shared):
-        return dict(shared)
-    return {**shared, "mask_history": shared.get("protocol", "leave_one_out") != "user_split"}
-
-
-def _masks(experiment: Experiment, planned: Sequence[Run]) -> tuple[bool, ...]:
-    """The values of ``mask_history`` to report, the one to train with first: those of the runs, recipes included.
-
-    Raises:
-        ConfigError: rows have different ones, or one that only the data would decide.
-    """
-    if _both_masks(experiment.shared):
-        _check_protocols(planned)
-        first = _trained_with(experiment.shared)["mask_history"]
-        return first, not first
-    _check_protocols(planned)
-    values = {run.row.name: run.settings["mask_history"] for run in planned}
-    first_row = next(iter(values))
-    for name, value in values.items():
-        if value == "auto":
-            raise ConfigError(f"row {name!r}: mask_history=auto: {_SAME_CANDIDATES}")
-        if value != values[first_row]:
-            raise ConfigError(
-                f"mask_history is {value} in row {name!r} and {values[first_row]} in row {first_row!r}, by its recipe "
-                f"or keys of its own: {_SAME_CANDIDATES}"
-            )
-    return (bool(values[first_row]),)
-
-
-def _check_protocols(planned: Sequence[Run]) -> None:
-    """Raise ConfigError where a recipe, or a row's own keys, would ask other users than the other rows."""
-    values = {run.row.name: run.settings["protocol"] for run in planned}
-    first_row = next(iter(values))
-    for name, value in values.items():
-        if value != values[first_row]:
-            raise ConfigError(
-                f"protocol is {value} in row {name!r} and {values[first_row]} in row {first_row!r}, by its recipe or "
-                f"keys of its own: rows of one table answer for the same users. Write --protocol={value} or "
-                f"--protocol={values[first_row]}, for all of them."
-            )
 
 
 def _make(plan: Plan, missing: list[Run]) -> None:

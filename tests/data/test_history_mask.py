@@ -12,8 +12,8 @@ from recbole_eimf.data.history_mask import decide, masks_history, repeat_share
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
 from recbole_eimf.experiment.run import run
-from recbole_eimf.study.compare import _trained_with
 from recbole_eimf.study.jobs import make_text_once
+from recbole_eimf.study.same_question import keys_to_train_with
 from tests.conftest import write_atomic
 
 ONCE = [[(u + n) % 30 for n in range(5 + u % 4)] for u in range(30)]
@@ -100,4 +100,4 @@ def test_repeats_are_a_slice(built):
 
 def test_a_table_wants_one_answer():
     with pytest.raises(ConfigError, match="mask_history=auto"):
-        _trained_with({"mask_history": "auto"})
+        keys_to_train_with({"mask_history": "auto"})
