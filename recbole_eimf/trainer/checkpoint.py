@@ -30,11 +30,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +49,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import TwiceError, json_of, write_json
 from recbole_eimf.core.run_folder import CONFIG_FILE, MODEL_FILE, PTH_FILE
 from recbole_eimf.core.version import __version__
+from recbole_eimf.trainer.pickled import read_pickled
 from recbole_eimf.trainer.state import read_state, write_state
 
 FORMAT, FORMAT_VERSION = "recbole_eimf model", 1
@@ -332,38 +331,6 @@ def _other(tensors: dict[str, Tensor], name: str, held: Mapping[str, Any]) -> An
 
 
 # ---------------------------------------------------------------------- from a pickle
-#: all that a checkpoint's numbers are made with; whatever else a pickle names becomes an empty stand-in
-_OF_NUMBERS = {
-    ("collections", "OrderedDict"), ("torch", "device"), ("torch", "Size"), ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-}  # fmt: skip
-
-
-class _StandIn:
-    """Takes the place of an object whose class a pickle names; ``__dict__`` is what the object had."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _StandIn:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def __call__(self, *args: Any, **kwargs: Any) -> _StandIn:
-        return self
-
-
-class _NumbersOnly(pickle.Unpickler):
-    """Reads a pickle without running what it asks for."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _OF_NUMBERS or (module == "torch" and name.endswith(("Storage", "float32", "int64"))):
-            return super().find_class(module, name)
-        return type(name, (_StandIn,), {})
 
 
 def convert(pth: str | Path) -> Path:
@@ -381,41 +348,21 @@ def convert(pth: str | Path) -> Path:
     pth = Path(pth)
     if not pth.is_file():
         raise DataError(f"{pth}: no such file.")
-    reader = SimpleNamespace(Unpickler=_NumbersOnly, load=None, __name__="pickle")
-    try:
-        saved = torch.load(pth, map_location="cpu", pickle_module=reader, weights_only=False)
-        config, tensors, epoch = vars(saved["config"]), saved["state_dict"], int(saved["epoch"])
-        settings, given = (_jsonable(config[name]) for name in ("final_config_dict", "external_config_dict"))
-        model, dataset = settings["model"], settings["dataset"]
-        if not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise TypeError("state_dict holds more than tensors")
-    except Exception as error:
-        raise DataError(f"{pth}: not a checkpoint that a run of recbole_eimf has written ({error!r}).") from error
+    found = read_pickled(pth)
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "version": __version__,
-        "model": model,
-        "backbone": settings.get("backbone"),
-        "model_import": settings.get("model_import"),
-        "dataset": dataset,
-        "given": given,
-        "settings": {key: value for key, value in settings.items() if key not in INDIFFERENT},
+        "model": found.model,
+        "backbone": found.settings.get("backbone"),
+        "model_import": found.settings.get("model_import"),
+        "dataset": found.dataset,
+        "given": found.given,
+        "settings": {key: value for key, value in found.settings.items() if key not in INDIFFERENT},
         "files": {},
         "data": None,
         "metrics": None,
     }
-    write_state(pth.parent / MODEL_FILE, tensors, {"epoch": epoch, "other": {}})
+    write_state(pth.parent / MODEL_FILE, found.tensors, {"epoch": found.epoch, "other": {}})
     write_description(pth.parent, description)
     return pth.parent
-
-
-def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
-    def plain(value: Any) -> bool:
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError):
-            return False
-        return True
-
-    return {key: value for key, value in values.items() if plain(value)}
