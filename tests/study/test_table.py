@@ -18,9 +18,9 @@ from recbole_eimf.study import compare
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, parse_models
 from recbole_eimf.study.runs import OTHER_MASK, Run
-from recbole_eimf.study.table import content, notes, table
-from recbole_eimf.study.table import summary as summary_module
-from recbole_eimf.study.table.summary import Comparison, Experiment, Figure, Line, View, summarise
+from recbole_eimf.study.table import comparisons, content, notes, table
+from recbole_eimf.study.table.comparisons import Comparison
+from recbole_eimf.study.table.summary import Experiment, Figure, Line, View, summarise
 from tests.study.made import COMMAND, DEPTH, SETTINGS, USERS, finish, gains, ranks_of, rows_of
 
 
@@ -177,7 +177,7 @@ def test_a_run_that_was_made_again_is_tested_again(made):
 
 def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(summary_module, "flips_for", lambda tests, level: told.append(tests) or 10_000)
+    monkeypatch.setattr(comparisons, "flips_for", lambda tests, level: told.append(tests) or 10_000)
     rng, places, runs = np.random.default_rng(5), {}, []
     rows = complete(parse_models("SASRec,EIMF[SASRec],GRU4Rec,EIMF[GRU4Rec],placebo[GRU4Rec]"))
     for row, seed in itertools.product(rows, (2020, 2021)):
@@ -203,10 +203,10 @@ def test_a_framework_over_several_backbones_is_tested_over_all_of_them_together(
 
 
 def test_controls_of_another_backbone_are_not_taken_together():
-    ask = lambda row, other: summary_module._Question(row, other, [(row, other)], "ndcg@5")  # noqa: E731
+    ask = lambda row, other: comparisons._Question(row, other, [(row, other)], "ndcg@5")  # noqa: E731
     crossed = [ask("EIMF[A]", "placebo[B]"), ask("EIMF[B]", "placebo[A]"), ask("EIMF[A]", "B"), ask("EIMF[B]", "A")]
-    assert summary_module._pooled(crossed) == []
-    (found,) = summary_module._pooled([ask("EIMF[A]", "placebo[A]"), ask("EIMF[B]", "placebo[B]"), *crossed])
+    assert comparisons._pooled(crossed) == []
+    (found,) = comparisons._pooled([ask("EIMF[A]", "placebo[A]"), ask("EIMF[B]", "placebo[B]"), *crossed])
     assert found[:3] == (
         "EIMF over 2 backbones",
         "placebo over them",
@@ -216,9 +216,9 @@ def test_controls_of_another_backbone_are_not_taken_together():
 
 def test_a_table_of_many_tests_refines_its_smallest_p_values(made, monkeypatch):
     experiment, runs, _ = made
-    told, passed, tested = [], [], summary_module.paired_test
-    monkeypatch.setattr(summary_module, "flips_for", lambda tests, level: told.append((tests, level)) or 10_000 + tests)
-    monkeypatch.setattr(summary_module, "paired_test", lambda *a, flips, **k: passed.append(flips) or tested(*a, **k))
+    told, passed, tested = [], [], comparisons.paired_test
+    monkeypatch.setattr(comparisons, "flips_for", lambda tests, level: told.append((tests, level)) or 10_000 + tests)
+    monkeypatch.setattr(comparisons, "paired_test", lambda *a, flips, **k: passed.append(flips) or tested(*a, **k))
     summarise(experiment, runs, [False])
     assert told == [(1, 0.05)], "runs are still to come: the next page is soon"
     told.clear()

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from recbole_eimf.study.table.comparisons import Comparison
 from recbole_eimf.study.table.notes import seconds_title
-from recbole_eimf.study.table.summary import Comparison, Figure, Line, Searched, Summary, View, pretty
+from recbole_eimf.study.table.summary import Figure, Line, Searched, Summary, View, pretty
 
 EMPTY = "–"
 

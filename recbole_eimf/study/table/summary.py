@@ -1,25 +1,22 @@
-"""What runs add up to: mean and deviation over seeds, improvements, and paired significance over users."""
+"""What runs add up to: mean and deviation over seeds; what of it is an improvement, ``comparisons`` says."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from recbole_eimf.config.placebo import read_shuffled
-from recbole_eimf.core.errors import ConfigError, DataError, suggestion
-from recbole_eimf.core.files import fingerprint
-from recbole_eimf.core.run_folder import METRICS_FILE, RANKS_FILE
+from recbole_eimf.core.errors import ConfigError, suggestion
+from recbole_eimf.core.run_folder import METRICS_FILE
 from recbole_eimf.evaluator.direction import less_is_better
-from recbole_eimf.evaluator.ranks import Asked, Ranks, asked_of, check_same_users, read_ranks
-from recbole_eimf.evaluator.significance import LEVEL, PairedTest, flips_for, holm, paired_test
-from recbole_eimf.study.rows import FRAMED, Row
+from recbole_eimf.evaluator.ranks import Asked, asked_of
+from recbole_eimf.study.rows import Row
 from recbole_eimf.study.runs import OTHER_MASK, Run, read_of_run
+from recbole_eimf.study.table.comparisons import Comparison, compare_rows
 
 NO_HARD_NEGATIVES = ", no hard negatives"
 _NAMES = {
@@ -68,27 +65,6 @@ class Figure:
 
     mean: float
     deviation: float | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A row against another in one metric, or a framework over several backbones against all of these.
-
-    ``points`` (percent) and ``relative`` (% of the other's mean) difference of the means over seeds, and the test over
-    users of the values averaged over seeds, Holm-corrected over the table.
-    """
-
-    row: str
-    other: str
-    metric: str
-    points: float
-    relative: float | None
-    test: PairedTest | None
-    adjusted: float | None = None
-
-    @property
-    def significant(self) -> bool:
-        return self.adjusted is not None and self.adjusted < LEVEL
 
 
 @dataclass
@@ -295,107 +271,14 @@ def _view(lines: Sequence[Line], metrics: Sequence[str], mask: bool, chosen: boo
         if tests:
             seeds[line.row.name], every = tests, list(tests.values())
             figures[line.row.name] = {m: _figure([t[m] for t in every]) for m in every[0] if all(m in t for t in every)}
-    single = [
-        _Question(line.row.name, other, [(line.row.name, other)], metric)
-        for line in lines
-        for other in line.row.against
-        for metric in metrics
-        if metric in figures.get(line.row.name, ()) and metric in figures.get(other, ())
-    ]
     asked = {row: about for row, of_row in folders.items() if (about := asked_of(of_row[0]))}
-    questions = [*single, *_pooled(single)]
-    flips = flips_for(len(questions) if whole else 1, LEVEL)  # finer p-values once, when all runs are there
-    found = [_difference(question, figures, folders, flips) for question in questions]
-    return View(mask, chosen, figures, _corrected(found), seeds, asked)
+    against = {line.row.name: line.row.against for line in lines}
+    means = {row: {metric: figure.mean for metric, figure in of_row.items()} for row, of_row in figures.items()}
+    return View(mask, chosen, figures, compare_rows(against, metrics, means, folders, whole), seeds, asked)
 
 
 def _figure(values: Sequence[float]) -> Figure:
     return Figure(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-
-class _Question(NamedTuple):
-    """What a comparison is about: ``pairs`` of rows that are taken together."""
-
-    row: str
-    other: str
-    pairs: list[tuple[str, str]]
-    metric: str
-
-
-def _pooled(single: Sequence[_Question]) -> list[_Question]:
-    """A framework over all its backbones together, where it stands over several: one test instead of many weak ones.
-
-    Metrics are averaged over backbones, of a user too. ``against`` are the backbones, or the same control over each.
-    """
-    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    for one in single:
-        framed = FRAMED.fullmatch(one.row)
-        other = FRAMED.fullmatch(one.other)
-        if framed and one.other == framed["inner"]:
-            against = "their backbones"
-        elif framed and other and other["inner"] == framed["inner"]:
-            against = f"{other['frame']} over them"
-        else:
-            continue
-        groups.setdefault((framed["frame"], against, one.metric), []).append((one.row, one.other))
-    return [
-        _Question(f"{frame} over {len(pairs)} backbones", against, pairs, metric)
-        for (frame, against, metric), pairs in groups.items()
-        if len(pairs) > 1
-    ]
-
-
-def _difference(question: _Question, figures, folders, flips: int) -> Comparison:
-    """The mean over pairs of rows, and its test."""
-    name, against, pairs, metric = question
-    mine, theirs = (statistics.mean(figures[row][metric].mean for row in side) for side in zip(*pairs))
-    relative = 100 * (mine - theirs) / theirs if theirs else None
-    test = _tested(*([folders[row] for row in side] for side in zip(*pairs)), metric, flips)
-    return Comparison(name, against, metric, mine - theirs, relative, test)
-
-
-_RANKS: dict[Path, tuple[int, Ranks]] = {}
-_TESTS: dict[str, PairedTest] = {}
-
-
-def _ranks(folder: Path) -> Ranks:
-    stamp = (folder / RANKS_FILE).stat().st_mtime_ns
-    if _RANKS.get(folder, (None,))[0] != stamp:
-        _RANKS[folder] = stamp, read_ranks(folder)
-    return _RANKS[folder][1]
-
-
-def _tested(first: Sequence[list[Path]], second: Sequence[list[Path]], metric: str, flips: int) -> PairedTest | None:
-    """The paired test of rows, each the folders of its seeds, made once for the same runs.
-
-    None where a run kept no ranks or was asked other users.
-    """
-    try:
-        mine, theirs = ([[_ranks(folder) for folder in row] for row in side] for side in (first, second))
-        for row, paths in zip((*mine, *theirs), (*first, *second)):
-            for ranks, path in zip(row, paths):
-                check_same_users(mine[0][0], ranks, (str(first[0][0]), str(path)))
-        stamps = [[_RANKS[folder][0] for folder in row] for row in (*first, *second)]
-        key = fingerprint(metric, flips, [[str(f) for f in row] for row in (*first, ["against"], *second)], stamps)
-        if key not in _TESTS:
-            sides = (np.stack([_per_user(row, metric) for row in side]) for side in (mine, theirs))
-            _TESTS[key] = paired_test(*sides, user=mine[0][0].user, flips=flips)
-        return _TESTS[key]
-    except (DataError, ConfigError, FileNotFoundError):
-        return None
-
-
-def _per_user(row: Sequence[Ranks], metric: str) -> np.ndarray:
-    """[R]: the mean over the seeds of a table's row; its rows count the same, however many of their runs are done."""
-    return np.stack([ranks.per_user(metric) for ranks in row]).mean(axis=0)
-
-
-def _corrected(found: list[Comparison]) -> list[Comparison]:
-    tested = [index for index, comparison in enumerate(found) if comparison.test is not None]
-    adjusted = holm(np.array([found[index].test.p_value for index in tested])) if tested else ()
-    for index, value in zip(tested, adjusted):
-        found[index] = replace(found[index], adjusted=float(value))
-    return found
 
 
 def _sliced(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
