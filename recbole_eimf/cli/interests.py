@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
     out, licence = export_options(words, export.KIND)
     values, flags = parsed(words)
-    pipeline, folder, seed = _prepared(values, out, dry="--dry-run" in flags)
+    pipeline, folder, seed = _read_and_check(values, out, dry="--dry-run" in flags)
     source = pipeline.settings.interest_source
     if "--dry-run" not in flags and not _writes_requests(pipeline.settings):
         pipeline.check_source()  # what is in the files, too
@@ -71,16 +71,16 @@ def main(arguments: Sequence[str]) -> int:
         if out:
             print(f"--export={out} waits for the answers: give it again beside --batch_file.")
         requests = pipeline.requests(pipeline.clusters[0])
-        return offer_batch(_said(pipeline), requests, pipeline.llm_settings(), folder, pipeline.journal, flags)
+        return offer_batch(_introduction(pipeline), requests, pipeline.llm_settings(), folder, pipeline.journal, flags)
     if source == "openai":
-        if not _agreed(pipeline, flags):
+        if not _show_and_ask(pipeline, flags):
             return 0 if "--dry-run" in flags else 1
     elif "--dry-run" in flags:
         exemplars = pipeline.clusters[0] if source in ("keywords", "batch") else []
         print(f"interest_source={source}: no paid calls; {len(exemplars) or 'the file decides how many'} exemplars.")
         return 0
     found = pipeline.run(seed=seed, agreed=True)
-    code = _written(found, pipeline, folder)
+    code = _write_found(found, pipeline, folder)
     if out:
         export.write_export(Path(out), found, pipeline.origin(), licence)
         print(f"exported: {out} (see {out}/README.md); load it with --interest_source=file --interest_file={out}")
@@ -91,7 +91,7 @@ def _writes_requests(settings: SemanticSettings) -> bool:
     return settings.interest_source == "batch" and not settings.batch_file
 
 
-def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Pipeline, Path, int]:
+def _read_and_check(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Pipeline, Path, int]:
     from recbole_eimf.experiment.interests import training_pipeline
 
     dataset, files, folder = what_and_where(values, "interests")
@@ -115,19 +115,19 @@ def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Pipel
     return pipeline, folder, seed
 
 
-def _agreed(pipeline: Pipeline, flags: set[str]) -> bool:
+def _show_and_ask(pipeline: Pipeline, flags: set[str]) -> bool:
     """Show a prompt and the price; whether to go on."""
     requests, wanted = pipeline.requests(pipeline.clusters[0]), pipeline.llm_settings()
     estimate = estimate_calls(requests, wanted, client.answered_users(requests, wanted, pipeline.journal))
-    return agreed_to(_said(pipeline), requests[0].prompt, wanted, estimate, flags, pipeline.journal)
+    return agreed_to(_introduction(pipeline), requests[0].prompt, wanted, estimate, flags, pipeline.journal)
 
 
-def _said(pipeline: Pipeline) -> str:
+def _introduction(pipeline: Pipeline) -> str:
     exemplars, assignment, _ = pipeline.clusters
     return f"{len(exemplars)} clusters of {len(assignment)} training users. The prompt of one exemplar:"
 
 
-def _written(found: Interests, pipeline: Pipeline, folder: Path) -> int:
+def _write_found(found: Interests, pipeline: Pipeline, folder: Path) -> int:
     exemplars = export.write_replies(folder, found)
     report = {"source": found.source, "llm_used": found.llm_used, "made_by": found.made_by, **found.report}
     write_json(folder / "report.json", report)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from recbole_eimf.cli.usage import usage_shown
-from recbole_eimf.config.show import found, json_schema, listing, markdown
+from recbole_eimf.config.show import json_schema, keys_with, listing, markdown
 from recbole_eimf.core.errors import ConfigError, suggestion
 
 USAGE = """usage: python -m recbole_eimf keys [word] [--markdown | --json-schema]
@@ -33,5 +33,5 @@ def main(arguments: Sequence[str]) -> int:
     if options:
         print(forms[options[0]]())
         return 0
-    print(listing(found(words)))
+    print(listing(keys_with(words)))
     return 0

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
     out, licence = export_options(words, KNOWLEDGE)
     values, flags = parsed(words)
-    stage, popularity, seed, folder = _prepared(values, out, dry="--dry-run" in flags)
+    stage, popularity, seed, folder = _read_and_check(values, out, dry="--dry-run" in flags)
     introduction = f"{len(stage.item_text)} items with text. The prompt of one item:"
     if _writes_requests(stage.settings):
         if out:
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"knowledge_source={stage.settings.knowledge_source}: no paid calls; {len(stage.item_text)} items.")
         return 0
     found = stage.run(popularity, seed, agreed=True)
-    code = _written(found, stage, folder)
+    code = _write_found(found, stage, folder)
     if out:
         knowledge_export.write_export(Path(out), found, stage, licence)
         print(f"exported: {out} (see {out}/README.md); load it with --knowledge_source=file --knowledge_file={out}")
@@ -87,7 +87,9 @@ def _writes_requests(settings: SemanticSettings) -> bool:
     return source_of_knowledge(settings) == "batch" and not settings.batch_file
 
 
-def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
+def _read_and_check(
+    values: dict[str, Any], out: str | None, dry: bool
+) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
     from recbole_eimf.experiment.interests import knowledge_stage
 
     placebo = "-shuffled" if values.get("knowledge_source") == "shuffled" else ""
@@ -109,7 +111,7 @@ def _prepared(values: dict[str, Any], out: str | None, dry: bool) -> tuple[Knowl
     return stage, popularity, seed, folder
 
 
-def _written(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
+def _write_found(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:
     knowledge_export.write_items(folder, found, stage.item_text)
     write_json(folder / "report.json", {"source": found.source, **found.report})
     missing = found.report["items_with_text"] - len(found.items)

@@ -45,23 +45,23 @@ def main(arguments: Sequence[str]) -> int:
     """
     if (code := usage_shown(arguments, USAGE)) is not None:
         return code
-    given = _parsed(arguments)
+    given = _parse(arguments)
     if given.histories:  # before a run is loaded and exported
         Histories.open(given.histories, given.separator)
     typed = given.only
     given.only, given.without = _tokens("only", given.only), _tokens("without", given.without)
     try:
         if given.histories:
-            return _file(given)
+            return _recommend_to_file(given)
         with _model(given) as folder:
-            return _one(given, folder)
+            return _recommend_to_one(given, folder)
     except DataError as error:
         if not str(error).startswith("only: "):
             raise
         raise DataError(f"--only={typed}: {str(error).removeprefix('only: ')}") from error
 
 
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser("recommend")
     for names in (("model",), ("run",), ("user",), ("history",), ("histories",), ("out",), ("only",), ("without",),
                   ("ray_address", "ray-address")):  # fmt: skip
@@ -122,7 +122,7 @@ def _tokens(option: str, path: str | None) -> tuple[str, ...] | None:
     return tokens
 
 
-def _file(given: argparse.Namespace) -> int:
+def _recommend_to_file(given: argparse.Namespace) -> int:
     job = Job(
         model=given.model or f"{given.out}.parts/model",  # beside the pieces, for as long as they are made
         run=given.run,
@@ -135,7 +135,7 @@ def _file(given: argparse.Namespace) -> int:
         explain=given.explain,
         separator=given.separator,
     )
-    with _spread(given) as spread:
+    with _workers(given) as spread:
         found = recommend_file(job, spread, say=print)
     print(
         f"{found.users:,} users, {found.recommendations:,} recommendations. Answered by popularity, for "
@@ -146,7 +146,7 @@ def _file(given: argparse.Namespace) -> int:
     return 0
 
 
-def _spread(given: argparse.Namespace) -> contextlib.AbstractContextManager:
+def _workers(given: argparse.Namespace) -> contextlib.AbstractContextManager:
     if not (given.ray or given.ray_address or given.workers):
         return contextlib.nullcontext()
     from recbole_eimf.serving.on_ray import over_ray
@@ -154,7 +154,7 @@ def _spread(given: argparse.Namespace) -> contextlib.AbstractContextManager:
     return over_ray(given.workers, given.ray_address)
 
 
-def _one(given: argparse.Namespace, folder: str) -> int:
+def _recommend_to_one(given: argparse.Namespace, folder: str) -> int:
     model = Recommender.load(folder)
     if given.user is not None:
         if model.users is None:
@@ -174,17 +174,17 @@ def _one(given: argparse.Namespace, folder: str) -> int:
         without=given.without,
         explain=given.explain,
     )
-    print(_shown(model, history, frame))
+    print(_answer_text(model, history, frame))
     if given.out:
         _write(frame, Path(given.out))
         print(f"written: {given.out}")
     return 0
 
 
-def _shown(model: Recommender, history: Sequence[str], frame: pd.DataFrame) -> str:
+def _answer_text(model: Recommender, history: Sequence[str], frame: pd.DataFrame) -> str:
     lines = [f"{model}"]
     shown = list(history)[-5:]
-    titles = [_named(model, token) for token in shown]
+    titles = [_line_of(model, token) for token in shown]
     more = len(history) - len(shown)
     lines.append(f"history, {len(history)} items" + (f" (the latest {len(shown)})" if more > 0 else "") + ":")
     lines += [f"    {title}" for title in titles]
@@ -221,7 +221,7 @@ def _cut(title: str, longest: int) -> str:
     return title if len(title) <= longest else f"{title[: longest - 1].rstrip()}…"
 
 
-def _named(model: Recommender, token: str) -> str:
+def _line_of(model: Recommender, token: str) -> str:
     row = model.catalogue.row_of.get(token)
     title = None if row is None else model.catalogue.titles[row].as_py()
     return f"{token}  {_cut(title, 90)}" if title else f"{token}" + ("  (unknown)" if row is None else "")

@@ -52,10 +52,10 @@ def main(arguments: Sequence[str]) -> int:
             "all words that follow it)."
         ) from error
     with values_placed(options.said_in):
-        return _made(options, given, arguments)
+        return _make_tables(options, given, arguments)
 
 
-def _made(options: argparse.Namespace, given: dict[str, Any], arguments: Sequence[str]) -> int:
+def _make_tables(options: argparse.Namespace, given: dict[str, Any], arguments: Sequence[str]) -> int:
     """The studies that the options name; the exit code."""
     effort, command = effort_of(options), command_text("study", arguments)
     own = {"seeds": options.seeds, "metrics": options.metrics, "title": options.title,

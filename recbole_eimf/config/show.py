@@ -18,7 +18,7 @@ from recbole_eimf.config.same import known_keys
 from recbole_eimf.core.errors import ConfigError, suggestion
 
 
-def found(words: Sequence[str]) -> list[Key]:
+def keys_with(words: Sequence[str]) -> list[Key]:
     """The keys that hold every word in name, help or section; all without a word.
 
     Raises:

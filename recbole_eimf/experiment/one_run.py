@@ -46,12 +46,12 @@ def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, fl
     try:
         with run_log.logged(config):
             getLogger().info(config, extra=run_log.DETAIL)
-            return _trained(config, wanted, changes, callback)
+            return _train_and_test(config, wanted, changes, callback)
     finally:
         give_back()  # to the next run of a table, which may need other sizes, or to whoever called
 
 
-def _trained(
+def _train_and_test(
     config: EIMFConfig,
     wanted: RunSettings,
     changes: Mapping[str, tuple[Any, Any]],
@@ -60,7 +60,7 @@ def _trained(
     with distributed.first_alone():
         train_data, valid_data, test_data = assembly.loaders(config)
     train = train_data._dataset
-    model, trainer = _assembled(config, train, valid_data._dataset)
+    model, trainer = _assemble(config, train, valid_data._dataset)
     if wanted.resume:
         _resume(trainer, train_data, changes)
     saved = not isinstance(trainer, CountingTrainer) or bool(wanted.output_dir)
@@ -68,7 +68,7 @@ def _trained(
     if wanted.skip_test:
         result = _result(config, model, trainer, valid, {}, train)
     else:
-        result = _tested(config, model, trainer, valid, train, test_data, saved)
+        result = _test(config, model, trainer, valid, train, test_data, saved)
     _note_metrics(trainer, result)
     if not wanted.skip_test:
         for name, found in (("best valid ", result.valid), ("test result", result.test)):
@@ -76,7 +76,7 @@ def _trained(
     return result
 
 
-def _assembled(
+def _assemble(
     config: EIMFConfig, train: LazySequenceDataset, valid: LazySequenceDataset
 ) -> tuple[AbstractRecommender, InterestTrainer]:
     """A new model and its trainer, once it is known that what validation has to choose can be chosen.
@@ -136,7 +136,7 @@ def _fit(
     return valid or {}
 
 
-def _tested(
+def _test(
     config: EIMFConfig,
     model: AbstractRecommender,
     trainer: InterestTrainer,

@@ -236,12 +236,12 @@ def carry_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
     out = out.resolve()
     check_kind(out, "table")
     with folder_locked(out):
-        return _carried_out(experiment, out, effort)
+        return _make_and_write(experiment, out, effort)
 
 
-def _carried_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
+def _make_and_write(experiment: Experiment, out: Path, effort: Effort) -> Compared:
     with environment_kept("CUDA_VISIBLE_DEVICES"):  # RecBole's Config sets it, and would hide GPUs from Ray
-        plan = _planned(experiment, out, effort)
+        plan = _plan_and_tune(experiment, out, effort)
         _write(plan)  # also tells a metric that nobody computes before anything is trained
         missing = [run for run in plan.runs if not run.finished]
         configs = (EIMFConfig(run.row.model, run.dataset, None, dict(run.given)) for run in missing)
@@ -251,7 +251,7 @@ def _carried_out(experiment: Experiment, out: Path, effort: Effort) -> Compared:
     return Compared(plan.out, _write(plan), tuple(run.label for run in plan.runs if run.error()))
 
 
-def _planned(experiment: Experiment, out: Path, effort: Effort) -> Plan:
+def _plan_and_tune(experiment: Experiment, out: Path, effort: Effort) -> Plan:
     workers = effort.workers
     if workers.ray_address:
         check_cluster(workers.ray_address)

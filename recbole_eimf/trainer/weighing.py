@@ -50,11 +50,11 @@ def choose_prior(trainer: InterestTrainer, prior: ScorePrior, valid_data) -> dic
             trainer.read_best()
         prior.weight.zero_()  # of a run that goes on, the model in the folder has been weighed
         chosen = trainer.evaluate(valid_data, load_best_model=False)
-        choose = _tried if trainer.config["prior_weights"] == "grid" else _fitted
+        choose = _try_weights if trainer.config["prior_weights"] == "grid" else _fit_weights
         chosen = choose(trainer, prior, valid_data, chosen)
         if folder is not None:
             trainer.write(trainer.best_epoch)
-            _note(trainer, prior, chosen)
+            _write_chosen(trainer, prior, chosen)
     trainer.best_valid_result = chosen
     return chosen
 
@@ -64,7 +64,7 @@ def _identity(trainer: InterestTrainer) -> dict[str, Any]:
     return {"best_epoch": trainer.best_epoch, **{key: trainer.config[key] for key in ("score_prior", "prior_weights")}}
 
 
-def _note(trainer: InterestTrainer, prior: ScorePrior, valid: dict[str, float]) -> None:
+def _write_chosen(trainer: InterestTrainer, prior: ScorePrior, valid: dict[str, float]) -> None:
     if distributed.is_first():
         found = {"weights": prior.weight.tolist(), "valid": valid}
         write_json(trainer.model_folder / PRIOR_FILE, {**_identity(trainer), **found})
@@ -82,7 +82,7 @@ def _chosen_before(trainer: InterestTrainer, prior: ScorePrior) -> dict[str, flo
     return held["valid"]
 
 
-def _fitted(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict[str, float]) -> dict[str, float]:
+def _fit_weights(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict[str, float]) -> dict[str, float]:
     """Weights of the greatest likelihood; none where the model alone is better by ``valid_metric``."""
     rankings = valid_data
     if isinstance(valid_data, SampledEvalDataLoader):  # what likelihood asks for is all items
@@ -99,11 +99,11 @@ def _fitted(trainer: InterestTrainer, prior: ScorePrior, valid_data, alone: dict
         prior.weight.zero_()
         found = alone
     said = weights_text(prior.weights())
-    trainer.logger.info(f"score prior: {said}; valid {metric} {_shown(metric, found[metric])}")
+    trainer.logger.info(f"score prior: {said}; valid {metric} {_metric_text(metric, found[metric])}")
     return found
 
 
-def _tried(trainer: InterestTrainer, prior: ScorePrior, valid_data, best: dict[str, float]) -> dict[str, float]:
+def _try_weights(trainer: InterestTrainer, prior: ScorePrior, valid_data, best: dict[str, float]) -> dict[str, float]:
     """Weights of the grid, part by part."""
     metric = trainer.valid_metric.lower()
     sign = 1 if trainer.valid_metric_bigger else -1
@@ -119,10 +119,10 @@ def _tried(trainer: InterestTrainer, prior: ScorePrior, valid_data, best: dict[s
             if worse == _ENOUGH:
                 break
         prior.set_weight(part, chosen)
-        trainer.logger.info(f"score prior: {part} weighs {chosen}; valid {metric} {_shown(metric, best[metric])}")
+        trainer.logger.info(f"score prior: {part} weighs {chosen}; valid {metric} {_metric_text(metric, best[metric])}")
     return dict(best)
 
 
-def _shown(metric: str, value: float) -> str:
+def _metric_text(metric: str, value: float) -> str:
     """As the lines of epochs show it."""
     return f"{100 * value:.2f} %" if "@" in metric else f"{value:.4g}"

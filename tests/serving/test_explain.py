@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from recbole_eimf.cli.recommend import _shown
+from recbole_eimf.cli.recommend import _answer_text
 from recbole_eimf.model.score_prior import PARTS, ScorePrior
 from recbole_eimf.serving.answer import Ranked
 from recbole_eimf.serving.catalogue import Catalogue
@@ -235,11 +235,11 @@ def test_the_command_and_the_service_say_what_a_sentence_is_worth(exported, bett
     attrs = frame.attrs
     frame["sentence"] = "hair care"
     frame.attrs = attrs
-    said = _shown(model, ["i1", "i2"], frame)
+    said = _answer_text(model, ["i1", "i2"], frame)
     assert said.endswith(said_of(known))
     assert ("(no better than a placebo's): hair care" in said) is doubted
     assert "an LLM says of users like this one" in said
-    every = _shown(model, ["i1", "i2"], model.recommend([["i1", "i2"]], 60, exclude_seen=False))
+    every = _answer_text(model, ["i1", "i2"], model.recommend([["i1", "i2"]], 60, exclude_seen=False))
     marked = [line.split()[1] for line in every.splitlines() if line.endswith("(in the history)")]
     assert sorted(marked) == ["i1", "i2"]
     answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=["i1"], explain=True))
@@ -263,7 +263,7 @@ def test_whose_sentences_are_said_is_told_by_where_they_come_from(exported, sour
         known |= {"source": "file", "made_by": "own"}
     model.config["text"] = {"explain": known}
     frame = model.recommend([["i1", "i2"]], 2, explain=True).assign(sentence="hair care")
-    assert f"{who} of users like this one: hair care" in _shown(model, ["i1", "i2"], frame)
+    assert f"{who} of users like this one: hair care" in _answer_text(model, ["i1", "i2"], frame)
     answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=["i1"], explain=True))
     assert answer["said_by"] == who
     assert ("no LLM" in answer["honesty"]) == (source == "keywords")
@@ -342,7 +342,7 @@ def test_what_a_score_prior_adds_most_for_is_named(exported):
     assert of_one[token[2]] is None, "an item is no reason for itself"
     assert of_one[[token[5], token[7]]].tolist() == [None, None], "nothing is added, or something is taken off"
     assert frame[frame["user"] == 1]["added"].isna().all()
-    assert f"          an LLM says it is bought after {name[1]}" in _shown(model, history, frame[:59])
+    assert f"          an LLM says it is bought after {name[1]}" in _answer_text(model, history, frame[:59])
     answer = recommended(Served(model, State(1, "model", "1")), RecommendRequest(history=history, explain=True))
     assert {item["added"] for result in answer["results"] for item in result["items"]} <= {*of_one}
 

@@ -419,7 +419,7 @@ def test_the_history_is_masked_in_the_table_as_it_was_in_its_runs(keys):
 
     def masks(models, **more):
         rows = parse_models(models) if isinstance(models, str) else models
-        return compare._planned(
+        return compare._plan_and_tune(
             compare.experiment_of(rows, "planted", {**keys, **more}, "..."), Path("out"), compare.Effort(0)
         ).masks
 

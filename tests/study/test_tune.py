@@ -295,7 +295,9 @@ def test_of_equal_scores_the_earlier_trial_is_the_best():
 
 def test_a_search_trains_as_long_as_it_is_told_and_never_looks_at_the_test_part(keys, monkeypatch):
     pytest.importorskip("ray")
-    monkeypatch.setattr(tune, "_made", lambda found, epochs, grace, effort: (found.job.given, epochs, grace))
+    monkeypatch.setattr(
+        tune, "_run_missing_trials", lambda found, epochs, grace, effort: (found.job.given, epochs, grace)
+    )
     wanted = [(None, None, 4, 1), (20, None, 20, 5), (90, None, 90, 10), (20, 7, 20, 7)]
     for number, (limit, asked, epochs, grace) in enumerate(wanted):
         effort = tune.SearchEffort(max_epochs=limit, grace=asked)

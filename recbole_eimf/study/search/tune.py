@@ -170,10 +170,10 @@ def search(
             )
     with folder_locked(out):
         _claim(job, space, base, {"max_epochs": epochs, "grace": grace})
-        return _made(SearchOutcome(job, space, given, []), epochs, grace, effort)
+        return _run_missing_trials(SearchOutcome(job, space, given, []), epochs, grace, effort)
 
 
-def _made(found: SearchOutcome, epochs: int, grace: int, effort: SearchEffort) -> SearchOutcome:
+def _run_missing_trials(found: SearchOutcome, epochs: int, grace: int, effort: SearchEffort) -> SearchOutcome:
     """Run the trials that the folder does not hold yet."""
     job, drawn = found.job, found.job.settings
     for number in range(len(drawn)):
