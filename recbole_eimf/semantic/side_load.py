@@ -131,7 +131,6 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
         found[ids] = torch.from_numpy(text_vectors(vectors, pipeline.settings.text_source, config["seed"])[where])
         return found
 
-    item_text, match_text = placed(real), None
     has_text = torch.zeros(len(tokens), dtype=torch.bool)
     has_text[ids] = True
     seen = _seen(config, train)
@@ -140,30 +139,25 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
             f"protocol=global_time: of the {len(ids)} items with text none is known to training, so that nothing can "
             f"be learned of it. Give training's items text, or choose a model that reads none."
         )
-    if interests and pipeline.settings.interest_match == "profile":
-        match_text = placed(_vectors(pipeline, knowledge, "profile")[1])
     report: dict[str, Any] = {
         "text_source": pipeline.settings.text_source,
         "text_encoder": pipeline.settings.text_encoder,
         "items": len(tokens) - 1,
         "items_with_text": len(ids),
     }
-    graph = among = next_text = None
+    loaded = SideInformation(placed(real), has_text, None, None, None, report, seen)
+    if interests and pipeline.settings.interest_match == "profile":
+        loaded = replace(loaded, match_text=placed(_vectors(pipeline, knowledge, "profile")[1]))
     if knowledge is not None:
         report["item_text_source"] = pipeline.settings.item_text_source
         report["knowledge"] = {"source": knowledge.source, **knowledge.report}
         if follows:
-            said, phrases = _next_said(pipeline, knowledge, tokens)
-            next_text = _means(said, phrases)
-            among = partial(_next_among, said, phrases, np.array(ids), real[where], pipeline.settings.next_neighbours)
-            graph = among(has_text.numpy())
+            loaded = _with_next_items(loaded, pipeline, knowledge, tokens, np.array(ids), real[where])
     if not interests:
-        report["seconds"] = {k: round(v, 2) for k, v in pipeline.seconds.items()}
-        loaded = SideInformation(item_text, has_text, None, None, None, report, seen)
-        return replace(loaded, next_items=graph, next_among=among, next_text=next_text)
+        report["seconds"] = {stage: round(seconds, 2) for stage, seconds in pipeline.seconds.items()}
+        return loaded
     found = pipeline.run(seed=config["seed"], agreed=bool(config["yes"]), again=False)
-    loaded = _with_interests(config, train, pipeline, found, item_text, has_text, report)
-    return replace(loaded, next_items=graph, next_among=among, match_text=match_text, next_text=next_text)
+    return _with_interests(loaded, config, train, pipeline, found)
 
 
 def item_vectors(config, train, pipeline: Pipeline) -> tuple[dict[str, int], np.ndarray]:
@@ -203,6 +197,21 @@ def popularity_of(config, train) -> dict[str, int]:
     return dict(zip(tokens[1:], train.item_counts().tolist()[1:]))
 
 
+def _with_next_items(
+    loaded: SideInformation,
+    pipeline: Pipeline,
+    knowledge: Knowledge,
+    tokens: np.ndarray,
+    ids: np.ndarray,
+    vectors: np.ndarray,
+) -> SideInformation:
+    """With what an LLM says is bought next. tokens: [N]; ids, vectors: of the items with text, [n], [n, d_t]."""
+    said, phrases = _next_said(pipeline, knowledge, tokens)
+    among = partial(_next_among, said, phrases, ids, vectors, pipeline.settings.next_neighbours)
+    graph = among(loaded.item_has_text.numpy())
+    return replace(loaded, next_items=graph, next_among=among, next_text=_means(said, phrases))
+
+
 def _next_said(pipeline: Pipeline, knowledge: Knowledge, tokens: np.ndarray) -> tuple[list[list[int]], np.ndarray]:
     """(of each item the rows of the phrases that say what follows it, the phrases' vectors [p, d_t])."""
     phrases = sorted({phrase for known in knowledge.items.values() for phrase in known.next})
@@ -229,14 +238,17 @@ def _next_among(
     return next_graph(said, encoded, ids[there], vectors[there], len(said), neighbours)
 
 
-def _with_interests(
-    config, train, pipeline: Pipeline, found: Interests, item_text: Tensor, has_text: Tensor, report: dict[str, Any]
-) -> SideInformation:
+def _with_interests(loaded: SideInformation, config, train, pipeline: Pipeline, found: Interests) -> SideInformation:
+    """With the interests of exemplars, and which exemplar each user has; the report says how many have any.
+
+    Raises:
+        ConfigError: no training user has one.
+    """
     texts = sorted({text for row in found.texts for text in row})
     vectors = torch.from_numpy(pipeline.encode(texts, "encode_interests"))
     row_of = {text: i for i, text in enumerate(texts)}
     width = max(len(row) for row in found.texts)
-    embedded = torch.zeros(len(found.texts), width, item_text.shape[1])
+    embedded = torch.zeros(len(found.texts), width, loaded.item_text.shape[1])
     mask = torch.zeros(len(found.texts), width, dtype=torch.bool)
     for c, row in enumerate(found.texts):
         if row:
@@ -249,6 +261,7 @@ def _with_interests(
     covered = int((user_exemplar >= 0).sum())
     if not covered:
         raise ConfigError(f"interest_source={pipeline.settings.interest_source}: no training user has interests.")
+    report = loaded.report
     report |= {
         "source": found.source,
         "llm_used": found.llm_used,
@@ -262,7 +275,7 @@ def _with_interests(
         f"side-loaded: {report['items_with_text']}/{report['items']} items with text, "
         f"{covered}/{report['training_users']} training users with interests; the others are masked out"
     )
-    return SideInformation(item_text, has_text, embedded, mask, user_exemplar, report, _seen(config, train))
+    return replace(loaded, interests=embedded, interest_mask=mask, user_exemplar=user_exemplar)
 
 
 def _seen(config, train) -> Tensor | None:

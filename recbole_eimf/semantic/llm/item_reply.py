@@ -61,29 +61,37 @@ def parse_item(response: str, most: int = 20, *, truncated: bool = False) -> lis
     text = unquoted(response[:_LONGEST].rsplit("</think>", 1)[-1].strip())
     if text.startswith("<think>"):  # drafts of the answer may stand in it
         raise ReplyError(f"The reply ends before its thinking does, so it holds no answer. {_FORM}", truncated)
-    kinds = []
+    kinds: list[str] = []  # of what stands in the place of an answer
     for value in _objects(text):
-        if is_error_object(value):
-            kinds.append("error object")
-            continue
-        parts, follows = [], {}
-        for inner, of_list in _told(value):
-            clean = " ".join(encodable(inner).split()).strip("\"'`*;• ")
-            kind = refused(clean) if any(map(str.isalpha, clean)) else "placeholder"
-            if kind:
-                kinds.append(kind)
-            elif of_list:
-                follows.setdefault(clean.casefold(), clean)
-            elif clean not in parts:
-                parts.append(clean)
+        parts, follows, others = _sorted_texts(value)
+        kinds += others
         if parts or follows:
-            if kinds.count("refusal"):
+            if "refusal" in kinds:
                 break
-            return [". ".join(part.rstrip(".") for part in parts), *list(follows.values())[:most]]
+            return [". ".join(part.rstrip(".") for part in parts), *follows[:most]]
     alone = refused(text[:1000]) if not kinds and any(map(str.isalpha, text[:1000])) else None
     kinds = [alone] if alone else kinds
     kind = "refusal" if "refusal" in kinds else (kinds or ["no interests"])[0]
     raise ReplyError(f"Nothing about the item found. {_FORM} The reply began with {text[:80]!r}.", truncated, kind)
+
+
+def _sorted_texts(value: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    """(texts about the item, what is bought next, the kinds of what is neither) of an object; texts are distinct."""
+    if is_error_object(value):
+        return [], [], ["error object"]
+    parts: list[str] = []
+    kinds: list[str] = []
+    follows: dict[str, str] = {}
+    for inner, of_list in _told(value):
+        clean = " ".join(encodable(inner).split()).strip("\"'`*;• ")
+        kind = refused(clean) if any(map(str.isalpha, clean)) else "placeholder"
+        if kind:
+            kinds.append(kind)
+        elif of_list:
+            follows.setdefault(clean.casefold(), clean)
+        elif clean not in parts:
+            parts.append(clean)
+    return parts, list(follows.values()), kinds
 
 
 def _objects(text: str) -> Iterator[Mapping[str, Any]]:
