@@ -69,21 +69,13 @@ def run_arena(
         UserError: a bad file, bad keys or data, before any run; DataError after all of them where no two rows can be
             ranked over the tables.
     """
-    wanted = (given["protocol"],) if "protocol" in given else study.protocols
+    protocols = (given["protocol"],) if "protocol" in given else study.protocols
+    own = {"seeds": seeds, "metrics": metrics, "title": title, "only": only}
     planned: list[tuple[Experiment, Path]] = []
-    remarks = []
-    for dataset in datasets:
-        for protocol in wanted:
-            looked_for = protocol == "global_time" and "protocol" not in given
-            if looked_for and not _has_times(dataset, {**study.keys, **given}):
-                remarks.append(f"{dataset} has no times, and no table under global_time.")
-                print(remarks[-1])
-                continue
-            keys = {**_read_by(protocol, given), "protocol": protocol}
-            own = {"seeds": seeds, "metrics": metrics, "title": title, "only": only}
-            planned.append((experiment_of_study(study, dataset, keys, command, **own), out / f"{dataset}-{protocol}"))
-    if not planned:
-        raise ConfigError(f"--dataset={','.join(datasets)}: without times there is no table under {', '.join(wanted)}.")
+    tables, remarks = _tables(study, datasets, protocols, given)
+    for dataset, protocol in tables:
+        keys = {**_read_by(protocol, given), "protocol": protocol}
+        planned.append((experiment_of_study(study, dataset, keys, command, **own), out / f"{dataset}-{protocol}"))
     check_kind(out, "table")
     for experiment, folder in planned:
         check_kind(folder, "table")
@@ -103,6 +95,30 @@ def run_arena(
         told = f" Failed: {', '.join(failed)} (error.txt in their folders)." if failed else ""
         raise DataError(f"{out}: all tables are made, but no page over them: {why}{told}") from why
     return Arena(out, made, tuple(failed))
+
+
+def _tables(
+    study: Study, datasets: Sequence[str], protocols: Sequence[str], given: Mapping[str, Any]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """(data set and protocol of every table, remarks on those that cannot be: ``global_time`` without times).
+
+    Raises:
+        ConfigError: there is no table.
+    """
+    tables: list[tuple[str, str]] = []
+    remarks = []
+    for dataset in datasets:
+        for protocol in protocols:
+            looked_for = protocol == "global_time" and "protocol" not in given
+            if looked_for and not _has_times(dataset, {**study.keys, **given}):
+                remarks.append(f"{dataset} has no times, and no table under global_time.")
+                print(remarks[-1])
+            else:
+                tables.append((dataset, protocol))
+    if not tables:
+        names = ",".join(datasets)
+        raise ConfigError(f"--dataset={names}: without times there is no table under {', '.join(protocols)}.")
+    return tables, remarks
 
 
 def _has_times(dataset: str, given: Mapping[str, Any]) -> bool:

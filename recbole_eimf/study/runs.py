@@ -153,35 +153,36 @@ def plan(
     plugin.adapt_recbole()
     takers(rows, shared)
     _check_read_by_some(rows, shared)
-    owner: dict[str, str] = {}
-    for row in rows:
-        if (other := owner.setdefault(folder_name(row.name), row.name)) != row.name:
-            raise ConfigError(
-                f"rows {other!r} and {row.name!r}: both would have the folder runs/{folder_name(row.name)}. "
-                f"Give one of them another name."
-            )
-    made: dict[str, tuple[dict[str, Any], dict[str, Any], frozenset[str]]] = {}
+    _check_own_folders(rows)
+    tuned = tuned or {}
     configs: dict[str, EIMFConfig] = {}
+    of_row: dict[str, dict[str, Any]] = {}  # what the runs of a row have in common, as fields of Run
     for row in rows:
-        config, given = configured(row, dataset, {**shared, **(tuned or {}).get(row.name, {})})
+        found = tuned.get(row.name, {})
+        config, given = configured(row, dataset, {**shared, **found})
         configs[row.name] = config
         _fetch(config)
         decided = deciding_settings(config)
         del decided["seed"]  # the folder's name says it
-        made[row.name] = given, decided, unread(config)
+        of_row[row.name] = {
+            "given": given,
+            "settings": decided,
+            "other_mask": both_masks,
+            "unread": unread(config),
+            "trials": trials if found else 0,
+        }
     check_draw(shared.get("placebo_draw"), any(config["interest_source"] == "shuffled" for config in configs.values()))
     runs, outdated = [], []
     for seed in seeds:
         for row in rows:
             if seed != seeds[0] and row.counting:
                 continue
-            given, wanted, free = made[row.name]
+            common = of_row[row.name]
             place = folder / folder_name(row.name) / str(seed)
-            found = (tuned or {}).get(row.name, {})
-            own = trials if found else 0
-            runs.append(Run(row, dataset, seed, place, {**given, "seed": seed}, wanted, both_masks, free, own))
-            if settled and _check_folder(runs[-1], found):
-                outdated.append(runs[-1])
+            run = Run(row, dataset, seed, place, **{**common, "given": {**common["given"], "seed": seed}})
+            runs.append(run)
+            if settled and _check_folder(run, tuned.get(row.name, {})):
+                outdated.append(run)
     for name in {run.row.name: None for run in runs if not run.finished}:  # tables of what is there need no source
         with _of_row(name):
             check_needs(configs[name])
@@ -205,6 +206,17 @@ def takers(rows: Sequence[Row], shared: Mapping[str, Any]) -> list[str]:
             f"There are: {', '.join(known)}."
         )
     return found
+
+
+def _check_own_folders(rows: Sequence[Row]) -> None:
+    """Raise ConfigError where two rows would have one folder."""
+    owner: dict[str, str] = {}
+    for row in rows:
+        if (other := owner.setdefault(folder_name(row.name), row.name)) != row.name:
+            raise ConfigError(
+                f"rows {other!r} and {row.name!r}: both would have the folder runs/{folder_name(row.name)}. "
+                f"Give one of them another name."
+            )
 
 
 def _check_read_by_some(rows: Sequence[Row], shared: Mapping[str, Any]) -> None:
