@@ -19,26 +19,16 @@ from recbole_eimf.core.errors import ConfigError, DiskError
 from recbole_eimf.core.locks import folder_locked, made_once
 from recbole_eimf.semantic.journal import exclusive
 from recbole_eimf.study.search import tune
-
-
-def hold(folder: Path) -> None:
-    with folder_locked(folder):
-        (folder / "held").touch()
-        time.sleep(60)
+from tests.held_folder import held_by_another
 
 
 def test_a_second_command_in_the_same_folder_is_refused_until_the_first_is_gone(tmp_path, planted):
     command = ["--models=Markov", "--dataset=planted", f"--data_path={planted}", f"--out={tmp_path / 'out'}",
                "--parallel=0", "--topk=[1,5]", "--valid_metric=NDCG@5"]  # fmt: skip
-    process = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path / "out",))
-    process.start()
-    while not (tmp_path / "out" / "held").exists():
-        time.sleep(0.01)
-    with pytest.raises(ConfigError, match=rf"--out=.*out: another command.*process {process.pid}\)"):
-        compare_command.main(command)
-    assert not (tmp_path / "out" / "runs").exists()
-    process.kill()
-    process.join()
+    with held_by_another(tmp_path / "out") as process:
+        with pytest.raises(ConfigError, match=rf"--out=.*out: another command.*process {process.pid}\)"):
+            compare_command.main(command)
+        assert not (tmp_path / "out" / "runs").exists()
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "out" / "lock").exists()
     assert compare_command.main(command) == 0

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,10 @@ from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.config.same_experiment import differing_settings
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.experiment import assembly, one_run
 from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.state import read_state, write_state
+from tests.held_folder import held_by_another
 
 SMALL = {"topk": [1, 5], "valid_metric": "NDCG@5", "hidden_size": 8, "inner_size": 8, "n_layers": 1, "epochs": 2,
          "MAX_ITEM_LIST_LENGTH": 8, "show_progress": False, "state": "ERROR", "compare_with": []}  # fmt: skip
@@ -215,22 +213,11 @@ def test_a_model_with_recboles_own_phases_cannot_go_on(keys, tmp_path, monkeypat
         resumed(tmp_path, keys)
 
 
-def hold(folder: Path) -> None:
-    with folder_locked(folder):
-        (folder / "held").touch()
-        time.sleep(60)
-
-
 def test_a_second_process_in_an_output_dir_is_refused(out, keys):
-    process = multiprocessing.get_context("fork").Process(target=hold, args=(out,))
-    process.start()
-    while not (out / "held").exists():
-        time.sleep(0.01)
-    for resume in (True, False):
-        with pytest.raises(ConfigError, match=rf"output_dir=.*another command works.*process {process.pid}\)"):
-            resumed(out, keys, resume=resume)
-    process.kill()
-    process.join()
+    with held_by_another(out) as process:
+        for resume in (True, False):
+            with pytest.raises(ConfigError, match=rf"output_dir=.*another command works.*process {process.pid}\)"):
+                resumed(out, keys, resume=resume)
     assert (out / "result.json").is_file()
     assert resumed(out, keys).test
 

@@ -16,6 +16,7 @@ from recbole_eimf.model import selection
 from recbole_eimf.model.eimf import ExplicitInterests
 from recbole_eimf.model.item_table import TextTransform
 from recbole_eimf.semantic.side_load import SideInformation
+from tests.model.by_formula import cosine, softmax
 
 
 @pytest.fixture
@@ -31,16 +32,6 @@ def built(make_config):
         return net, train
 
     return make
-
-
-def cosine(a, b):
-    return float((a @ b) / (a.norm() * b.norm()))
-
-
-def softmax(values):
-    top = max(values)
-    exps = [math.exp(v - top) for v in values]
-    return [e / sum(exps) for e in exps]
 
 
 def explicit_by_hand(net, user, target):

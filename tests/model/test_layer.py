@@ -19,12 +19,7 @@ from recbole_eimf.model.layer import (
 )
 from recbole_eimf.model.losses.loss import cosine_distance
 from recbole_eimf.model.losses.mmd import kernel_matrix
-
-
-def softmax(values):
-    top = max(values)
-    exps = [math.exp(v - top) for v in values]
-    return [e / sum(exps) for e in exps]
+from tests.model.by_formula import softmax
 
 
 def test_target_attention_is_a_masked_softmax_over_interests():

@@ -11,6 +11,7 @@ import torch
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.pad.pad import batch_items
+from tests.model.by_formula import cosine
 
 STILL = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "fusion_dropout": 0.0}
 
@@ -24,10 +25,6 @@ def built(make_config):
         return config.model_class(config, train), train
 
     return make
-
-
-def cosine(a, b):
-    return float(a @ b / (a.norm() * b.norm()))
 
 
 def log_share(values, place):
