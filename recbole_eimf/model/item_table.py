@@ -74,7 +74,8 @@ class TextTransform:
         return ((text.double() - self.mean) @ self.map * self.scale).float()
 
     def of_items(self, text: Tensor, has_text: Tensor) -> Tensor:
-        """[N, d_t], bool [N] -> [N, ...]: as a call; an item without text, which centring would move, stays zero."""
+        """The text of all items, [N, d_t] and bool [N], transformed; zero for an item without text, as centring would
+        have moved it."""
         return self(text) * has_text[:, None]
 
 

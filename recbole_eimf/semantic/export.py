@@ -38,8 +38,16 @@ NO_LICENCE = (
 
 @dataclass(frozen=True)
 class Origin:
-    """What replies were made from. protocol: of the split; model: None where no LLM or nobody knows; made_from: the
-    settings that decide the training data; text_fields: the columns that make an item's text."""
+    """What replies were made from.
+
+    Attributes:
+        dataset: its name; protocol: of the split.
+        data: the fingerprint of the training sequences (:func:`fingerprint_of`).
+        model: the LLM; None where there was none, or nobody knows.
+        prompt: the template; prompt_items: how many of a user's items stand in it.
+        made_from: the settings that decide the training data.
+        text_fields: the columns that make an item's text.
+    """
 
     dataset: str
     protocol: str

@@ -41,8 +41,14 @@ BUCKETS = 10
 
 @dataclass(frozen=True)
 class Knowledge:
-    """items: token -> what is known, absent where nothing is; source: of the replies; report: counts for the log and
-    result.json; digests: token -> sha256 of the prompt its reply answers, "" where nobody knows."""
+    """What an LLM knows of items.
+
+    Attributes:
+        items: token -> what is known, absent where nothing is.
+        source: of the replies.
+        report: counts for the log and result.json.
+        digests: token -> sha256 of the prompt that its reply answers, "" where nobody knows.
+    """
 
     items: Mapping[str, ItemKnowledge]
     source: str

@@ -28,15 +28,22 @@ from recbole_eimf.semantic.text_placebo import text_vectors
 
 @dataclass(frozen=True)
 class SideInformation:
-    """Side-loaded tensors in RecBole's ids; row 0 of items and users is padding.
+    """Side-loaded tensors in RecBole's ids; row 0 of items and users is padding. What was not asked for is None.
 
-    item_text: float32 [N, d_t], zero where an item has no text; item_has_text: bool [N]; interests: float32
-    [C, M, d_t] or None; interest_mask: bool [C, M]; user_exemplar: int64 [U], -1 where a user has none; report:
-    coverage, source and seconds, for the log and result.json; next_items: float32 [N, N], what an LLM says is bought
-    after each item (:func:`~recbole_eimf.semantic.knowledge.next_graph`), or None; match_text: float32 [N, d_t], the
-    text that interests are matched to, where it is not item_text, or None; next_among: bool [N] -> next_items as it is
-    where these items alone have a title; next_text: float32 [N, d_t], the direction of the mean of what is said to be
-    bought next, zero where nothing is said, or None.
+    Attributes:
+        item_text: float32 [N, d_t], zero where an item has no text.
+        item_has_text: bool [N].
+        interests: float32 [C, M, d_t], those of the exemplars.
+        interest_mask: bool [C, M], which of them are there.
+        user_exemplar: int64 [U], -1 where a user has none.
+        report: coverage, source and seconds, for the log and result.json.
+        seen: bool [N], the items that training knows, under ``global_time``; None elsewhere.
+        next_items: float32 [N, N], what an LLM says is bought after each item
+            (:func:`~recbole_eimf.semantic.knowledge.next_graph`).
+        match_text: float32 [N, d_t], the text that interests are matched to, where it is not ``item_text``.
+        next_among: bool [N] -> ``next_items`` as it is where these items alone have a title.
+        next_text: float32 [N, d_t], the direction of the mean of what is said to be bought next, zero where nothing is
+            said.
     """
 
     item_text: Tensor
@@ -205,7 +212,11 @@ def _with_next_items(
     ids: np.ndarray,
     vectors: np.ndarray,
 ) -> SideInformation:
-    """With what an LLM says is bought next. tokens: [N]; ids, vectors: of the items with text, [n], [n, d_t]."""
+    """With what an LLM says is bought next.
+
+    Args:
+        tokens: of all items, [N]; ids, vectors: of the items with text, [n] and [n, d_t].
+    """
     said, phrases = _next_said(pipeline, knowledge, tokens)
     among = partial(_next_among, said, phrases, ids, vectors, pipeline.settings.next_neighbours)
     graph = among(loaded.item_has_text.numpy())

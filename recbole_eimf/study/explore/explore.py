@@ -35,12 +35,17 @@ PLACES = ("data_path", "semantic_cache", "interest_file", "assignment_file", "ba
 class ExploreOptions:
     """What to look at.
 
-    against: output_dirs of runs on the same users, for example without the LLM; none: the backbone and the placebo
-    that ``compare_with`` made beside the run; k: of the metrics, None is that of the
-    run's valid_metric; points: users on the map; chart: of :data:`MAPS`; honesty: measure what the sentences mean;
-    trusted: ``package.module:function`` of the user's own, where the interests come from there; model:
-    ``package.module:Class``, where the model is a class of the user's own, and backbone: where its backbone is;
-    places: keys that say where the run's files are now.
+    Attributes:
+        against: output_dirs of runs on the same users, for example without the LLM; none: the backbone and the placebo
+            that ``compare_with`` made beside the run.
+        k: of the metrics; None: that of the run's valid_metric.
+        points: users on the map.
+        chart: one of :data:`MAPS`.
+        honesty: measure what the sentences mean.
+        trusted: ``package.module:function`` of the user's own, where the interests come from there.
+        model: ``package.module:Class``, where the model is a class of the user's own.
+        backbone: the same, where its backbone is.
+        places: keys that say where the run's files are now.
     """
 
     against: tuple[str, ...] = ()

@@ -40,9 +40,13 @@ _STATE_FILES = (STATE_FILE, MODEL_FILE, CONFIG_FILE, PTH_FILE, BEST_FILE)
 class Job:
     """What every trial of a search shares; it travels to Ray's workers.
 
-    model, dataset: as in :func:`recbole_eimf.run`; given: the configuration's keys, paths absolute;
-    settings: per trial the keys it tries; metric: name in the results (``ndcg@10``); bigger: whether more of it is
-    better; out: the search's folder, absolute.
+    Attributes:
+        model, dataset: as in :func:`recbole_eimf.run`.
+        given: the configuration's keys, paths absolute.
+        settings: the keys that each trial tries.
+        metric: its name in the results (``ndcg@10``).
+        bigger: whether more of it is better.
+        out: the search's folder, absolute.
     """
 
     model: str
