@@ -22,13 +22,13 @@ Settings = TypeVar("Settings")
 
 #: what a key affects -> what that means
 AFFECTS = {
-    "figures": "a run's figures, but no expert that was pre-trained before it matters",
+    "figures": "a run's figures, but not what a pre-trained expert (PAD's phase 1) learns",
     "expert": "a run's figures, and what a pre-trained expert learns",
-    "text expert": "a run's figures, and what a pre-trained expert with text learns",
-    "content": "a run's figures, by what is in the file it names",
-    "path": "where something is read from, no figure",
-    "output": "where something is written, no figure",
-    "machine": "how the work is done or shown, no figure",
+    "text expert": "a run's figures, and what a pre-trained expert that reads text learns",
+    "content": "a run's figures, by the content of the file it names",
+    "path": "where something is read from; no figures",
+    "output": "where something is written; no figures",
+    "machine": "how the work is done or shown; no figures",
 }
 Affects = Literal["figures", "expert", "text expert", "content", "path", "output", "machine"]
 

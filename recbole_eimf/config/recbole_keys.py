@@ -36,9 +36,9 @@ def _words(pattern: str) -> Form:
 class MachineKeys:
     """Machine: RecBole's keys for where and how a run works."""
 
-    gpu_id: int | str | tuple[int, ...] | None = key(OF_MODEL, "which GPUs", form=_GPUS, **_MACHINE)
+    gpu_id: int | str | tuple[int, ...] | None = key(OF_MODEL, "which GPUs to use", form=_GPUS, **_MACHINE)
     use_gpu: bool = key(OF_MODEL, "whether to use a GPU", **_MACHINE)
-    worker: int = key(OF_MODEL, "processes that load data, of RecBole's loaders", least=0, **_MACHINE)
+    worker: int = key(OF_MODEL, "processes of RecBole's loaders that load data", least=0, **_MACHINE)
     nproc: int = key(OF_MODEL, "processes on this machine that train together", least=1, **_MACHINE)
     world_size: int = key(OF_MODEL, "processes on all machines; -1: those of this one", least=-1, **_MACHINE)
     group_offset: int = key(OF_MODEL, "number of this machine's first process", least=0, **_MACHINE)
@@ -61,7 +61,7 @@ class MachineKeys:
         OF_MODEL, "save the filtered data set, as a pickle that runs of the same settings read again", **_MACHINE
     )
     dataset_save_path: str | None = key(OF_MODEL, "where save_dataset writes", **_OUTPUT)
-    save_dataloaders: bool = key(OF_MODEL, "save the loaders, likewise", **_MACHINE)
+    save_dataloaders: bool = key(OF_MODEL, "save the loaders in the same way", **_MACHINE)
     dataloaders_save_path: str | None = key(OF_MODEL, "where save_dataloaders writes", **_OUTPUT)
     config_file: Any = key(OF_MODEL, "RecBole's name for config_files", **_MACHINE)
 
@@ -71,18 +71,20 @@ class TrainingKeys:
     """Training: RecBole's keys."""
 
     seed: int = key(OF_MODEL, "seed of everything that is drawn in training", least=0, most=2**32 - 1, **_EXPERT)
-    reproducibility: bool = key(OF_MODEL, "let cuDNN take reproducible algorithms only", **_EXPERT)
+    reproducibility: bool = key(OF_MODEL, "let cuDNN use reproducible algorithms only", **_EXPERT)
     epochs: int = key(OF_MODEL, "epochs at most; early stopping may end sooner", least=0, **_EXPERT)
     stopping_step: int = key(
-        OF_MODEL, "validations without a better one after which training stops", least=0, **_EXPERT
+        OF_MODEL, "training stops after so many validations without a better one", least=0, **_EXPERT
     )
     eval_step: int = key(OF_MODEL, "epochs between validations; 0: none, the last epoch is kept", least=0, **_EXPERT)
     train_batch_size: int = key(OF_MODEL, "rows of a batch: users, or windows of long sequences", least=1, **_EXPERT)
     learner: str = key(OF_MODEL, "optimiser", form=_words(_LEARNERS), **_EXPERT)
     learning_rate: float = key(OF_MODEL, "learning rate of the optimiser", above=0, **_EXPERT)
     weight_decay: float = key(OF_MODEL, "weight decay of the optimiser", least=0, **_EXPERT)
-    clip_grad_norm: dict | None = key(OF_MODEL, "arguments of torch's clip_grad_norm_: {max_norm: 5}", **_EXPERT)
-    shuffle: bool = key(OF_MODEL, "rows in another order every epoch", **_EXPERT)
+    clip_grad_norm: dict | None = key(
+        OF_MODEL, "arguments of torch's clip_grad_norm_, such as {max_norm: 5}", **_EXPERT
+    )
+    shuffle: bool = key(OF_MODEL, "new order of rows in every epoch", **_EXPERT)
     train_neg_sample_args: dict | str | None = key(
         OF_MODEL, "negatives of RecBole's pairwise losses; ours draw their own (num_negatives)", **_EXPERT
     )
@@ -91,18 +93,24 @@ class TrainingKeys:
     enable_scaler: bool = key(OF_MODEL, "scale gradients, for float16", **_EXPERT)
     loss_decimal_place: int = key(OF_MODEL, "decimals of losses in the log", least=0, **_MACHINE)
     require_pow: bool = key(OF_MODEL, "whether RecBole's EmbLoss squares", **_EXPERT)
-    transform: str | None = key(OF_MODEL, "RecBole's change of batches", **_EXPERT)
+    transform: str | None = key(OF_MODEL, "RecBole's transform of batches", **_EXPERT)
 
 
 @dataclass(frozen=True)
 class EvaluationKeys:
     """Evaluation: RecBole's keys."""
 
-    metrics: tuple[str, ...] = key(OF_MODEL, "Recall, NDCG, Hit, MRR, ...: RecBole's, and NDCG_hits")
+    metrics: tuple[str, ...] = key(OF_MODEL, "Recall, NDCG, Hit, MRR, ... (RecBole's), and NDCG_hits")
     topk: tuple[int, ...] | int = key(OF_MODEL, "the k of the metrics", least=1)
-    valid_metric: str = key(OF_MODEL, "chooses the best epoch: a metric and one of topk, such as NDCG@10", **_EXPERT)
-    valid_metric_bigger: bool = key(OF_MODEL, "set by RecBole: whether more of it is better", **_EXPERT)
-    eval_args: dict = key(OF_MODEL, "mode: full, uniN or popN; protocol says how data are split", **_EXPERT)
+    valid_metric: str = key(
+        OF_MODEL, "the metric that chooses the best epoch, at one of topk, such as NDCG@10", **_EXPERT
+    )
+    valid_metric_bigger: bool = key(OF_MODEL, "set by RecBole: whether more of the metric is better", **_EXPERT)
+    eval_args: dict = key(
+        OF_MODEL,
+        "mode: full, uniN or popN (ranked among all or N drawn items); protocol says how data are split",
+        **_EXPERT,
+    )
     eval_batch_size: int = key(OF_MODEL, "users that are ranked together", least=1, **_MACHINE)
     metric_decimal_place: int = key(OF_MODEL, "decimals of metrics", least=0)
     repeatable: bool = key(OF_MODEL, "whether items may be recommended again; True for sequential models", **_EXPERT)
@@ -116,20 +124,26 @@ class DataKeys:
     ITEM_ID_FIELD: str = key(OF_MODEL, "column of items", **_TRAINING)
     TIME_FIELD: str | None = key(OF_MODEL, "column that orders interactions where there is no ORDER_FIELD", **_TRAINING)
     RATING_FIELD: str | None = key(OF_MODEL, "column of ratings", **_EXPERT)
-    MAX_ITEM_LIST_LENGTH: int = key(OF_MODEL, "items of a sequence that a model sees", least=1, **_EXPERT)
-    load_col: dict | None = key(OF_MODEL, "columns to read: {inter: [user_id, item_id, timestamp, order]}", **_TRAINING)
+    MAX_ITEM_LIST_LENGTH: int = key(OF_MODEL, "latest items of a history that a model sees", least=1, **_EXPERT)
+    load_col: dict | None = key(
+        OF_MODEL, "columns to read, such as {inter: [user_id, item_id, timestamp, order]}", **_TRAINING
+    )
     unload_col: dict | None = key(OF_MODEL, "columns not to read", **_TRAINING)
     user_inter_num_interval: str | None = key(
-        OF_MODEL, "keep users with so many interactions", form=_INTERVAL, **_TRAINING
+        OF_MODEL, "keep users whose number of interactions is in this interval", form=_INTERVAL, **_TRAINING
     )
     item_inter_num_interval: str | None = key(
-        OF_MODEL, "keep items with so many interactions", form=_INTERVAL, **_TRAINING
+        OF_MODEL, "keep items whose number of interactions is in this interval", form=_INTERVAL, **_TRAINING
     )
     filter_inter_by_user_or_item: bool = key(OF_MODEL, "drop interactions of unknown users or items", **_TRAINING)
-    rm_dup_inter: Literal["first", "last"] | None = key(OF_MODEL, "of equal interactions, keep one", **_TRAINING)
-    val_interval: dict | None = key(OF_MODEL, "keep interactions by a column's value: {rating: '[3,inf)'}", **_TRAINING)
-    normalize_all: bool | None = key(OF_MODEL, "squeeze numbers into [0, 1]; times must stay times", **_TRAINING)
-    normalize_field: tuple[str, ...] | None = key(OF_MODEL, "columns to squeeze", **_TRAINING)
+    rm_dup_inter: Literal["first", "last"] | None = key(
+        OF_MODEL, "of repeated pairs of user and item, keep the first or the last", **_TRAINING
+    )
+    val_interval: dict | None = key(
+        OF_MODEL, "keep interactions by the value of a column, such as {rating: '[3,inf)'}", **_TRAINING
+    )
+    normalize_all: bool | None = key(OF_MODEL, "scale all numbers to [0, 1]; times must not be", **_TRAINING)
+    normalize_field: tuple[str, ...] | None = key(OF_MODEL, "columns to scale to [0, 1]", **_TRAINING)
     field_separator: str = key(OF_MODEL, "what stands between columns", **_TRAINING)
     seq_separator: str = key(OF_MODEL, "what stands between the values of a list", **_EXPERT)
     LIST_SUFFIX: str = key(OF_MODEL, "suffix of the names of sequences", **_EXPERT)
@@ -153,8 +167,10 @@ class RecBoleNetworkKeys:
         OF_MODEL, "activation of a transformer's feed-forward layer", **_EXPERT
     )
     layer_norm_eps: float = key(OF_MODEL, "epsilon of layer norms", least=0, **_EXPERT)
-    initializer_range: float = key(OF_MODEL, "deviation of a transformer's first weights", least=0, **_EXPERT)
-    mask_ratio: float = key(OF_MODEL, "BERT4Rec: share of items that are hidden", above=0, most=1, **_EXPERT)
+    initializer_range: float = key(OF_MODEL, "standard deviation of a transformer's first weights", least=0, **_EXPERT)
+    mask_ratio: float = key(
+        OF_MODEL, "BERT4Rec: share of items that are hidden in training", above=0, most=1, **_EXPERT
+    )
     ft_ratio: float = key(
         OF_MODEL, "RecBole's BERT4Rec: share of rows that hide the last item", least=0, most=1, **_EXPERT
     )

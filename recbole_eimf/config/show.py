@@ -90,11 +90,14 @@ def markdown() -> str:
     lines = [
         "# Configuration keys",
         "",
-        "Made by `python -m recbole_eimf keys --markdown`; do not edit. Every key goes on the command line",
-        "(`--key=value`) or into a YAML file (`--config_files=a.yaml`). `...`: a file of the model sets it;",
-        "`python -m recbole_eimf explain KEY --model=NAME` says which. What a key affects:",
+        "Every key goes on the command line (`--key=value`), into a YAML file (`--config_files=a.yaml`) or into a call",
+        "(`run(..., key=value)`). `python -m recbole_eimf keys WORD` searches this page. Where the default is `...`,",
+        "or a model, backbone, data set or recipe sets another, `python -m recbole_eimf explain KEY --model=NAME`",
+        "shows the value, and the file and line that sets it. The last column says what a key affects:",
         "",
         *(f"- *{name}*: {meaning}" for name, meaning in AFFECTS.items()),
+        "",
+        "(`python -m recbole_eimf keys --markdown` makes this page from `recbole_eimf/config/`; edit the keys there.)",
     ]
     section = None
     for each in every_key():
