@@ -216,3 +216,24 @@ def test_every_python_has_a_tested_file():
     for path in (REPOSITORY / "constraints").iterdir():
         lines = path.read_text(encoding="utf-8").splitlines()
         assert {"recbole==1.2.1", "torch==2.13.0"} <= set(lines), path.name
+
+
+@pytest.mark.parametrize("source", ["csv", "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "mind-news"])
+def test_every_option_of_prepare_says_what_it_is_for(source, capsys):
+    with pytest.raises(SystemExit):
+        main(["prepare", source, "--help"])
+    options = capsys.readouterr().out.partition("options:")[2]
+    said = [re.sub(r"\s+", " ", option) for option in re.split(r"\n  (?=-)", options)[1:]]
+    assert len(said) > 8
+    for option in said:
+        assert re.search(r"[a-z]+ [a-z]+|default", re.sub(r"--?[\w-]+( \{.*?\}| [A-Z.,=\[\] ]+)?,?", "", option)), (
+            option
+        )
+
+
+def test_every_command_says_what_its_options_are(capsys):
+    for name in ("agreement", "add", "export", "explore", "recommend", "serve", "standings"):
+        assert main([name, "--help"]) == 0
+        shown = capsys.readouterr().out
+        for option in set(re.findall(r"--[a-z][a-z_-]+", shown.partition("\n\n")[0])):
+            assert option in shown.partition("\n\n")[2], (name, option)

@@ -16,6 +16,7 @@ USAGE = """usage: python -m recbole_eimf add --model MODEL --items FILE --out MO
 Writes a model folder with new items in it, each placed by its text among the items that were trained; nothing is
 trained, and all that was there stays as it is. The model must have a map from text (export --text).
 
+  --model  the model folder, as export made it
   --items  CSV, UTF-8, with the header item_id,title or item_id,title,profile: a profile is an LLM's words on the item,
            for a model that was trained with item_text_source=title+profile. Items that are known stay as they are.
   --out    the folder to write; it may be MODEL, which is replaced once the new one is whole

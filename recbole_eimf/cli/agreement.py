@@ -12,8 +12,15 @@ from recbole_eimf.study.agreement import agree, text_table
 
 USAGE = """usage: python -m recbole_eimf agreement RUN_A RUN_B [--out=DIR] [--pairs=20000] [--buckets=10] [--seed=0]
 
+Do two runs see the same items as near each other? Compares the distances between item vectors: Kendall's tau by how
+often the items are bought, and where the pairs that are nearest and farthest by ids lie among all distances. Writes
+agreement.json and two figures to DIR.
+
   RUN_A RUN_B  output_dir of two runs on the same data
-  --pairs      at most this many pairs of items per frequency bucket
+  --out        folder to write to (default agreement)
+  --pairs      at most this many pairs of items in each frequency bucket
+  --buckets    frequency buckets of items
+  --seed       of the pairs that are drawn
   --model      package.module:Class of runs of a model of your own, which is imported
   --backbone   package.module:Class of runs over a backbone of your own, which is imported
 """

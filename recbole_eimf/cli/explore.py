@@ -23,6 +23,7 @@ stands as JSON beside it. Nobody is asked or paid.
   --run         the output_dir of a run of EIMF: with an LLM's replies, keywords, or their placebo
   --against     the output_dir of a run on the same users: its backbone alone (--model=IBIM), its placebo; repeatable.
                 By default those that --compare_with=[backbone,placebo] made beside the run
+  --out         where the page goes (default explore.html)
   --json        where the JSON goes; by default beside the page
   --k           of hit@k and ndcg@k; by default that of the run's valid_metric
   --points      users on the map at most;  --map: t-SNE, or PCA, which is quicker and shows less

@@ -11,19 +11,22 @@ USAGE = """usage: python -m recbole_eimf export --run OUT --out MODEL [--index a
          [--text auto|yes|no] [--no-histories] [--model package.module:Class]
 
 Writes the model of a run (its output_dir) as a folder that is served without RecBole and holds no pickle: config.json,
-safetensors, parquet, README.md (the model card). From any of our models but floors that read text, the counting floors
-among them, and RecBole's SASRec, GRU4Rec, BERT4Rec. An older model folder of that name is replaced once the new one is
+safetensors, parquet, README.md (the model card). It takes all our models but floors that read text (TextKNN and the
+like), and RecBole's SASRec, GRU4Rec and BERT4Rec. An older model folder of that name is replaced once the new one is
 whole.
 
+  --run           the output_dir of the run
+  --out           the model folder to write
   --index         how one user's items are searched: auto (all products, below 20,000 items; flat from there on), flat
                   (exact, with a proof for each answer), hnsw (a graph: faster from a million items on, and not exact;
                   not over a score prior)
   --onnx          write encoder.onnx too (extra [onnx])
-  --refit         train again first, on everything, for the epochs that were best: what one deploys
-  --text          auto keeps what placing new items by title needs where the run read text; yes encodes the titles
-                  where it did not; no leaves it out
+  --refit         first train again on everything, validation and test too, for as many epochs as were best: for
+                  deployment
+  --text          what `add` needs to place new items by title: auto keeps it where the run read text, yes encodes the
+                  titles where it did not, no leaves it out
   --no-histories  leave out users' histories (`recommend --user` needs them)
-  --model         the class of a model of your own, which is imported; serving needs it no more
+  --model         the class of a model of your own, which is imported; serving does not need it
 """
 
 

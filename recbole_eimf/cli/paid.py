@@ -42,7 +42,7 @@ def export_options(arguments: list[str], kind: str) -> tuple[str | None, str | N
     if out:
         check_export_folder(Path(out), kind)
     elif licence:
-        raise ConfigError(f"--licence={licence}: of the replies that --export=DIR writes; give that too.")
+        raise ConfigError(f"--licence={licence}: is for the replies that --export=DIR writes. Give that too.")
     return out, licence
 
 

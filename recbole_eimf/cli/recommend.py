@@ -21,19 +21,19 @@ from recbole_eimf.serving.recommender import Recommender
 USAGE = """usage: python -m recbole_eimf recommend (--model MODEL | --run OUT)
          (--user TOKEN | --history A,B,C | --histories FILE.csv|.parquet) [--k 10] [--explain] [--out FILE]
 
-For one user the items are shown; --out also writes them (.parquet, .csv or .json). Of a file every user is answered, in
-bounded memory, into --out FILE.parquet; stopped in any way, the same command goes on where it was.
+For one user the items are shown, and written too with --out (.parquet, .csv or .json). With --histories every user of
+the file is answered, in bounded memory, into --out FILE.parquet; if it is stopped, the same command goes on from there.
 
-  --model            a model folder, of export;  --run: the output_dir of a run, exported on the way
-  --user             a user that the run knew, with all they had
+  --model            a model folder that export made;  --run: the output_dir of a run, exported on the way
+  --user             a user that the run knew, with their whole history
   --history          item tokens, oldest first; --separator says what stands between them (default a comma)
   --histories        a file with the columns user and history (tokens joined by the separator, or lists in parquet)
-  --exclude-seen, --include-seen   leave out what is in the history, or not; default as the run was evaluated
-  --only FILE        candidates: a file with an item token per line;  --without FILE: items that are none. How many of
-                     them the model does not know is said
+  --exclude-seen, --include-seen   whether to leave out what is in the history; default as the run was evaluated
+  --only FILE        recommend only these items: a file with an item token per line;  --without FILE: never these.
+                     Tokens that the model does not know are counted
   --explain          why: the interest that won, the nearest items of the history, an LLM's sentence where there is one
   --ray              spread a file over Ray Data on this machine;  --ray_address HOST:PORT: over a cluster, whose nodes
-                     must see the model, the file and --out;  --workers N: so many copies of the model
+                     must see the model, the file and --out;  --workers N: copies of the model
 """
 
 

@@ -17,12 +17,13 @@ Serves a model folder (of export) over HTTP: POST /recommend, /similar, /items; 
 at / to try it, and the API at /docs and /openapi.json. docs/service.md shows requests. Needs the extra [serve].
 
   --port      0 takes any that is free
-  --host      what to listen on; by default this machine alone can ask. There is no encryption and, but for changes, no
-              password: put a proxy in front where others can reach it
-  --allowed-hosts  names under which it is asked beside localhost and 127.0.0.1, as a proxy passes them. Others get 403
-              where it listens on this machine alone, or where names are given: a page of another site could be asking
+  --host      address to listen on; by default only this machine can ask. There is no encryption, and a password for
+              changes only: put a proxy in front where others can reach it
+  --allowed-hosts  further host names that requests may give, beside localhost and 127.0.0.1, such as the name that a
+              proxy passes on. With this option, or where only this machine can ask, requests under other names get 403:
+              a page of another site could be asking
   --workers   processes, each with the model in its memory; one that dies is replaced
-  --capacity  requests that a worker has under way or waiting; further ones get 503 at once
+  --capacity  requests that a worker may have under way or waiting; further ones get 503 at once
 
 SIGTERM or Ctrl-C: requests under way are answered, then it ends. With a token in the environment variable
 RECBOLE_EIMF_RELOAD_TOKEN, POST /reload takes a new model folder over without dropping a request.
@@ -67,8 +68,8 @@ def _names(given: str | None) -> tuple[str, ...]:
         # a port is passed over where a request says one, and here it would be a typing error
         if name is None or name != typed.strip().lower().removesuffix("."):
             raise ConfigError(
-                f"--allowed-hosts={given}: {typed!r} is no name of a host. Give names with commas between them, "
-                f"without https:// and port, such as --allowed-hosts items.example.org."
+                f"--allowed-hosts={given}: {typed!r} is not a host name. Give names separated by commas, without "
+                f"https:// and port, such as --allowed-hosts items.example.org."
             )
         names.append(name)
     return tuple(names)

@@ -20,6 +20,7 @@ Nothing is trained. Tables of one data set and protocol become one where they as
   TABLE      a folder of study arena, study or compare; its results.json; or a file of several tables
   --out      where index.html and arena.json go
   --metrics  what rows are ranked by; the page shows it at every k that all tables have
+  --title    of the page
 """
 
 

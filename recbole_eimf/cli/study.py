@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         if "required: NAME|FILE.yaml" not in str(error):
             raise
         raise ConfigError(
-            "no study is named. It stands before the options: study NAME|FILE.yaml --dataset=... (--config_files takes "
+            "no study is named. Name it before the options: study NAME|FILE.yaml --dataset=... (--config_files takes "
             "all words that follow it)."
         ) from error
     with values_placed(options.said_in):

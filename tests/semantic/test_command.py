@@ -108,7 +108,7 @@ def test_the_clusters_are_those_of_the_run_that_will_ask(arguments, capsys):
 
 def test_a_licence_without_an_export_is_refused(arguments, capsys):
     assert main([*arguments, "--dry-run", "--licence=CC-BY-4.0"]) == 2
-    assert "--licence=CC-BY-4.0: of the replies that --export=DIR writes" in capsys.readouterr().err
+    assert "--licence=CC-BY-4.0: is for the replies that --export=DIR writes" in capsys.readouterr().err
 
 
 def test_its_files_side_load_into_training(arguments, planted, semantic_cache, tmp_path, capsys):

@@ -113,7 +113,7 @@ def test_a_folder_that_is_no_export_or_has_changed_is_refused_before_any_work(ar
     assert main(same) == 2
     assert "is output_dir, where the command writes its own files" in " ".join(capsys.readouterr().err.split())
     assert main([*arguments, "--knowledge_source=openai", "--licence=mine"]) == 2
-    assert "--licence=mine: of the replies that --export=DIR writes" in capsys.readouterr().err
+    assert "--licence=mine: is for the replies that --export=DIR writes" in capsys.readouterr().err
 
 
 def test_exports_of_two_kinds_do_not_take_each_others_folder(arguments, tmp_path, capsys):

@@ -124,8 +124,8 @@ def test_the_same_twice_is_no_contradiction():
         ("tune --dataset=ml-100k --sample=2", "--sample: no such option, and no key. Did you mean '--samples'?"),
         ("compare --dataset=ml-100k --models=SASRec --paralel=2", "--paralel: no such option, and no key. Did you mean "
          "'--parallel'?"),
-        ("study --dataset=ml-100k --config_files a.yaml eimf_ablation", "no study is named. It stands before"),
-        ("prepare --out da csv", "--out: what the data are comes first: prepare csv --out da ..."),
+        ("study --dataset=ml-100k --config_files a.yaml eimf_ablation", "no study is named. Name it before"),
+        ("prepare --out da csv", "--out: name the kind of data first: prepare csv --out da ..."),
         ("prepare csv --interactions= --name y --out z", "--interactions=: no value"),
         ("prepare csv --interactions a.csv --name y --out=", "--out=: no value"),
         ("run --model= --dataset=ml-100k", "--model=: no value"),

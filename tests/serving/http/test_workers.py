@@ -193,8 +193,8 @@ def test_wrong_arguments_are_one_line(models, tmp_path, capsys, live):
         ([str(models / "first"), "--workers", "0"], "--workers=0"),
         ([str(models / "first"), "--capacity", "0"], "--capacity=0"),
         ([str(models / "first"), "--capcity", "3"], "no such option"),
-        ([str(models / "first"), "--allowed-hosts", "a.example,https://b"], "'https://b' is no name of a host"),
-        ([str(models / "first"), "--allowed-hosts", "a.example:80"], "'a.example:80' is no name of a host"),
+        ([str(models / "first"), "--allowed-hosts", "a.example,https://b"], "'https://b' is not a host name"),
+        ([str(models / "first"), "--allowed-hosts", "a.example:80"], "'a.example:80' is not a host name"),
     ):
         assert main(["serve", *arguments]) == 2
         found = capsys.readouterr().err.splitlines()
