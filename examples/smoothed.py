@@ -1,4 +1,4 @@
-"""A model of your own: IBIM whose softmax does not believe its labels wholly (label smoothing).
+"""A model of your own: IBIM with label smoothing: its softmax does not fully trust its labels.
 
 python run_recbole_eimf.py --model=examples.smoothed:Smoothed --backbone=SASRec --dataset=ml-100k \
     --label_smoothing=0.1 --allow_unknown_keys=True
