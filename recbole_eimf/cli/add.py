@@ -74,7 +74,7 @@ def read_items(path: str) -> tuple[dict[str, str], dict[str, str]]:
             if not value.strip():
                 raise DataError(f"{path}, line {line}: {name} is empty. Fill it in, or remove the line.")
         if token in titles:
-            raise DataError(f"{path}, line {line}: item_id {token} stands there twice. Remove one of the lines.")
+            raise DataError(f"{path}, line {line}: item_id {token} is there twice. Remove one of the lines.")
         titles[token] = title
         if profile and profile[0].strip():
             profiles[token] = profile[0]

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--out={out}: an .html file is written; name one.")
     json_out = Path(given.json) if given.json else out.with_suffix(".json")
     if json_out == out:
-        raise ConfigError(f"--json={json_out}: is the page itself. Name another file.")
+        raise ConfigError(f"--json={json_out}: this is the page itself. Name another file.")
     for option, path in (("--out", out), ("--json", json_out)):
         if path.is_dir():
             raise ConfigError(f"{option}={path}: is a folder. Name a file in it.")

@@ -50,7 +50,7 @@ def check_export(out: str, folder: Path) -> None:
     """Raise ConfigError where an export would mix with what the command itself writes: before anything is paid for."""
     if Path(out).absolute().resolve() == folder.absolute().resolve():
         raise ConfigError(
-            f"--export={out}: is output_dir, where the command writes its own files. Name another folder."
+            f"--export={out}: this is output_dir, where the command writes its own files. Name another folder."
         )
 
 

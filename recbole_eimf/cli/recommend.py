@@ -189,9 +189,9 @@ def _answer_text(model: Recommender, history: Sequence[str], frame: pd.DataFrame
     lines.append(f"history, {len(history)} items" + (f" (the latest {len(shown)})" if more > 0 else "") + ":")
     lines += [f"    {title}" for title in titles]
     if frame.attrs["unknown_items"]:
-        lines.append(f"  {frame.attrs['unknown_items']} of them the model does not know; they are passed over")
+        lines.append(f"  {frame.attrs['unknown_items']} of them the model does not know; they are ignored")
     if frame.attrs["empty_histories"]:
-        lines.append("  no item of it is known: what follows is what is bought most")
+        lines.append("  no item of it is known: these are the most popular items")
     width = max((len(str(item)) for item in frame["item"]), default=0)
     for row in frame.to_dict("records"):
         title = f"  {_cut(row['title'], 90)}" if row.get("title") else ""

@@ -200,7 +200,7 @@ def _check_topk_and_valid_metric(final: Mapping[str, Any], metrics: list[str], k
     text = str(final["valid_metric"])
     name, sign, k = text.partition("@")
     if name.lower() not in metrics:
-        raise ConfigError(f"valid_metric={text}: {name} is none of metrics={metrics}. Add it there, or choose one.")
+        raise ConfigError(f"valid_metric={text}: {name} is not in metrics={metrics}. Add it there, or choose another.")
     if kind == EvaluatorType.VALUE:
         if sign:
             raise ConfigError(f"valid_metric={text}: {name} has no k. Write {name}.")
@@ -213,7 +213,7 @@ def _check_topk_and_valid_metric(final: Mapping[str, Any], metrics: list[str], k
         raise ConfigError(
             f"valid_metric={text}: its k must be one of topk={list(topk)}. "
             f"Write {name}@{topk[0]}, or add {k or 'the k'} to topk."
-            + (f" (recipe={final['recipe']} may have it: `explain valid_metric` says.)" if final.get("recipe") else "")
+            + (f" (recipe={final['recipe']} may set it: `explain valid_metric` shows.)" if final.get("recipe") else "")
         )
 
 
@@ -234,7 +234,7 @@ def _check_eval_args(given: Mapping[str, Any]) -> None:
     }
     for key, allowed in ways.items():
         if key in args and args[key] not in allowed:
-            raise ConfigError(f"eval_args {key}={args[key]!r}: not honoured: {remedies[key]}.")
+            raise ConfigError(f"eval_args {key}={args[key]!r}: not supported: {remedies[key]}.")
     mode = args.get("mode", "full")
     for phase, each in mode.items() if isinstance(mode, dict) else [("", mode)]:
         number = str(each)[3:]
@@ -359,7 +359,7 @@ def _check_column_lists(given: Mapping[str, Any], final: Mapping[str, Any]) -> N
             every = columns == "*" and key == "load_col" and file != "inter"  # RecBole's word for all columns
             if not every and not (isinstance(columns, list | tuple) and all(isinstance(name, str) for name in columns)):
                 raise ConfigError(
-                    f"{key}={lists}: {file}={columns!r} is no list of columns. Write a list for each file, such as "
+                    f"{key}={lists}: {file}={columns!r} is not a list of columns. Write a list for each file, such as "
                     f"{{inter: [user_id, item_id]}}, or leave {file} out."
                 )
     load, unload = final.get("load_col"), given.get("unload_col")

@@ -50,12 +50,12 @@ _RECBOLE_EXTRA_KEYS = {
 #: what only files of `study` and options of `compare` and `tune` say -> where it is said
 ELSEWHERE = {
     "seeds": "`compare --seeds=5` trains with several; one run takes --seed=2020",
-    "rows": "rows stand in a study's file, or in `compare --models_file=FILE.yaml`",
-    "grid": "a grid stands in a study's file: `study FILE.yaml`",
-    "columns": "columns stand in a study's file: `study FILE.yaml`",
-    "axis": "an axis stands in a study's file: `study FILE.yaml`",
-    "keys": "keys stands in a study's file: `study FILE.yaml`",
-    "floors": "floors stands in a study's file; a run takes --compare_with=[Popularity,Markov]",
+    "rows": "rows belong in a study's file, or in `compare --models_file=FILE.yaml`",
+    "grid": "a grid belongs in a study's file: `study FILE.yaml`",
+    "columns": "columns belong in a study's file: `study FILE.yaml`",
+    "axis": "an axis belongs in a study's file: `study FILE.yaml`",
+    "keys": "keys belong in a study's file: `study FILE.yaml`",
+    "floors": "floors belong in a study's file; a run takes --compare_with=[Popularity,Markov]",
     "title": "`compare --title=...` names a table",
     "models": "`compare --models=SASRec,EIMF[SASRec]` trains several; one run takes --model=EIMF",
     "out": "`compare` and `tune` take --out; a run takes --output_dir",
@@ -103,7 +103,7 @@ def check_keys(
         place = f"{path}, line {line_of(Path(path), key)}: " if path else ""
         if key in ELSEWHERE:
             raise ConfigError(
-                f"{place}{key}={given[key]!r}: no key of a run. {ELSEWHERE[key][0].upper()}{ELSEWHERE[key][1:]}."
+                f"{place}{key}={given[key]!r}: not a key of a run. {ELSEWHERE[key][0].upper()}{ELSEWHERE[key][1:]}."
             )
         raise ConfigError(
             f"{place}unknown key '{key}' ({_shown(key, given[key])}).{suggestion(key, known)} "
@@ -209,8 +209,7 @@ class EIMFConfig(Config):
             check_keys(self.external_config_dict, said_in=self.said_in)
         if OLD_NAMES.keys() & self.external_config_dict:
             getLogger().warning(
-                "esim is called recipe now; --recipe=paper is the paper's whole form, of which --esim=paper once was "
-                "half"
+                "esim is called recipe now; --recipe=paper is the paper's whole form, and --esim=paper was half of it"
             )
             self.external_config_dict = today(self.external_config_dict)
 

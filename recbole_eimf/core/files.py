@@ -274,7 +274,7 @@ def undecodable(path: str | os.PathLike, encoding: str | None) -> DataError:
                 break
             offset += len(line)
     return DataError(
-        f"{path}{place or ': its text'} is no {encoding}. Convert the file to UTF-8 (iconv -f latin1 -t utf-8), say "
+        f"{path}{place or ': its text'} is not {encoding}. Convert the file to UTF-8 (iconv -f latin1 -t utf-8), say "
         f"what it is (--encoding=latin-1), or write it anew: `python -m recbole_eimf prepare csv --encoding=latin-1`."
     )
 

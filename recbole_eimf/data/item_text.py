@@ -67,7 +67,9 @@ def read_item_text(
                 text = ". ".join(part for part in (values[i].strip() for i in text_at) if part)
                 token = values[token_at]
                 if token in texts and texts[token] != text:
-                    raise DataError(f"{path}, line {number}: item {token!r} stands twice with different text.")
+                    raise DataError(
+                        f"{path}, line {number}: item {token!r} appears twice, with different texts. Keep one line."
+                    )
                 if text:
                     texts[token] = text
     except UnicodeDecodeError as error:

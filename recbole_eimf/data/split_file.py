@@ -76,7 +76,7 @@ def read_split(path: str | Path, tokens: np.ndarray, offsets: np.ndarray) -> Spl
             )
         user = ids[token]
         if user in first_line:
-            raise DataError(f"{path}, line {line}: user {token!r} stands in line {first_line[user]} too. Keep one.")
+            raise DataError(f"{path}, line {line}: user {token!r} is in line {first_line[user]} too. Keep one.")
         if part != "train" and length[user] < 2:
             raise DataError(
                 f"{path}, line {line}: user {token!r} has {length[user]} interaction, {part} needs an input and a "
@@ -87,7 +87,7 @@ def read_split(path: str | Path, tokens: np.ndarray, offsets: np.ndarray) -> Spl
     missing = [user for user in np.flatnonzero(length >= 2) if user not in first_line]
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} users of the data stand in no line, for example "
+            f"{path}: {len(missing)} users of the data are in no line, for example "
             f"{str(tokens[missing[0]])!r}. Add them, or leave them out of the data."
         )
     for part, members in users.items():

@@ -89,7 +89,10 @@ def _assemble(
     getLogger().info(model, extra=run_log.DETAIL)
     unseen.check(config, model)
     if getattr(model, "prior", None) is not None and not len(valid):
-        raise ConfigError(f"score_prior={config['score_prior']}: validation weighs it, and no user is in that part.")
+        raise ConfigError(
+            f"score_prior={config['score_prior']}: its weights are chosen on validation, and no user is in that part. "
+            f"Use data with longer sequences, another protocol or other borders, or score_prior=none."
+        )
     if config["place_unseen"] and getattr(model, "counting", False):
         unseen.place(model, train)  # its weights are chosen with them
     trainer = assembly.trainer(config, model)

@@ -286,7 +286,7 @@ def _check_files(folder: Path, names: Sequence[str], digests: Any) -> None:
         path = folder / name
         if not path.is_file():
             raise DataError(
-                f"interest_file={folder}: {name} is not there, of what {META_FILE} says was exported. Copy it too."
+                f"interest_file={folder}: {name} is missing, and {META_FILE} says that it was exported. Copy it too."
             )
         if isinstance(digests, Mapping) and digests.get(name) != file_digest(path):
             key = "interest_file" if name == REPLIES_FILE else "assignment_file"

@@ -180,7 +180,7 @@ def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:
     for line, record in read_jsonl(path, half_last_line=False):
         item = record.get("item_id")
         if not isinstance(item, str) or not item:
-            raise DataError(f"{path}, line {line}: item_id is {item!r}; wanted is the item's id, as text.")
+            raise DataError(f"{path}, line {line}: item_id is {item!r}; it must be the item's id, as text.")
         said = record.get("response")
         told = {key: value for key, value in record.items() if key not in _NOT_SAID}
         if not isinstance(said, str):

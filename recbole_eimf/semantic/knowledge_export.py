@@ -109,7 +109,7 @@ def open_knowledge(folder: Path) -> tuple[Path, dict[str, Any]]:
             f"recbole_eimf knowledge --export`. Name the JSONL file of replies itself, {path}."
         ) from error
     if not path.is_file():
-        raise DataError(f"{said}: {KNOWLEDGE_FILE} is not there, of what {META_FILE} says was exported. Copy it too.")
+        raise DataError(f"{said}: {KNOWLEDGE_FILE} is missing, and {META_FILE} says that it was exported. Copy it too.")
     if digest != file_digest(path):
         raise DataError(
             f"{path}: not the file that was exported: its digest differs from {META_FILE}'s. Get the folder anew, or "

@@ -287,4 +287,4 @@ def check_histories(histories: Any, users: Sequence[str] | None) -> None:
         raise ConfigError(f"users: {len(users)} for {len(histories)} histories; give one for each.")
     for user in () if users is None else users:
         if isinstance(user, int | float | bytes | np.number):  # another user's order of equal scores
-            raise ConfigError(f"users: {user!r} is no text; a token is text, as str(...) makes it.")
+            raise ConfigError(f"users: {user!r} is not text; a token is text, such as {str(user)!r}.")

@@ -177,7 +177,7 @@ def unknown_candidates(
         if strange:
             yield (
                 f"--{option}: the model does not know {len(strange):,} of the {len(tokens or ()):,} items, which are "
-                f"passed over; the first is {strange[0]!r}"
+                f"ignored; the first is {strange[0]!r}"
             )
 
 
@@ -243,7 +243,7 @@ def _export(job: Job, run: str) -> None:
     whole = model_folder.is_model_folder(model)  # it gets its name when it is
     if (whole or job.note.is_file()) and not note.is_file():
         raise DataError(
-            f"{job.parts}: begun by an earlier version, which did not write down of which run. Remove the folder to "
+            f"{job.parts}: begun by an earlier version, which did not note of which run. Remove the folder to "
             f"begin again."
         )
     if (whole or job.note.is_file()) and (json.loads(note.read_text(encoding="utf-8")) != origin):

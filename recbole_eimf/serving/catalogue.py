@@ -58,7 +58,7 @@ class Catalogue:
         if len(known) < len(found):
             odd = next((item for item in history if not isinstance(item, str | None)), "")
             if odd != "":
-                raise DataError(f"item {odd!r} is no text; items are named by their tokens, such as {str(odd)!r}.")
+                raise DataError(f"item {odd!r} is not text; items are named by their tokens, such as {str(odd)!r}.")
         return known, len(found) - len(known)
 
     def row(self, token: str) -> int:

@@ -186,8 +186,8 @@ def check_served(run: Run) -> None:
     products = isinstance(net, IBIM | TowerModel) and getattr(type(net).full_sort_predict, "scored_by_products", False)
     if not products:
         raise ConfigError(
-            f"model={name}: its scores are no inner products of a state with item vectors that are known here. Served "
-            f"are our models but for floors that read text (and subclasses that score alike) and RecBole's "
+            f"model={name}: its scores are not inner products of a state with item vectors that are known here. Models "
+            f"that can be served: ours except floors that read text, subclasses that score alike, and RecBole's "
             f"{', '.join(OWN_MODELS)}."
         )
 

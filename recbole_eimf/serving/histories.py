@@ -79,7 +79,7 @@ class Histories:
             return self
         if not self.path.with_name(ITEMS_FILE).is_file():
             raise DataError(
-                f"{self.path}: is of a model folder, where a history has numbers of items, not their ids, and no "
+                f"{self.path}: belongs to a model folder: its histories hold row numbers of items, not ids, and no "
                 f"{ITEMS_FILE} is beside it to tell which. Name it where it was: MODEL/{self.path.name}."
             )
         return replace(self, own=True)
@@ -212,7 +212,7 @@ def split_history(text: str | None, separator: str = ",") -> list[str]:
 def _column(path: Path, names: list[str], wanted: tuple[str, ...]) -> str:
     for name in wanted:
         if names.count(name) > 1:
-            raise DataError(f"{path}: column {name!r} stands there twice. Leave one.")
+            raise DataError(f"{path}: column {name!r} is there twice. Keep one.")
         if name in names:
             return name
     raise DataError(

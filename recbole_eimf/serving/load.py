@@ -104,7 +104,9 @@ def _check_keys(file: Path, config: Mapping[str, Any]) -> None:
                 raise DataError(f"{file}: lacks {name!r}. Put it back, or export the model again.")
             found = found[key]
         if name in _KINDS and not _KINDS[name](found):
-            raise DataError(f"{file}: {name} is {found!r}, which it cannot be. Put it back, or export the model again.")
+            raise DataError(
+                f"{file}: {name} is {found!r}, which is not allowed. Put it back, or export the model again."
+            )
 
 
 def _one(column):

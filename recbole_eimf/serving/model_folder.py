@@ -58,7 +58,8 @@ def check_place(path: str | os.PathLike) -> None:
     if path.is_dir() and (os.path.ismount(path) or Path.cwd().is_relative_to(path.resolve())):
         what = "a disk is mounted there" if os.path.ismount(path) else "the command works in there"
         raise DataError(
-            f"{path}: cannot be replaced by a model folder, for {what}. Name a folder in it, such as {path / 'model'}."
+            f"{path}: cannot be replaced by a model folder, because {what}. Name a folder in it, such as "
+            f"{path / 'model'}."
         )
     if (other := _what_else(path)) is not None:
         raise DataError(f"{path}: {other}")
@@ -244,7 +245,7 @@ def _config_of(path: Path, verify: bool) -> dict[str, Any]:
         raise DataError(f"{file}: not of a model that recbole_eimf exported (no format {FORMAT!r}).")
     version = config.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise DataError(f"{file}: format_version={version!r} is no version. Export the model again.")
+        raise DataError(f"{file}: format_version={version!r} is not a version. Export the model again.")
     if version > VERSION:
         raise DataError(
             f"{file}: format_version={version}, and recbole_eimf {__version__} reads up to {VERSION}. Update "
@@ -260,7 +261,9 @@ def _config_of(path: Path, verify: bool) -> dict[str, Any]:
 
 def _check_file(folder: Path, name: str, wanted: Any, verify: bool) -> None:
     if Path(name).name != name or not isinstance(wanted, dict):
-        raise DataError(f"{folder / CONFIG}: files names {name!r}, which is no plain file of the folder.")
+        raise DataError(
+            f"{folder / CONFIG}: files names {name!r}, which is not a plain file of the folder. Export the model again."
+        )
     file = folder / name
     if not file.is_file():
         raise DataError(f"{file}: missing; {CONFIG} lists it. Export or copy the model again.")

@@ -48,7 +48,10 @@ def extended(
     vectors = encoded(config["text"]["encoder"], texts, parts.text, parts.catalogue, config["evaluation"]["protocol"])
     for token, vector in zip(new, vectors):
         if not np.any(vector):
-            raise DataError(f"item {token!r}: the text encoder knows no word of {new[token]!r}, so it has no place.")
+            raise DataError(
+                f"item {token!r}: the text encoder knows no word of {new[token]!r}, so the item cannot be placed. "
+                f"Give another title."
+            )
     own = "prior" in config and config["prior"].get("text") == source  # the space that its texts are in
     return with_rows(parts, torch.from_numpy(vectors), list(new), list(new.values()), own), list(new)
 

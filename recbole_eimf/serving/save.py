@@ -35,8 +35,8 @@ def write(folder: Path, parts: Parts, config: Mapping[str, Any], users: Users | 
         card = model_card(config)
     except KeyError as error:
         raise DataError(
-            f"{folder}: cannot be written, for the {model_folder.CONFIG} of the model lacks {error}. Put it back, or "
-            f"export the model again."
+            f"{folder}: cannot be written, because the {model_folder.CONFIG} of the model lacks {error}. Put it back, "
+            f"or export the model again."
         ) from error
     with model_folder.new_folder(folder, config) as new:
         write_parts(new, parts, users)
@@ -51,7 +51,7 @@ def _write_graph(file: Path, parts: Parts) -> None:
     try:
         write_onnx(file, parts.encoder)
     except MissingPartError as error:
-        logger.warning("%s is left out, for it could not be written again: %s", _GRAPH, error)
+        logger.warning("%s is left out, because it could not be written again: %s", _GRAPH, error)
 
 
 def write_parts(folder: Path, parts: Parts, users: Users | None) -> None:

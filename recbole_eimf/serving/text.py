@@ -61,7 +61,7 @@ def with_text(run, parts: Parts, config: dict[str, Any]) -> tuple[Parts, dict[st
     if asked.encoder.identity != pipeline.encoder.identity:
         logger.warning(
             f"no sentences are kept: text_encoder={wanted.text_encoder} was fitted anew on later titles, and those "
-            f"numbers are not the ones that interests were learned in. An encoder that is not fitted has none of this."
+            f"numbers are not the ones that interests were learned in. An encoder that is not fitted keeps them."
         )
         return parts, config
     parts = replace(parts, sentences=_sentences(run, asked, parts))

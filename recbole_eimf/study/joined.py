@@ -41,7 +41,7 @@ def read_parts(paths: Sequence[Path]) -> list[Part]:
     found: list[Part] = []
     for path in paths:
         if kind_of(path) in ("run", "model", "data", "search"):
-            raise DataError(f"{path}: no table; it is {name_of(path)}. Give folders that compare or study made.")
+            raise DataError(f"{path}: not a table but {name_of(path)}. Give folders that compare or study made.")
         if path.is_dir():
             own = path / RESULTS_FILE
             files = [own] if own.is_file() else sorted(path.glob(f"*/{RESULTS_FILE}"))
@@ -50,7 +50,9 @@ def read_parts(paths: Sequence[Path]) -> list[Part]:
         elif path.is_file():
             files = [path]
         else:
-            raise DataError(f"{path}: not there. Give folders that compare or study made, or their results.json.")
+            raise DataError(
+                f"{path}: no such file or folder. Give folders that compare or study made, or their results.json."
+            )
         for file in files:
             found += _parts_of(file)
     return found

@@ -282,7 +282,7 @@ def _with_known(row: Row, known: set[str]) -> Row:
     implied = (*_implied(row), *(floor.name for floor in _recent_floors()))  # not under every protocol
     for other in row.against:
         if other == row.name or (other not in known and other not in implied):
-            raise ConfigError(f"row {row.name!r}: against={other!r} is no other row.{suggestion(other, known)}")
+            raise ConfigError(f"row {row.name!r}: against={other!r} is not another row.{suggestion(other, known)}")
     return replace(row, against=tuple(other for other in row.against if other in known))
 
 

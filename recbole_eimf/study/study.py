@@ -317,7 +317,7 @@ def over_backbones(entries: list[Any], backbones: list[Any], where: str) -> list
         wanted = backbones if entry["over"] is True else as_list(entry["over"], "over", where)
         for name in wanted:
             if name not in backbones:
-                raise ConfigError(f"{where}, row {entry['name']!r}: over={name!r} is none of over={backbones}.")
+                raise ConfigError(f"{where}, row {entry['name']!r}: over={name!r} is not in over={backbones}.")
         for backbone in wanted:
             against = entry.get("against") or []
             each = [backbone if other == "backbone" else f"{other}[{backbone}]" if other in over else other
@@ -334,7 +334,7 @@ def _restricted(
     said, where = f"--over={','.join(over)}", str(path)
     if "over" not in content:
         raise ConfigError(
-            f"{said}: the study {path.stem} stands over no list of backbones. --backbone={over[0]} sets it for all "
+            f"{said}: the study {path.stem} has no list of backbones (over). --backbone={over[0]} sets it for all "
             f"rows that do not differ in it."
         )
     for name in over:

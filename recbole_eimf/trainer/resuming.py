@@ -117,7 +117,7 @@ def check_resumed(config, folder: Path, force: bool) -> dict[str, tuple[Any, Any
             return {}
         raise ConfigError(
             f"{states[0]}: there is no {CONFIG_FILE} beside it, so nobody knows its settings (an older "
-            f"version wrote it). --resume=force goes on if you do; else use another output_dir."
+            f"version wrote it). If you know them, --resume=force goes on; else use another output_dir."
         )
     old, new = _settings_held(folder), deciding_settings(config)
     differing = differing_settings(old, new, {*_FREE, *unread(config)})

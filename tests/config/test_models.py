@@ -52,7 +52,7 @@ def test_a_backbone_starts_from_the_settings_of_what_it_derives_from(make_config
     [({"backbone": "nowhere.at_all:Net"}, "backbone=nowhere.at_all:Net: cannot import nowhere.at_all"),
      ({"backbone": "examples.smothed:X"}, r"No module named 'examples.smothed'\). Did you mean 'examples.smoothed'"),
      ({"backbone": f"{MINE}:LastItme"}, "has no class LastItme.*Did you mean 'LastItem'"),
-     ({"backbone": f"{MINE}:NoBackbone"}, "NoBackbone is no backbone"),
+     ({"backbone": f"{MINE}:NoBackbone"}, "NoBackbone is not a backbone"),
      ({"backbone": f"{MINE}:MyGRU:x"}, "has no class"),
      ({"model": "SASRec", "backbone": "GRU4Rec"}, "backbone=GRU4Rec: model=SASRec takes none.*--model=IBIM"),
      ({"model": "REMI", "backbone": "GRU4Rec"}, "model=REMI is built over REMI"),

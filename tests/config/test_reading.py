@@ -125,7 +125,7 @@ def test_a_wrong_key_of_a_file_that_a_run_shares_is_named_with_file_and_line(tmp
     [
         ("epochs: 2\nprotocol: userSplit\n", "run --model=EIMF", ", line 2: protocol='userSplit': allowed is"),
         ('# note\nepochs: "2"\n', "run --model=IBIM", ", line 2: epochs='2': allowed is a whole number"),
-        ("title: x\n", "run --model=IBIM", ", line 1: title='x': no key of a run"),
+        ("title: x\n", "run --model=IBIM", ", line 1: title='x': not a key of a run"),
         ("epochs: 1\nalpha: 0.5\n", "run --model=SASRec", ", line 2: alpha=0.5: model=SASRec is RecBole's class"),
         ("protocol: userSplit\n", "compare --models=SASRec --parallel=0 --out=out", ", line 1: protocol='userSplit'"),
         ("protocol: userSplit\n", "study eimf_ablation --parallel=0 --out=out", ", line 1: protocol='userSplit'"),

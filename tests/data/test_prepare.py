@@ -505,7 +505,9 @@ def test_times_are_read_in_the_forms_that_programs_write(form):
 @pytest.mark.parametrize("option", ["--title-column=name", "--items-item-column=id", "--text-columns=brand"])
 def test_what_is_said_of_a_file_of_items_that_is_not_given_is_an_error(tmp_path, option):
     path = write(tmp_path / "i.csv", "user_id,item_id,timestamp\nu1,b1,1\n")
-    with pytest.raises(ConfigError, match=f"{option}: describes the file of items, and none is given. Add --items FILE"):
+    with pytest.raises(
+        ConfigError, match=f"{option}: describes the file of items, and none is given. Add --items FILE"
+    ):
         main(["csv", "--interactions", str(path), "--name=x", f"--out={tmp_path / 'out'}", option])
     assert not (tmp_path / "out").exists()
 

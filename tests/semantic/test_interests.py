@@ -269,7 +269,7 @@ def test_a_source_of_ones_own_may_know_nothing_of_a_user(tmp_path):
     keys = {"interest_source": f"{__name__}:some_known", "preference": -0.5}
     found = pipeline(tmp_path, **keys).run(seed=0)
     assert [*map(len, found.texts)] == [0, *[1] * (len(found.texts) - 1)]
-    with pytest.raises(InterestSourceError, match="are 5; wanted is a list of texts"):
+    with pytest.raises(InterestSourceError, match="are 5; a list of texts is needed"):
         pipeline(tmp_path, **{**keys, "interest_source": f"{__name__}:five"}).run(seed=0)
 
 

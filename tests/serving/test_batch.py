@@ -231,7 +231,7 @@ def test_everybody_a_model_knows_is_answered_from_its_own_file_of_users(toy):
     assert set(found["user"]) == {"u1", "nothing yet"}
     assert not {"B1", "B2"} & set(found[found["user"] == "u1"]["item"])
     shutil.copy(model / "users.parquet", "copy.parquet")
-    with pytest.raises(DataError, match="copy.parquet: is of a model folder.*no items.parquet is beside it"):
+    with pytest.raises(DataError, match="copy.parquet: belongs to a model folder.*no items.parquet is beside it"):
         Histories.open("copy.parquet")
 
 
@@ -358,7 +358,7 @@ def test_a_byte_order_mark_is_no_part_of_an_item(toy, capsys):
     toy("model")
     Path("banned.txt").write_text("\ufeffB5\nB9\nB8\n", encoding="utf-8")
     Path("h.csv").write_text(ROWS)
-    said = "--without: the model does not know 2 of the 3 items, which are passed over; the first is 'B9'"
+    said = "--without: the model does not know 2 of the 3 items, which are ignored; the first is 'B9'"
     assert main(["recommend", "--model", "model", "--history", "B1", "--without", "banned.txt", "--out", "r.csv"]) == 0
     assert said in capsys.readouterr().out
     assert "B5" not in pd.read_csv("r.csv")["item"].tolist()
@@ -421,5 +421,5 @@ def test_tokens_of_a_file_are_text_or_whole_numbers(tmp_path, history, user, sai
 
 def test_a_column_that_stands_twice_is_named(tmp_path):
     (tmp_path / "h.csv").write_text("user,history,history\n7,50,1\n")
-    with pytest.raises(DataError, match="column 'history' stands there twice"):
+    with pytest.raises(DataError, match="column 'history' is there twice"):
         Histories.open(tmp_path / "h.csv")

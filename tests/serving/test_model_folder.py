@@ -130,7 +130,7 @@ def test_a_newer_format(folder):
 @pytest.mark.parametrize("version", ["1", None, 0])
 def test_no_version(folder, version):
     change_config(folder, format_version=version)
-    with pytest.raises(DataError, match="is no version"):
+    with pytest.raises(DataError, match="is not a version"):
         Recommender.load(folder)
 
 
@@ -189,7 +189,7 @@ def test_a_key_given_twice_is_refused(folder):
 
 def test_files_outside_the_folder_are_refused(folder):
     change_config(folder, files={"../secret": {"bytes": 1, "sha256": "0"}})
-    with pytest.raises(DataError, match="which is no plain file"):
+    with pytest.raises(DataError, match="which is not a plain file"):
         Recommender.load(folder)
 
 
@@ -335,7 +335,8 @@ def test_the_working_folder_is_refused_before_anything_is_loaded(toy, tmp_path, 
     out = out.format(tmp_path / "model")
     assert main([*command, "--out", out]) == 2
     assert (
-        f"{Path(out)}: cannot be replaced by a model folder, for the command works in there" in capsys.readouterr().err
+        f"{Path(out)}: cannot be replaced by a model folder, because the command works in there"
+        in capsys.readouterr().err
     )
 
 

@@ -80,9 +80,9 @@ def test_unknown_tokens_are_passed_over_and_counted(sasrec):
 
 def test_items_that_are_no_tokens_are_refused(sasrec):
     """A number is no token: it banned nothing, and a history of numbers was answered by popularity."""
-    with pytest.raises(DataError, match="item 50 is no text; items are named by their tokens, such as '50'"):
+    with pytest.raises(DataError, match="item 50 is not text; items are named by their tokens, such as '50'"):
         sasrec.recommend([["i1"]], 3, without=[50])
-    with pytest.raises(DataError, match="item 204 is no text"):
+    with pytest.raises(DataError, match="item 204 is not text"):
         sasrec.recommend([[204, 56]], 3)
     with pytest.raises(ConfigError, match=r"items='i11': a list of item tokens is needed; write \['i11'\]"):
         sasrec.similar_items("i11")
@@ -185,7 +185,7 @@ def test_threads_may_ask_at_once(exported):
 
 
 def test_tokens_that_are_no_text_are_an_error_wherever_they_stand(sasrec):
-    with pytest.raises(ConfigError, match="users: 7 is no text"):
+    with pytest.raises(ConfigError, match="users: 7 is not text"):
         sasrec.recommend([["i1"]], users=[7])
     with pytest.raises(DataError, match="a history is a list of item tokens"):
         sasrec.recommend([[["i1"]]])

@@ -534,7 +534,7 @@ def test_over_says_which_backbones_a_study_stands_over():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["eimf_ablation", "--over=SASRec"], "--over=SASRec: the study eimf_ablation stands over no list of backbones"),
+        (["eimf_ablation", "--over=SASRec"], "--over=SASRec: the study eimf_ablation has no list of backbones (over)"),
         (["arena", "--over=SASrec"], "--over=SASrec: no backbone 'SASrec'. Did you mean 'SASRec'"),
         (["arena", "--over=[REMI, ComiRec]"], "--over=REMI,ComiRec: no backbone 'ComiRec'"),
     ],
@@ -569,7 +569,7 @@ def test_looking_for_times_warns_of_nothing(caplog):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("over: [SASRec]\nrows: [{name: a, model: IBIM, over: [REMI]}]", r"row 'a': over='REMI' is none of"),
+        ("over: [SASRec]\nrows: [{name: a, model: IBIM, over: [REMI]}]", r"row 'a': over='REMI' is not in"),
         ("over: [SASRec]\nrows: [{model: IBIM, over: True}]", "stands over backbones, and needs a name"),
         ("protocols: [leave_two_out]\nrows: [SASRec]", "protocols: no 'leave_two_out'"),
     ],

@@ -108,7 +108,7 @@ def test_a_file_of_rows(tmp_path):
     assert (wide.model, wide.keys, wide.against) == ("IBIM", {"backbone": "REMI", "hidden_size": 32}, ("strong",))
     for text, match in [
         ("rows:\n- {modl: SASRec}", "unknown field 'modl'.*Did you mean 'model'"),
-        ("rows:\n- {name: a, model: SASRec, against: b}", "against='b' is no other row"),
+        ("rows:\n- {name: a, model: SASRec, against: b}", "against='b' is not another row"),
         ("rows: SASRec", "not a list"),
         ("row: [SASRec]", "one list called rows"),
     ]:

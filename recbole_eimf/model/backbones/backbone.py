@@ -155,7 +155,7 @@ def backbone_class(name: str) -> type[Backbone]:
     found = load_backbone_class(name)
     if not issubclass(found, Backbone):
         raise ConfigError(
-            f"backbone={name}: {found.__name__} is no backbone; derive it from {Backbone.__module__}.Backbone."
+            f"backbone={name}: {found.__name__} is not a backbone; derive it from {Backbone.__module__}.Backbone."
         )
     return found
 

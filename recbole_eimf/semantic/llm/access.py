@@ -69,7 +69,9 @@ def read_key(settings: NamesKey, asker: str = ASKERS["interest_source"]) -> Secr
             f"{place}: no API key there for {asker}. Set it (to anything, for an endpoint that asks for none)."
         )
     if not re.fullmatch(r"[!-~]+", value):  # an HTTP header could not carry it, and the error would print it
-        raise InterestSourceError(f"{place}: the key there holds spaces, line breaks or letters that no key has.")
+        raise InterestSourceError(
+            f"{place}: the key there holds spaces, line breaks or characters that no key has. Set it again."
+        )
     return Secret(value)
 
 

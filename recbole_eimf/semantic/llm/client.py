@@ -119,7 +119,7 @@ def say_made_otherwise(
     others = made_otherwise([past[request.user_id, request.sha256].ok or {} for request in answered], settings)
     if others:
         logger.warning(
-            "%s: of %d replies that stand in it and are used again, %s. To have them made anew, give another "
+            "%s: of %d replies that are used again from it, %s. To have them made anew, give another "
             "semantic_cache, or remove their lines.", journal, len(answered), ", ".join(others),
         )  # fmt: skip
 

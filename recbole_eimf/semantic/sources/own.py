@@ -64,12 +64,12 @@ def own_replies(path: str, clusters: Sequence[Cluster], max_interests: int) -> d
         raise InterestSourceError(f"interest_source={path}: it raised {type(error).__name__}: {error}") from error
     if not isinstance(found, Mapping):
         raise InterestSourceError(
-            f"interest_source={path}: it gave a {type(found).__name__}; wanted is a mapping of user id to texts."
+            f"interest_source={path}: it gave a {type(found).__name__}; a mapping of user id to texts is needed."
         )
     foreign = set(found) - {cluster.user_id for cluster in clusters}
     if foreign:
         raise InterestSourceError(
-            f"interest_source={path}: {len(foreign)} of its users are no exemplars, the first is "
+            f"interest_source={path}: {len(foreign)} of its users are not exemplars, the first is "
             f"{min(map(str, foreign))!r}."
         )
     return {
@@ -82,7 +82,7 @@ def _reply(path: str, cluster: Cluster, texts: Sequence[str] | None, most: int) 
     texts = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InterestSourceError(
-            f"interest_source={path}: the interests of {cluster.user_id!r} are {texts!r}; wanted is a list of texts."
+            f"interest_source={path}: the interests of {cluster.user_id!r} are {texts!r}; a list of texts is needed."
         )
     kept = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))[:most]
     error = None if kept else "no interests given"

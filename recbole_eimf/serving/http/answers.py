@@ -74,7 +74,9 @@ def _histories(served: Served, asked: RecommendRequest) -> tuple[list[list[str]]
         field = given[1] if given else "history"
         raise FieldError(f"give one of history, histories and user; given: {', '.join(given) or 'none'}", field)
     if asked.user is not None and asked.users is not None:
-        raise FieldError("the users of histories, and user has a history of its own; leave users out", "users")
+        raise FieldError(
+            "names the users of histories, and user is asked with its own history; leave users out", "users"
+        )
     if asked.user is not None:
         return [_history_of(served, asked.user)], [asked.user]
     histories = [asked.history] if asked.history is not None else asked.histories

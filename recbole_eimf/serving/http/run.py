@@ -106,7 +106,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         # answer's body then waits 40 ms for the client to acknowledge its head
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except UnicodeError as error:  # of a name with an empty or a long part
-        raise ConfigError(f"--host={host}: no name of a host ({error}). Mend it, for example 127.0.0.1.") from error
+        raise ConfigError(f"--host={host}: not a host name ({error}). Correct it, for example 127.0.0.1.") from error
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             raise ConfigError(

@@ -128,7 +128,7 @@ class Result(BaseModel):
 
     items: list[Item]
     source: str = Field(description="model, or popularity where no item of the history is known")
-    unknown_items: int = Field(description="items of the history that the model does not know; they are passed over")
+    unknown_items: int = Field(description="items of the history that the model does not know; they are ignored")
 
 
 class RecommendAnswer(BaseModel):
@@ -136,7 +136,7 @@ class RecommendAnswer(BaseModel):
     results: list[Result]
     proved: bool = Field(description="whether the lists are certain to be those of brute force")
     unknown_candidates: int | None = Field(
-        None, description="items of only and without that the model does not know; they are passed over"
+        None, description="items of only and without that the model does not know; they are ignored"
     )
     llm_used: bool | None = Field(
         None, description="with explain: whether an LLM is known to have written the sentences"

@@ -175,7 +175,7 @@ class Service:
         """
         known = profiles or {}
         if stray := [token for token in known if token not in titles]:
-            raise DataError(f"profiles: {stray[0]!r} is none of items. Name its title there too.")
+            raise DataError(f"profiles: {stray[0]!r} is not in items. Give its title there too.")
         items = {token: [title, known[token]] if known.get(token) else [title] for token, title in titles.items()}
         return await self._changed(self._add, items)
 

@@ -89,7 +89,9 @@ def read_space(path: str | Path) -> Space:
     for key, dimension in space.items():
         _check_values(f"{path}: {key}", key, dimension)
         if not dimension.drawn and not ((other := space.get(dimension.values[1])) and other.drawn):
-            raise ConfigError(f"{path}: {key}: rest: {dimension.values[1]!r} is no entry with a range of its own.")
+            raise ConfigError(
+                f"{path}: {key}: rest: {dimension.values[1]!r} is not a key with a range of its own in this file."
+            )
     return space
 
 
@@ -212,12 +214,12 @@ def _read_yaml_space(path: Path) -> Space:
 
 def _dimension(where: str, entry: Any) -> Dimension:
     if not isinstance(entry, dict) or len(entry) != 1:
-        raise ConfigError(f"{where}: {entry!r} is no range; write {_FORMS}.")
+        raise ConfigError(f"{where}: {entry!r} is not a range; write {_FORMS}.")
     ((kind, values),) = entry.items()
     if kind not in KINDS:
         raise ConfigError(f"{where}: no form {kind!r}.{suggestion(str(kind), KINDS)} Write {_FORMS}.")
     if not isinstance(values, list):
-        raise ConfigError(f"{where}: {kind}: {values!r} is no list; write {_FORMS}.")
+        raise ConfigError(f"{where}: {kind}: {values!r} is not a list; write {_FORMS}.")
     return _checked(where, kind, values)
 
 

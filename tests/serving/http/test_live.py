@@ -553,5 +553,5 @@ def test_words_on_an_item_place_it_beside_its_title_where_the_model_reads_them(m
     assert one.now.model.rank(histories, 62).rows.tolist() == second.rank(histories, 62).rows.tolist()
     with pytest.raises(ConfigError, match="placed by their titles alone"):
         asyncio.run(one.add({"more": "thing 3"}, {"more": "number 4"}))
-    with pytest.raises(DataError, match="profiles: 'stray' is none of items"):
+    with pytest.raises(DataError, match="profiles: 'stray' is not in items"):
         asyncio.run(one.add({"more": "thing 3"}, {"stray": "number 4"}))

@@ -254,5 +254,5 @@ def test_a_host_that_is_not_this_machine_is_no_matter_of_the_port(monkeypatch):
 
 @pytest.mark.parametrize("host", ["127.0.0..1", ".localhost", "x" * 64 + ".de"])
 def test_a_mistyped_host_is_named(host):
-    with pytest.raises(ConfigError, match=f"--host={re.escape(host)}: no name of a host"), _listening(host, 0):
+    with pytest.raises(ConfigError, match=f"--host={re.escape(host)}: not a host name"), _listening(host, 0):
         pass
