@@ -57,7 +57,7 @@ def test_commands_refuse_the_folder_of_something_else_and_leave_it(tmp_path, mon
         "output_dir=table: is the folder of a table": ["run", "--model=Pop", *small, "--output_dir=table"],
         "/run: is the output_dir of a run": ["compare", "--models=SASRec", *small[:3], "--parallel=0", "--out=run"],
         "/model: is a model folder": ["tune", "--model=IBIM", *small, "--out=model"],
-        "run: no table; it is the output_dir of a run": ["standings", "run"],
+        "run: not a table but the output_dir of a run": ["standings", "run"],
     }
     for said, command in commands.items():
         assert main(command) == 2, command

@@ -269,3 +269,10 @@ def test_the_text_of_items_is_in_the_encoding_of_the_data(tmp_path):
     assert read_item_text(path, "item_id", ["title"], encoding="latin-1") == {"i1": "plain", "i2": "crème"}
     with pytest.raises(DataError, match=r"x\.item, line 3: byte \d+ of the file is no utf-8.*--encoding=latin-1"):
         read_item_text(path, "item_id", ["title"])
+
+
+def test_an_item_with_two_texts_is_an_error_that_says_what_to_do(tmp_path):
+    path = tmp_path / "x.item"
+    path.write_text("item_id:token\ttitle:token_seq\ni1\tone\ni1\tone\ni1\ttwo\n")
+    with pytest.raises(DataError, match="line 4: item 'i1' appears twice, with different texts. Keep one line"):
+        read_item_text(path, "item_id", ["title"])

@@ -306,7 +306,7 @@ def test_what_no_batch_answers_comes_from_the_journal_of_the_same_model_and_prom
         "a": ("Nail art", "Hair care"), "b": ("Pens",), "c": ("Pens",)
     }  # fmt: skip
     assert "journal.jsonl: 2 replies that no batch has are taken from it" in caplog.text
-    assert "of 2 replies that stand in it and are used again, 2 with llm_temperature=0.7 (now 0.0)" in caplog.text
+    assert "of 2 replies that are used again from it, 2 with llm_temperature=0.7 (now 0.0)" in caplog.text
     assert list(batch.answers(asked, OpenAISettings("m"), path, tmp_path / "none.jsonl")) == ["a", "b"]
 
 

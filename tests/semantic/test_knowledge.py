@@ -198,7 +198,7 @@ def test_a_finished_journal_is_read_once_and_nothing_is_asked(tmp_path, monkeypa
     assert found.report["replies"] == 9
     assert asking.journal.read_bytes() == before
     assert "1 replies are of no use and are not asked for again; `python -m recbole_eimf knowledge`" in caplog.text
-    assert "of 8 replies that stand in it and are used again, 8 with llm_temperature=99.0" in caplog.text
+    assert "of 8 replies that are used again from it, 8 with llm_temperature=99.0" in caplog.text
 
 
 def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path, caplog):

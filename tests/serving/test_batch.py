@@ -400,7 +400,7 @@ def test_an_empty_history_is_answered_by_popularity(toy, capsys):
     for asked in (["--history", ""], ["--user", "nothing yet"]):
         assert main(["recommend", "--model", "model", *asked, "--k", "1"]) == 0
         said = capsys.readouterr().out
-        assert "what follows is what is bought most" in said
+        assert "these are the most popular items" in said
         assert "B5" in said
 
 

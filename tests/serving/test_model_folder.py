@@ -175,7 +175,7 @@ def test_a_card_that_cannot_be_written_names_the_key(toy, capsys):
     config = json.loads((folder / "config.json").read_text())
     del config["evaluation"]["protocol"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match=r"other: cannot be written, for the config\.json .* lacks 'protocol'"):
+    with pytest.raises(DataError, match=r"other: cannot be written, because the config\.json .* lacks 'protocol'"):
         Recommender.load("model").save("other")
     assert not Path("other").exists()
 

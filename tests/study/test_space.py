@@ -28,7 +28,7 @@ def written(folder, text, name="space.yaml"):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("learning_rate: 0.1", "no range"),
+        ("learning_rate: 0.1", "not a range"),
         ("learning_rate: {unifrom: [1, 2]}", "Did you mean 'uniform'"),
         ("learning_rate: {log: [0, 2]}", "above 0"),
         ("reg_weight: {log: [0, 2]}", "log: [0, 2] needs bounds above 0"),
@@ -37,7 +37,7 @@ def written(folder, text, name="space.yaml"):
         ("learning_rate: {uniform: [a, b]}", "lower and a higher number"),
         ("n_layers: {int: [1, 2.5]}", "whole number"),
         ("item_text: {choice: []}", "nothing to choose"),
-        ("item_text: {choice: add}", "no list"),
+        ("item_text: {choice: add}", "not a list"),
         ("learning_rat: {log: [1, 2]}", "Did you mean 'learning_rate'"),
         ("beta: {rest: [0.5, 0.1]}", "a number and the key"),
         ("beta: {rest: [0.5, alpha]}", "'alpha' is not a key"),
