@@ -16,6 +16,7 @@ from recbole_eimf.core import distributed
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.data.prefetch import pinned, prefetched, sent
+from recbole_eimf.data.views import HAD_LIST, gather_rows
 
 
 class SequenceTrainDataLoader(TrainDataLoader):
@@ -106,6 +107,10 @@ class RankingEvalDataLoader(FullSortEvalDataLoader):
         index = np.asarray(index) + self.first
         rows = self.transform(self._dataset, self._dataset.rows(index))
         history = self._dataset.history(index) if self.mask_history else None
+        if self.mask_history and self.config["diversity_lambda"]:  # a row shows the latest of a history
+            spans = self._dataset.spans
+            had = gather_rows(self._dataset.flat, spans.start[index], spans.middle[index])
+            rows.update(Interaction({HAD_LIST: had}))
         return rows, history, *self._dataset.targets(index)
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:  # serving reads backbones, and they this
 
 #: Interaction field: the item that follows each position of ``item_id_list``, zero where padded. [b, l]
 TARGET_LIST = "target_item_list"
+#: Interaction field: all that a user had before the targets, zero where padded, of which ``item_id_list`` has the
+#: latest; there where ``diversity_lambda`` needs it. [b, l]
+HAD_LIST = "had_item_list"
 
 
 def host_side(batch: Interaction) -> Interaction:

@@ -48,7 +48,7 @@ def aggregated(
 
     Args:
         of_interest: scores [B, N] by each interest; category: [N] ids; weight, count: see :func:`greedy_diverse`.
-        hidden: [B, L] items that are picked last, or None.
+        hidden: [B, L] items that are picked last (0: none), or None.
 
     Returns:
         [B, N]
@@ -82,7 +82,8 @@ class ControllableAggregation(nn.Module):
     """Re-ranks scores so that the greedily diverse picks stand on top.
 
     Picks as many items as the largest ``topk``; candidates are that many for every interest. An item without a category
-    differs from every other. With ``mask_history`` the row's own items are picked last.
+    differs from every other. With ``mask_history`` what the user had is picked last: a pick that is no candidate would
+    leave its place to nobody.
 
     Raises:
         ConfigError: there is no column ``category_field``, or no item of the data set has a category.
@@ -113,7 +114,7 @@ class ControllableAggregation(nn.Module):
         # read from the data set, not from a checkpoint: a weight can be tried on a model trained without it
         self.register_buffer("category", torch.tensor(category), persistent=False)
 
-    def forward(self, of_interest: Iterable[Tensor], item_seq: Tensor) -> Tensor:
-        """Scores [B, N] by each interest, [B, L] -> [B, N]: the picks above everything else, the first one highest."""
-        hidden = item_seq if self.mask_history else None
-        return aggregated(of_interest, self.category, self.weight, self.count, hidden)
+    def forward(self, of_interest: Iterable[Tensor], had: Tensor) -> Tensor:
+        """Scores [B, N] by each interest, [B, L] what users had (0: none) -> [B, N]: the picks above everything else,
+        the first one highest."""
+        return aggregated(of_interest, self.category, self.weight, self.count, had if self.mask_history else None)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import InterestModelSettings, ItemSettings
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.data.views import HAD_LIST
 from recbole_eimf.model.backbones.backbone import TrainingStates, backbone_class, check_training_view
 from recbole_eimf.model.diversity import ControllableAggregation
 from recbole_eimf.model.item_graph import heaviest, vector_mixture
@@ -246,7 +247,7 @@ class IBIM(OverBackbone):
             scores = reduce(torch.maximum, of_interest)
             return scores if added is None else scores + added
         of_interest = (scores if added is None else scores + added for scores in of_interest)
-        return self.diversity(of_interest, interaction[self.ITEM_SEQ])
+        return self.diversity(of_interest, interaction[HAD_LIST if HAD_LIST in interaction else self.ITEM_SEQ])
 
     def predict(self, interaction: Interaction) -> Tensor:
         """[B]: the score of the row's ``item_id``."""

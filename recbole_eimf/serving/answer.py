@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
@@ -173,7 +174,8 @@ def _diverse(
     offset = _added(parts, asked)
     offset = offset if asked.barred is None else offset + asked.barred
     of_interest = (interest @ parts.vectors.T + offset for interest in interests.unbind(1))
-    hidden = padded(asked.rows, parts.encoder)[0] if asked.exclude_seen else None
+    # all of a history, not what the encoder reads of it
+    hidden = pad_sequence([torch.tensor(rows) for rows in asked.rows], True) if asked.exclude_seen else None
     picked = aggregated(of_interest, parts.category, wanted["weight"], wanted["count"], hidden)
     return _ranked(picked, asked, k)
 

@@ -151,6 +151,26 @@ def test_masked_history_takes_no_place_among_the_picks(built):
     assert set(net.full_sort_predict(row)[0].topk(3).indices.tolist()) <= {7, 8, 9, 10}
 
 
+def test_nor_does_what_a_row_no_longer_shows_of_a_long_history(built):
+    keys = {"topk": [3], "valid_metric": "NDCG@3", "diversity_lambda": 0.05, "mask_history": True, "interest_num": 2}
+    net, (_, _, test) = built(MAX_ITEM_LIST_LENGTH=2, **keys)
+    kind_of = dict(zip([f"i{i}" for i in range(10)], KINDS))
+    kind = [kind_of.get(t) or f"alone {t}" for t in test._dataset.field2id_token["item_id"]]
+    rows, (owner, items), *_ = next(iter(test))
+    with torch.no_grad():
+        interests = net.interests(rows["item_id_list"], rows["item_length"])
+        of_interest = (interests @ net.scored_vectors().T).double().numpy()
+        found = net.full_sort_predict(rows)
+    found[owner, items] = -torch.inf  # as the trainer masks
+    had = [set(items[owner == row].tolist()) for row in range(len(rows))]
+    asked = [row for row in range(len(rows)) if len(had[row]) < 8]
+    assert any(had[row] - set(rows["item_id_list"][row].tolist()) for row in asked)
+    for row in asked:
+        own = of_interest[row]
+        expected = brute_force(own.max(0), kind, 0.05, 3, candidates_of(own, 3, had[row]))
+        assert found[row].topk(3).indices.tolist() == expected
+
+
 def test_a_trained_checkpoint_takes_the_weight_at_evaluation(built):
     plain, _ = built()
     net, _ = built(diversity_lambda=0.1, inference_only=True)

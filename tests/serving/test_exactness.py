@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -40,6 +41,19 @@ def test_served_lists_are_the_evaluated_ones(exported, wide, model, keys, protoc
     run, _, recommender = exported(model, **keys, **protocol)
     expected = evaluated_lists(run.config, run.net, run.loaders[2])
     assert np.array_equal(served_lists(run, recommender), expected)
+
+
+def test_picks_by_category_know_all_of_a_long_history(exported, wide, tmp_path):
+    folder = shutil.copytree(wide, tmp_path / "kinds")
+    lines = [f"i{i}\tthing\t{i % 4}" for i in range(60)]
+    header = "item_id:token\ttitle:token_seq\tkind:token_seq"
+    (folder / "wide" / "wide.item").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    keys = {"data_path": str(folder), "category_field": "kind", "mask_history": True, "MAX_ITEM_LIST_LENGTH": 3}
+    run, _, recommender = exported("IBIM", diversity_lambda=0.5, topk=[15], **keys)
+    expected = evaluated_lists(run.config, run.net, run.loaders[2])
+    assert np.array_equal(served_lists(run, recommender), expected)
+    run.net.diversity = None
+    assert not np.array_equal(served_lists(run, recommender), evaluated_lists(run.config, run.net, run.loaders[2]))
 
 
 @pytest.mark.parametrize("model", [name for name, _ in COUNTING])
