@@ -330,6 +330,11 @@ def test_recall_is_left_out_where_each_row_has_one_target_for_it_is_the_hit_rate
         runs[0].settings.update(several)
         assert summarise(experiment, runs, [False]).metrics == every
         runs[0].settings.update(time_target="successive", ties="shuffle")
+    runs[0].settings.update(protocol="leave_one_out", time_target="all")  # which only global_time reads
+    assert summarise(experiment, runs, [False]).metrics == ["hit@1", "ndcg@1", "hit@5", "ndcg@5"]
+    runs[0].settings.update(ties="together")  # the items of a user's last time are targets together
+    assert summarise(experiment, runs, [False]).metrics == every
+    runs[0].settings.update(ties="shuffle")
     for run in runs:
         run.settings["metrics"] = ["Recall", "NDCG"]
     assert summarise(experiment, runs, [False]).metrics == ["recall@1", "ndcg@1", "recall@5", "ndcg@5"]

@@ -196,7 +196,7 @@ def summarise(experiment: Experiment, runs: Sequence[Run], masks: Sequence[bool]
     ]
     known += [metric.lower() for metric in settings["metrics"] if _is_value(metric)]
     protocol = str(settings["protocol"])
-    metrics = _shown(experiment.metrics, known, protocol, all(_one_target(run.settings) for run in runs))
+    metrics = _shown(experiment.metrics, known, all(_one_target(run.settings) for run in runs))
     main = str(settings["valid_metric"]).lower()
     if main not in metrics and (alike := main.replace("recall@", "hit@")) in metrics and not experiment.metrics:
         main = alike  # recall is left out where it is the hit rate
@@ -229,12 +229,13 @@ def _same(values: set[str]) -> str:
 
 
 def _one_target(settings: Mapping[str, Any]) -> bool:
-    """Whether ``global_time`` asks for one target at a time, so that recall is the hit rate."""
-    several = settings.get("time_target") == "all" or settings.get("ties") == "together"
-    return settings.get("protocol") == "global_time" and not several
+    """Whether each row of a split has one target, so that recall is the hit rate."""
+    protocol = settings.get("protocol")
+    whole_window = protocol == "global_time" and settings.get("time_target") == "all"
+    return protocol != "user_split" and settings.get("ties") != "together" and not whole_window
 
 
-def _shown(wanted: Sequence[str], known: Sequence[str], protocol: str, one_target: bool) -> list[str]:
+def _shown(wanted: Sequence[str], known: Sequence[str], one_target: bool) -> list[str]:
     for metric in wanted:
         if metric not in known:
             raise ConfigError(
@@ -249,8 +250,6 @@ def _shown(wanted: Sequence[str], known: Sequence[str], protocol: str, one_targe
     if one_target:  # what is one figure is not tested twice
         first = "hit" if any(metric.startswith("hit@") for metric in known) else "recall"
         chosen = [f"{kind}@{k}" for k in dict.fromkeys((places[0], places[-1])) for kind in (first, "ndcg")]
-    elif protocol == "leave_one_out":  # with one target per user recall is the hit rate
-        chosen = [f"{kind}@{k}" for k in dict.fromkeys((places[0], places[-1])) for kind in ("hit", "ndcg")]
     else:
         chosen = [f"{kind}@{k}" for k in places[-2:] for kind in ("recall", "hit", "ndcg")]
     return [metric for metric in chosen if metric in known] or list(known)
