@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_a_number_ends_the_epoch(device, step):
         found.add((torch.tensor(1.0), torch.tensor(float("nan"))))
     late = EpochLosses(GPU)
     late.add((torch.tensor(float("inf")), torch.tensor(-float("inf"))))
-    with pytest.raises(ValueError, match="training loss is not a number"):
+    with pytest.raises(ValueError, match=r"training loss is not a number.*leave out enable_amp\.$"):
         late.total()
 
 

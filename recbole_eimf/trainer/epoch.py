@@ -24,7 +24,7 @@ Losses = Tensor | tuple[Tensor, ...]
 
 _DIVERGED = (
     "the training loss is not a number: parameters have grown without bound. Lower learning_rate, give "
-    "\"--clip_grad_norm={'max_norm': 1}\", or leave out enable_amp and logits_dtype=float16."
+    "\"--clip_grad_norm={'max_norm': 1}\", or leave out enable_amp."
 )
 
 
