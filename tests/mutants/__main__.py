@@ -33,6 +33,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Container
 from pathlib import Path
 from typing import TextIO
 
@@ -42,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "recbole_eimf"
 FOLDERS = ("model", "semantic", "evaluator")
 KILLED, SURVIVED, UNTESTED = "killed", "survived", "untested"
+EQUIVALENT = Path(__file__).parent / "equivalent.txt"
 _MEMORY = 6 << 30
 
 
@@ -264,14 +266,29 @@ def tests_of(mutant: Mutant, recorded: dict[str, list], budget: float) -> tuple[
 
 # ---------------------------------------------------------------------- the run
 def chosen_mutants(options: argparse.Namespace) -> list[Mutant]:
-    files = [n for n in tree_files() if n.startswith(f"{PACKAGE}/") and n.endswith(".py")]
-    files = [n for n in files if any(part in n for part in options.files)]
-    equivalent = set()
-    for line in (Path(__file__).parent / "equivalent.txt").read_text(encoding="utf-8").splitlines():
-        equivalent.add(line.partition("  ## ")[0].strip())
-    found = [m for name in files for m in mutants_of(name, (ROOT / name).read_bytes()) if m.key not in equivalent]
+    every = [n for n in tree_files() if n.startswith(f"{PACKAGE}/") and n.endswith(".py")]
+    files = [n for n in every if any(part in n for part in options.files)]
+    found = [m for name in files for m in mutants_of(name, (ROOT / name).read_bytes())]
+    listed = EQUIVALENT.read_text(encoding="utf-8")
+    whole = {Path(n).name for n in files} - {Path(n).name for n in set(every) - set(files)}  # some share a name
+    for key in stale(listed, found, whole):
+        print(f"{EQUIVALENT.name}: no such mutant any more: {key}")
+    equivalent = set(keys_of(listed))
+    found = [m for m in found if m.key not in equivalent]
     random.Random(options.seed).shuffle(found)
     return found
+
+
+def keys_of(listed: str) -> list[str]:
+    """What each line of the list of equivalent mutants names."""
+    return [line.partition("  ## ")[0].strip() for line in listed.splitlines() if not line.startswith("#")]
+
+
+def stale(listed: str, mutants: list[Mutant], files: Container[str]) -> list[str]:
+    """What the list names that is none of ``mutants``, which are all those of ``files`` (their names): lines that have
+    changed since."""
+    keys = {mutant.key for mutant in mutants}
+    return [key for key in keys_of(listed) if key not in keys and key.partition(" ")[0] in files]
 
 
 def mirror(path: str) -> str:

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.mutants.__main__ import stale
 from tests.mutants.changes import mutants_of
 
 
@@ -55,3 +56,11 @@ def test_every_mutant_of_the_package_is_python():
 def test_equivalent_mutants_have_a_reason():
     for line in (REPOSITORY / "tests" / "mutants" / "equivalent.txt").read_text(encoding="utf-8").splitlines():
         assert line.startswith("#") or re.fullmatch(r"\w+\.py [\w.]+: .+  ## .+", line), line
+
+
+def test_what_is_listed_as_equivalent_and_no_mutant_any_more_is_told():
+    found = mutants_of("recbole_eimf/model/a.py", b"def f(x):\n    return x + 1\n")
+    listed = (
+        "# why\na.py f: return (x)  ## there\na.py f: return (x) + y  ## changed since\nb.py f: pass  ## another's\n"
+    )
+    assert stale(listed, found, {"a.py"}) == ["a.py f: return (x) + y"]
