@@ -11,6 +11,7 @@ from recbole_eimf.model.layer import (
     PositionalRouting,
     SelfAttentiveRouting,
     dynamic_routing,
+    encoded_by_length,
     first_rows,
     hard_readout,
     squash,
@@ -32,6 +33,24 @@ def test_target_attention_is_a_masked_softmax_over_interests():
         weight = softmax([0.7 * float(query[r] @ interests[r, k]) for k in real])
         expected = sum(w * interests[r, k] for w, k in zip(weight, real))
         assert torch.allclose(got[r], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [1, 128, 129, 300])  # 128 are encoded at a time
+def test_rows_of_like_length_are_encoded_together_and_come_back_in_their_places(rows):
+    draw, seen = torch.Generator().manual_seed(rows), []
+    length = torch.randint(1, 9, (rows,), generator=draw)
+    items = torch.randint(1, 50, (rows, 8), generator=draw) * (torch.arange(8) < length[:, None])
+
+    def encode(item_seq, item_seq_len):
+        seen.append((item_seq.shape[1], item_seq_len))
+        return torch.stack([(item_seq * torch.arange(1, item_seq.shape[1] + 1)).sum(1), item_seq_len], 1)
+
+    found = encoded_by_length(encode, items, length)
+    for row, of_row in enumerate(items.tolist()):
+        assert found[row].tolist() == [sum(place * item for place, item in enumerate(of_row, 1)), length[row]]
+    assert sum(len(together) for _, together in seen) == rows
+    if rows > 128:
+        assert all(len(together) <= 128 and width == together.max() for width, together in seen)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
