@@ -274,6 +274,21 @@ def test_an_epoch_visits_every_row_once(make_config, shuffle):
     assert torch.equal(users, again) != shuffle
 
 
+def test_rows_of_like_length_share_a_batch_and_batches_and_rows_come_in_an_order_of_their_own(make_config):
+    train, _, _ = assembly.loaders(make_config("IBIM", train_batch_size=4))
+    train.batches_sorted_together = 5
+    size, order = train._dataset.view.size, np.random.default_rng(0).permutation(train.sample_size)
+    wanted = []
+    for begin in range(0, len(order), 20):
+        part = sorted(order[begin : begin + 20].tolist(), key=lambda row: size[row])
+        wanted += [part[place : place + 4] for place in range(0, len(part), 4)]
+    found = [batch.tolist() for batch in train._batches(order, np.random.default_rng(1))]
+    assert sorted(found) == sorted(wanted)
+    assert found != wanted, "from short to long, five batches at a time"
+    epochs = [{frozenset(batch["user_id"].tolist()) for batch in train} for _ in range(2)]
+    assert epochs[0] != epochs[1], "the same rows together in every epoch"
+
+
 def test_mask_history_hides_everything_before_the_target(make_config):
     config = make_config("IBIM", mask_history=True)
     _, _, test_data = assembly.loaders(config)
