@@ -11,7 +11,7 @@ from recbole_eimf.cli.prepare import main
 from recbole_eimf.core.dates import moment_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.prepare import write as prepare_module
-from recbole_eimf.data.prepare.interaction_log import Filters, k_core, parse_time
+from recbole_eimf.data.prepare.interaction_log import Filters, _one_per_pair, k_core, parse_time
 from recbole_eimf.data.prepare.write import (
     CsvColumns,
     prepare_csv,
@@ -157,6 +157,8 @@ def test_several_files_and_a_byte_order_mark(tmp_path):
         (HEADER + "u,a,nan\n", ["line 2", "'nan'"]),
         (HEADER + "u,a,1_000\n", ["line 2", "'1_000'"]),
         (HEADER + "u,a,1e300\n", ["line 2", "'1e300'"]),
+        (HEADER + "u,a,-inf\n", ["line 2", "'-inf'"]),
+        (HEADER + f"u,a,{2**63}\n", ["line 2", f"'{2**63}'"]),
         (HEADER + " ,a,1\n", ["line 2", "the user id is empty"]),
         (HEADER + "u,NA,1\n", ["line 2", "item id 'NA'", "missing value"]),
         (HEADER + "u,[PAD],1\n", ["line 2", "[PAD]"]),
@@ -432,6 +434,26 @@ def test_duplicates(tmp_path, which, expected):
     assert report.counts["kept: interactions"] == len(expected) + 1
 
 
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_pairs_beyond_32_bits_are_no_duplicates(which):
+    user, item = np.array([0, 1 << 16, 1 << 16], dtype=np.int32), np.array([5, 5, 5], dtype=np.int32)
+    expected = [True, which == "first", which == "last"]
+    assert _one_per_pair(user, item, 1 << 16, which).tolist() == expected
+
+
+@pytest.mark.parametrize("rated", [False, True])
+def test_rows_are_written_in_parts(tmp_path, monkeypatch, rated):
+    rows = [f"u{n % 3},i{n},{n}" + (f",{n % 5}" if rated else "") for n in range(11)]
+    header = HEADER.strip() + (",rating\n" if rated else "\n")
+    written = []
+    for together in (100, 4):
+        monkeypatch.setattr(prepare_module, "_ROWS_PER_WRITE", together)
+        run_csv(tmp_path, header + "\n".join(rows))
+        written.append(inter(tmp_path / "out"))
+    assert len(written[0]) == 11
+    assert written[1] == written[0]
+
+
 def test_copies_are_told_and_left_out(tmp_path):
     text = HEADER + "u,a,1\nu,b,2\nu,a,3\nu,c,2\nu,b,2\nu,b,2\nv,a,1\n"
     report = run_csv(tmp_path, text)
@@ -479,6 +501,8 @@ def test_min_rating_and_max_history(tmp_path):
     assert pairs(tmp_path / "out") == {"u": ["i14", "i18", "i19"]}
     assert report.counts["dropped: rated below 3.5"] == 13
     assert report.counts["dropped: older than the latest 3"] == 5
+    report = run_csv(tmp_path, text, filters=Filters(min_rating=4))
+    assert report.counts["dropped: rated below 4"] == 13, "what is rated 4 is not rated below 4"
     with pytest.raises(DataError, match="0 after.*Lower --min-rating"):
         run_csv(tmp_path, text, filters=Filters(min_rating=9))
     with pytest.raises(DataError, match="no interaction has a rating"):
