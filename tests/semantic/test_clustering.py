@@ -458,6 +458,12 @@ def test_cluster_without_its_exemplar_takes_the_middlemost_member():
     np.testing.assert_array_equal(cluster_solver.with_fallback(points, np.ones(6), exemplar, choice), [1, 3])
 
 
+def test_every_point_is_measured_against_its_own_centre():
+    points, centres, labels = cloud(5000), cloud(3, seed=1), np.arange(5000) % 3  # 4096 are looked at together
+    expected = ((points.astype(np.float64) - centres[labels]) ** 2).sum(axis=1)
+    np.testing.assert_allclose(cluster_solver._pair_distance(points, centres, labels), expected)
+
+
 def test_closest_to_mean():
     points = cloud(40)
     labels = np.arange(40) % 3

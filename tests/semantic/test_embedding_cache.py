@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.semantic.encoders import embedding_cache
 from recbole_eimf.semantic.encoders.embedding_cache import EmbeddingCache
 
 
@@ -46,6 +47,15 @@ def test_each_text_is_encoded_once_ever(cache):
     np.testing.assert_array_equal(EmbeddingCache(cache.path).encode(later, [*TEXTS, "new c"])[:-1], expected)
     assert later.asked == ["new c"]
     assert cache.encode(LetterEncoder(), ["aa", "abc"]).dtype == np.float32
+
+
+def test_more_texts_than_one_query_asks_for_are_found(cache, monkeypatch):
+    monkeypatch.setattr(embedding_cache, "_KEYS_PER_QUERY", 2)
+    texts = ["a" * n for n in range(1, 6)]
+    cache.encode(LetterEncoder(), texts)
+    later = LetterEncoder()
+    assert cache.encode(later, texts)[:, 0].tolist() == [1, 2, 3, 4, 5]
+    assert not later.asked
 
 
 def test_two_encoders_do_not_mix(cache):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,6 +85,15 @@ def test_joined_titles_are_sentences_of_one_text(tmp_path):
 
 
 # ---------------------------------------------------------------------- eq. 2
+def test_more_users_than_are_compared_at_once_go_to_the_nearest_exemplar():
+    vectors = np.random.default_rng(0).normal(size=(5000, 3))
+    users, known = [f"u{n}" for n in range(5000)], np.arange(5000) % 7 != 1  # u1 is no exemplar to go to
+    made = SimpleNamespace(user_vectors=(vectors, known), corpus=SimpleNamespace(users=users))
+    likest = (vectors @ vectors[[0, 2, 3]].T).argmax(1)
+    expected = {user: (0, 2, 3)[best] for user, best, there in zip(users, likest, known) if there}
+    assert Pipeline._nearest(made, users, users[:4]) == expected
+
+
 @pytest.mark.parametrize("sequence_text", ["pooled", "joined"])
 def test_every_user_belongs_to_the_nearest_exemplar(tmp_path, sequence_text):
     for attempt in ("computed", "read from the cache"):

@@ -178,6 +178,12 @@ def test_eight_bits_say_what_scaling_costs_where_writing_costs_nothing():
         assert (scores - exact).abs().max() <= error
 
 
+def test_eight_bits_look_at_what_is_lost_of_every_part_of_a_large_catalogue():
+    vectors = torch.full(((1 << 18) + 2, 2), 127.0)
+    vectors[-1] = torch.tensor([12.7, 0.04])  # of which the second is written as nothing
+    assert EightBits(vectors, float(vectors[0].norm())).off == pytest.approx(0.04, rel=1e-3)
+
+
 @pytest.mark.parametrize("items", [63, 64, 65, 1000])
 @pytest.mark.parametrize("reaching", [torch.inf, 0.5])
 def test_blocks_give_the_greatest_of_all(items, reaching):

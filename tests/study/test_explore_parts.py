@@ -14,6 +14,7 @@ from recbole_eimf.semantic import journal
 from recbole_eimf.semantic.llm.prompt import PromptRequest, build_prompt
 from recbole_eimf.semantic.reply_check import Exemplar, PromptForm
 from recbole_eimf.study.explore import gains as module
+from recbole_eimf.study.explore import nearness
 from recbole_eimf.study.explore.chart import SIDE, charted
 from recbole_eimf.study.explore.explore import _add_metrics, _tested
 from recbole_eimf.study.explore.gains import cluster_means, gains
@@ -145,6 +146,13 @@ def unit(vectors):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
+@pytest.fixture(params=[None, 3], ids=["at once", "in parts"])
+def _in_parts(request, monkeypatch):
+    if request.param:
+        monkeypatch.setattr(nearness, "_AT_A_TIME", request.param)
+
+
+@pytest.mark.usefixtures("_in_parts")
 def test_nearest_titles_are_those_of_a_sort():
     rng = np.random.default_rng(2)
     interests, items = unit(rng.normal(size=(7, 5))), unit(rng.normal(size=(40, 5)))
@@ -163,6 +171,7 @@ def test_far_are_outliers_among_the_interests():
     assert far_below(np.zeros(0)) == -1.0
 
 
+@pytest.mark.usefixtures("_in_parts")
 def test_between_titles_is_the_median_of_a_loop():
     rng = np.random.default_rng(3)
     items = unit(rng.normal(size=(50, 8)))
