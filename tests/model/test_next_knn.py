@@ -175,6 +175,7 @@ def test_users_of_a_share_train_again_before_the_test_with_the_same_share_of_new
         return protocol.Spans(each, *np.arange(3 * len(each)).reshape(3, -1))
 
     train, before_test = spans(np.arange(0, 80)), spans(np.arange(40, 120))
+    assert len({*protocol.share_of_users(train, 0.001, 7).user.tolist()}) == 1, "at least one"
     smaller = None
     for share in (0.25, 0.5, 1.0):
         first = {*protocol.share_of_users(train, share, 7).user.tolist()}

@@ -34,6 +34,7 @@ def written(folder, text, name="space.yaml"):
         ("reg_weight: {log: [0, 2]}", "log: [0, 2] needs bounds above 0"),
         ("learning_rate: {uniform: [2, 1]}", "lower and a higher number"),
         ("learning_rate: {uniform: [1, 2, 3]}", "lower and a higher number"),
+        ("n_layers: {int: [2, 2]}", "lower and a higher whole number"),
         ("learning_rate: {uniform: [a, b]}", "lower and a higher number"),
         ("n_layers: {int: [1, 2.5]}", "whole number"),
         ("item_text: {choice: []}", "nothing to choose"),
