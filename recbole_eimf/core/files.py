@@ -216,6 +216,7 @@ def read_csv(path: str | os.PathLike, header: Sequence[str]) -> list[tuple[int, 
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: not UTF-8 text (line {line}, byte {error.start}). Save it as UTF-8.") from error
+    check_is_csv(path, text[:1])
     wanted, records = list(header), []
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -279,10 +280,41 @@ def undecodable(path: str | os.PathLike, encoding: str | None) -> DataError:
     )
 
 
+#: what is no text in any encoding, by its first bytes: what it is, and how it becomes text
+_NOT_TEXT = {
+    b"PAR1": ("a parquet file", "Write it as text: pd.read_parquet(path).to_csv(path, index=False) in pandas"),
+    b"PK\x03\x04": ("a zip archive or an Excel workbook", "Unpack it, or save the sheet as csv"),
+    b"BZh": ("packed with bzip2", "Unpack it, or pack it with gzip"),
+    b"\xfd7zXZ": ("packed with xz", "Unpack it, or pack it with gzip"),
+    b"\x28\xb5\x2f\xfd": ("packed with zstd", "Unpack it, or pack it with gzip"),
+}
+#: how much of a file's beginning :func:`check_is_text` looks at
+MARK_BYTES = max(map(len, _NOT_TEXT))
+
+
+def check_is_text(path: str | os.PathLike, start: bytes) -> None:
+    """Raise DataError where ``start``, the first bytes of a file, are of a kind that no encoding reads."""
+    for mark, (what, remedy) in _NOT_TEXT.items():
+        if start.startswith(mark):
+            raise DataError(f"{path}: {what}, not text. {remedy}.")
+
+
+def check_is_csv(path: str | os.PathLike, line: str) -> None:
+    """Raise DataError where ``line``, the first of a file that should be CSV, begins as JSON does."""
+    if line.startswith(("{", "[")):
+        raise DataError(
+            f"{path}, line 1: JSON, not CSV. Write it as CSV: pd.read_json(path, lines=True).to_csv(path, index=False) "
+            f"in pandas (lines=False where the file is one list)."
+        )
+
+
 def unpacked(path: str | os.PathLike) -> bytes:
-    """Return a file's bytes, decompressed where its name ends in ``.gz``. Raises DataError naming the file."""
+    """Return a text file's bytes, decompressed where its name ends in ``.gz``. Raises DataError naming the file."""
     content = _content(path)
+    check_is_text(path, content[:MARK_BYTES])
     if Path(path).suffix != ".gz":
+        if content.startswith(b"\x1f\x8b"):
+            raise DataError(f"{path}: packed with gzip. Name it {Path(path).name}.gz, or unpack it.")
         return content
     try:
         return gzip.decompress(content)

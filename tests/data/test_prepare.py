@@ -243,6 +243,21 @@ def test_all_columns_that_are_missing_are_named_at_once(tmp_path):
         run_csv(tmp_path, HEADER + "u,a,1\n", "id\na\n", columns=CsvColumns(title="name", text=["maker"]))
 
 
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"PAR1\x15\x80", r"i.csv: a parquet file, not text\. .*read_parquet"),
+        (b"PK\x03\x04\x14\x80", r"i.csv: a zip archive or an Excel workbook, not text\. .*as csv"),
+        (b"BZh91AY\x80", r"i.csv: packed with bzip2, not text\. .*gzip"),
+        (b'{"user_id":"u","item_id":"a","timestamp":1}\n', r"i.csv, line 1: JSON, not CSV\. .*read_json"),
+    ],
+)
+def test_what_is_no_csv_is_named_and_not_called_an_encoding(tmp_path, start, said):
+    (tmp_path / "i.csv").write_bytes(start)
+    with pytest.raises(DataError, match=said):
+        prepare_csv(tmp_path / "i.csv", tmp_path, "d")
+
+
 def test_gzip_faults(tmp_path):
     rng = random.Random(0)
     whole = write(tmp_path / "w.csv.gz", HEADER + "".join(f"u,{rng.random()},1\n" for _ in range(3000))).read_bytes()

@@ -40,6 +40,10 @@ def test_damaged_files_are_read_or_named(tmp_path, seed):
         (b"user_id,exemplar_user_id\nu1,u2\nu3,u2\nu1,u3\n", "line 4: user 'u1' has another exemplar in line 2"),
         (b"user_id,exemplar_user_id\nu1,u\x002\n", "line 2: (exemplar_user_id 'u.x002' holds a control|not CSV)"),
         (b'user_id,exemplar_user_id\nu1,"u2\nu3,u2\n', "line 3: not CSV"),
+        (b"PAR1\x15\x04\xff", r": a parquet file, not text\. .*read_parquet"),
+        (b"PK\x03\x04\x14\x00", r": a zip archive or an Excel workbook, not text\. .*as csv"),
+        (gzip.compress(b"user_id,exemplar_user_id\nu1,u2\n"), r": packed with gzip\. Name it assignment.csv.gz"),
+        (b'{"user_id": "u1", "exemplar_user_id": "u2"}\n', r"line 1: JSON, not CSV\. .*read_json"),
         (b"user_id,exemplar_user_id\nu1," + b"u" * 200_000 + b"\n", "line 2: not CSV .field larger"),
     ],
 )

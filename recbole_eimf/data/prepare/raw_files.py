@@ -14,11 +14,13 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_eimf.core.bars import bar
 from recbole_eimf.core.errors import DataError, suggestion
+from recbole_eimf.core.files import MARK_BYTES, check_is_csv, check_is_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,9 +125,11 @@ def check_file(path: str | os.PathLike) -> Path:
 
 
 def is_gzip(path: Path) -> bool:
-    """Tell a gzip file by its first two bytes. Raises DataError if only the name says so."""
+    """Tell a gzip file by its first two bytes. Raises DataError if only the name says so, and for what is no text."""
     with open(path, "rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
+        start = stream.read(MARK_BYTES)
+    check_is_text(path, start)
+    zipped = start.startswith(b"\x1f\x8b")
     if path.suffix == ".gz" and not zipped:
         raise DataError(f"{path}: named .gz but not gzip data. Download it again, or drop .gz if it is plain text.")
     return zipped
@@ -193,7 +197,9 @@ def csv_header(path: Path, encoding: str, delimiter: str) -> list[str]:
     """Return the column names. Raises DataError for an empty file, no names or a name twice."""
     lines = text_lines(path, encoding, newline="")
     try:
-        header = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+        first = next(lines)
+        check_is_csv(path, first)
+        header = next(csv.reader(chain([first], lines), delimiter=delimiter, strict=True), [])
     except csv.Error as error:
         raise DataError(f"{path}, line 1: not a csv header ({error}). The first line must name the columns.") from error
     finally:
