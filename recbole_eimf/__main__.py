@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 from recbole_eimf.cli.usage import usage_shown, written_usage
 from recbole_eimf.core import parts
@@ -53,6 +54,10 @@ COMMANDS = ("run", "keys", "explain", "prepare", "interests", "knowledge", "tune
 
 def _guarded(command: str, arguments: list[str]) -> int:
     """Run a command; a user's error or a disk's refusal is a message and exit code 2, an interruption 130."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # a title that the terminal's encoding lacks is shown escaped, as standard error does: no reason to end in the
+        # middle of work
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         asked = {"-h", "--help"} & {*arguments}
         if asked and (usage := written_usage(command)) is not None:

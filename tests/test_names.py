@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -102,3 +104,13 @@ def test_prepare_says_when_items_have_no_title(tmp_path, capsys):
     assert "columns that are there: name, colour. Name the title's with --title-column" in shown
     assert main([*command, "--name=b", "--out=out", "--title-column=name"]) == 0
     assert "without a title column" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path, monkeypatch, encoding):
+    (tmp_path / "i.csv").write_text("user_id,item_id,timestamp\nu, 日本,1\n", encoding="utf-8")
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", screen)
+    given = ["--interactions", str(tmp_path / "i.csv"), "--name=n", "--out", str(tmp_path / "out")]
+    assert main(["prepare", "csv", *given]) == 0
+    assert rb"\u65e5\u672c" in screen.buffer.getvalue()
