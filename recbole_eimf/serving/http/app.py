@@ -143,7 +143,8 @@ def _add_questions(app: FastAPI, service: Service, capacity: Capacity, metrics: 
         q: Annotated[str, Query(max_length=200, description="words of a title, or a token")] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> Response:
-        """Items whose title has all of these words, those bought most first."""
+        """Items whose title or token has all of these words, those bought most first; before them, the item of that
+        token."""
         _check_query(request, ("q", "limit"))
 
         def found() -> dict[str, Any]:

@@ -85,13 +85,18 @@ class Served:
         return compute.utf8_lower(text), np.argsort(-catalogue.counts[1:], kind="stable") + 1
 
     def find(self, words: str, limit: int) -> list[dict[str, str | None]]:
-        """Items whose title or token has all of these words, those that were bought most first."""
+        """Items whose title or token has all of these words, those that were bought most first; before them, the item
+        of which they are the token: where tokens are numbers, ``7`` stands in many others."""
         text, order = self._searched
         there = np.ones(len(text), dtype=bool)
         for word in compute.utf8_lower(pa.scalar(words)).as_py().split():  # Python's own makes other letters of some
             there &= compute.match_substring(text, word).to_numpy(zero_copy_only=False)
-        rows = order[there[order]][:limit]
         catalogue = self.model.catalogue
+        named = catalogue.row_of.get(words, catalogue.row_of.get(words.strip()))
+        rows = order[there[order]]
+        if named is not None:
+            rows = np.concatenate(([named], rows[rows != named]))
+        rows = rows[:limit]
         tokens, titles = catalogue.tokens.take(rows).to_pylist(), catalogue.titles.take(rows).to_pylist()
         return [{"item": token, "title": title} for token, title in zip(tokens, titles)]
 

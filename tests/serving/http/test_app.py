@@ -132,6 +132,11 @@ def test_items_are_found_by_words_of_their_title_most_bought_first(client, first
         token for token, title in zip(first.catalogue.tokens[1:].to_pylist(), first.catalogue.titles[1:].to_pylist())
         if "5" in f"{token} {title}"
     }  # fmt: skip
+    for token in ("i1", "i5"):  # which stand in others too
+        (found,) = asked.get("/items", params={"q": f" {token} ", "limit": 1}).json()["items"]
+        assert found["item"] == token
+    again = [found["item"] for found in asked.get("/items", params={"q": "i1", "limit": 100}).json()["items"]]
+    assert len({*again}) == len(again) == 11
     assert asked.get("/items", params={"q": "nothing at all"}).json()["items"] == []
     names = {"ist": "İstanbul number 5", "odos": "ΟΔΟΣ number 6"}
     for query, field, said in (
