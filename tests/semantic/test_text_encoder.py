@@ -327,6 +327,8 @@ def test_tfidf_svd_dimension_follows_a_small_corpus_or_complains():
         build_encoder(EncoderSettings(name="tfidf-svd"))
     with pytest.raises(UserError, match="nothing to learn from 0 texts"):
         build_encoder(EncoderSettings(name="tfidf-svd"), [""]).encode(["pen"])
+    with pytest.raises(UserError, match=r"2 texts whose one word is 'thing'\. Choose another text_encoder"):
+        build_encoder(EncoderSettings(name="tfidf-svd"), ["thing 1", "thing 2"]).encode(["pen"])
 
 
 # openai ---------------------------------------------------------------------------------------------------------------

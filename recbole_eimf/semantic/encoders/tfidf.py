@@ -53,6 +53,12 @@ class TfidfSvdEncoder(TextEncoder):
             raise UserError(
                 f"text encoder tfidf-svd: nothing to learn from {len(self._corpus)} texts ({error})."
             ) from error
+        if matrix.shape[1] < 2:  # where all titles are "thing 1", "thing 2": a digit is no word
+            (only,) = words.get_feature_names_out()
+            raise UserError(
+                f"text encoder tfidf-svd: nothing to learn from {len(self._corpus)} texts whose one word is {only!r}. "
+                f"Choose another text_encoder (minilm), or other text_fields."
+            )
         rank = min(matrix.shape)
         wanted = self.settings.dimension or min(384, rank)
         if wanted > rank:
