@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from recbole_eimf.cli.parser import Parser
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, entry in model.config["files"].items():
         print(f"  {name:<22} {entry['bytes'] / 1e6:10.2f} MB")
     print(
-        f"written: {out} ({size / 1e6:.1f} MB){place}. Next: python -m recbole_eimf recommend --model {out} "
-        f"--history A,B"
+        f"written: {out} ({size / 1e6:.1f} MB){place}. Next: python -m recbole_eimf recommend --model "
+        f"{shlex.quote(str(out))} --history A,B"
     )
     return 0

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from logging import getLogger
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -225,7 +226,8 @@ def _config_of(path: Path, verify: bool) -> dict[str, Any]:
     _put_back(path)
     if not path.is_dir():
         raise DataError(
-            f"{path}: no such model folder. `python -m recbole_eimf export --run OUT --out {path}` makes one."
+            f"{path}: no such model folder. `python -m recbole_eimf export --run OUT --out {quote(str(path))}` makes "
+            f"one."
         )
     file = path / CONFIG
     if not file.is_file():
@@ -238,8 +240,8 @@ def _config_of(path: Path, verify: bool) -> dict[str, Any]:
         raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
     if isinstance(config, dict) and str(config.get("format")).startswith(_FORMAT_OF_A_RUN):
         raise DataError(
-            f"{path}: what a run wrote, no model folder yet. `python -m recbole_eimf export --run {path} --out MODEL` "
-            f"makes one."
+            f"{path}: what a run wrote, no model folder yet. `python -m recbole_eimf export --run {quote(str(path))} "
+            f"--out MODEL` makes one."
         )
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise DataError(f"{file}: not of a model that recbole_eimf exported (no format {FORMAT!r}).")

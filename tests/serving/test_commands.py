@@ -72,11 +72,12 @@ def test_lists_of_a_trained_run_have_the_metrics_of_its_result(run, model):
 
 def test_export_says_what_it_wrote_and_the_card_how_good_it_is(run, capsys, monkeypatch):
     monkeypatch.chdir(run)
-    assert main(["export", "--run", "out", "--out", "again", "--text", "no", "--no-histories", "--index", "flat"]) == 0
+    assert main(["export", "--run", "out", "--out", "once 2", "--text", "no", "--no-histories", "--index", "flat"]) == 0
     said = capsys.readouterr().out
     assert "EIMF(SASRec) on ml-100k, 1,682 items" in said
-    assert "written: again" in said
-    names = {file.name for file in (run / "again").iterdir()}
+    assert "written: once 2" in said
+    assert "recommend --model 'once 2' --history" in said  # a line to be copied
+    names = {file.name for file in (run / "once 2").iterdir()}
     assert names == {"config.json", "README.md", "encoder.safetensors", "items.safetensors", "items.parquet"}
     card = (run / "model" / "README.md").read_text()
     result = json.loads((run / "out" / "result.json").read_text())
@@ -85,7 +86,7 @@ def test_export_says_what_it_wrote_and_the_card_how_good_it_is(run, capsys, monk
         assert f"| {100 * test['ndcg@10']:.2f} |" in row
     assert "items of the history are no candidates" in card
     assert "no LLM had a part in them" in card
-    assert main(["recommend", "--model", "again", "--user", "1"]) == 2
+    assert main(["recommend", "--model", "once 2", "--user", "1"]) == 2
     assert "exported without histories; give --history" in capsys.readouterr().err
 
 
