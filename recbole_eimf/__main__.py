@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from recbole_eimf.cli.usage import usage_shown, written_usage
 from recbole_eimf.core import parts
 from recbole_eimf.core.disk import refusal
-from recbole_eimf.core.errors import UserError, suggestion
+from recbole_eimf.core.errors import DiskError, UserError, suggestion
 
 USAGE = """usage: python -m recbole_eimf COMMAND ...
 
@@ -64,13 +64,13 @@ def _guarded(command: str, arguments: list[str]) -> int:
             code = usage_shown(arguments, usage)
         else:
             code = import_module(f"recbole_eimf.cli.{command}").main(arguments)
-        sys.stdout.flush()
+        _flush()
         return code
-    except BrokenPipeError:  # `... | head` has read enough; what stdout still holds has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `... | head` has read enough
+        _drop_output()
         return 141  # as a program that SIGPIPE ends
     except OSError as error:
-        found = refusal(error)
+        found = refusal(error) or _output_refused()
         if found is None:
             raise
         print(f"error: {found}", file=sys.stderr)
@@ -87,6 +87,31 @@ def _guarded(command: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # whoever starts a program may have closed it
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """What stdout still holds has nowhere to go, and Python would complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _output_refused() -> DiskError | None:
+    """The error to show where it is the output that a disk refuses, such as a log's on a full one; else None.
+
+    What was refused may be forgotten by now, so a line is written once more.
+    """
+    try:
+        print(flush=True)
+    except OSError as error:
+        found = refusal(error, "the output")
+        if found is not None:
+            _drop_output()
+        return found
+    return None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -231,3 +231,19 @@ def test_a_reader_that_has_had_enough_is_no_crash():
     said = asked.stderr.read()
     assert asked.wait() == 141
     assert said == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("words", [[], ["knn_shrink"]], ids=["more than is held back", "a line"])
+def test_a_log_on_a_full_disk_is_named(monkeypatch, capsys, words):
+    """``... > LOG``"""
+    with open("/dev/full", "w") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        assert main(["keys", *words]) == 2
+    assert "error: the output: cannot be written (No space left on device)" in capsys.readouterr().err
+
+
+def test_output_that_was_closed_is_no_fault_of_the_command(monkeypatch):
+    """``... >&-``"""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["keys", "knn_shrink"]) == 0
