@@ -48,11 +48,14 @@ def _own_folder(held: contextlib.ExitStack, place: Path, name: str) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(dir=place, prefix=f".{name}.", suffix=".served"))
         lock = folder / _LOCKS / _SERVICE
-        lock.parent.mkdir()
         try:
+            lock.parent.mkdir()
             held.enter_context(alone(lock))
-        except DiskError:
+        except (DiskError, OSError):
             if folder.is_dir():
+                # without its lock nobody would dare to remove it, and a service that is started again and again on a
+                # full disk leaves one each time
+                shutil.rmtree(folder, ignore_errors=True)
                 raise
         if folder.is_dir():  # another service may have come between the file and its lock, and removed the folder
             return folder

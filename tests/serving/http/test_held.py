@@ -118,6 +118,16 @@ def test_a_folder_that_goes_before_it_is_locked_is_made_again(model, monkeypatch
         assert own.is_dir()
 
 
+def test_a_service_that_cannot_start_for_want_of_room_leaves_no_folder(model, monkeypatch):
+    def full(file):
+        raise DiskError(f"{file}: cannot be written")
+
+    monkeypatch.setattr(held, "alone", full)
+    with pytest.raises(DiskError, match="cannot be written"), shared_folder(model):
+        pass
+    assert [*model.parent.glob(".*")] == []
+
+
 def test_where_nothing_can_be_written_beside_the_model(model, tmp_path, monkeypatch):
     monkeypatch.setattr(held.os, "access", lambda *_: False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
