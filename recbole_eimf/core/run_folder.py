@@ -11,5 +11,7 @@ MODEL_FILE, CONFIG_FILE, PTH_FILE = "model.safetensors", "config.json", "model.p
 #: from where training goes on, while it is not over; the best epoch of a phase before the last
 STATE_FILE, BEST_FILE = "last.safetensors", "best.safetensors"
 LOG_FILE = "run.log"
+#: with which the folders of ``compare_with`` begin, inside the run's; their results stand in its file
+COMPARED = "compared-"
 #: of a table: with what and how the run was made, its test metrics under another mask; of a search too: what stopped it
 NOTES_FILE, METRICS_FILE, ERROR_FILE = "run.json", "metrics.json", "error.txt"

@@ -27,7 +27,7 @@ from recbole_eimf.core.files import write_json
 from recbole_eimf.core.folders import check_kind
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
-from recbole_eimf.core.run_folder import RESULT_FILE
+from recbole_eimf.core.run_folder import COMPARED, RESULT_FILE
 from recbole_eimf.experiment import plugin
 from recbole_eimf.experiment.one_run import run_one
 from recbole_eimf.experiment.result import RunResult
@@ -200,7 +200,7 @@ def _beside(name: str, config: EIMFConfig, files: list[str] | None, overrides: d
         model, given = name, concerning(name, {k: v for k, v in overrides.items() if k != "backbone"})
     given |= {"compare_with": []}
     if config["output_dir"]:
-        given["output_dir"] = str(Path(config["output_dir"]) / f"compared-{name}")
+        given["output_dir"] = str(Path(config["output_dir"]) / f"{COMPARED}{name}")
     # keys of the user's files are those of the run, which what stands beside it need not read
     said = read_files(files)
     for key in ignored(load_model_class(model), said):

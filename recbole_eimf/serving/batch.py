@@ -21,7 +21,6 @@ from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError, counted
 from recbole_eimf.core.files import atomic_path, file_digest, fingerprint, write_json
 from recbole_eimf.core.locks import folder_until_done
-from recbole_eimf.core.run_folder import RESULT_FILE
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.histories import Histories
 from recbole_eimf.serving.recommender import Recommender
@@ -235,10 +234,11 @@ def _explained(columns: Iterable[str]) -> pa.Schema:
 
 def _export(job: Job, run: str) -> None:
     """Make ``job.model`` of a run, unless that is what lies there. Raises DataError for pieces of another run."""
-    from recbole_eimf.serving.export import export, read_result  # reads RecBole, which serving does not need
+    # here, for it reads RecBole, which serving does not need
+    from recbole_eimf.serving.export import export, read_result, result_file
 
     read_result(run)
-    origin = {"run": str(Path(run).resolve()), "result": file_digest(Path(run) / RESULT_FILE)}
+    origin = {"run": str(Path(run).resolve()), "result": file_digest(result_file(run))}
     note, model = job.parts / "exported_from.json", Path(job.model)
     whole = model_folder.is_model_folder(model)  # it gets its name when it is
     if (whole or job.note.is_file()) and not note.is_file():

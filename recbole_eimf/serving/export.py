@@ -22,7 +22,7 @@ from recbole_eimf.config.keys import SemanticSettings, read
 from recbole_eimf.config.placebo import read_shuffled
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import fingerprint
-from recbole_eimf.core.run_folder import RESULT_FILE
+from recbole_eimf.core.run_folder import COMPARED, RESULT_FILE
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.experiment.load import load
 from recbole_eimf.experiment.result import RunResult
@@ -77,14 +77,20 @@ def read_run(output_dir: str | os.PathLike, **overrides: Any) -> Run:
     return Run(folder, result, config, net.eval(), loaders, overrides, loaders[0]._dataset.asked)
 
 
+def result_file(output_dir: str | os.PathLike) -> Path:
+    """Where the result of a run stands: its ``result.json``, or that of the run beside which it was made."""
+    folder = Path(output_dir)
+    own, of_both = folder / RESULT_FILE, folder.parent / RESULT_FILE
+    return of_both if folder.name.startswith(COMPARED) and of_both.is_file() and not own.is_file() else own
+
+
 def read_result(output_dir: str | os.PathLike) -> dict[str, Any]:
-    """What ``result.json`` of a finished run holds.
+    """What ``result.json`` of a finished run holds; of a run that ``compare_with`` made, its part of the other's.
 
     Raises:
         DataError: as :func:`read_run`.
     """
-    folder = Path(output_dir)
-    file = folder / RESULT_FILE
+    folder, file = Path(output_dir), result_file(output_dir)
     if not file.is_file() and (folder / model_folder.ITEMS).is_file():
         raise DataError(
             f"{folder}: a model folder (of export), where a run's output_dir is needed. `recommend --model {folder}` "
@@ -94,9 +100,15 @@ def read_result(output_dir: str | os.PathLike) -> dict[str, Any]:
         what = "is there, but the run is not finished" if folder.is_dir() else "no such folder"
         raise DataError(f"{folder}: {what} (no result.json). Train with --output_dir={folder}, or --resume=True.")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        result = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}). Run again to have it rewritten.") from error
+    if file.parent == folder:
+        return result
+    for one in result["compared"]:
+        if Path(one["config"]["output_dir"]).name == folder.name:
+            return one
+    raise DataError(f"{folder}: {file} holds no result of it. Name another run, or run {folder.parent} again.")
 
 
 def honesty_of(run: Run) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.run_folder import (
+    COMPARED,
     CONFIG_FILE,
     HISTORY_FILE,
     MODEL_FILE,
@@ -81,7 +82,7 @@ def _settings_held(folder: Path) -> dict[str, Any]:
 def _states(folder: Path) -> list[Path]:
     """The states of a run's phases; those of the runs beside it are theirs."""
     found = [folder / STATE_FILE, *folder.glob(f"*/{STATE_FILE}")]
-    return [path for path in found if path.is_file() and not path.parent.name.startswith("compared-")]
+    return [path for path in found if path.is_file() and not path.parent.name.startswith(COMPARED)]
 
 
 def _is_ours(folder: Path) -> bool:

@@ -14,10 +14,11 @@ import pytest
 import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.files import write_json
 from recbole_eimf.evaluator.ranks import read_ranks
 from recbole_eimf.serving import batch
 from recbole_eimf.serving.batch import Job, recommend_file
-from recbole_eimf.serving.export import export
+from recbole_eimf.serving.export import export, read_result
 from recbole_eimf.serving.histories import Histories
 from recbole_eimf.serving.recommender import Recommender
 
@@ -68,6 +69,22 @@ def test_lists_of_a_trained_run_have_the_metrics_of_its_result(run, model):
     assert np.array_equal(np.where(at.any(1), at.argmax(1), -1), ranks.target_rank)
     result = json.loads((run / "out" / "result.json").read_text())
     assert at[:, :10].any(1).mean() == pytest.approx(result["test"]["hit@10"], abs=1e-4)
+
+
+def test_a_floor_that_stands_beside_a_run_is_served_too(run, capsys, monkeypatch):
+    monkeypatch.chdir(run)
+    assert main(["recommend", "--run", "out/compared-Popularity", "--history", "1,2", "--k", "3"]) == 0
+    assert "Popularity on ml-100k" in capsys.readouterr().out
+
+
+def test_the_result_of_a_run_beside_another_is_its_part_of_that_ones(tmp_path):
+    (tmp_path / "compared-Markov").mkdir()
+    beside = {"model": "Markov", "config": {"output_dir": "where/it/was/compared-Markov"}}
+    write_json(tmp_path / "result.json", {"model": "EIMF", "compared": [beside]})
+    assert read_result(tmp_path / "compared-Markov") == beside
+    assert read_result(tmp_path)["model"] == "EIMF"
+    with pytest.raises(DataError, match=r"compared-Other: .*result.json holds no result of it"):
+        read_result(tmp_path / "compared-Other")
 
 
 def test_export_says_what_it_wrote_and_the_card_how_good_it_is(run, capsys, monkeypatch):

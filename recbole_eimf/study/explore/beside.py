@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.core.run_folder import RANKS_FILE, RESULT_FILE
+from recbole_eimf.core.run_folder import COMPARED, RANKS_FILE
 from recbole_eimf.evaluator.ranks import Ranks, check_same_users, read_ranks
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.serving.export import read_result
 
-#: folders that ``compare_with=[backbone,placebo]`` leaves in ``output_dir``, whose results stand in that of the run
-_COMPARED = ("compared-backbone", "compared-placebo")
+#: what is looked at where nobody names another: what ``compare_with=[backbone,placebo]`` leaves in ``output_dir``
+_COMPARED = (f"{COMPARED}backbone", f"{COMPARED}placebo")
 
 
 def others(folder: Path, ranks: Ranks, given: Sequence[str]) -> list[tuple[dict[str, Any], Ranks]]:
@@ -38,20 +38,10 @@ def others(folder: Path, ranks: Ranks, given: Sequence[str]) -> list[tuple[dict[
 
 
 def _read(folder: Path, ranks: Ranks, other: Path) -> tuple[dict[str, Any], Ranks]:
-    result, theirs = _result(other), read_ranks(other)
+    result, theirs = read_result(other), read_ranks(other)
     check_same_users(ranks, theirs, (str(folder), str(other)))
     about = {"name": name_in_tables(result), "folder": str(other), "seed": result["seed"], "test": result["test"]}
     return about, theirs
-
-
-def _result(other: Path) -> Mapping[str, Any]:
-    """``result.json``; of a run that was made beside another one, its part of that one's."""
-    if other.name in _COMPARED and not (other / RESULT_FILE).is_file():
-        backbone = other.name == _COMPARED[0]
-        for one in read_result(other.parent)["compared"]:
-            if backbone == (one["model"] == "IBIM") and (backbone or name_in_tables(one).endswith("placebo")):
-                return one
-    return read_result(other)
 
 
 def name_in_tables(result: Mapping[str, Any]) -> str:
