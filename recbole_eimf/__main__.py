@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from importlib import import_module
@@ -57,7 +58,8 @@ def _guarded(command: str, arguments: list[str]) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         # a title that the terminal's encoding lacks is shown escaped, as standard error does: no reason to end in the
         # middle of work
-        sys.stdout.reconfigure(errors="backslashreplace")
+        with contextlib.suppress(OSError):  # an output that cannot be told so keeps its way
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         asked = {"-h", "--help"} & {*arguments}
         if asked and (usage := written_usage(command)) is not None:

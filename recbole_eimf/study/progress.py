@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from recbole_eimf.core.bars import EVERY, Lines, bar, moves
 from recbole_eimf.core.errors import UserError
-from recbole_eimf.core.run_folder import HISTORY_FILE, STATE_FILE
+from recbole_eimf.core.run_folder import BEST_FILE, HISTORY_FILE, STATE_FILE
 from recbole_eimf.experiment.refit import FOLDER as REFIT
 from recbole_eimf.experiment.refit import phase_epochs
 from recbole_eimf.study.runs import Run, histories_of
@@ -182,7 +182,7 @@ def going(folder: Path, limit: int | None, now: float, **known: Any) -> Reading:
 
 def _taken(phase: Path) -> bool:
     """Whether a phase was trained by another run and taken over: no time of this one went into it."""
-    return phase.name != REFIT and (phase / HISTORY_FILE).is_file() and not (phase / STATE_FILE).is_file()
+    return (phase / BEST_FILE).is_file() and not (phase / STATE_FILE).is_file()
 
 
 def limit_of(histories: Collection[str], limit: int | None) -> int | None:

@@ -76,7 +76,7 @@ def test_nobody_knows_how_long_a_run_goes_on_that_took_longer_than_all_that_is_k
     done, late = Reading("SASRec/2020", "SASRec", False, "done", seconds=100.0), running("PAD", 100, 2.0, limit=None)
     found = estimate_time_left([done, late])
     assert (found.left, found.share) == (None, pytest.approx(300 / 500))  # taken to be half done
-    assert progress.in_words([done, late], found).startswith(
+    assert progress.progress_in_words([done, late], found).startswith(
         "1 of 2 runs, time left: not known yet; PAD/2020 epoch 101"
     )
     waits = estimate_time_left([done, late, waiting("SASRec", 2021)])  # what is known is not kept back
@@ -152,9 +152,11 @@ def test_a_second_training_has_as_many_epochs_as_the_first_one_chose(tmp_path):
 def test_the_epochs_of_every_phase_count(tmp_path):
     run = Run(parse_model("PAD"), "planted", 7, tmp_path, {}, {"epochs": 200})
     (tmp_path / "running").touch()
-    plant(tmp_path / "pretrain-id", 50, 5.0, phase="pretrain-id")  # without a state: taken from another run
+    plant(tmp_path / "pretrain-id", 50, 5.0, phase="pretrain-id")
+    (tmp_path / "pretrain-id" / "best.safetensors").touch()  # without a state: taken from another run
     plant(tmp_path / "align-aligned", 3, 10.0, phase="align-aligned")
-    (tmp_path / "align-aligned" / "last.safetensors").touch()
+    for name in ("best.safetensors", "last.safetensors"):
+        (tmp_path / "align-aligned" / name).touch()
     (tmp_path / "history.json").write_text(json.dumps([{"epoch": -1, "train_seconds": 0.0, "phase": "finetune"}]))
     os.utime(tmp_path / "history.json", (20.0, 20.0))
     found = progress.read(run, False, 20.0)
