@@ -171,7 +171,7 @@ def test_a_file_in_another_encoding_is_named_with_the_place_and_the_remedy(tmp_p
     rows = [f"u{n}\ti1\t1\t1\ts1" for n in range(rows_before)]
     place = write(tmp_path, [*rows, "é\ti1\t1\t1\ts1"], encoding="latin-1")
     byte = (tmp_path / "odd" / "odd.inter").read_bytes().index("é".encode("latin-1"))
-    wanted = rf"odd\.inter, line {rows_before + 2}: byte {byte} of the file is no utf-8\..*--encoding=latin-1"
+    wanted = rf"odd\.inter, line {rows_before + 2}: byte {byte} of the file is not utf-8\..*--encoding=latin-1"
     with pytest.raises(DataError, match=wanted):
         LazySequenceDataset(make_config("IBIM", "odd", **place, **ALL, **given))
     with pytest.raises(ConfigError, match="encoding=latin-7x: "):
@@ -267,7 +267,7 @@ def test_the_text_of_items_is_in_the_encoding_of_the_data(tmp_path):
     path = tmp_path / "x.item"
     path.write_bytes("item_id:token\ttitle:token_seq\ni1\tplain\ni2\tcrème\n".encode("latin-1"))
     assert read_item_text(path, "item_id", ["title"], encoding="latin-1") == {"i1": "plain", "i2": "crème"}
-    with pytest.raises(DataError, match=r"x\.item, line 3: byte \d+ of the file is no utf-8.*--encoding=latin-1"):
+    with pytest.raises(DataError, match=r"x\.item, line 3: byte \d+ of the file is not utf-8.*--encoding=latin-1"):
         read_item_text(path, "item_id", ["title"])
 
 

@@ -175,7 +175,7 @@ def test_a_file_of_an_export_that_changed_is_refused(words, tmp_path, capsys):
     assert said(f"--assignment_file={assignment}")[0] == 0
     assert json.loads((tmp_path / "out2" / "report.json").read_text())["users_of_unchecked_assignment"] == 120
     assignment.unlink()
-    assert "assignment.csv.gz is not there" in said()[1]
+    assert "assignment.csv.gz is missing" in said()[1]
     assignment.write_bytes((tmp_path / "kept.csv.gz").read_bytes())
     assert said()[0] == 0
     with open(folder / "interests.jsonl", "a", encoding="utf-8") as file:

@@ -102,7 +102,7 @@ def test_a_folder_that_is_no_export_or_has_changed_is_refused_before_any_work(ar
     (folder / "items.jsonl").write_text(lines.replace("ink", "oil"))
     assert "not the file that was exported" in said()
     (folder / "items.jsonl").unlink()
-    assert "items.jsonl is not there" in said()
+    assert "items.jsonl is missing" in said()
     (folder / "items.jsonl").write_text(lines)
     over = [*arguments[:-3], "--knowledge_source=file", f"--knowledge_file={folder}", f"--export={folder}"]
     assert main([*over, f"--output_dir={tmp_path / 'loaded'}"]) == 2

@@ -176,13 +176,15 @@ def test_retry_after_as_a_date():
 
 
 def test_a_wait_of_hours_ends_the_run_at_once_and_replies_under_way_are_kept(tmp_path):
-    told = threading.Event()
+    told, under_way = threading.Event(), threading.Event()
 
     def answer(asked, n):
         if asked.prompt == "prompt 1":
+            under_way.wait(30)
             told.set()
             return Answer(status=429, headers={"Retry-After": "7201"}, error={"message": "The day is over."})
         if asked.prompt == "prompt 2":
+            under_way.set()
             told.wait(30)
             return Answer(delay=0.5)
         return Answer()

@@ -266,7 +266,7 @@ def test_what_cannot_be_explored_is_named_with_the_remedy(runs, planted, capsys,
     assert "--map=umap: allowed are tsne, pca" in refused("--run", run, "--map", "umap")
     assert "--points=0" in refused("--run", run, "--points", "0")
     assert "--out=page.pdf: an .html file" in refused("--run", run, "--out", "page.pdf")
-    assert "--json=a.html: is the page itself" in refused("--run", run, "--out", "a.html", "--json", "a.html")
+    assert "--json=a.html: this is the page itself" in refused("--run", run, "--out", "a.html", "--json", "a.html")
     assert "--run" in refused("--out", "a.html")
     shutil.copytree(planted, "untitled")
     Path("untitled/planted/planted.item").unlink()

@@ -216,7 +216,7 @@ def test_the_command_joins_folders_and_files(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["nowhere"], "error: nowhere: not there"),
+        (["nowhere"], "error: nowhere: no such file or folder"),
         (["empty"], "error: empty: no table in it"),
         (["broken.json"], "error: broken.json: damaged"),
         (["list.json"], "error: list.json: no table"),

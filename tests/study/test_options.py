@@ -182,7 +182,7 @@ def test_prepares_options_have_both_spellings_and_a_title_may_begin_with_dashes(
     )
     assert "nix.csv: no such file" in capsys.readouterr().err
     assert main(["standings", "--title", "--- best", "nix"]) == 2
-    assert "nix: not there" in capsys.readouterr().err
+    assert "nix: no such file or folder" in capsys.readouterr().err
 
 
 def test_white_space_alone_is_no_unset_variable(capsys):
