@@ -202,6 +202,7 @@ _GRU, _PROFILES, _RELEASED = "arena_office_gru4rec", "arena_office_profiles", "a
 _AND_TUNED = "arena_office_tuned_more"
 _HIDDEN = "arena_office_tuned_bert4rec"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
+_IN_PAPER = "beauty_global_time_paper"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
 _CURVE, _SEARCHED, _SPLIT = "office_knowledge_curve", "office_knowledge_searched", "office_knowledge_searched_folds"
@@ -404,6 +405,12 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           for number, file, rows in (
               (1, "beauty_global_time_text", ["SASRec", "EIMF text alone[SASRec]", "EIMF[SASRec]"]),
               (2, "beauty_global_time_pad", ["SASRec", "PAD[SASRec]"]))),
+        ("docs/results/arena.md", "Beauty, in time", 3,
+         ["SASRec", "backbone paper[SASRec]", "EIMF paper[SASRec]", "EIMF[SASRec]"],
+         [*together(_IN_PAPER, "ndcg@10", "hit@10", "ndcg@50", "recall@50", masked=hidden),
+          *(share(_IN_PAPER, part, "ndcg@10") for part in ("seen", "unseen")),
+          gain(_IN_PAPER, "ndcg@10", "backbone paper[SASRec]", True, corrected_only=True),
+          gain(_IN_PAPER, "ndcg@10", "SASRec", True, corrected_only=True)]),
         (_PAD, "PAD and its baselines, Prime", 0, well, _pad("prime_pantry_pad_well_trained")),
         (_PAD, "PAD and its baselines, Prime", 1,
          ["SASRec", "three SASRec", "SMEM", "PAD", "Hybrid add, d 256", "PAD strong"],
