@@ -39,8 +39,10 @@ python:
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: PYTHON=$(PYTHON) cannot make environments" \
 	    "(Debian, Ubuntu: apt install python$(VERSION)-venv)." >&2; exit 2; }
 
+# the folder of the demo's run, from which README recommends; a demo that was stopped goes on there
+DEMO_OUT ?= out
 demo: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python run_recbole_eimf.py --model=EIMF --dataset=ml-100k $(DEMO)
+	HF_HUB_OFFLINE=1 $(BIN)/python run_recbole_eimf.py --model=EIMF --dataset=ml-100k --output_dir=$(DEMO_OUT) --resume=True $(DEMO)
 
 # processes that share the tests; a file's tests stay together
 JOBS ?= 2

@@ -22,7 +22,7 @@ from recbole_eimf.config.keys import SemanticSettings, read
 from recbole_eimf.config.placebo import read_shuffled
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import fingerprint
-from recbole_eimf.core.run_folder import COMPARED, RESULT_FILE
+from recbole_eimf.core.run_folder import COMPARED, HISTORY_FILE, MODEL_FILE, RESULT_FILE
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.experiment.load import load
 from recbole_eimf.experiment.result import RunResult
@@ -95,6 +95,11 @@ def read_result(output_dir: str | os.PathLike) -> dict[str, Any]:
         raise DataError(
             f"{folder}: a model folder (of export), where a run's output_dir is needed. `recommend --model {folder}` "
             f"and `serve {folder}` take it as it is."
+        )
+    if not file.is_file() and (folder / MODEL_FILE).is_file() and not (folder / HISTORY_FILE).is_file():
+        raise DataError(
+            f"{folder}: a model alone, as a run without output_dir leaves it. Serving needs the run's result: train "
+            f"with --output_dir=OUT, and give that folder."
         )
     if not file.is_file():
         what = "is there, but the run is not finished" if folder.is_dir() else "no such folder"

@@ -31,7 +31,7 @@ from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import TwiceError, file_digest, json_of
 from recbole_eimf.core.folders import ITEMS_FILE
-from recbole_eimf.core.run_folder import CONFIG_FILE, RESULT_FILE
+from recbole_eimf.core.run_folder import COMPARED, CONFIG_FILE, RESULT_FILE
 from recbole_eimf.core.version import __version__
 
 FORMAT = "recbole_eimf served model"
@@ -239,9 +239,11 @@ def _config_of(path: Path, verify: bool) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
     if isinstance(config, dict) and str(config.get("format")).startswith(_FORMAT_OF_A_RUN):
+        finished = ((path.parent if path.name.startswith(COMPARED) else path) / RESULT_FILE).is_file()
+        first = "" if finished else "Train with --output_dir=OUT (this run had none, or is not finished), then "
         raise DataError(
-            f"{path}: what a run wrote, no model folder yet. `python -m recbole_eimf export --run {quote(str(path))} "
-            f"--out MODEL` makes one."
+            f"{path}: what a run wrote, no model folder yet. {first}`python -m recbole_eimf export --run "
+            f"{quote(str(path)) if finished else 'OUT'} --out MODEL` makes one."
         )
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise DataError(f"{file}: not of a model that recbole_eimf exported (no format {FORMAT!r}).")

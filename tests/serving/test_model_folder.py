@@ -17,7 +17,7 @@ from recbole_eimf.__main__ import main
 from recbole_eimf.core import parts
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.serving import model_folder
-from recbole_eimf.serving.export import export
+from recbole_eimf.serving.export import export, read_result
 from recbole_eimf.serving.recommender import Recommender
 from recbole_eimf.trainer import checkpoint
 
@@ -134,12 +134,25 @@ def test_no_version(folder, version):
         Recommender.load(folder)
 
 
+def test_the_model_that_a_run_without_output_dir_leaves_is_no_unfinished_run(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="a model alone, as a run without output_dir leaves it.*--output_dir=OUT"):
+        read_result(tmp_path)
+    (tmp_path / "history.json").touch()
+    with pytest.raises(DataError, match="the run is not finished"):
+        read_result(tmp_path)
+
+
 def test_foreign_folders(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(DataError, match="not of a model that recbole_eimf exported"):
         Recommender.load(tmp_path)
     (tmp_path / "config.json").write_text('{"format": "recbole_eimf model", "format_version": 1}')
-    with pytest.raises(DataError, match="what a run wrote, no model folder yet.*export --run"):
+    with pytest.raises(DataError, match="what a run wrote, .* yet. Train with --output_dir=OUT.*export --run OUT"):
+        Recommender.load(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(DataError, match=f"what a run wrote, no model folder yet. `.*export --run {tmp_path} --out"):
         Recommender.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(DataError, match="not JSON"):
