@@ -195,7 +195,7 @@ def said_of(better: Mapping[str, Any] | None) -> str | None:
         "own": "The sentences (of a function of the trainer's own)",
         "keywords": "The sentences (keywords of titles; no LLM)",
     }[made_by(better)]
-    verdict = "mean more than a placebo's" if more else "mean no more than a placebo's, so take none for a reason"
+    verdict = "mean more than a placebo's" if more else "mean no more than a placebo's, so none of them is a reason"
     return (
         f"{whose} {verdict}: the one named ranks the recommended title above another exemplar's in {share:.1f} % of "
         f"{better['pairs']:,} cases (± {2 * error:.1f}; 50 % is chance). Items are ranked without reading them."
