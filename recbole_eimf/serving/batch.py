@@ -21,6 +21,7 @@ from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError, DataError, counted
 from recbole_eimf.core.files import atomic_path, file_digest, fingerprint, write_json
 from recbole_eimf.core.locks import folder_until_done
+from recbole_eimf.core.run_folder import result_file
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.histories import Histories
 from recbole_eimf.serving.recommender import Recommender
@@ -235,7 +236,7 @@ def _explained(columns: Iterable[str]) -> pa.Schema:
 def _export(job: Job, run: str) -> None:
     """Make ``job.model`` of a run, unless that is what lies there. Raises DataError for pieces of another run."""
     # here, for it reads RecBole, which serving does not need
-    from recbole_eimf.serving.export import export, read_result, result_file
+    from recbole_eimf.serving.export import export, read_result
 
     read_result(run)
     origin = {"run": str(Path(run).resolve()), "result": file_digest(result_file(run))}

@@ -22,7 +22,7 @@ from recbole_eimf.config.keys import SemanticSettings, read
 from recbole_eimf.config.placebo import read_shuffled
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import fingerprint
-from recbole_eimf.core.run_folder import COMPARED, HISTORY_FILE, MODEL_FILE, RESULT_FILE
+from recbole_eimf.core.run_folder import HISTORY_FILE, MODEL_FILE, result_file
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.experiment.load import load
 from recbole_eimf.experiment.result import RunResult
@@ -75,13 +75,6 @@ def read_run(output_dir: str | os.PathLike, **overrides: Any) -> Run:
     folder, result = Path(output_dir), read_result(output_dir)
     config, net, loaders = load(folder, gpu_id="", state="WARNING", show_progress=False, **overrides)
     return Run(folder, result, config, net.eval(), loaders, overrides, loaders[0]._dataset.asked)
-
-
-def result_file(output_dir: str | os.PathLike) -> Path:
-    """Where the result of a run stands: its ``result.json``, or that of the run beside which it was made."""
-    folder = Path(output_dir)
-    own, of_both = folder / RESULT_FILE, folder.parent / RESULT_FILE
-    return of_both if folder.name.startswith(COMPARED) and of_both.is_file() and not own.is_file() else own
 
 
 def read_result(output_dir: str | os.PathLike) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import TwiceError, file_digest, json_of
 from recbole_eimf.core.folders import ITEMS_FILE
-from recbole_eimf.core.run_folder import COMPARED, CONFIG_FILE, RESULT_FILE
+from recbole_eimf.core.run_folder import CONFIG_FILE, RESULT_FILE, result_file
 from recbole_eimf.core.version import __version__
 
 FORMAT = "recbole_eimf served model"
@@ -239,7 +239,7 @@ def _config_of(path: Path, verify: bool) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}). Export or copy the model again.") from error
     if isinstance(config, dict) and str(config.get("format")).startswith(_FORMAT_OF_A_RUN):
-        finished = ((path.parent if path.name.startswith(COMPARED) else path) / RESULT_FILE).is_file()
+        finished = result_file(path).is_file()
         first = "" if finished else "Train with --output_dir=OUT (this run had none, or is not finished), then "
         raise DataError(
             f"{path}: what a run wrote, no model folder yet. {first}`python -m recbole_eimf export --run "
