@@ -225,7 +225,7 @@ def item_texts(titles: Mapping[str, str], knowledge: Knowledge | None, source: s
 
 def next_graph(
     phrases: Sequence[Sequence[int]], phrase_vectors: np.ndarray, items: np.ndarray, vectors: np.ndarray, size: int,
-    neighbours: int,
+    neighbours: int, fitted: np.ndarray | None = None,
 ) -> sparse.csr_matrix:  # fmt: skip
     """The directed graph of what is bought next: float32 [size, size], row i what follows item i.
 
@@ -235,8 +235,9 @@ def next_graph(
     Args:
         phrases: of each of ``size`` items, rows of ``phrase_vectors`` [p, d].
         items: ids of the items that have text, int [n]; vectors: of these, [n, d].
+        fitted: bool [n], those whose mean all vectors are centred on; None: all.
     """
-    mean = vectors.mean(0)
+    mean = (vectors if fitted is None else vectors[fitted]).mean(0)
     targets, asked = _unit(vectors - mean), _unit(phrase_vectors - mean)
     keep = min(neighbours, len(items))
     column, value = np.empty((len(asked), keep), dtype=np.int64), np.empty((len(asked), keep), dtype=np.float32)

@@ -219,7 +219,8 @@ def _with_next_items(
     """
     said, phrases = _next_said(pipeline, knowledge, tokens)
     among = partial(_next_among, said, phrases, ids, vectors, pipeline.settings.next_neighbours)
-    graph = among(loaded.item_has_text.numpy())
+    fitted = loaded.fitted.numpy()[ids]  # later titles may be named, and move nothing between those of before
+    graph = next_graph(said, phrases, ids, vectors, len(tokens), pipeline.settings.next_neighbours, fitted)
     return replace(loaded, next_items=graph, next_among=among, next_text=_means(said, phrases))
 
 

@@ -409,6 +409,22 @@ def test_what_is_scored_without_training_reaches_items_that_come_later(parts, pl
     assert not train.side.next_known[:, later].nnz
 
 
+def test_what_phrases_are_centred_on_knows_no_later_titles(parts, planted_knowledge):
+    """Every item may be named, by its cosine from the mean of the titles that training knows."""
+    keys = {"knowledge_source": "file", "knowledge_file": str(planted_knowledge), "next_neighbours": 99}
+    _, (train, _, _) = parts("NextKNN", **keys)
+    said, phrases, ids, vectors, _ = train.side.next_among.args
+    mean = vectors[train.side.fitted.numpy()[ids]].mean(0)
+    expected = np.zeros((train.item_num, train.item_num))
+    for item, rows in enumerate(said):
+        for asked in phrases[rows] - mean:
+            for other, vector in zip(ids, vectors - mean):
+                if other != item:
+                    cosine = asked @ vector / np.linalg.norm(asked) / np.linalg.norm(vector)
+                    expected[item, other] += max(cosine, 0)
+    np.testing.assert_allclose(train.side.next_items.toarray(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("model", ["Popularity", "Markov", "DecayedItemKNN", "IBIM"])
 def test_recent_interactions_weigh_more(parts, model):
     config, (train, _, _) = parts(
