@@ -1,13 +1,36 @@
-"""Item text, read from the ``.item`` atomic file as it stands: RecBole would split titles into remapped words."""
+"""Item text, as it stands in the ``.item`` atomic file and is read from it: RecBole would split titles into remapped
+words."""
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 from logging import getLogger
 from pathlib import Path
 
 from recbole_eimf.core.errors import DataError, suggestion
 from recbole_eimf.core.files import first_line, undecodable
+from recbole_eimf.data.prepare.interaction_log import MISSING
+
+# RecBole reads with Python's csv module, which refuses fields above 131,072 characters.
+MAX_TEXT = 100_000
+_BAD_CHARACTERS = re.compile("[\x00-\x1f\x7f\ud800-\udfff\\s]+")
+
+
+def clean_text(text: str) -> str:
+    """Return a text as it can stand in an atomic file: on one line, without HTML entities or a quote at its start.
+
+    White space and control characters become one space. In a text that begins with a double quote every double
+    quote becomes two single ones; elsewhere they are harmless and stay. What RecBole reads as missing becomes "".
+
+    >>> clean_text('7" tablet &amp; pen'), clean_text('"The Best" of'), clean_text("a\\tb\\n c"), clean_text("N/A")
+    ('7" tablet & pen', "''The Best'' of", 'a b c', '')
+    """
+    text = _BAD_CHARACTERS.sub(" ", html.unescape(text)).strip()
+    if text.startswith('"'):
+        text = text.replace('"', "''")
+    return "" if text in MISSING else text[:MAX_TEXT].rstrip()
 
 
 def check_item_text(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.data.item_text import text_of
+from recbole_eimf.data.item_text import clean_text, text_of
 from recbole_eimf.model.layer import scored_items
 from recbole_eimf.serving.encoder import EncoderSpec, build_history_encoder
 from recbole_eimf.serving.index import FlatIndex, HNSWIndex, Index
@@ -31,10 +31,15 @@ def extended(
         )
     if not isinstance(titles, Mapping):
         raise ConfigError(f"titles={titles!r}: a dictionary of token to title is needed; write {{'NEW1': 'a title'}}.")
-    new = {str(token): title for token, title in titles.items() if str(token) not in parts.catalogue.row_of}
-    for token, title in new.items():
-        if not token or not isinstance(title, str) or not title.strip():
-            raise DataError(f"item {token!r}: its title is {title!r}; a token and some text are needed to place it.")
+    new = {}
+    for token, title in ((str(token), title) for token, title in titles.items()):
+        if token not in parts.catalogue.row_of:
+            # as ``prepare`` writes it: the same title is placed where it would have been in the catalogue
+            new[token] = clean_text(title) if isinstance(title, str) else ""
+            if not token or not new[token]:
+                raise DataError(
+                    f"item {token!r}: its title is {title!r}; a token and some text are needed to place it."
+                )
     source = config["text"].get("source", "title")
     if profiles and source == "title":
         raise ConfigError(

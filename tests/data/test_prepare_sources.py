@@ -10,9 +10,9 @@ import pytest
 
 from recbole_eimf.cli.prepare import main
 from recbole_eimf.core.errors import DataError
+from recbole_eimf.data.item_text import clean_text
 from recbole_eimf.data.prepare import write as prepare_module
 from recbole_eimf.data.prepare.write import (
-    clean_text,
     prepare_amazon,
     prepare_csv,
     prepare_mind,

@@ -12,7 +12,7 @@ import pytest
 
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.core.errors import DataError
-from recbole_eimf.data.prepare.write import clean_text
+from recbole_eimf.data.item_text import clean_text
 from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic.llm.prompt import load_template
 from recbole_eimf.semantic.reply_check import PromptForm, checked_replies

@@ -216,9 +216,18 @@ def test_added_items_are_recommended_stand_in_histories_and_change_nothing_else(
     assert again.recommend([["new"]], 5).equals(alone)
 
 
+def test_a_title_is_read_as_prepare_would_have_written_it(with_titles):
+    """Lines, entities and quotes of a shop's feed do not move an item from where the catalogue would have it."""
+    model = with_titles("IBIM")
+    assert model.add_items({"fed": " thing&nbsp;number\n7 &amp; 8 ", "plain": "thing number 7 & 8"}) == ["fed", "plain"]
+    found = model.recommend([["i1"]], 62).set_index("item")
+    assert found["title"]["fed"] == "thing number 7 & 8"
+    assert found["score"]["fed"] == found["score"]["plain"]
+
+
 def test_titles_that_say_nothing_and_models_without_a_map(with_titles, exported):
     model = with_titles("IBIM")
-    for title in ("", "  ", None, 3):
+    for title in ("", "  ", "&nbsp;", "N/A", None, 3):
         with pytest.raises(DataError, match="item 'new': its title is"):
             model.add_items({"new": title})
     with pytest.raises(DataError, match="knows no word of 'xyzzy'"):

@@ -14,7 +14,6 @@ two minutes (hence the ``order`` column).
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -27,10 +26,10 @@ from recbole_eimf.core.disk import LONGEST_NAME, check_writable
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path, read_json
 from recbole_eimf.core.folders import PREPARE_FILE
+from recbole_eimf.data.item_text import MAX_TEXT, clean_text
 from recbole_eimf.data.prepare import evidence
 from recbole_eimf.data.prepare.amazon import amazon_source
 from recbole_eimf.data.prepare.interaction_log import (
-    MISSING,
     Filters,
     InteractionLog,
     Kept,
@@ -48,25 +47,7 @@ from recbole_eimf.data.prepare.sources import (
     movielens_source,
 )
 
-# RecBole reads with Python's csv module, which refuses fields above 131,072 characters.
-MAX_TEXT = 100_000
 _ROWS_PER_WRITE = 100_000
-_BAD_CHARACTERS = re.compile("[\x00-\x1f\x7f\ud800-\udfff\\s]+")
-
-
-def clean_text(text: str) -> str:
-    """Return a text as it can stand in an atomic file: on one line, without HTML entities or a quote at its start.
-
-    White space and control characters become one space. In a text that begins with a double quote every double
-    quote becomes two single ones; elsewhere they are harmless and stay. What RecBole reads as missing becomes "".
-
-    >>> clean_text('7" tablet &amp; pen'), clean_text('"The Best" of'), clean_text("a\\tb\\n c"), clean_text("N/A")
-    ('7" tablet & pen', "''The Best'' of", 'a b c', '')
-    """
-    text = _BAD_CHARACTERS.sub(" ", html.unescape(text)).strip()
-    if text.startswith('"'):
-        text = text.replace('"', "''")
-    return "" if text in MISSING else text[:MAX_TEXT].rstrip()
 
 
 def prepare(source: RawSource, out: PathLike, name: str, filters: Filters, report: Report) -> Report:
