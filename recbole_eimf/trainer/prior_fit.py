@@ -5,7 +5,8 @@ A target's chance among the items that its user has neither had nor is about to 
 ``c model(i) + a_b(i) similar(i) + b_b(i) next(i)``
 
 with c, a and b free and b(i) the bucket of item i's training frequency, or one bucket for all. Only the ratio to c
-matters for a ranking, so a / c and b / c are the prior's weights on the scale of the model's scores.
+matters for a ranking, so a / c and b / c are the prior's weights on the scale of the model's scores. Targets that
+``mask_history`` takes out of every ranking are not counted.
 """
 
 from __future__ import annotations
@@ -77,6 +78,10 @@ def evidence(trainer, prior: ScorePrior, valid_data) -> Evidence:
         for taken in [(row, target), *([history] if history is not None else [])]:
             there, which = taken[0].cpu(), place[taken[1].cpu()]
             absent[there[which >= 0], which[which >= 0]] = True
+        if history is not None:  # what the mask takes is never recommended, however the parts are weighed
+            taken = history[0].cpu() * prior.n_items + history[1].cpu()
+            possible = torch.isin(row * prior.n_items + target, taken, invert=True)
+            row, target = row[possible], target[possible]
         each.append((scores[:, :, item], absent, scores[:, row, target]))
         rows.append(row + begin)
         targets.append(target)
@@ -113,7 +118,11 @@ def negative_log_likelihood(
 
 
 def fit(seen: Evidence, bucket: Tensor | None) -> Tensor:
-    """The likeliest weights that are at least zero: [F - 1], or with ``bucket`` (int64 [N]) [F - 1, buckets]."""
+    """The likeliest weights that are at least zero: [F - 1], or with ``bucket`` (int64 [N]) [F - 1, buckets].
+    Without a target they are zero."""
+    if not len(seen.target):
+        shape = () if bucket is None else (len(FREQUENCIES) + 1,)
+        return torch.zeros(len(seen.of_items) - 1, *shape)
     none = torch.zeros_like(seen.item), torch.zeros_like(seen.target)
     scale, weights = _least_of_positive(seen, torch.ones(()), torch.zeros(len(seen.of_items) - 1, 1), none)
     if bucket is None:

@@ -167,6 +167,12 @@ def test_a_part_that_was_left_out_comes_back_where_it_helps_beside_those_that_st
         assert slope[weights == 0].min() > -2e-3
 
 
+def test_without_a_target_nothing_weighs(seen):
+    none = seen._replace(of_target=seen.of_target[:, :0], row=seen.row[:0], target=seen.target[:0])
+    assert not fit(none, None).any()
+    assert fit(none, torch.zeros(len(seen.item) + 1, dtype=torch.int64)).shape == (*fit(none, None).shape, 5)
+
+
 def test_beside_a_model_that_misleads_the_prior_counts_alone(seen):
     turned = torch.tensor([-1.0, 1.0, 1.0])
     misled = seen._replace(of_items=seen.of_items * turned[:, None, None], of_target=seen.of_target * turned[:, None])
@@ -311,19 +317,22 @@ def _check_evidence(net, valid, items=None):
     for batch, history, row, target in valid:
         given = batch[net.ITEM_SEQ], batch[net.ITEM_SEQ_LEN]
         each = [net.full_sort_predict(batch), *(net.prior.part(part, *given) for part in net.prior.parts)]
+        taken = {(r, i) for r, i in zip(row.tolist(), target.tolist())}
+        if history is not None:
+            masked = set(zip(history[0].tolist(), history[1].tolist()))
+            kept = [pair not in masked for pair in zip(row.tolist(), target.tolist())]
+            row, target, taken = row[kept], target[kept], taken | masked
         users, pairs = slice(user, user + len(batch)), slice(pair, pair + len(row))
         assert seen.row[pairs].tolist() == (row + user).tolist()
         assert seen.target[pairs].tolist() == target.tolist()
         for feature, scores in enumerate(each):
             torch.testing.assert_close(seen.of_target[feature, pairs], scores[row, target], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(seen.of_items[feature, users], scores[:, seen.item], atol=1e-5, rtol=1e-5)
-        taken = {(r, i) for r, i in zip(row.tolist(), target.tolist())}
-        if history is not None:
-            taken |= set(zip(history[0].tolist(), history[1].tolist()))
         absent = {(r, seen.item[i].item()) for r, i in seen.absent[users].nonzero().tolist()}
         assert absent == {(r, i) for r, i in taken if i in seen.item}
         user, pair = users.stop, pairs.stop
     assert (seen.of_items.shape[1], len(seen.absent), len(seen.target)) == (user, user, pair)
+    return seen
 
 
 @pytest.mark.parametrize("masked", [False, True])
