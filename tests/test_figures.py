@@ -406,7 +406,7 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
               (1, "beauty_global_time_text", ["SASRec", "EIMF text alone[SASRec]", "EIMF[SASRec]"]),
               (2, "beauty_global_time_pad", ["SASRec", "PAD[SASRec]"]))),
         ("docs/results/arena.md", "Beauty, in time", 3,
-         ["SASRec", "backbone paper[SASRec]", "EIMF paper[SASRec]", "EIMF[SASRec]"],
+         ["SASRec", "backbone paper[SASRec]", "EIMF paper[SASRec]", "EIMF paper placebo[SASRec]", "EIMF[SASRec]"],
          [*together(_IN_PAPER, "ndcg@10", "hit@10", "ndcg@50", "recall@50", masked=hidden),
           *(share(_IN_PAPER, part, "ndcg@10") for part in ("seen", "unseen")),
           gain(_IN_PAPER, "ndcg@10", "backbone paper[SASRec]", True, corrected_only=True),
