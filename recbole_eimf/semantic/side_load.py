@@ -131,11 +131,16 @@ def load_side_information(config, train, interests: bool, follows: bool = False)
     tokens = train.field2id_token[config["ITEM_ID_FIELD"]]
     known = [(i, rows[token]) for i, token in enumerate(tokens) if token in rows]
     ids, where = (list(column) for column in zip(*known))
+    era = _eras(config, train)
 
     def placed(vectors: np.ndarray) -> Tensor:
         """Vectors of text in RecBole's ids, or their placebo's."""
-        found = torch.zeros(len(tokens), vectors.shape[1])
-        found[ids] = torch.from_numpy(text_vectors(vectors, pipeline.settings.text_source, config["seed"])[where])
+        found, of_rows = torch.zeros(len(tokens), vectors.shape[1]), None
+        if era is not None:
+            of_rows = np.zeros(len(vectors), dtype=np.int64)
+            of_rows[where] = era[ids]
+        made = text_vectors(vectors, pipeline.settings.text_source, config["seed"], of_rows)
+        found[ids] = torch.from_numpy(made[where])
         return found
 
     has_text = torch.zeros(len(tokens), dtype=torch.bool)
@@ -295,3 +300,12 @@ def _seen(config, train) -> Tensor | None:
     if config["protocol"] != "global_time":
         return None
     return torch.from_numpy(train.item_counts() > 0)
+
+
+def _eras(config, train) -> np.ndarray | None:
+    """int [N], where later items must not tell anything: 0 for those of the training part, 1 for those that come before
+    the test where a model is trained again (``refit``), 2 for all others; None elsewhere."""
+    if (seen := _seen(config, train)) is None:
+        return None
+    before = seen.numpy() if train.before_test is None else train.before_test.item_counts() > 0
+    return np.where(seen.numpy(), 0, np.where(before, 1, 2))

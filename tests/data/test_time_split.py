@@ -335,6 +335,18 @@ def with_other_titles_of_later_items(config, train):
         yield config.model_class(config, train)
 
 
+def test_the_placebo_of_text_gives_training_no_text_of_later_items(parts):
+    """Nor those that come before the test, where a model is trained again, any of what comes after it."""
+    real, shuffled = (parts("TextKNN", text_source=s, refit=True)[1][0] for s in ("real", "shuffled"))
+    has, known = real.side.item_has_text, real.side.seen
+    again = torch.from_numpy(real.before_test.item_counts() > 0)
+    assert (has & ~known).any()
+    for there in (has & known, has & again & ~known, has & ~again):
+        texts = (sorted(map(tuple, part.side.item_text[there].tolist())) for part in (real, shuffled))
+        assert next(texts) == next(texts)
+    assert not torch.equal(real.side.item_text, shuffled.side.item_text)
+
+
 @pytest.mark.parametrize(
     ("model", "keys"),
     [("IBIM", {"item_text": "null_space"}), ("IBIM", {"item_text": "codes", "code_pieces": 2, "code_centroids": 3}),

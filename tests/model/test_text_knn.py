@@ -86,6 +86,21 @@ def test_noise_has_mean_and_covariance_and_nothing_else():
     assert abs(np.corrcoef(noise[:, 0], vectors[:, 0])[0, 1]) < 0.03
 
 
+def test_a_placebo_knows_as_little_of_later_items_as_the_real_text():
+    """Under one time for all: texts are exchanged within an era, and noise is that of what training knows."""
+    rng = np.random.default_rng(0)
+    era = rng.integers(0, 3, 600)
+    vectors = (rng.normal(size=(600, 3)) + 50 * era[:, None]).astype(np.float32)
+    shuffled = text_vectors(vectors, "shuffled", 1, era)
+    for one in range(3):
+        assert sorted(map(tuple, shuffled[era == one])) == sorted(map(tuple, vectors[era == one]))
+    assert (shuffled == vectors).all(1).mean() < 0.05
+    assert np.abs(text_vectors(vectors, "noise", 1, era).mean(0)).max() < 0.5
+    one_era = np.zeros(600, dtype=np.int64)
+    for source in ("shuffled", "noise"):
+        assert np.array_equal(text_vectors(vectors, source, 1), text_vectors(vectors, source, 1, one_era))
+
+
 def test_the_placebo_takes_the_place_of_text_and_clusters_stay(make_config):
     sides = [assembly.datasets(make_config("EIMF", text_source=s))[1][0].side for s in ("real", "shuffled", "noise")]
     real, shuffled, noise = (side.item_text[side.item_has_text] for side in sides)
