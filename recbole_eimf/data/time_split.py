@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_eimf.config.keys import our_keys
 from recbole_eimf.core.dates import UNIX_UNITS, moment_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.protocol import Spans, Split
@@ -142,9 +143,11 @@ before the test (refit=True)'
     >>> told({"time_quantiles": [0.8, 0.9]}, False)
     'time_target=successive (every later item, from all before it), training up to 80 %, test after 90 % of all \
 interactions by time, not trained again before the test (refit=False)'
+    >>> told({"time_dates": "2014-03-07,2014-05-13"}, False).split(", ")[-3:-1]
+    ['training up to 2014-03-07', 'test after 2014-05-13']
     """
     target = settings.get("time_target") or "successive"
-    dates = borders or settings.get("time_dates") or ()
+    dates = borders or our_keys()["time_dates"].check(settings.get("time_dates") or ())  # two are one word as typed
     if len(dates) == 2:
         first, second = dates
     else:
