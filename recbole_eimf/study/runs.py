@@ -33,6 +33,7 @@ from recbole_eimf.core.run_folder import (
     RESULT_FILE,
     STATE_FILE,
 )
+from recbole_eimf.experiment.refit import FOLDER as REFIT
 from recbole_eimf.semantic.needs import check_needs
 from recbole_eimf.study.jobs import absolute_paths
 from recbole_eimf.study.rows import Row
@@ -95,7 +96,8 @@ class Run:
         return (self.folder / "running").is_file()
 
     def histories(self) -> dict[str, list[dict[str, Any]]]:
-        """The epochs so far of every phase, as they ended, by its name; of a model without phases ``""``."""
+        """The epochs so far of every phase, as they ended, by its name; of a model without phases ``""``. Those of a
+        second training (``refit``) are ``refit``, and ``refit/NAME`` for each phase before the last."""
         return histories_of(self.folder)
 
 
@@ -105,8 +107,9 @@ def histories_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     for path in sorted(folder.glob(f"**/{HISTORY_FILE}"), key=lambda path: (path.stat().st_mtime_ns, path)):
         history = read_of_run(path)
         if history:
-            phase = path.parent.relative_to(folder).as_posix()
-            found[history[-1].get("phase") or phase.strip(".")] = history
+            place = path.parent.relative_to(folder)
+            again = place.parts[:1] == (REFIT,)  # its phases are called as those of the first training
+            found[(not again and history[-1].get("phase")) or place.as_posix().strip(".")] = history
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from recbole_eimf.study.report import plot, report
 from recbole_eimf.study.rows import complete, parse_models
-from recbole_eimf.study.runs import Run
+from recbole_eimf.study.runs import Run, trained_seconds
 from recbole_eimf.study.table import table
 from recbole_eimf.study.table.summary import Experiment, summarise
 from tests.study.made import COMMAND, SETTINGS, USERS, finish
@@ -148,6 +148,41 @@ def test_phases_have_training_curves_also_without_a_last_one(tmp_path):
     assert "solid" in drawn.key[-1].style
     assert len({key.style for key in drawn.key}) == 2
     assert "PAD, align" in report.page(summary)
+
+
+def test_phases_have_their_curves_where_a_model_was_trained_again(tmp_path):
+    """The second training has phases of the same names, and no validation: it takes no curve's place."""
+    row = parse_models("PAD")[0]
+    run = Run(row, "d", 2020, tmp_path / "run", {}, SETTINGS)
+    finish(run, [0] * USERS)
+    told = {"losses": [1.0], "train_seconds": 2.0}
+    for folder, phase, more in (
+        ("pretrain-id", "pretrain-id", {"valid": {"recall@5": 0.1}}), ("", "finetune", {"valid": {"recall@5": 0.1}}),
+        ("refit/pretrain-id", "pretrain-id", {}), ("refit", "finetune", {}),
+    ):  # fmt: skip
+        (run.folder / folder).mkdir(parents=True, exist_ok=True)
+        epochs = [{"epoch": e, "phase": phase, **told, **more} for e in range(2)]
+        (run.folder / folder / "history.json").write_text(json.dumps(epochs))
+    assert [*run.histories()] == ["pretrain-id", "finetune", "refit/pretrain-id", "refit"]
+    assert trained_seconds(run.folder) == 16.0
+    drawn = plot.curves(summarise(Experiment("t", "d", [row], (2020,), {}, COMMAND), [run], [False]))
+    assert [key.name for key in drawn.key] == ["PAD, pretrain-id", "PAD, finetune"]
+    assert len(drawn.panels) == 2
+
+
+@pytest.mark.parametrize(("step", "validated"), [(2, [2, 4]), (0, None)])
+def test_curves_stand_at_their_epochs_whichever_are_validated(tmp_path, monkeypatch, step, validated):
+    row = parse_models("SASRec")[0]
+    run = Run(row, "d", 2020, tmp_path / "run", {}, SETTINGS)
+    finish(run, [0] * USERS)
+    valid = {"valid": {"recall@5": 0.1}}
+    epochs = [{"epoch": e, "losses": [1.0], **(valid if step and (e + 1) % step == 0 else {})} for e in range(5)]
+    (run.folder / "history.json").write_text(json.dumps(epochs))
+    axes = []
+    monkeypatch.setattr(plot, "_svg", lambda figure: axes.append(figure.axes[0]) or "<svg/>")
+    plot.curves(summarise(Experiment("t", "d", [row], (2020,), {}, COMMAND), [run], [False]))
+    places = [axis.lines[0].get_xdata().tolist() for axis in axes]
+    assert places == [[1, 2, 3, 4, 5], *([validated] if validated else [])]
 
 
 def test_a_placebo_can_be_told_from_what_it_stands_for(made):

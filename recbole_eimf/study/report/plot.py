@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from recbole_eimf.study.runs import REFIT
 from recbole_eimf.study.table.content import slice_names
 from recbole_eimf.study.table.summary import Figure as Cell
 from recbole_eimf.study.table.summary import Line, Summary, View, pretty
@@ -166,7 +168,8 @@ def slices(summary: Summary, metric: str) -> str | None:
 def curves(summary: Summary) -> Panels | None:
     """Training loss and the validation metric by epoch: a line per row and phase (mean over seeds), a thin one a seed.
 
-    The phases of a model are trainings of their own, each from its first epoch on.
+    The phases of a model are trainings of their own, each from its first epoch on. Epochs that were not validated
+    (``eval_step``) have a loss alone. A second training (``refit``) is not drawn.
     """
     look = looks(summary.lines)
     trained = {
@@ -178,14 +181,17 @@ def curves(summary: Summary) -> Panels | None:
         return None
     metric = str(summary.lines[0].runs[0].settings["valid_metric"]).lower()
     sides = {
-        "training loss (sum of its parts)": lambda epoch: sum(epoch["losses"]),
-        f"validation {pretty(metric)}, %": lambda epoch: 100 * epoch["valid"].get(metric, float("nan")),
+        "training loss (sum of its parts)": lambda epoch: sum(epoch.get("losses") or [float("nan")]),
+        f"validation {pretty(metric)}, %": lambda epoch: 100 * epoch.get("valid", {}).get(metric, float("nan")),
     }
     panels = {}
     for title, value in sides.items():
+        lines = [(_values(histories, value), style) for histories, style in trained.values()]
+        if not any(every for every, _ in lines):  # nothing was validated
+            continue
         with _panel() as (figure, axis):
-            for histories, style in trained.values():
-                _curve(axis, [[value(epoch) for epoch in history] for history in histories], style)
+            for every, style in lines:
+                _curve(axis, every, style)
             _titled(axis, title)
             axis.set_xlabel("epoch")
             axis.xaxis.get_major_locator().set_params(integer=True)
@@ -203,8 +209,8 @@ def _phases(line: Line, look: Look) -> list[tuple[str, list[list[dict]], Look]]:
     found: dict[str, list[list[dict]]] = {}
     for run in line.runs:
         for name, history in run.histories().items():
-            epochs = [epoch for epoch in history if "valid" in epoch and epoch["epoch"] >= 0]
-            if epochs:
+            epochs = [epoch for epoch in history if epoch["epoch"] >= 0]
+            if epochs and name.partition("/")[0] != REFIT:
                 found.setdefault(name, []).append(epochs)
     others = [dash for dash in _DASHES if dash != look.dash]
     drawn = [
@@ -218,14 +224,20 @@ def _phases(line: Line, look: Look) -> list[tuple[str, list[list[dict]], Look]]:
     return drawn[::-1]
 
 
-def _curve(axis: Axes, every: Sequence[Sequence[float]], look: Look) -> None:
+def _values(histories: Sequence[Sequence[Mapping]], value: Callable[[Mapping], float]) -> list[dict[int, float]]:
+    """Of each seed that has any the values there are, by their epochs, which count from 1."""
+    every = [{epoch["epoch"] + 1: found for epoch in one if not math.isnan(found := value(epoch))} for one in histories]
+    return [one for one in every if one]
+
+
+def _curve(axis: Axes, every: Sequence[Mapping[int, float]], look: Look) -> None:
     for one in every if len(every) > 1 else ():
-        axis.plot(range(1, len(one) + 1), one, look.dash, color=look.colour, linewidth=0.7, alpha=0.35)
+        axis.plot(list(one), list(one.values()), look.dash, color=look.colour, linewidth=0.7, alpha=0.35)
     # the mean goes as far as every seed does: beyond, it would jump when one drops out
-    shortest = min(map(len, every))
-    mean = [sum(one[epoch] for one in every) / len(every) for epoch in range(shortest)]
-    marker = "o" if shortest < 3 else ""
-    axis.plot(range(1, shortest + 1), mean, look.dash, color=look.colour, linewidth=1.8, marker=marker, markersize=4)
+    shared = sorted(set.intersection(*map(set, every))) if every else []
+    mean = [sum(one[epoch] for one in every) / len(every) for epoch in shared]
+    marker = "o" if len(shared) < 3 else ""
+    axis.plot(shared, mean, look.dash, color=look.colour, linewidth=1.8, marker=marker, markersize=4)
 
 
 def line_over_axis(summary: Summary, view: View, metrics: Sequence[str]) -> Panels | None:
