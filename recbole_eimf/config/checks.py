@@ -166,7 +166,21 @@ def check_together(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
     check_window_stride(final.get("window_stride"), final["MAX_ITEM_LIST_LENGTH"])
     check_split_ratios(_as_list(final["split_ratios"]))
     check_exemplars(given.get("preference"), given.get("exemplar_ratio"))
+    if not final["inference_only"]:  # a saved model has had its training
+        _check_said_once(given)
     _check_bounds(final)
+
+
+def _check_said_once(given: Mapping[str, Any]) -> None:
+    """Check that no key is given beside another one that takes its place. Raises ConfigError naming both."""
+    places = (("time_dates", "time_quantiles", "where training and validation end"),
+              ("split_file", "split_ratios", "which users train, validate and test"))  # fmt: skip
+    for read, unread, what in places:
+        if given.get(read) and given.get(unread):
+            raise ConfigError(
+                f"{read}={given[read]}, {unread}={given[unread]}: both say {what}, and only {read} would be read. "
+                f"Give one."
+            )
 
 
 # ---------------------------------------------------------------------- evaluation

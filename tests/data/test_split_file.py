@@ -140,3 +140,18 @@ def test_files_that_cannot_be_read_and_keys_that_do_nothing_are_named(make_confi
 def test_a_key_of_another_protocol_is_refused(make_config, key, value, protocol, reads):
     with pytest.raises(ConfigError, match=rf"{key}=.*protocol={protocol} does not read it.*--protocol={reads}\."):
         make_config("IBIM", protocol=protocol, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "read", "unread"),
+    [("global_time", {"time_dates": "2014-03-07,2014-05-13"}, {"time_quantiles": [0.7, 0.8]}),
+     ("user_split", {"split_file": "x.csv"}, {"split_ratios": [0.6, 0.2, 0.2]})],
+)  # fmt: skip
+def test_a_key_whose_place_another_one_takes_is_refused(make_config, protocol, read, unread):
+    """To say what would be so anyway is no wish that is ignored."""
+    (name, value), (other, wish) = *read.items(), *unread.items()
+    with pytest.raises(ConfigError, match=rf"{name}={value}, {other}=.*only {name} would be read. Give one\."):
+        make_config("IBIM", protocol=protocol, **read, **unread)
+    usual = make_config("IBIM", protocol=protocol)[other]
+    assert make_config("IBIM", protocol=protocol, **read, **{other: usual})[name] == value
+    assert make_config("IBIM", protocol=protocol, **unread)[other] == wish
