@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 #: share of training events with an item the user had before; below it ``auto`` masks, and an unmasked run is warned of
@@ -43,3 +46,25 @@ def decide(config, train) -> str | None:
             f"Give --mask_history=True to rank new items alone."
         )
     return None
+
+
+def target_repeats(slices: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """The share of a test's targets that their users had before, by its slices; None where these do not tell.
+
+    >>> target_repeats({"tied": {"targets": 3}, "untied": {"targets": 1}, "repeat": {"targets": 1}})
+    0.25
+    """
+    if not {"tied", "untied", "repeat"} <= slices.keys():
+        return None
+    tied, untied, repeats = (slices[name]["targets"] for name in ("tied", "untied", "repeat"))
+    return repeats / (tied + untied) if tied + untied else None
+
+
+def repeats_text(share: float, masked: bool) -> str:
+    """What a share of repeats among the targets means for figures.
+
+    >>> repeats_text(0.0261, True), repeats_text(0.0261, False)
+    ('2.6 % of the targets are repeats, which a masked history misses', '2.6 % of the targets are repeats')
+    """
+    missed = ", which a masked history misses" if masked and share else ""
+    return f"{100 * share:.1f} % of the targets are repeats{missed}"

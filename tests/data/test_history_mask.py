@@ -84,6 +84,7 @@ def test_models_beside_another_do_not_say_it_again(make_config, tmp_path, capfd,
     result = run("Popularity", "x", **keys)
     assert result.tested == {"users": 30, "targets": 30}
     assert "test of 30 users with 30 targets, %, seed 2020; *: best of its column, one training each" in str(result)
+    assert str(result).splitlines()[0].endswith("; 0.0 % of the targets are repeats")
     shown = capfd.readouterr()
     said = f"mask_history={wanted}: "
     assert (shown.out + shown.err).count(said) == 1

@@ -109,6 +109,16 @@ def test_a_table_says_where_unmasked_histories_are_ranked_for_nothing(made):  # 
         changed(runs, slices={name: {"targets": n, "recall@5": 0.5} for name, n in sizes.items()})
         text = table.markdown(summarise(experiment, runs, [False]))
         assert ("0.0 % of the targets are repeats: mask_history=False ranks users' own histories" in text) == told
+        assert f"{repeats}.0 % of the targets are repeats" in text
+
+
+def test_a_table_says_how_many_targets_a_masked_history_misses(made):  # noqa: F811
+    experiment, runs, _ = made
+    sizes = {"tied": 400, "untied": 600, "repeat": 26}
+    changed(runs, mask_history=True, slices={name: {"targets": n, "recall@5": 0.5} for name, n in sizes.items()})
+    summary = summarise(experiment, runs, [True])
+    for text in (table.markdown(summary), report.page(summary)):
+        assert "2.6 % of the targets are repeats, which a masked history misses" in text
 
 
 def test_a_shared_machine_stands_above_the_seconds(made):  # noqa: F811

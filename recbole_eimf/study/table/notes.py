@@ -8,7 +8,7 @@ from typing import Any
 from recbole_eimf.config.maker import is_marked, made_by
 from recbole_eimf.core.version import made_with
 from recbole_eimf.data import time_split
-from recbole_eimf.data.history_mask import FEW_REPEATS
+from recbole_eimf.data.history_mask import FEW_REPEATS, repeats_text, target_repeats
 from recbole_eimf.evaluator.ranks import Asked
 from recbole_eimf.evaluator.significance import LEVEL
 from recbole_eimf.study.table.summary import Line, Summary, View
@@ -60,15 +60,14 @@ def _asked(asked: Asked) -> str:
 
 
 def _repeats(summary: Summary, view: View) -> str:
-    """A warning where own histories are ranked and hardly anybody has an item twice."""
-    first = next(iter(summary.slices.values()), {})
-    if view.mask_history or "repeat" not in first or not first["tied"]["targets"] + first["untied"]["targets"]:
+    """Which share of the targets their users had before, with a warning where own histories are ranked and hardly
+    anybody has an item twice."""
+    share = target_repeats(next(iter(summary.slices.values()), {}))
+    if share is None:
         return ""
-    share = first["repeat"]["targets"] / (first["tied"]["targets"] + first["untied"]["targets"])
-    if share >= FEW_REPEATS:
-        return ""
-    said = f"{100 * share:.1f} % of the targets are repeats: mask_history=False ranks users' own histories for nothing"
-    return f"; {said}"
+    idle = not view.mask_history and share < FEW_REPEATS
+    warning = ": mask_history=False ranks users' own histories for nothing" if idle else ""
+    return f"; {repeats_text(share, view.mask_history)}{warning}"
 
 
 _TIES = {"source": "as in the source", "shuffle": "shuffled", "together": "shuffled, targets together"}
