@@ -46,9 +46,9 @@ fingerprint of the training data, which --interest_file=DIR checks when it loads
 keys (all take --key=value): llm_model, llm_model_alias (what answers call it, if otherwise), llm_base_url,
 llm_api_key_env (the NAME of the variable that holds the key), llm_api_key_file, llm_concurrency, llm_check_first,
 llm_price_in, llm_price_out (USD per million tokens),
-exemplar_ratio, preference, clustering, text_encoder, protocol, split_seed, prompt_file, prompt_items, max_interests,
-batch_file, semantic_cache; model and recipe: of the run that the interests are for (default EIMF; its recipe=paper has
-other clusters)
+exemplar_ratio, preference, clustering, text_encoder, protocol, ties (shuffle for a table), split_seed, prompt_file,
+prompt_items, max_interests, batch_file, semantic_cache; model and recipe: of the run that the interests are for
+(default EIMF; its recipe=paper has other clusters)
 """
 
 

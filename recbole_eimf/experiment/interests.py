@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.config import EIMFConfig, check_keys
@@ -20,6 +23,9 @@ from recbole_eimf.semantic import export, needs
 from recbole_eimf.semantic.knowledge import KnowledgeStage
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.side_load import corpus_of, pipeline_of, popularity_of
+
+#: sources that ask an LLM about the histories at hand
+_ASKING = ("openai", "batch")
 
 
 def interests(
@@ -88,7 +94,26 @@ def training_pipeline(
     needs.check_text(config)
     needs.check_text_encoder(settings)
     # the training part alone is wanted here, not the side information that is about to be made
-    return pipeline_of(config, LazySequenceDataset(config).build()[0]), config["seed"]
+    train, valid, _ = LazySequenceDataset(config).build()
+    if settings.interest_source in _ASKING:
+        _warn_of_ties(config, valid)
+    return pipeline_of(config, train), config["seed"]
+
+
+def _warn_of_ties(config, valid: LazySequenceDataset) -> None:
+    """Say where replies are about to be asked that a table, which shuffles ties, could not use.
+
+    Under ``leave_one_out`` the order inside a time decides what is held out; elsewhere no cut runs through a time.
+    """
+    if config["ties"] != "source" or config["protocol"] != "leave_one_out" or valid.moment is None:
+        return
+    cut = int(valid.tied_targets(np.arange(len(valid))).sum())
+    if cut:
+        getLogger().warning(
+            f"ties=source: {cut:,} of {len(valid):,} users have the item that validation holds out at one time with "
+            f"the last that trains. Tables shuffle ties, and do not use replies that name what is held out there: for "
+            f"a table, ask with --ties=shuffle."
+        )
 
 
 def knowledge_stage(

@@ -16,6 +16,7 @@ from recbole_eimf.data import protocol, ties
 from recbole_eimf.data.prepare.write import prepare_csv
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
+from recbole_eimf.experiment.interests import training_pipeline
 from recbole_eimf.semantic import export
 from recbole_eimf.semantic.side_load import corpus_of
 from tests.conftest import TITLES
@@ -348,6 +349,19 @@ def test_keywords_exported_in_the_source_s_order_are_made_anew(parts, tmp_path):
     parts("EIMF", ties="source", **keys)
     with pytest.raises(DataError, match=r"(?s)keywords of the titles.*Leave interest_file out"):
         parts("EIMF", ties="shuffle", ties_seed=3, **keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "warned"),
+    [({}, True), ({"interest_source": "batch"}, True), ({"ties": "shuffle"}, False),
+     ({"interest_source": "keywords"}, False), ({"protocol": "user_split", "split_ratios": [0.5, 0.25, 0.25]}, False)],
+)  # fmt: skip
+def test_who_is_about_to_pay_for_replies_in_the_source_s_order_is_told(make_config, tmp_path, caplog, keys, warned):
+    """Of users a to d the last training item of three has the time of the one that validation holds out."""
+    given = make_config("EIMF").external_config_dict | {"data_path": str(write(tmp_path)), "interest_source": "openai"}
+    training_pipeline("baskets", None, given | keys, lambda settings: None)
+    assert ("ties=source: 3 of 4 users" in caplog.text) == warned
+    assert caplog.text.count("ask with --ties=shuffle") == warned
 
 
 def test_replies_of_whole_histories_are_refused_whatever_the_order(parts, tmp_path):
