@@ -1,7 +1,7 @@
 """Replies as data: a folder that others can load, with what is needed to tell whether it fits their data.
 
-``interests.jsonl`` (``user_id``, ``response``, ``prompt_sha256``, ``source``), ``assignment.csv.gz`` (``user_id``,
-``exemplar_user_id``), ``meta.json`` (data, protocol, model, prompt, licence) and a card, ``README.md``.
+``interests.jsonl`` (``user_id``, ``response``, ``prompt_sha256``, ``source``, ``raw``), ``assignment.csv.gz``
+(``user_id``, ``exemplar_user_id``), ``meta.json`` (data, protocol, model, prompt, licence) and a card, ``README.md``.
 ``interest_file=FOLDER`` loads it.
 """
 
@@ -24,7 +24,7 @@ from recbole_eimf.config.maker import is_marked, made_by, marked, unmarked
 from recbole_eimf.config.training_data import TrainingKeys, as_words, training_data_in_words
 from recbole_eimf.core.disk import check_not_read, check_writable
 from recbole_eimf.core.errors import ConfigError, DataError
-from recbole_eimf.core.files import atomic_path, file_digest, write_json
+from recbole_eimf.core.files import atomic_path, encodable, file_digest, write_json
 from recbole_eimf.core.folders import META_FILE, REPLIES_FILE
 
 KIND, KNOWLEDGE = "users' interests", "knowledge of items"
@@ -70,6 +70,9 @@ def fingerprint_of(users: Sequence[str], histories: Sequence[Sequence[str]]) -> 
 def write_replies(folder: Path, found: Any) -> int:
     """Write replies and assignment as the file source reads them; return how many exemplars have interests.
 
+    ``response`` holds the interests that were found in a reply, ``raw`` what the model answered where that reads
+    otherwise: for whoever wants to see it, or to read it in another way.
+
     Args:
         folder: where to.
         found: :class:`~recbole_eimf.semantic.pipeline.Interests`.
@@ -78,6 +81,7 @@ def write_replies(folder: Path, found: Any) -> int:
     records = [
         {"user_id": user, "response": _as_response(texts), "source": _maker(found, user)}
         | ({"prompt_sha256": digest} if digest else {})
+        | _raw(found, user, texts)
         for user, texts, digest in zip(found.exemplars, found.texts, found.digests)
         if texts
     ]
@@ -91,6 +95,12 @@ def write_replies(folder: Path, found: Any) -> int:
     with atomic_path(folder / ASSIGNMENT) as temporary:
         temporary.write_bytes(gzip.compress(table.getvalue().encode(), mtime=0))
     return len(records)
+
+
+def _raw(found: Any, user: str, texts: Sequence[str]) -> dict[str, str]:
+    """What the model answered, where it is known and not what is written anyway."""
+    said = found.replies[user].response if user in found.replies else None
+    return {"raw": encodable(said)} if said and said != _as_response(texts) else {}
 
 
 def _maker(found: Any, user: str) -> str:
@@ -324,6 +334,7 @@ def _card(meta: dict[str, Any], command: str) -> str:
         said += ", given to users by chance: **a placebo**"
     asked = meta["llm_used"]
     digest = ", `prompt_sha256` of its prompt" if asked else ""
+    raw = ", `raw` (what the model answered, where that reads otherwise)" if asked else ""
     return f"""# Interests of exemplar users of {meta["dataset"]}
 
 {meta["interests"]} interests of {meta["exemplars"]} exemplar users, who stand for {meta["users"]} training users.
@@ -335,7 +346,7 @@ def _card(meta: dict[str, Any], command: str) -> str:
 
 | file | what |
 |---|---|
-| `{REPLIES_FILE}` | `user_id` of the exemplar, `response` (its interests as JSON){digest} |
+| `{REPLIES_FILE}` | `user_id` of the exemplar, `response` (its interests as JSON){digest}{raw} |
 | `{ASSIGNMENT}` | `user_id`, `exemplar_user_id` |
 | `{META_FILE}` | all of the above for programs{", with the prompt's template" if asked else ""} |
 

@@ -1,6 +1,7 @@
 """``interests --export``: replies as data, and what is checked when they are loaded."""
 
 import gzip
+import itertools
 import json
 
 import pytest
@@ -15,7 +16,7 @@ from recbole_eimf.semantic.export import fingerprint_of
 from recbole_eimf.semantic.pipeline import Pipeline
 from recbole_eimf.semantic.sources.batch import fetch_file
 from recbole_eimf.semantic.sources.side_loaded import read_assignment
-from tests.semantic.llm_server import LLMServer
+from tests.semantic.llm_server import GOOD, Answer, LLMServer
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,9 @@ def words(planted, tmp_path):
 
 def test_an_export_holds_what_others_need_and_loads(words, tmp_path, capsys):
     folder = tmp_path / "export"
-    with LLMServer() as server:
+    fenced = f"Here they are:\n```json\n{GOOD}\n```"
+    contents = itertools.cycle((fenced, GOOD))
+    with LLMServer(lambda asked, n: Answer(next(contents))) as server:
         paid = [*words, "--interest_source=openai", f"--llm_base_url={server.url}", "--llm_model=qwen-x", "--yes"]
         assert main([*paid, "--export", str(folder), "--licence=CC BY 4.0"]) == 0
         assert main([*paid, f"--export={folder}"]) == 0  # over an earlier export
@@ -51,8 +54,12 @@ def test_an_export_holds_what_others_need_and_loads(words, tmp_path, capsys):
     from recbole_eimf.semantic.llm.prompt import PromptRequest
 
     assert {reply.prompt_sha256 for reply in replies.values()} == {PromptRequest("", p).sha256 for p in asked}
+    lines = [json.loads(line) for line in (folder / "interests.jsonl").read_text().splitlines()]
+    # what was read of a reply, and the reply itself where that is not the same
+    assert {line["response"] for line in lines} == {GOOD}
+    assert {line.get("raw") for line in lines} == {None, fenced}
     card = (folder / "README.md").read_text()
-    for part in ("qwen-x", "leave_one_out", meta["training_data"], "licence", "{history}"):
+    for part in ("qwen-x", "leave_one_out", meta["training_data"], "licence", "{history}", "`raw`"):
         assert part in card
     assert "sk-secret" not in "".join(path.read_text(errors="ignore") for path in folder.iterdir())
     capsys.readouterr()
