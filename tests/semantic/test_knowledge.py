@@ -47,6 +47,27 @@ READ = ["pen. for letters", "ink", "paper"]
             f'{{"kind": "pen", "profile": "for letters", "{key}": ["ink", "paper"]}}'
             for key in ("Follow-ups", "then", "bought after", "also_bought", "complements", "bought together")
         ),
+        # a list that came as one text, or with numbers, or in another list
+        *(
+            json.dumps({"kind": "pen", "profile": "for letters", "next": said})
+            for said in ("ink, paper", "ink; paper", "1. ink\n2. paper", ["1. ink", "2) paper"], [["ink"], "paper"])
+        ),
+        # an object for each thing that is bought next, with more in it than its name
+        '{"kind": "pen", "profile": "for letters", "next": [{"rank": "1", "product": "ink", "reason": "it runs out"}, '
+        '{"why": "to write on", "product": "paper"}]}',
+        '{"kind": "pen", "profile": "for letters", "next": {"1": {"why": "it runs out", "name": "ink"}, "2": "paper"}}',
+        # what is about the answer
+        '{"reasoning": "I was asked about a pen.", "kind": "pen", "profile": "for letters", "next": ["ink", "paper"], '
+        '"confidence": "high"}',
+        f'{{"name": "describe_item", "arguments": {GOOD}}}',
+        # an answer in several objects
+        '[{"kind": "pen"}, {"profile": "for letters"}, {"next": ["ink", "paper"]}]',
+        '{"kind": "pen", "profile": "for letters"}\n{"next": ["ink", "paper"]}',
+        '```json\n{"kind": "pen", "profile": "for letters"}\n```\nand then\n```json\n{"next": ["ink", "paper"]}\n```',
+        f'Draft: {{"kind": "writing tool"}}\n{GOOD}',
+        # no JSON at all
+        "Kind: pen\nProfile: for letters\nNext: ink, paper",
+        "Here it is.\n\n- **Kind:** pen\n- **Profile:** for letters\n- **Bought next:**\n  1. ink\n  2. paper\n",
     ],
 )
 def test_what_is_plainly_there_is_read(response):
@@ -58,6 +79,12 @@ def test_a_part_of_the_profile_is_not_what_is_bought_next():
     for key in ("authenticity", "strengthens", "also known as", "aftercare"):
         found = parse_item(f'{{"kind": "pen", "{key}": "for letters", "next": ["ink", "paper"]}}')
         assert found == ["pen. for letters", "ink", "paper"], key
+
+
+def test_a_line_that_is_cut_off_is_left_out_and_depth_does_no_harm():
+    lines = "Kind: pen\nProfile: for letters\nNext:\n- ink\n- paper\n- enve"
+    assert parse_item(lines, truncated=True) == READ
+    assert parse_item('{"kind": "pen", "next": ' + "[" * 500 + '"ink"' + "]" * 500 + "}") == ["pen"]
 
 
 def test_as_many_texts_are_read_as_are_wanted():
@@ -73,6 +100,8 @@ def test_as_many_texts_are_read_as_are_wanted():
         ('{"error": {"message": "slow down", "code": 429}}', "error object"),
         ('{"kind": "pen", "profile": "I\'m sorry, but I cannot help with that.", "next": ["ink"]}', "refusal"),
         ("It is a pen.", "no interests"),
+        ("I'm sorry, but I cannot help with that.\nUse: a search engine", "refusal"),
+        ('{"type": "object", "properties": {"kind": {"type": "string"}, "next": {"type": "array"}}}', "no interests"),
         (f"\n<think>A pen. Perhaps {GOOD}? Then", "no interests"),
         ("", "no interests"),
     ],

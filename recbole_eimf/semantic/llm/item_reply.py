@@ -1,29 +1,46 @@
 """What a language model knows of an item: a profile, and what its buyers buy next.
 
 The reply is wanted as ``{"kind": ..., "profile": ..., "next": [...]}``. Any texts beside the list are the profile's
-parts (kind, use, buyer, occasion), in the order they come; fences, prose, cut ends and other names of the list are
-read as those of interests are (:mod:`recbole_eimf.semantic.llm.reply`).
+parts (kind, use, buyer, occasion), in the order they come, but for what is about the answer (an id, reasons, how sure
+the model is); fences, prose, cut ends and other names of the list are read as those of interests are
+(:mod:`recbole_eimf.semantic.llm.reply`). An answer in several objects is put together, a list that came as one text is
+taken apart, and without any JSON lines with labels are read (``Kind: pen``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from recbole_eimf.core.files import encodable
 from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS, PromptRequest
 from recbole_eimf.semantic.llm.reply import ReplyError
-from recbole_eimf.semantic.llm.reply_texts import json_values, key_words, repaired_values, unquoted
+from recbole_eimf.semantic.llm.reply_texts import json_values, key_words, repaired_values, unquoted, unwrapped
 from recbole_eimf.semantic.refusal import is_error_object, refused
 
 ITEM = "{item}"
 _FOLLOWS = re.compile(r"next|follow(s|ing|ups?)?|then|after(wards?)?|also|complement(s|ary)?|together")
 _NAMES = {"known", "called", "named"}  # "also known as"
-_NOT_TOLD = re.compile(r"^(id|item_?id|asin|error|message|status|title)$", re.IGNORECASE)
+_NOT_TOLD = re.compile(
+    r"(item[ _]?)?id|asin|error|message|status|title|rank|score|confidence|certainty|probability|reasoning|rationale|"
+    r"explanation|analysis|thinking",
+    re.IGNORECASE,
+)
+#: beside what is bought next: {"product": "ink", "reason": "it runs out"}
+_BESIDE = re.compile(r"reasons?|why|because|price", re.IGNORECASE)
+_BETWEEN = re.compile(r"\s*\n\s*|\s*[;；]\s*"), re.compile(r"\s*[,，、]\s*")  # of a list that is one text, best first
+_BULLET = re.compile(r"^(?:[-*•]|#?\d{1,2}[.):、])\s+")
+#: "- **Kind:** pen", where what is asked for is labelled and no JSON
+_LABELLED = re.compile(
+    r"^[ \t]{0,20}(?:[-*•#>]{1,9}[ \t]{0,20})?[*_\"']{0,3}(?P<label>[A-Za-z][\w /-]{0,30})[*_\"']{0,3}[ \t]{0,20}[:：]"
+    r"[*_]{0,3}[ \t]{0,20}(?P<text>.*)$"
+)
+_PARTS = {"kind", "profile", "use", "uses", "usage", "buyer", "buyers", "occasion", "occasions"}
 _FORM = 'Answer with one JSON object only: {"kind": "...", "profile": "...", "next": ["...", "..."]}.'
 _LONGEST = 100_000
+_DEEPEST = 12  # of lists and objects in each other
 
 
 @dataclass(frozen=True)
@@ -62,17 +79,35 @@ def parse_item(response: str, most: int = 20, *, truncated: bool = False) -> lis
     if text.startswith("<think>"):  # drafts of the answer may stand in it
         raise ReplyError(f"The reply ends before its thinking does, so it holds no answer. {_FORM}", truncated)
     kinds: list[str] = []  # of what stands in the place of an answer
-    for value in _objects(text):
-        parts, follows, others = _sorted_texts(value)
+    for values in (json_values(text), repaired_values(text), _labelled(text, truncated)):
+        parts, follows, others = _answer(values)
         kinds += others
+        if "refusal" in kinds:
+            break
         if parts or follows:
-            if "refusal" in kinds:
-                break
             return [". ".join(part.rstrip(".") for part in parts), *follows[:most]]
     alone = refused(text[:1000]) if not kinds and any(map(str.isalpha, text[:1000])) else None
     kinds = [alone] if alone else kinds
     kind = "refusal" if "refusal" in kinds else (kinds or ["no interests"])[0]
     raise ReplyError(f"Nothing about the item found. {_FORM} The reply began with {text[:80]!r}.", truncated, kind)
+
+
+def _answer(values: Iterable[Any]) -> tuple[list[str], list[str], list[str]]:
+    """As :func:`_sorted_texts`, of the first object that is a whole answer, or else of all of them put together."""
+    parts: dict[str, None] = {}
+    follows: dict[str, str] = {}
+    kinds: list[str] = []
+    for value in values:
+        for each in value if isinstance(value, list) else [value]:
+            if not isinstance(each, Mapping):
+                continue
+            told, listed, others = _sorted_texts(each)
+            kinds += others
+            if told and listed:
+                return told, listed, kinds
+            parts |= dict.fromkeys(told)
+            follows = {text.casefold(): text for text in listed} | follows
+    return list(parts), list(follows.values()), kinds
 
 
 def _sorted_texts(value: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
@@ -82,8 +117,9 @@ def _sorted_texts(value: Mapping[str, Any]) -> tuple[list[str], list[str], list[
     parts: list[str] = []
     kinds: list[str] = []
     follows: dict[str, str] = {}
-    for inner, of_list in _told(value):
+    for inner, of_list in _told(unwrapped(value)):
         clean = " ".join(encodable(inner).split()).strip("\"'`*;• ")
+        clean = _BULLET.sub("", clean) if of_list else clean
         kind = refused(clean) if any(map(str.isalpha, clean)) else "placeholder"
         if kind:
             kinds.append(kind)
@@ -94,31 +130,56 @@ def _sorted_texts(value: Mapping[str, Any]) -> tuple[list[str], list[str], list[
     return parts, list(follows.values()), kinds
 
 
-def _objects(text: str) -> Iterator[Mapping[str, Any]]:
-    for readings in (json_values(text), repaired_values(text)):
-        for value in readings:
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, Mapping):
-                    yield each
-
-
-def _told(value: Mapping[str, Any], follows: bool = False) -> Iterator[tuple[str, bool]]:
+def _told(value: Mapping[str, Any], follows: bool = False, depth: int = 0) -> Iterator[tuple[str, bool]]:
     """(text, whether it stands in the list of what is bought next) of an object's texts, in order."""
+    if depth > _DEEPEST:
+        return
     for key, inner in value.items():
-        words = key_words(key)
-        listed = follows or not _NAMES.intersection(words) and any(map(_FOLLOWS.fullmatch, words))
+        listed = follows or _names_the_list(key)
         if isinstance(inner, Mapping):
-            yield from _told(inner, listed)
-        elif not _NOT_TOLD.match(key):
-            yield from ((text, listed) for text in _texts(inner))
+            yield from _told(inner, listed, depth + 1)
+        elif not (_NOT_TOLD.fullmatch(key) or follows and _BESIDE.fullmatch(key)):
+            alone = listed and not follows and isinstance(inner, str)
+            yield from ((text, listed) for text in (_taken_apart(inner) if alone else _texts(inner, depth + 1)))
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _names_the_list(key: str) -> bool:
+    words = key_words(key)
+    return not _NAMES.intersection(words) and any(map(_FOLLOWS.fullmatch, words))
+
+
+def _taken_apart(text: str) -> list[str]:
+    """The items of a list that is one text: its lines, or what stands between semicolons, or commas."""
+    for between in _BETWEEN:
+        if len(found := [part for part in between.split(text) if part]) > 1:
+            return found
+    return [text]
+
+
+def _texts(value: Any, depth: int) -> Iterator[str]:
+    """The texts of a list, one of each object in it: of {"rank": "1", "product": "ink", "reason": ...} the product."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list):
+    elif isinstance(value, list) and depth <= _DEEPEST:
         for each in value:
             if isinstance(each, Mapping):
-                yield next((inner for inner in each.values() if isinstance(inner, str)), "")
-            elif isinstance(each, str):
-                yield each
+                yield next((text for text, _ in _told(each, True, depth + 1) if any(map(str.isalpha, text))), "")
+            else:
+                yield from _texts(each, depth + 1)
+
+
+def _labelled(text: str, truncated: bool) -> Iterator[Mapping[str, Any]]:
+    """One object of the lines that say what they are, and of those below a label that has nothing behind it."""
+    lines = text.splitlines()
+    found: dict[str, str | list[str]] = {}
+    below: list[str] | None = None
+    for line in lines[: len(lines) - truncated]:  # the last one is cut off
+        match = _LABELLED.match(line)
+        label = match["label"] if match else ""
+        if _PARTS.intersection(key_words(label)) or _names_the_list(label):
+            below = None if match["text"].strip() else []
+            found[label] = match["text"] if below is None else below
+        elif below is not None and line.strip():
+            below.append(line.strip())
+    if found and refused(text[:1000]) != "refusal":
+        yield found

@@ -185,13 +185,22 @@ def _inner_strings(text: str, depth: int) -> Iterator[str]:
     yield from numbered if len(numbered) > 1 else [text]
 
 
-def _object_strings(value: Mapping[str, Any], depth: int) -> Iterator[str]:
+def unwrapped(value: Mapping[str, Any]) -> Any:
+    """What an object holds that is no answer itself: nothing of the form that was asked for, sent back, and what a tool
+    is called with, named after the form. An answer is returned as it is."""
     if "$schema" in value or value.get("type") == "object" and "properties" in value:
-        return  # the form that was asked for, sent back
+        return {}
     for key in ("arguments", "parameters"):
-        if set(value) == {"name", key}:  # a call of a tool, named after the form
-            yield from _strings(value[key], depth + 1)
-            return
+        if set(value) == {"name", key}:
+            return value[key]
+    return value
+
+
+def _object_strings(value: Mapping[str, Any], depth: int) -> Iterator[str]:
+    inner = unwrapped(value)
+    if inner is not value:
+        yield from _strings(inner, depth + 1)
+        return
     words = {key: key_words(key) for key in value}
     plain = {key: w for key, w in words.items() if w and _KNOWN_WORDS.issuperset(w)}
     for word in _COLLECTION_WORDS:
