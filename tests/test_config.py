@@ -312,12 +312,18 @@ _LEAVE_ONE_OUT = {"protocol": "leave_one_out", "mask_history": False, "valid_met
                          "learner": "adam", "learning_rate": 0.001, "train_batch_size": 128}),
     ("IBIM", "alphafuse", {"item_text": "null_space", "num_negatives": 64, "negatives_for": "target",
                            "negative_correction": False, "score": "cosine", "score_scale": 14.2857,
+                           "hidden_size": 128, "inner_size": 128, "id_dimension": 64, "n_layers": 1, "n_heads": 1,
+                           "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1, "weight_decay": 1e-6,
                            "protocol": "user_split", "mask_history": False, "valid_metric": "NDCG@20"}),
     ("IBIM", "unisrec", {"item_text": "add", "text_adaptor": "moe", "num_negatives": 0, **_LEAVE_ONE_OUT}),
     ("IBIM", "whitenrec", {"item_text": "add", "text_adaptor": "mlp", "text_whitening": "full", "score": "dot",
                            **_LEAVE_ONE_OUT}),
     ("IBIM", "vqrec", {"item_text": "codes", "code_pieces": 32, "code_centroids": 256, **_LEAVE_ONE_OUT}),
-    ("LLMESR", "paper", {"score": "dot", "n_heads": 1, "similar_users": 10, "similar_weight": 0.1,
+    # epochs before the eighth of thirty
+    ("ProfileDistillation", "paper", {"profile_epochs": 7, "epochs": 23, "profile_weight": 0.65, "n_layers": 4,
+                                      "hidden_dropout_prob": 0.3}),
+    ("LLMESR", "paper", {"score": "dot", "n_heads": 1, "similar_users": 10, "similar_weight": 0.1, "inner_size": 64,
+                         "hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5,
                          "MAX_ITEM_LIST_LENGTH": 200, **_LEAVE_ONE_OUT, "mask_history": True}),
 ])  # fmt: skip
 def test_another_methods_recipe_is_what_its_authors_do(model, recipe, wanted):

@@ -21,6 +21,10 @@ TEXT = [
     ("LLMESR", {}),
     ("LLMESR", {"backbone": "GRU4Rec"}),
     ("IBIM", {"item_text": "codes", "code_pieces": 4, "code_centroids": 8}),
+    ("IBIM", {"item_text": "add", "text_adaptor": "moe"}),
+    ("IBIM", {"item_text": "concat", "vector_graph": "similar"}),
+    ("IBIM", {"item_text": "null_space", "score": "cosine"}),
+    ("IBIM", {"item_init": "pca_text"}),
 ]
 TOWERS = [("PAD", {"backbone": "SASRec"}), ("MAKE", {"unseen_ids": "text", "unseen_offset": 0.3}), ("CTRL", {})]
 OWN = [("SASRec", STOCK), ("GRU4Rec", STOCK), ("BERT4Rec", {})]

@@ -6,7 +6,7 @@ one network, and a user is [u_co, u_se]: u · v adds up what the views say.
 
 **Decisions.** Cross attention is causal, for every position is asked for its next item (the published code masks
 padding alone, so that training sees what follows). Positions and dropout are the network's own, after the cross
-attention. One head, no residual, as the formula is printed.
+attention. One head, no residual, as the formula is printed (published code: two heads, and a linear map behind them).
 """
 
 from __future__ import annotations
