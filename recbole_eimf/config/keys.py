@@ -177,8 +177,8 @@ class ItemSettings:
         switch=("text_adaptor", "moe"),
     )
     id_dimension: int = key(
-        0, "of item_text=null_space: dimensions of an item vector that are the id's; 0: half of them", least=0,
-        affects="expert", switch=("item_text", "null_space")
+        0, "of item_text=null_space: dimensions of an item vector that are the id's; 0: half of them, or all that a "
+        "narrower text leaves", least=0, affects="expert", switch=("item_text", "null_space")
     )  # fmt: skip
     code_pieces: int = key(
         32,

@@ -190,7 +190,7 @@ class ItemTable(nn.Module):
             own = F.pad(has_text, (0, extra_rows)).logical_not()
             self.register_buffer("own_row", own.cumsum(0).sub(1) * own, persistent=False)
             rows = int(own.sum())
-        self.embedding = nn.Embedding(rows, self._id_dimension(settings), padding_idx=0)
+        self.embedding = nn.Embedding(rows, self._id_dimension(settings, text), padding_idx=0)
         self._weight: Tensor | None = None
         self._placed: tuple[Tensor, Neighbours] | None = None
         # set by a trainer whose optimiser updates looked-up rows alone: it is told of rows before they are read
@@ -205,13 +205,19 @@ class ItemTable(nn.Module):
         if self.kind != "none":
             self._take_text(settings, text, has_text, fitted, extra_rows)
 
-    def _id_dimension(self, settings: ItemSettings) -> int:
+    def _id_dimension(self, settings: ItemSettings, text: Tensor | None) -> int:
         if self.kind != "null_space":
             return self.dimension
-        wanted = settings.id_dimension or self.dimension // 2
+        least = 1 if text is None else self.dimension - text.shape[1]  # what a narrow text cannot fill is null space
+        wanted = settings.id_dimension or max(self.dimension // 2, least)
         if wanted >= self.dimension:
             raise ConfigError(
                 f"id_dimension={wanted}: of item_text=null_space, less than the {self.dimension} of an item vector."
+            )
+        if wanted < least:
+            raise ConfigError(
+                f"id_dimension={wanted}: of item_text=null_space, leaves the text {self.dimension - wanted} dimensions "
+                f"of an item vector, and it has {text.shape[1]}. Give at least {least}, or 0."
             )
         return wanted
 

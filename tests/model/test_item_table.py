@@ -187,6 +187,17 @@ def test_alphafuse_learns_ids_where_text_says_nothing(text):
         table(vectors, has_text, item_text="null_space", id_dimension=4)
 
 
+def test_alphafuse_gives_ids_all_that_a_narrow_text_leaves(text):
+    """Its null space is more than half of the dimensions; frozen zeros would say nothing of an item."""
+    vectors, has_text = text
+    made = table(vectors, has_text, d=2 * D + 4, item_text="null_space").train()
+    assert made.embedding.embedding_dim == D + 4
+    assert (made.weight[:N][has_text].std(0) > 0).all()
+    assert table(vectors, has_text, d=2 * D, item_text="null_space").embedding.embedding_dim == D
+    with pytest.raises(ConfigError, match=f"id_dimension={D + 3}: .*leaves the text {D + 1} .*at least {D + 4}, or 0"):
+        table(vectors, has_text, d=2 * D + 4, item_text="null_space", id_dimension=D + 3)
+
+
 def signed_directions(vectors, has_text):
     """Numpy's principal directions of the items with text, each with its entry of greatest magnitude positive."""
     known = vectors[has_text].double().numpy()
