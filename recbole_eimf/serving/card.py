@@ -79,6 +79,13 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
             f"- A prior is added to the network's scores, with weights that validation chose "
             f"(`score_prior={prior['kind']}`): without it the figures above are not these."
         )
+    if encoder := (side or {}).get("text_encoder"):
+        real = side.get("text_source", "real") == "real"
+        lines.append(
+            f"- Item text had a part in it (encoder {encoder}"
+            + ("" if real else f"; not that of the items: `text_source={side['text_source']}`")
+            + ")."
+        )
     if known := (side or {}).get("knowledge"):
         lines.append(
             f"- What a language model says of items had a part in it (source: {known['source']}, "

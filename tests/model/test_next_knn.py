@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data import protocol
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.score_prior import PARTS, WEIGHTS
+from recbole_eimf.serving.card import model_card
 from recbole_eimf.serving.export import export
 from tests.model.test_counting import rows
 
@@ -100,6 +103,10 @@ def test_the_prior_is_weighed_on_validation_saved_and_loaded(prior_keys, tmp_pat
     card = (export(tmp_path / "out", tmp_path / "model") / "README.md").read_text()
     assert "A prior is added to the network's scores, with weights that validation chose (`score_prior=both`)" in card
     assert "What a language model says of items had a part in it (source: file, 9 items)" in card
+    assert "Item text had a part in it (encoder tfidf-svd)." in card
+    told = json.loads((tmp_path / "model" / "config.json").read_text())
+    told["evaluation"]["side_load"]["text_source"] = "shuffled"
+    assert "(encoder tfidf-svd; not that of the items: `text_source=shuffled`)" in model_card(told)
     batch = rows(SEQUENCES)
     net.eval()
     scores = net.full_sort_predict(batch)

@@ -246,6 +246,9 @@ def test_what_cannot_be_explored_is_named_with_the_remedy(runs, planted, capsys,
     assert "SASRec has no LLM part to show: it reads no text" in refused("--run", str(folder / "backbone"))
     text_only = copied(folder / "replies", "text", side_load={"items": 10})
     assert "it learned from item text, without interests" in refused("--run", text_only)
+    of_items = copied(folder / "replies", "of_items", side_load={"items": 10, "knowledge": {"source": "file"}})
+    said = refused("--run", of_items)
+    assert "no LLM's words on users to show: it learned from those on items (`recommend --explain`" in said
     (Path(copied(folder / "replies", "bare")) / "test_ranks.safetensors").unlink()
     assert "test_ranks.safetensors: no such file" in refused("--run", "bare")
     assert "nothing: no such folder" in refused("--run", "nothing")

@@ -131,9 +131,16 @@ def _checked(folder: Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"{folder / RESULT_FILE}: lacks {', '.join(missing)}: not the result of a run of ours.")
     if "source" not in (result["side_load"] or {}):
-        why = "it learned from item text, without interests" if result["side_load"] else "it reads no text"
+        lacks = "LLM part to show: it reads no text"
+        if result["side_load"]:
+            lacks = "LLM part to show: it learned from item text, without interests"
+        if "knowledge" in (result["side_load"] or {}):
+            lacks = (
+                "LLM's words on users to show: it learned from those on items (`recommend --explain` names them where "
+                "a score prior lifted an item)"
+            )
         raise ConfigError(
-            f"{folder}: {name_in_tables(result)} has no LLM part to show: {why}. explore shows runs that were trained "
+            f"{folder}: {name_in_tables(result)} has no {lacks}. explore shows runs that were trained "
             f"with interests (--model=EIMF); give this one as what they are compared with: --against {folder}."
         )
     return result
