@@ -59,7 +59,10 @@ READ = ["pen. for letters", "ink", "paper"]
         # what is about the answer
         '{"reasoning": "I was asked about a pen.", "kind": "pen", "profile": "for letters", "next": ["ink", "paper"], '
         '"confidence": "high"}',
+        # what a tool is called with
         f'{{"name": "describe_item", "arguments": {GOOD}}}',
+        json.dumps({"name": "describe_item", "arguments": GOOD}),
+        f'{{"name": "describe_item", "arguments": [{GOOD}]}}',
         # an answer in several objects
         '[{"kind": "pen"}, {"profile": "for letters"}, {"next": ["ink", "paper"]}]',
         '{"kind": "pen", "profile": "for letters"}\n{"next": ["ink", "paper"]}',
@@ -100,6 +103,7 @@ def test_as_many_texts_are_read_as_are_wanted():
         ('{"error": {"message": "slow down", "code": 429}}', "error object"),
         ('{"kind": "pen", "profile": "I\'m sorry, but I cannot help with that.", "next": ["ink"]}', "refusal"),
         ("It is a pen.", "no interests"),
+        ('{"name": "describe_item", "arguments": "pen"}', "no interests"),
         ("I'm sorry, but I cannot help with that.\nUse: a search engine", "refusal"),
         ('{"type": "object", "properties": {"kind": {"type": "string"}, "next": {"type": "array"}}}', "no interests"),
         (f"\n<think>A pen. Perhaps {GOOD}? Then", "no interests"),

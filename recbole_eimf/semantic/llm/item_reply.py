@@ -97,17 +97,26 @@ def _answer(values: Iterable[Any]) -> tuple[list[str], list[str], list[str]]:
     parts: dict[str, None] = {}
     follows: dict[str, str] = {}
     kinds: list[str] = []
-    for value in values:
-        for each in value if isinstance(value, list) else [value]:
-            if not isinstance(each, Mapping):
-                continue
-            told, listed, others = _sorted_texts(each)
-            kinds += others
-            if told and listed:
-                return told, listed, kinds
-            parts |= dict.fromkeys(told)
-            follows = {text.casefold(): text for text in listed} | follows
+    for each in _objects(values):
+        told, listed, others = _sorted_texts(each)
+        kinds += others
+        if told and listed:
+            return told, listed, kinds
+        parts |= dict.fromkeys(told)
+        follows = {text.casefold(): text for text in listed} | follows
     return list(parts), list(follows.values()), kinds
+
+
+def _objects(values: Iterable[Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """The objects that values are or hold, those in lists and what a tool is called with (also as JSON in a text)."""
+    for value in values:
+        inner = unwrapped(value) if isinstance(value, Mapping) else value
+        if isinstance(inner, Mapping):
+            yield inner
+        elif depth < _DEEPEST and isinstance(inner, list):
+            yield from _objects(inner, depth + 1)
+        elif depth < _DEEPEST and isinstance(inner, str) and inner is not value:
+            yield from _objects(json_values(inner), depth + 1)
 
 
 def _sorted_texts(value: Mapping[str, Any]) -> tuple[list[str], list[str], list[str]]:
@@ -117,7 +126,7 @@ def _sorted_texts(value: Mapping[str, Any]) -> tuple[list[str], list[str], list[
     parts: list[str] = []
     kinds: list[str] = []
     follows: dict[str, str] = {}
-    for inner, of_list in _told(unwrapped(value)):
+    for inner, of_list in _told(value):
         clean = " ".join(encodable(inner).split()).strip("\"'`*;• ")
         clean = _BULLET.sub("", clean) if of_list else clean
         kind = refused(clean) if any(map(str.isalpha, clean)) else "placeholder"
