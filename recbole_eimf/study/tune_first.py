@@ -12,7 +12,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.study import runs
 from recbole_eimf.study.execute import Workers
 from recbole_eimf.study.rows import Row
-from recbole_eimf.study.search.space import AllFixedError, Space, shipped_space
+from recbole_eimf.study.search.space import AllFixedError, Space, shipped_space, text_ways
 from recbole_eimf.study.table.summary import Experiment, Searched
 
 
@@ -91,7 +91,7 @@ def _spaces(experiment: Experiment, shared: Mapping[str, Any]) -> tuple[dict[str
         config, _ = runs.configured(row, experiment.dataset, shared)
         backbone = contract_of(config.model_class).backbone_name(config)
         try:
-            spaces[row.name] = shipped_space(config["model"], backbone, config["recipe"])
+            spaces[row.name] = shipped_space(config["model"], backbone, config["recipe"], text_ways(config))
         except AllFixedError:
             remarks.append(f"{row.name} is not searched: recipe={config['recipe']} fixes all that would be.")
         except ConfigError as error:

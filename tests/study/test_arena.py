@@ -22,7 +22,7 @@ from recbole_eimf.study import arena, compare
 from recbole_eimf.study.joined import by_method
 from recbole_eimf.study.rows import complete
 from recbole_eimf.study.runs import configured
-from recbole_eimf.study.search.space import shipped_space
+from recbole_eimf.study.search.space import shipped_space, text_ways
 from recbole_eimf.study.standings import by_backbone, critical_difference, friedman, rank_within, standings
 from recbole_eimf.study.study import chosen, find_study, read_study
 from recbole_eimf.study.table.notes import BARE_REMI, SHARED
@@ -488,7 +488,11 @@ def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(pl
     for row in rows.values():  # --tune-first has something to search for each, and every key is one
         config, _ = configured(row, "planted", {"data_path": str(planted)})
         if not row.counting:
-            assert shipped_space(row.model, contract_of(config.model_class).backbone_name(config), config["recipe"])
+            backbone = contract_of(config.model_class).backbone_name(config)
+            space = shipped_space(row.model, backbone, config["recipe"], text_ways(config))
+            assert space
+            own = {"AlphaFuse": "id_dimension", "UniSRec": "adaptor_experts", "VQ-Rec": "code_pieces"}
+            assert own.get(row.name.partition("[")[0]) in {None, *space}
 
 
 def test_item_knowledge_has_rows_and_placebos_of_its_own():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -10,12 +11,20 @@ from recbole.utils.argument_list import training_arguments
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.key import keys_of
-from recbole_eimf.config.keys import SemanticSettings
+from recbole_eimf.config.keys import ItemSettings, SemanticSettings
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.same_experiment import unread
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.study.search import tune
-from recbole_eimf.study.search.space import Dimension, draw_settings, fitted, identity, read_space, shipped_space
+from recbole_eimf.study.search.space import (
+    Dimension,
+    draw_settings,
+    fitted,
+    identity,
+    read_space,
+    shipped_space,
+    text_ways,
+)
 
 BACKBONES = sorted(path.stem for path in (properties_folder() / "backbone").glob("*.yaml"))
 
@@ -170,6 +179,47 @@ def test_every_shipped_space_is_of_keys_the_model_has(model, backbone):
     assert [key for key in space if key not in base.final_config_dict] == []
     for settings in draw_settings(space, 4, 0, {key: base[key] for key in space}):
         EIMFConfig(model, "ml-100k", None, {**given, **settings})
+
+
+@pytest.mark.parametrize(
+    ("keys", "own"),
+    [
+        ({}, set()),
+        ({"item_text": "add"}, {"text_whitening"}),
+        ({"item_text": "concat"}, {"text_whitening"}),
+        ({"item_text": "add", "text_adaptor": "moe"}, {"text_whitening", "adaptor_experts", "adaptor_dropout"}),
+        ({"item_text": "null_space"}, {"id_dimension"}),
+        ({"item_text": "null_space", "text_adaptor": "moe"}, {"id_dimension"}),  # which reads no adaptor
+        ({"item_text": "codes"}, {"code_pieces", "code_centroids"}),
+    ],
+)
+@pytest.mark.parametrize("model", ["IBIM", "EIMF"])
+def test_a_backbone_with_text_is_searched_over_the_keys_of_its_way(model, keys, own):
+    """As EIMF is over its weights; what all rows have is drawn the same in each."""
+    base = EIMFConfig(model, "ml-100k", None, keys)
+    alone = shipped_space(model, "SASRec")
+    space = shipped_space(model, "SASRec", None, text_ways(base))
+    assert set(space) - set(alone) == own
+    assert list(space)[: len(alone)] == list(alone)
+    drawn = draw_settings(space, 4, 0, {key: base[key] for key in space})
+    for settings in drawn:
+        EIMFConfig(model, "ml-100k", None, {**keys, **settings})
+    plain = draw_settings(alone, 4, 0, {key: base[key] for key in alone})
+    assert [{key: one[key] for key in alone} for one in drawn] == plain
+
+
+def test_a_search_takes_the_space_of_its_way_of_text_but_for_what_is_given(capsys):
+    base = EIMFConfig("IBIM", "ml-100k", None, {"item_text": "codes", "code_pieces": 8})
+    space = tune._space(None, base, {"item_text": "codes", "code_pieces": 8})
+    assert "code_centroids" in space
+    assert "code_pieces" not in space
+    assert "not searched, because given: code_pieces" in capsys.readouterr().out
+
+
+def test_every_way_of_text_has_a_space():
+    ways = {path.stem for path in (properties_folder() / "tune").glob("item_text-*.yaml")}
+    known = get_args(get_type_hints(ItemSettings)["item_text"])
+    assert ways == {f"item_text-{way}" for way in known if way != "none"}
 
 
 def test_every_model_that_learns_settings_has_a_space():

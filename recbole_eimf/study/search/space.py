@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.config.config import check_keys
+from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.layers import merged, properties_folder, recipe_layers
 from recbole_eimf.config.models import MODELS, backbone_lineage
 from recbole_eimf.config.same import known_keys
@@ -113,9 +114,21 @@ def _check_values(where: str, key: str, dimension: Dimension) -> None:
             raise ConfigError(f"{where}: {dimension.kind}: {key} takes whole numbers. Write int or choice.") from error
 
 
-def shipped_space(model: str, backbone: str | None, recipe: str | None = None) -> Space:
+def text_ways(config: Mapping[str, Any]) -> dict[str, str]:
+    """How text joins the item vectors of a configuration: the keys of ours that say so, by name; empty without text."""
+    way = config["item_text"]
+    if way in (None, "none"):
+        return {}
+    adapted = way in our_keys()["text_adaptor"].switch
+    return {"item_text": way} | ({"text_adaptor": config["text_adaptor"]} if adapted else {})
+
+
+def shipped_space(
+    model: str, backbone: str | None, recipe: str | None = None, ways: Mapping[str, str] | None = None
+) -> Space:
     """The shipped space: the backbone's entries (``properties/tune/<backbone>.yaml``), those of every network of ours
-    over a backbone (``network.yaml``), then the model's own.
+    over a backbone (``network.yaml``), then the model's own and those of its ``ways`` of text in item vectors
+    (:func:`text_ways`; ``item_text-codes.yaml``): AlphaFuse, VQ-Rec and UniSRec are a backbone with such keys.
 
     What a published form fixes (``recipe=paper``, ``published``, ...) is not searched: the row would be called what it
     is not. A recipe that has a space of its own (``<model>-<recipe>.yaml``) is searched in that alone.
@@ -132,6 +145,7 @@ def shipped_space(model: str, backbone: str | None, recipe: str | None = None) -
     if lineage and model in MODELS and model not in lineage and "floor" not in MODELS[model].family:
         parts.append(_shipped(folder, "network"))
     parts.append(_shipped(folder, model))
+    parts += [_shipped(folder, f"{key}-{value}") for key, value in (ways or {}).items()]
     every = {key: entry for part in parts for key, entry in part.items()}
     fixed = merged(recipe_layers([model], recipe, lineage)) if recipe not in (None, _A_START) else {}
     space = {key: entry for key, entry in every.items() if key not in fixed}

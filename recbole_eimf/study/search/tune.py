@@ -34,7 +34,7 @@ from recbole_eimf.semantic.needs import check_needs
 from recbole_eimf.study.jobs import absolute_paths, gpus_of_a_job, make_text_once, ray_running
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.result import write_found
-from recbole_eimf.study.search.space import Space, draw_settings, fitted, read_space, shipped_space
+from recbole_eimf.study.search.space import Space, draw_settings, fitted, read_space, shipped_space, text_ways
 from recbole_eimf.study.search.trial import Job, Trial, read_trial, run_trial, set_other_trial_aside
 
 _REDUCTION = 3  # ASHA's: of every three trials that reach a rung about one goes on
@@ -222,7 +222,10 @@ def _backbone(config: EIMFConfig) -> str | None:
 
 def _space(space_file: str | Path | None, base: EIMFConfig, fixed: Mapping[str, Any]) -> Space:
     # a model of RecBole's is searched as the backbone of its name
-    space = read_space(space_file) if space_file else shipped_space(base["model"], _backbone(base), base["recipe"])
+    if space_file:
+        space = read_space(space_file)
+    else:
+        space = shipped_space(base["model"], _backbone(base), base["recipe"], text_ways(base))
     settled = dict(fixed)
     if "preference" in space and not _clusters(base):
         print("not searched, because the exemplars are those of interest_file or a share of the users: preference")
