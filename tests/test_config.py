@@ -201,7 +201,9 @@ def test_a_mistyped_key_is_an_error_with_a_suggestion(make_config):
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [("item_text", "mul", "none or|none, add"), ("gamma", "big", "a number"), ("mask_history", 3, "True or False"),
-     ("num_negatives", 2.5, "a whole number"), ("score", None, "dot or cosine"), ("text_fields", 3, "list of str")],
+     ("num_negatives", 2.5, "a whole number"), ("score", None, "dot or cosine"),
+     ("text_fields", 3, r"a list of texts, such as \['title'\]"),
+     ("time_quantiles", 0.8, r"a list of numbers, each above 0 and below 1, such as \[0.8, 0.9\]")],
 )  # fmt: skip
 def test_a_value_out_of_range_names_key_value_and_what_is_allowed(make_config, key, value, match):
     with pytest.raises(ConfigError, match=f"(?s){key}=.*({match})"):

@@ -130,7 +130,8 @@ class Key:
             if accepted and (self.form is None or value is None or self.form.holds(value)):
                 return found
         shown = "***" if self.secret else repr(value)
-        raise ConfigError(f"{self.name}={shown}: allowed is {self.allowed}.{self._near(value)}", self.name)
+        such = f", such as {self.plain_default}" if isinstance(self.default, tuple) and self.default else ""
+        raise ConfigError(f"{self.name}={shown}: allowed is {self.allowed}{such}.{self._near(value)}", self.name)
 
     def _near(self, value: Any) -> str:
         choices = [c for option in _options(self.hint) for c in _choices(option)]
@@ -239,6 +240,7 @@ def _fits_list(value: Any, inner: Any, bounds: Range) -> tuple[bool, Any]:
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False", dict: "a mapping",
           type(None): "None", Any: "anything"}  # fmt: skip
+_SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def _described(options: tuple[Any, ...], bounds: Range) -> str:
@@ -248,7 +250,8 @@ def _described(options: tuple[Any, ...], bounds: Range) -> str:
         if choices := _choices(option):
             words += map(str, choices)
         elif typing.get_origin(option) is tuple:
-            words.append(f"a list of {typing.get_args(option)[0].__name__}{limit and f', each {bounds}'}")
+            inner = _SEVERAL.get(inner := typing.get_args(option)[0], inner.__name__)
+            words.append(f"a list of {inner}{limit and f', each {bounds}'}")
         else:
             words.append(_WORDS.get(typing.get_origin(option) or option, str(option)) + (
                 limit if option in (int, float) else ""))  # fmt: skip
