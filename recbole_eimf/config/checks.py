@@ -181,6 +181,11 @@ def _check_said_once(given: Mapping[str, Any]) -> None:
                 f"{read}={given[read]}, {unread}={given[unread]}: both say {what}, and only {read} would be read. "
                 f"Give one."
             )
+    if given.get("item_init") == "pca_text" and given.get("item_text") == "codes":
+        raise ConfigError(
+            "item_init=pca_text, item_text=codes: items are made of their texts' codes, and no id vector starts from "
+            "text. Give one."
+        )
 
 
 # ---------------------------------------------------------------------- evaluation

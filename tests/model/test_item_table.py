@@ -464,3 +464,9 @@ def test_an_optimiser_of_looked_up_rows_is_told_which_are_read(text):
         made.refresh()
         reads_all()
         assert None in told
+
+
+def test_a_start_from_text_is_refused_where_texts_codes_take_its_place(make_config):
+    with pytest.raises(ConfigError, match="item_init=pca_text, item_text=codes: .*Give one"):
+        make_config("IBIM", item_init="pca_text", item_text="codes")
+    assert make_config("IBIM", item_init="pca_text", item_text="add")["item_init"] == "pca_text"
