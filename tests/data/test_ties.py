@@ -342,7 +342,7 @@ def test_keywords_exported_in_the_source_s_order_are_made_anew(parts, tmp_path):
     )
     found = SimpleNamespace(
         exemplars=corpus.users[:1], texts=[("a",)], digests=[None], assignment={corpus.users[0]: 0},
-        source="keywords", llm_used=False, made_by="keywords", report={"interests": 1},
+        source="keywords", llm_used=False, made_by="keywords", report={"interests": 1}, replies={},
     )  # fmt: skip
     export.write_export(tmp_path / "export", found, origin, None)
     keys = {"interest_source": "file", "interest_file": str(tmp_path / "export")}
