@@ -315,6 +315,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           for file, rows in (
               ("beauty_leave_one_out_backbones", ["GRU4Rec", "REMI", *[None] * 3]),
               ("beauty_leave_one_out_pad", [None, None, "SASRec", "Hybrid add[SASRec]", "PAD[SASRec]"]))),
+        (_ORDER, "Beauty, `leave_one_out`, with networks", 3, None,
+         [*together("beauty_leave_one_out_tuned", "hit@10", "ndcg@10", "ndcg@50", "recall@50", masked=hidden),
+          gain("beauty_leave_one_out_tuned", "ndcg@10", "SASRec", True, corrected_only=True),
+          searched("beauty_leave_one_out_tuned", "start"), searched("beauty_leave_one_out_tuned", "score")]),
         (_ORDER, "Beauty, `global_time`: how old", 0,
          ["Popularity", "Popularity, 7 days", "Markov", "Markov, 30 days", "DecayedItemKNN", "DecayedItemKNN, 30 days",
           None, None],
