@@ -10,6 +10,7 @@ from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import read_csv, unpacked
+from recbole_eimf.data.item_text import clean_text
 
 USAGE = """usage: python -m recbole_eimf add --model MODEL --items FILE --out MODEL2
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     for token in added[:_SHOWN]:
         near = model.similar_items([token], k=2)
         names = [title or item for item, title in zip(near["similar"], near["title"])]
-        print(f"  {token} ({titles[token][:60]}) is nearest to: {'; '.join(name[:60] for name in names)}")
+        print(f"  {token} ({clean_text(titles[token])[:60]}) is nearest to: {'; '.join(name[:60] for name in names)}")
     known = f", {len(titles) - len(added):,} known already" if len(added) < len(titles) else ""
     print(f"written: {given.out}, {model}: {len(added):,} items added{known}")
     return 0

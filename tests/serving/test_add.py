@@ -26,7 +26,9 @@ def folder(made_run, tmp_path, semantic_cache, monkeypatch):
 
 
 def test_items_of_a_file_are_in_the_new_folder_and_all_else_stays(folder, capsys):
-    (folder / "new.csv").write_text("item_id,title\nn1,thing number 7\ni3,known\nn2,thing number 8\n", encoding="utf-8")
+    (folder / "new.csv").write_text(
+        "item_id,title\nn1,thing&nbsp;number 7\ni3,known\nn2,thing number 8\n", encoding="utf-8"
+    )
     assert main(["add", "--model", "model", "--items", "new.csv", "--out", "grown"]) == 0
     said = capsys.readouterr().out
     assert "n1 (thing number 7) is nearest to: thing number" in said
