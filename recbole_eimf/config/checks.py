@@ -172,7 +172,11 @@ def check_together(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:
 
 
 def _check_said_once(given: Mapping[str, Any]) -> None:
-    """Check that no key is given beside another one that takes its place. Raises ConfigError naming both."""
+    """Check that no key is given beside another one that takes its place, so that nothing would read it.
+
+    Raises:
+        ConfigError: naming both keys, with their values.
+    """
     places = (("time_dates", "time_quantiles", "where training and validation end"),
               ("split_file", "split_ratios", "which users train, validate and test"))  # fmt: skip
     for read, unread, what in places:

@@ -250,8 +250,8 @@ def _described(options: tuple[Any, ...], bounds: Range) -> str:
         if choices := _choices(option):
             words += map(str, choices)
         elif typing.get_origin(option) is tuple:
-            inner = _SEVERAL.get(inner := typing.get_args(option)[0], inner.__name__)
-            words.append(f"a list of {inner}{limit and f', each {bounds}'}")
+            inner = typing.get_args(option)[0]
+            words.append(f"a list of {_SEVERAL.get(inner, str(inner))}{limit and f', each {bounds}'}")
         else:
             words.append(_WORDS.get(typing.get_origin(option) or option, str(option)) + (
                 limit if option in (int, float) else ""))  # fmt: skip

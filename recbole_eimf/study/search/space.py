@@ -119,7 +119,8 @@ def text_ways(config: Mapping[str, Any]) -> dict[str, str]:
     way = config["item_text"]
     if way in (None, "none"):
         return {}
-    adapted = way in our_keys()["text_adaptor"].switch
+    _, *read_by = our_keys()["text_adaptor"].switch
+    adapted = way in read_by
     return {"item_text": way} | ({"text_adaptor": config["text_adaptor"]} if adapted else {})
 
 
