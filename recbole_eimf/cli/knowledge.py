@@ -23,7 +23,7 @@ from recbole_eimf.core.files import write_json
 from recbole_eimf.core.folders import KNOWLEDGE_FILE
 from recbole_eimf.semantic import knowledge_export
 from recbole_eimf.semantic.export import KNOWLEDGE
-from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage
+from recbole_eimf.semantic.knowledge import Exchange, Knowledge, KnowledgeStage
 from recbole_eimf.semantic.llm.item_reply import parse_item
 from recbole_eimf.semantic.needs import check_knowledge_file, check_knowledge_source, check_path, source_of_knowledge
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
     out, licence = export_options(words, KNOWLEDGE)
     values, flags = parsed(words)
-    stage, popularity, seed, folder = _read_and_check(values, out, dry="--dry-run" in flags)
+    stage, exchange, folder = _read_and_check(values, out, dry="--dry-run" in flags)
     introduction = f"{len(stage.item_text)} items with text. The prompt of one item:"
     if _writes_requests(stage.settings):
         if out:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     elif "--dry-run" in flags:
         print(f"knowledge_source={stage.settings.knowledge_source}: no paid calls; {len(stage.item_text)} items.")
         return 0
-    found = stage.run(popularity, seed, agreed=True)
+    found = stage.run(exchange, agreed=True)
     code = _write_found(found, stage, folder)
     if out:
         knowledge_export.write_export(Path(out), found, stage, licence)
@@ -87,9 +87,7 @@ def _writes_requests(settings: SemanticSettings) -> bool:
     return source_of_knowledge(settings) == "batch" and not settings.batch_file
 
 
-def _read_and_check(
-    values: dict[str, Any], out: str | None, dry: bool
-) -> tuple[KnowledgeStage, dict[str, int], int, Path]:
+def _read_and_check(values: dict[str, Any], out: str | None, dry: bool) -> tuple[KnowledgeStage, Exchange, Path]:
     from recbole_eimf.experiment.interests import knowledge_stage
 
     placebo = "-shuffled" if values.get("knowledge_source") == "shuffled" else ""
@@ -107,8 +105,8 @@ def _read_and_check(
         if not dry and not _writes_requests(settings):
             check_knowledge_source(settings, dataset)
 
-    stage, popularity, seed = knowledge_stage(dataset, files, values, check)
-    return stage, popularity, seed, folder
+    stage, exchange = knowledge_stage(dataset, files, values, check)
+    return stage, exchange, folder
 
 
 def _write_found(found: Knowledge, stage: KnowledgeStage, folder: Path) -> int:

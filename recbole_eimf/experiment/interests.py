@@ -20,9 +20,9 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly, plugin
 from recbole_eimf.semantic import export, needs
-from recbole_eimf.semantic.knowledge import KnowledgeStage
+from recbole_eimf.semantic.knowledge import Exchange, KnowledgeStage
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
-from recbole_eimf.semantic.side_load import corpus_of, pipeline_of, popularity_of
+from recbole_eimf.semantic.side_load import corpus_of, exchange_of, pipeline_of
 
 #: sources that ask an LLM about the histories at hand
 _ASKING = ("openai", "batch")
@@ -118,8 +118,8 @@ def _warn_of_ties(config, valid: LazySequenceDataset) -> None:
 
 def knowledge_stage(
     dataset: str, files: list[str] | None, overrides: Mapping[str, Any], check: Callable[[SemanticSettings], None]
-) -> tuple[KnowledgeStage, dict[str, int], int]:
-    """The stage that asks about items, item token -> training interactions, and the configuration's seed.
+) -> tuple[KnowledgeStage, Exchange]:
+    """The stage that asks about items, and among which the placebo exchanges what is known.
 
     ``check`` looks at the source's keys before any data are loaded.
     """
@@ -139,4 +139,4 @@ def knowledge_stage(
     needs.check_text(config)
     _, parts = assembly.datasets(config)
     stage = KnowledgeStage(corpus_of(config, parts[0]).item_text, settings, dataset)
-    return stage, popularity_of(config, parts[0]), config["seed"]
+    return stage, exchange_of(config, parts[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from logging import getLogger
 from pathlib import Path
@@ -56,6 +56,22 @@ class Knowledge:
     digests: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """Among which items the placebo exchanges what is known.
+
+    Attributes:
+        popularity: item token -> training interactions, about which the exchange keeps; absent: 0.
+        seed: of the exchange.
+        era: under ``global_time`` item token -> 0 for items that training knows, more for later ones: none gets words
+            about an item of another era. Absent: 0.
+    """
+
+    popularity: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
+    era: Mapping[str, int] = field(default_factory=dict)
+
+
 class KnowledgeStage:
     """Asks about items, or reads what was asked before.
 
@@ -100,12 +116,11 @@ class KnowledgeStage:
         requests, wanted = self.requests(), self.llm_settings()
         return estimate_calls(requests, wanted, client.answered_users(requests, wanted, self.journal, parse_item))
 
-    def run(self, popularity: Mapping[str, int], seed: int = 0, agreed: bool = False, again: bool = True) -> Knowledge:
+    def run(self, exchange: Exchange | None = None, agreed: bool = False, again: bool = True) -> Knowledge:
         """What is known of the items.
 
         Args:
-            popularity: item token -> training interactions, which the placebo keeps.
-            seed: of the placebo; agreed: paid calls may be made; again: also for items whose reply stands in the
+            exchange: of the placebo; agreed: paid calls may be made; again: also for items whose reply stands in the
                 journal and is of no use, which a training run leaves alone.
 
         Raises:
@@ -136,7 +151,7 @@ class KnowledgeStage:
         }
         source = marked(self.source) if any(is_marked(reply.source) for reply in ok.values()) else self.source
         if self.settings.knowledge_source == "shuffled":
-            items, source = shuffled_knowledge(items, popularity, seed), marked(source)
+            items, source = shuffled_knowledge(items, exchange or Exchange()), marked(source)
         covered = len(items) / max(len(self.item_text), 1)
         getLogger().info(f"knowledge of items: {len(items)} of {len(self.item_text)} ({covered:.0%}), source {source}")
         if report["replies_to_another_prompt"]:
@@ -193,17 +208,18 @@ def read_knowledge(path: Path, most: int = 20) -> dict[str, Reply]:
     return found
 
 
-def shuffled_knowledge(
-    items: Mapping[str, ItemKnowledge], popularity: Mapping[str, int], seed: int
-) -> dict[str, ItemKnowledge]:
-    """Each item's knowledge to another item of the same tenth of the catalogue by popularity."""
-    tokens = sorted(items, key=lambda item: (popularity.get(item, 0), item))
-    rng = np.random.default_rng(seed)
+def shuffled_knowledge(items: Mapping[str, ItemKnowledge], exchange: Exchange) -> dict[str, ItemKnowledge]:
+    """Each item's knowledge to another item of its era, of the same tenth of that by popularity; an item that is alone
+    in its era gets none."""
+    rng = np.random.default_rng(exchange.seed)
     placebo: dict[str, ItemKnowledge] = {}
-    for part in np.array_split(np.arange(len(tokens)), min(BUCKETS, max(len(tokens) // 2, 1))):
-        order = rng.permutation(part)
-        # a cycle: nobody keeps what is its own
-        placebo |= {tokens[a]: items[tokens[b]] for a, b in zip(order, np.roll(order, 1))}
+    for era in sorted({exchange.era.get(item, 0) for item in items}):
+        there = (item for item in items if exchange.era.get(item, 0) == era)
+        tokens = sorted(there, key=lambda item: (exchange.popularity.get(item, 0), item))
+        for part in np.array_split(np.arange(len(tokens)), min(BUCKETS, len(tokens) // 2) or 1):
+            order = rng.permutation(part)
+            # a cycle: nobody keeps what is its own
+            placebo |= {tokens[a]: items[tokens[b]] for a, b in zip(order, np.roll(order, 1)) if a != b}
     return placebo
 
 

@@ -21,7 +21,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import read_item_text
 from recbole_eimf.semantic import needs
 from recbole_eimf.semantic.corpus import Corpus
-from recbole_eimf.semantic.knowledge import Knowledge, KnowledgeStage, item_texts, next_graph
+from recbole_eimf.semantic.knowledge import Exchange, Knowledge, KnowledgeStage, item_texts, next_graph
 from recbole_eimf.semantic.pipeline import Interests, Pipeline
 from recbole_eimf.semantic.text_placebo import text_vectors
 
@@ -200,13 +200,14 @@ def _knowledge(config, train, pipeline: Pipeline, follows: bool) -> Knowledge | 
         return None
     stage = KnowledgeStage(pipeline.corpus.item_text, settings, config["dataset"])
     needs.check_knowledge_source(settings, config["dataset"], partial(needs.asking_for_knowledge, config))
-    return stage.run(popularity_of(config, train), config["seed"], agreed=bool(config["yes"]), again=False)
+    return stage.run(exchange_of(config, train), agreed=bool(config["yes"]), again=False)
 
 
-def popularity_of(config, train) -> dict[str, int]:
-    """Item token -> training interactions."""
-    tokens = train.field2id_token[config["ITEM_ID_FIELD"]].tolist()
-    return dict(zip(tokens[1:], train.item_counts().tolist()[1:]))
+def exchange_of(config, train) -> Exchange:
+    """Among which items the placebo of knowledge exchanges it, with the run's seed."""
+    tokens, era = train.field2id_token[config["ITEM_ID_FIELD"]].tolist(), _eras(config, train)
+    popularity = dict(zip(tokens[1:], train.item_counts().tolist()[1:]))
+    return Exchange(popularity, config["seed"], {} if era is None else dict(zip(tokens[1:], era.tolist()[1:])))
 
 
 def _with_next_items(

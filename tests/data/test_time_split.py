@@ -18,7 +18,7 @@ from recbole_eimf.data.ties import moments
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.pad.experts import frequency_buckets
-from recbole_eimf.semantic.side_load import corpus_of
+from recbole_eimf.semantic.side_load import corpus_of, exchange_of
 from tests.data.test_ties import write
 
 DAY = 86_400
@@ -345,6 +345,23 @@ def test_the_placebo_of_text_gives_training_no_text_of_later_items(parts):
         texts = (sorted(map(tuple, part.side.item_text[there].tolist())) for part in (real, shuffled))
         assert next(texts) == next(texts)
     assert not torch.equal(real.side.item_text, shuffled.side.item_text)
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_the_placebo_of_knowledge_gives_no_item_words_about_later_ones(parts, planted_knowledge, refit):
+    """Eras by the times of events: before training ends, before the test (where a model is trained again), after."""
+    keys = {"knowledge_source": "shuffled", "knowledge_file": str(planted_knowledge), "refit": refit}
+    config, (train, _, _) = parts("NextKNN", **keys)
+    first = {}
+    for events in EVENTS.values():
+        for item, when in events:
+            first[f"i{item}"] = min(when, first.get(f"i{item}", when))
+    exchange = exchange_of(config, train)
+    between = 1 if refit else 2
+    wanted = {i: 0 if when <= T_VAL else between if when <= T_TEST else 2 for i, when in first.items()}
+    assert {item: exchange.era[item] for item in first} == wanted
+    assert len({*wanted.values()}) > 1
+    assert exchange.seed == config["seed"]
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,19 @@ from recbole_eimf.data import history_mask
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic import journal, knowledge
-from recbole_eimf.semantic.knowledge import KnowledgeStage, item_texts, next_graph, read_knowledge, shuffled_knowledge
+from recbole_eimf.semantic.knowledge import (
+    Exchange,
+    KnowledgeStage,
+    item_texts,
+    next_graph,
+    read_knowledge,
+    shuffled_knowledge,
+)
 from recbole_eimf.semantic.llm import client
 from recbole_eimf.semantic.llm.item_reply import ItemKnowledge, item_prompt, parse_item
 from recbole_eimf.semantic.llm.prompt import MAX_TITLE_CHARACTERS
 from recbole_eimf.semantic.llm.reply import ReplyError
-from recbole_eimf.semantic.side_load import popularity_of
+from recbole_eimf.semantic.side_load import exchange_of
 from tests.conftest import REPOSITORY, TITLES
 from tests.semantic.llm_server import Answer, LLMServer
 
@@ -180,7 +187,7 @@ def stage(titles, **keys):
 )
 def test_what_is_missing_is_said_before_any_work(keys, error, said):
     with pytest.raises(error, match=said):
-        stage({"a": "Pen"}, **keys).run({})
+        stage({"a": "Pen"}, **keys).run()
 
 
 def test_a_file_that_a_row_does_not_read_may_be_shared_with_rows_that_do(make_config, caplog):
@@ -194,10 +201,10 @@ def test_nothing_is_paid_for_unasked(tmp_path, monkeypatch):
     monkeypatch.setattr(client, "fetch_openai", lambda *given, **keys: paid.append(given) or {})
     asking = stage({"a": "Pen"}, knowledge_source="openai", semantic_cache=str(tmp_path))
     with pytest.raises(InterestSourceError, match="would make paid calls: 1 call"):
-        asking.run({})
+        asking.run()
     assert not paid
     with pytest.raises(InterestSourceError, match="not one of 0 replies says"):
-        asking.run({}, agreed=True)
+        asking.run(agreed=True)
     assert len(paid) == 1
 
 
@@ -224,7 +231,7 @@ def test_a_finished_journal_is_read_once_and_nothing_is_asked(tmp_path, monkeypa
     prompts = counted(monkeypatch, knowledge, "item_prompt")
     parsed = counted(monkeypatch, knowledge, "parse_item")
     read, paid = counted(monkeypatch, journal, "read_jsonl"), counted(monkeypatch, client, "run_in_thread")
-    found = stage(titles, knowledge_source="openai", semantic_cache=str(tmp_path)).run({}, again=False)
+    found = stage(titles, knowledge_source="openai", semantic_cache=str(tmp_path)).run(again=False)
     assert (len(prompts), len(parsed), len(read), len(paid)) == (9, 9, 1, 0)
     assert sorted(found.items) == sorted(titles.keys() - {"i3"})
     assert found.report["failed_replies"] == {"refusal": 1}
@@ -238,12 +245,12 @@ def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path, 
     path = write(tmp_path / "x.jsonl", {"item_id": "a", "response": GOOD, "prompt_sha256": "0" * 64},
                  {"item_id": "z", "response": GOOD}, {"item_id": "b", "response": "I'm sorry, I cannot."})  # fmt: skip
     keys = {"knowledge_source": "file", "knowledge_file": str(path)}
-    report = stage({"a": "Pen", "b": "Ink"}, **keys).run({}).report
+    report = stage({"a": "Pen", "b": "Ink"}, **keys).run().report
     assert report["items_known"] == report["replies_to_another_prompt"] == report["replies_of_other_items"] == 1
     assert report["failed_replies"] == {"refusal": 1}
     assert "1 of 1 replies answer another prompt than today's" in caplog.text
     with pytest.raises(InterestSourceError, match="another data set"):
-        stage({"q": "Pen"}, **keys).run({})
+        stage({"q": "Pen"}, **keys).run()
 
 
 def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_asked_for(tmp_path):
@@ -258,7 +265,7 @@ def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_ask
     ]  # fmt: skip
     path = write(tmp_path / "x.jsonl", *records)
     keys = {"knowledge_source": "file", "knowledge_file": str(path)}
-    found = stage(titles, **keys).run({})
+    found = stage(titles, **keys).run()
     assert found.report == {
         "replies": 7, "items_with_text": 5, "items_known": 4, "items_with_profile": 3, "next_phrases": 5,
         "replies_of_other_items": 2, "failed_replies": {"refusal": 1}, "replies_to_another_prompt": 1,
@@ -266,7 +273,7 @@ def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_ask
     }  # fmt: skip
     assert found.digests == {"a": today["a"], "b": "0" * 64, "c": "", "e": ""}
     assert (found.source, set(found.items)) == ("file", {"a", "b", "c", "e"})
-    fewer = stage(titles, max_interests=1, **keys).run({}).items
+    fewer = stage(titles, max_interests=1, **keys).run().items
     assert {item: known.next for item, known in fewer.items()} == {"a": ("ink",), "b": (), "c": ("tape",), "e": ()}
 
 
@@ -274,13 +281,29 @@ def test_the_placebo_moves_everything_within_its_tenth_of_popularity():
     items = {f"i{n:03}": ItemKnowledge(f"p{n}", ()) for n in range(100)}
     counts = {f"i{n:03}": 37 * n % 100 for n in range(100)}
     of_profile = {f"p{n}": 37 * n % 100 for n in range(100)}
-    found = shuffled_knowledge(items, counts, 1)
+    found = shuffled_knowledge(items, Exchange(counts, 1))
     assert {known.profile for known in found.values()} == {known.profile for known in items.values()}
     for item, known in found.items():
         assert known != items[item]
         assert counts[item] // 10 == of_profile[known.profile] // 10
     assert max(abs(counts[item] - of_profile[known.profile]) for item, known in found.items()) > 5, "tenths, not less"
-    assert found != shuffled_knowledge(items, counts, 2)
+    assert found != shuffled_knowledge(items, Exchange(counts, 2))
+
+
+def test_the_placebo_under_one_time_for_all_moves_nothing_from_one_era_to_another():
+    """Tenths are those of an era; an item that is alone in its own gets no words, for they would be the real ones."""
+    items = {f"i{n:03}": ItemKnowledge(f"p{n}", ()) for n in range(101)}
+    counts = {f"i{n:03}": 37 * n % 101 for n in range(101)}
+    era = {f"i{n:03}": n % 2 for n in range(100)} | {"i100": 2}
+    found = shuffled_knowledge(items, Exchange(counts, 1, era))
+    assert "i100" not in found
+    origin = {known.profile: item for item, known in items.items()}
+    for one in (0, 1):
+        there = sorted((item for item in era if era[item] == one), key=counts.__getitem__)
+        tenth = {item: n // 5 for n, item in enumerate(there)}
+        came = {item: origin[found[item].profile] for item in there}
+        assert sorted(came.values()) == sorted(there)
+        assert all(item != other and tenth[item] == tenth[other] for item, other in came.items())
 
 
 def test_the_placebo_of_a_file_is_that_of_the_runs_seed_and_the_training_counts(tmp_path, caplog):
@@ -289,34 +312,35 @@ def test_the_placebo_of_a_file_is_that_of_the_runs_seed_and_the_training_counts(
     keys = {"knowledge_file": str(write(tmp_path / "x.jsonl", *records)), "shuffled_knowledge": "file"}
     counts = {name: 7 * n % 40 for n, name in enumerate(names)}
     titles = dict.fromkeys(names, "Pen")
-    real = stage(titles, knowledge_source="file", **keys).run(counts, 5)
+    real = stage(titles, knowledge_source="file", **keys).run(Exchange(counts, 5))
     assert not caplog.records, "nothing is known of the prompts"
-    placebo = stage(titles, knowledge_source="shuffled", **keys).run(counts, 5)
-    assert placebo.items == shuffled_knowledge(real.items, counts, 5)
+    placebo = stage(titles, knowledge_source="shuffled", **keys).run(Exchange(counts, 5))
+    assert placebo.items == shuffled_knowledge(real.items, Exchange(counts, 5))
     assert (placebo.source, placebo.report) == ("shuffled file", real.report)
     assert placebo.items not in (
-        shuffled_knowledge(real.items, counts, 0),
-        shuffled_knowledge(real.items, {}, 5),
+        shuffled_knowledge(real.items, Exchange(counts, 0)),
+        shuffled_knowledge(real.items, Exchange({}, 5)),
         real.items,
     )
 
 
 def test_a_run_gives_the_placebo_its_counts_and_its_seed(make_config, monkeypatch):
     given, run = [], KnowledgeStage.run
-    monkeypatch.setattr(KnowledgeStage, "run", lambda self, *two, **keys: given.append(two) or run(self, *two, **keys))
+    monkeypatch.setattr(KnowledgeStage, "run", lambda self, *one, **keys: given.append(one) or run(self, *one, **keys))
     config = make_config("NextKNN", knowledge_source="shuffled", seed=7)
     train = assembly.datasets(config)[1][0]
-    assert given == [(popularity_of(config, train), 7)]
+    assert given == [(exchange_of(config, train),)]
+    assert (given[0][0].seed, given[0][0].era) == (7, {})
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 9])
 def test_of_a_few_items_none_keeps_its_own_whatever_the_order_of_the_replies(count):
     items = {f"i{n}": ItemKnowledge(f"p{n}", ()) for n in range(count)}
-    found = shuffled_knowledge(items, {}, 0)
+    found = shuffled_knowledge(items, Exchange())
     assert sorted(found) == sorted(items)
     assert {known.profile for known in found.values()} == {known.profile for known in items.values()}
     assert all(found[item] != items[item] for item in items)
-    assert shuffled_knowledge(dict(reversed(items.items())), {}, 0) == found
+    assert shuffled_knowledge(dict(reversed(items.items())), Exchange()) == found
 
 
 # ---------------------------------------------------------------------- what is made of them
@@ -360,7 +384,7 @@ def test_side_loaded_text_is_that_of_profiles_and_titles_stand_in(make_config, p
     same = (side.item_text == plain.item_text).all(1)[1:]
     assert same.nonzero().squeeze().item() == last - 1, "only the item that nothing is known of reads its title"
     assert "knowledge" not in plain.report
-    titles, known = {"i0": TITLES[0]}, stage({"i0": TITLES[0]}, **keys).run({})
+    titles, known = {"i0": TITLES[0]}, stage({"i0": TITLES[0]}, **keys).run()
     assert item_texts(titles, known, "profile") == {"i0": f"kind 0. goes with {TITLES[1]}"}
 
 
@@ -479,7 +503,7 @@ def test_a_placebo_that_was_written_stays_one_when_it_is_loaded(arguments, plant
     assert found.side_load["knowledge"]["source"] == "shuffled file"
     placebo = stage({f"i{n}": title for n, title in enumerate(TITLES)}, knowledge_source="shuffled", **{
         "knowledge_file": str(written), "shuffled_knowledge": "file"})  # fmt: skip
-    assert placebo.run({}).source == "shuffled file", "once is enough to say it"
+    assert placebo.run().source == "shuffled file", "once is enough to say it"
 
 
 def test_a_batch_is_written_and_its_answers_read(arguments, tmp_path, capsys):

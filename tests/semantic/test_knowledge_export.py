@@ -72,14 +72,14 @@ def test_replies_to_another_title_are_left_out_and_to_none_of_these_refused(argu
     titles |= {f"i{n}": TITLES[n] for n in range(10)}
     settings = SemanticSettings(knowledge_source="file", knowledge_file=str(folder), semantic_cache=str(tmp_path))
     other = {**titles, "i3": "Another thing", "i11": "A new thing"}
-    found = KnowledgeStage(other, settings, "other").run({})
+    found = KnowledgeStage(other, settings, "other").run()
     assert sorted(found.items) == sorted(set(titles) - {"i3"})
     assert "1 of 10 replies about items of this catalogue are about another title" in caplog.text
     with pytest.raises(DataError, match="made from other titles, of planted: of 10 ids that are in both none has"):
-        KnowledgeStage({item: f"{title} 2" for item, title in titles.items()}, settings, "other").run({})
+        KnowledgeStage({item: f"{title} 2" for item, title in titles.items()}, settings, "other").run()
     fewer = {item: title for item, title in titles.items() if item != "i0"}
-    assert len(KnowledgeStage(fewer, settings, "other").run({}).items) == 9, "a filter changes no title"
-    assert len(KnowledgeStage(titles, settings, "other").run({}).items) == 10
+    assert len(KnowledgeStage(fewer, settings, "other").run().items) == 9, "a filter changes no title"
+    assert len(KnowledgeStage(titles, settings, "other").run().items) == 10
 
 
 def test_a_folder_that_is_no_export_or_has_changed_is_refused_before_any_work(arguments, tmp_path, capsys):

@@ -13,7 +13,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.semantic import side_load
 from recbole_eimf.semantic.corpus import Corpus
-from recbole_eimf.semantic.side_load import corpus_of, load_side_information, pipeline_of, popularity_of
+from recbole_eimf.semantic.side_load import corpus_of, exchange_of, load_side_information, pipeline_of
 from tests.conftest import TITLES, planted_sequences, write_atomic
 
 INTERESTS = {"u3": ["nail polish", "nail file", "glitter"], "u5": ["hair dryer"], "u60": ["hair brush", "shampoo"]}
@@ -59,7 +59,7 @@ def test_every_item_has_the_count_of_its_own_token(loaded):
     config, train, _ = loaded
     tokens = train.field2id_token["item_id"]
     counts = Counter(tokens[i] for history in train.sequences()[1] for i in history)
-    assert popularity_of(config, train) == {token: counts[token] for token in tokens[1:]}
+    assert exchange_of(config, train).popularity == {token: counts[token] for token in tokens[1:]}
 
 
 def test_every_item_has_the_text_of_its_own_token(loaded, make_config, tmp_path):
