@@ -47,6 +47,7 @@ class Origin:
         prompt: the template; prompt_items: how many of a user's items stand in it.
         made_from: the settings that decide the training data.
         text_fields: the columns that make an item's text.
+        licence: what the export that was read says of its licence; None where none was.
     """
 
     dataset: str
@@ -57,6 +58,7 @@ class Origin:
     prompt_items: int
     made_from: TrainingKeys = TrainingKeys()
     text_fields: tuple[str, ...] = ("title",)
+    licence: str | None = None
 
 
 def fingerprint_of(users: Sequence[str], histories: Sequence[Sequence[str]]) -> str:
@@ -99,7 +101,8 @@ def write_replies(folder: Path, found: Any) -> int:
 
 def _raw(found: Any, user: str, texts: Sequence[str]) -> dict[str, str]:
     """What the model answered, where it is known and not what is written anyway."""
-    said = found.replies[user].response if user in found.replies else None
+    reply = found.replies.get(user)
+    said = reply and (reply.raw or reply.response)
     return {"raw": encodable(said)} if said and said != _as_response(texts) else {}
 
 
@@ -165,7 +168,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
         "interests": found.report["interests"],
         "unchecked": _unchecked(found),
         "files": {name: file_digest(folder / name) for name in _FILES},
-        "licence": licence or NO_LICENCE,
+        "licence": licence or origin.licence or NO_LICENCE,
         "recbole_eimf": metadata.version("recbole_eimf"),
     }
     with atomic_path(folder / CARD) as temporary:
@@ -202,10 +205,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Opened:
     """An export that may be used: ``settings`` with its files; ``proven``: it was made of the very histories at hand,
-    so that its replies know nothing else, whether or not they have a digest."""
+    so that its replies know nothing else, whether or not they have a digest; ``meta``: what it says of itself."""
 
     settings: SemanticSettings
     proven: bool
+    meta: Mapping[str, Any]
 
 
 def open_interests(
@@ -265,7 +269,7 @@ def open_interests(
         interest_file=str(folder / REPLIES_FILE),
         assignment_file=settings.assignment_file or str(folder / ASSIGNMENT),
     )
-    return Opened(files, fingerprint == data and _proves(meta))
+    return Opened(files, fingerprint == data and _proves(meta), meta)
 
 
 def _why(meta: Mapping[str, Any], made_from: TrainingKeys) -> str:

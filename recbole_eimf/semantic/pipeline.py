@@ -98,10 +98,11 @@ class Pipeline:
         self.corpus, self.settings, self.name, self.device = corpus, settings, name, device
         self.protocol, self.made_from = protocol, made_from or TrainingKeys()
         self.proven = False  # whether an export was made of these very histories
+        self.read_meta: Mapping[str, Any] = {}  # what the export that was read says of itself
         if settings.interest_file and Path(settings.interest_file).is_dir():
             asked = corpus.asked_histories and export.fingerprint_of(corpus.users, corpus.asked_histories)
             found = export.open_interests(settings, self.origin().data, protocol, asked, self.made_from)
-            self.settings, self.proven = found.settings, found.proven
+            self.settings, self.proven, self.read_meta = found.settings, found.proven, found.meta
         # that of an export is checked with it; what another file was made from nobody can tell
         self.unchecked_assignment = bool(settings.assignment_file)
         self.folder = Path(settings.semantic_cache)
@@ -113,6 +114,7 @@ class Pipeline:
         wanted = replace(self.settings, interest_source=source)
         made = Pipeline(self.corpus, wanted, self.name, self.device, self.protocol, self.made_from)
         made.proven, made.unchecked_assignment = self.proven, self.unchecked_assignment
+        made.read_meta = self.read_meta
         for computed in ("encoder", "item_vectors", "user_vectors"):
             if computed in vars(self):
                 vars(made)[computed] = vars(self)[computed]
@@ -121,15 +123,18 @@ class Pipeline:
     def origin(self) -> export.Origin:
         """What replies of this pipeline are made from, for those who load them elsewhere."""
         s = self.settings
+        # what is exported anew was made by whoever made it
+        of = self.read_meta if needs.source_of_replies(s) == "file" else {}
         return export.Origin(
             dataset=self.name,
             protocol=self.protocol or "none",
             data=export.fingerprint_of(self.corpus.users, self.corpus.histories),
-            model=s.llm_model if s.interest_source in ("openai", "batch") else None,
-            prompt=load_template(s.prompt_file),
-            prompt_items=s.prompt_items,
+            model=of.get("model") or (s.llm_model if s.interest_source in ("openai", "batch") else None),
+            prompt=of.get("prompt") or load_template(s.prompt_file),
+            prompt_items=of.get("prompt_items") or s.prompt_items,
             made_from=self.made_from,
             text_fields=tuple(s.text_fields),
+            licence=of.get("licence"),
         )
 
     def check_source(self) -> None:

@@ -70,6 +70,18 @@ def test_an_export_holds_what_others_need_and_loads(words, tmp_path, capsys):
     assert (report["exemplars"], report["users_moved_to_nearest_exemplar"]) == (meta["exemplars"], 0)
     assert read_assignment(tmp_path / "loaded" / "assignment.csv.gz") == assignment
 
+    # exported anew it was made by whoever made it, and says what it said
+    again = tmp_path / "again"
+    assert main([*load, f"--prompt_items={meta['prompt_items'] + 1}", f"--export={again}"]) == 0
+    anew = json.loads((again / "meta.json").read_text())
+    assert {key for key in meta if anew[key] != meta[key]} == {"source", "files"}
+    written = [json.loads(line) for line in (again / "interests.jsonl").read_text().splitlines()]
+    assert [{**line, "source": "openai"} for line in written] == lines
+    assert main([*load, f"--export={again}", "--licence=none"]) == 0
+    assert json.loads((again / "meta.json").read_text())["licence"] == "none"
+    assert main([*load[:-2], "--interest_source=keywords", f"--export={again}"]) == 0
+    assert json.loads((again / "meta.json").read_text())["model"] is None
+
     assert main([*load, "--protocol=user_split"]) == 2
     assert "protocol=leave_one_out, this run has protocol=user_split" in capsys.readouterr().err
     (folder / "meta.json").write_text(json.dumps({**meta, "training_data": "0" * 16}))

@@ -62,7 +62,8 @@ class Reply:
     ``status`` is "ok" (at least one interest) or "failed" (``error`` says why). ``response`` is the raw reply, None
     where there is none. ``usage`` holds ``prompt_tokens`` and ``completion_tokens`` of all calls this reply took,
     None where no call is known. ``prompt_sha256`` is "" where no prompt was asked or recorded. ``failure`` is the kind
-    of a failed reply (one of FAILURES).
+    of a failed reply (one of FAILURES). ``raw`` is what the model answered where a file has it beside a ``response``
+    that was made of it, as exports do.
     """
 
     user_id: str
@@ -74,6 +75,7 @@ class Reply:
     usage: dict[str, int] | None
     source: str
     failure: str | None = None
+    raw: str | None = None
 
 
 #: reads a raw reply: (response, most texts, truncated=) -> texts. Raises ReplyError.

@@ -39,7 +39,7 @@ BATCH_REQUESTS, BATCH_BYTES = 50_000, 200_000_000
 
 
 def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interests: int = 20) -> dict[str, Reply]:
-    """Read replies from JSON lines ``{user_id, response, prompt_sha256?}``, by user id.
+    """Read replies from JSON lines ``{user_id, response, prompt_sha256?, raw?}``, by user id.
 
     A line that says it was not an LLM's, or a placebo's (``source``, as ``interests`` writes it), keeps saying so.
 
@@ -52,6 +52,7 @@ def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interes
     wanted = None if requests is None else {request.user_id: request.sha256 for request in requests}
     found: dict[str, tuple[int, str, str]] = {}
     makers: dict[str, str] = {}
+    raw: dict[str, str] = {}
     for line, record in _read(path):
         user, response = _text(record, "user_id", path, line), _text(record, "response", path, line)
         digest = record.get("prompt_sha256") or ""
@@ -63,12 +64,17 @@ def fetch_file(requests: Sequence[PromptRequest] | None, path: Path, max_interes
             )
         found.setdefault(user, (line, response, digest))
         makers.setdefault(user, maker_of(record))
+        if isinstance(record.get("raw"), str):
+            raw.setdefault(user, record["raw"])
     users = list(found) if wanted is None else [user for user in wanted if user in found]
     other = sum(bool(wanted and found[user][2] and found[user][2] != wanted[user]) for user in users)
     if other:
         logger.warning("%s: %d of %d replies answer another prompt than today's.", path, other, len(users))
     replies = {
-        user: reply_from_text(user, found[user][2], found[user][1], makers[user], max_interests) for user in users
+        user: replace(
+            reply_from_text(user, found[user][2], found[user][1], makers[user], max_interests), raw=raw.get(user)
+        )
+        for user in users
     }
     _report(path, replies, None if wanted is None else len(wanted))
     return replies
