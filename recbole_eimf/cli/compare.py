@@ -30,7 +30,8 @@ options   --models_file FILE.yaml   rows with name, model, backbone, keys, again
           --seeds 5 | 2020,2021     how many (from 2020 on), or which
           --metrics Recall@50,HR@50 what the tables show; the CSV and JSON files hold all
           --ties=source             the source's order inside one time, as the papers; tables shuffle it
-          --mask_history=both       score every checkpoint with the history masked and not masked
+          --mask_history=both       score every checkpoint with the history masked and not masked (auto: as the share
+                                    of repeats says, alike for all rows)
           --tune-first N            the same search of N trials for every model on validation before the seeds
           --parallel N              runs at once, on Ray; 0: one after the other in this process
           --cpus-per-run 1, --ray_address ADDRESS

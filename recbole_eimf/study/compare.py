@@ -17,6 +17,8 @@ from recbole_eimf.core.folders import check_kind
 from recbole_eimf.core.locks import folder_locked
 from recbole_eimf.core.parts import require
 from recbole_eimf.core.ray_start import check_cluster
+from recbole_eimf.data.history_mask import decide, masks_history
+from recbole_eimf.experiment.assembly import datasets
 from recbole_eimf.study import progress, runs
 from recbole_eimf.study.execute import Workers, execute_all
 from recbole_eimf.study.jobs import gpus_of_a_job, make_text_once
@@ -223,6 +225,7 @@ def check(experiment: Experiment, out: Path, effort: Effort) -> None:
         UserError: as :func:`carry_out` would, but for a folder in use.
     """
     with environment_kept("CUDA_VISIBLE_DEVICES"):
+        experiment = _with_one_mask(experiment, out)
         masks_of(experiment, _runs(experiment, out, effort))
 
 
@@ -255,6 +258,7 @@ def _plan_and_tune(experiment: Experiment, out: Path, effort: Effort) -> Plan:
     workers = effort.workers
     if workers.ray_address:
         check_cluster(workers.ray_address)
+    experiment = _with_one_mask(experiment, out, tell=True)
     shared = keys_to_train_with(experiment.shared)
     planned = _runs(experiment, out, effort)  # names and keys are right before a search begins
     masks = masks_of(experiment, planned)
@@ -269,6 +273,22 @@ def _plan_and_tune(experiment: Experiment, out: Path, effort: Effort) -> Plan:
         planned = _runs(experiment, out, effort, {name: found.settings for name, found in searched.items()})
         masks = masks_of(experiment, planned)
     return Plan(experiment, planned, masks, workers, out)
+
+
+def _with_one_mask(experiment: Experiment, out: Path, tell: bool = False) -> Experiment:
+    """With ``mask_history=auto`` decided for all rows, by the training part that they share."""
+    if experiment.shared.get("mask_history") != "auto":
+        return experiment
+    any_mask, folder = {**experiment.shared, "mask_history": True}, out.resolve() / "runs"
+    # names and keys are right before data are read; what the folder holds has a mask already
+    planned = runs.plan(experiment.rows, experiment.dataset, experiment.seeds, any_mask, folder, settled=False)
+    counting = next(run for run in planned if run.row.counting)
+    config = EIMFConfig(counting.row.model, counting.dataset, None, {**counting.given, "mask_history": "auto"})
+    config.data_told = True  # it is said here
+    said = decide(config, datasets(config)[1][0])
+    if tell:
+        print(said)
+    return replace(experiment, shared={**experiment.shared, "mask_history": masks_history(config)})
 
 
 def _runs(

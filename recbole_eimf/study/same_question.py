@@ -9,7 +9,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.runs import Run
 from recbole_eimf.study.table.summary import Experiment
 
-_SAME_CANDIDATES = "rows of one table rank the same candidates. Write True, False or both, for all of them."
+_SAME_CANDIDATES = "rows of one table rank the same candidates. Write auto, True, False or both, for all of them."
 
 
 def reports_both_masks(shared: Mapping[str, Any]) -> bool:
@@ -19,8 +19,6 @@ def reports_both_masks(shared: Mapping[str, Any]) -> bool:
 
 def keys_to_train_with(shared: Mapping[str, Any]) -> dict[str, Any]:
     """The keys to train with: of both values of ``mask_history`` the one that papers of the protocol have."""
-    if shared.get("mask_history") == "auto":
-        raise ConfigError(f"mask_history=auto: {_SAME_CANDIDATES}")
     if not reports_both_masks(shared):
         return dict(shared)
     return {**shared, "mask_history": shared.get("protocol", "leave_one_out") != "user_split"}
@@ -30,7 +28,7 @@ def masks_of(experiment: Experiment, planned: Sequence[Run]) -> tuple[bool, ...]
     """The values of ``mask_history`` to report, the one to train with first: those of the runs, recipes included.
 
     Raises:
-        ConfigError: rows have different ones, or one that only the data would decide.
+        ConfigError: rows have different ones, or one of their own that only the data would decide.
     """
     _check_protocols(planned)
     if reports_both_masks(experiment.shared):

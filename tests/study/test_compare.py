@@ -16,6 +16,7 @@ import recbole_eimf
 from recbole_eimf.__main__ import main as command_line
 from recbole_eimf.cli import compare as compare_command
 from recbole_eimf.core.errors import ConfigError, DataError, UserError
+from recbole_eimf.data import history_mask
 from recbole_eimf.study import compare, execute, runs
 from recbole_eimf.study.rows import complete, over_their_own, parse_model, parse_models, read_rows
 from recbole_eimf.study.search.outcome import SearchOutcome
@@ -435,8 +436,24 @@ def test_the_history_is_masked_in_the_table_as_it_was_in_its_runs(keys):
     own[1] = replace(own[1], keys={"backbone": "REMI", "mask_history": "auto"})
     with pytest.raises(ConfigError, match="row 'REMI': mask_history=auto: rows of one table"):
         masks(own)
-    with pytest.raises(ConfigError, match="^mask_history=auto: rows of one table"):
-        masks("SASRec", mask_history="auto")
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_table_decides_by_its_data_whether_the_history_is_masked(keys, tmp_path, capsys, monkeypatch, repeats):
+    """Once, for all its rows; a row that says otherwise is told before anything is trained."""
+    if not repeats:
+        monkeypatch.setattr(history_mask, "FEW_REPEATS", 1.1)
+    given = arguments({**keys, "epochs": 1}, "--models=SASRec", "--seeds=1", "--mask_history=auto", "--metrics=NDCG@5")
+    assert compare_command.main(given) == 0
+    said = "stays among the candidates" if repeats else "is masked"
+    assert capsys.readouterr().out.count(f"mask_history=auto: the history {said} (") == 1
+    assert [view["mask_history"] for view in json.loads(Path("out/results.json").read_text())["views"]] == [not repeats]
+    assert {json.loads(p.read_text())["mask_history"] for p in Path("out/runs").rglob("result.json")} == {not repeats}
+    assert compare_command.main(given) == 0, "the same command goes on"
+    rows = [*parse_models("SASRec"), replace(parse_model("REMI"), keys={"backbone": "REMI", "mask_history": repeats})]
+    other = compare.experiment_of(rows, "planted", {**keys, "mask_history": "auto"}, "...")
+    with pytest.raises(ConfigError, match=f"mask_history is {repeats} in row 'REMI' and {not repeats} in row"):
+        compare.check(other, Path("other"), compare.Effort(0))
 
 
 def test_a_failed_run_is_begun_again_with_what_mends_it(keys):
