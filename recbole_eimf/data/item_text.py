@@ -22,15 +22,19 @@ def clean_text(text: str) -> str:
     """Return a text as it can stand in an atomic file: on one line, without HTML entities or a quote at its start.
 
     White space and control characters become one space. In a text that begins with a double quote every double
-    quote becomes two single ones; elsewhere they are harmless and stay. What RecBole reads as missing becomes "".
+    quote becomes two single ones; elsewhere they are harmless and stay. What RecBole reads as missing becomes "", and
+    what shows nothing (zero-width characters alone).
 
     >>> clean_text('7" tablet &amp; pen'), clean_text('"The Best" of'), clean_text("a\\tb\\n c"), clean_text("N/A")
     ('7" tablet & pen', "''The Best'' of", 'a b c', '')
+    >>> clean_text("&#8203;\u2060 \ufeff"), clean_text("a\u200bb") == "a\u200bb"
+    ('', True)
     """
     text = _BAD_CHARACTERS.sub(" ", html.unescape(text)).strip()
     if text.startswith('"'):
         text = text.replace('"', "''")
-    return "" if text in MISSING else text[:MAX_TEXT].rstrip()
+    shown = any(sign.isprintable() and sign != " " for sign in text)
+    return "" if text in MISSING or not shown else text[:MAX_TEXT].rstrip()
 
 
 def check_item_text(
