@@ -415,6 +415,31 @@ def test_slices_that_hold_nobody_or_everybody_are_no_columns(made):
     assert [entry.text for entry in grid.rows[0].entries] == ["30.00", "60.00", "40.00", "20.00"]
 
 
+def test_every_form_of_a_table_says_which_targets_a_slice_holds(made):
+    experiment, runs, _ = made
+    names = ("unseen", "cold", "median", "warm", "1-5", ">20", "tied", "untied", "history_1-5", "history_>20", "none")
+    parts = {name: {"targets": name != "none", "recall@5": 0.5} for name in names} | {"seen": {"targets": 8}}
+    parts["untied"]["targets"] = 8
+    for run in runs:
+        if run.finished:
+            stored = json.loads((run.folder / "result.json").read_text())
+            (run.folder / "result.json").write_text(json.dumps(stored | {"slices": parts}))
+    summary = summarise(experiment, runs, [False])
+    thirds = "rare to frequent in training, a third of its interactions each"
+    assert content.slices_said(summary) == [
+        ("unseen", "no training interaction"), ("cold, median, warm", thirds),
+        ("1-5, >20", "so many training interactions"), ("tied", "the time of the item before it"),
+        ("untied", "another time than the item before it"),
+        ("history_1-5, history_>20", "the user had so many events before"), ("seen", "all but the unseen"),
+    ]  # fmt: skip
+    folder = runs[0].folder.parents[2]
+    table.write(summary, folder)
+    report.write(summary, folder)
+    assert f"\n- cold, median, warm: {thirds}\n" in (folder / "table.md").read_text()
+    assert f"\n% cold, median, warm: {thirds}\n" in (folder / "table.tex").read_text()
+    assert f"<i>cold, median, warm</i>: {thirds}; <i>1-5, &gt;20</i>: so" in (folder / "index.html").read_text()
+
+
 def test_both_ways_to_treat_history_are_two_tables(made):
     experiment, runs, _ = made
     run = next(run for run in runs if run.row.name == "EIMF[SASRec]")

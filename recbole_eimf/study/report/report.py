@@ -54,6 +54,7 @@ def page(summary: Summary) -> str:
         untested=metrics != summary.metrics,
         tested_metrics=list(map(pretty, summary.metrics)),
         slices=_slices(summary, metrics, unique),
+        slices_said=content.slices_said(summary),
         slices_key=plot.swatches(summary, [line.row.name for line in summary.lines if line.row.name in summary.slices]),
         curves=[PageFigure(title, unique(svg)) for title, svg in drawn.panels.items()] if drawn else [],
         curves_key=drawn.key if drawn else [],

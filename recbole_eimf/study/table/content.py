@@ -215,6 +215,26 @@ def slice_names(summary: Summary) -> list[tuple[str, int]]:
     return [(n, int(values["targets"])) for n, values in first.items() if values["targets"] not in (0, every)]
 
 
+_THIRDS = "rare to frequent in training, a third of its interactions each"
+#: slices that are no ranges of training interactions -> which targets they hold
+_SLICES_SAID = {
+    "unseen": "no training interaction", "cold": _THIRDS, "median": _THIRDS, "warm": _THIRDS,
+    "tied": "the time of the item before it", "untied": "another time than the item before it",
+    "new_user": "of users whom training does not know", "repeat": "the user had the item before",
+    "seen": "all but the unseen",
+}  # fmt: skip
+
+
+def slices_said(summary: Summary) -> list[tuple[str, str]]:
+    """(names, which targets they hold) of the slices that a table shows."""
+    found: dict[str, list[str]] = {}
+    for name, _ in slice_names(summary):
+        of_history = name.startswith("history_")
+        said = "the user had so many events before" if of_history else "so many training interactions"
+        found.setdefault(_SLICES_SAID.get(name, said), []).append(name)
+    return [(", ".join(names), said) for said, names in found.items()]
+
+
 def slice_metric(summary: Summary) -> str:
     """What slices show: the main metric where they have it."""
     has = {m for row in summary.slices.values() for slice in row.values() for m in slice}
