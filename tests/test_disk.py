@@ -122,6 +122,20 @@ def test_a_probe_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
 
 
+def test_a_refused_folder_is_not_left_behind(tmp_path, monkeypatch):
+    """A full disk takes folders, and no file; what was there stays."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    (tmp_path / "there").mkdir()
+    for folder in ("there", "there/a/b"):
+        with pytest.raises(DiskError, match="Make room"):
+            disk.check_writable(tmp_path / folder, "output_dir")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
 # ---------------------------------------------------------------------- commands
 @pytest.fixture
 def keys(planted, semantic_cache):

@@ -93,7 +93,7 @@ def check_not_read(written: Iterable[str | os.PathLike], read: Mapping[str, str 
 
 
 def check_writable(folder: str | os.PathLike, key: str, make: bool = True) -> None:
-    """Make a folder and write a file into it for a moment: better now than after hours.
+    """Make a folder and write a file into it for a moment: better now than after hours. Refused, it leaves no folder.
 
     Args:
         key: how the user names the folder, for the message.
@@ -103,6 +103,7 @@ def check_writable(folder: str | os.PathLike, key: str, make: bool = True) -> No
         DiskError: naming key, folder and remedy.
     """
     place = Path(folder).absolute()
+    made = [path for path in (place, *place.parents) if make and not os.path.lexists(path)]
     try:
         if make:
             place.mkdir(parents=True, exist_ok=True)
@@ -115,6 +116,9 @@ def check_writable(folder: str | os.PathLike, key: str, make: bool = True) -> No
     except FileNotFoundError as error:  # of a place where nothing can be made, such as /proc
         raise DiskError(f"{key}={folder}: cannot be made there. Name a folder that you may write to.") from error
     except OSError as error:
+        for path in made:  # a full disk takes a folder, and no file
+            with contextlib.suppress(OSError):
+                path.rmdir()
         found = refusal(error, f"{key}={folder}")
         if found is None:
             raise
