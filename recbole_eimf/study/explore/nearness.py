@@ -63,10 +63,10 @@ def between_titles(titles: Sequence[str], items: np.ndarray, seed: int = 0) -> f
         return None
     chosen = np.random.default_rng(seed).permutation(len(first))[:_SAMPLED]
     distinct = items[first]
-    best = np.empty(len(chosen), dtype=np.float32)
+    best = []
     for begin in range(0, len(chosen), _AT_A_TIME):
         part = chosen[begin : begin + _AT_A_TIME]
         near = distinct[part] @ distinct.T
         near[np.arange(len(part)), part] = -np.inf
-        best[begin : begin + len(part)] = near.max(1)
-    return float(np.median(best))
+        best.append(near.max(1))
+    return float(np.median(np.concatenate(best)))
