@@ -477,6 +477,8 @@ def test_copies_are_told_and_left_out(tmp_path):
     assert pairs(tmp_path / "out") == {"u": ["a", "b", "c", "a"], "v": ["a"]}
     assert report.counts["dropped: copies (same user, item and time)"] == 2
     assert not any(said.startswith("copies") for said in report.remarks)
+    run_csv(tmp_path, HEADER + "u,a,1\nu,a,2\nu,b,2\n", filters=Filters(duplicates="distinct"))
+    assert pairs(tmp_path / "out") == {"u": ["a", "a", "b"]}  # the same item again, at another time, is no copy
     with pytest.raises(DataError, match="--duplicates distinct: without times"):
         prepare_csv(tmp_path / "in.csv", tmp_path, "d", no_time=True, filters=Filters(duplicates="distinct"))
 
