@@ -140,6 +140,12 @@ def test_a_coarse_index_is_off_by_no_more_than_it_says(lossy):
     assert 0 < (asked.blocks.flatten()[1:ITEMS] - exact[1:]).abs().max() <= asked.error
 
 
+def test_what_is_added_to_products_is_off_by_no_more_than_is_said():
+    vectors = torch.ones(ITEMS, 1)
+    asked = FlatIndex(vectors).query(torch.tensor([[0.0625]]), torch.full((ITEMS,), 2.0**20))  # half of the last bit
+    assert 0 < float((asked.blocks.flatten()[1:ITEMS] - 2.0**20 - 0.0625).abs().max()) <= asked.error < 1
+
+
 def test_candidates_are_scored_in_double_precision():
     """2^26 + 1 - 2^26 is 0 or 1 in single precision, by the order of the sum."""
     vectors = torch.zeros(ITEMS, 8)
@@ -235,6 +241,15 @@ def test_depth_doubles_until_the_kth_score_is_above_what_was_left_out():
     assert index.asked == [26, 52, 104]
     assert set(found.rows.tolist()) <= set(range(100, 200))
     assert found.rows.tolist() == by_loops(torch.ones(1, 1), 10, vectors, None, set(), 0)
+
+
+def test_as_many_more_are_asked_for_as_are_barred():
+    vectors = torch.zeros(ITEMS, 1)
+    vectors[1:, 0] = torch.linspace(2, 1, ITEMS - 1)
+    index, barred = Liar(vectors[:, 0]), torch.arange(1, 301)  # a long history, of all the best
+    found = search_with_proof(index, torch.ones(1, 1), 10, vectors, None, barred)
+    assert index.asked == [326]
+    assert found.rows.tolist() == list(range(301, 311))
 
 
 @pytest.mark.parametrize(("share", "times"), [(0.9, 6), (1.1, 1)])

@@ -144,6 +144,20 @@ def test_where_nearly_all_items_are_asked_for_it_leaves_them_to_brute_force():
     assert index.best(torch.ones(1, WIDTH), HISTORY, ITEMS // 2) is None
 
 
+@pytest.mark.parametrize(("below", "times"), [(8.5, 2), (9.5, 1)])
+def test_a_ceiling_as_near_as_what_is_added_may_be_off_proves_nothing(monkeypatch, below, times):
+    """Eight sums may lose the last bit of 2^20 each, and the index's own one more: two ways of summing may differ."""
+    prior, bit = made_prior(WEIGHTS["counts alone"]), 2.0**20 * torch.finfo(torch.float32).eps
+    added = torch.zeros(ITEMS)
+    added[1:11], added[11:200] = 2.0**20, 2.0**20 - below * bit
+    monkeypatch.setattr(prior, "counted", lambda _: added)
+    asked, top = [], search.FlatQuery.top
+    monkeypatch.setattr(search.FlatQuery, "top", lambda query, *given: asked.append(given) or top(query, *given))
+    found = PriorIndex(prior, torch.zeros(ITEMS, WIDTH)).best(torch.zeros(1, WIDTH), HISTORY, 10)
+    assert sorted(found.rows.tolist()) == list(range(1, 11))
+    assert len(asked) == times
+
+
 @pytest.mark.parametrize("by_frequency", [False, True], ids=["same for all", "by frequency"])
 def test_what_is_kept_apart_is_what_the_prior_adds(by_frequency):
     prior = made_prior(WEIGHTS["all"], by_frequency)
