@@ -11,6 +11,7 @@ from recbole_eimf.serving import many
 from recbole_eimf.serving.answer import Question, rank
 from recbole_eimf.serving.catalogue import Catalogue
 from recbole_eimf.serving.eight_bits import EightBits
+from recbole_eimf.serving.index import HNSWIndex
 from recbole_eimf.serving.many import CoarseTable
 from recbole_eimf.serving.parts import Parts
 from tests.serving.test_index import ITEMS, KINDS, coarse, table
@@ -197,7 +198,32 @@ def test_what_a_sum_may_be_off_by_goes_with_its_item(apart, sure):
     assert found.sure.item() is sure
 
 
-def served(index_of, vectors, histories, **options):
+@pytest.mark.parametrize(("score", "sure"), [(8.248, False), (8.254, True)])
+def test_the_last_one_s_sum_may_be_off_below_what_was_left_out(score, sure):
+    """It may be off by 0.2525, as 2^19 is added and taken off; coarse scores of what is left out are up to 8."""
+    vectors = torch.zeros(ITEMS, 4)
+    vectors[1:, 0] = 7.99
+    vectors[100:104, 0] = torch.tensor([40.0, 30.0, 20.0, 10.0])
+    vectors[104, :3] = torch.tensor([2.0**19, -(2.0**19), score])
+    assert vectors[1, 0].to(torch.bfloat16) == 8
+    exactly = CoarseTable(vectors.to(torch.bfloat16), vectors, lambda interests: torch.zeros(len(interests)))
+    found = exactly.best(torch.ones(1, 1, 4), K)
+    assert found.rows.tolist() == [[100, 101, 102, 103, 104]]
+    assert found.sure.item() is sure
+
+
+def test_what_fills_chunks_and_padding_are_no_items_though_they_are_candidates(monkeypatch):
+    """As where nearly all is barred, and too few items are left for as many candidates."""
+    vectors = torch.zeros(ITEMS - 9, 1)
+    vectors[1:] = -1.0
+    vectors[1:K, 0], vectors[-1] = torch.tensor([-0.5, -0.6, -0.7, -0.8]), -0.1
+    of = CoarseTable(vectors.to(torch.bfloat16), vectors, lambda interests: torch.zeros(len(interests)))
+    candidates = torch.tensor([[0, ITEMS - 9, ITEMS - 1, 1, 2, 3, 4, 5, 6]])
+    monkeypatch.setattr(of, "_candidates", lambda *_: (candidates, torch.tensor([-2.0])))
+    assert of.best(torch.ones(1, 1, 1), K - 1).rows.tolist() == [[1, 2, 3, 4]]
+
+
+def served(index_of, vectors, histories, together=256, **options):
     """Answers of a catalogue of these vectors, a user's interest being the vector of their last item."""
     tokens = pa.array(["[PAD]", *map(str, range(1, ITEMS))])
 
@@ -209,7 +235,7 @@ def served(index_of, vectors, histories, **options):
 
     catalogue = Catalogue(tokens, pa.nulls(ITEMS, pa.string()), np.ones(ITEMS, dtype=np.int64))
     parts = Parts(catalogue, Last(), vectors, index=index_of(vectors))
-    config = {"evaluation": {"mask_history": True, "eval_batch_size": 256, "eval_chunk_items": None}}
+    config = {"evaluation": {"mask_history": True, "eval_batch_size": together, "eval_chunk_items": None}}
     return rank(parts, config, histories, Question(K, **options))
 
 
@@ -232,6 +258,16 @@ def test_lists_are_the_same_with_and_without_a_table(kind, options):
     assert np.array_equal(found.rows, plain.rows)
     assert np.allclose(found.scores, plain.scores, rtol=1e-5)
     assert found.proved
+
+
+def test_one_answer_that_a_graph_gave_is_enough_for_nothing_to_be_proved():
+    vectors = table("random")
+    long = [str(item) for item in range(1, ITEMS // 2)]  # so much is barred that all items are looked at
+    proved = [
+        served(HNSWIndex.over, vectors, histories, together=1).proved
+        for histories in ([long], [["3"]], [long, ["3"]], [["3"], long])
+    ]
+    assert proved == [True, False, False, False]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "nearly equal"])
