@@ -122,6 +122,20 @@ def test_lists_of_chunked_evaluation(exported):
     assert np.array_equal(served_lists(run, recommender), expected)
 
 
+def test_scores_of_chunks_are_those_of_one_product_with_what_items_get_beside_it(exported):
+    def biased(net):
+        net.backbone.net.output_bias.copy_(torch.randn(net.n_items))
+
+    _, _, recommender = exported("IBIM", biased, backbone="BERT4Rec", eval_chunk_items=7)
+    bias = recommender._parts.bias
+    assert bias[1:].std() > 0.5
+    found = recommender.rank([["i1", "i2"], ["i3"]], 6)
+    interests = torch.from_numpy(recommender.interests([["i1", "i2"], ["i3"]]))[:, 0].double()
+    expected = interests @ recommender._parts.vectors.double().T + bias
+    assert np.allclose(found.scores, expected.gather(1, torch.from_numpy(found.rows)), atol=1e-5)
+    assert np.array_equal(found.rows, expected[:, 1:].topk(6).indices + 1)
+
+
 @pytest.mark.parametrize("backbone", [name for name, card in BACKBONES.items() if not card.over] + ["DualSASRec"])
 def test_interests_are_the_models_bit_for_bit(exported, backbone):
     run, _, recommender = exported("EIMF", backbone=backbone)
