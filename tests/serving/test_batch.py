@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
@@ -142,6 +144,29 @@ def test_a_command_with_other_histories_options_or_another_model_is_another(toy,
         answered("h.csv")
 
 
+def test_pieces_that_lie_there_are_neither_made_nor_counted_again(toy, monkeypatch):
+    toy("model")
+    Path("h.csv").write_text(ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "_join", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            answered("h.csv", piece=1)
+    for missing in (0, 2):
+        Path("r.parquet.parts", f"{missing:06d}.parquet").unlink()
+    made, counts, real = [], [], batch._answers
+
+    @contextlib.contextmanager
+    def bar(initial, **_):
+        counts.append(initial)
+        yield SimpleNamespace(update=counts.append)
+
+    monkeypatch.setattr(batch, "bar", bar)
+    monkeypatch.setattr(batch, "_answers", lambda *given: made.extend(given[2]) or real(*given))
+    assert list(dict.fromkeys(answered("h.csv", piece=1)["user"])) == ["a", "b", "c"]
+    assert made == ["a", "c"]
+    assert counts == [1, 1, 1]  # what lay there, and the two
+
+
 # ---------------------------------------------------------------------- rows and lines
 @pytest.mark.parametrize(
     "text",
@@ -198,6 +223,8 @@ def test_a_row_without_a_user_is_named_by_its_place_in_the_file(tmp_path, monkey
     monkeypatch.setattr(Histories, "_batches", lambda *_: iter(read))
     with pytest.raises(DataError, match="h.csv, row 4: no user"):
         list(Histories.open(tmp_path / "h.csv").pieces(4))
+    with pytest.raises(DataError, match="h.csv, row 4: no user"):
+        Histories.open(tmp_path / "h.csv").repeated()
 
 
 @pytest.mark.parametrize("name", ["h.csv", "h.parquet"])
