@@ -14,7 +14,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment import assembly
 from recbole_eimf.model.losses import loss
 from recbole_eimf.model.losses.negatives import Drawn, NegativeSampler, drawn_scores, sampled_softmax_loss
-from recbole_eimf.trainer.lazy_adamw import LazyAdamW
+from recbole_eimf.trainer.lazy_adamw import LazyAdamW, _MissedMomentum
 from recbole_eimf.trainer.trainer import InterestTrainer
 
 P, N, D = 6, 15, 4
@@ -184,6 +184,21 @@ def test_rows_that_wait_end_where_adamw_takes_them(weight_decay):
         assert torch.allclose(found, plain.state[dense.weight][name], rtol=1e-5, atol=1e-12), name
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+def test_momentum_is_known_however_long_a_run_is(weight_decay):
+    """Sums over the missed steps, by a loop's formula; what is kept of them ends where nothing changes any more."""
+    b1, b2, lr = 0.9, 0.999, 0.01
+    missed = _MissedMomentum(lr, weight_decay, (b1, b2))
+    assert len(missed._carried) < 45_000
+    since, step = [3, 39_990, 44_000, 59_990, 60_000], 60_000
+    expected = []
+    for s in since:
+        j = np.arange(1, step - s + 1)
+        kept = (1 - lr * weight_decay) ** (step - s - j)
+        expected.append((kept * (b1 / b2**0.5) ** j * (1 - b2 ** (s + j)) ** 0.5 / (1 - b1 ** (s + j))).sum())
+    assert missed.after(torch.tensor(since), step).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
 def trained(make_config, model, **keys):
     """A model after two epochs in float64, and its optimiser."""
     config = make_config(model, num_negatives=6, learning_rate=0.01, train_batch_size=16, **keys)
@@ -216,6 +231,7 @@ def test_a_model_trains_the_same_with_rows_that_wait(make_config, monkeypatch, m
 @pytest.mark.parametrize(("model", "keys"), [
     ("IBIM", {"learner": "sgd"}),
     ("IBIM", {"learner": "adam", "weight_decay": 0.1}),  # couples the decay to the gradient
+    ("IBIM", {"learner": "adamw", "weight_decay": 5.5}),  # by a learning rate of 0.01, outruns momentum
     ("IBIM", {"item_text": "add"}),  # every row depends on the projection
     ("IBIM", {"negatives_for": "target"}),  # reads most rows
     ("EIMF", {"recipe": "strong"}),  # soft labels
