@@ -253,16 +253,37 @@ def test_weights_are_chosen_for_the_best_model_and_kept_with_it(tmp_path):
     assert written == [(3, WEIGHTS[-1])]
 
 
+@pytest.mark.parametrize("other", [{}, {"best_epoch": 4}, {"prior_weights": "grid"}, {"score_prior": "similar"}])
+def test_weights_chosen_before_a_stop_stay_with_the_model_they_were_chosen_for(monkeypatch, tmp_path, other):
+    monkeypatch.setattr(weighing, "evidence", lambda *given: given)
+    monkeypatch.setattr(weighing, "fit", lambda seen, bucket: torch.tensor([2.0, 5.0]))
+    prior = ScorePrior("both", 0.5, None, 4)
+    trainer = Judged("learned", prior, lambda s, n: s + n, True)
+    trainer.model_folder, trainer.model, trainer.best_epoch = tmp_path, object(), 3
+    trainer.write = lambda epoch: None
+    trainer.config["resume"] = True
+    found = weighing.choose_prior(trainer, prior, None)
+    prior.weight.zero_()
+    trainer.tried.clear()
+    trainer.best_epoch = other.get("best_epoch", 3)
+    trainer.config |= {key: value for key, value in other.items() if key in trainer.config}
+    again = weighing.choose_prior(trainer, prior, None)
+    assert bool(trainer.tried) == bool(other), "chosen again for what is another model"
+    if not other:
+        assert again == found == {"ndcg@5": 7.0}
+        assert prior.weight.tolist() == [2.0, 5.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("bigger", [True, False])
 @pytest.mark.parametrize(("kind", "weights"), [("both", [2.0, 5.0]), ("next", [0.0, 5.0])])
-@pytest.mark.parametrize("gain", [0.1, -0.1])
+@pytest.mark.parametrize("gain", [0.1, 0.0, -0.1])
 def test_fitted_weights_stay_where_validation_is_better_for_them(monkeypatch, kind, weights, gain, bigger):
     prior = ScorePrior(kind, 0.5, None, 4)
     trainer = Judged("learned", prior, lambda s, n: 1.0 + gain * ([s, n] == weights), bigger)
     monkeypatch.setattr(weighing, "evidence", lambda *given: given)
     monkeypatch.setattr(weighing, "fit", lambda seen, bucket: torch.tensor(weights[-len(prior.parts) :]))
     found = weighing.choose_prior(trainer, prior, None)
-    assert prior.weight.tolist() == [*(weights if gain > 0 else [0.0, 0.0]), 0.0, 0.0]
+    assert prior.weight.tolist() == [*(weights if gain >= 0 else [0.0, 0.0]), 0.0, 0.0]
     assert abs(found["ndcg@5"]) == pytest.approx(1.0 + max(gain, 0.0))
 
 
