@@ -113,6 +113,7 @@ def test_k_of_nothing_and_of_more_than_there_is(sasrec):
     assert len(sasrec.recommend([["i1"]], 0)) == 0
     assert len(sasrec.recommend([["i1"]], 10**9)) == 60
     assert len(sasrec.recommend([["i1"]], 10**9, exclude_seen=True)) == 59
+    assert sasrec.rank([["i1"]], 10**9).rows.shape == (1, 60)
     assert len(sasrec.recommend([], 5)) == 0
     for k in (-1, 2.5, True, "3", None):
         with pytest.raises(ConfigError, match="k="):
@@ -145,6 +146,9 @@ def test_similar_items_are_the_nearest_by_cosine(sasrec):
         cosine[[0, row_of[item]]] = -9
         best = np.argsort(-cosine)[:4]
         assert [row_of[other] for other in frame[frame["item"] == item]["similar"]] == best.tolist()
+    every = sasrec.similar_items([f"i{n}" for n in range(60)], 10**9)
+    assert len(every) == 60 * 59
+    assert (every["similar"] != every["item"]).all()
     with pytest.raises(DataError, match=r"item 'i61': not in this model's catalogue of 60 items. Did you mean"):
         sasrec.similar_items(["i61"])
 
