@@ -255,6 +255,25 @@ def test_what_is_aligned_learns_on_both_sides(built):
     assert any(name.startswith("backbone.item_embedding") for name in moved)
 
 
+def test_what_predicts_a_target_s_text_learns_through_the_attention_over_interests(built):
+    """Eq. 9 by autograd from its formula: not the candidates' side alone moves."""
+    net, train = built()
+    net.logits_dtype = torch.float64
+    batch, esim = train._dataset.rows(np.arange(12)), net.esim
+    states, _, readout = net._forward(batch)
+    candidates = esim.item_has_text.nonzero()[:, 0]
+    text = esim.item_text[candidates].double() @ esim.projection.weight.T
+    logits = esim(batch["user_id"], batch["item_id"]) @ text.T
+    expected = torch.nn.functional.cross_entropy(logits, torch.searchsorted(candidates, batch["item_id"]))
+    found = net._auxiliary_losses(batch, states, readout)[0]
+    asked = dict(esim.named_parameters())
+    for name, wanted, got in zip(
+        asked, *(torch.autograd.grad(loss, list(asked.values())) for loss in (expected, found)), strict=True
+    ):
+        assert wanted.abs().max() > 1e-6, name
+        assert torch.allclose(got, wanted, atol=1e-9), name
+
+
 def test_the_one_target_of_a_row_meets_its_own_user_and_state(built, monkeypatch):
     net, train = built(backbone="SASRec", auxiliary_targets="one", attn_dropout_prob=0.0)
     batch = train._dataset.rows(np.arange(5))
