@@ -118,6 +118,24 @@ def test_what_two_parts_tested_is_kept_once_for_each_pair_and_metric():
     assert whole.content["views"][0]["comparisons"] == [*mine, theirs[1]]
 
 
+def test_versions_that_parts_were_made_with_are_kept_once_each():
+    one, other = (of_backbone("SASRec", [3.0], [4.0]) for _ in range(2))
+    one["made_with"] = [{"torch": "2.4"}, {"torch": "2.5"}]
+    other["made_with"] = [{"torch": "2.5"}, {"torch": "2.6"}]
+    (whole,) = join_parts(parts(one, other))
+    assert whole.content["made_with"] == [{"torch": version} for version in ("2.4", "2.5", "2.6")]
+
+
+def test_a_page_of_several_tables_is_no_table_s_own(tmp_path):
+    made = of_backbone("SASRec", [3.0], [4.0])
+    for name, content in (("one", made), ("several", {"tables": [made, {**made, "dataset": "b"}]})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(content), encoding="utf-8")
+        (tmp_path / name / "index.html").touch()
+    found = read_parts([tmp_path / "one", tmp_path / "several"])
+    assert [part.page for part in found] == [tmp_path / "one" / "index.html", None, None]
+
+
 def test_a_planned_row_is_planned_for_every_seed_and_one_that_only_counts_for_one():
     begun = without(without(of_backbone("SASRec", [3.0, 3.2], [4.0, 4.1]), "EIMF[SASRec]"), "Popularity")
     begun["seeds"] = [2020, 2021]
