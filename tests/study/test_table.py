@@ -64,6 +64,11 @@ def test_equal_means_share_a_place(made):
     assert marks == {"DecayedItemKNN": "best", "EIMF[SASRec]": "best", "placebo[SASRec]": "best", "SASRec": "second"}
 
 
+def test_means_that_a_sum_rounds_apart_share_a_place_and_no_others_do():
+    figures = {name: {"hit@5": Figure(mean, None)} for name, mean in (("a", 0.1 + 0.2), ("b", 0.3), ("c", 0.29999))}
+    assert View(True, True, figures, []).marks("hit@5") == {"a": "best", "b": "best", "c": "second"}
+
+
 def exact_p(difference: np.ndarray) -> float:
     """Two-sided sign-flip p-value, by every assignment of signs."""
     every = [abs(np.dot(signs, difference)) for signs in itertools.product((1, -1), repeat=len(difference))]
@@ -296,6 +301,8 @@ def test_floors_that_forget_stand_in_tables_under_one_time_for_all_alone():
     assert [dict(row.keys) for row in rows[3:6]] == [{"recency_half_life": "chosen"}] * 3
     assert all(row.floor and row.counting for row in rows[:6])
     assert not Row("mine", "Popularity", {"recency_half_life": 7}).floor
+    assert Line(Row("TextKNN", "TextKNN"), []).floor
+    assert not Line(Row("mine", "TextKNN", {"knn_decay": 0.5}), []).floor
     assert [row.name for row in complete(parse_models("SASRec"), False, "global_time")] == ["SASRec"]
     mine = Row("SASRec", "IBIM", {"backbone": "SASRec"}, ("Popularity, recent",))
     assert complete([mine], protocol="global_time")[-1].against == ("Popularity, recent",)
