@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import inspect
 import json
 import os
@@ -18,12 +19,13 @@ from recbole_eimf.__main__ import main
 from recbole_eimf.cli import tune as command
 from recbole_eimf.config.config import read_yaml
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.core.folders import SEARCH_FILE
 from recbole_eimf.experiment import plugin
 from recbole_eimf.study.search import tune
 from recbole_eimf.study.search.outcome import SearchOutcome
 from recbole_eimf.study.search.plot import importance, plot_search
 from recbole_eimf.study.search.space import Dimension, draw_settings
-from recbole_eimf.study.search.trial import Job, Trial, _reason, close_trial, run_trial
+from recbole_eimf.study.search.trial import Job, Trial, _reason, close_trial, read_trial, run_trial
 from tests.conftest import REPOSITORY
 from tests.forked import Forked, command_line
 from tests.study.held import EPOCHS
@@ -269,6 +271,7 @@ def test_a_trial_s_curve_is_of_its_best_score_so_far(tmp_path, bigger, best, cur
     assert trial.status == ("failed" if failed else "stopped")
     assert (trial.score, trial.best_epoch, trial.epochs) == (scores[best], best, 4)
     assert trial.curve == [[epoch, score] for epoch, score in enumerate(curve, start=1)]
+    assert read_trial(job, 0) == (None if failed else trial), "what failed is still to run"
 
 
 @pytest.mark.parametrize("bigger", [True, False])
@@ -291,6 +294,44 @@ def test_of_equal_scores_the_earlier_trial_is_the_best():
         job = Job("EIMF", "d", {}, [], "ndcg@5", bigger, "nowhere")
         trials = [Trial(n, "finished", {"gamma": n}, score=0.5) for n in range(3)]
         assert SearchOutcome(job, {}, {}, trials).best.number == 0
+
+
+def test_a_trial_that_is_made_again_takes_its_own_place():
+    found = SearchOutcome(Job("EIMF", "d", {}, [], "ndcg@5", True, "nowhere"), {}, {}, [])
+    for number, status, score in ((1, "failed", None), (0, "finished", 0.2), (2, "finished", 0.3), (1, "stopped", 0.1)):
+        found.add(Trial(number, status, {}, score=score))
+    assert [(trial.number, trial.score) for trial in found.trials] == [(0, 0.2), (1, 0.1), (2, 0.3)]
+    assert found.start == 0.2
+
+
+def test_the_best_configuration_has_the_search_s_paths_and_other_keys_as_they_were_given():
+    """A search makes paths absolute, and trains as long as it is told, without the test part."""
+    asked = {"data_path": "/d", "knowledge_file": "/k", "epochs": 4, "skip_test": True}
+    job = Job("EIMF", "d", asked, [], "ndcg@5", True, "nowhere")
+    given = {"data_path": "d", "knowledge_file": "k", "epochs": 90, "gamma": 0.1, "seed": 1}
+    found = SearchOutcome(job, {}, given, [Trial(0, "finished", {"gamma": 0.5}, score=1.0)])
+    assert found.settings == {"data_path": "/d", "knowledge_file": "/k", "epochs": 90, "gamma": 0.5, "seed": 1}
+
+
+def test_a_trial_that_goes_on_reports_the_epochs_it_had_first(tmp_path, monkeypatch):
+    """By how many epochs it has trained, which is what a scheduler's rungs are counted in."""
+    pytest.importorskip("ray")
+    job = Job("IBIM", "data", {}, [{"n_layers": 1}], "ndcg@5", True, str(tmp_path))
+    (tmp_path / SEARCH_FILE).write_text("{}")
+    job.folder(0).mkdir(parents=True)
+    history = [{"epoch": 0, "valid": {"ndcg@5": 0.3}}, {"epoch": 1}, {"epoch": 2, "valid": {"ndcg@5": 0.2}}]
+    (job.folder(0) / "history.json").write_text(json.dumps(history))
+
+    def trained(model, dataset, saved, report, **keys):
+        assert keys["n_layers"] == 1
+        for epoch, score in ((3, 0.5), (4, 0.4)):
+            report(epoch, score)
+
+    told = []
+    monkeypatch.setattr("ray.tune.report", told.append)
+    monkeypatch.setattr(importlib.import_module("recbole_eimf.experiment.run"), "run", trained)
+    run_trial({"number": 0}, job, 0, 1)
+    assert [(one["epoch"], one["score"]) for one in told] == [(1, 0.3), (3, 0.3), (4, 0.5), (5, 0.5)]
 
 
 def test_a_search_trains_as_long_as_it_is_told_and_never_looks_at_the_test_part(keys, monkeypatch):
