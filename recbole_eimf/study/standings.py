@@ -222,8 +222,8 @@ def _common_seeds(found: Mapping[str, Mapping[str, float]], trained: Sequence[st
 
 
 def _without_common_seed(found: Mapping[str, Mapping[str, float]], trained: Sequence[str]) -> list[str]:
-    """Where trained rows share no seed, those that lack the one that most of them have (of several the smallest)."""
-    if not trained or _common_seeds(found, trained):
+    """Those that lack the seed that most trained rows have (of several the smallest): none where all share one."""
+    if not trained:
         return []
     had = Counter(seed for name in trained for seed in found[name])
     most = min(had, key=lambda seed: (-had[seed], int(seed)))
