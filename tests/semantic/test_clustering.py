@@ -249,6 +249,41 @@ def test_a_trial_with_far_too_few_exemplars_is_finished_only_if_it_is_the_closes
     assert result.labels is not None
 
 
+@pytest.mark.parametrize(
+    ("trials", "kept"),
+    [
+        ([(20, False), (8, True), (20, True)], 2),  # as many as are wanted, but not settled
+        ([(8, True), (17, True), (30, True)], 1),  # none is near enough: the nearest, not the last
+        ([(8, True), (17, False), (30, True)], 2),
+    ],
+)
+def test_a_search_keeps_the_nearest_number_that_settled(monkeypatch, trials, kept):
+    """Trials told by (exemplars, settled), for 20 wanted ones."""
+    points, made = cloud(200), []
+
+    def attempt(solver, preference, *_):
+        count, settled = trials[len(made)]
+        labels = np.arange(200) % count
+        made.append(cluster_solver.Solution(preference, np.arange(count), labels, -1.0, 0.0, settled, 9, "dense", None))
+        return made[-1]
+
+    monkeypatch.setattr(cluster_solver.Solver, "attempt", attempt)
+    monkeypatch.setattr(cluster_solver.Solver, "solve", lambda solver, preference, solution: solution)
+    monkeypatch.setattr(cluster, "_MOST_TRIALS", 3)
+    chosen = settings(exemplar_ratio=0.1, method="dense", on_nonconvergence="error")
+    found = cluster._search(cluster_solver.Solver(points, np.ones(200, np.float32), chosen, False), 20)
+    assert len(made) == 3
+    assert found is made[kept]
+
+
+def test_a_search_begins_where_users_not_different_ones_say():
+    points, begins = cloud(200), []
+    for users in (1.0, 3.0):  # of each point
+        solver = cluster_solver.Solver(points, np.full(200, users, np.float32), settings(method="dense"), False)
+        begins.append(cluster._first_guess(solver, 20))
+    assert begins[1] - begins[0] == pytest.approx(np.log(3))
+
+
 # clusterings ----------------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +371,9 @@ def test_one_and_two_users():
     assert cluster_users(pair, settings(preference=-0.5)).exemplars.tolist() == [0, 1]
     # the heavier one stands for both: one user is moved, not two
     assert cluster_users(pair, settings(preference=-2.0)).exemplars.tolist() == [1]
+    more = np.array([[0.0], [0.0], [1.0], [1.0], [1.0]])  # two would be moved
+    assert cluster_users(more, settings(preference=-1.5)).exemplars.tolist() == [0, 2]
+    assert cluster_users(more, settings(preference=-2.5)).exemplars.tolist() == [2]
 
 
 def test_no_preference_is_no_clustering():
@@ -525,6 +563,39 @@ def test_real_titles_sparse_agrees_with_dense():
     sparse = cluster_users(vectors, settings(preference=-3.0, method="sparse", neighbours=128))
     assert len(sparse.exemplars) == pytest.approx(len(dense.exemplars), rel=0.01, abs=1)
     assert sparse.net_similarity == pytest.approx(dense.net_similarity, rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_pairs_and_a_full_graph_agree_where_users_stand_together(seed):
+    """It costs as much to move a point as users stand on it, whatever stands on its exemplar."""
+    points = np.repeat(cloud(40, 2, seed), np.random.default_rng(seed).integers(1, 12, 40), axis=0)
+    dense, sparse = (
+        cluster_users(points, settings(preference=-6.0, method=method, neighbours=39)) for method in ("dense", "sparse")
+    )
+    np.testing.assert_array_equal(dense.exemplars, sparse.exemplars)
+    assert 3 < len(dense.exemplars) < 30
+
+
+def test_what_dropping_an_exemplar_gains_counts_users():
+    """Dropping 4.0 moves three users on it by 1 and one beside it by 2.25 - 0.25, to 5.0; it saves 6."""
+    points = np.array([[0.0], [4.0], [3.5], [5.0]], dtype=np.float32)
+    solver = cluster_solver.Solver(points, np.array([9, 3, 1, 9], np.float32), settings(preference=-6.0), False)
+    found = solver.finish(cluster_solver.Solution(-6.0, np.array([0, 1, 3]), None, 0.0, 0.0, True, 1, "dense", None))
+    assert found.labels.tolist() == [0, 1, 1, 2]
+    assert found.net_similarity == pytest.approx(-3 * 6 - 0.25)
+    assert found.regret == pytest.approx((6 - 3 * 1 - (2.25 - 0.25)) / 18.25)
+
+
+def test_points_that_rounding_brings_together_are_neighbours_still():
+    points = np.array([[0.0], [1e-30], [1.0]], dtype=np.float32)
+    graph = neighbour_graph(points, 2)
+    rows = np.split(graph.col, graph.start[1:-1])
+    assert [row.tolist() for row in rows] == [[0, 1, 2]] * 3
+
+
+def test_a_number_at_the_end_of_what_is_looked_for_is_not_outside():
+    for count, outside in ((4, True), (5, False), (7, False), (8, True)):
+        assert sparse_affinity._settles_outside([count] * 200, 5, 7) is outside
 
 
 @pytest.mark.parametrize("method", ["dense", "sparse"])
