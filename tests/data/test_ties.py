@@ -394,6 +394,17 @@ def test_prepare_tells_ties_repeats_and_lengths(tmp_path):
     assert json.loads((tmp_path / "x" / "prepare.json").read_text())["remarks"] == report.remarks
 
 
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [("8 9 10 11 100", "item ids ascend as numbers in 100.0 %"), ("1 10 100 11 2", "item ids ascend in 100.0 %"),
+     ("a8 a9 a10 a11 a100", "item ids ascend in 50.0 %"), ("1 2 3 4 " + 5000 * "9", "item ids ascend in 100.0 %")],
+)  # fmt: skip
+def test_ids_ascend_as_the_numbers_or_the_text_that_the_file_was_sorted_by(tmp_path, items, said):
+    lines = [f"u,{item},7" for item in items.split()] + ["u,z,8" if "a" in items else "u,0,8"]
+    (tmp_path / "x.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
+    assert said in prepare_csv(tmp_path / "x.csv", tmp_path, "x").table()
+
+
 def test_prepare_tells_data_without_times(tmp_path):
     (tmp_path / "x.csv").write_text("user_id,item_id\na,3\na,1\na,2\nb,9\nb,4\n")
     report = prepare_csv(tmp_path / "x.csv", tmp_path, "x", no_time=True)

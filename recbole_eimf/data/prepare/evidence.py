@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from recbole_eimf.core.dates import UNIX_UNITS
 from recbole_eimf.data import ties
 from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.data.prepare.interaction_log import Kept, first_of_each
+
+_NUMBER = re.compile(r"[0-9]{1,18}").fullmatch
 
 
 def remarks(kept: Kept, timed: bool) -> list[str]:
@@ -19,16 +25,14 @@ def remarks(kept: Kept, timed: bool) -> list[str]:
     """
     _, lengths = np.unique(kept.user, return_counts=True)
     shortest, median, mean, longest = lengths.min(), np.median(lengths), lengths.mean(), lengths.max()
-    places = np.empty(len(kept.item_tokens), dtype=np.int64)
-    places[sorted(range(len(places)), key=kept.item_tokens.__getitem__)] = np.arange(len(places))
     timed = timed and ties.has_times(kept.user, kept.time, kept.order)
-    found = ties.count_ties(kept.user, kept.item, kept.time if timed else None, places)
+    found, ascend = _ties(kept, kept.time if timed else None)
     said = [
         f"sequence lengths: {shortest} to {longest}, median {median:g}, mean {mean:.1f}",
         f"repeats: {found.repeats:,} of {found.events:,} interactions ({_share(found.repeats, found.events)}) are with "
         f"an item that the user had before{_advice(found)}",
     ]
-    ascending = f"item ids ascend in {_share(found.tied_ascending, found.tied)} of them"
+    ascending = f"item ids {ascend} in {_share(found.tied_ascending, found.tied)} of them"
     if not timed:
         said.append(
             f"ties: there are no times, only an order: all {found.pairs:,} neighbouring pairs may be tied ({ascending})"
@@ -48,6 +52,21 @@ def remarks(kept: Kept, timed: bool) -> list[str]:
             + ("compare with --ties=shuffle" if timed else "get the data with its times, or do not trust the order")
         )
     return said
+
+
+def _ties(kept: Kept, time: np.ndarray | None) -> tuple[ties.TieCounts, str]:
+    """Ties, counted by the order of the ids in which more of them ascend, and that order in words: whoever sorted the
+    file took ids that are numbers for numbers, or for text."""
+    orders: dict[str, Callable[[str], Any]] = {"ascend": str}
+    if all(map(_NUMBER, kept.item_tokens)):
+        orders["ascend as numbers"] = int
+    counts = {}
+    for said, key in orders.items():
+        places = np.empty(len(kept.item_tokens), dtype=np.int64)
+        places[sorted(range(len(places)), key=lambda item: key(kept.item_tokens[item]))] = np.arange(len(places))
+        counts[said] = ties.count_ties(kept.user, kept.item, time, places)
+    most = max(counts, key=lambda said: counts[said].tied_ascending)
+    return counts[most], most
 
 
 def _unit(time: float) -> tuple[str, int] | None:
