@@ -7,13 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.data.history_mask import decide, masks_history, repeat_share
 from recbole_eimf.evaluator.ranks import collected_ranks
 from recbole_eimf.experiment import assembly
 from recbole_eimf.experiment.run import run
 from recbole_eimf.study.jobs import make_text_once
-from recbole_eimf.study.same_question import keys_to_train_with
 from tests.conftest import write_atomic
 
 ONCE = [[(u + n) % 30 for n in range(5 + u % 4)] for u in range(30)]
@@ -97,8 +95,3 @@ def test_repeats_are_a_slice(built):
     part = test._dataset
     ranks = collected_ranks(np.zeros((len(part.spans), 5), dtype=np.int64), part, train._dataset)
     assert ranks.by_slice([5])["repeat"]["targets"] == sum(s[-1] in s[:-1] for s in AGAIN)
-
-
-def test_a_table_wants_one_answer():
-    with pytest.raises(ConfigError, match="mask_history=auto"):
-        keys_to_train_with({"mask_history": "auto"})
