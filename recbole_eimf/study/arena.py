@@ -29,7 +29,7 @@ from recbole_eimf.study.report.template import render
 from recbole_eimf.study.standings import Standings, by_backbone, rows_with, standings, title_of
 from recbole_eimf.study.study import Study, experiment_of_study
 from recbole_eimf.study.table.content import k_of
-from recbole_eimf.study.table.notes import BARE_REMI, SHARED, versions_text
+from recbole_eimf.study.table.notes import BARE_REMI, SHARED, versions_texts
 from recbole_eimf.study.table.summary import Experiment, pretty
 
 
@@ -184,7 +184,7 @@ def write_joined(
         first_k=k_of(metric),
         rankings=_drawn(every, tables),
         command=command,
-        made=list(dict.fromkeys(versions_text(one) for table in tables for one in table.get("made_with", ()))),
+        made=versions_texts(one for table in tables for one in table.get("made_with", ())),
         version=__version__,
     )
     out.mkdir(parents=True, exist_ok=True)

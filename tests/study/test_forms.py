@@ -14,7 +14,8 @@ import pytest
 
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.study.report import report
-from recbole_eimf.study.table import content, table
+from recbole_eimf.study.report.template import heading
+from recbole_eimf.study.table import content, notes, table
 from recbole_eimf.study.table.summary import Experiment, summarise
 from tests.study.made import COMMAND, USERS, finish, gains, note_run, ranks_of, rows_of
 
@@ -169,9 +170,27 @@ def test_commit_versions_and_a_shared_machine_are_told(made):
             "up to 3 runs shared a machine; the machine was busy (up to 2.5 processes wanted each of its cores)" in text
         )
         assert "Runs were made with different versions:" in text
+        assert "recbole_eimf 0.1.0, commits fedcba, 0123abc, torch 2.13.0" in text
     machine = table.machine(mixed)
     assert machine["made_with"] == [other, one]
     assert machine["rows"][3]["runs"][0]["runs_at_once"] == 3
+
+
+def test_versions_that_differ_in_their_commit_alone_are_said_once():
+    one, other = ({"recbole_eimf": "0.1.0", "commit": commit, "torch": "2.13.0"} for commit in ("0123abc", "fedcba"))
+    older = one | {"torch": "2.12.0"}
+    bare = {"recbole_eimf": "0.1.0"}
+    assert notes.versions_texts([one, older, other, bare, one]) == [
+        "recbole_eimf 0.1.0, commits 0123abc, fedcba, torch 2.13.0",
+        "recbole_eimf 0.1.0, commit 0123abc, torch 2.12.0",
+        "recbole_eimf 0.1.0",
+    ]
+
+
+def test_a_heading_does_not_break_within_a_range():
+    assert heading("history_1-5 (12 targets)") == '<span class="whole">history_1-5</span><br>(12 targets)'
+    assert heading(">20 (3 targets)") == "&gt;20<br>(3 targets)"
+    assert heading("validation NDCG@10") == "validation NDCG@10"
 
 
 def test_what_text_and_interests_reached_is_told(made):

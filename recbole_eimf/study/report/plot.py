@@ -158,7 +158,8 @@ def slices(summary: Summary, metric: str) -> str | None:
             places = [place + (index - (len(rows) - 1) / 2) * width for place in middle]
             style = {"color": look[line.row.name].colour, "hatch": look[line.row.name].hatch, "edgecolor": "white"}
             axis.bar(places, values, width * 0.96, **style)
-        axis.set_xticks(middle, [f"{name}\n{targets:,}" for name, targets in names])
+        # a name of two words takes two lines, or neighbours run into each other
+        axis.set_xticks(middle, [f"{name.replace('_', chr(10))}\n{targets:,}" for name, targets in names])
         axis.set_xlabel("kind of target, and how many there are", fontsize=8.5, color="#52606d")
         axis.grid(axis="x", visible=False)
         axis.set_ylabel(f"{pretty(metric)}, %")

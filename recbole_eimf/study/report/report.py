@@ -61,7 +61,7 @@ def page(summary: Summary) -> str:
         coverage=content.coverage(summary),
         searches=content.searches(summary),
         command=summary.experiment.command,
-        versions=list(map(notes.versions_text, notes.versions_of_runs(summary))),
+        versions=notes.versions_texts(notes.versions_of_runs(summary)),
         settings=_settings(summary),
         version=__version__,
     )

@@ -62,8 +62,10 @@ def breakable(name: str) -> Markup:
 
 
 def heading(title: str) -> Markup:
-    """HTML of a column's title with what stands in brackets on a line of its own."""
-    return escape(title).replace(" (", Markup("<br>("))
+    """HTML of a column's title: what stands in brackets on a line of its own, and no line ends in ``1-`` of ``1-5``."""
+    name, bracket, rest = str(escape(title)).partition(" (")
+    name = re.sub(r"\S*-\S*", r'<span class="whole">\g<0></span>', name)
+    return Markup(name + ("<br>(" + rest if bracket else ""))
 
 
 def latex_text(text: str) -> str:

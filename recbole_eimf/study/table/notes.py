@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from recbole_eimf.config.maker import is_marked, made_by
@@ -272,13 +272,26 @@ def versions_of_runs(summary: Summary) -> list[dict[str, str]]:
     return found or [made_with()]
 
 
-def versions_text(one: Mapping[str, str]) -> str:
-    """``recbole_eimf 0.1.0, commit 0123456789ab, Python 3.12.3, ...``"""
-    return ", ".join(f"{name} {value}" for name, value in one.items())
+def versions_texts(found: Iterable[Mapping[str, str]]) -> list[str]:
+    """``recbole_eimf 0.1.0, commit 0123456789ab, Python 3.12.3, ...`` of every set of versions; sets that differ in
+    their commit alone are one text with all commits."""
+    commits: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for one in found:
+        same = tuple((name, "" if name == "commit" else value) for name, value in one.items())
+        of_all = commits.setdefault(same, [])
+        if one.get("commit") not in (None, *of_all):
+            of_all.append(one["commit"])
+    return [
+        ", ".join(
+            f"{name} {value}" if name != "commit" else f"commit{'s' * (len(of_all) > 1)} {', '.join(of_all)}"
+            for name, value in same
+        )
+        for same, of_all in commits.items()
+    ]
 
 
 def _about_versions(summary: Summary) -> list[str]:
     found = versions_of_runs(summary)
     if len(found) < 2:
         return []
-    return [f"**Runs were made with different versions:** {'; '.join(map(versions_text, found))}."]
+    return [f"**Runs were made with different versions:** {'; '.join(versions_texts(found))}."]

@@ -47,7 +47,7 @@ def markdown(summary: Summary) -> str:
         slices_said=content.slices_said(summary),
         coverage=content.coverage(summary),
         searches=content.searches(summary),
-        versions="; ".join(map(notes.versions_text, notes.versions_of_runs(summary))),
+        versions="; ".join(notes.versions_texts(notes.versions_of_runs(summary))),
         command=summary.experiment.command,
     )
 
@@ -68,7 +68,7 @@ def latex(summary: Summary) -> str:
         slices_title=f"{pretty(metric)} by kind of target{notes.which(summary, summary.views[0])}, %.",
         coverage=content.coverage(summary),
         searches=content.searches(summary),
-        versions="; ".join(map(notes.versions_text, notes.versions_of_runs(summary))),
+        versions="; ".join(notes.versions_texts(notes.versions_of_runs(summary))),
         command=summary.experiment.command,
     )
 
