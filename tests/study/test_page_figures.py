@@ -11,9 +11,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from recbole_eimf.study.report import plot, report
+from recbole_eimf.study.report import arena_plot, plot, report
 from recbole_eimf.study.rows import complete, parse_models
 from recbole_eimf.study.runs import Run, trained_seconds
+from recbole_eimf.study.standings import Standing, Standings
 from recbole_eimf.study.table import table
 from recbole_eimf.study.table.summary import Experiment, summarise
 from tests.study.made import COMMAND, SETTINGS, USERS, finish
@@ -129,6 +130,24 @@ def test_floors_that_read_text_are_drawn_as_floors(tmp_path):
     assert min(light, key=light.get) == "ItemKNN+text"
     assert len({light[row] for row in ("ItemKNN+text", "DecayedItemKNN", "TextKNN", "Markov", "Popularity")}) == 5
     assert look["SASRec"].colour == "#0072B2"
+
+
+def test_names_in_the_figure_of_costs_stand_clear_of_each_other(monkeypatch):
+    def row(name, rank, seconds=0.0):
+        return Standing(name, rank, (rank,), ((1.0, None),), (None,), 10.0, seconds, 1.0, 0, not seconds, shown=name)
+
+    found = [row("Markov", 3.0), row("TextKNN", 3.0), row("ItemKNN+text", 3.1), row("Popularity", 9.0)]
+    found += [row("a name as long as EIMF placebo[SASRec]", 3.0, 900.0), row("SASRec", 2.0, 100.0)]
+    drawn = []
+    monkeypatch.setattr(arena_plot, "_svg", lambda figure: drawn.append(figure) or "<svg></svg>")
+    arena_plot.cost(Standings("ndcg@10", found, ["t"], [1], None, 1.0))
+    (axis,) = drawn[0].axes
+    boxes = {text.get_text(): text.get_window_extent() for text in axis.texts}
+    assert set(boxes) == {"Markov, TextKNN", "ItemKNN+text", "Popularity", found[4].name, "SASRec"}
+    names = list(boxes)
+    assert not [(one, other) for i, one in enumerate(names) for other in names[:i] if boxes[one].overlaps(boxes[other])]
+    seconds = [tick.get_text() for tick in axis.get_xticklabels() if tick.get_text()]
+    assert {"100", "200", "500"} <= set(seconds)
 
 
 def test_phases_have_training_curves_also_without_a_last_one(tmp_path):

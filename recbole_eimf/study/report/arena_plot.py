@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
 from recbole_eimf.study.report.plot import _COLOURS, _GREYS, _panel, _svg
@@ -55,44 +56,56 @@ def cost(found: Standings) -> str:
         for row in trained:
             size = 30 + 60 * row.parameters / max(other.parameters for other in trained)
             axis.scatter(max(row.seconds, 0.1), row.rank, s=size, color=_colour(row), alpha=0.85, linewidth=0)
+        floors: dict[float, list[str]] = {}
         for row in found.rows:
             if row.floor:
-                axis.axhline(row.rank, color=_GREYS[1], linewidth=0.8, linestyle=":")
-                axis.annotate(row.shown, (0.995, row.rank), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                              fontsize=7.5, color="#52606d")  # fmt: skip
+                floors.setdefault(row.rank, []).append(row.shown)
+        for rank in floors:
+            axis.axhline(rank, color=_GREYS[1], linewidth=0.8, linestyle=":")
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:,g}")
+        axis.xaxis.set_minor_formatter("")
         axis.margins(x=0.18)
         axis.invert_yaxis()
         axis.set_xlabel("seconds of a training, mean over tables and seeds")
         axis.set_ylabel("mean rank")
-        _name_points(figure, axis, [(row.shown, max(row.seconds, 0.1), row.rank) for row in trained])
+        FigureCanvasAgg(figure).draw()  # the limits and the layout are settled now
+        points = [(row.shown, max(row.seconds, 0.1), row.rank) for row in trained]
+        taken = [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in
+                 axis.transData.transform([(x, y) for _, x, y in points])] if points else []  # fmt: skip
+        for rank, names in floors.items():
+            where = {"xy": (1, rank), "xycoords": ("axes fraction", "data")}
+            _write(axis, ", ".join(names), where, _LINE_PLACES, taken, fontsize=7.5, color="#52606d")
+        for name, x, y in sorted(points, key=lambda point: (point[2], point[1])):
+            _write(axis, name, {"xy": (x, y)}, _PLACES, taken, fontsize=8)
         return _svg(figure)
 
 
 #: where a point's name may stand, in points from it, and which of its ends is there
 _PLACES = [(6, 3, "left"), (-6, 3, "right"), (6, -10, "left"), (-6, -10, "right"), (6, 15, "left"), (-6, 15, "right")]
+#: where a line's name may stand, from the line's right end
+_LINE_PLACES = [(-left, up, "right") for left in (3, 90, 180, 270) for up in (2, -9)]
 
 
-def _name_points(figure: Figure, axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write (name, x, y) beside each point, in the first place that is free and within the axes."""
-    FigureCanvasAgg(figure).draw()  # the limits and the layout are settled now
+def _write(axis: Axes, name: str, where: dict[str, Any], places: Sequence[tuple[int, int, str]], taken: list[Bbox],
+           **look: Any) -> None:  # fmt: skip
+    """Write a name in the first of its places that is within the axes and clear of the boxes ``taken``, to which its
+    own is added; where there is none, in the place that is least in the way."""
     whole = axis.get_window_extent()
-    taken = [Bbox.from_extents(x - 3, y - 3, x + 3, y + 3) for x, y in
-             axis.transData.transform([(x, y) for _, x, y in points])] if points else []  # fmt: skip
-    for name, x, y in sorted(points, key=lambda point: (point[2], point[1])):
-        tried = []
-        for right, up, end in _PLACES:
-            said = axis.annotate(name, (x, y), (right, up), textcoords="offset points", fontsize=8, ha=end)
-            box = said.get_window_extent()
-            outside = max(whole.x0 - box.x0, box.x1 - whole.x1, 0) > 0
-            tried.append((outside + sum(box.overlaps(other) for other in taken), len(tried), said, box))
-            if not tried[-1][0]:
-                break
-        *_, best, box = min(tried, key=lambda one: one[:2])
-        taken.append(box)
-        for *_, said, _ in tried:
-            if said is not best:
-                said.remove()
+    tried = []
+    for right, up, end in places:
+        said = axis.annotate(name, **where, xytext=(right, up), textcoords="offset points", ha=end, **look)
+        box = said.get_window_extent()
+        outside = max(whole.x0 - box.x0, box.x1 - whole.x1, 0) > 0
+        tried.append((outside + sum(box.overlaps(other) for other in taken), len(tried), said, box))
+        if not tried[-1][0]:
+            break
+    *_, best, box = min(tried, key=lambda one: one[:2])
+    taken.append(box)
+    for *_, said, _ in tried:
+        if said is not best:
+            said.remove()
 
 
 def _colour(row: Standing) -> str:
