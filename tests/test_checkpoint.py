@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import recbole_eimf
 from recbole_eimf.core.errors import ConfigError, DataError
+from recbole_eimf.serving.export import export
 from recbole_eimf.trainer import checkpoint
 from tests.conftest import planted_sequences, write_atomic
 
@@ -125,6 +126,22 @@ def test_other_data_are_refused(trained, tmp_path):
     write_atomic(tmp_path / "swapped", "planted", renumbered)
     with pytest.raises(DataError, match="in another order"):
         recbole_eimf.evaluate(trained[1], data_path=str(tmp_path / "swapped"))
+
+
+def test_further_interactions_of_the_same_users_and_items_are_told(keys, tmp_path, caplog):
+    data, out, model = (tmp_path / name for name in ("data", "out", "model"))
+    shutil.copytree(keys["data_path"], data)
+    recbole_eimf.run("Popularity", "planted", output_dir=str(out), **{**keys, "data_path": str(data)})
+    export(out, model)
+    assert "has other interactions" not in caplog.text
+    assert "have changed" not in (model / "README.md").read_text()
+    with open(data / "planted" / "planted.inter", "a", encoding="utf-8") as file:
+        file.write("u0\ti0\t0\t1000\n")
+    recbole_eimf.evaluate(out, data_path=str(data))  # who names other data means them
+    assert "has other interactions" not in caplog.text
+    export(out, model)
+    assert f"{out}: planted.inter in {data}/planted has other interactions than when the run was" in caplog.text
+    assert "have changed between training and this export" in (model / "README.md").read_text()
 
 
 def test_a_run_whose_data_lie_below_another_working_folder_says_where_to_go(keys, tmp_path, monkeypatch):

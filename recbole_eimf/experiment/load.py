@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning
+from recbole_eimf.config.same_experiment import content_digests
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import assembly, plugin, refit, unseen
 from recbole_eimf.experiment.one_run import ranks_of
@@ -108,9 +110,23 @@ def load(
         train.before_test.asked = train
         loaders = (refit.loader(config, train.before_test), *loaders[1:])
     saved_model.check_data(description, loaders[0]._dataset, model_class, folder)
+    config.data_changed = _data_changed(description, config)
+    if config.data_changed and "data_path" not in overrides:  # who names other data means them
+        getLogger().warning(
+            f"{folder}: {config['dataset']}.inter in {config['data_path']} has other interactions than when the run "
+            f"was trained. Histories and counts are today's, and the run's figures are not about them: put the run's "
+            f"data back, or train again."
+        )
     net = assembly.model(config, loaders[0]._dataset).to(config["device"])
     saved_model.read_weights(net, folder)
     return config, net, loaders
+
+
+def _data_changed(description: dict[str, Any], config: EIMFConfig) -> bool:
+    """Whether the file of interactions is another one than the run was trained on: the same items and users may have
+    had more since, of which no table of tokens knows."""
+    before = description["files"].get("data.inter")  # a model converted from a pickle does not say
+    return before is not None and before != content_digests(config)["data.inter"]
 
 
 def _check_data_are_there(config: EIMFConfig, folder: Path) -> None:

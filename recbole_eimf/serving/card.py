@@ -29,6 +29,11 @@ def model_card(config: Mapping[str, Any]) -> str:
             "\nNo floor was run beside it: `--compare_with=[Popularity,DecayedItemKNN]` does that. Without one these "
             "figures say little.\n"
         )
+    if data.get("changed"):
+        lines.append(
+            "\nThe interactions have changed between training and this export: the counts above, popularity and users' "
+            "histories are of the later ones, the figures of the earlier.\n"
+        )
     if config.get("refit"):
         lines.append(
             f"\nThe weights served were trained again on everything, held-out items too, for the "

@@ -357,6 +357,7 @@ def _described(run: Run, catalogue: Catalogue) -> dict[str, Any]:
             "users": train.user_num - 1,
             "training_interactions": int(catalogue.counts.sum()),
             "fingerprint": fingerprint(tokens, catalogue.counts.tolist()),
+            "changed": getattr(config, "data_changed", False),
         },
         "evaluation": {
             **{key: result[key] for key in keys},
