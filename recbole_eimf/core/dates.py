@@ -44,20 +44,32 @@ def moment_of(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
+def are_days(numbers: np.ndarray) -> np.ndarray:
+    """Which of some numbers [n] are days of 1900 to 2100 without hyphens (ISO 8601's basic form), bool [n].
+
+    >>> are_days(np.array([20240229, 20230229, 1694995200]))
+    array([ True, False, False])
+    """
+    found = (numbers >= 19000101) & (numbers <= 21001231) & (numbers % 1 == 0)
+    whole = numbers[found].astype(np.int64)
+    month, (months, days) = whole // 100 % 100, _dates(whole)
+    # the 30th of February is a day of March
+    found[found] = (month >= 1) & (month <= 12) & (days.astype("datetime64[M]") == months)
+    return found
+
+
 def seconds_of_days(numbers: np.ndarray) -> np.ndarray | None:
-    """Unix seconds of numbers [n] that are all days of 1900 to 2100 without hyphens (ISO 8601's basic form); None where
-    one is not.
+    """Unix seconds of whole numbers [n] that are all days (:func:`are_days`); None where one is not.
 
     >>> seconds_of_days(np.array([19700102, 20240229])), seconds_of_days(np.array([20240229, 20230229]))
     (array([     86400, 1709164800]), None)
     """
-    if numbers.dtype.kind != "i" or not len(numbers) or numbers.min() < 19000101 or numbers.max() > 21001231:
+    if numbers.dtype.kind != "i" or not len(numbers) or not are_days(numbers).all():
         return None
-    month, day = numbers // 100 % 100, numbers % 100
-    if month.min() < 1 or month.max() > 12 or day.min() < 1:
-        return None
-    months = (numbers // 10000 * 12 + month - 1 - 1970 * 12).astype("datetime64[M]")
-    days = months.astype("datetime64[D]") + (day - 1)
-    if (days.astype("datetime64[M]") != months).any():  # the 30th of February
-        return None
-    return days.astype("datetime64[s]").astype(np.int64)
+    return _dates(numbers)[1].astype("datetime64[s]").astype(np.int64)
+
+
+def _dates(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(month, day) of numbers such as 20231118, as dates of numpy's."""
+    months = (numbers // 10000 * 12 + numbers // 100 % 100 - 1 - 1970 * 12).astype("datetime64[M]")
+    return months, months.astype("datetime64[D]") + (numbers % 100 - 1)

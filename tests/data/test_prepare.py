@@ -502,6 +502,17 @@ def test_times_are_told_as_dates_and_other_units_warned_of(tmp_path, times, said
     assert report.remarks[0].startswith(said)
 
 
+def test_days_without_hyphens_beside_other_times_are_warned_of(tmp_path):
+    """An export of October says 20231003, that of September 2023-09-30: as numbers October came first."""
+    said = run_csv(tmp_path, HEADER + "u,a,2023-09-30\nu,b,20231003\n").remarks[0]
+    assert said.startswith("WARNING: 1 of 2 times are no Unix seconds as the latest (1696032000) is; the smallest")
+    said = run_csv(tmp_path, HEADER + "u,a,20231003\nu,b,20231131\nu,c,20231004\n").remarks[1]
+    assert "the first is 20231131" in said
+    assert said.startswith("WARNING: 2 of 3 times have the form 20231118. Others are no such")
+    unlike = run_csv(tmp_path, HEADER + "u,a,20231003\nu,b,20239999\nu,c,20239998\n").remarks  # numbers of orders
+    assert not any("20231118" in said for said in unlike)
+
+
 def test_days_without_hyphens_are_days_where_all_are(tmp_path):
     report = run_csv(tmp_path, HEADER + "u,b,20240101\nu,a,20231231\n")
     assert pairs(tmp_path / "out") == {"u": ["a", "b"]}

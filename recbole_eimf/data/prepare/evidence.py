@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_eimf.core.dates import UNIX_UNITS
+from recbole_eimf.core.dates import UNIX_UNITS, are_days
 from recbole_eimf.data import ties
 from recbole_eimf.data.history_mask import FEW_REPEATS
 from recbole_eimf.data.prepare.interaction_log import Kept, first_of_each
@@ -77,10 +77,17 @@ def _unit(time: float) -> tuple[str, int] | None:
 def _times(time: np.ndarray) -> list[str]:
     """From when to when, as dates if they are Unix times, and whether some are in another unit than the latest."""
     first, last = time.min().item(), time.max().item()
+    days = are_days(time)  # where all times are, they have become Unix seconds before
     if (unit := _unit(last)) is None or last >= 1e20:
-        return [f"times: {first:g} to {last:g}"]  # some order of the source's own
+        said = [f"times: {first:g} to {last:g}"]  # some order of the source's own
+        if 2 * days.sum() > len(time):
+            said.append(
+                f"WARNING: {days.sum():,} of {len(time):,} times have the form 20231118. Others are no such days (the "
+                f"first is {time[~days][0]}), so that all are taken for numbers: mend these, and all are read as days"
+            )
+        return said
     name, second = unit
-    if strangers := int((time < last / 1000).sum()):
+    if strangers := int(((time < last / 1000) | days).sum()):
         return [
             f"WARNING: {strangers:,} of {len(time):,} times are no Unix {name} as the latest ({last:.0f}) is; the "
             f"smallest is {first:.0f}. Sorted by such times histories are wrong: bring the column into one unit"
