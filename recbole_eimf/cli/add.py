@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recbole_eimf.cli.parser import Parser
 from recbole_eimf.cli.usage import usage_shown
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import DataError, counted
 from recbole_eimf.core.files import read_csv, unpacked
 from recbole_eimf.data.item_text import clean_text
 
@@ -54,6 +54,12 @@ def main(arguments: Sequence[str]) -> int:
         near = model.similar_items([token], k=2)
         names = [title or item for item, title in zip(near["similar"], near["title"])]
         print(f"  {token} ({clean_text(titles[token])[:60]}) is nearest to: {'; '.join(name[:60] for name in names)}")
+    if spaced := [token for token in added if token != token.strip()]:
+        print(
+            f"  WARNING: {counted(len(spaced), 'id')} added with white space around, which is kept as part of it (the "
+            f"first: {spaced[0]!r}). It is not the item of that name without, and `recommend --history` drops what "
+            f"stands around an id. Where it is a slip, take it away and add the items to the model as it was."
+        )
     known = f", {len(titles) - len(added):,} known already" if len(added) < len(titles) else ""
     print(f"written: {given.out}, {model}: {len(added):,} items added{known}")
     return 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.item_text import clean_text, text_of
+from recbole_eimf.data.prepare.interaction_log import PADDING, control_fault
 from recbole_eimf.model.layer import scored_items
 from recbole_eimf.serving.encoder import EncoderSpec, build_history_encoder
 from recbole_eimf.serving.index import FlatIndex, HNSWIndex, Index
@@ -36,10 +37,13 @@ def extended(
         if token not in parts.catalogue.row_of:
             # as ``prepare`` writes it: the same title is placed where it would have been in the catalogue
             new[token] = clean_text(title) if isinstance(title, str) else ""
-            if not token or not new[token]:
+            if not token.strip() or not new[token]:
                 raise DataError(
                     f"item {token!r}: its title is {title!r}; a token and some text are needed to place it."
                 )
+            # it would be recommended, and no list of items or histories could name it
+            if fault := "is RecBole's name for no item" if token == PADDING else control_fault(token):
+                raise DataError(f"item {token!r}: the token {fault}. Name the item otherwise.")
     source = config["text"].get("source", "title")
     if profiles and source == "title":
         raise ConfigError(

@@ -48,6 +48,13 @@ def test_items_of_a_file_are_in_the_new_folder_and_all_else_stays(folder, capsys
     assert len(Recommender.load(folder / "another")) == len(grown)
 
 
+def test_ids_with_white_space_around_are_told(folder, capsys):
+    (folder / "new.csv").write_text("item_id,title\ni3 ,thing number 3\nn1,thing number 8\n", encoding="utf-8")
+    assert main(["add", "--model", "model", "--items", "new.csv", "--out", "grown"]) == 0
+    assert "WARNING: 1 id added with white space around" in (said := capsys.readouterr().out)
+    assert "(the first: 'i3 ')" in said
+
+
 @pytest.mark.parametrize(
     ("model", "text", "said"),
     [
@@ -58,6 +65,7 @@ def test_items_of_a_file_are_in_the_new_folder_and_all_else_stays(folder, capsys
         ("model", "item_id,title,profile\nn1,thing,number 3\n", "placed by their titles alone"),
         ("model", "item_id,title\nn1,xyzzy\n", "knows no word of 'xyzzy'"),
         ("model", "item_id,title\n", "new.csv: names no item_id"),
+        ("model", "item_id,title\n[PAD],thing\n", "item '[PAD]': the token is RecBole's name for no item"),
         ("bare", "item_id,title\nn1,thing\n", "no map from titles to items was kept"),
         ("nowhere", "item_id,title\nn1,thing\n", "nowhere: "),
     ],

@@ -230,6 +230,9 @@ def test_titles_that_say_nothing_and_models_without_a_map(with_titles, exported)
     for title in ("", "  ", "&nbsp;", "N/A", None, 3):
         with pytest.raises(DataError, match="item 'new': its title is"):
             model.add_items({"new": title})
+    for token in (" ", "a\nb", "a\tb", "[PAD]", "\ud800"):  # recommended, and no list of items could name it
+        with pytest.raises(DataError, match="^item .*: (its title is|the token)"):
+            model.add_items({token: "thing number 3"})
     with pytest.raises(DataError, match="knows no word of 'xyzzy'"):
         model.add_items({"new": "xyzzy"})
     assert model.add_items({}) == []

@@ -44,6 +44,15 @@ def token_fault(token: object) -> str:
         return f"{token!r} is RecBole's name for no item"
     if token[0] == '"':
         return f"{shorten(token)} starts with a double quote, which RecBole's reader takes for quoting"
+    return control_fault(token)
+
+
+def control_fault(token: str) -> str:
+    """Why an id can stand in no line of a file, or ``""``.
+
+    >>> control_fault("a\\nb")
+    "'a\\\\nb' holds a tab, a line break or another control character"
+    """
     if _CONTROL.search(token):
         return f"{shorten(token)} holds a tab, a line break or another control character"
     return ""
