@@ -195,6 +195,17 @@ def test_a_line_break_where_the_header_s_block_ends(toy):
         assert len(Histories.open("h.csv")) == 60_001
 
 
+def test_a_row_may_be_as_long_as_it_is(tmp_path):
+    """A shop's account for guests has all that was ever sold without one: more than Arrow reads at a time."""
+    path = tmp_path / "users.csv"
+    for line_end in ("\n", "\r\n", "\r"):
+        rows = ["user,history", f'guests,"{",".join(["i1234567"] * 1_000_000)}"', "a,i1", 'b,"i1,i2"', ""]
+        path.write_bytes(line_end.join(rows).encode())
+        found = Histories.open(path)
+        assert len(found) == 3
+        assert [len(history) for _, histories in found.pieces(2) for history in histories] == [1_000_000, 1, 2]
+
+
 def test_a_broken_line_is_found_before_anybody_is_answered(toy):
     toy("model")
     Path("h.csv").write_text(ROWS + "d,B1,more\n")
