@@ -112,7 +112,9 @@ class EvaluationKeys:
         **_EXPERT,
     )
     eval_batch_size: int = key(OF_MODEL, "users that are ranked together", least=1, **_MACHINE)
-    metric_decimal_place: int = key(OF_MODEL, "decimals of metrics", least=0)
+    metric_decimal_place: int = key(
+        OF_MODEL, "decimals of metrics, also of the one that chooses the best epoch", least=0, **_EXPERT
+    )
     repeatable: bool = key(OF_MODEL, "whether items may be recommended again; True for sequential models", **_EXPERT)
 
 
