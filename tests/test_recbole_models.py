@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 import recbole_eimf
 from recbole_eimf.__main__ import main
 from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.same_experiment import content_digests
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.experiment import assembly, plugin
 
@@ -136,6 +138,17 @@ def test_what_cannot_run_is_refused_before_any_work(model, keys, error, words, p
 def test_without_a_knowledge_graphs_vectors_the_files_are_named(model):
     with pytest.raises(DataError, match=r"ml-100k\.ent.*ent_emb"):
         recbole_eimf.run(model, "ml-100k", **TINY)
+
+
+def test_a_run_over_another_knowledge_graph_is_another_run(piece, tmp_path):
+    data = shutil.copytree(piece / "piece", tmp_path / "data" / "piece").parent
+    keys = {**TINY, "data_path": str(data), "output_dir": str(tmp_path / "out")}
+    recbole_eimf.run("KSR", "piece", **keys)
+    vectors = data / "piece" / "piece.ent"
+    vectors.write_text(vectors.read_text().replace("0.", "1."))
+    with pytest.raises(ConfigError, match=r"data\.ent was a file of other content"):
+        recbole_eimf.run("KSR", "piece", **keys)
+    assert "data.ent" not in content_digests(config_of("SASRec", data)), "what a model does not read is no matter"
 
 
 def test_s3rec_goes_on_from_its_first_stage(piece):

@@ -21,6 +21,7 @@ from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.config.old_names import today_of_written
 from recbole_eimf.config.reading import EVERY_RUN, keys_beyond, parts_read, recbole_defaults
 from recbole_eimf.config.same import CONTENT, INDIFFERENT, PATHS
+from recbole_eimf.config.stock_needs import graph_files, needs_graph
 from recbole_eimf.core.files import file_digest
 from recbole_eimf.core.folders import KNOWLEDGE_FILE
 
@@ -34,12 +35,13 @@ def plain_settings(config) -> dict[str, Any]:
 
 
 def content_digests(config) -> dict[str, str | None]:
-    """A digest of every file that decides figures, by its key; ``data.inter`` and ``data.item`` are the data set's.
+    """A digest of every file that decides figures, by its key; ``data.inter`` and ``data.item`` are the data set's, and
+    ``data.kg``, ``data.ent`` and the like where the model is given a knowledge graph.
 
     ``None`` is a file that is not there.
     """
     found = {key: digest(Path(config[key])) for key in CONTENT if config[key]}
-    for kind in ("inter", "item"):
+    for kind in ("inter", "item", *(graph_files(config) if needs_graph(config.model_class) else ())):
         found[f"data.{kind}"] = digest(Path(config["data_path"]) / f"{config['dataset']}.{kind}")
     return found
 

@@ -68,6 +68,11 @@ def needs_graph(model_class: type) -> bool:
     return kind is not None and issubclass(kind, KGSeqDataset)
 
 
+def graph_files(config: Any) -> tuple[str, ...]:
+    """The suffixes of the files that a knowledge graph is read from."""
+    return ("kg", "link", *(config["additional_feat_suffix"] or ()))
+
+
 def needs_negatives(model_class: type, values: Mapping[str, Any]) -> bool:
     """Whether the model learns from pairs or labels, which need sampled items; a softmax over all items does not."""
     if values.get("MODEL_TYPE") != ModelType.SEQUENTIAL:
@@ -171,7 +176,7 @@ def check_files(config: Any, folder: Path, token: str) -> None:
 
 
 def _check_graph(config: Any, folder: Path, token: str) -> None:
-    wanted = [suffix for suffix in ("kg", "link", *(config["additional_feat_suffix"] or ()))]
+    wanted = graph_files(config)
     missing = [f"{token}.{suffix}" for suffix in wanted if not (folder / f"{token}.{suffix}").is_file()]
     if missing:
         columns = "; ".join(f".{s}: {', '.join(_GRAPH_COLUMNS[s])}" for s in wanted if s in _GRAPH_COLUMNS)
