@@ -77,7 +77,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as stream:
+        with open(temporary, "rb+") as stream:  # Windows syncs no file that is open for reading alone
             os.fsync(stream.fileno())
         # mkstemp makes files private to the user; an artefact is shared like any other output
         umask = os.umask(0)

@@ -141,7 +141,12 @@ def _described(file: Path) -> dict[str, Any]:
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs what may be written to
+    except PermissionError:
+        if path.is_dir():  # and opens no folder at all
+            return
+        raise
     try:
         os.fsync(handle)
     finally:

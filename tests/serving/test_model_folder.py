@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from recbole_eimf.__main__ import main
-from recbole_eimf.core import parts
+from recbole_eimf.core import files, parts
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.serving import model_folder
 from recbole_eimf.serving.export import export, read_result
@@ -218,6 +218,29 @@ def test_an_encoder_that_does_not_fit_its_parameters(folder):
         change_config(folder, encoder=broken)
         with pytest.raises(DataError, match=r"config.json: is not of a model"):
             Recommender.load(folder)
+
+
+def test_nothing_is_synced_in_a_way_that_windows_refuses(tmp_path, monkeypatch):
+    """There a file must be open for writing (else EBADF), and a folder cannot be opened."""
+    fcntl = pytest.importorskip("fcntl")
+    opened, synced = os.open, os.fsync
+
+    def open_no_folder(path, flags, *more, **keys):
+        if not flags & os.O_CREAT and os.path.isdir(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *more, **keys)
+
+    def sync_what_may_be_written(handle):
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return synced(handle)
+
+    monkeypatch.setattr(os, "fsync", sync_what_may_be_written)
+    files.write_json(tmp_path / "result.json", {})
+    with monkeypatch.context() as at_once, model_folder.new_folder(tmp_path / "model", {}) as new:
+        at_once.setattr(os, "open", open_no_folder)
+        (new / "README.md").write_text("a card")
+    assert model_folder.is_model_folder(tmp_path / "model")
 
 
 def test_what_lies_beside_a_model_is_not_lost_with_it(folder):
