@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import recbole
+from recbole.utils import ModelType
 
-from recbole_eimf.config.contract import CHOSEN, contract_of
+from recbole_eimf.config.contract import CHOSEN, contract_of, is_ours
 from recbole_eimf.config.keys import our_keys
 from recbole_eimf.config.models import BACKBONES, FLOORS, load_backbone_class, load_model_class
 from recbole_eimf.config.recbole_keys import checked_recbole_keys
 from recbole_eimf.config.rules import check_exemplars, check_split_ratios, check_window_stride
-from recbole_eimf.config.stock_needs import lacks_encoder
+from recbole_eimf.config.stock_needs import lacks_encoder, stock_class
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.core.files import first_line
 
@@ -75,12 +76,20 @@ def check_backbone(model_class: type, given: Mapping[str, Any]) -> None:
 
 
 def check_able(model_class: type, final: Mapping[str, Any]) -> None:
-    """Check that the model can be compiled, and can place what training never saw, where the keys ask for it.
+    """Check that the model can be compiled, can place what training never saw, and can learn from rows without a
+    history, where the keys ask for it.
 
     Raises:
         ConfigError: naming key, model or backbone, and the remedy.
     """
     asked = contract_of(model_class)
+    if final["training_view"] == "interactions" and (is_ours(model_class) or _is_stock_sequential(model_class)):
+        own = asked.choose_training_view(final)
+        if own != "interactions":
+            raise ConfigError(
+                f"training_view=interactions: {final['model']} reads histories, and such rows have none; they are of "
+                f"models that count. Leave it out ({own})."
+            )
     name = asked.backbone_name(final)
     if final["torch_compile"] and name and not load_backbone_class(name).has_transformer:
         able = ", ".join(known for known in BACKBONES if load_backbone_class(known).has_transformer)
@@ -101,6 +110,11 @@ def check_able(model_class: type, final: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"place_unseen=True: {final['model']} has no vectors of items that could be placed. Leave it out."
         )
+
+
+def _is_stock_sequential(model_class: type) -> bool:
+    """Whether a model is RecBole's and reads histories; Pop or EASE count interactions."""
+    return stock_class(model_class) is not None and getattr(model_class, "type", None) == ModelType.SEQUENTIAL
 
 
 def check_protocol(given: Mapping[str, Any], final: Mapping[str, Any]) -> None:

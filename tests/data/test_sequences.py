@@ -397,3 +397,8 @@ def test_unknown_protocol_and_view_are_errors(make_config):
         make_config("PAD", training_view="sequence", backbone="Caser")
     for backbone in ("SASRec", "GRU4Rec", "DNN"):
         make_config("IBIM", training_view="sequence", backbone=backbone)
+    for model in ("IBIM", "PAD", "ProfileDistillation", "BERT4Rec"):
+        with pytest.raises(ConfigError, match=f"training_view=interactions: {model} reads histories"):
+            make_config(model, training_view="interactions")
+    for model in ("Popularity", "DecayedItemKNN", "Pop"):
+        make_config(model, training_view="interactions")
