@@ -89,6 +89,7 @@ def test_metrics_without_a_k_among_drawn_items(keys, wide):
     drawn = {**keys, **values, "data_path": str(wide), "compare_with": ["Popularity"]}
     result = recbole_eimf.run("EIMF", "wide", **drawn)
     assert set(result.test) == {"auc", "logloss"}
+    assert "each target ranked among 5 items drawn uniformly (uni5), which is no evidence" in summary(result)
     head, _, *rows = summary(result).splitlines()[-4:]
     assert head.split()[1:3] == ["auc", "logloss"]
     for run, row in zip([result, *result.compared], rows):

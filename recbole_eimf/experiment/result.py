@@ -14,6 +14,7 @@ from recbole_eimf.core.errors import counted
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data import time_split
 from recbole_eimf.data.history_mask import repeats_text, target_repeats
+from recbole_eimf.evaluator import candidates
 from recbole_eimf.evaluator.direction import less_is_better
 from recbole_eimf.model.score_prior import weights_text
 
@@ -138,6 +139,8 @@ def summary(result: RunResult) -> str:
         f"{result.dataset}, {result.protocol}, history {'masked' if result.mask_history else 'not masked'}, "
         f"{'test' if result.test else 'validation'}{whom}, %, seed {result.seed}"
     )
+    if {candidates.mode_of(result.config, part) for part in ("valid", "test")} != {"full"}:
+        first += f", {candidates.told(result.config)}"
     first += "; *: best of its column, one training each and no test" if result.compared else ""
     share = target_repeats(result.slices or {})
     lines = [first + ("" if share is None else f"; {repeats_text(share, result.mask_history)}")]

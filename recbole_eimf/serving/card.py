@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_eimf.config.maker import made_by
+from recbole_eimf.evaluator import candidates
 from recbole_eimf.serving.explain import said_of
 
 
@@ -46,8 +47,10 @@ def model_card(config: Mapping[str, Any]) -> str:
 
 def _protocol(evaluation: Mapping[str, Any]) -> str:
     masked = "are no candidates" if evaluation["mask_history"] else "are candidates too"
+    part = "Test part" if evaluation["test"] else "Validation part (the test part was left alone)"
     return (
-        f"Test part of the protocol `{evaluation['protocol']}`, whole catalogue ranked, items of the history {masked}, "
+        f"{part} of the protocol `{evaluation['protocol']}`, {candidates.told(evaluation)}, "
+        f"items of the history {masked}, "
         f"seed {evaluation['seed']}. In percent; one seed, so differences of a few percent of a figure mean nothing.\n"
     )
 

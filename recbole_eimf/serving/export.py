@@ -363,6 +363,7 @@ def _described(run: Run, catalogue: Catalogue) -> dict[str, Any]:
             **{key: result[key] for key in keys},
             "compared": others,
             "topk": config["topk"],
+            "eval_args": config["eval_args"],
             "eval_batch_size": config["eval_batch_size"],
             "eval_chunk_items": config["eval_chunk_items"],
         },

@@ -23,6 +23,7 @@ from recbole_eimf.core.files import atomic_path, write_json
 from recbole_eimf.core.folders import RESULTS_FILE, check_kind
 from recbole_eimf.core.version import __version__
 from recbole_eimf.data import time_split
+from recbole_eimf.evaluator import candidates
 from recbole_eimf.study.compare import Effort, carry_out, check, metric_names
 from recbole_eimf.study.joined import Part, by_method, read_parts
 from recbole_eimf.study.report.template import render
@@ -268,12 +269,13 @@ def _facts(table: Mapping[str, Any], seeds: int) -> str:
     asked = next(iter(table["views"][0]["tested"].values()), None)
     size = f"{asked['users']:,} users, {asked['targets']:,} targets, " if asked else ""
     masked = "masked" if table["views"][0]["mask_history"] else "not masked"
+    drawn = "" if candidates.mode_of(settings) == "full" else f"{candidates.told(settings)}, "
     told = [run["borders"] for row in table["rows"] for run in row["runs"] if run.get("borders")]
     parted = time_split.told(settings, bool(settings.get("refit")), next(iter(told), None))
     times = f"{parted}, " if table["protocol"] == "global_time" else ""
     return (
         f"{table['dataset']}, {table['protocol']}: history {masked}, ties={settings.get('ties', 'source')}, "
-        f"{times}{size}"
+        f"{times}{drawn}{size}"
         f"{seeds} seed{'s' if seeds != 1 else ''} of all rows, {table['finished']} of {table['planned']} runs"
     )
 

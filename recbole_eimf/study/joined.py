@@ -15,6 +15,7 @@ from typing import Any
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import read_json
 from recbole_eimf.core.folders import RESULTS_FILE, kind_of, name_of
+from recbole_eimf.evaluator.candidates import mode_of
 from recbole_eimf.study.rows import FRAMED
 from recbole_eimf.study.standings import counts, title_of
 
@@ -159,11 +160,16 @@ def _asked(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tup
     """What two parts have to have in common: name -> what each has."""
     return {
         "mask_history": (first["views"][0]["mask_history"], second["views"][0]["mask_history"]),
+        "what targets are ranked among": (_ranked(first), _ranked(second)),
         **{key: (_setting(first, key), _setting(second, key)) for key in _BEFORE},
         "the number of test users": (_tested(first, "users"), _tested(second, "users")),
         "the number of targets": (_tested(first, "targets"), _tested(second, "targets")),
         "the digest of what was asked": (_tested(first, "identity"), _tested(second, "identity")),
     }
+
+
+def _ranked(table: Mapping[str, Any]) -> str | None:
+    return mode_of(table["rows"][0]["settings"]) if table["rows"] else None
 
 
 def _setting(table: Mapping[str, Any], key: str) -> Any:

@@ -1,4 +1,4 @@
-"""Rows of one table are asked the same: the same users, and the same candidates (``mask_history``)."""
+"""Rows of one table are asked the same: the same users, and the same candidates (``mask_history``, ``eval_args``)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.evaluator.candidates import mode_of
 from recbole_eimf.study.runs import Run
 from recbole_eimf.study.table.summary import Experiment
 
@@ -31,6 +32,7 @@ def masks_of(experiment: Experiment, planned: Sequence[Run]) -> tuple[bool, ...]
         ConfigError: rows have different ones, or one of their own that only the data would decide.
     """
     _check_protocols(planned)
+    _check_drawn(planned)
     if reports_both_masks(experiment.shared):
         first = keys_to_train_with(experiment.shared)["mask_history"]
         return first, not first
@@ -57,4 +59,16 @@ def _check_protocols(planned: Sequence[Run]) -> None:
                 f"protocol is {value} in row {name!r} and {values[first_row]} in row {first_row!r}, by its recipe or "
                 f"keys of its own: rows of one table answer for the same users. Write --protocol={value} or "
                 f"--protocol={values[first_row]}, for all of them."
+            )
+
+
+def _check_drawn(planned: Sequence[Run]) -> None:
+    """Raise ConfigError where one row ranks all items and another a few that are drawn, or other ones."""
+    values = {run.row.name: mode_of(run.settings) for run in planned}
+    first_row = next(iter(values))
+    for name, value in values.items():
+        if value != values[first_row]:
+            raise ConfigError(
+                f"eval_args: mode is {value} in row {name!r} and {values[first_row]} in row {first_row!r}: rows of one "
+                f"table rank the same candidates. Give eval_args for all of them, or leave it out."
             )

@@ -107,6 +107,10 @@ def test_the_prior_is_weighed_on_validation_saved_and_loaded(prior_keys, tmp_pat
     told = json.loads((tmp_path / "model" / "config.json").read_text())
     told["evaluation"]["side_load"]["text_source"] = "shuffled"
     assert "(encoder tfidf-svd; not that of the items: `text_source=shuffled`)" in model_card(told)
+    assert "Test part of the protocol `leave_one_out`, all items ranked, items of" in card
+    told["evaluation"] |= {"eval_args": {"mode": "uni9"}, "test": {}}
+    assert "Validation part (the test part was left alone) of the protocol `leave_one_out`, each target ranked among " \
+        "9 items drawn uniformly (uni9), which is no evidence" in model_card(told)  # fmt: skip
     batch = rows(SEQUENCES)
     net.eval()
     scores = net.full_sort_predict(batch)

@@ -58,6 +58,9 @@ def test_the_page_says_what_targets_a_table_under_one_time_for_all_has():
     assert "time_target=last" in said
     assert "training up to 2014-03-07, test after 2014-05-13, trained again on all before the test" in said
     assert "time_target" not in arena._facts(table("a", {"SASRec": [1.0]}), 1)
+    assert "drawn" not in said
+    made["rows"][0]["settings"]["eval_args"] = {"mode": {"valid": "uni9", "test": "uni9"}}
+    assert "each target ranked among 9 items drawn uniformly (uni9), which is no evidence" in arena._facts(made, 1)
 
 
 def test_demsars_critical_differences():

@@ -429,6 +429,10 @@ def test_the_history_is_masked_in_the_table_as_it_was_in_its_runs(keys):
     assert masks("PAD,MoRec", recipe="published", mask_history=False) == (False,)
     assert masks("RecBole[SASRec]", mask_history="False") == (False,)
     assert masks("SASRec", mask_history="both", protocol="user_split") == (False, True)
+    drawn = {"backbone": "REMI", "eval_args": {"mode": "uni3"}}
+    with pytest.raises(ConfigError, match="eval_args: mode is uni3 in row 'REMI' and full in row 'Popularity': rows"):
+        masks([*parse_models("SASRec"), replace(parse_model("REMI"), keys=drawn)])
+    assert masks("SASRec", eval_args={"mode": "uni3"}) == (False,)
     own = [*parse_models("SASRec"), replace(parse_model("REMI"), keys={"backbone": "REMI", "mask_history": True})]
     with pytest.raises(ConfigError, match="mask_history is True in row 'REMI' and False in row 'Popularity', by its"):
         masks(own)

@@ -60,6 +60,7 @@ def test_parts_of_one_data_set_and_protocol_become_one_table():
     [
         (lambda t: t["views"][0].update(mask_history=False), "mask_history is True in one and False in the other"),
         (lambda t: t["rows"][0]["settings"].update(ties="source"), "ties is shuffle in one and source in the other"),
+        (lambda t: t["rows"][0]["settings"].update(eval_args={"mode": "uni9"}), "ranked among is full in one and uni9"),
         (lambda t: t["rows"][0]["settings"].pop("ties"), "ties is shuffle in one and source in the other"),
         (lambda t: t["views"][0]["tested"]["Popularity"].update(users=8), "the number of test users is 9 in one and 8"),
         (lambda t: t["views"][0]["tested"]["Popularity"].update(targets=7), "the number of targets is 9 in one and 7"),

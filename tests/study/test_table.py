@@ -248,6 +248,17 @@ def test_a_row_that_read_a_file_of_shuffled_replies_is_called_a_placebo(made):
         assert line.shown == "EIMF[SASRec]" + " (placebo)" * shuffled
 
 
+def test_a_table_among_drawn_items_does_not_say_that_all_were_ranked(made):
+    experiment, runs, _ = made
+    for mode, said in (("full", "all items ranked"), ("pop9", "each target ranked among 9 items drawn by popularity")):
+        for run in runs:
+            run.settings["eval_args"] = {"mode": {"valid": mode, "test": mode}}
+        summary = summarise(experiment, runs, [False])
+        for form in (table.markdown(summary), table.latex(summary), report.page(summary)):
+            assert said in form
+            assert ("all items ranked" in form) == (mode == "full")
+
+
 def test_rows_that_were_trained_again_are_named(made):
     experiment, runs, _ = made
     for number, run in enumerate(run for run in runs if run.finished):

@@ -9,6 +9,7 @@ from recbole_eimf.config.maker import is_marked, made_by
 from recbole_eimf.core.version import made_with
 from recbole_eimf.data import time_split
 from recbole_eimf.data.history_mask import FEW_REPEATS, repeats_text, target_repeats
+from recbole_eimf.evaluator import candidates
 from recbole_eimf.evaluator.ranks import Asked
 from recbole_eimf.evaluator.significance import LEVEL
 from recbole_eimf.study.table.summary import Line, Summary, View
@@ -30,8 +31,14 @@ def facts(summary: Summary, view: View) -> str:
     return (
         f"{summary.experiment.dataset}, {summary.protocol}, history {'masked' if view.mask_history else 'not masked'} "
         f"(mask_history={view.mask_history}), {size}test, %, mean ± sample deviation over seeds {seeds} (counting "
-        f"models have one run), all items ranked{_order(summary)}{_times(summary)}{_repeats(summary, view)}{chosen}"
+        f"models have one run), {_ranked(summary)}{_order(summary)}{_times(summary)}{_repeats(summary, view)}{chosen}"
     )
+
+
+def _ranked(summary: Summary) -> str:
+    """What targets are ranked among; in validation rows may differ."""
+    said = dict.fromkeys(candidates.told(line.runs[0].settings) for line in summary.lines if line.runs)
+    return " / ".join(said)
 
 
 def _times(summary: Summary) -> str:
