@@ -208,10 +208,10 @@ def parse_seeds(text: str | int | Sequence[int]) -> tuple[int, ...]:
 def metric_names(text: str | Sequence[str] | None) -> tuple[str, ...]:
     """RecBole's lower-case names of the metrics a user wants to see.
 
-    >>> metric_names("Recall@50, HR@50")
-    ('recall@50', 'hit@50')
+    >>> metric_names("Recall@50, HR@50"), metric_names("[NDCG@10]")
+    (('recall@50', 'hit@50'), ('ndcg@10',))
     """
-    names = text.split(",") if isinstance(text, str) else text or ()
+    names = text.strip("[] ").split(",") if isinstance(text, str) else text or ()
     lower = [str(name).strip().lower() for name in names]
     known = ("hit@" + name.removeprefix("hr@") if name.startswith("hr@") else name for name in lower)
     return tuple(dict.fromkeys(known))  # one that is named twice would be tested, and corrected for, twice

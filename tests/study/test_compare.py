@@ -277,6 +277,18 @@ def test_a_wrong_option_or_key_is_an_error_before_any_run(keys, option, match):
     assert not Path("out/runs").exists()
 
 
+def test_a_metric_that_no_run_computes_is_told_with_what_computes_it(keys, tmp_path):
+    """``--metrics`` is what tables show: who wrote the brackets that the error advised had the same error again."""
+    given = {key: value for key, value in keys.items() if key not in ("topk", "metrics")}
+    wanted = arguments({**given, "valid_metric": "NDCG@5"}, "--models=Popularity", "--metrics=[MAP@5]")
+    Path("more.yaml").write_text("topk: [1, 5]\n")
+    with pytest.raises(ConfigError, match=r"map@5 is not computed.*a file of --config_files says which others, by li"):
+        compare_command.main([*wanted, "--config_files=more.yaml"])
+    Path("more.yaml").write_text("metrics: [Recall, NDCG, MAP]\ntopk: [1, 5]\n")
+    assert compare_command.main([*wanted, "--config_files=more.yaml"]) == 0
+    assert json.loads(Path("out/results.json").read_text())["shown_metrics"] == ["map@5"]
+
+
 def test_a_wrong_value_of_a_row_s_own_key_names_the_row(keys, tmp_path):
     Path("table.yaml").write_text("rows:\n- SASRec\n- {name: mine, model: SASRec, keys: {learning_rate: x}}\n")
     with pytest.raises(ConfigError, match="^row 'mine': learning_rate='x'"):

@@ -240,7 +240,8 @@ def _shown(wanted: Sequence[str], known: Sequence[str], one_target: bool) -> lis
         if metric not in known:
             raise ConfigError(
                 f"metrics: {metric} is not computed.{suggestion(metric, known)} The runs compute {', '.join(known)}; "
-                f"the keys metrics (in brackets: [Recall,NDCG]) and topk say which."
+                f"a file of --config_files says which others, by lines such as metrics: [Recall, NDCG, MAP] and "
+                f"topk: [10, 50]."
             )
     if wanted:
         return list(wanted)
