@@ -202,7 +202,7 @@ _GRU, _PROFILES, _RELEASED = "arena_office_gru4rec", "arena_office_profiles", "a
 _AND_TUNED = "arena_office_tuned_more"
 _HIDDEN, _OWN = "arena_office_tuned_bert4rec", "office_llmesr_settings"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
-_OVER_REMI = "beauty_global_time_remi"
+_OVER_REMI, _NETWORKS = "beauty_global_time_remi", "beauty_global_time_networks"
 _IN_PAPER, _MEANT = "beauty_global_time_paper", "beauty_global_time_text_placebo"
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
@@ -429,6 +429,9 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [*together(_OVER_REMI, "ndcg@10", "hit@10", "ndcg@50", "recall@50", masked=hidden),
           *(share(_OVER_REMI, part, "ndcg@10") for part in ("seen", "unseen")),
           gain(_OVER_REMI, "ndcg@10", "REMI", True, corrected_only=True)]),
+        ("docs/results/arena.md", "Beauty, in time", 6, None,
+         [*together(_NETWORKS, "ndcg@10", "hit@10", "ndcg@50", "recall@50", masked=hidden),
+          *(share(_NETWORKS, part, "ndcg@10") for part in ("seen", "unseen"))]),
         ("docs/results/arena.md", "Beauty, in time", 3,
          ["SASRec", "backbone paper[SASRec]", "EIMF paper[SASRec]", "EIMF paper placebo[SASRec]", "EIMF[SASRec]"],
          [*together(_IN_PAPER, "ndcg@10", "hit@10", "ndcg@50", "recall@50", masked=hidden),
