@@ -77,12 +77,29 @@ def test_each_runs_with_its_defaults(model, piece):
     assert result.slices["warm"]["targets"] >= 0
 
 
+@pytest.mark.parametrize("model", ["BPR", "NeuMF", "MultiVAE", "EASE"])
+def test_general_models_run_too(model, piece):
+    result = recbole_eimf.run(model, "piece", data_path=str(piece), **TINY)
+    assert result.model == model
+    assert 0 <= result.test["hit@5"] <= 1
+
+
+def test_a_general_model_whose_own_code_breaks_is_named(piece, monkeypatch):
+    def broken(self, *_):
+        raise AttributeError("'dok_matrix' object has no attribute '_update'\nin SciPy")
+
+    monkeypatch.setattr("recbole.model.general_recommender.BPR.__init__", broken)
+    with pytest.raises(ConfigError, match=r"model=BPR: RecBole's own code .*'_update'\)\. Take another model"):
+        recbole_eimf.run("BPR", "piece", data_path=str(piece), **TINY)
+
+
 def config_of(model, piece, **keys):
     return EIMFConfig(model, "piece", None, {**TINY, "data_path": str(piece), **keys})
 
 
 def test_pairs_and_labels_get_negatives_and_a_softmax_none(piece):
-    for model, distribution in (("FPMC", "uniform"), ("DIN", "uniform"), ("SASRec", "none")):
+    for model, distribution in (("FPMC", "uniform"), ("DIN", "uniform"), ("SASRec", "none"), ("BPR", "uniform"),
+                                ("EASE", "none")):  # fmt: skip
         assert config_of(model, piece)["train_neg_sample_args"]["distribution"] == distribution
     assert config_of("SASRec", piece, loss_type="BPR")["train_neg_sample_args"]["distribution"] == "uniform"
 
@@ -127,6 +144,9 @@ def test_din_ranks_as_its_own_scores_do(piece):
         ("FPMC", {"train_neg_sample_args": None}, ConfigError, "train_neg_sample_args"),
         ("S3Rec", {"train_stage": "finetune"}, ConfigError, "pre_model_path"),
         ("S3Rec", {"train_stage": "tune"}, ConfigError, "train_stage=tune"),
+        ("FM", {}, ConfigError, "model=FM: RecBole's context models.*take a sequential or general model"),
+        ("CFKG", {}, ConfigError, "model=CFKG: RecBole's knowledge models"),
+        ("RaCT", {}, ConfigError, "model=RaCT: trained in stages"),
     ],
 )
 def test_what_cannot_run_is_refused_before_any_work(model, keys, error, words, piece):

@@ -75,7 +75,7 @@ def graph_files(config: Any) -> tuple[str, ...]:
 
 def needs_negatives(model_class: type, values: Mapping[str, Any]) -> bool:
     """Whether the model learns from pairs or labels, which need sampled items; a softmax over all items does not."""
-    if values.get("MODEL_TYPE") != ModelType.SEQUENTIAL:
+    if values.get("MODEL_TYPE") not in (ModelType.SEQUENTIAL, ModelType.GENERAL):
         return False
     kind = getattr(model_class, "input_type", None)
     return kind in (InputType.PAIRWISE, InputType.POINTWISE) or (kind is None and values.get("loss_type") == "BPR")
@@ -123,6 +123,12 @@ def item_features(model_class: type, values: Mapping[str, Any]) -> list[str]:
 def check_settings(config: Any) -> None:
     """Raise ConfigError for settings under which a model of RecBole's cannot learn; ``config`` is RecBole's Config."""
     values = config.final_config_dict
+    kind = values.get("MODEL_TYPE")
+    if stock_class(config.model_class) and kind in (ModelType.CONTEXT, ModelType.DECISIONTREE, ModelType.KNOWLEDGE):
+        raise ConfigError(
+            f"model={config['model']}: RecBole's {kind.name.lower()} models read more than who had which item, "
+            f"and no data set here loads that. Train it with RecBole itself, or take a sequential or general model."
+        )
     arguments = values["train_neg_sample_args"]
     if needs_negatives(config.model_class, values) and arguments["distribution"] == "none":
         raise ConfigError(
@@ -130,6 +136,8 @@ def check_settings(config: Any) -> None:
             "or give --train_neg_sample_args=\"{'distribution': 'uniform', 'sample_num': 1}\"."
         )
     stage = values.get("train_stage")
+    if stage is not None and kind == ModelType.GENERAL:
+        raise ConfigError(f"model={config['model']}: trained in stages that only RecBole itself knows. Train it there.")
     if stage is not None and stage not in ("pretrain", "finetune"):
         raise ConfigError(f"train_stage={stage}: allowed are pretrain, finetune.")
     path = values.get("pre_model_path")

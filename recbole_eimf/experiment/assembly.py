@@ -112,11 +112,23 @@ def _saved_dataset(config: EIMFConfig, path: Path | None) -> LazySequenceDataset
 
 
 def model(config: EIMFConfig, train: LazySequenceDataset) -> torch.nn.Module:
-    """The model of a configuration, untrained, on the CPU or wherever it puts itself."""
+    """The model of a configuration, untrained, on the CPU or wherever it puts itself.
+
+    Raises:
+        ConfigError: a general model of RecBole's cannot be made; some of them do not run with today's SciPy.
+    """
     if is_ours(config.model_class):
         return config.model_class(config, train)
-    with trusted_checkpoints():  # S3Rec reads what its first stage wrote
-        return config.model_class(config, train)
+    try:
+        with trusted_checkpoints():  # S3Rec reads what its first stage wrote
+            return config.model_class(config, train)
+    except Exception as error:
+        if config["MODEL_TYPE"] != ModelType.GENERAL or stock_class(config.model_class) is not config.model_class:
+            raise
+        raise ConfigError(
+            f"model={config['model']}: RecBole's own code cannot make it with this data, its keys and the packages "
+            f"installed ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Take another model."
+        ) from error
 
 
 def trainer(config: EIMFConfig, model: torch.nn.Module) -> KeepsBestModel:
