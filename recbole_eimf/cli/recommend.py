@@ -111,7 +111,7 @@ def _tokens(option: str, path: str | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # what Excel saves begins with a mark
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # what Excel saves begins with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"--{option}={path}: cannot be read ({error}). A file with an item token per line is needed."

@@ -13,6 +13,7 @@ import pytest
 
 import recbole_eimf
 from recbole_eimf.__main__ import main
+from recbole_eimf.cli import recommend
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.evaluator.ranks import read_ranks
@@ -265,3 +266,10 @@ def test_broken_files_of_histories(tmp_path):
     (tmp_path / "f.csv").write_text("user,history\n1,2\n")
     with pytest.raises(ConfigError, match="a .parquet file is written"):
         recommend_file(Job("m", str(tmp_path / "f.csv"), str(tmp_path / "out.csv")))
+
+
+def test_a_list_of_items_has_one_in_a_line_of_the_file(tmp_path):
+    """An id may hold what Unicode calls a line break (U+2028, U+0085)."""
+    path = tmp_path / "only.txt"
+    path.write_bytes("\ufeffa\u2028b\r\n c\u0085d \n\n".encode())
+    assert recommend._tokens("only", str(path)) == ("a\u2028b", "c\u0085d")
