@@ -176,6 +176,24 @@ def test_commit_versions_and_a_shared_machine_are_told(made):
     assert machine["rows"][3]["runs"][0]["runs_at_once"] == 3
 
 
+def test_slices_of_other_bounds_than_those_asked_for_are_told(made):
+    experiment, runs, _ = made
+    asked = [replace(run, settings={**run.settings, "slice_bounds": (2,)}) for run in runs]
+
+    def made_with(run, bounds):
+        file = run.folder / "result.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "config": {"slice_bounds": bounds}}))
+
+    finished = [run for run in asked if run.finished]
+    for run in finished:
+        made_with(run, [2])
+    for text in told_by_every_form(summarise(experiment, asked, [False])):
+        assert "Slices have the bounds" not in text
+    made_with(finished[-1], [1, 5])
+    for text in told_by_every_form(summarise(experiment, asked, [False])):
+        assert f"seed {finished[-1].seed}: [1, 5], asked for [2]. Remove" in text
+
+
 def test_versions_that_differ_in_their_commit_alone_are_said_once():
     one, other = ({"recbole_eimf": "0.1.0", "commit": commit, "torch": "2.13.0"} for commit in ("0123abc", "fedcba"))
     older = one | {"torch": "2.12.0"}

@@ -124,13 +124,29 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
     if average := average_precision(summary, metrics):
         found.append(average)
     found += _about_half_lives(lines)
-    found += _about_refits(summary)
+    found += _about_refits(summary) + _about_slices(lines)
     if any(line.results and not line.row.counting for line in lines):
         found.append(
             "Best epochs count from 1, of a model that is trained in phases those of the last one: 0 is the model "
             "before it. s/epoch is training alone, validation not counted."
         )
     return [*found, *_about_machines(summary), *_about_versions(summary)]
+
+
+def _about_slices(lines: Sequence[Line]) -> list[str]:
+    """Runs whose slices have other bounds than those asked for: a finished run is kept, and its slices with it."""
+    found = []
+    for line in lines:
+        for run, result in line.done:
+            asked, had = (settings.get("slice_bounds") for settings in (run.settings, result.get("config") or {}))
+            if had is not None and list(had) != list(asked or ()):
+                found.append(f"{line.row.name}, seed {run.seed}: {list(had)}, asked for {list(asked or ())}")
+    if not found:
+        return []
+    return [
+        f"**Slices have the bounds that the runs were made with** (slice_bounds): {'; '.join(found)}. Remove a run's "
+        f"folder to have it made again."
+    ]
 
 
 def _fewer_seeds(lines: Sequence[Line]) -> str:
