@@ -54,7 +54,7 @@ class Run:
     ``given`` are the keys for :func:`recbole_eimf.run`; ``settings`` every setting that decides the
     figures, without the seed; ``other_mask`` asks for the test metrics under the other ``mask_history`` too;
     ``unread``: keys among the settings that the row's model does not look at; ``trials``: of the search that found
-    some of them, 0 without one.
+    some of them, 0 without one; ``slice_bounds``: those asked for now, which decide no figure, or None.
     """
 
     row: Row
@@ -66,6 +66,7 @@ class Run:
     other_mask: bool = False
     unread: frozenset[str] = frozenset()
     trials: int = 0
+    slice_bounds: tuple[int, ...] | None = None
 
     @cached_property
     def label(self) -> str:
@@ -173,6 +174,7 @@ def plan(
             "other_mask": both_masks,
             "unread": unread(config),
             "trials": trials if found else 0,
+            "slice_bounds": tuple(config["slice_bounds"] or ()),
         }
     check_draw(shared.get("placebo_draw"), any(config["interest_source"] == "shuffled" for config in configs.values()))
     runs, outdated = [], []

@@ -178,7 +178,7 @@ def test_commit_versions_and_a_shared_machine_are_told(made):
 
 def test_slices_of_other_bounds_than_those_asked_for_are_told(made):
     experiment, runs, _ = made
-    asked = [replace(run, settings={**run.settings, "slice_bounds": (2,)}) for run in runs]
+    asked = [replace(run, slice_bounds=(2,)) for run in runs]
 
     def made_with(run, bounds):
         file = run.folder / "result.json"
@@ -191,7 +191,7 @@ def test_slices_of_other_bounds_than_those_asked_for_are_told(made):
         assert "Slices have the bounds" not in text
     made_with(finished[-1], [1, 5])
     for text in told_by_every_form(summarise(experiment, asked, [False])):
-        assert f"seed {finished[-1].seed}: [1, 5], asked for [2]. Remove" in text
+        assert f"not slice_bounds=[2]: [1, 5] of {finished[-1].row.name}. Remove" in text
 
 
 def test_versions_that_differ_in_their_commit_alone_are_said_once():

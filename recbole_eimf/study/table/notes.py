@@ -135,17 +135,20 @@ def notes(summary: Summary, signs: tuple[str, str], metrics: Sequence[str]) -> l
 
 def _about_slices(lines: Sequence[Line]) -> list[str]:
     """Runs whose slices have other bounds than those asked for: a finished run is kept, and its slices with it."""
-    found = []
+    rows: dict[tuple[int, ...], list[str]] = {}
+    asked: tuple[int, ...] | None = None
     for line in lines:
         for run, result in line.done:
-            asked, had = (settings.get("slice_bounds") for settings in (run.settings, result.get("config") or {}))
-            if had is not None and list(had) != list(asked or ()):
-                found.append(f"{line.row.name}, seed {run.seed}: {list(had)}, asked for {list(asked or ())}")
-    if not found:
+            had, asked = (result.get("config") or {}).get("slice_bounds"), run.slice_bounds
+            if asked is not None and had is not None and tuple(had) != asked:
+                of_bounds = rows.setdefault(tuple(had), [])
+                of_bounds += [line.row.name] * (line.row.name not in of_bounds)
+    if not rows:
         return []
+    found = "; ".join(f"{list(had)} of {', '.join(names)}" for had, names in rows.items())
     return [
-        f"**Slices have the bounds that the runs were made with** (slice_bounds): {'; '.join(found)}. Remove a run's "
-        f"folder to have it made again."
+        f"**Slices have the bounds that the runs were made with**, not slice_bounds={list(asked or ())}: {found}. "
+        f"Remove a run's folder to have it made again."
     ]
 
 
