@@ -20,6 +20,8 @@ _EXTENDED = re.compile(
     r"(?P<day>\d{4}-\d{2}-\d{2})[T ](?P<clock>\d{2}:\d{2}(:\d{2})?)([.,](?P<fraction>\d+))?\s?"
     r"(?P<zone>[Zz]|(?i:UTC|GMT)|[+-]\d{2}(:?\d{2})?)?"
 )
+#: the last day that is one without hyphens too
+LATEST_DAY = 21001231
 
 
 def moment_of(text: str) -> datetime:
@@ -50,7 +52,7 @@ def are_days(numbers: np.ndarray) -> np.ndarray:
     >>> are_days(np.array([20240229, 20230229, 1694995200]))
     array([ True, False, False])
     """
-    found = (numbers >= 19000101) & (numbers <= 21001231) & (numbers % 1 == 0)
+    found = (numbers >= 19000101) & (numbers <= LATEST_DAY) & (numbers % 1 == 0)
     whole = numbers[found].astype(np.int64)
     month, (months, days) = whole // 100 % 100, _dates(whole)
     # the 30th of February is a day of March

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.config.keys import our_keys
-from recbole_eimf.core.dates import UNIX_UNITS, moment_of
+from recbole_eimf.core.dates import LATEST_DAY, UNIX_UNITS, are_days, moment_of
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.protocol import Spans, Split
 
@@ -45,14 +45,14 @@ def borders(time: np.ndarray, quantiles: Sequence[float], dates: Sequence[str] =
 
     Args:
         time: float64 [n], of all interactions; quantiles: of them (numpy's linear ones); dates: in their place two ISO
-            dates (UTC) or numbers; a date is its first moment.
+            dates (UTC) or numbers; a date is its first moment, also one such as 20140307 where all times are later.
 
     Raises:
         ConfigError: not two of them, in ascending order.
     """
     said = _said(quantiles, dates)
     if dates:
-        found = [_moment(text, ticks_per_second(time)) for text in dates]
+        found = [_moment(text, time) for text in dates]
     else:
         found = [float(np.quantile(time, q)) for q in quantiles] if len(quantiles) == 2 else []
     if len(found) != 2 or not found[0] < found[1]:
@@ -158,13 +158,19 @@ interactions by time, not trained again before the test (refit=False)'
     return f"{which}, training up to {first}, test after {second}, {again} (refit={refit})"
 
 
-def _moment(text: str, ticks: float) -> float:
+def _moment(text: str, time: np.ndarray) -> float:
     try:
-        return float(text)
+        number = np.array([float(text)])
     except ValueError:
-        pass
+        number = None
+    if number is not None:
+        # no event is as early as 20140307 seconds (August 1970): it is the day, as `prepare` reads such columns
+        if not (len(time) and time.min() > LATEST_DAY and are_days(number)[0]):
+            return float(number[0])
+        text = f"{number[0]:.0f}"
+        text = f"{text[:4]}-{text[4:6]}-{text[6:]}"
     try:
-        return moment_of(text).timestamp() * ticks
+        return moment_of(text).timestamp() * ticks_per_second(time)
     except ValueError as error:
         raise ConfigError(f"time_dates: {text!r} is neither a date (2014-03-07) nor a number.") from error
 

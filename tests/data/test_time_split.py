@@ -209,6 +209,14 @@ def test_dates_are_taken_as_a_command_line_gives_them(parts):
     _, typed = parts(time_dates="2011-04-01,2011-05-01", folder="y")
     assert [named(part) for part in typed] == [named(part) for part in listed]
     assert all(len(part) for part in typed)
+    _, bare = parts(time_dates="20110401,20110501", folder="z")
+    assert [named(part) for part in bare] == [named(part) for part in listed]
+
+
+def test_a_number_like_a_day_is_a_number_where_times_are_as_small():
+    time_ = np.array([20_140_101.0, 20_140_305.0, 1.5e9])
+    assert time_split.borders(time_, (), ("20140101", "20140301")) == (20_140_101.0, 20_140_301.0)
+    assert time_split.borders(np.array([1.3e9, 1.5e9]), (), ("20140101", "20140301")) == (1388534400.0, 1393632000.0)
 
 
 @pytest.mark.parametrize(
