@@ -321,9 +321,9 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
            [*together(file, "hit@10", "ndcg@10", "ndcg@50", "recall@50", masked=hidden),
             *(share(file, part, "ndcg@10") for part in ("tied", "untied", "1-5", ">20"))])
           for file, rows in (
-              ("beauty_leave_one_out_backbones", ["GRU4Rec", "REMI", *[None] * 5]),
-              ("beauty_leave_one_out_networks", [None, None, "ComiRecSA", "BERT4Rec", *[None] * 3]),
-              ("beauty_leave_one_out_pad", [*[None] * 4, "SASRec", "Hybrid add[SASRec]", "PAD[SASRec]"]))),
+              ("beauty_leave_one_out_backbones", ["GRU4Rec", "EIMF[GRU4Rec]", "REMI", "EIMF[REMI]", *[None] * 5]),
+              ("beauty_leave_one_out_networks", [*[None] * 4, "ComiRecSA", "BERT4Rec", *[None] * 3]),
+              ("beauty_leave_one_out_pad", [*[None] * 6, "SASRec", "Hybrid add[SASRec]", "PAD[SASRec]"]))),
         (_ORDER, "Beauty, `leave_one_out`, with networks", 3, None,
          [*together("beauty_leave_one_out_tuned", "hit@10", "ndcg@10", "ndcg@50", "recall@50", masked=hidden),
           gain("beauty_leave_one_out_tuned", "ndcg@10", "SASRec", True, corrected_only=True),
