@@ -51,24 +51,26 @@ def masks_of(experiment: Experiment, planned: Sequence[Run]) -> tuple[bool, ...]
 
 def _check_protocols(planned: Sequence[Run]) -> None:
     """Raise ConfigError where a recipe, or a row's own keys, would ask other users than the other rows."""
-    values = {run.row.name: run.settings["protocol"] for run in planned}
-    first_row = next(iter(values))
-    for name, value in values.items():
-        if value != values[first_row]:
-            raise ConfigError(
-                f"protocol is {value} in row {name!r} and {values[first_row]} in row {first_row!r}, by its recipe or "
-                f"keys of its own: rows of one table answer for the same users. Write --protocol={value} or "
-                f"--protocol={values[first_row]}, for all of them."
-            )
+    if odd := _odd_one({run.row.name: run.settings["protocol"] for run in planned}):
+        name, value, first_row, first = odd
+        raise ConfigError(
+            f"protocol is {value} in row {name!r} and {first} in row {first_row!r}, by its recipe or keys of its own: "
+            f"rows of one table answer for the same users. Write --protocol={value} or --protocol={first}, for all of "
+            f"them."
+        )
 
 
 def _check_drawn(planned: Sequence[Run]) -> None:
     """Raise ConfigError where one row ranks all items and another a few that are drawn, or other ones."""
-    values = {run.row.name: mode_of(run.settings) for run in planned}
-    first_row = next(iter(values))
-    for name, value in values.items():
-        if value != values[first_row]:
-            raise ConfigError(
-                f"eval_args: mode is {value} in row {name!r} and {values[first_row]} in row {first_row!r}: rows of one "
-                f"table rank the same candidates. Give eval_args for all of them, or leave it out."
-            )
+    if odd := _odd_one({run.row.name: mode_of(run.settings) for run in planned}):
+        name, value, first_row, first = odd
+        raise ConfigError(
+            f"eval_args: mode is {value} in row {name!r} and {first} in row {first_row!r}: rows of one table rank the "
+            f"same candidates. Give eval_args for all of them, or leave it out."
+        )
+
+
+def _odd_one(values: Mapping[str, str]) -> tuple[str, str, str, str] | None:
+    """(row, its value, the first row, its value) of the first row with another value than the first one's."""
+    first_row, first = next(iter(values.items()))
+    return next(((name, value, first_row, first) for name, value in values.items() if value != first), None)
