@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from recbole_eimf.config.keys import our_keys
-from recbole_eimf.core.dates import LATEST_DAY, UNIX_UNITS, are_days, moment_of
+from recbole_eimf.core.dates import LATEST_DAY, UNIX_UNITS, moment_of, seconds_of_days
 from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.data.protocol import Spans, Split
 
@@ -160,15 +160,14 @@ interactions by time, not trained again before the test (refit=False)'
 
 def _moment(text: str, time: np.ndarray) -> float:
     try:
-        number = np.array([float(text)])
+        number = float(text)
     except ValueError:
         number = None
     if number is not None:
         # no event is as early as 20140307 seconds (August 1970): it is the day, as `prepare` reads such columns
-        if not (len(time) and time.min() > LATEST_DAY and are_days(number)[0]):
-            return float(number[0])
-        text = f"{number[0]:.0f}"
-        text = f"{text[:4]}-{text[4:6]}-{text[6:]}"
+        late = len(time) and time.min() > LATEST_DAY and number.is_integer()
+        day = seconds_of_days(np.array([int(number)])) if late else None
+        return number if day is None else float(day[0]) * ticks_per_second(time)
     try:
         return moment_of(text).timestamp() * ticks_per_second(time)
     except ValueError as error:

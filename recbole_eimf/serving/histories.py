@@ -29,7 +29,8 @@ class Histories:
 
     Columns: ``user`` (or ``user_id``), and ``history`` (or ``item_id_list``), oldest item first: a list of tokens
     (parquet), or text with ``separator`` between tokens. Further columns are passed over. ``own``: it is the
-    ``users.parquet`` of a model folder, in which items are rows of the ``items.parquet`` beside it.
+    ``users.parquet`` of a model folder, in which items are rows of the ``items.parquet`` beside it. ``block_size``: the
+    bytes of CSV that are read at a time, at least two of the longest row.
 
     Raises:
         DataError: no such file, another kind of file, or missing columns; names file and column.
@@ -40,6 +41,7 @@ class Histories:
     history: str
     separator: str = ","
     own: bool = False
+    block_size: int = 1 << 22
 
     @classmethod
     def open(cls, path: str | Path, separator: str = ",") -> Histories:
@@ -49,16 +51,17 @@ class Histories:
             raise DataError(f"{path}: no such file of histories.")
         if path.suffix not in (".csv", ".parquet"):
             raise DataError(f"{path}: histories are read from .csv or .parquet files.")
+        block_size = cls.block_size
         with _readable(path):
             if path.suffix == ".parquet":
                 schema = parquet.read_schema(path)
             else:
-                options = csv.ReadOptions(block_size=_block_size(path, 1 << 20))
-                with csv.open_csv(path, options, parse_options=_PARSED) as stream:
+                block_size = _block_size(path, block_size)
+                with csv.open_csv(path, csv.ReadOptions(block_size=block_size), parse_options=_PARSED) as stream:
                     schema = stream.schema
         names = schema.names
         user, history = (_column(path, names, wanted) for wanted in (USER_COLUMNS, HISTORY_COLUMNS))
-        found, kind = cls(path, user, history, separator), schema.field(history).type
+        found, kind = cls(path, user, history, separator, block_size=block_size), schema.field(history).type
         # a column without rows may be of no kind: what is wrong with the file is that it has none
         if path.suffix == ".parquet" and len(found):
             if not (_is_text(kind) or (_is_list(kind) and _is_token(kind.value_type))):
@@ -179,13 +182,9 @@ class Histories:
     def _csv(self, *columns: str) -> Iterator[pa.RecordBatch]:
         text = dict.fromkeys(columns, pa.string())
         wanted = csv.ConvertOptions(column_types=text, include_columns=list(columns), strings_can_be_null=False)
-        options = csv.ReadOptions(block_size=self._block_size)
+        options = csv.ReadOptions(block_size=self.block_size)
         with csv.open_csv(self.path, options, convert_options=wanted, parse_options=_PARSED) as stream:
             yield from stream
-
-    @cached_property
-    def _block_size(self) -> int:
-        return _block_size(self.path, 1 << 22)
 
     def _users(self, column: pa.Array, row: int) -> list[str]:
         found = column.to_pylist()
