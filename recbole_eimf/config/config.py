@@ -159,7 +159,7 @@ def plain_name(key: str, name: Any) -> str:
 
 
 @cache
-def _say_once(words: str) -> None:
+def say_once(words: str) -> None:
     """Say it once: a table makes many configurations."""
     getLogger().warning(words)
 
@@ -221,7 +221,7 @@ class EIMFConfig(Config):
         folder = checks.data_folder(self.dataset, data_path)  # RecBole takes its own without a look at data_path
         self.final_config_dict["data_path"] = str(folder)
         if "data_path" in self.external_config_dict and checks.is_bundled(folder):
-            _say_once(f"data_path={data_path}: has no {self.dataset}; the one inside the recbole package is used")
+            say_once(f"data_path={data_path}: has no {self.dataset}; the one inside the recbole package is used")
 
     def _init_device(self):
         """The device, by ``use_gpu`` and ``gpu_id``; one of several processes takes the GPU of its number on this

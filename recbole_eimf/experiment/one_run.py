@@ -12,12 +12,13 @@ from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_seed, set_color
 
-from recbole_eimf.config.config import EIMFConfig
+from recbole_eimf.config.config import EIMFConfig, say_once
 from recbole_eimf.config.contract import CHOSEN, contract_of
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import check_writable
 from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.narrow import times_as_long
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.history_mask import masks_history
 from recbole_eimf.evaluator.ranks import Ranks, collected_ranks
@@ -29,6 +30,9 @@ from recbole_eimf.trainer.resuming import check_resumed, note_changes, start_afr
 from recbole_eimf.trainer.saving import KeepsBestModel
 from recbole_eimf.trainer.trainer import CountingTrainer, InterestTrainer
 from recbole_eimf.trainer.weighing import WeighingTrainer, choose_prior
+
+#: a number format whose products take so many times as long as float32's is no gain
+_SLOWER = 1.5
 
 
 def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, float], None] | None = None) -> RunResult:
@@ -109,7 +113,23 @@ def _assemble(
         )
     if config["refit"]:
         refit.check(config, "refit=True", trainer)
+    _warn_of_slow_formats(config, model)
     return model, trainer
+
+
+def _warn_of_slow_formats(config: EIMFConfig, model: AbstractRecommender) -> None:
+    """Say what a processor without instructions for a number format makes of it: tens of times as long."""
+    if config["device"].type != "cpu":
+        return
+    used = {"amp_dtype": config["enable_amp"], "logits_dtype": hasattr(model, "logits_dtype")}
+    for key in (key for key, there in used.items() if there and config[key] != "float32"):
+        slower = times_as_long(getattr(torch, config[key]))
+        if slower > _SLOWER:
+            switch = "enable_amp" if key == "amp_dtype" else key
+            say_once(
+                f"{key}={config[key]}: this processor's products take {slower:.0f} times as long in it as in float32 "
+                f"(measured just now). Leave {switch} out."
+            )
 
 
 def _fit(

@@ -171,18 +171,22 @@ class Pipeline:
     @cached_property
     def user_vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Sequence embeddings of the training users (eq. 1): (float32 [U, d_t] of unit length, bool [U] has text)."""
+        return self._sequence_vectors(self.corpus.histories)
+
+    def _sequence_vectors(self, histories: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Sequence embeddings of histories (eq. 1): (float32 [n, d_t] of unit length, bool [n] has text)."""
         if self.settings.sequence_text == "joined":
             texts = [
                 ". ".join(self.corpus.item_text[i] for i in reversed(history) if i in self.corpus.item_text)
-                for history in self.corpus.histories
+                for history in histories
             ]
             vectors = self.encode(texts, "encode_users")
             known = np.array([bool(text) for text in texts])
         else:
             rows, items = self.item_vectors
-            vectors = np.zeros((len(self.corpus.users), items.shape[1]), dtype=np.float32)
+            vectors = np.zeros((len(histories), items.shape[1]), dtype=np.float32)
             known = np.zeros(len(vectors), dtype=bool)
-            for u, history in enumerate(self.corpus.histories):
+            for u, history in enumerate(histories):
                 index = [rows[i] for i in history if i in rows]
                 if index:
                     vectors[u] = items[index].mean(0)
@@ -335,8 +339,11 @@ class Pipeline:
         """The closest exemplar of each user by sequence embedding; users without text are left out."""
         if not users:
             return {}
-        vectors, known = self.user_vectors
-        row = {user: u for u, user in enumerate(self.corpus.users)}
+        # of these users alone: a joined text a user is long, and most users keep the exemplar that they have
+        wanted = {*users, *exemplars}
+        asked = [(user, history) for user, history in zip(self.corpus.users, self.corpus.histories) if user in wanted]
+        vectors, known = self._sequence_vectors([history for _, history in asked])
+        row = {user: u for u, (user, _) in enumerate(asked)}
         candidates = np.array([c for c, user in enumerate(exemplars) if known[row[user]]])
         movable = [user for user in users if known[row[user]]]
         if not len(candidates) or not movable:

@@ -88,7 +88,10 @@ def test_joined_titles_are_sentences_of_one_text(tmp_path):
 def test_more_users_than_are_compared_at_once_go_to_the_nearest_exemplar():
     vectors = np.random.default_rng(0).normal(size=(5000, 3))
     users, known = [f"u{n}" for n in range(5000)], np.arange(5000) % 7 != 1  # u1 is no exemplar to go to
-    made = SimpleNamespace(user_vectors=(vectors, known), corpus=SimpleNamespace(users=users))
+    made = SimpleNamespace(
+        _sequence_vectors=lambda rows: (vectors[rows], known[rows]),
+        corpus=SimpleNamespace(users=users, histories=range(5000)),
+    )
     likest = (vectors @ vectors[[0, 2, 3]].T).argmax(1)
     expected = {user: (0, 2, 3)[best] for user, best, there in zip(users, likest, known) if there}
     assert Pipeline._nearest(made, users, users[:4]) == expected
@@ -160,6 +163,20 @@ def test_side_loaded_users_go_where_the_file_says_and_strangers_members_to_the_n
     assert found.report["users_without_assignment"] == 2
     assert found.report["users_moved_to_nearest_exemplar"] == 2
     assert (found.source, found.llm_used) == ("file", True)
+
+
+def test_only_those_who_move_and_where_they_may_go_are_encoded(tmp_path):
+    """A joined text is a user's whole history: of twenty thousand users most keep the exemplar that the file gives."""
+    given = {"n1": "n1", "n2": "n1", "n4": "stranger", "h1": "h1", "h2": "h1"}
+    keys = write(tmp_path, {"n1": NAILS, "h1": HAIR}, given)
+    made, seen = pipeline(tmp_path, sequence_text="joined", **keys), []
+    encode = made.encoder.encode
+    made.encoder.encode = lambda texts, *args: seen.extend(texts) or encode(texts, *args)
+    found = made.run(seed=0)
+    assert found.report["users_moved_to_nearest_exemplar"] == 1
+    needed = {". ".join(TITLES[i] for i in reversed(HISTORIES[u]) if i in TITLES) for u in ("n1", "n4", "h1")}
+    assert sorted(seen) == sorted(needed)
+    assert {u: found.exemplars[c] for u, c in found.assignment.items()}["n4"] == "n1"
 
 
 def test_without_an_assignment_everybody_goes_to_the_nearest_exemplar_that_answered(tmp_path):
