@@ -29,6 +29,7 @@ commands:
              --out DIR [--seeds 5] [--key=value ...]
   study      a paper's experiment from a YAML file: study eimf_ablation --dataset=NAME [--key=value ...]
   standings  the arena's page over tables made apart: standings TABLE ... [--out DIR] [--metrics NDCG@10]
+  differ     are runs that were made apart different, over all targets or a slice: differ A B [--slices=1-5,tied]
   agreement  do two runs see the same items as near (Kendall's tau, distances): agreement RUN_A RUN_B [--out=DIR]
   export     a run to a model folder that is served without RecBole: export --run OUT --out MODEL
   recommend  items for a user, a history or a file of histories: recommend --model MODEL --history A,B --k 10
@@ -50,7 +51,7 @@ def run_command(arguments: list[str]) -> int:
 
 #: each is ``recbole_eimf.cli.<name>``, imported when it is asked for
 COMMANDS = ("run", "keys", "explain", "prepare", "interests", "knowledge", "tune", "compare", "study", "standings",
-            "agreement", "export", "recommend", "add", "serve", "explore")  # fmt: skip
+            "differ", "agreement", "export", "recommend", "add", "serve", "explore")  # fmt: skip
 
 
 def _guarded(command: str, arguments: list[str]) -> int:

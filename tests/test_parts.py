@@ -232,7 +232,7 @@ def test_every_option_of_prepare_says_what_it_is_for(source, capsys):
 
 
 def test_every_command_says_what_its_options_are(capsys):
-    for name in ("agreement", "add", "export", "explore", "recommend", "serve", "standings"):
+    for name in ("agreement", "differ", "add", "export", "explore", "recommend", "serve", "standings"):
         assert main([name, "--help"]) == 0
         shown = capsys.readouterr().out
         for option in set(re.findall(r"--[a-z][a-z_-]+", shown.partition("\n\n")[0])):

@@ -71,7 +71,7 @@ class Ranks:
             ConfigError: no such metric or slice, or k beyond the ranked places.
         """
         name, k = self._parsed(metric)
-        asked = np.ones(len(self.target_row), dtype=bool) if slice is None else self._in_slice(slice)
+        asked = np.ones(len(self.target_row), dtype=bool) if slice is None else self.in_slice(slice)
         found = asked & (self.target_rank >= 0) & (self.target_rank < k)
         users = len(self.user)
         targets = np.bincount(self.target_row[asked], minlength=users)
@@ -103,7 +103,7 @@ class Ranks:
         """
         found: dict[str, dict[str, float]] = {}
         for name in (*self.slices, *self.mark_names):
-            asked = self._in_slice(name)
+            asked = self.in_slice(name)
             found[name] = {"targets": int(asked.sum()), "users": len(distinct(self.user[self.target_row[asked]]))}
             if asked.any():
                 metrics = [f"{kind}@{k}" for kind in ("recall", "hit", "ndcg") for k in ks]
@@ -118,7 +118,8 @@ class Ranks:
         notes |= {"slices": json.dumps(self.slices), "marks": json.dumps(self.mark_names)}
         write_tensors(Path(folder) / RANKS_FILE, tensors, notes)
 
-    def _in_slice(self, name: str) -> np.ndarray:
+    def in_slice(self, name: str) -> np.ndarray:
+        """Which targets a slice holds, bool [T]. Raises ConfigError for one that there is not."""
         if name in self.mark_names:
             return self.marks[name]
         if name not in self.slices:
