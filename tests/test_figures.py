@@ -387,6 +387,11 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           share("arena_office_paper", "1-5", "ndcg@10"),
           *(gain("arena_office_paper", "ndcg@10", f"{one}[SASRec]", True)
             for one in ("backbone paper", "EIMF paper placebo"))]),
+        ("docs/results/arena.md", "Over a multi-interest", 1, None,
+         [*together("arena_office_paper_remi", "ndcg@10", "hit@10", masked=hidden),
+          share("arena_office_paper_remi", "1-5", "ndcg@10"),
+          *(gain("arena_office_paper_remi", "ndcg@10", f"{one}[REMI]", True)
+            for one in ("backbone paper", "EIMF paper placebo"))]),
         ("docs/results/arena.md", "With a search", 0, None,
          [None, *together(_TUNED, "ndcg@10", "hit@10", masked=hidden), share(_TUNED, "1-5", "ndcg@10"),
           gain(_TUNED, "ndcg@10", "SASRec", True, corrected_only=True),

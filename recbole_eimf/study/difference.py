@@ -183,8 +183,7 @@ def _ranges(slices: Sequence[str], sides: Sequence[Side]) -> list[str | None]:
     known = [name for name, size in sizes.items() if size.any()]
     if not slices:
         return [None]
-    some = [name for name in known if (sizes[name] != first.targets).any()]  # one that holds all says nothing more
-    asked = some if ALL in slices else list(dict.fromkeys(slices))
+    asked = _telling(first, known) if ALL in slices else list(dict.fromkeys(slices))
     for name in asked:
         if name not in known:
             empty = " There is, but no target is in it." if name in sizes else ""
@@ -200,6 +199,18 @@ def _ranges(slices: Sequence[str], sides: Sequence[Side]) -> list[str | None]:
                         f"their training or their slice_bounds differ. Ask about another slice, or leave --slices out."
                     )
     return [None, *asked] if ALL in slices else [*asked]
+
+
+def _telling(ranks: Ranks, names: Sequence[str]) -> list[str]:
+    """The slices that say something more: not those of all targets, nor those of the same ones as one before."""
+    held = [np.ones(len(ranks.target_row), dtype=bool)]
+    told = []
+    for name in names:
+        inside = ranks.in_slice(name)
+        if not any((inside == other).all() for other in held):
+            held.append(inside)
+            told.append(name)
+    return told
 
 
 def _targets_in(ranks: Ranks, slice: str) -> np.ndarray:

@@ -85,7 +85,7 @@ def test_all_that_is_asked_together_is_corrected_together(sides, tmp_path):
 
 
 def test_a_slice_that_holds_every_target_is_not_asked_about_twice(tmp_path):
-    everything = replace(ranks_of(BETTER[2020]), slices={"warm": (0, None), "cold": (1, 3)})
+    everything = replace(ranks_of(BETTER[2020]), slices={"warm": (0, None), "cold": (1, 3), "1-5": (1, 5)})
     a, b = (leave(tmp_path / name, 2020, None, ranks=everything) for name in "ab")
     assert [one.slice for one in differ([a, b], ["hit@1"], ["all"]).found] == [None, "cold"]
     assert differ([a, b], ["hit@1"], ["warm"]).found[0].slice == "warm"
