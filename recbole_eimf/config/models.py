@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from recbole_eimf.core.errors import ConfigError, near_module, suggestion
+from recbole_eimf.core.errors import ConfigError, imported, suggestion
 
 
 @dataclass(frozen=True)
@@ -155,18 +155,17 @@ def load_class(key: str, path: str) -> type:
         key: what names it, for the message; path: the import path.
 
     Raises:
-        ConfigError: no such module or class; the message suggests the closest name.
+        ConfigError: no such module or class, with the closest name, or a module that fails while it is imported.
     """
     module_name, _, class_name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:  # an empty or relative name is a ValueError
-        near = near_module(error) if isinstance(error, ImportError) else ""
-        raise ConfigError(f"{key}={path}: cannot import {module_name} ({error}).{near}") from error
+    module = imported(key, path)
     found = getattr(module, class_name, None)
+    if found is None:
+        raise ConfigError(
+            f"{key}={path}: {module_name} has no class {class_name}.{suggestion(class_name, vars(module))}"
+        )
     if not isinstance(found, type):
-        near = suggestion(class_name, vars(module))
-        raise ConfigError(f"{key}={path}: {module_name} has no class {class_name}.{near}")
+        raise ConfigError(f"{key}={path}: {class_name} is a {type(found).__name__}; a class is needed.")
     return found
 
 
@@ -189,11 +188,21 @@ def load_model_class(name: str) -> type:
     try:
         return get_model(name)
     except (ValueError, AttributeError, ImportError) as error:  # an unknown name makes RecBole import lightgbm
-        near = suggestion(name, known_model_names())
+        near = suggestion(name, known_model_names()) or _with_colon(name)
         raise ConfigError(
             f"model={name}: no such model.{near} "
             f"Ours: {', '.join(MODELS)}; RecBole's by their names; your own as package.module:Class."
         ) from error
+
+
+def _with_colon(name: str) -> str:
+    """A hint for an import path that has a dot where the colon belongs.
+
+    >>> _with_colon("mine.nets.Mamba"), _with_colon("Mamba")
+    (" Did you mean 'mine.nets:Mamba'?", '')
+    """
+    module, dot, class_name = name.rpartition(".")
+    return f" Did you mean '{module}:{class_name}'?" if dot and module and class_name else ""
 
 
 def stock_models() -> ModuleType:
@@ -234,8 +243,8 @@ def load_backbone_class(name: str) -> type:
         return load_class("backbone", name)
     if name not in BACKBONES:
         raise ConfigError(
-            f"backbone={name!r}:{suggestion(str(name), BACKBONES)} Allowed: {', '.join(BACKBONES)}, or your own as "
-            f"package.module:Class."
+            f"backbone={name!r}:{suggestion(str(name), BACKBONES) or _with_colon(str(name))} Allowed: "
+            f"{', '.join(BACKBONES)}, or your own as package.module:Class."
         )
     return load_class("backbone", BACKBONES[name].path)
 

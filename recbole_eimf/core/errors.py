@@ -7,9 +7,15 @@ line prints them without a traceback; as exceptions they are ordinary ``ValueErr
 from __future__ import annotations
 
 import difflib
+import importlib
+import os
 import pkgutil
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
 
 
 class UserError(ValueError):
@@ -68,6 +74,54 @@ def near_module(error: ImportError) -> str:
         return ""
     near = suggestion(missing, (module.name for module in pkgutil.iter_modules(folders)))
     return near.replace("'", f"'{package}.", 1)
+
+
+def imported(key: str, path: str) -> ModuleType:
+    """The module of ``package.module:Name``, which a user has given as the value of ``key``.
+
+    Raises:
+        ConfigError: there is none of that name, or it fails while it is imported, with where in the user's own file.
+    """
+    module = path.partition(":")[0]
+    said = f"{key}={path}: "
+    if {"/", "\\"} & {*module} or module.endswith(".py"):
+        dotted = ".".join(part for part in module.removesuffix(".py").replace("\\", "/").split("/") if part.strip("."))
+        raise ConfigError(f"{said}{module} is a file. Give it as it is imported, {dotted}:{path.partition(':')[2]}.")
+    if not module or module.startswith("."):
+        raise ConfigError(f"{said}cannot import {module or 'a module without a name'}. Give package.module:Name.")
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        near = near_module(error)
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+            near = (
+                " Start `python -m recbole_eimf` in the folder that holds it, or name that folder in the environment "
+                "variable PYTHONPATH."
+            )
+        raise ConfigError(f"{said}cannot import {module} ({error}).{near}") from error
+    except (Exception, SystemExit) as error:  # a script without a guard ends the program
+        raise ConfigError(f"{said}importing {module} raised {raised(error)}") from error
+
+
+def raised(error: BaseException) -> str:
+    """What an error of a user's own code is, and where: ``KeyError: 'beta' (mine/net.py, line 3)``.
+
+    The place is the deepest one that is neither Python's nor of an installed package nor ours; a syntax error says its
+    own.
+    """
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    installed = (sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    others = (*installed, f"{Path(__file__).parents[1]}{os.sep}", "<")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    if not frames or isinstance(error, SyntaxError):
+        return words
+    return f"{words} ({_near_path(frames[-1].filename)}, line {frames[-1].lineno})"
+
+
+def _near_path(path: str) -> str:
+    """A path as it is called from the working folder, where it lies below it."""
+    near = os.path.relpath(path) if os.path.splitdrive(path)[0] == os.path.splitdrive(os.getcwd())[0] else path
+    return path if near.startswith(os.pardir) else near
 
 
 def counted(number: int, thing: str) -> str:

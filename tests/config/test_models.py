@@ -14,6 +14,7 @@ from recbole_eimf.config.placebo import PLACEBOS, own_placebo
 from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.experiment.result import RunResult
 from recbole_eimf.semantic.needs import needed
+from recbole_eimf.semantic.sources.own import own_source
 from recbole_eimf.study import runs
 from recbole_eimf.study.rows import complete, parse_models
 
@@ -54,6 +55,12 @@ def test_a_backbone_starts_from_the_settings_of_what_it_derives_from(make_config
      ({"backbone": f"{MINE}:LastItme"}, "has no class LastItme.*Did you mean 'LastItem'"),
      ({"backbone": f"{MINE}:NoBackbone"}, "NoBackbone is not a backbone"),
      ({"backbone": f"{MINE}:MyGRU:x"}, "has no class"),
+     ({"backbone": "nowhere:Net"}, r"\(No module named 'nowhere'\)\. Start .* environment variable PYTHONPATH"),
+     ({"backbone": ":Net"}, "backbone=:Net: cannot import a module without a name"),
+     ({"backbone": "tests/config/nets.py:Net"}, r"nets\.py is a file\. .* imported, tests\.config\.nets:Net"),
+     ({"backbone": f"{MINE}.LastItem"}, f"Did you mean '{MINE}:LastItem'"),
+     ({"model": f"{MINE}.LastItem"}, f"Did you mean '{MINE}:LastItem'"),
+     ({"backbone": "tests.config.test_models:row_name"}, "row_name is a function; a class is needed"),
      ({"model": "SASRec", "backbone": "GRU4Rec"}, "backbone=GRU4Rec: model=SASRec takes none.*--model=IBIM"),
      ({"model": "REMI", "backbone": "GRU4Rec"}, "model=REMI is built over REMI"),
      ({"compare_with": ["Popularty"]}, "compare_with=Popularty.*Did you mean 'Popularity'")],
@@ -61,6 +68,23 @@ def test_a_backbone_starts_from_the_settings_of_what_it_derives_from(make_config
 def test_a_backbone_or_company_that_does_not_fit_is_refused_before_any_work(make_config, keys, match):
     with pytest.raises(ConfigError, match=match):
         make_config(keys.get("model", "EIMF"), **{k: v for k, v in keys.items() if k != "model"})
+
+
+@pytest.mark.parametrize("key", ["model", "backbone", "interest_source"])
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("import math\nraise RuntimeError('no licence')", r"raised RuntimeError: no licence \(.*mine_now\.py, line 2\)"),
+     ("def f(:", r"raised SyntaxError: .*mine_now\.py, line 1\)"),
+     ("import sys\nsys.exit('bye')", r"raised SystemExit: bye \(.*mine_now\.py, line 2\)"),
+     ("int('x')", r"raised ValueError: .*mine_now\.py, line 1\)"),
+     ("import nobody_has_this", "cannot import mine_now .*'nobody_has_this'")],
+)  # fmt: skip
+def test_a_module_that_fails_as_it_is_imported_is_named(make_config, tmp_path, monkeypatch, key, text, match):
+    (tmp_path / "mine_now.py").write_text(f"{text}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    ask = own_source if key == "interest_source" else lambda name: make_config(**{"model": "EIMF", key: name})
+    with pytest.raises(ConfigError, match=f"^{key}=mine_now:Net: .*{match}"):
+        ask("mine_now:Net")
 
 
 def test_a_recipe_goes_to_the_rows_that_have_it(small):

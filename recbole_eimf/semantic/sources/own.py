@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from recbole_eimf.core.errors import ConfigError, InterestSourceError, near_module, suggestion
+from recbole_eimf.core.errors import ConfigError, InterestSourceError, imported, raised, suggestion
 from recbole_eimf.semantic.llm.reply import Reply
 
 
@@ -35,12 +34,7 @@ def own_source(path: str, key: str = "interest_source") -> Source:
         ConfigError: no such module or function, or the module fails while it is imported.
     """
     module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{key}={path}: cannot import {module_name} ({error}).{near_module(error)}") from error
-    except Exception as error:  # whatever it raises, the user wants to know whose error it is
-        raise ConfigError(f"{key}={path}: importing {module_name} raised {type(error).__name__}: {error}") from error
+    module = imported(key, path)
     found = getattr(module, name, None)
     if not callable(found):
         raise ConfigError(f"{key}={path}: {module_name} has no function {name!r}.{suggestion(name, vars(module))}")
@@ -60,8 +54,8 @@ def own_replies(path: str, clusters: Sequence[Cluster], max_interests: int) -> d
     source = own_source(path)
     try:
         found = source(clusters)
-    except Exception as error:  # whatever it raises, the user wants to know whose error it is
-        raise InterestSourceError(f"interest_source={path}: it raised {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever it raises, the user wants to know whose error it is
+        raise InterestSourceError(f"interest_source={path}: it raised {raised(error)}") from error
     if not isinstance(found, Mapping):
         raise InterestSourceError(
             f"interest_source={path}: it gave a {type(found).__name__}; a mapping of user id to texts is needed."
@@ -81,8 +75,9 @@ def _reply(path: str, cluster: Cluster, texts: Sequence[str] | None, most: int) 
     texts = () if texts is None else texts
     texts = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        user = str(cluster.user_id)  # numpy's text shows its type
         raise InterestSourceError(
-            f"interest_source={path}: the interests of {cluster.user_id!r} are {texts!r}; a list of texts is needed."
+            f"interest_source={path}: the interests of {user!r} are {texts!r}; a list of texts is needed."
         )
     kept = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))[:most]
     error = None if kept else "no interests given"
