@@ -215,6 +215,11 @@ class EIMFConfig(Config):
 
     def _set_default_parameters(self):
         data_path = self.final_config_dict["data_path"]
+        if not hasattr(self.model_class, "input_type") and "loss_type" not in self.final_config_dict:
+            raise ConfigError(
+                f"model={self.model}: does not say how it learns. Add --loss_type=CE (all items compete with the "
+                f"target) or --loss_type=BPR (drawn items do)."
+            )
         super()._set_default_parameters()
         if self.dataset != checks.BUNDLED:
             return

@@ -179,7 +179,7 @@ def load_model_class(name: str) -> type:
         ConfigError: no such model, module or class; the message suggests the closest name.
     """
     if ":" in name:
-        return load_class("model", name)
+        return _recommender(name, load_class("model", name))
     if name in MODELS:
         return load_class("model", f"{MODELS[name].module}:{name}")
     stock_models()
@@ -193,6 +193,18 @@ def load_model_class(name: str) -> type:
             f"model={name}: no such model.{near} "
             f"Ours: {', '.join(MODELS)}; RecBole's by their names; your own as package.module:Class."
         ) from error
+
+
+def _recommender(name: str, found: type) -> type:
+    """A class of the user's own if it is a model, to which the rest of RecBole can be given. Raises ConfigError."""
+    from recbole.model.abstract_recommender import AbstractRecommender  # late: help needs no RecBole
+
+    if issubclass(found, AbstractRecommender):
+        return found
+    said = f"model={name}: {found.__name__} is not a model"
+    if any(cls.__module__ == "recbole_eimf.model.backbones.backbone" for cls in found.__mro__):
+        raise ConfigError(f"{said} but a backbone. Give --model=IBIM --backbone={name}.")
+    raise ConfigError(f"{said}. Derive it from one of ours, or from a sequential model of RecBole's.")
 
 
 def _with_colon(name: str) -> str:
