@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 
-from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.model.backbones.backbone import Backbone
+import recbole_eimf
+from recbole_eimf.config.keys import ItemSettings
+from recbole_eimf.core.errors import ConfigError, UserError
+from recbole_eimf.model.backbones.backbone import Backbone, CausalBackbone, try_out
+from recbole_eimf.model.ibim import IBIM
+from recbole_eimf.model.item_table import ItemTable
 
 HERE = "tests.test_own_classes"
 QUICK = {
@@ -37,6 +42,133 @@ class Mean(Backbone):
 
     def interests(self, item_seq, item_seq_len):
         return self.layer(self.item_embedding(item_seq).sum(1) / item_seq_len[:, None])[:, None]
+
+
+class Flat(Mean):
+    def interests(self, item_seq, item_seq_len):
+        return super().interests(item_seq, item_seq_len)[:, 0]
+
+
+class Narrow(Mean):
+    def interests(self, item_seq, item_seq_len):
+        return super().interests(item_seq, item_seq_len)[..., :5]
+
+
+class Double(Mean):
+    def interests(self, item_seq, item_seq_len):
+        return super().interests(item_seq, item_seq_len).double()
+
+
+class Silent(Mean):
+    def interests(self, item_seq, item_seq_len):
+        super().interests(item_seq, item_seq_len)
+
+
+class NotANumber(Mean):
+    def interests(self, item_seq, item_seq_len):
+        return super().interests(item_seq, item_seq_len) / (item_seq_len - item_seq_len)[:, None, None]
+
+
+class OneArgument(Mean):
+    def interests(self, item_seq):
+        return super().interests(item_seq, (item_seq != 0).sum(1))
+
+
+class Unfinished(Backbone):
+    view = "prefix"
+
+    def __init__(self, config, dataset, make_table) -> None:
+        super().__init__(config)
+        self.item_embedding = make_table(8, 0)
+
+
+class OwnItems(Mean):
+    def __init__(self, config, dataset, make_table) -> None:
+        super().__init__(config, dataset, make_table)
+        self.item_embedding = nn.Embedding(dataset.item_num, 8)
+
+
+class Wish(Mean):
+    view = "prefixes"
+
+
+class NotCausal(Mean):
+    view = "sequence"
+
+
+class LastAlone(CausalBackbone):
+    def __init__(self, config, dataset, make_table) -> None:
+        super().__init__(config)
+        self.item_embedding = make_table(8, 0)
+
+    def positions(self, item_seq):
+        return self.item_embedding(item_seq)[:, -1]
+
+
+class Late(Mean):
+    def interests(self, item_seq, item_seq_len):
+        if not hasattr(self, "late"):
+            self.late = nn.Linear(8, 8)
+        return self.late(super().interests(item_seq, item_seq_len))
+
+
+class Draws(Mean):
+    """Draws when it is asked, as dropout of one's own may."""
+
+    def interests(self, item_seq, item_seq_len):
+        return super().interests(item_seq, item_seq_len) + 0 * torch.rand(1)
+
+
+class Broken(Mean):
+    def __init__(self, config, dataset, make_table) -> None:
+        super().__init__(config, dataset, make_table)
+        self.rate = config["my_rate"] * 2
+
+
+def run(planted, model="IBIM", **keys):
+    return recbole_eimf.run(model, "planted", data_path=str(planted), **{**QUICK, **keys})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Flat", r"interests\(item_seq \[2, 8\], item_seq_len \[2\]\) gave float32 \[2, 8\]; .* \[2, K, 8\] is needed"),
+        ("Narrow", r"gave float32 \[2, 1, 5\]; a tensor of float32 \[2, K, 8\]"),
+        ("Double", r"gave float64 \[2, 1, 8\]"),
+        ("Silent", "gave a NoneType"),
+        ("NotANumber", "gave numbers that are not finite"),
+        ("OneArgument", "raised TypeError: .*takes 2 positional arguments but 3 were given"),
+        ("Unfinished", r"interests\(.*\) is not defined\. Define it"),
+        ("OwnItems", r"item_embedding is of type Embedding\..* = make_table\(dimension, 0\)"),
+        ("Wish", r"says view = 'prefixes'\. Did you mean 'prefix'"),
+        ("NotCausal", r'positions\(item_seq \[2, 8\]\) is not defined\..* or say view = "prefix"'),
+        ("LastAlone", r"gave float32 \[2, 1\]; .* \[2, K, 8\] is needed"),
+        ("Late", r"parameters late\.bias, late\.weight come to be with the first batch.*in __init__"),
+        ("Broken", r"the run raised TypeError: .* \(.*test_own_classes\.py, line \d+\)\. Its log has the traceback"),
+    ],
+)
+def test_a_backbone_that_breaks_the_contract_is_refused_before_it_is_trained(planted, monkeypatch, name, words):
+    monkeypatch.setattr(IBIM, "calculate_loss", lambda *_: pytest.fail("trained"))
+    with pytest.raises(UserError, match=f"backbone={HERE}:{name}.*{words}"):
+        run(planted, backbone=f"{HERE}:{name}")
+
+
+def test_trying_a_backbone_out_draws_nothing_that_a_run_would_draw():
+    config = {"ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "length",
+              "MAX_ITEM_LIST_LENGTH": 8}  # fmt: skip
+    made = Draws(config, None, lambda dimension, extra: ItemTable(5, dimension, ItemSettings(), extra_rows=extra))
+    before = torch.get_rng_state()
+    try_out("mine:Draws", made)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert made.training
+
+
+def test_what_a_callback_raises_is_the_callers(planted):
+    def stop(epoch, score):
+        raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="enough"):
+        run(planted, backbone=f"{HERE}:Mean", callback=stop)
 
 
 class Unsaid(SequentialRecommender):

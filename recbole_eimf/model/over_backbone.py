@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recbole_eimf.config import keys
 from recbole_eimf.config.keys import ItemSettings
-from recbole_eimf.model.backbones.backbone import WeighsTargets, backbone_class
+from recbole_eimf.model.backbones.backbone import Backbone, WeighsTargets, backbone_class, try_out
 from recbole_eimf.model.base import SequenceModel
 from recbole_eimf.model.losses.negatives import NegativeSampler, known_items
 
@@ -43,6 +43,13 @@ class OverBackbone(WeighsTargets, SequenceModel):
     def choose_training_view(cls, config) -> str:
         """The rows this model trains on, where ``training_view`` does not say."""
         return backbone_class(cls.network_name(config)).view
+
+    def try_own_backbone(self, config) -> None:
+        """Hold a backbone of the user's own against the contract, before anything is trained. Raises ConfigError."""
+        name = self.network_name(config)
+        for module in self.modules() if ":" in name else ():
+            if isinstance(module, Backbone):
+                try_out(name, module)
 
     @property
     def unit_vectors(self) -> bool:

@@ -16,14 +16,14 @@ card each in :mod:`recbole_eimf.config.models`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from recbole_eimf.config.models import load_backbone_class, short_name
-from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.data.views import TARGET_LIST, host_side
+from recbole_eimf.core.errors import ConfigError, UserError, raised, suggestion
+from recbole_eimf.data.views import TARGET_LIST, TRAINING_VIEWS, host_side
 from recbole_eimf.model.item_table import ItemTable
 from recbole_eimf.model.layer import encoded_by_length
 
@@ -157,7 +157,92 @@ def backbone_class(name: str) -> type[Backbone]:
         raise ConfigError(
             f"backbone={name}: {found.__name__} is not a backbone; derive it from {Backbone.__module__}.Backbone."
         )
+    if found.view not in TRAINING_VIEWS:
+        raise ConfigError(
+            f"backbone={name}: {found.__name__} says view = {found.view!r}.{suggestion(found.view, TRAINING_VIEWS)} "
+            f"Allowed are {', '.join(TRAINING_VIEWS)}."
+        )
     return found
+
+
+def try_out(name: str, made: Backbone) -> None:
+    """Ask a backbone of a user's own for the states of two histories, and hold them against the contract.
+
+    What is wrong would show hours later, after an epoch or in the first evaluation, in words about somebody else's
+    code; or never: parameters that are made by the first batch are not trained.
+
+    Args:
+        name: as the user gave it; made: on its device, before its optimiser is made.
+
+    Raises:
+        ConfigError: it fails, or gives something else than states.
+    """
+    table = getattr(made, "item_embedding", None)
+    if not isinstance(table, ItemTable):
+        has = "is missing" if table is None else f"is of type {type(table).__name__}"
+        raise ConfigError(
+            f"backbone={name}: its item_embedding {has}. The model scores by a table that it makes itself: "
+            f"self.item_embedding = make_table(dimension, 0)."
+        )
+    training, before = made.training, {key for key, _ in made.named_parameters()}
+    made.eval()  # nothing is dropped, no running mean moves
+    device, dimension = table.weight.device, table.weight.shape[1]
+    length = torch.tensor([1, made.max_length], device=device)
+    item_seq = (torch.arange(made.max_length, device=device) < length[:, None]).long()  # item 1, padded with item 0
+    gpus = [device] if device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(gpus):
+        shape = f"[2, {made.max_length}]"
+        found = _given(name, f"interests(item_seq {shape}, item_seq_len [2])", made.interests, item_seq, length)
+        _check_states(found, None, dimension)
+        if made.view == "sequence" and type(made).training_states is Backbone.training_states:
+            found = _given(name, f"positions(item_seq {shape})", made.positions, item_seq)
+            _check_states(found, made.max_length, dimension)
+    made.train(training)
+    late = sorted({key for key, _ in made.named_parameters()} - before)
+    if late:
+        raise ConfigError(
+            f"backbone={name}: its parameters {', '.join(late)} come to be with the first batch, too late to be "
+            f"trained. Make them in __init__."
+        )
+
+
+class _Given(NamedTuple):
+    """What a method of a user's backbone gave, and how it was called, for an error."""
+
+    said: str
+    value: Any
+
+
+def _given(name: str, call: str, method: Callable, *arguments: Tensor) -> _Given:
+    said = f"backbone={name}: {call}"
+    try:
+        return _Given(said, method(*arguments))
+    except UserError:
+        raise
+    except NotImplementedError as error:
+        remedy = "Define it"
+        if call.startswith("positions"):
+            remedy += ', or say view = "prefix", a training row for every item of a sequence'
+        raise ConfigError(f"{said} is not defined. {remedy} (docs/extend.md).") from error
+    except Exception as error:  # whatever it raises, the user wants to know whose error it is
+        raise ConfigError(f"{said} raised {raised(error)}.") from error
+
+
+def _check_states(found: _Given, places: int | None, dimension: int) -> None:
+    """Refuse what is not [2, K, d], or [2, ``places``, d]. Raises ConfigError."""
+    value = found.value
+    needed = f"a tensor of float32 [2, {places or 'K'}, {dimension}] is needed"
+    if not isinstance(value, Tensor):
+        raise ConfigError(f"{found.said} gave a {type(value).__name__}; {needed}.")
+    fits = value.ndim == 3 and value.shape[0] == 2 and value.shape[1] == (places or value.shape[1])
+    if not fits or value.shape[2] != dimension or value.dtype != torch.float32:
+        kind = str(value.dtype).removeprefix("torch.")
+        raise ConfigError(f"{found.said} gave {kind} {list(value.shape)}; {needed}: d is the item table's.")
+    if not value.isfinite().all():
+        raise ConfigError(
+            f"{found.said} gave numbers that are not finite, before any training: a division by zero, or all of a "
+            f"row masked?"
+        )
 
 
 def check_training_view(config, name: str) -> None:
