@@ -262,11 +262,8 @@ def write_weights(folder: Path, model: nn.Module, epoch: int) -> None:
     Raises:
         ConfigError: the model keeps something that is no tensor and no number, which only a pickle could hold.
     """
-    tensors, values = {}, {}
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise _not_saveable(model, f"state_dict()[{name!r}]", value)
-        tensors[name] = value
+    check_saveable(model)
+    tensors, values = dict(model.state_dict()), {}
     own = {id(module) for module in model.modules()}
     for name, value in model.other_parameter().items():
         if id(value) in own:
@@ -284,6 +281,13 @@ def write_weights(folder: Path, model: nn.Module, epoch: int) -> None:
         else:
             raise _not_saveable(model, name, value)
     write_state(folder / MODEL_FILE, tensors, {"epoch": epoch, "other": values})
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Raise ConfigError for a model that :func:`write_weights` will not write, before it is trained."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise _not_saveable(model, f"state_dict()[{name!r}]", value)
 
 
 def _not_saveable(model: nn.Module, name: str, value: Any) -> ConfigError:

@@ -53,6 +53,7 @@ class KeepsBestModel(Trainer):
         if self._described or self.model_folder is None or not distributed.is_first():
             return
         self._described = True
+        checkpoint.check_saveable(self.model)
         if self.config["resume"] and (self.model_folder / checkpoint.CONFIG_FILE).is_file():
             return  # what it was begun with
         if not self.config["output_dir"]:
