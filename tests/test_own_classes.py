@@ -172,6 +172,36 @@ def test_trying_a_backbone_out_draws_nothing_that_a_run_would_draw():
     assert made.training
 
 
+class Loss(IBIM):
+    """Gives what ``kind`` says in place of a loss."""
+
+    def calculate_loss(self, interaction):
+        loss = super().calculate_loss(interaction)
+        return {"none": None, "number": 1.0, "vector": loss * torch.ones(3), "mapping": {"loss": loss},
+                "detached": loss.detach(), "pair": (loss, 0.5), "nothing": ()}[KIND]  # fmt: skip
+
+
+KIND = "none"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("none", "gave a NoneType; a tensor of one number is needed, or a tuple of such"),
+        ("number", "gave a float"),
+        ("vector", r"gave a tensor of \[3\]"),
+        ("mapping", "gave a dict"),
+        ("pair", "gave a float in a tuple"),
+        ("detached", r"gave a loss without a gradient.* \.detach\(\)"),
+        ("nothing", "gave an empty tuple"),
+    ],
+)
+def test_a_loss_that_cannot_be_trained_is_named(planted, monkeypatch, kind, words):
+    monkeypatch.setitem(globals(), "KIND", kind)
+    with pytest.raises(UserError, match=f"model=Loss: calculate_loss {words}"):
+        run(planted, f"{HERE}:Loss", backbone="ComiRecSA")
+
+
 def test_what_a_callback_raises_is_the_callers(planted):
     def stop(epoch, score):
         raise LookupError("enough")

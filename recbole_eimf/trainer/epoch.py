@@ -75,6 +75,24 @@ def scaler_of(trainer: Any) -> Any:
     return trainer.grad_scaler
 
 
+def _check(losses: Any, model: str) -> None:
+    """Refuse what cannot be trained: torch's words would be about the step after. Raises UserError."""
+    said = f"model={model}: calculate_loss gave"
+    parts = losses if isinstance(losses, tuple) else (losses,)
+    for part in parts:
+        if not isinstance(part, Tensor) or part.numel() != 1:
+            kind = f"a tensor of {list(part.shape)}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
+            raise UserError(
+                f"{said} {kind}{' in a tuple' if isinstance(losses, tuple) else ''}; a tensor of one number is needed, "
+                f"or a tuple of such."
+            )
+    if not any(part.requires_grad for part in parts):
+        raise UserError(
+            f"{said} {'an empty tuple' if not parts else 'a loss without a gradient'}: no parameter would be trained. "
+            f"Was it made under no_grad, or from .detach() or .item()?"
+        )
+
+
 def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[Any], Losses], shown: bool) -> Any:
     """One epoch of a trainer of RecBole's: its own ``_train_epoch`` but for when losses are read.
 
@@ -98,6 +116,7 @@ def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[
         trainer.optimizer.zero_grad()
         with torch.autocast(device_type=trainer.device.type, enabled=trainer.enable_amp):
             losses = loss_of(batch)
+        _check(losses, trainer.config["model"])
         found.add(losses)
         loss = sum(losses) if isinstance(losses, tuple) else losses
         scaler.scale(loss).backward()
