@@ -202,6 +202,39 @@ def test_a_loss_that_cannot_be_trained_is_named(planted, monkeypatch, kind, word
         run(planted, f"{HERE}:Loss", backbone="ComiRecSA")
 
 
+class NaNScores(IBIM):
+    def full_sort_predict(self, interaction):
+        return super().full_sort_predict(interaction) * float("nan")
+
+
+class NaNStates(IBIM):
+    def interests(self, item_seq, item_seq_len):
+        return super().interests(item_seq, item_seq_len) * float("nan")
+
+
+class RaisesLate(IBIM):
+    def full_sort_predict(self, interaction):
+        raise LookupError("no lexicon")
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "words"),
+    [
+        ("NaNScores", 0, r"users of a batch of evaluation are not numbers \(NaN\)"),
+        ("NaNStates", 3, r"users of a batch of evaluation are not numbers \(NaN\)"),
+        (
+            "RaisesLate",
+            0,
+            rf"model={HERE}:RaisesLate: the run raised LookupError: no lexicon \(.*test_own_classes\.py, line",
+        ),
+    ],
+)
+def test_scores_that_rank_nothing_are_an_error(planted, name, chunk, words):
+    """The metrics were those of a model that misses every target."""
+    with pytest.raises(UserError, match=words):
+        run(planted, f"{HERE}:{name}", backbone="ComiRecSA", eval_chunk_items=chunk)
+
+
 def test_what_a_callback_raises_is_the_callers(planted):
     def stop(epoch, score):
         raise LookupError("enough")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from recbole.evaluator import Collector
 from torch import Tensor
 
 from recbole_eimf.core import distributed
-from recbole_eimf.core.errors import ConfigError
+from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.evaluator.ranking import ranked_items
 
 
@@ -39,6 +40,27 @@ def hits_and_counts(items: Tensor, row: Tensor, target: Tensor) -> Tensor:
     hits = found & (items > 0)
     count = torch.bincount(wanted // size, minlength=len(items))
     return torch.cat((hits, count[:, None]), dim=1).int()
+
+
+def check_scores(items: Tensor, scores: Callable[[], Tensor]) -> None:
+    """Refuse a model that has no number for any item of a user: its metrics would be those of missed targets.
+
+    Args:
+        items: [B, k] ranked items, 0 is none; scores: makes [B, n], asked where a user has no item.
+
+    Raises:
+        UserError: somebody's scores are not numbers.
+    """
+    none = items[:, 0] == 0
+    if not none.any():
+        return
+    broken = int(scores()[none].isnan().any(1).sum())
+    if broken:
+        raise UserError(
+            f"the scores of {broken} of the {len(items)} users of a batch of evaluation are not numbers (NaN), and "
+            f"nothing can be ranked for them. If the loss had grown, lower learning_rate; else look in the model's "
+            f"scores for a division by zero or for a row of which all is masked."
+        )
 
 
 class RankingCollector(Collector):
@@ -73,7 +95,9 @@ class RankingCollector(Collector):
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
         if self.ranks:
             users = interaction[self.user_field].to(scores_tensor.device)
-            self._collect_ranked(ranked_items(scores_tensor, users, max(self.topk)), positive_u, positive_i)
+            items = ranked_items(scores_tensor, users, max(self.topk))
+            check_scores(items, lambda: scores_tensor)
+            self._collect_ranked(items, positive_u, positive_i)
 
     def _collect_ranked(self, items: Tensor, positive_u: Tensor, positive_i: Tensor) -> None:
         """Take in a batch's ranked items [B, k], and its targets as (row, item); a target named twice is one."""

@@ -26,7 +26,7 @@ from recbole_eimf.core.errors import ConfigError, DataError
 from recbole_eimf.core.files import write_json
 from recbole_eimf.core.run_folder import HISTORY_FILE, STATE_FILE
 from recbole_eimf.evaluator.chunked import chunk_items, ranked_in_chunks
-from recbole_eimf.evaluator.collector import RankedItems, RankingCollector
+from recbole_eimf.evaluator.collector import RankedItems, RankingCollector, check_scores
 from recbole_eimf.model.products import query
 from recbole_eimf.trainer.epoch import scaler_of, train_epoch
 from recbole_eimf.trainer.lazy_adamw import LazyAdamW, lazy_optimiser
@@ -210,6 +210,7 @@ class InterestTrainer(KeepsBestModel):
             return super()._full_sort_batch_eval(batched_data)
         users, k = interaction[self.config["USER_ID_FIELD"]].to(self.device), max(self.config["topk"])
         items = ranked_in_chunks(asked.scores, self.tot_item_num, users, k, chunk, history, asked.vectors.dtype)
+        check_scores(items, lambda: asked.scores(1, min(2, self.tot_item_num)))
         return interaction, RankedItems(items), positive_u, positive_i
 
     def _scored_in_pairs(self, batched_data):
