@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 
 import recbole_eimf
+from recbole_eimf.__main__ import main
 from recbole_eimf.config.keys import ItemSettings
 from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.model.backbones.backbone import Backbone, CausalBackbone, try_out
@@ -152,7 +155,6 @@ def run(planted, model="IBIM", **keys):
         ("NotCausal", r'positions\(item_seq \[2, 8\]\) is not defined\..* or say view = "prefix"'),
         ("LastAlone", r"gave float32 \[2, 1\]; .* \[2, K, 8\] is needed"),
         ("Late", r"parameters late\.bias, late\.weight come to be with the first batch.*in __init__"),
-        ("Broken", r"the run raised TypeError: .* \(.*test_own_classes\.py, line \d+\)\. Its log has the traceback"),
         ("Keeps", r"state_dict\(\)\['backbone._extra_state'\] is a dict"),
     ],
 )
@@ -217,22 +219,29 @@ class RaisesLate(IBIM):
         raise LookupError("no lexicon")
 
 
-@pytest.mark.parametrize(
-    ("name", "chunk", "words"),
-    [
-        ("NaNScores", 0, r"users of a batch of evaluation are not numbers \(NaN\)"),
-        ("NaNStates", 3, r"users of a batch of evaluation are not numbers \(NaN\)"),
-        (
-            "RaisesLate",
-            0,
-            rf"model={HERE}:RaisesLate: the run raised LookupError: no lexicon \(.*test_own_classes\.py, line",
-        ),
-    ],
-)
-def test_scores_that_rank_nothing_are_an_error(planted, name, chunk, words):
+@pytest.mark.parametrize(("name", "chunk"), [("NaNScores", 0), ("NaNStates", 3)])
+def test_scores_that_rank_nothing_are_an_error(planted, name, chunk):
     """The metrics were those of a model that misses every target."""
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=r"users of a batch of evaluation are not numbers \(NaN\)"):
         run(planted, f"{HERE}:{name}", backbone="ComiRecSA", eval_chunk_items=chunk)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "words"),
+    [("model", "RaisesLate", "LookupError: no lexicon"), ("backbone", "Broken", "TypeError: .*")],
+)
+def test_what_ones_own_class_raises_is_a_line_with_its_place(planted, tmp_path, capsys, key, name, words):
+    """On the command line; who calls Python has the error itself."""
+    keys = {"model": "IBIM", "backbone": "ComiRecSA", **QUICK, key: f"{HERE}:{name}", "data_path": planted,
+            "output_dir": tmp_path / "out"}  # fmt: skip
+    assert main(["run", "--dataset=planted", *(f"--{key}={value}" for key, value in keys.items())]) == 2
+    said = capsys.readouterr().err
+    place = r"\(.*test_own_classes\.py, line \d+\)"
+    assert re.search(rf"error: .*{key}={HERE}:{name}.*: the run raised {words} {place}", said)
+    assert "Traceback" not in said
+    assert "Traceback" in (tmp_path / "out" / "run.log").read_text()
+    with pytest.raises((LookupError, TypeError)):
+        run(planted, **{"model": "IBIM", "backbone": "ComiRecSA", key: f"{HERE}:{name}"})
 
 
 def test_what_a_callback_raises_is_the_callers(planted):

@@ -43,24 +43,21 @@ def hits_and_counts(items: Tensor, row: Tensor, target: Tensor) -> Tensor:
 
 
 def check_scores(items: Tensor, scores: Callable[[], Tensor]) -> None:
-    """Refuse a model that has no number for any item of a user: its metrics would be those of missed targets.
+    """Refuse a model that has no number for any item of anybody: its metrics would be those of missed targets.
 
     Args:
-        items: [B, k] ranked items, 0 is none; scores: makes [B, n], asked where a user has no item.
+        items: [B, k] ranked items, 0 is none; scores: makes [B, n], asked where nobody has an item.
 
     Raises:
-        UserError: somebody's scores are not numbers.
+        UserError: the scores of a whole batch are not numbers.
     """
-    none = items[:, 0] == 0
-    if not none.any():
+    if not len(items) or (items[:, 0] != 0).any() or not scores().isnan().any(1).all():
         return
-    broken = int(scores()[none].isnan().any(1).sum())
-    if broken:
-        raise UserError(
-            f"the scores of {broken} of the {len(items)} users of a batch of evaluation are not numbers (NaN), and "
-            f"nothing can be ranked for them. If the loss had grown, lower learning_rate; else look in the model's "
-            f"scores for a division by zero or for a row of which all is masked."
-        )
+    raise UserError(
+        f"the scores of all {len(items)} users of a batch of evaluation are not numbers (NaN), and nothing can be "
+        f"ranked for them. If the loss had grown, lower learning_rate; else look in the model's scores for a division "
+        f"by zero or for rows of which all is masked."
+    )
 
 
 class RankingCollector(Collector):

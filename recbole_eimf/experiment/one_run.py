@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from recbole_eimf.config.contract import CHOSEN, contract_of
 from recbole_eimf.config.keys import RunSettings
 from recbole_eimf.core import distributed
 from recbole_eimf.core.disk import check_writable
-from recbole_eimf.core.errors import ConfigError, UserError, raised
+from recbole_eimf.core.errors import ConfigError, UserError
 from recbole_eimf.core.narrow import times_as_long
 from recbole_eimf.data.dataset import LazySequenceDataset
 from recbole_eimf.data.history_mask import masks_history
@@ -52,31 +51,15 @@ def run_one(config: EIMFConfig, wanted: RunSettings, callback: Callable[[int, fl
     try:
         with run_log.logged(config):
             getLogger().info(config, extra=run_log.DETAIL)
-            with _naming_own_code(config, callback):
+            try:
                 return _train_and_test(config, wanted, changes, callback)
+            except UserError:
+                raise  # says itself what is wrong
+            except Exception:
+                getLogger().info("the error that ended the run", exc_info=True, extra=run_log.DETAIL)
+                raise
     finally:
         give_back()  # to the next run of a table, which may need other sizes, or to whoever called
-
-
-@contextlib.contextmanager
-def _naming_own_code(config: EIMFConfig, callback: Callable[[int, float], None] | None) -> Iterator[None]:
-    """Inside, what a run over a class of the user's own raises is an error that names the class; the log has the rest.
-
-    What a callback raises to end a run is the caller's.
-    """
-    path = saved_model.import_path(config.model_class)
-    backbone = contract_of(config.model_class).backbone_name(config)
-    own = [f"model={path}"] if path else []
-    own += [f"backbone={backbone}"] if backbone and ":" in backbone else []
-    try:
-        yield
-    except (UserError, OSError, ImportError, MemoryError, torch.cuda.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if not own or callback is not None:
-            raise
-        getLogger().info("the error that ended the run", exc_info=True, extra=run_log.DETAIL)
-        raise UserError(f"{', '.join(own)}: the run raised {raised(error)}. Its log has the traceback.") from error
 
 
 def _train_and_test(
