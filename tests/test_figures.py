@@ -397,7 +397,7 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           gain(_TUNED, "ndcg@10", "SASRec", True, corrected_only=True),
           gain(_TUNED, "ndcg@10", "ids plus text[SASRec]", True, corrected_only=True),
           searched(_TUNED, "start"), searched(_TUNED, "score")]),
-        ("docs/results/arena.md", "With a search", 1, [None, None, None, "LLM2BERT4Rec"],
+        ("docs/results/arena.md", "With a search", 1, [None, None, None, "LLM2BERT4Rec", None, None],
          [None, *together(_HIDDEN, "ndcg@10", "hit@10", masked=hidden), share(_HIDDEN, "1-5", "ndcg@10"), None, None,
           searched(_HIDDEN, "start"), searched(_HIDDEN, "score")]),
         *(("docs/results/arena.md", "With a search", 1, rows,
@@ -405,8 +405,9 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
             *(gain(file, metric, "SASRec", True, corrected_only=True) for metric in ("ndcg@10", "hit@10")),
             searched(file, "start"), searched(file, "score")])
           for file, rows in (
-              ("arena_office_tuned_morec", ["SASRec", None, "MoRec[SASRec]", None]),
-              ("arena_office_tuned_pad", ["SASRec", "PAD[SASRec]", None, None]))),
+              ("arena_office_tuned_morec", ["SASRec", None, "MoRec[SASRec]", None, None, None]),
+              ("arena_office_tuned_profiles", [*[None] * 4, "SASRec", "profile distillation[SASRec]"]),
+              ("arena_office_tuned_pad", ["SASRec", "PAD[SASRec]", *[None] * 4]))),
         ("docs/results/arena.md", "Over a multi-interest", 0, None,
          [*together(_REMI, "ndcg@10", "hit@10", masked=hidden), share(_REMI, "1-5", "ndcg@10"),
           gain(_REMI, "ndcg@10", "REMI", True, corrected_only=True),
