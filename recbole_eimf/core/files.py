@@ -209,7 +209,8 @@ def read_csv(path: str | os.PathLike, header: Sequence[str]) -> list[tuple[int, 
 
     Raises:
         DataError: naming the file, and the line where there is one: not readable, damaged gzip, not UTF-8, another
-            header, broken CSV, a line with another number of values, a value with a control character, no line at all.
+            header, the header once more, broken CSV, a line with another number of values, a value with a control
+        character, no line at all.
     """
     try:
         text = unpacked(path).decode("utf-8-sig")
@@ -224,6 +225,8 @@ def read_csv(path: str | os.PathLike, header: Sequence[str]) -> list[tuple[int, 
         if names != wanted:
             raise DataError(f"{path}, line 1: expected {','.join(wanted)!r}, got {','.join(names)[:200]!r}.")
         for row in reader:
+            if row and is_header_again(row, wanted):
+                raise DataError(f"{path}, line {reader.line_num}: the header once more. Remove the line.")
             if row and len(row) != len(wanted):
                 raise DataError(f"{path}, line {reader.line_num}: expected {len(wanted)} values, got {len(row)}.")
             for name, value in zip(wanted, row):
@@ -239,6 +242,17 @@ def read_csv(path: str | os.PathLike, header: Sequence[str]) -> list[tuple[int, 
     if not records:
         raise DataError(f"{path}: names no {wanted[0]}. Expected lines of {','.join(wanted)!r}.")
     return records
+
+
+def is_header_again(row: Sequence[str], header: Sequence[str]) -> bool:
+    """Whether a row of a CSV file is its header once more, as where files were put together by ``cat``: read as any
+    other it would be a user or an item of that name.
+
+    >>> [is_header_again(row, ["user", "item"]) for row in (["user", "item"], ["\ufeffuser", "item"], ["user", "i1"])]
+    [True, True, False]
+    """
+    first, *others = row
+    return [first.removeprefix("\ufeff"), *others] == [*header]  # what Excel saves begins with a mark
 
 
 def first_line(path: str | os.PathLike, encoding: str | None) -> str:

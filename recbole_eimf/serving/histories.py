@@ -14,6 +14,7 @@ import pyarrow.parquet as parquet
 from pandas.util import hash_array
 
 from recbole_eimf.core.errors import DataError, suggestion
+from recbole_eimf.core.files import is_header_again
 from recbole_eimf.core.folders import ITEMS_FILE
 from recbole_eimf.data.prepare.interaction_log import PADDING
 
@@ -110,9 +111,14 @@ class Histories:
         """What to say of users who stand in more than one row; None where nobody does. Holds 8 bytes a row.
 
         Raises:
-            DataError: a file that cannot be read to its end, or a row without a user.
+            DataError: a file that cannot be read to its end, a row without a user, or the header once more.
         """
-        found = [hash_array(np.array(users, dtype=object)) for users in self._tokens()]
+        found, named = [], False
+        for users in self._tokens():
+            found.append(hash_array(np.array(users, dtype=object)))
+            named = named or any(user.endswith(self.user) for user in users)
+        if named:  # a user may be called so
+            self._check_no_header()
         hashed = np.concatenate(found or [np.zeros(0, np.uint64)])
         order = np.argsort(hashed, kind="stable")
         again = np.flatnonzero(hashed[order][1:] == hashed[order][:-1])
@@ -132,6 +138,17 @@ class Histories:
         row = 0
         for batch in self._batches(1 << 16, self.user):
             yield self._users(batch[0], row)
+            row += len(batch)
+
+    def _check_no_header(self) -> None:
+        row = 0
+        for batch in self._batches(1 << 16, self.user, self.history):
+            for place, told in enumerate(zip(batch[0].to_pylist(), batch[1].to_pylist())):
+                if is_header_again(tuple(map(str, told)), (self.user, self.history)):
+                    raise DataError(
+                        f"{self.path}, row {row + place + 1}: the header once more ({self.user}, {self.history}), "
+                        f"which would be answered as a user of that name. Remove the row."
+                    )
             row += len(batch)
 
     def _token(self, row: int) -> str:

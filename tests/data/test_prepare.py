@@ -149,6 +149,7 @@ def test_several_files_and_a_byte_order_mark(tmp_path):
         ("user_id;item_id;timestamp\nu;a;1\n", ["--delimiter"]),
         ("user_id,item_id\nu,a\n", ["'timestamp'", "--time-column", "--no-time"]),
         (HEADER + "u,a,1\nu,b,1,9\n", ["in.csv, line 3", "4 fields", "3", "'u,b,1,9'", "--on-broken-line skip"]),
+        (HEADER + "u,a,1\n\ufeff" + HEADER + "u,b,2\n", ["line 3", "the header once more"]),
         (HEADER + '"u\n1",a,1\n', ["line 2", "control character"]),
         (HEADER + 'u,a,1\n"u" x,b,2\n', ["line 3", "not csv"]),
         (HEADER + 'u,a,1\nu,"b,2\n', ["line 3", "not csv"]),
@@ -291,6 +292,8 @@ def test_items_faults(tmp_path):
         run_csv(tmp_path, text, "id,title\na,A\n")
     with pytest.raises(DataError, match=r"items.csv, line 3: 1 fields where the header has 2"):
         run_csv(tmp_path, text, "item_id,title\na,A\nb\n")
+    with pytest.raises(DataError, match=r"items.csv, line 3: the header once more: 'item_id,title'.*skip"):
+        run_csv(tmp_path, text, "item_id,title\na,A\nitem_id,title\nb,B\n")
     with pytest.raises(DataError, match=r"names none of the 2 items .* 'a'"):
         run_csv(tmp_path, text, "item_id,title\nx,A\n")
     assert not (tmp_path / "out" / "d").exists()

@@ -61,6 +61,7 @@ def test_ids_with_white_space_around_are_told(folder, capsys):
         ("model", "item_id,title\nn1,\n", "new.csv, line 2: title is empty"),
         ("model", "item_id,title\n,thing\n", "new.csv, line 2: item_id is empty"),
         ("model", "item_id,title\nn1,thing\nn1,thing\n", "new.csv, line 3: item_id n1 is there twice"),
+        ("model", "item_id,title\nn1,thing\nitem_id,title\nn2,thing\n", "new.csv, line 3: the header once more"),
         ("model", "item_id,name\nn1,thing\n", "new.csv, line 1: expected 'item_id,title'"),
         ("model", "item_id,title,profile\nn1,thing,number 3\n", "placed by their titles alone"),
         ("model", "item_id,title\nn1,xyzzy\n", "knows no word of 'xyzzy'"),

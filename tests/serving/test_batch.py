@@ -238,6 +238,16 @@ def test_a_row_without_a_user_is_named_by_its_place_in_the_file(tmp_path, monkey
         Histories.open(tmp_path / "h.csv").repeated()
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_header_once_more_is_nobody_to_answer(runs, capsys, mark):
+    Path("h.csv").write_text(ROWS + mark + ROWS, encoding="utf-8")
+    assert recommend("--run", "A") == 2
+    assert "h.csv, row 4: the header once more (user, history)" in capsys.readouterr().err
+    assert runs == []  # found before a run is exported
+    Path("h.csv").write_text(ROWS + "user,B1\n", encoding="utf-8")  # somebody's name
+    assert recommend("--run", "A") == 0
+
+
 @pytest.mark.parametrize("name", ["h.csv", "h.parquet"])
 def test_users_in_several_rows_are_told_of_and_answered_row_by_row(toy, name):
     toy("model")

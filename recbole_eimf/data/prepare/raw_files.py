@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from recbole_eimf.core.bars import bar
 from recbole_eimf.core.errors import DataError, suggestion
-from recbole_eimf.core.files import MARK_BYTES, check_is_csv, check_is_text
+from recbole_eimf.core.files import MARK_BYTES, check_is_csv, check_is_text, is_header_again
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,6 +258,8 @@ def csv_rows(path: Path, encoding: str, delimiter: str, header: Sequence[str], r
                 row, fault = [], f"not csv ({error})"
             if row and len(row) != width:
                 fault = f"{len(row)} fields where the header has {width}: {shorten(delimiter.join(row))}"
+            elif row and is_header_again(row, header):
+                fault = f"the header once more: {shorten(delimiter.join(row))}"
             if fault is None:
                 if row:
                     yield line, row
