@@ -28,9 +28,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recbole_eimf.core.disk import check_writable
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import DataError, DiskError
 from recbole_eimf.core.files import TwiceError, file_digest, json_of
 from recbole_eimf.core.folders import ITEMS_FILE
+from recbole_eimf.core.locks import alone, if_nobody_has
 from recbole_eimf.core.run_folder import CONFIG_FILE, RESULT_FILE, result_file
 from recbole_eimf.core.version import __version__
 
@@ -42,6 +43,8 @@ CONFIG, ITEMS = CONFIG_FILE, ITEMS_FILE
 _FORMAT_OF_A_RUN = "recbole_eimf model"
 #: how a folder ends that holds an older model while the new one takes its place; seconds that this never lasts
 _ASIDE, _BETWEEN = ".old", 10.0
+#: how a folder ends in which a new one is written, and what its writer holds in there for as long
+_HALF, _LOCK = ".tmp", "lock"
 
 logger = getLogger(__name__)
 
@@ -113,16 +116,18 @@ def new_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[P
     """Yield a folder to write files into; on success it becomes ``path``, with ``config`` as its ``config.json``.
 
     An older model folder of that name is replaced: moved aside, and removed once the new one stands in its place. In
-    between, for a moment, there is none of that name.
+    between, for a moment, there is none of that name. What writers that were killed have left beside it is removed.
 
     Raises:
-        DataError: ``path`` is something else.
+        DataError: ``path`` is something else. DiskError: the disk refuses.
     """
     check_place(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    try:
+    _remove_halves(path)
+    with contextlib.ExitStack() as held:
+        temporary = _half(held, path) / "model"
+        temporary.mkdir()
         yield temporary
         files = {file.name: _described(file) for file in sorted(temporary.iterdir())}
         whole = {"format": FORMAT, "format_version": VERSION, "made_by": __version__, **config, "files": files}
@@ -132,8 +137,28 @@ def new_folder(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[P
             _sync(file)
         _shared(temporary)
         _take_place(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _half(held: contextlib.ExitStack, path: Path) -> Path:
+    """A folder beside ``path`` that goes with ``held``. A kill leaves it, as large as a model, so whoever writes in it
+    holds a lock of the operating system's, which ends with the process."""
+    while True:
+        half = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_HALF))
+        held.callback(shutil.rmtree, half, ignore_errors=True)
+        try:
+            held.enter_context(alone(half / _LOCK))
+        except (DiskError, OSError):
+            if half.is_dir():
+                raise
+        if half.is_dir():  # another writer may have come between the file and its lock, and removed the folder
+            return half
+
+
+def _remove_halves(path: Path) -> None:
+    for half in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}{_HALF}"):
+        with if_nobody_has(half / _LOCK) as left:  # one without the file is of an earlier version, or about to be made
+            if left and not half.is_symlink():
+                shutil.rmtree(half, ignore_errors=True)
 
 
 def _described(file: Path) -> dict[str, Any]:

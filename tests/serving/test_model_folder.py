@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import signal
 import zipfile
 from pathlib import Path
 
@@ -283,6 +284,26 @@ def test_a_kill_while_writing_leaves_the_old_folder(folder):
     assert [other.name for other in folder.parent.iterdir() if other.name.startswith(".")] == []
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process that is killed is forked")
+def test_what_a_killed_writer_left_goes_with_the_next_model(tmp_path):
+    """A weekly export that is killed for want of memory would fill the disk with halves that nobody sees."""
+    folder = tmp_path / "model"
+    if not (writer := os.fork()):
+        with model_folder.new_folder(folder, {}) as new:
+            (new / "items.parquet").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]) == -signal.SIGKILL
+    (left,) = asides(folder)
+    (foreign := tmp_path / ".model.backup.tmp").mkdir()
+    with model_folder.new_folder(folder, {"model": "slow"}) as new:
+        assert not left.exists()
+        with model_folder.new_folder(folder, {"model": "quick"}) as other:  # of another command, which is at it
+            assert other.is_dir()
+        assert new.is_dir()
+    assert model_folder.read_config(folder)["model"] == "slow"
+    assert asides(folder) == [foreign]
+
+
 def test_an_older_model_is_replaced_and_nothing_else(folder, tmp_path):
     with model_folder.new_folder(folder, {"model": "new"}) as new:
         (new / "a").write_text("a")
@@ -315,7 +336,7 @@ def test_a_stop_between_the_renames_leaves_a_model(toy, monkeypatch, error, afte
         if after and Path(target).name == "model" and Path(target).parent.suffix == ".old":
             real(path, target)
             raise error
-        if not after and Path(target).absolute() == folder and path.suffix == ".tmp":
+        if not after and Path(target).absolute() == folder and path.parent.suffix == ".tmp":
             raise error
         return real(path, target)
 
