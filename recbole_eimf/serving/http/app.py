@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from recbole_eimf.core.errors import UserError, suggestion
 from recbole_eimf.core.files import TwiceError, json_of
+from recbole_eimf.core.parts import MissingPartError
 from recbole_eimf.core.version import __version__
 from recbole_eimf.serving.http import answers, schema
 from recbole_eimf.serving.http.answers import FieldError, QueryError
@@ -269,6 +270,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(NotChangedError)
     async def not_changed(request: Request, error: NotChangedError) -> Response:
         return JSONResponse({"detail": _sendable(str(error))}, 507 if error.full else 500)
+
+    @app.exception_handler(MissingPartError)
+    async def incomplete(request: Request, error: MissingPartError) -> Response:
+        said = f"the service's machine cannot do this: {error}. What is served stays as it was."
+        return JSONResponse({"detail": said}, 500)
 
     @app.exception_handler(RefusedError)
     async def not_allowed(request: Request, error: RefusedError) -> Response:

