@@ -210,7 +210,7 @@ def read_csv(path: str | os.PathLike, header: Sequence[str]) -> list[tuple[int, 
     Raises:
         DataError: naming the file, and the line where there is one: not readable, damaged gzip, not UTF-8, another
             header, the header once more, broken CSV, a line with another number of values, a value with a control
-        character, no line at all.
+            character, no line at all.
     """
     try:
         text = unpacked(path).decode("utf-8-sig")
@@ -251,6 +251,8 @@ def is_header_again(row: Sequence[str], header: Sequence[str]) -> bool:
     >>> [is_header_again(row, ["user", "item"]) for row in (["user", "item"], ["\ufeffuser", "item"], ["user", "i1"])]
     [True, True, False]
     """
+    if len(row) > 1 and row[-1] != header[-1]:  # nearly every row of millions
+        return False
     first, *others = row
     return [first.removeprefix("\ufeff"), *others] == [*header]  # what Excel saves begins with a mark
 
