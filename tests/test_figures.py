@@ -387,6 +387,11 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           share("arena_office_paper", "1-5", "ndcg@10"),
           *(gain("arena_office_paper", "ndcg@10", f"{one}[SASRec]", True)
             for one in ("backbone paper", "EIMF paper placebo"))]),
+        ("docs/results/arena.md", "Over GRU4Rec", 1, None,
+         [*together("arena_office_paper_gru4rec", "ndcg@10", "hit@10", masked=hidden),
+          share("arena_office_paper_gru4rec", "1-5", "ndcg@10"),
+          *(gain("arena_office_paper_gru4rec", "ndcg@10", f"{one}[GRU4Rec]", True)
+            for one in ("backbone paper", "EIMF paper placebo"))]),
         ("docs/results/arena.md", "Over a multi-interest", 1, None,
          [*together("arena_office_paper_remi", "ndcg@10", "hit@10", masked=hidden),
           share("arena_office_paper_remi", "1-5", "ndcg@10"),

@@ -1,7 +1,8 @@
 """Rows of a table: the models' names, files of rows, and what each row is measured against.
 
 ===================  ==============================================================================================
-``SASRec``           a backbone of ours, trained as EIMF trains it (IBIM with that backbone)
+``SASRec``           a backbone of ours, or of the user's own (``package.module:Class``), trained as EIMF trains it
+                     (IBIM with that backbone)
 ``EIMF[SASRec]``     a framework over a backbone, measured against the backbone's row and the placebo's where they are
 ``placebo[SASRec]``  EIMF whose users get a random exemplar's interests
 ``text[SASRec]``     EIMF without interests: what item text alone is worth
@@ -26,11 +27,11 @@ from typing import Any
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.contract import CHOSEN, contract_of
 from recbole_eimf.config.layers import merged, our_layers
-from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, known_model_names, load_model_class
+from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, known_model_names, load_class, load_model_class
 from recbole_eimf.config.placebo import PLACEBOS, is_placebo, own_placebo
 from recbole_eimf.config.yaml_file import read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
-from recbole_eimf.model.backbones.backbone import backbone_class
+from recbole_eimf.model.backbones.backbone import Backbone, backbone_class
 
 #: what EIMF has to be compared with to say anything about the LLM: name -> keys
 _CONTROLS = {"placebo": {"interest_source": "shuffled"}, "text": {"use_interests": False}}
@@ -125,7 +126,7 @@ def parse_model(text: str) -> Row:
     framed = FRAMED.fullmatch(text)
     if framed:
         return _framed(text, framed["frame"].strip(), framed["inner"].strip())
-    if text in BACKBONES:
+    if text in BACKBONES or _own_backbone(text):
         return Row(text, "IBIM", {"backbone": text})
     if "[" not in text:
         if ":" not in text:
@@ -133,6 +134,11 @@ def parse_model(text: str) -> Row:
         load_model_class(text)
         return Row(text, text)
     raise ConfigError(f"models: {text!r} is not of the form Name or Framework[Backbone], for example EIMF[SASRec].")
+
+
+def _own_backbone(text: str) -> bool:
+    """Whether a name is the import path of a backbone of the user's own. Raises ConfigError for one with no class."""
+    return ":" in text and "[" not in text and issubclass(load_class("model", text), Backbone)
 
 
 def _placebo_of(inner: str) -> str:

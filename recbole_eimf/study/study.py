@@ -33,6 +33,7 @@ from recbole_eimf.config.models import BACKBONES
 from recbole_eimf.config.yaml_file import read_files, read_yaml
 from recbole_eimf.core.errors import ConfigError, closest_first, suggestion
 from recbole_eimf.data.protocol import PROTOCOLS
+from recbole_eimf.model.backbones.backbone import backbone_class
 from recbole_eimf.study.compare import (
     TABLE_DEFAULTS,
     Compared,
@@ -338,9 +339,13 @@ def _restricted(
             f"rows that do not differ in it."
         )
     for name in over:
-        if name not in BACKBONES:
+        if ":" in name:
+            backbone_class(name)  # of the user's own: raises where there is none
+        elif name not in BACKBONES:
             near = suggestion(name, BACKBONES)
-            raise ConfigError(f"{said}: no backbone {name!r}.{near} There are: {', '.join(BACKBONES)}.")
+            raise ConfigError(
+                f"{said}: no backbone {name!r}.{near} There are: {', '.join(BACKBONES)}; yours as package.module:Class."
+            )
     own = as_list(content["over"], "over", where)
     before = {_name(entry) for entry in over_backbones(entries, own, where)}
     kept = []

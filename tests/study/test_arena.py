@@ -536,6 +536,9 @@ def test_over_says_which_backbones_a_study_stands_over():
     other = {row.name: row for row in complete(read_study(path, ["ComiRecSA"]).rows)}
     assert other["EIMF[ComiRecSA]"].keys["backbone"] == "ComiRecSA"
     assert other["EIMF[ComiRecSA]"].against[0] == "ComiRecSA"
+    own = "examples.last_and_mean:LastAndMean"
+    mine = {row.name: row for row in complete(read_study(path, [own]).rows)}
+    assert (mine[own].model, mine[own].keys["backbone"], mine[f"EIMF[{own}]"].against[0]) == ("IBIM", own, own)
 
 
 @pytest.mark.parametrize(
@@ -544,6 +547,7 @@ def test_over_says_which_backbones_a_study_stands_over():
         (["eimf_ablation", "--over=SASRec"], "--over=SASRec: the study eimf_ablation has no list of backbones (over)"),
         (["arena", "--over=SASrec"], "--over=SASrec: no backbone 'SASrec'. Did you mean 'SASRec'"),
         (["arena", "--over=[REMI, ComiRec]"], "--over=REMI,ComiRec: no backbone 'ComiRec'"),
+        (["arena", "--over=examples.last_and_mean:Last"], "backbone=examples.last_and_mean:Last: "),
     ],
 )
 def test_a_wrong_over_is_one_line(arguments, said):

@@ -44,6 +44,10 @@ def planned(names: str, keys: dict, seeds=(2020, 2021), **more) -> list[runs.Run
 def test_what_names_mean():
     assert (parse_model("SASRec").model, parse_model("SASRec").keys) == ("IBIM", {"backbone": "SASRec"})
     assert (parse_model("RecBole[SASRec]").model, parse_model("RecBole[SASRec]").keys) == ("SASRec", {})
+    own = "examples.last_and_mean:LastAndMean"  # a backbone of the user's own is a row as ours are
+    assert (parse_model(own).model, parse_model(own).keys) == ("IBIM", {"backbone": own})
+    assert parse_model(f"EIMF[{own}]").against[:2] == (own, f"placebo[{own}]")
+    assert parse_model(f"placebo[{own}]").keys == {"backbone": own, "interest_source": "shuffled"}
     framework = parse_model("EIMF[REMI]")
     assert (framework.model, framework.keys) == ("EIMF", {"backbone": "REMI"})
     assert framework.against == ("REMI", "placebo[REMI]", "text[REMI]")
