@@ -147,7 +147,12 @@ def build_history_encoder(spec: EncoderSpec, items: int, tensors: Mapping[str, T
         encoder.load_state_dict(dict(tensors), strict=True, assign=True)
     except RuntimeError as error:
         raise DataError(f"the encoder's parameters do not fit {'+'.join(spec.towers)}: {error}") from error
-    return encoder.eval().requires_grad_(False)
+    encoder.eval().requires_grad_(False)
+    for kernel in (parameter for parameter in encoder.parameters() if parameter.dim() > 2):
+        # torch multiplies a kernel with a batch of histories otherwise where it wants a gradient (matmul folds the
+        # batch), with other last bits on some processors, and evaluation had it so. Nothing is trained here
+        kernel.requires_grad_(True)
+    return encoder
 
 
 class _ShapesAlone(TorchFunctionMode):

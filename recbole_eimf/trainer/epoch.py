@@ -86,11 +86,21 @@ def _check(losses: Any, model: str) -> None:
                 f"{said} {kind}{' in a tuple' if isinstance(losses, tuple) else ''}; a tensor of one number is needed, "
                 f"or a tuple of such."
             )
-    if not any(part.requires_grad for part in parts):
+    if not parts:
+        raise UserError(f"{said} an empty tuple: no parameter would be trained. Leave out what has no part in it.")
+
+
+def _backward(loss: Tensor, model: str) -> None:
+    """The gradient of a scaled loss. Raises UserError for a loss that has none, as one made under ``no_grad``."""
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
         raise UserError(
-            f"{said} {'an empty tuple' if not parts else 'a loss without a gradient'}: no parameter would be trained. "
-            f"Was it made under no_grad, or from .detach() or .item()?"
-        )
+            f"model={model}: calculate_loss gave a loss without a gradient: no parameter would be trained. Was it made "
+            f"under no_grad, or from .detach() or .item()?"
+        ) from error
 
 
 def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[Any], Losses], shown: bool) -> Any:
@@ -119,7 +129,7 @@ def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[
         _check(losses, trainer.config["model"])
         found.add(losses)
         loss = sum(losses) if isinstance(losses, tuple) else losses
-        scaler.scale(loss).backward()
+        _backward(scaler.scale(loss), trainer.config["model"])
         if trainer.clip_grad_norm:
             scaler.unscale_(trainer.optimizer)  # RecBole clips gradients that are still scaled
             clip_grad_norm_(trainer.model.parameters(), **trainer.clip_grad_norm)
