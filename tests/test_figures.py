@@ -200,6 +200,7 @@ _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_for
 _BOTH_ORDERS = "arena_beauty_leave_one_out"
 _GRU, _PROFILES, _RELEASED = "arena_office_gru4rec", "arena_office_profiles", "arena_office_esasrec"
 _AND_TUNED = "arena_office_tuned_more"
+_WITH_TEXT = "beauty_user_split_text"
 _HIDDEN, _OWN = "arena_office_tuned_bert4rec", "office_llmesr_settings"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _OVER_REMI, _NETWORKS = "beauty_global_time_remi", "beauty_global_time_networks"
@@ -259,13 +260,20 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [("SASRec", "DecayedItemKNN"), ("SASRec", "ItemKNN+text"), ("EIMF[SASRec]", "SASRec"),
           ("EIMF placebo[SASRec]", "SASRec"), ("EIMF[SASRec]", "EIMF placebo[SASRec]"),
           ("EIMF[SASRec]", "ItemKNN+text"), ("counts and texts[SASRec]", "SASRec"),
-          ("ids plus text[SASRec]", "SASRec"), None],
+          None, None],
          [apart(file, masked, "ndcg@10", "recall@50") for file, masked in (
              ("beauty_user_split", False), (_SHUFFLED, False), (_SHUFFLED, True), (f"{_BOTH_ORDERS}_source", True),
              (_BOTH_ORDERS, True), (_LATER, True))]),
+        ("docs/results/index.md", "Beauty, claim by claim", 0, [None] * 7 + [("ids plus text[SASRec]", "SASRec"), None],
+         [None, *(apart(_WITH_TEXT, masked, "ndcg@10", "recall@50") for masked in (False, True)), None,
+          *(apart(file, True, "ndcg@10", "recall@50") for file in (_BOTH_ORDERS, _LATER))]),
         ("docs/results/index.md", "Beauty, claim by claim", 0, [None] * 8 + [("text placebo[SASRec]", "SASRec")],
-         [*[None] * 4, *(apart(f"beauty_{one}_text_placebo", True, "ndcg@10", "recall@50")
-                         for one in ("leave_one_out", "global_time"))]),
+         [None, *(apart(_WITH_TEXT, masked, "ndcg@10", "recall@50") for masked in (False, True)), None,
+          *(apart(f"beauty_{one}_text_placebo", True, "ndcg@10", "recall@50")
+            for one in ("leave_one_out", "global_time"))]),
+        ("docs/results/order.md", "Beauty, `user_split`, both", 1,
+         ["SASRec", "ids plus text[SASRec]", "text placebo[SASRec]"],
+         together(_WITH_TEXT, "hit@10", "ndcg@10", "ndcg@50", "recall@50")),
         (_EIMF, "The paper's form, whole, Office", 0, ["DecayedItemKNN", *paper],
          [*together(_PAPER, "recall@50", "hit@50", "ndcg@50"), gain(_PAPER, "recall@50", "{}, paper", *both),
           gain(_PAPER, "recall@50", "placebo({}), paper", *both)]),
