@@ -135,10 +135,12 @@ def check_data(description: Mapping[str, Any], dataset, model_class: type, folde
     for kind in ("item", "user"):
         if trained[f"{kind}_tokens"] == now[f"{kind}_tokens"] or (kind == "user" and is_ours(model_class)):
             continue
+        alike = trained[kind + "s"] == now[kind + "s"]
+        here = "as many, but others (renamed?) or in another order" if alike else str(now[kind + "s"])
         raise DataError(
             f"{folder / CONFIG_FILE}: the model was trained on {description['dataset']} with {trained[kind + 's']} "
-            f"{kind}s; here are {now[kind + 's']}, or the same in another order. Give the data it was trained on "
-            f"(data_path, and the filters and load_col of that run)."
+            f"{kind}s; here are {here}. Give the data it was trained on (data_path, and the filters and load_col of "
+            f"that run)."
         )
 
 
