@@ -485,8 +485,10 @@ def test_the_shipped_arena_has_each_method_over_each_backbone_and_its_placebo(pl
         paper = {"backbone": backbone, "recipe": "paper"}
         alike, placebo = f"backbone paper[{backbone}]", f"EIMF paper placebo[{backbone}]"
         assert (rows[alike].model, rows[alike].keys) == ("IBIM", paper)
-        assert rows[f"EIMF paper[{backbone}]"].against == (alike, placebo), "not a backbone of another form"
+        alone = f"EIMF paper text alone[{backbone}]"
+        assert rows[f"EIMF paper[{backbone}]"].against == (alike, placebo, alone), "not a backbone of another form"
         assert rows[placebo].keys == {**paper, "interest_source": "shuffled"}
+        assert rows[alone].keys == {**paper, "use_interests": False}
     assert "PAD[REMI]" not in rows, "towers have one state a target"
     for row in rows.values():  # --tune-first has something to search for each, and every key is one
         config, _ = configured(row, "planted", {"data_path": str(planted)})
