@@ -118,6 +118,33 @@ def test_a_loss_that_is_not_a_number_ends_the_epoch(device, step):
         late.total()
 
 
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_a_first_loss_that_is_not_a_number_is_not_laid_to_training(device):
+    """No step can have spoilt the parameters; on a GPU the first is told from the others that are read with it."""
+
+    def read(untrained, *losses):
+        found = EpochLosses(device, untrained)
+        for loss in losses:
+            found.add(torch.tensor(loss))
+        found.total()
+
+    nan = float("nan")
+    for given, said in (((True, nan, 1.0), "before any step of training"), ((True, 1.0, nan), "grown without bound"),
+                        ((False, nan), "grown without bound")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            read(*given)
+
+
+def test_only_the_first_epoch_begins_without_a_step(make_config):
+    config = make_config("IBIM", train_batch_size=40, use_gpu=False)
+    train, _, _ = assembly.loaders(config)
+    trainer = assembly.trainer(config, config.model_class(config, train._dataset))
+    trainer.model.calculate_loss = lambda batch: torch.tensor(float("nan"), requires_grad=True)
+    for epoch, said in ((0, "before any step of training"), (1, "grown without bound")):
+        with pytest.raises(ValueError, match=said):
+            trainer._train_epoch(train, epoch)
+
+
 def test_recboles_own_processes_have_recboles_epoch(make_config, monkeypatch):
     """They would train apart otherwise: it is there that their gradients are added up."""
     config = make_config("IBIM", train_batch_size=40, use_gpu=False)

@@ -26,16 +26,23 @@ _DIVERGED = (
     "the training loss is not a number: parameters have grown without bound. Lower learning_rate, give "
     "\"--clip_grad_norm={'max_norm': 1}\", or leave out enable_amp."
 )
+_NEVER_WAS = (
+    "the loss of the first batch is not a number, before any step of training: a value in the data or in the model's "
+    "own code makes it, not learning_rate. Look for NaN or infinity in a column of numbers that the model reads, and "
+    "for a division by zero, or a log or root of zero or less, in calculate_loss; leave out enable_amp, if it is set."
+)
 
 
 class EpochLosses:
     """The sum of an epoch's losses, each part by itself, as RecBole adds them up.
 
     Args:
-        device: that the losses are on.
+        device: that the losses are on; untrained: no step was made before this epoch, so that none can have spoilt the
+            parameters.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, untrained: bool = False) -> None:
+        self.untrained = untrained
         self.unread: list[Tensor] = []
         self.most_unread = _STEPS_UNREAD if device.type == "cuda" else 1
         self.parts: list[float] | None = None
@@ -55,7 +62,7 @@ class EpochLosses:
         self.unread.clear()
         for step in steps:
             if math.isnan(sum(step)):
-                raise UserError(_DIVERGED)
+                raise UserError(_NEVER_WAS if self.untrained and self.parts is None else _DIVERGED)
             self.parts = step if self.parts is None else [a + b for a, b in zip(self.parts, step, strict=True)]
 
     def total(self) -> float | tuple[float, ...] | None:
@@ -117,7 +124,7 @@ def train_epoch(trainer: Any, batches: Iterable, epoch: int, loss_of: Callable[[
         UserError: a loss is not a number; on a GPU up to 64 steps later.
     """
     trainer.model.train()
-    found = EpochLosses(trainer.device)
+    found = EpochLosses(trainer.device, untrained=epoch == 0)
     scaler = scaler_of(trainer)
     title = set_color(f"Train {epoch:>5}", "pink")
     shown_bar = bar(batches, total=len(batches), ncols=100, desc=title, leave=False) if shown else batches
