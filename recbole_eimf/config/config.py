@@ -103,11 +103,13 @@ def check_keys(
         place = f"{path}, line {line_of(Path(path), key)}: " if path else ""
         if key in ELSEWHERE:
             raise ConfigError(
-                f"{place}{key}={given[key]!r}: not a key of a run. {ELSEWHERE[key][0].upper()}{ELSEWHERE[key][1:]}."
+                f"{place}{key}={given[key]!r}: not a key of a run. {ELSEWHERE[key][0].upper()}{ELSEWHERE[key][1:]}.",
+                key,
             )
         raise ConfigError(
             f"{place}unknown key '{key}' ({_shown(key, given[key])}).{suggestion(key, known)} "
-            f"If your own model reads it, add --allow_unknown_keys=True."
+            f"If your own model reads it, add --allow_unknown_keys=True.",
+            key,
         )
 
 

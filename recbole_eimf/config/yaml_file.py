@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from recbole_eimf.config.recbole_keys import text_keys
-from recbole_eimf.core.errors import EMPTY, ConfigError
+from recbole_eimf.core.errors import EMPTY, ConfigError, blamed_key
 
 _TAG = "tag:yaml.org,2002:"
 #: keys that have a use for an empty value
@@ -152,11 +152,46 @@ def parse_command_line(arguments: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a YAML mapping. Raises ConfigError naming file and line, and the key where one is given twice."""
+class Placed(dict):
+    """A mapping of a file that knows where its keys stand: ``places`` has ``FILE, line N`` of each."""
+
+    places: Mapping[str, str] = {}
+
+
+def places_of(mapping: Any) -> dict[str, str]:
+    """Where the keys of a mapping stand; of one that no file holds, nothing."""
+    return dict(mapping.places) if isinstance(mapping, Placed) else {}
+
+
+class _PlacingLoader(_SafeLoader):
+    """As its base; mappings that are the value of one of the names ``placed`` are :class:`Placed`."""
+
+    placed: tuple[str, ...] = ()
+    path: Path
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        content = super().construct_mapping(node, deep=True)
+        for name, value in node.value:
+            if name.value in self.placed and type(content[name.value]) is dict:
+                lines = {each.value: each.start_mark.line + 1 for each, _ in value.value}
+                found = content[name.value] = Placed(content[name.value])
+                found.places = {key: f"{self.path}, line {line}" for key, line in lines.items()}
+        return content
+
+
+def read_yaml(path: Path | str, placed: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Args:
+        path: of the file; placed: names of mappings in it, at any depth, that are to be :class:`Placed`.
+
+    Raises:
+        ConfigError: naming file and line, and the key where one is given twice.
+    """
     path = Path(path)
+    loader = type("_Loader", (_PlacingLoader,), {"placed": tuple(placed), "path": path}) if placed else _SafeLoader
     try:
-        content = yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=_SafeLoader)
+        content = yaml.load(path.read_bytes().decode("utf-8-sig"), Loader=loader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file.") from error
     except OSError as error:
@@ -232,7 +267,7 @@ def values_placed(said_in: Mapping[str, str | Path]) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        key = error.key or (named[1] if (named := re.match(r"(\w+)=", str(error))) else None)
+        key = blamed_key(error)
         if key not in said_in or str(said_in[key]) in str(error):
             raise
         path = said_in[key]

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import os
 import pkgutil
+import re
 import sys
 import sysconfig
 import traceback
@@ -31,6 +32,16 @@ class ConfigError(UserError):
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
         self.key = key
+
+
+def blamed_key(error: UserError) -> str | None:
+    """The configuration key whose value an error is about, as it carries it or its message begins with it.
+
+    >>> blamed_key(ConfigError("epochs=-1: allowed is ...")), blamed_key(ConfigError("no such file"))
+    ('epochs', None)
+    """
+    named = re.match(r"(\w+)=", str(error))
+    return getattr(error, "key", None) or (named[1] if named else None)
 
 
 class DataError(UserError):

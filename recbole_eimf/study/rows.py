@@ -29,7 +29,7 @@ from recbole_eimf.config.contract import CHOSEN, contract_of
 from recbole_eimf.config.layers import merged, our_layers
 from recbole_eimf.config.models import BACKBONES, FLOORS, MODELS, known_model_names, load_class, load_model_class
 from recbole_eimf.config.placebo import PLACEBOS, is_placebo, own_placebo
-from recbole_eimf.config.yaml_file import read_yaml
+from recbole_eimf.config.yaml_file import places_of, read_yaml
 from recbole_eimf.core.errors import ConfigError, suggestion
 from recbole_eimf.model.backbones.backbone import Backbone, backbone_class
 
@@ -57,6 +57,8 @@ class Row:
     keys: Mapping[str, Any] = field(default_factory=dict)
     against: tuple[str, ...] = ()
     x: str | float | None = None
+    #: key -> ``FILE, line N``, of those among its own and all rows' keys that a file gives
+    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def counting(self) -> bool:
@@ -216,7 +218,7 @@ def read_rows(path: str | Path) -> list[Row]:
     Raises:
         ConfigError: no file, another form, an unknown field or model.
     """
-    content = read_yaml(path)
+    content = read_yaml(path, placed=("keys",))
     extra = [key for key in content if key != "rows"]
     if extra or "rows" not in content:
         raise ConfigError(f"{path}: expected one list called rows{f', not {extra[0]!r}' if extra else ''}.")
@@ -248,7 +250,7 @@ def row_of(entry: Any, where: str, model: str | None = None) -> Row:
     against = row.against if "against" not in entry else tuple(map(str, _listed(entry["against"])))
     check_name(entry, where)
     name = " ".join(str(entry.get("name", row.name)).split())  # it is a cell of tables of lines
-    return Row(name, row.model, {**row.keys, **backbone, **keys}, against, entry.get("x"))
+    return Row(name, row.model, {**row.keys, **backbone, **keys}, against, entry.get("x"), places_of(keys))
 
 
 def check_name(entry: Any, where: str) -> None:

@@ -19,11 +19,11 @@ from typing import Any
 from recbole_eimf.config.config import EIMFConfig
 from recbole_eimf.config.layers import concerning, recipes_of
 from recbole_eimf.config.models import load_model_class
-from recbole_eimf.config.old_names import today
+from recbole_eimf.config.old_names import old_name, today
 from recbole_eimf.config.placebo import SHUFFLED, check_draw, check_placebo, idle
 from recbole_eimf.config.reading import ignored
 from recbole_eimf.config.same_experiment import deciding_settings, differing_settings, in_words, unread
-from recbole_eimf.core.errors import ConfigError, UserError, suggestion
+from recbole_eimf.core.errors import ConfigError, UserError, blamed_key, suggestion
 from recbole_eimf.core.files import fingerprint, free_name, read_json
 from recbole_eimf.core.run_folder import (
     ERROR_FILE,
@@ -188,9 +188,10 @@ def plan(
             runs.append(run)
             if settled and _check_folder(run, tuned.get(row.name, {})):
                 outdated.append(run)
-    for name in {run.row.name: None for run in runs if not run.finished}:  # tables of what is there need no source
-        with _of_row(name):
-            check_needs(configs[name])
+    # tables of what is there need no source
+    for row in {run.row.name: run.row for run in runs if not run.finished}.values():
+        with _of_row(row):
+            check_needs(configs[row.name])
     for run in outdated:  # once all of them are known to be right
         _set_aside(run)
     return runs
@@ -246,7 +247,7 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
     """
     own = today(row.keys)
     given = {**concerning(row.model, shared), **own, **FORCED}
-    with _of_row(row.name, but=set(shared) - set(own)):
+    with _of_row(row, of_all=set(shared) - set(own)):
         for source, real in SHUFFLED.items():
             if given.get(source) == "shuffled" and real not in given:
                 # a placebo shuffles what the row it stands for trains with
@@ -265,14 +266,21 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
 
 
 @contextlib.contextmanager
-def _of_row(name: str, but: Collection[str] = ()) -> Iterator[None]:
-    """Let errors name the row that they are about; not those about the value of a key among ``but``."""
+def _of_row(row: Row, of_all: Collection[str] = ()) -> Iterator[None]:
+    """Let errors name the row that they are about, but for those about the value of a key among ``of_all``; and the
+    line of the file that gives the key."""
     try:
         yield
     except UserError as error:
-        if getattr(error, "key", None) in but:
+        key, carried = blamed_key(error) or "", getattr(error, "key", None)
+        place = row.places.get(key) or row.places.get(old_name(key) or "")
+        where = [place] if place else []
+        if carried not in of_all:
+            where.append(f"row {row.name!r}")
+        if not where:
             raise
-        raise type(error)(f"row {name!r}: {error}") from error
+        said = f"{', '.join(where)}: {error}"
+        raise (ConfigError(said, carried) if isinstance(error, ConfigError) else type(error)(said)) from error
 
 
 def _fetch(config: EIMFConfig) -> None:

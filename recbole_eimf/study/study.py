@@ -30,7 +30,7 @@ from typing import Any
 
 from recbole_eimf.config.layers import properties_folder
 from recbole_eimf.config.models import BACKBONES
-from recbole_eimf.config.yaml_file import read_files, read_yaml
+from recbole_eimf.config.yaml_file import Placed, places_of, read_files, read_yaml
 from recbole_eimf.core.errors import ConfigError, closest_first, suggestion
 from recbole_eimf.data.protocol import PROTOCOLS
 from recbole_eimf.model.backbones.backbone import backbone_class
@@ -141,10 +141,12 @@ def experiment_of_study(
         if key in study.varied():
             raise ConfigError(f"--{key}={given[key]}: the rows of the study {study.name} differ in it; leave it out.")
     keys = {**TABLE_DEFAULTS, **study.keys, **given}
+    places = {key: place for key, place in places_of(study.keys).items() if key not in given}
+    rows = complete(chosen(study, only), study.floors, keys.get("protocol"))
     return Experiment(
         f"{title or study.title} ({dataset})",
         dataset,
-        complete(chosen(study, only), study.floors, keys.get("protocol")),
+        [replace(row, places={**places, **row.places}) for row in rows],
         parse_seeds(study.seeds if seeds is None else seeds),
         keys,
         command,
@@ -269,7 +271,8 @@ def read_study(path: Path, over: Sequence[str] = ()) -> Study:
 
 def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A study's file over that of its ``base``: rows and keys are added, the rest is taken in its place."""
-    content, where = {key: value for key, value in read_yaml(path).items() if value is not None}, str(path)
+    said, where = read_yaml(path, placed=("keys", "grid")), str(path)
+    content = {key: value for key, value in said.items() if value is not None}
     for key in content:
         if key not in _KEYS:
             raise ConfigError(f"{where}: unknown key {key!r}.{suggestion(key, _KEYS)} Known: {', '.join(_KEYS)}.")
@@ -291,9 +294,15 @@ def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base.resolve() in (path.resolve(), *above):
         raise ConfigError(f"{where}: base={content['base']} leads back to itself.")
     below = _content(base, (*above, path.resolve()))
-    joined = {key: {**(below.get(key) or {}), **(content.get(key) or {})} for key in ("keys", "columns")}
+    joined = {key: _joined_mappings(below.get(key), content.get(key)) for key in ("keys", "columns")}
     rows = [*below.get("rows", []), *(as_list(content["rows"], "rows", where) if "rows" in content else [])]
     return {**below, **content, **joined, "rows": rows}
+
+
+def _joined_mappings(below: dict[str, Any] | None, above: dict[str, Any] | None) -> dict[str, Any]:
+    found = Placed({**(below or {}), **(above or {})})
+    found.places = {**places_of(below), **places_of(above)}
+    return found
 
 
 def over_backbones(entries: list[Any], backbones: list[Any], where: str) -> list[Any]:
@@ -370,7 +379,8 @@ def _grid_rows(grid: dict[str, Any] | None, where: str, model: str | None) -> li
     if len(grid) != 1:
         raise ConfigError(f"{where}: grid={grid!r} holds {len(grid)} keys; one is wanted. Write rows for more.")
     ((key, values),) = grid.items()
-    return [
+    rows = [
         row_of({"name": f"{key}={value}", "keys": {key: value}, "x": str(value)}, where, model)
         for value in as_list(values, f"grid.{key}", where)
     ]
+    return [replace(row, places=places_of(grid)) for row in rows]

@@ -100,6 +100,25 @@ def test_a_study_of_ones_own_is_run_as_compare_does(keys, tmp_path, capsys):
     assert "--gamma=0.3: the rows of the study mine differ in it" in capsys.readouterr().err
 
 
+def test_a_key_of_a_file_that_is_wrong_is_told_with_its_line(keys, tmp_path, capsys):
+    base, mine, grid, models = (tmp_path / f"{name}.yaml" for name in ("base", "mine", "grid", "models"))
+    base.write_text("title: B\nover: [SASRec]\nrows:\n  - {name: C, model: IBIM, over: True, keys: {gammma: 3}}\n")
+    mine.write_text(f"base: {base}\nkeys:\n  n_layers: 1\n")
+    grid.write_text("model: IBIM\ngrid:\n  gammma: [1, 2]\n")
+    models.write_text("rows:\n- model: SASRec\n- name: A\n  model: SASRec\n  keys:\n    learning_rate: fast\n")
+    given = ["--dataset=planted", "--parallel=0", "--out=out"]
+    given += [f"--{key}={str(value).replace(' ', '')}" for key, value in keys.items()]
+    assert command_line(["study", str(mine), *given]) == 2
+    assert f"error: {base}, line 4, row 'C[SASRec]': unknown key 'gammma' (value 3)" in capsys.readouterr().err
+    assert command_line(["study", str(grid), *given]) == 2
+    assert f"error: {grid}, line 3, row 'gammma=1': unknown key 'gammma'" in capsys.readouterr().err
+    assert command_line(["compare", f"--models_file={models}", *given]) == 2
+    assert f"error: {models}, line 6, row 'A': learning_rate='fast'" in capsys.readouterr().err
+    mine.write_text(f"base: {base}\nkeys:\n  epochss: 1\n")
+    assert command_line(["study", str(mine), *given]) == 2  # a key of all rows: no row is to blame
+    assert f"error: {mine}, line 3: unknown key 'epochss' (value 1)" in capsys.readouterr().err
+
+
 @pytest.fixture
 def two_studies(tmp_path, keys):
     """The start of a command line with two small studies."""
