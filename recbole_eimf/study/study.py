@@ -161,24 +161,26 @@ def chosen(study: Study, only: Sequence[str]) -> list[Row]:
 
     A name is a row's (``EIMF[SASRec]``), what stands before its bracket (``EIMF``), or what stands in it (``[SASRec]``,
     the backbone's own row too). A name with a comma may come in two or more words, as a list typed on the command line
-    has it. What rows are measured against is kept where it is among them.
+    has it. The floors of every table may be named, and are there anyway. What rows are measured against is kept where
+    it is among them.
 
     Raises:
         ConfigError: a name that is no row's.
     """
     if not only:
         return study.rows
+    every = {row.name for row in floors("global_time")} if study.floors else set()
     found: list[Row] = []
-    for word in _joined(only, {name for row in study.rows for name in _names(row.name)}):
+    for word in _joined(only, every.union(*(_names(row.name) for row in study.rows))):
         named = [row for row in study.rows if word in _names(row.name)]
-        if not named:
-            known = list(dict.fromkeys(name for row in study.rows for name in _names(row.name)))
+        if not named and word not in every:
+            known = [*dict.fromkeys(name for row in study.rows for name in _names(row.name)), *every]
             rows = closest_first(word, [row.name for row in study.rows])
             raise ConfigError(
                 f"--only={word}: no row of {study.name}.{suggestion(word, known)} There are: {', '.join(rows)}."
             )
         found += [row for row in named if row not in found]
-    kept = {row.name for row in found} | ({row.name for row in floors("global_time")} if study.floors else set())
+    kept = {row.name for row in found} | every
     return [
         replace(row, against=tuple(other for other in row.against if other in kept))
         for row in study.rows

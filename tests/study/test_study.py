@@ -202,5 +202,9 @@ def test_a_row_with_a_comma_in_its_name_can_be_asked_for(tmp_path):
     assert named("PAD", "PAD", "ten times as fast") == ["PAD", "PAD, ten times as fast"]
     assert named("a", "b", "c", "PAD") == ["PAD", "a, b, c"]
     assert named("a, b, c") == ["a, b, c"]
+    # floors stand in every table, and may be named
+    assert named("PAD", "Popularity", "Popularity", "recent") == ["PAD"]
+    with pytest.raises(ConfigError, match="--only=Markv: no row of own. Did you mean 'Markov'"):
+        named("PAD", "Markv")
     with pytest.raises(ConfigError, match="--only=b: no row of own"):
         named("PAD", "b", "c")
