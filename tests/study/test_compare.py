@@ -295,7 +295,7 @@ def test_a_metric_that_no_run_computes_is_told_with_what_computes_it(keys, tmp_p
 
 def test_a_wrong_value_of_a_row_s_own_key_names_the_row(keys, tmp_path):
     Path("table.yaml").write_text("rows:\n- SASRec\n- {name: mine, model: SASRec, keys: {learning_rate: x}}\n")
-    with pytest.raises(ConfigError, match="^row 'mine': learning_rate='x'"):
+    with pytest.raises(ConfigError, match="^table.yaml, line 3, row 'mine': learning_rate='x'"):
         compare_command.main(arguments(keys, "--models_file=table.yaml", "--learning_rate=0.01"))
 
 
