@@ -24,7 +24,7 @@ from recbole_eimf.study.execute import Workers, execute_all
 from recbole_eimf.study.jobs import gpus_of_a_job, make_text_once
 from recbole_eimf.study.report import report
 from recbole_eimf.study.rows import Row, complete, over_their_own, parse_models
-from recbole_eimf.study.runs import RESERVED, Run
+from recbole_eimf.study.runs import Run
 from recbole_eimf.study.same_question import keys_to_train_with, masks_of, reports_both_masks
 from recbole_eimf.study.table import table
 from recbole_eimf.study.table.summary import Experiment, Summary, summarise
@@ -177,9 +177,7 @@ def experiment_of(
 
 def check_shared(shared: Mapping[str, Any]) -> None:
     """Raise ConfigError for a key that a table sets for each of its runs, or that nobody knows: no row is to blame."""
-    for key, instead in RESERVED.items():
-        if key in shared:
-            raise ConfigError(f"{key}={shared[key]!r}: a table sets it for each run; instead there is {instead}.")
+    runs.check_reserved(shared)
     if not shared.get("allow_unknown_keys"):
         check_keys(shared)
 

@@ -239,6 +239,13 @@ def _check_read_by_some(rows: Sequence[Row], shared: Mapping[str, Any]) -> None:
         raise ConfigError(f"{name}={given[name]}: no row of the table reads it ({names}). Leave it out.")
 
 
+def check_reserved(keys: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key that a table sets for each of its runs."""
+    for key, instead in RESERVED.items():
+        if key in keys:
+            raise ConfigError(f"{key}={keys[key]!r}: a table sets it for each run; instead there is {instead}.", key)
+
+
 def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFConfig, dict[str, Any]]:
     """(a row's configuration, the keys for :func:`recbole_eimf.run`), paths absolute.
 
@@ -248,6 +255,7 @@ def configured(row: Row, dataset: str, shared: Mapping[str, Any]) -> tuple[EIMFC
     own = today(row.keys)
     given = {**concerning(row.model, shared), **own, **FORCED}
     with _of_row(row, of_all=set(shared) - set(own)):
+        check_reserved({**shared, **own})
         for source, real in SHUFFLED.items():
             if given.get(source) == "shuffled" and real not in given:
                 # a placebo shuffles what the row it stands for trains with

@@ -117,6 +117,9 @@ def test_a_key_of_a_file_that_is_wrong_is_told_with_its_line(keys, tmp_path, cap
     mine.write_text(f"base: {base}\nkeys:\n  epochss: 1\n")
     assert command_line(["study", str(mine), *given]) == 2  # a key of all rows: no row is to blame
     assert f"error: {mine}, line 3: unknown key 'epochss' (value 1)" in capsys.readouterr().err
+    models.write_text("rows:\n- name: A\n  model: SASRec\n  keys:\n    seed: 3\n")  # it had no effect, unsaid
+    assert command_line(["compare", f"--models_file={models}", *given]) == 2
+    assert f"error: {models}, line 5, row 'A': seed=3: a table sets it for each run" in capsys.readouterr().err
 
 
 @pytest.fixture
