@@ -175,6 +175,12 @@ def test_retry_after_as_a_date():
     assert endpoint._retry_after({}) is None
 
 
+@pytest.mark.parametrize("value", ["inf", "Infinity", "nan", "1e999"])
+def test_a_retry_after_that_is_no_number_is_no_wait(value):
+    assert endpoint._retry_after({"retry-after": value}) is None
+    assert endpoint._retry_after({"retry-after-ms": value, "retry-after": "2"}) == 2
+
+
 def test_a_wait_of_hours_ends_the_run_at_once_and_replies_under_way_are_kept(tmp_path):
     told, under_way = threading.Event(), threading.Event()
 

@@ -11,6 +11,7 @@ import contextlib
 import email.utils
 import json
 import logging
+import math
 import random
 import re
 import time
@@ -368,10 +369,11 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     1.5
     """
     milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, float(milliseconds) / 1000)
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, float(value))
+    for number, unit in ((milliseconds, 1000), (value, 1)):
+        with contextlib.suppress(TypeError, ValueError):
+            seconds = float(number) / unit
+            if math.isfinite(seconds):  # "inf" and "nan" are floats to Python, and no wait
+                return max(0.0, seconds)
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     return None
