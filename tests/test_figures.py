@@ -272,7 +272,8 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           *(apart(f"beauty_{one}_text_placebo", True, "ndcg@10", "recall@50")
             for one in ("leave_one_out", "global_time"))]),
         ("docs/results/order.md", "Beauty, `user_split`, both", 1,
-         ["SASRec", "ids plus text[SASRec]", "text placebo[SASRec]"],
+         ["SASRec",
+          *(f"{one}[SASRec]" for one in ("ids plus text", "text placebo", "Hybrid add", "EIMF", "text"))],
          together(_WITH_TEXT, "hit@10", "ndcg@10", "ndcg@50", "recall@50")),
         (_EIMF, "The paper's form, whole, Office", 0, ["DecayedItemKNN", *paper],
          [*together(_PAPER, "recall@50", "hit@50", "ndcg@50"), gain(_PAPER, "recall@50", "{}, paper", *both),
@@ -400,6 +401,8 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           share("arena_office_paper_gru4rec", "1-5", "ndcg@10"),
           *(gain("arena_office_paper_gru4rec", "ndcg@10", f"{one}[GRU4Rec]", True)
             for one in ("backbone paper", "EIMF paper placebo"))]),
+        ("docs/results/arena.md", "Over GRU4Rec", 2, None,
+         together("arena_office_paper_gru4rec_patient", "ndcg@10", "hit@10", masked=hidden)),
         ("docs/results/arena.md", "Over a multi-interest", 1, None,
          [*together("arena_office_paper_remi", "ndcg@10", "hit@10", masked=hidden),
           share("arena_office_paper_remi", "1-5", "ndcg@10"),
