@@ -200,7 +200,7 @@ _SHUFFLED, _PAPER, _ARENA = "beauty_user_split_shuffled", "office_eimf_paper_for
 _BOTH_ORDERS = "arena_beauty_leave_one_out"
 _GRU, _PROFILES, _RELEASED = "arena_office_gru4rec", "arena_office_profiles", "arena_office_esasrec"
 _AND_TUNED = "arena_office_tuned_more"
-_WITH_TEXT = "beauty_user_split_text"
+_WITH_TEXT, _PATIENT = "beauty_user_split_text", "arena_office_paper_gru4rec_patient"
 _HIDDEN, _OWN = "arena_office_tuned_bert4rec", "office_llmesr_settings"
 _TUNED, _REMI, _LATER = "arena_office_tuned", "arena_office_remi", "arena_beauty_global_time"
 _OVER_REMI, _NETWORKS = "beauty_global_time_remi", "beauty_global_time_networks"
@@ -402,7 +402,9 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           *(gain("arena_office_paper_gru4rec", "ndcg@10", f"{one}[GRU4Rec]", True)
             for one in ("backbone paper", "EIMF paper placebo"))]),
         ("docs/results/arena.md", "Over GRU4Rec", 2, None,
-         together("arena_office_paper_gru4rec_patient", "ndcg@10", "hit@10", masked=hidden)),
+         [*together(_PATIENT, "ndcg@10", "hit@10", masked=hidden),
+          *(gain(_PATIENT, "ndcg@10", f"{one}[GRU4Rec]", True)
+            for one in ("backbone paper", "EIMF paper placebo", "EIMF paper text alone"))]),
         ("docs/results/arena.md", "Over a multi-interest", 1, None,
          [*together("arena_office_paper_remi", "ndcg@10", "hit@10", masked=hidden),
           share("arena_office_paper_remi", "1-5", "ndcg@10"),
