@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 GOOD = '{"1": "Nail art", "2": "Hair care"}'
 
@@ -59,9 +61,17 @@ class Asked:
 
 
 class LLMServer:
-    """Serve while in a ``with`` block; ``answer(asked, n)`` decides, n = how often that prompt was asked before."""
+    """Serve while in a ``with`` block; ``answer(asked, n)`` decides, n = how often that prompt was asked before.
 
-    def __init__(self, answer: Callable[[Asked, int], Answer] | None = None, port: int = 0):
+    With a ``certificate`` for localhost, and its key, it is asked by https.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Asked, int], Answer] | None = None,
+        port: int = 0,
+        certificate: tuple[Path, Path] | None = None,
+    ):
         self.answer = answer or (lambda asked, n: Answer())
         self.asked: list[Asked] = []
         self.most_at_once = 0
@@ -70,10 +80,16 @@ class LLMServer:
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._http = _Server(("127.0.0.1", port), handler)
+        self._at = "http://127.0.0.1"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+            self._at = "https://localhost"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}/v1"
+        return f"{self._at}:{self._http.server_port}/v1"
 
     def prompts(self) -> list[str]:
         with self._lock:

@@ -3,6 +3,7 @@
 Counts and orders only: no test asserts a time.
 """
 
+import contextlib
 import json
 import logging
 import signal
@@ -364,6 +365,48 @@ def test_models_without_max_tokens_and_temperature(tmp_path):
         fetch(server, tmp_path, 10)
     assert len(server.asked) == 12
     assert server.asked[-1].body["max_completion_tokens"] == 1024
+
+
+NO_TEMPERATURE = [
+    {"message": "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) value is "
+     "supported.", "param": "temperature", "code": "unsupported_value"},
+    {"message": "`temperature` is deprecated for this model."},
+    {"message": "temperature: Extra inputs are not permitted"},
+    {"message": "This model only takes the default temperature; please remove it."},
+    {"message": "Unrecognized request argument supplied: temperature"},
+    {"message": "invalid temperature: only the default (1) is allowed for this model"},
+    {"message": "Wrong value.", "param": "temperature", "code": "unsupported_parameter"},
+    {"message": "temperature does not work with reasoning: parameter unknown to o-models"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", NO_TEMPERATURE, ids=lambda said: said["message"][:30])
+def test_a_model_without_temperature_says_so_in_its_own_words(tmp_path, said, caplog):
+    def answer(asked, n):
+        return Answer(status=400, error=said) if "temperature" in asked.body else Answer()
+
+    with LLMServer(answer) as server:
+        replies = fetch(server, tmp_path, 5)
+    assert all(reply.status == "ok" for reply in replies.values())
+    assert "takes no temperature; asking without" in caplog.text
+    assert "temperature" not in server.asked[-1].body
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": "temperature: Input should be less than or equal to 1", "param": "temperature"},
+        {"message": "Unsupported role; the words around it are of a temperature", "param": "messages"},
+        {"message": "The prompt was flagged: body temperature is not supported", "code": "content_filter"},
+    ],
+    ids=lambda said: said["message"][:20],
+)
+def test_a_wrong_temperature_or_another_fault_is_not_taken_for_a_model_without(tmp_path, said):
+    server = LLMServer(lambda asked, n: Answer(status=400, error=said))
+    with server, contextlib.suppress(InterestSourceError):
+        fetch(server, tmp_path, 1)
+    assert server.asked
+    assert all("temperature" in asked.body for asked in server.asked)
 
 
 # --- interrupted runs -------------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import shutil
+import subprocess
 
 import pytest
 
 from recbole_eimf.core.errors import ConfigError, InterestSourceError
 from recbole_eimf.semantic.encoders.text_encoder import EncoderSettings
-from recbole_eimf.semantic.llm.access import Secret, read_key
+from recbole_eimf.semantic.llm.access import Secret, check_address, read_key
 from recbole_eimf.semantic.llm.client import OpenAISettings, answered_users, fetch_openai
 from recbole_eimf.semantic.llm.price import Estimate, estimate_calls
 from recbole_eimf.semantic.llm.prompt import PromptRequest
@@ -75,6 +77,81 @@ def test_a_base_url_that_is_none(tmp_path, monkeypatch, url):
     monkeypatch.setenv("OPENAI_BASE_URL", url)  # which only the client reads
     with pytest.raises(InterestSourceError, match="OPENAI_BASE_URL is not a URL"):
         fetch_openai(requests(1), OpenAISettings("m", None, "TEST_LLM_KEY"), tmp_path / "j", progress=False)
+
+
+BARRED = [
+    ("HTTPS_PROXY", "foo://proxy:3128", "HTTPS_PROXY=foo://proxy:3128 .*not a proxy's address"),
+    ("https_proxy", "http://me:letmein@proxy:99999", "https_proxy=http://proxy:99999 .*not a proxy's address"),
+    ("HTTP_PROXY", "me:letmein@my proxy:80", "HTTP_PROXY=my proxy:80 .*not a proxy's address"),
+    ("ALL_PROXY", "http://", "ALL_PROXY=http:// .*not a proxy's address"),
+    ("SSL_CERT_FILE", "nowhere.pem", "SSL_CERT_FILE=nowhere.pem .*No such file"),
+    ("SSL_CERT_FILE", "notes.txt", "SSL_CERT_FILE=notes.txt .*holds no certificate"),
+    ("SSL_CERT_DIR", "nowhere", "SSL_CERT_DIR=nowhere .*no such folder"),
+]
+
+
+def without_proxies(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.parametrize(("name", "value", "told"), BARRED, ids=[f"{name}-{value}" for name, value, _ in BARRED])
+def test_an_environment_that_bars_the_way_out_is_named(tmp_path, monkeypatch, name, value, told):
+    """Proxies and certificates of the environment: as a client is made, and before any work at all."""
+    without_proxies(monkeypatch)
+    (tmp_path / "notes.txt").write_text("no certificate\n")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=told) as error:
+        check_address("http://127.0.0.1:1/v1")
+    assert "letmein" not in str(error.value)
+    with pytest.raises(ConfigError, match=told):
+        fetch_openai(requests(1), OpenAISettings("m", "http://127.0.0.1:1/v1", "TEST_LLM_KEY"), tmp_path / "j")
+
+
+def test_a_socks_proxy_names_the_package_that_it_needs(monkeypatch):
+    without_proxies(monkeypatch)
+    monkeypatch.setenv("ALL_PROXY", "socks5://me:letmein@127.0.0.1:1080")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'ALL_PROXY=socks5://127.0.0.1:1080 .*pip install "httpx\[socks\]"'):
+        check_address("http://127.0.0.1:1/v1")
+
+
+def test_good_proxies_pass(monkeypatch):
+    without_proxies(monkeypatch)
+    for value in (
+        "http://me:pw@proxy.example:3128",
+        "proxy.example:3128",
+        "https://proxy.example",
+        "http://[::1]:8080",
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", value)
+        check_address("http://127.0.0.1:1/v1")
+
+
+def test_a_proxy_that_is_not_there_is_named_and_its_password_is_not(tmp_path, monkeypatch):
+    without_proxies(monkeypatch)
+    monkeypatch.setenv("HTTP_PROXY", "http://me:letmein@127.0.0.1:1")
+    settings = OpenAISettings("m", "http://llm.example/v1", "TEST_LLM_KEY", max_retries=0)
+    with pytest.raises(InterestSourceError) as error:
+        fetch_openai(requests(1), settings, tmp_path / "j", progress=False)
+    assert "by way of HTTP_PROXY=http://127.0.0.1:1" in str(error.value)
+    assert "letmein" not in str(error.value)
+
+
+def test_a_certificate_that_nobody_known_has_signed_ends_the_run_at_once(tmp_path, monkeypatch):
+    without_proxies(monkeypatch)
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl, which makes a certificate")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    made += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "ca")]
+    subprocess.run(made, check=True, capture_output=True)
+    with LLMServer(certificate=(tmp_path / "ca", tmp_path / "key")) as server:
+        settings = OpenAISettings("m", server.url, "TEST_LLM_KEY", max_retries=5)
+        with pytest.raises(InterestSourceError, match=r"SSL_CERT_FILE=/path/to/ca\.pem"):
+            fetch_openai(requests(3), settings, tmp_path / "j", progress=False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca"))
+        assert len(fetch_openai(requests(3), settings, tmp_path / "j", progress=False)) == 3
 
 
 def test_the_key_file_comes_before_the_variable(tmp_path):

@@ -23,7 +23,7 @@ from recbole_eimf.config.parts import check_part, of_key
 from recbole_eimf.core.errors import InterestSourceError
 from recbole_eimf.core.files import encodable
 from recbole_eimf.core.parts import require
-from recbole_eimf.semantic.llm.access import Secret, addresses_unlogged, key_place, shown_url
+from recbole_eimf.semantic.llm.access import Secret, addresses_unlogged, check_way_out, key_place, shown_url, way_to
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,15 @@ _ABOUT_PROMPT = re.compile(r"context (length|window)|prompt is too long|(content
 # now is the prompt, until so many in a row are refused.
 REFUSED_IN_A_ROW = 10
 _ABOUT_FORMAT = re.compile(r"response_format|json_schema|json_object|json mode|structured output|word 'json'", re.I)
+# of a certificate that nobody known has signed, which no retry mends
+_UNTRUSTED = "certificate"
+# A model that wants no temperature says so in its provider's words; one that wants another is the user's to give it.
+_UNWANTED = (
+    r"(support|deprecat|not (permitted|allowed|accepted|available|recognized)|unrecognized|unexpected|unknown|"
+    r"extra (input|field|param)|only .{0,20}default|cannot be (set|used|specified|changed)|incompatible|"
+    r"(does(n't| not)|do not) (accept|take|allow)|remove|omit)"
+)
+_NO_TEMPERATURE = re.compile(rf"\btemperature\b.{{0,80}}{_UNWANTED}|{_UNWANTED}.{{0,80}}\btemperature\b", re.I | re.S)
 _JSON_OBJECT = {"type": "json_object"}
 # the paper's shape, "interest sequence number: interest content", for endpoints that know schemas only
 _JSON_SCHEMA = {
@@ -128,11 +137,12 @@ class _Problem:
     status: int | None = None
     code: str = ""
     retry_after: float | None = None
+    param: str = ""
     unreachable: bool = False
 
     @property
     def passing(self) -> bool:
-        return self.code != "insufficient_quota" and (
+        return self.code not in ("insufficient_quota", _UNTRUSTED) and (
             self.status is None or self.status in _RETRIED_STATUS or self.status >= 500
         )
 
@@ -140,6 +150,13 @@ class _Problem:
     def refused(self) -> bool:
         """Whether the endpoint does not take what it was sent, be it the prompt or the way it is asked."""
         return self.status in (400, 413, 422)
+
+    @property
+    def no_temperature(self) -> bool:
+        """Whether a model wants no temperature, which is not the same as another one (``must be at most 1``)."""
+        if self.about_prompt or self.param not in ("", "temperature"):
+            return False
+        return _NO_TEMPERATURE.search(f"{self.param} {self.code} {self.text}") is not None
 
     @property
     def about_prompt(self) -> bool:
@@ -169,6 +186,7 @@ class Endpoint:
         self.closed_until = 0.0  # by the event loop's clock: when the wait that the endpoint asked for is over
         self.answered_before, self.refused_in_a_row = answered_before, 0
         self.client: Any = None
+        check_way_out()  # what is wrong with the environment would end in the same types as a malformed URL
         try:
             self.client = openai.AsyncOpenAI(
                 api_key=key.reveal(), base_url=settings.base_url, timeout=settings.timeout, max_retries=0
@@ -246,11 +264,13 @@ class Endpoint:
         except openai.APIStatusError as error:
             text = self.key.scrub(_server_message(error.body) or str(error))[:500]
             retry_after = _retry_after(error.response.headers)
-            return _Problem(f"HTTP {error.status_code}: {text}", error.status_code, str(error.code or ""), retry_after)
+            code, param = str(error.code or ""), str(error.param or "")
+            return _Problem(f"HTTP {error.status_code}: {text}", error.status_code, code, retry_after, param)
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            text = self.key.scrub(f"no connection ({type(cause).__name__}: {cause})")[:500]
-            return _Problem(text, unreachable=type(cause).__name__ == "ConnectError")
+            text = self.key.scrub(f"no connection ({type(cause).__name__}: {cause}{way_to(self.base_url)})")[:500]
+            untrusted = "CERTIFICATE_VERIFY_FAILED" in text
+            return _Problem(text, code=_UNTRUSTED * untrusted, unreachable=type(cause).__name__ == "ConnectError")
         except openai.OpenAIError as error:
             return _Problem(self.key.scrub(f"{type(error).__name__}: {error}")[:500])
         return self._read(content)
@@ -327,7 +347,7 @@ class Endpoint:
                 dialect.formats = dialect.formats[1:]
         elif "max_tokens" in options and "max_completion_tokens" in text:
             dialect.tokens_key = "max_completion_tokens"
-        elif "temperature" in options and "temperature" in text and "support" in text.lower():
+        elif "temperature" in options and problem.no_temperature:
             if dialect.temperature is not None:
                 logger.warning("model %s takes no temperature; asking without", self.settings.model)
             dialect.temperature = None
@@ -343,6 +363,8 @@ class Endpoint:
             remedy = f"Check llm_model and that llm_base_url is the API's root (key from {place})."
         elif problem.code == "insufficient_quota":
             remedy = f"The account of the key in {place} is out of credit."
+        elif problem.code == _UNTRUSTED:
+            remedy = "Name the certificate of who signed the server's: SSL_CERT_FILE=/path/to/ca.pem"
         else:
             remedy = f"The endpoint does not accept the request (key from {place})."
             if "response_format" in options:
