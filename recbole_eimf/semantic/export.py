@@ -30,6 +30,8 @@ from recbole_eimf.core.folders import META_FILE, REPLIES_FILE
 KIND, KNOWLEDGE = "users' interests", "knowledge of items"
 ASSIGNMENT, CARD = "assignment.csv.gz", "README.md"
 _FILES = (REPLIES_FILE, ASSIGNMENT)
+#: of what meta.json says and the files hold; one more where this version would misread what a later one writes
+FORMAT = 1
 NO_LICENCE = (
     "None named by whoever made this. The terms of the model's provider and of the data set decide what may be done "
     "with the replies; read both before passing them on."
@@ -150,7 +152,7 @@ def write_export(folder: Path, found: Any, origin: Origin, licence: str | None) 
     check_export_folder(folder)
     exemplars = write_replies(folder, found)
     meta = {
-        "format": 1,
+        "format": FORMAT,
         "kind": KIND,
         "dataset": origin.dataset,
         "protocol": origin.protocol,
@@ -199,7 +201,19 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"interest_file={folder}: a folder without a readable {META_FILE} ({type(error).__name__}): not an export "
             f"of `python -m recbole_eimf interests --export`. Name the JSONL file of replies itself."
         ) from error
+    check_format(meta, f"interest_file={folder}")
     return meta
+
+
+def check_format(meta: Mapping[str, Any], said: str) -> None:
+    """Raise DataError where an export, ``said`` so in messages, is of a later format than this version can read."""
+    written = meta.get("format", FORMAT)
+    if not isinstance(written, int) or written > FORMAT:
+        raise DataError(
+            f"{said}: {META_FILE} has format {written!r}, and this version of recbole_eimf reads up to {FORMAT}. The "
+            f"export was written by recbole_eimf {meta.get('recbole_eimf', 'of a later version')}: install that or a "
+            f"later one."
+        )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,16 @@ from recbole_eimf.config.maker import is_marked
 from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path, file_digest, read_jsonl, write_json
 from recbole_eimf.core.folders import KNOWLEDGE_FILE, META_FILE
-from recbole_eimf.semantic.export import CARD, KIND, KNOWLEDGE, NO_LICENCE, check_export_folder, export_kind
+from recbole_eimf.semantic.export import (
+    CARD,
+    FORMAT,
+    KIND,
+    KNOWLEDGE,
+    NO_LICENCE,
+    check_export_folder,
+    check_format,
+    export_kind,
+)
 from recbole_eimf.semantic.llm.reply import Reply
 
 TITLE = "title_sha256"
@@ -68,7 +77,7 @@ def write_export(folder: Path, found: Any, stage: Any, licence: str | None) -> N
     todays = asked or (told and not found.report["replies_to_another_prompt"])
     prompt = of.get("prompt") or (stage.template if todays else None)
     meta = {
-        "format": 1,
+        "format": FORMAT,
         "kind": KNOWLEDGE,
         "dataset": stage.name,
         "titles": titles_digest(stage.item_text),
@@ -108,6 +117,7 @@ def open_knowledge(folder: Path) -> tuple[Path, dict[str, Any]]:
             f"{said}: a folder without a readable {META_FILE} ({type(error).__name__}): not an export of `python -m "
             f"recbole_eimf knowledge --export`. Name the JSONL file of replies itself, {path}."
         ) from error
+    check_format(meta, said)
     if not path.is_file():
         raise DataError(f"{said}: {KNOWLEDGE_FILE} is missing, and {META_FILE} says that it was exported. Copy it too.")
     if digest != file_digest(path):

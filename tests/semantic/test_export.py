@@ -204,6 +204,13 @@ def test_a_file_of_an_export_that_changed_is_refused(words, tmp_path, capsys):
     del meta["files"]
     (folder / "meta.json").write_text(json.dumps(meta))
     assert said()[0] == 0, "an export of an earlier version holds no digests"
+    for later in (2, "2.1", None):
+        (folder / "meta.json").write_text(json.dumps(meta | {"format": later, "recbole_eimf": "9.9"}))
+        code, error = said()
+        assert code == 2
+        assert f"interest_file={folder}: meta.json has format {later!r}" in error
+        assert "install that" in error
+        assert "recbole_eimf 9.9" in error
 
 
 def test_where_an_export_may_go(words, tmp_path, capsys):

@@ -97,6 +97,8 @@ def test_a_folder_that_is_no_export_or_has_changed_is_refused_before_any_work(ar
     assert f"Name the JSONL file of replies itself, {tmp_path}/out/items.jsonl" in of_no_export
     (folder / "meta.json").write_text(json.dumps({**meta, "kind": "users' interests"}))
     assert f"an export of users' interests, not of knowledge of items. Give it as --interest_file={folder}" in said()
+    (folder / "meta.json").write_text(json.dumps({**meta, "format": 2}))
+    assert f"knowledge_file={folder}: meta.json has format 2" in said()
     (folder / "meta.json").write_text(json.dumps(meta))
     lines = (folder / "items.jsonl").read_text()
     (folder / "items.jsonl").write_text(lines.replace("ink", "oil"))

@@ -516,6 +516,7 @@ def test_ctrl_c_keeps_what_has_arrived_and_what_is_under_way(tmp_path):
             _, err = process.communicate(timeout=60)
         assert process.returncode != 0
         assert "KeyboardInterrupt" in err, said
+        assert "Replies from m: 24 ok, 0 failed, 240 prompt and 120 completion tokens" in err
         assert len(server.prompts()) == 24, "a new call was made after Ctrl-C"
         assert len(journal(tmp_path)) == 24, "replies under way were lost"
         fetch(server, tmp_path, 40)

@@ -5,6 +5,7 @@ Counts and orders only: no test asserts a time.
 
 import email.utils
 import json
+import logging
 import random
 import threading
 import time
@@ -166,6 +167,19 @@ def test_a_call_is_not_made_again_in_other_words_once_the_run_is_being_stopped(t
     with LLMServer(answer) as server, pytest.raises(InterestSourceError, match="HTTP 401"):
         fetch(server, tmp_path, 3, concurrency=3)
     assert server.prompts().count("prompt 2") == 1
+
+
+def test_what_has_come_is_counted_and_priced_where_the_endpoint_gives_up(tmp_path, caplog):
+    """An account that runs dry: what was spent on it is told as at the end of a run that went well."""
+    caplog.set_level(logging.INFO)
+
+    def answer(asked, n):
+        spent = asked.prompt == "prompt 2"
+        return Answer(status=429, error={"message": "dry", "code": "insufficient_quota"}) if spent else Answer()
+
+    with LLMServer(answer) as server, pytest.raises(InterestSourceError, match="out of credit"):
+        fetch(server, tmp_path, 5, concurrency=1, price_in=1e5, price_out=1e5)
+    assert "Replies from m: 2 ok, 0 failed, 20 prompt and 10 completion tokens, about $3.00" in caplog.text
 
 
 def test_retry_after_as_a_date():

@@ -34,6 +34,20 @@ AB = ["Nail art", "Hair care"]
         '[{"interest sequence number": 1, "interest content": "Nail art"}, '
         '{"interest sequence number": 2, "interest content": "Hair care"}]',
         '{"interests": {"1": "Nail art", "2": "Hair care"}}',
+        # the prompt's own words
+        '{"interest sequence number: interest content": {"1": "Nail art", "2": "Hair care"}}',
+        '{"interest sequence number": {"1": "Nail art", "2": "Hair care"}}',
+        '{"interest sequence number": ["Nail art", "Hair care"]}',
+        '{"interest sequence number 1": "Nail art", "interest sequence number 2": "Hair care"}',
+        '{"interest sequence number: 1": "interest content: Nail art", '
+        '"interest sequence number: 2": "interest content: Hair care"}',
+        '{"user": {"interests": ["Nail art", "Hair care"]}}',
+        '{"user": {"1": "Nail art", "2": "Hair care"}}',
+        '{"user": "A1", "1": "Nail art", "2": "Hair care"}',
+        '{"data": {"status": "ok"}, "success": true, "1": "Nail art", "2": "Hair care"}',
+        '{"likes": ["Nail art", "Hair care"], "dislikes": ["Lawn mowers"]}',
+        "{“1”: “Nail art”, “2”: “Hair care”}",
+        "| # | Interest | Why |\n|---|---|---|\n| 1 | Nail art | polish |\n| 2 | Hair care | shampoo |",
         '{"interests": ["Nail art", "Hair care"]}',
         '{"user_id": "U7", "userInterests": [{"interestName": "Nail art"}, {"interestName": "Hair care"}]}',
         '{"interests": {"main": ["Nail art"], "other": ["Hair care"]}, "summary": "A careful person"}',
@@ -116,6 +130,23 @@ def test_around_the_json(before, after, indent):
 @pytest.mark.parametrize("truncated", [True, False])
 def test_a_cut_interest_is_left_out(response, interests, truncated):
     assert parse_interests(response, truncated=truncated) == interests
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        '{"status": "success"}',
+        '{"data": {"status": "success"}}',
+        '{"success": true}',
+        '{"user": "A1"}',
+        '{"user_id": "A1", "rank": "first"}',
+        '{"order": "ascending"}',
+        '{"dislikes": ["Lawn mowers"]}',
+    ],
+)
+def test_what_an_answer_is_wrapped_in_is_no_interest(response):
+    with pytest.raises(ReplyError):
+        parse_interests(response)
 
 
 def test_one_number_in_a_text_is_no_list():

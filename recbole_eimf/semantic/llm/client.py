@@ -77,9 +77,12 @@ def fetch_openai(
         while pending := [request for request in requests if request.user_id not in replies]:
             answered = any(reply.status == "ok" for reply in replies.values())
             run = Calls(pending, settings, journal, past, progress, check_first, parse, answered, what)
-            run_in_thread(run)
+            try:
+                run_in_thread(run)
+            finally:  # Ctrl-C and an endpoint that gives up do not make free what has come
+                if run.replies:
+                    logger.info("Replies from %s: %s", settings.model, run.summary())
             replies.update(run.replies)
-            logger.info("Replies from %s: %s", settings.model, run.summary())
             if run.trial.failed:
                 _ask_to_go_on(run, ask)
             check_first = 0

@@ -24,7 +24,7 @@ _MOST_TOKENS = 10**9
 #: kinds of parts that a message's content may be a list of
 _PARTS = ("text", "output_text", "thinking", "reasoning")
 # "2. ", "2) ", "Interest 2: " before a text; "3D printing", "24/7 help" and "2.5 mm nails" are texts
-_ENUMERATION = re.compile(r"^(?:interest\s*#?\d*\s*[:：]|#?\d{1,3}\s*[.:)：、](?=\s))\s*", re.IGNORECASE)
+_ENUMERATION = re.compile(r"^(?:interest(?: content)?\s*#?\d*\s*[:：]|#?\d{1,3}\s*[.:)：、](?=\s))\s*", re.IGNORECASE)
 
 # What a reply may be instead of interests; the keys of the counts in logs and report.json.
 FAILURES = (

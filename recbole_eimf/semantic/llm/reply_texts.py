@@ -33,10 +33,14 @@ _OTHER_WORDS = frozenset(
         id ids index no number num rank order sequence score confidence weight probability strength level count
         frequency evidence items item examples example products product reason reasons reasoning rationale explanation
         analysis summary overall note notes source sources user asin asins keywords tags status error message related
-        supporting relevant
+        supporting relevant dislike dislikes disliked
         """,
     )
 )
+# ... of which these count or own: in "interest sequence number", which is how the prompt says it, an interest may stand
+_COUNTING_WORDS = frozenset({"id", "index", "no", "number", "num", "rank", "order", "sequence", "user"})
+# Keys of what answers are wrapped in, which are never interests themselves.
+_ENVELOPE_WORDS = frozenset(re.findall(r"\w+", "data result results response output answer reply success ok done"))
 _KNOWN_WORDS = _OTHER_WORDS.union(_TEXT_WORDS, _COLLECTION_WORDS)
 _NUMBER = r"[\"'(\[]?\d{1,3}[\"')\]]?"
 # Runs are bounded where neighbours may take the same characters: of a line of 16,000 stars, which a model that runs
@@ -49,7 +53,11 @@ _NUMBERED_LINE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _BULLET_LINE = re.compile(r"^[ \t]*[-*•][ \t]+(?P<text>\S.*)$", re.MULTILINE)
+_TABLE_LINE = re.compile(r"^[ \t]*\|[ \t]*\d{1,3}[ \t.]*\|(?P<text>[^|\n]{1,500})(?:\||$)", re.MULTILINE)
 _BRACKET = re.compile(r"[{\[]")
+# JSON that an editor's autocorrection has passed through
+_CURLED = re.compile(r"[{\[]\s*[“”]")
+_STRAIGHT = str.maketrans({"“": '"', "”": '"'})
 _JSON_START = re.compile(r"\[\s*(?:[\"'{\[]|\Z)|\{\s*(?:[\"'{\[]|[\w ]{1,40}:|\Z)")
 _KEY_AT_END = re.compile(r'([{,]\s*)(?:"(?:[^"\\]|\\.)*"(?:\s*:)?|\w[\w ]*:)\Z')
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
@@ -67,7 +75,10 @@ def unquoted(text: str) -> str:
 
 
 def texts_in(text: str, truncated: bool) -> Iterator[str]:
-    """Yield the texts that may be interests: from JSON if there is any, else from numbered or bulleted lines."""
+    """Yield the texts that may be interests: from JSON if there is any, else from numbered or bulleted lines or the
+    numbered rows of a table."""
+    if _CURLED.search(text):
+        text = text.translate(_STRAIGHT)
     for readings in (json_values(text), repaired_values(text)):
         found = [string for value in readings if not is_error_object(value) for string in _strings(value)]
         if found:
@@ -83,7 +94,7 @@ def _denial(text: str) -> list[str]:
 
 
 def _lines(text: str, truncated: bool) -> list[str]:
-    for pattern in (_NUMBERED_LINE, _BULLET_LINE):
+    for pattern in (_NUMBERED_LINE, _BULLET_LINE, _TABLE_LINE):
         found = list(pattern.finditer(text))
         if found:
             # the model ran out of tokens within this line, unless a full stop or a line break came first
@@ -215,15 +226,29 @@ def _object_strings(value: Mapping[str, Any], depth: int) -> Iterator[str]:
                 if words[key][-1] == word and value[key]:
                     yield from _strings(value[key], depth + 1)
                     return
+    nothing = True
     for key, inner in value.items():
         if key in plain and words[key][-1] in _OTHER_WORDS:
             continue
         found = list(_strings(inner, depth + 1))
         is_said_to_be = not isinstance(inner, str) and inner is not None and inner is not False
-        if not found and words[key] and key not in plain and is_said_to_be:
+        if not found and key not in plain and is_said_to_be and not _ENVELOPE_WORDS.issuperset(words[key]):
             # {"Nail art": 0.9} and {"Nail art": {"evidence": [...]}}: the key is the interest
             found = [key]
+        nothing = nothing and not found
         yield from found
+    if nothing:
+        yield from _counted(value, words, depth)
+
+
+def _counted(value: Mapping[str, Any], words: Mapping[str, list[str]], depth: int) -> Iterator[str]:
+    """Yield the texts under keys that only count or own, where an object has no other: {"user": {"interests": [...]}},
+    and {"interest sequence number": [...]} or {"interest sequence number 1": "..."}, in the prompt's own words."""
+    for key, inner in value.items():
+        if not words[key] or words[key][-1] not in _COUNTING_WORDS or not _KNOWN_WORDS.issuperset(words[key]):
+            continue
+        if isinstance(inner, Mapping | list) or words[key][0] in ("interest", "preference"):
+            yield from _strings(inner, depth + 1)
 
 
 def key_words(key: str) -> list[str]:
