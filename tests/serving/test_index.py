@@ -62,6 +62,32 @@ def coarse(vectors, bias=None) -> FlatIndex:
         return FlatIndex(vectors, bias)
 
 
+def test_many_users_at_once_are_for_a_coarse_table_without_a_bias():
+    """Its chunks know of no bias: with one it would rank by products alone."""
+    vectors, bias = table("random"), torch.randn(ITEMS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_quicker", lambda *_: True)
+        assert FlatIndex(vectors).many is not None
+        assert FlatIndex(vectors, bias).many is None
+        assert FlatIndex(vectors, for_many=False).many is None
+        patch.setattr(search, "_quicker", lambda *_: False)
+        assert FlatIndex(vectors).many is None
+
+
+@pytest.mark.parametrize("eight", [False, True])
+@pytest.mark.parametrize("place", ["bias", "added"])
+def test_what_is_added_is_rounded_whatever_its_sign(monkeypatch, place, eight):
+    """Scores far below zero lose as many digits as those far above: the bound has to say so."""
+    vectors, interests = table("random"), torch.randn(3, 8)
+    monkeypatch.setattr(search, "_whole_numbers", lambda *_: eight)
+    far = torch.full((ITEMS,), -3e6)
+    given = {"bias": far} if place == "bias" else {}
+    found = FlatIndex(vectors, **given).query(interests, far if place == "added" else None)
+    true = (vectors.double() @ interests.double().T).amax(1) + far.double()
+    off = (found.blocks.flatten()[1:ITEMS].double() - true[1:]).abs().max()
+    assert 0.05 < off <= found.error
+
+
 def eight_bits(vectors, bias=None) -> FlatIndex:
     """Whole numbers, whatever this processor prefers."""
     index = FlatIndex(vectors, bias)
