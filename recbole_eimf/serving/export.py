@@ -183,7 +183,7 @@ def write_run(
             from recbole_eimf.serving.onnx import write_onnx
 
             write_onnx(new / "encoder.onnx", parts.encoder)
-        (new / "README.md").write_text(model_card(config), encoding="utf-8")
+        (new / model_folder.CARD).write_text(model_card(config), encoding="utf-8")
     return out
 
 

@@ -31,7 +31,7 @@ class Histories:
     Columns: ``user`` (or ``user_id``), and ``history`` (or ``item_id_list``), oldest item first: a list of tokens
     (parquet), or text with ``separator`` between tokens. Further columns are passed over. ``own``: it is the
     ``users.parquet`` of a model folder, in which items are rows of the ``items.parquet`` beside it. ``block_size``: the
-    bytes of CSV that are read at a time, at least two of the longest row.
+    bytes of CSV that are read at a time, at least two of the longest row. ``last_column``: of CSV.
 
     Raises:
         DataError: no such file, another kind of file, or missing columns; names file and column.
@@ -43,6 +43,7 @@ class Histories:
     separator: str = ","
     own: bool = False
     block_size: int = 1 << 22
+    last_column: str | None = None
 
     @classmethod
     def open(cls, path: str | Path, separator: str = ",") -> Histories:
@@ -62,7 +63,9 @@ class Histories:
                     schema = stream.schema
         names = schema.names
         user, history = (_column(path, names, wanted) for wanted in (USER_COLUMNS, HISTORY_COLUMNS))
-        found, kind = cls(path, user, history, separator, block_size=block_size), schema.field(history).type
+        last = names[-1] if path.suffix == ".csv" and names.count(names[-1]) == 1 else None
+        found = cls(path, user, history, separator, block_size=block_size, last_column=last)
+        kind = schema.field(history).type
         # a column without rows may be of no kind: what is wrong with the file is that it has none
         if path.suffix == ".parquet" and len(found):
             if not (_is_text(kind) or (_is_list(kind) and _is_token(kind.value_type))):
@@ -197,11 +200,38 @@ class Histories:
             yield from self._csv(*columns)
 
     def _csv(self, *columns: str) -> Iterator[pa.RecordBatch]:
-        text = dict.fromkeys(columns, pa.string())
-        wanted = csv.ConvertOptions(column_types=text, include_columns=list(columns), strings_can_be_null=False)
+        last = self.last_column
+        read = [*columns] if last is None or last in columns else [*columns, last]
+        text = dict.fromkeys(read, pa.string())
+        wanted = csv.ConvertOptions(column_types=text, include_columns=read, strings_can_be_null=False)
         options = csv.ReadOptions(block_size=self.block_size)
+        ending = None
         with csv.open_csv(self.path, options, convert_options=wanted, parse_options=_PARSED) as stream:
-            yield from stream
+            for batch in stream:
+                if last is not None and len(batch):
+                    ending = batch.column(last)[-1].as_py()
+                yield batch.select(list(columns))
+        if ending is not None:
+            self._check_closed(ending)
+
+    def _check_closed(self, ending: str) -> None:
+        """Raise DataError where the file ends inside a quoted text, ``ending``: for Arrow its end closes the quote, so
+        that of a file that was cut off the last user would have half a history, or all lines below in one.
+        """
+        left = ('"' + ending.replace('"', '""')).encode()
+        size = self.path.stat().st_size
+        with self.path.open("rb") as file:
+            file.seek(max(size - len(left) - 1, 0))
+            if file.read() not in (b"," + left, b"\n" + left, b"\r" + left):
+                return
+            file.seek(0)
+            above, breaks = size - len(left), 0
+            while above > 0 and (piece := file.read(min(above, 1 << 22))):
+                above, breaks = above - len(piece), breaks + piece.count(b"\n")
+        raise DataError(
+            f"{self.path}, line {breaks + 1}: a quoted text begins there and does not end: the file is cut off, or a "
+            f"quote is missing. Mend that line, or write the file again."
+        )
 
     def _users(self, column: pa.Array, row: int) -> list[str]:
         found = column.to_pylist()

@@ -39,6 +39,8 @@ FORMAT = "recbole_eimf served model"
 #: readers know this version and those before it
 VERSION = 1
 CONFIG, ITEMS = CONFIG_FILE, ITEMS_FILE
+#: the model card: for people, who may write in it; nothing reads it
+CARD = "README.md"
 #: what the ``config.json`` of a run's output_dir calls itself
 _FORMAT_OF_A_RUN = "recbole_eimf model"
 #: how a folder ends that holds an older model while the new one takes its place; seconds that this never lasts
@@ -237,7 +239,8 @@ def _said_by(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_config(path: str | os.PathLike, verify: bool = True) -> dict[str, Any]:
-    """The ``config.json`` of a model folder whose files are all there and, with ``verify``, undamaged.
+    """The ``config.json`` of a model folder whose files are all there and, with ``verify``, undamaged; what stands in
+    the card is its owner's business.
 
     Raises:
         DataError: no folder, not a model folder, written by a newer version, damaged, or not to be read; says which
@@ -301,6 +304,8 @@ def _check_file(folder: Path, name: str, wanted: Any, verify: bool) -> None:
     file = folder / name
     if not file.is_file():
         raise DataError(f"{file}: missing; {CONFIG} lists it. Export or copy the model again.")
+    if name == CARD:
+        return
     size = file.stat().st_size
     if size != wanted.get("bytes"):
         raise DataError(

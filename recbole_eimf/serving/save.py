@@ -42,7 +42,7 @@ def write(folder: Path, parts: Parts, config: Mapping[str, Any], users: Users | 
         write_parts(new, parts, users)
         if _GRAPH in config.get("files", ()):  # it holds a table of items, which may have grown
             _write_graph(new / _GRAPH, parts)
-        (new / "README.md").write_text(card, encoding="utf-8")
+        (new / model_folder.CARD).write_text(card, encoding="utf-8")
 
 
 def _write_graph(file: Path, parts: Parts) -> None:

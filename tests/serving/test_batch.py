@@ -214,6 +214,37 @@ def test_a_broken_line_is_found_before_anybody_is_answered(toy):
     assert not Path("r.parquet.parts").exists()
 
 
+WHOLE = 'user,history\na,"B1,B2"\nb,"B2,B3"\nc,"B3,B1"\n'
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_file_that_ends_inside_quotes_is_refused(tmp_path, ends):
+    """Half of the last user's history would be answered as all of it."""
+    file = tmp_path / "h.csv"
+    for cut in range(len("user,history\n"), len(WHOLE)):
+        text = WHOLE[:cut]
+        file.write_bytes(text.replace("\n", ends).encode())
+        if text.count('"') % 2 == 0:
+            continue
+        line = text.count("\n") + 1
+        for look in (len, Histories.repeated, lambda found: list(found.pieces(2))):
+            with pytest.raises(DataError, match=f"h.csv, line {line}: a quoted text begins there and does not end"):
+                look(Histories.open(file))
+
+
+def test_a_quote_that_is_missing_in_the_middle_is_refused(tmp_path):
+    (tmp_path / "h.csv").write_text(WHOLE.replace('B2"\nb', "B2\nb"))
+    with pytest.raises(DataError, match="h.csv"):
+        len(Histories.open(tmp_path / "h.csv"))
+
+
+@pytest.mark.parametrize("history", ['"B1"', '""', '"a ""b"""', "B1", '5"', '"B1\n"', '"x,""y"""', ""])
+@pytest.mark.parametrize("after", ["", "\n", "\n\n"])
+def test_a_file_may_end_in_any_text_that_is_whole(tmp_path, history, after):
+    (tmp_path / "h.csv").write_text(f"user,history\na,B1\nb,{history}{after}")
+    assert len(Histories.open(tmp_path / "h.csv")) == 2
+
+
 @pytest.mark.parametrize("name", ["h.csv", "h.parquet"])
 def test_a_file_without_a_row_is_no_file_of_histories(runs, capsys, name):
     Path("h.csv").write_text("user,history\n")

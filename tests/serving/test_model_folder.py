@@ -122,6 +122,16 @@ def test_cut_off_and_damaged_files(folder, name):
         Recommender.load(folder)
 
 
+def test_a_card_is_its_owners_to_write_in(folder):
+    """A licence, a contact, what a hub puts at its top: nothing reads it, and the model is the same."""
+    with (folder / "README.md").open("a", encoding="utf-8") as card:
+        card.write("\nAsk the search team before you change this.\n")
+    assert len(Recommender.load(folder).recommend([["i1"]], k=2)) == 2
+    (folder / "README.md").unlink()
+    with pytest.raises(DataError, match=r"README\.md: missing"):
+        Recommender.load(folder)
+
+
 def test_a_newer_format(folder):
     change_config(folder, format_version=model_folder.VERSION + 1, made_by="9.9")
     with pytest.raises(DataError, match=r"format_version=2.*Update recbole_eimf \(the folder was made by 9.9\)"):

@@ -87,15 +87,16 @@ def create_app(settings: Settings) -> FastAPI:
         ConfigError: the token in the environment is too short to be one.
     """
     token = checked_token()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     board = Board(settings.shared)
     service, capacity = Service(board), Capacity(settings.capacity)
     metrics = Metrics(board.metrics if settings.workers > 1 else None)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
-        service.start()
+        if service.now is None:
+            service.start()
         watching = asyncio.create_task(service.watch())
         try:
             yield {"metrics": metrics}  # for connections, which know the application by nothing else

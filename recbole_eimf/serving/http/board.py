@@ -22,6 +22,7 @@ from recbole_eimf.core.errors import DataError
 from recbole_eimf.core.files import atomic_path, file_digest
 from recbole_eimf.core.locks import alone
 from recbole_eimf.serving import model_folder
+from recbole_eimf.serving.http.held import worker_lives
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Board:
         for file in self._workers.iterdir():
             if not file.name.isdigit():
                 continue  # half written
-            if not alive(int(file.name)):
+            if not worker_lives(self.folder, int(file.name)):
                 file.unlink(missing_ok=True)
                 continue
             with contextlib.suppress(OSError, ValueError):
@@ -171,14 +172,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(real, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(real, target)
-
-
-def alive(process: int) -> bool:
-    """Whether a process of that number lives."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

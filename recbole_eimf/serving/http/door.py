@@ -92,6 +92,13 @@ class Door:
             # also what keeps a page of another site from asking in a visitor's name
             await _refuse(send, 415, "the body must be JSON: send Content-Type: application/json")
             return
+        packed = headers.get(b"content-encoding", b"").strip().lower()
+        if packed not in (b"", b"identity"):  # unpacked, a body that is let in may be of any size
+            said = (
+                f"the body must come as it is, not packed: leave out Content-Encoding: {packed.decode('latin-1')[:40]}"
+            )
+            await _refuse(send, 415, said, (b"accept-encoding", b"identity"))
+            return
         too_large = f"the body may have {MAX_BODY:,} bytes"
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > MAX_BODY:

@@ -44,6 +44,28 @@ def worker_of(folder: Path) -> Iterator[None]:
         yield
 
 
+def worker_lives(folder: Path, process: int) -> bool:
+    """Whether the worker of that number lives: another process may have its number by now, and none has its lock.
+
+    Where locks cannot tell, the number does.
+    """
+    if process == os.getpid():
+        return True
+    locks = folder / _LOCKS
+    with if_nobody_has(locks / f"{process}.lock") as nobody:
+        if nobody:
+            return False
+    if (locks / _SERVICE).is_file() and not (locks / f"{process}.lock").exists():
+        return False  # a worker takes its lock before it does anything, and a service has one
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _own_folder(held: contextlib.ExitStack, place: Path, name: str) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(dir=place, prefix=f".{name}.", suffix=".served"))

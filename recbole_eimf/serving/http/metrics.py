@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from recbole_eimf.serving.http.board import alive
+from recbole_eimf.serving.http.held import worker_lives
 
 #: why a connection was dropped: it asked nothing for too long, it asked nothing while a new one needed its place, its
 #: client did not take the answer
@@ -79,7 +79,7 @@ class Metrics:
             return generate_latest(self._registry)
         for file in self._folder.glob("gauge_live*_*.db"):
             process = int(file.stem.rpartition("_")[2])
-            if not alive(process):  # one that has only just begun serves nothing yet
+            if not worker_lives(self._folder.parent, process):  # one that has only just begun serves nothing yet
                 with contextlib.suppress(FileNotFoundError):  # somebody else was asked for the figures, too
                     mark_process_dead(process, str(self._folder))
         registry = CollectorRegistry()

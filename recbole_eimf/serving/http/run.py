@@ -72,8 +72,10 @@ def _work(settings: Settings, listening: socket.socket) -> None:
 
 
 def _answer(settings: Settings, listening: socket.socket) -> None:
+    app = create_app(settings)
+    app.state.service.start()  # before the server does, which tells what cannot be loaded in forty lines
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         http=PatientProtocol,
         ws="none",
         lifespan="on",

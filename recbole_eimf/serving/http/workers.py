@@ -17,14 +17,14 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
 
-from recbole_eimf.core.errors import DataError
+from recbole_eimf.core.errors import DataError, UserError
 from recbole_eimf.serving.http.settings import DRAIN_SECONDS
 
 #: how processes are made
 CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
-#: a worker that lives shorter is not replaced at once
-_SECONDS_OF_LIFE = 5.0
+#: a worker that lives shorter is not replaced at once: after a second, and each time in a row after twice as long
+_SECONDS_OF_LIFE, _LONGEST_PAUSE = 5.0, 60.0
 
 
 def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -62,38 +62,65 @@ def supervise(count: int, work: Callable[..., None], *arguments: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
-    def started():
-        process = CONTEXT.Process(target=_worker, args=(work, arguments))
-        process.start()
-        return process, time.monotonic()
-
-    workers = [started() for _ in range(count)]
+    workers = [_Worker(work, arguments) for _ in range(count)]
     while not stop.is_set():
-        wait([process.sentinel for process, _ in workers], timeout=0.5)
-        for place, (process, since) in enumerate(workers):
-            if process.is_alive() or stop.is_set():
-                continue
-            process.join()
-            print(f"worker {process.pid} ended with exit code {process.exitcode}; another takes its place",
-                  file=sys.stderr, flush=True)  # fmt: skip
-            if time.monotonic() - since < _SECONDS_OF_LIFE:
-                stop.wait(1)
-            workers[place] = started()
-    for process, _ in workers:
+        running = [worker.process.sentinel for worker in workers if worker.due is None]
+        wait(running, timeout=0.5) if running else stop.wait(0.5)
+        for worker in workers:
+            if not stop.is_set():
+                worker.look_after()
+    processes = [worker.process for worker in workers]
+    for process in processes:
         process.terminate()
     until = time.monotonic() + DRAIN_SECONDS + 10
-    for process, _ in workers:
+    for process in processes:
         process.join(max(0.0, until - time.monotonic()))
         if process.is_alive():
             process.kill()
             process.join()
 
 
+class _Worker:
+    """A process, and those that take its place."""
+
+    def __init__(self, work: Callable[..., None], arguments: tuple) -> None:
+        self.work, self.arguments = work, arguments
+        self.pause = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        self.process = CONTEXT.Process(target=_worker, args=(self.work, self.arguments))
+        self.process.start()
+        self.since = time.monotonic()
+        self.due: float | None = None  # when another process takes the place of one that has ended
+
+    def look_after(self) -> None:
+        """Replace it if it has ended: at once, unless it was short-lived. One that cannot load, because the model was
+        overwritten or memory is short, must not keep the machine from whatever would help."""
+        now = time.monotonic()
+        if self.due is None:
+            if self.process.is_alive():
+                return
+            self.process.join()
+            lived = now - self.since >= _SECONDS_OF_LIFE
+            self.pause = 0.0 if lived else min(max(1.0, 2 * self.pause), _LONGEST_PAUSE)
+            self.due = now + self.pause
+            when = f" in {self.pause:.0f} s" if self.pause else ""
+            print(f"worker {self.process.pid} ended with exit code {self.process.exitcode}; another takes its "
+                  f"place{when}", file=sys.stderr, flush=True)  # fmt: skip
+        if now >= self.due:
+            self._start()
+
+
 def _worker(work, arguments) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which all processes get: the first one passes it on
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    work(*arguments)
+    try:
+        work(*arguments)
+    except (UserError, OSError, MemoryError) as error:  # of what it was given, or of the machine
+        print(f"worker {os.getpid()}: {error or type(error).__name__}", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def _end_with_the_parent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import re
@@ -298,6 +299,19 @@ def test_a_body_that_is_no_json_by_its_type_is_refused(client):
         answer = asked.post("/items", content=b'{"items": {"n": "thing"}}', headers={"Content-Type": kind})
         assert answer.status_code == 415
     assert asked.get("/items", params={"q": "n"}).status_code == 200
+
+
+def test_a_packed_body_is_refused_by_its_name(client):
+    asked, body = client(), b'{"histories": [["i1"]]}'
+    for packed in ("gzip", "br", "gzip, identity"):
+        headers = {"Content-Type": "application/json", "Content-Encoding": packed}
+        answer = asked.post("/recommend", content=gzip.compress(body), headers=headers)
+        assert answer.status_code == 415
+        assert f"leave out Content-Encoding: {packed}" in answer.json()["detail"]
+        assert answer.headers["accept-encoding"] == "identity"
+    for plain in ("identity", " Identity"):
+        headers = {"Content-Type": "application/json", "Content-Encoding": plain}
+        assert asked.post("/recommend", content=body, headers=headers).status_code == 200
 
 
 # ---------------------------------------------------------------------- changes

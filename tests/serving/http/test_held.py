@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import shutil
 import tempfile
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from recbole_eimf.core.errors import DiskError
 from recbole_eimf.serving.http import held
-from recbole_eimf.serving.http.held import shared_folder, worker_of
+from recbole_eimf.serving.http.held import shared_folder, worker_lives, worker_of
 
 
 def serving(source: Path, said: Path) -> None:
@@ -86,6 +87,25 @@ def test_a_worker_that_outlives_its_service_keeps_the_folder(model, begun):
     killed(worker)
     with shared_folder(model):
         assert left not in folders(model)
+
+
+def test_a_worker_lives_as_long_as_it_holds_its_lock_whoever_has_its_number(model, begun, tmp_path):
+    service, left = begun(serving, model)
+    folder = Path(left)
+    worker, _ = begun(working, folder)
+    assert worker_lives(folder, worker.pid)
+    killed(worker)
+    # its lock's file stays, and its number is another process's by now
+    another = begun(serving, tmp_path / "models" / "other")[0]
+    (folder / "held" / f"{worker.pid}.lock").rename(folder / "held" / f"{another.pid}.lock")
+    assert not worker_lives(folder, another.pid)
+    (folder / "held" / f"{another.pid}.lock").unlink()
+    assert not worker_lives(folder, another.pid)
+    assert worker_lives(folder, os.getpid())
+    # where there are no locks the number is all there is
+    assert worker_lives(tmp_path, service.pid)
+    killed(service)
+    assert not worker_lives(tmp_path, service.pid)
 
 
 def test_folders_of_which_nobody_can_tell_are_left_alone(model):

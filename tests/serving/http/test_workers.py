@@ -147,6 +147,30 @@ def test_workers_live_change_die_and_end(models, first, second):
         assert "Traceback" not in process.stdout.read()
 
 
+def test_a_worker_that_cannot_load_is_a_line_and_tried_less_and_less_often(models, first):
+    """The model was overwritten while it was served, and then a worker died."""
+    with served(models / "first", "--workers", "2") as (process, url):
+        until(lambda: len(workers_of(models)) == 2)
+        (board,) = models.glob(".first.*.served")
+        (encoder,) = board.glob("models/*/encoder.safetensors")
+        encoder.unlink()
+        one, other = workers_of(models)
+        os.kill(one, signal.SIGKILL)
+        said = []
+        while sum("takes its place" in line for line in said) < 4:
+            said.append(process.stdout.readline())
+        assert "in " not in said[0].partition("another")[2] or "in 1 s" in said[0]
+        pauses = [found[1] for line in said[1:] if (found := re.search(r"takes its place in (\d+) s", line))]
+        assert pauses[:3] == (["1", "2", "4"] if "in 1 s" not in said[0] else ["2", "4", "8"])
+        causes = [line for line in said if "encoder.safetensors: missing" in line]
+        assert len(causes) >= 3
+        assert "Traceback" not in "".join(said)
+        assert given(ask(url, HISTORY)) == expected(first, [HISTORY])  # of the worker that lives
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert other
+
+
 def test_one_process_ends_by_sigterm_with_nothing_left_behind(models, first):
     with served(models / "first") as (process, url):
         until(lambda: workers_of(models))
