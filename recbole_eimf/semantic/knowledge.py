@@ -143,6 +143,7 @@ class KnowledgeStage:
             "items_with_text": len(self.item_text),
             "items_known": len(items),
             "items_with_profile": sum(bool(known.profile) for known in items.values()),
+            "items_with_next": sum(bool(known.next) for known in items.values()),
             "next_phrases": sum(len(known.next) for known in items.values()),
             "replies_of_other_items": len(replies.keys() - self.item_text.keys()),
             "failed_replies": dict(Counter(reply.failure for reply in replies.values() if reply.failure)),
@@ -153,7 +154,15 @@ class KnowledgeStage:
         if self.settings.knowledge_source == "shuffled":
             items, source = shuffled_knowledge(items, exchange or Exchange()), marked(source)
         covered = len(items) / max(len(self.item_text), 1)
-        getLogger().info(f"knowledge of items: {len(items)} of {len(self.item_text)} ({covered:.0%}), source {source}")
+        parts = ", ".join(
+            f"{report[count]} with {what}"
+            for count, what in {"items_with_profile": "a profile", "items_with_next": "what is bought next"}.items()
+            if report[count] < len(ok)  # a reply may hold one of the two, and a model may read the other
+        )
+        getLogger().info(
+            f"knowledge of items: {len(items)} of {len(self.item_text)} ({covered:.0%}){f', {parts}' * bool(parts)}, "
+            f"source {source}"
+        )
         if report["replies_to_another_prompt"]:
             getLogger().warning(
                 f"{report['replies_to_another_prompt']} of {len(items)} replies answer another prompt than today's "

@@ -253,7 +253,8 @@ def test_replies_of_another_data_set_are_refused_and_prompts_compared(tmp_path, 
         stage({"q": "Pen"}, **keys).run()
 
 
-def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_asked_for(tmp_path):
+def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_asked_for(tmp_path, caplog):
+    caplog.set_level("INFO")
     titles = {"a": "Pen", "b": "Ink", "c": "Glue", "d": "Tape", "e": "Clip"}
     today = {request.user_id: request.sha256 for request in stage(titles).requests()}
     records = [
@@ -267,10 +268,11 @@ def test_a_report_counts_replies_and_what_they_say_and_as_much_is_read_as_is_ask
     keys = {"knowledge_source": "file", "knowledge_file": str(path)}
     found = stage(titles, **keys).run()
     assert found.report == {
-        "replies": 7, "items_with_text": 5, "items_known": 4, "items_with_profile": 3, "next_phrases": 5,
-        "replies_of_other_items": 2, "failed_replies": {"refusal": 1}, "replies_to_another_prompt": 1,
-        "replies_unchecked": 2,
+        "replies": 7, "items_with_text": 5, "items_known": 4, "items_with_profile": 3,
+        "items_with_next": 2, "next_phrases": 5, "replies_of_other_items": 2, "failed_replies": {"refusal": 1},
+        "replies_to_another_prompt": 1, "replies_unchecked": 2,
     }  # fmt: skip
+    assert "4 of 5 (80%), 3 with a profile, 2 with what is bought next, source file" in caplog.text
     assert found.digests == {"a": today["a"], "b": "0" * 64, "c": "", "e": ""}
     assert (found.source, set(found.items)) == ("file", {"a", "b", "c", "e"})
     fewer = stage(titles, max_interests=1, **keys).run().items
