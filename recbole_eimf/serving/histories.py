@@ -52,7 +52,8 @@ class Histories:
         if not path.is_file():
             raise DataError(f"{path}: no such file of histories.")
         if path.suffix not in (".csv", ".parquet"):
-            raise DataError(f"{path}: histories are read from .csv or .parquet files.")
+            packed = " Unpack it first." if path.suffix in (".gz", ".zip", ".bz2", ".xz", ".zst") else ""
+            raise DataError(f"{path}: histories are read from .csv or .parquet files.{packed}")
         block_size = cls.block_size
         with _readable(path):
             if path.suffix == ".parquet":

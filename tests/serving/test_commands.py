@@ -254,6 +254,8 @@ def test_broken_files_of_histories(tmp_path):
         opened("a.csv", "user,item\n1,2\n")
     with pytest.raises(DataError, match=r"a.txt: histories are read from .csv or .parquet"):
         opened("a.txt", "x")
+    with pytest.raises(DataError, match=r"a.csv.gz: histories are read from .csv or .parquet files. Unpack it first"):
+        opened("a.csv.gz", "x")
     with pytest.raises(DataError, match=r"b.parquet: cannot be read"):
         opened("b.parquet", "no parquet")
     with pytest.raises(DataError, match=r"c.csv, row 2: no user"):
