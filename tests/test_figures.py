@@ -208,6 +208,7 @@ _IN_PAPER, _MEANT = "beauty_global_time_paper", "beauty_global_time_text_placebo
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
 _CURVE, _SEARCHED, _SPLIT = "office_knowledge_curve", "office_knowledge_searched", "office_knowledge_searched_folds"
+_PARTED = "beauty_eimf_ablation_gru4rec"
 _BOTH_WAYS = "similar+next+previous"
 #: tables of the same users as another
 _BESIDE = {"beauty_user_split": ["beauty_floors_user_split_source"], _SHUFFLED: [_PRIOR]}
@@ -243,6 +244,7 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
         *_FLOORS, "SASRec", "three SASRec", "Hybrid", "Hybrid add", "MoRec", "CTRL", "MAKE", "DisCo", "SMEM", "PAD",
         "Hybrid add, d 128", "Hybrid add, d 256", "PAD strong", "GRU4Rec", "PAD[GRU4Rec]", "Caser", "PAD[Caser]",
     ]  # fmt: skip
+    parts = ["EIMF", "without alignment", "without prediction", "item text alone", "placebo"]
     backbones = ["SASRec", "GRU4Rec", "BERT4Rec", "Caser", "MIND", "ComiRecSA", "ComiRecDR", "REMI"]
     paper = [f"{name}, paper" for one in ("SASRec", "ComiRecSA") for name in (one, f"EIMF({one})", f"placebo({one})")]
     return [
@@ -297,8 +299,8 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
         (_EIMF, "Office, `user_split`: EIMF against", 0, ["SASRec", "GRU4Rec", "BERT4Rec", "ComiRecSA", None],
          [*(_pair(_ALONE, of, "recall@50", "ndcg@50") for of in ("{}", "text[{}]", "placebo[{}]", "EIMF[{}]")),
           *(gain(_ALONE, "ndcg@50", over, False, of="EIMF[{}]") for over in ("text[{}]", "placebo[{}]"))]),
-        (_EIMF, "Figure 3", 0, ["backbone alone", "EIMF", "without alignment", "without prediction", "item text alone",
-         "placebo"], together("office_eimf_ablation", "recall@50", "hit@50", "ndcg@50", masked=bare)),
+        (_EIMF, "Figure 3: EIMF", 0, ["backbone alone", *parts],
+         together("office_eimf_ablation", "recall@50", "hit@50", "ndcg@50", masked=bare)),
         (_EIMF, "Figure 4", 0, ["backbone alone", "p = none", "p = -2", "p = -5", "p = -7", "p = -10"],
          [None, *together("office_eimf_preference", "recall@50", "ndcg@50", masked=bare)]),
         (_EIMF, "Grocery", 0, None, ("grocery_behaviour_only", False)),
@@ -405,6 +407,12 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [*together(_PATIENT, "ndcg@10", "hit@10", masked=hidden),
           *(gain(_PATIENT, "ndcg@10", f"{one}[GRU4Rec]", True)
             for one in ("backbone paper", "EIMF paper placebo", "EIMF paper text alone"))]),
+        ("docs/results/order.md", "Beauty, `user_split`, over GRU4Rec", 0,
+         [*_FLOORS, "GRU4Rec", "EIMF[GRU4Rec]", "EIMF placebo[GRU4Rec]"],
+         together("arena_beauty_user_split_gru4rec", "hit@10", "ndcg@10")),
+        ("docs/results/eimf.md", "Figure 3 on Beauty", 0, [*_FLOORS, "backbone alone", *parts],
+         [*together(_PARTED, "recall@50", "hit@50", "ndcg@50"), gain(_PARTED, "recall@50", "backbone alone", True),
+          gain(_PARTED, "recall@50", "EIMF", True)]),
         ("docs/results/arena.md", "Over a multi-interest", 1, None,
          [*together("arena_office_paper_remi", "ndcg@10", "hit@10", masked=hidden),
           share("arena_office_paper_remi", "1-5", "ndcg@10"),
