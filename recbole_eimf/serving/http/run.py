@@ -27,7 +27,7 @@ from recbole_eimf.serving.http.settings import (
     Settings,
     checked_token,
 )
-from recbole_eimf.serving.http.workers import run_apart, supervise
+from recbole_eimf.serving.http.workers import on_hangup, run_apart, supervise
 
 
 def serve(folder: str, host: str, port: int, workers: int, capacity: int, allowed_hosts: tuple[str, ...] = ()) -> None:
@@ -55,6 +55,7 @@ def serve(folder: str, host: str, port: int, workers: int, capacity: int, allowe
         if workers == 1:
             # uvicorn gives the signal back when all is answered: as an exception it leaves time to clean up
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            on_hangup(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
             _work(settings, listening)
         else:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(board.metrics)  # read where prometheus_client is imported

@@ -57,10 +57,12 @@ def _tell(sender, function, arguments) -> None:
 
 
 def supervise(count: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Keep ``count`` processes of ``work(*arguments)`` alive until SIGTERM or Ctrl-C, which they get to end by."""
+    """Keep ``count`` processes of ``work(*arguments)`` alive until SIGTERM, Ctrl-C, or the end of the terminal, which
+    they get to end by."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    on_hangup(lambda *_: stop.set())
 
     workers = [_Worker(work, arguments) for _ in range(count)]
     while not stop.is_set():
@@ -78,6 +80,13 @@ def supervise(count: int, work: Callable[..., None], *arguments: Any) -> None:
         if process.is_alive():
             process.kill()
             process.join()
+
+
+def on_hangup(handler: Callable[..., Any]) -> None:
+    """Have SIGHUP, which comes when a terminal is closed, end in an orderly way what it would just kill; under
+    ``nohup`` it stays ignored. (Windows has none.)"""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
 
 
 class _Worker:
@@ -113,7 +122,9 @@ class _Worker:
 
 
 def _worker(work, arguments) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which all processes get: the first one passes it on
+    # of a terminal, which all processes get: the first one passes it on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    on_hangup(signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:

@@ -22,6 +22,7 @@ from recbole_eimf.core.errors import ConfigError
 from recbole_eimf.core.locks import if_nobody_has
 from recbole_eimf.serving.http.run import _listening
 from recbole_eimf.serving.http.settings import MAX_CONNECTIONS, TOKEN_VARIABLE, Settings
+from recbole_eimf.serving.http.workers import on_hangup
 from tests.conftest import REPOSITORY
 from tests.forked import Forked, command_line
 from tests.serving.http.conftest import AUTHORIZED, TOKEN, ask, expected, given
@@ -171,13 +172,27 @@ def test_a_worker_that_cannot_load_is_a_line_and_tried_less_and_less_often(model
         assert other
 
 
-def test_one_process_ends_by_sigterm_with_nothing_left_behind(models, first):
-    with served(models / "first") as (process, url):
-        until(lambda: workers_of(models))
+@pytest.mark.parametrize(("how", "workers"), [("SIGTERM", 1), ("SIGHUP", 1), ("SIGHUP", 2)])
+def test_it_ends_by_a_signal_with_nothing_left_behind(models, first, how, workers):
+    if not hasattr(signal, how):
+        pytest.skip(f"there is no {how} here")
+    with served(models / "first", "--workers", str(workers)) as (process, url):
+        until(lambda: len(workers_of(models)) == workers)
         assert given(ask(url, HISTORY)) == expected(first, [HISTORY])
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(getattr(signal, how))
         assert process.wait(60) == 0
         assert list(models.glob(".*")) == []
+
+
+def test_under_nohup_the_end_of_a_terminal_is_none(monkeypatch):
+    set_to = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: set_to.append((number, handler)))
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    on_hangup(print)
+    assert set_to == []
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
+    on_hangup(print)
+    assert set_to == ([(signal.SIGHUP, print)] if hasattr(signal, "SIGHUP") else [])
 
 
 def test_what_a_killed_service_leaves_goes_with_the_next(models, first):
