@@ -206,17 +206,23 @@ def asked_with(settings: OpenAISettings) -> dict[str, Any]:
     }
 
 
+def without_temperature(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a reply of a model that refused a temperature: it had its own, whatever the settings say."""
+    return {**asked, "temperature": None, "temperature_refused": True}
+
+
 def made_otherwise(records: Iterable[Mapping[str, Any]], settings: OpenAISettings) -> list[str]:
     """What differs between today's settings and those that records were made with: a phrase for each key and value.
 
-    Records of earlier versions, which do not say what they were made with, differ in nothing.
+    Records of earlier versions, which do not say what they were made with, differ in nothing; nor do those of a model
+    that refused a temperature, in theirs.
     """
     today = asked_with(settings)
     others = Counter(
         (key, str(record[name]))
         for record in records
         for key, name in _DECIDING.items()
-        if name in record and record[name] != today[name]
+        if name in record and record[name] != today[name] and not record.get(f"{name}_refused")
     )
     return [
         f"{count} with {key}={value} (now {today[_DECIDING[key]]})" for (key, value), count in sorted(others.items())

@@ -390,6 +390,12 @@ def test_a_model_without_temperature_says_so_in_its_own_words(tmp_path, said, ca
     assert all(reply.status == "ok" for reply in replies.values())
     assert "takes no temperature; asking without" in caplog.text
     assert "temperature" not in server.asked[-1].body
+    assert [line["temperature"] for line in journal(tmp_path)] == [None] * 5, "the journal says how it was asked"
+    caplog.clear()
+    with LLMServer(answer) as server:
+        fetch(server, tmp_path, 5)
+    assert server.asked == []
+    assert "with llm_temperature" not in caplog.text, "they were made as they would be made today"
 
 
 @pytest.mark.parametrize(

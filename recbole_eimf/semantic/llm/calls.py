@@ -18,7 +18,7 @@ from typing import Any
 
 from recbole_eimf.core.bars import bar
 from recbole_eimf.core.files import append_jsonl, encodable
-from recbole_eimf.semantic.journal import Past, asked_with, cut, record_of
+from recbole_eimf.semantic.journal import Past, asked_with, cut, record_of, without_temperature
 from recbole_eimf.semantic.llm.access import read_key
 from recbole_eimf.semantic.llm.endpoint import Completion, Endpoint, GaveUpError, OpenAISettings, StoppedError
 from recbole_eimf.semantic.llm.price import MOST_CALLS, cost_of, dollars
@@ -218,7 +218,10 @@ class Calls:
         for name, count in (usage or {}).items():
             self.tokens[name] += count
         self.bar.set_postfix_str(f"{sum(self.tokens.values()):,} tokens", refresh=False)
-        record = record_of(reply, self.settings.model, usage, finish_reason, **asked_with(self.settings), **size)
+        asked = asked_with(self.settings)
+        if self.endpoint.dialect.temperature != self.settings.temperature:
+            asked = without_temperature(asked)
+        record = record_of(reply, self.settings.model, usage, finish_reason, **asked, **size)
         written = asyncio.get_running_loop().create_future()
         self.records.put_nowait((record, written))
         await asyncio.wait({written, self.writer}, return_when=asyncio.FIRST_COMPLETED)
