@@ -208,7 +208,7 @@ _IN_PAPER, _MEANT = "beauty_global_time_paper", "beauty_global_time_text_placebo
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
 _CURVE, _SEARCHED, _SPLIT = "office_knowledge_curve", "office_knowledge_searched", "office_knowledge_searched_folds"
-_PARTED = "beauty_eimf_ablation_gru4rec"
+_PARTED, _SECOND = "beauty_eimf_ablation_gru4rec", "arena_beauty_paper_gru4rec"
 _BOTH_WAYS = "similar+next+previous"
 #: tables of the same users as another
 _BESIDE = {"beauty_user_split": ["beauty_floors_user_split_source"], _SHUFFLED: [_PRIOR]}
@@ -406,6 +406,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
         ("docs/results/arena.md", "Over GRU4Rec", 2, None,
          [*together(_PATIENT, "ndcg@10", "hit@10", masked=hidden),
           *(gain(_PATIENT, "ndcg@10", f"{one}[GRU4Rec]", True)
+            for one in ("backbone paper", "EIMF paper placebo", "EIMF paper text alone"))]),
+        ("docs/results/arena.md", "The paper's form over GRU4Rec on Beauty", 0, None,
+         [*together(_SECOND, "ndcg@10", "hit@10", masked=hidden),
+          *(gain(_SECOND, "ndcg@10", f"{one}[GRU4Rec]", True)
             for one in ("backbone paper", "EIMF paper placebo", "EIMF paper text alone"))]),
         ("docs/results/order.md", "Beauty, `user_split`, over GRU4Rec", 0,
          [*_FLOORS, "GRU4Rec", "EIMF[GRU4Rec]", "EIMF placebo[GRU4Rec]"],
