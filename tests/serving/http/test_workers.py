@@ -172,14 +172,24 @@ def test_a_worker_that_cannot_load_is_a_line_and_tried_less_and_less_often(model
         assert other
 
 
-@pytest.mark.parametrize(("how", "workers"), [("SIGTERM", 1), ("SIGHUP", 1), ("SIGHUP", 2)])
-def test_it_ends_by_a_signal_with_nothing_left_behind(models, first, how, workers):
-    if not hasattr(signal, how):
-        pytest.skip(f"there is no {how} here")
-    with served(models / "first", "--workers", str(workers)) as (process, url):
+@pytest.fixture
+def _in_a_terminal():
+    """As a shell starts a command: tests that are themselves run under ``nohup`` have SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL) if hasattr(signal, "SIGHUP") else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_in_a_terminal")
+@pytest.mark.parametrize(("name", "workers"), [("SIGTERM", 1), ("SIGHUP", 1), ("SIGHUP", 2)])
+def test_it_ends_by_a_signal_with_nothing_left_behind(models, first, name, workers):
+    if not hasattr(signal, name):
+        pytest.skip(f"there is no {name} here")
+    with served(models / "first", "--workers", str(workers), how=bare) as (process, url):
         until(lambda: len(workers_of(models)) == workers)
         assert given(ask(url, HISTORY)) == expected(first, [HISTORY])
-        process.send_signal(getattr(signal, how))
+        process.send_signal(getattr(signal, name))
         assert process.wait(60) == 0
         assert list(models.glob(".*")) == []
 
