@@ -208,6 +208,7 @@ _IN_PAPER, _MEANT = "beauty_global_time_paper", "beauty_global_time_text_placebo
 _EIGHT, _ALONE, _PRIOR = "office_eight_backbones", "office_item_text_alone", "beauty_prior_user_split"
 _FIT, _FOLDS, _METHODS = "office_knowledge_fitted", "office_knowledge_user_folds", "office_knowledge_arena"
 _CURVE, _SEARCHED, _SPLIT = "office_knowledge_curve", "office_knowledge_searched", "office_knowledge_searched_folds"
+_COARSE = "beauty_eimf_preference_gru4rec"
 _PARTED, _SECOND = "beauty_eimf_ablation_gru4rec", "arena_beauty_paper_gru4rec"
 _BOTH_WAYS = "similar+next+previous"
 #: tables of the same users as another
@@ -301,8 +302,10 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
           *(gain(_ALONE, "ndcg@50", over, False, of="EIMF[{}]") for over in ("text[{}]", "placebo[{}]"))]),
         (_EIMF, "Figure 3: EIMF", 0, ["backbone alone", *parts],
          together("office_eimf_ablation", "recall@50", "hit@50", "ndcg@50", masked=bare)),
-        (_EIMF, "Figure 4", 0, ["backbone alone", "p = none", "p = -2", "p = -5", "p = -7", "p = -10"],
+        (_EIMF, "Figure 4: how", 0, ["backbone alone", "p = none", "p = -2", "p = -5", "p = -7", "p = -10"],
          [None, *together("office_eimf_preference", "recall@50", "ndcg@50", masked=bare)]),
+        (_EIMF, "Figure 4 on Beauty", 0, ["backbone alone", *(f"p = {p}" for p in ("none", -2, -3, -4, -5, -10))],
+         [None, *together(_COARSE, "recall@50", "ndcg@50"), gain(_COARSE, "recall@50", "backbone alone", True)]),
         (_EIMF, "Grocery", 0, None, ("grocery_behaviour_only", False)),
         (_EIMF, "Prime Pantry, `leave_one_out`, SASRec and REMI", 0, ["Markov", "DecayedItemKNN", *_SIX],
          [mean("prime_pantry_sasrec_remi", metric, mask) for mask in (True, False)
