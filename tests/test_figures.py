@@ -414,6 +414,9 @@ def tables() -> list[tuple[str, str, int, list[Row | None] | None, list[Cell | N
          [*together(_SECOND, "ndcg@10", "hit@10", masked=hidden),
           *(gain(_SECOND, "ndcg@10", f"{one}[GRU4Rec]", True)
             for one in ("backbone paper", "EIMF paper placebo", "EIMF paper text alone"))]),
+        (_ORDER, "Beauty, `leave_one_out`, over GRU4Rec", 0,
+         [f"{one}[GRU4Rec]" for one in ("EIMF", "EIMF text alone", "EIMF placebo")],
+         together("arena_beauty_gru4rec_controls", "ndcg@10", "hit@10", masked=hidden)),
         ("docs/results/order.md", "Beauty, `user_split`, over GRU4Rec", 0,
          [*_FLOORS, "GRU4Rec", "EIMF[GRU4Rec]", "EIMF placebo[GRU4Rec]"],
          together("arena_beauty_user_split_gru4rec", "hit@10", "ndcg@10")),
