@@ -149,6 +149,13 @@ def test_what_an_answer_is_wrapped_in_is_no_interest(response):
         parse_interests(response)
 
 
+def test_control_characters_are_no_part_of_an_interest():
+    assert parse_interests('{"1": "Nail\\u0000 art\\u0007", "2": "Hair\\u001bcare", "3": "\\u0000"}') == [
+        "Nail art",
+        "Hair care",
+    ]
+
+
 def test_one_number_in_a_text_is_no_list():
     assert parse_interests('{"1": "Nail art\\n2. at home", "2": "Hair care"}') == ["Nail art 2. at home", "Hair care"]
 

@@ -26,6 +26,9 @@ _PARTS = ("text", "output_text", "thinking", "reasoning")
 # "2. ", "2) ", "Interest 2: " before a text; "3D printing", "24/7 help" and "2.5 mm nails" are texts
 _ENUMERATION = re.compile(r"^(?:interest(?: content)?\s*#?\d*\s*[:：]|#?\d{1,3}\s*[.:)：、](?=\s))\s*", re.IGNORECASE)
 
+# a NUL in a JSON string is read as one, and no table or database takes it
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 # What a reply may be instead of interests; the keys of the counts in logs and report.json.
 FAILURES = (
     "refusal",
@@ -232,6 +235,6 @@ def _choice(completion: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[s
 
 def _clean(text: str) -> str:
     """Return the text on one line without the quotes, bullets, numbers and emphasis around it."""
-    text = " ".join(text.split()).strip("\"'`“”,;• ")
+    text = " ".join(_CONTROL.sub(" ", text).split()).strip("\"'`“”,;• ")
     text = _ENUMERATION.sub("", re.sub(r"^[-*•] ", "", text))
     return text.replace("**", "").replace("__", "").strip("\"'`“”,; ")
