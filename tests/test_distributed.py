@@ -98,10 +98,21 @@ def keys(planted, semantic_cache):
     return {"data_path": str(planted), "topk": [1, 5], "valid_metric": "NDCG@5", **text, **sizes, **quiet}
 
 
+#: what torch's gloo says when a thread of its own outlives its owner: once in dozens of starts, none of it ours
+_ABORTED = "terminate called without an active exception"
+
+
 @pytest.fixture(scope="module")
 def two(keys, tmp_path_factory) -> Path:
     """The folders of ``JOBS`` and ``stopped``, made by two processes that torchrun started."""
-    folder = tmp_path_factory.mktemp("two")
+    folder, code, said = _started(keys, tmp_path_factory.mktemp("two"))
+    if code and _ABORTED in said:
+        folder, code, said = _started(keys, tmp_path_factory.mktemp("two"))
+    assert code == 0, said[-4000:]
+    return folder
+
+
+def _started(keys, folder: Path) -> tuple[Path, int, str]:
     (folder / "keys.json").write_text(json.dumps(keys))
     command = [
         "torch.distributed.run",
@@ -121,8 +132,7 @@ def two(keys, tmp_path_factory) -> Path:
     except subprocess.TimeoutExpired:
         started.terminate()  # torchrun then ends the processes, which may wait for each other for ever
         _, said = started.communicate()
-    assert started.returncode == 0, said[-4000:]
-    return folder
+    return folder, started.returncode, said
 
 
 def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:
