@@ -202,9 +202,10 @@ class Histories:
 
     def _csv(self, *columns: str) -> Iterator[pa.RecordBatch]:
         last = self.last_column
-        read = [*columns] if last is None or last in columns else [*columns, last]
-        text = dict.fromkeys(read, pa.string())
-        wanted = csv.ConvertOptions(column_types=text, include_columns=read, strings_can_be_null=False)
+        kinds = dict.fromkeys(columns, pa.string())
+        if last is not None:
+            kinds.setdefault(last, pa.binary())  # a further column may be in any encoding
+        wanted = csv.ConvertOptions(column_types=kinds, include_columns=list(kinds), strings_can_be_null=False)
         options = csv.ReadOptions(block_size=self.block_size)
         ending = None
         with csv.open_csv(self.path, options, convert_options=wanted, parse_options=_PARSED) as stream:
@@ -213,13 +214,13 @@ class Histories:
                     ending = batch.column(last)[-1].as_py()
                 yield batch.select(list(columns))
         if ending is not None:
-            self._check_closed(ending)
+            self._check_closed(ending.encode() if isinstance(ending, str) else ending)
 
-    def _check_closed(self, ending: str) -> None:
+    def _check_closed(self, ending: bytes) -> None:
         """Raise DataError where the file ends inside a quoted text, ``ending``: for Arrow its end closes the quote, so
         that of a file that was cut off the last user would have half a history, or all lines below in one.
         """
-        left = ('"' + ending.replace('"', '""')).encode()
+        left = b'"' + ending.replace(b'"', b'""')
         size = self.path.stat().st_size
         with self.path.open("rb") as file:
             file.seek(max(size - len(left) - 1, 0))

@@ -232,6 +232,15 @@ def test_a_file_that_ends_inside_quotes_is_refused(tmp_path, ends):
                 look(Histories.open(file))
 
 
+def test_a_further_column_is_passed_over_whatever_its_encoding_and_its_quotes_are_not(tmp_path):
+    file = tmp_path / "h.csv"
+    file.write_bytes('user,history,note\na,"B1,B2","caf\xe9 ""x"""\n'.encode("latin-1"))
+    assert list(Histories.open(file).pieces(2)) == [(["a"], [["B1", "B2"]])]
+    file.write_bytes('user,history,note\na,"B1,B2",x\nb,B3,"caf\xe9'.encode("latin-1"))
+    with pytest.raises(DataError, match="h.csv, line 3: a quoted text begins there"):
+        len(Histories.open(file))
+
+
 def test_a_quote_that_is_missing_in_the_middle_is_refused(tmp_path):
     (tmp_path / "h.csv").write_text(WHOLE.replace('B2"\nb', "B2\nb"))
     with pytest.raises(DataError, match="h.csv"):
